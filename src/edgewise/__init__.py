@@ -1,0 +1,1 @@
+"""edgewise finds circuits in transformers: the few edges between components that carry one behaviour."""

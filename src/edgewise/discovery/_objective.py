@@ -1,0 +1,45 @@
+"""From masks to a loss, and which examples a step sees."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.discovery._noise import uniform
+from edgewise.engine import Engine
+from edgewise.tasks import Batch, Score, Task, reduce
+
+_SHUFFLE = 101  # the noise stream that orders the examples
+
+
+def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **options) -> Float[Tensor, "*C B"]:
+    """One value per example: run the circuits, score the logits at the targets, average over each example's targets.
+
+    Args:
+        engine: the engine.
+        batch: the examples.
+        mask: `[E]` or `[C, P, E]`.
+        score: a loss or metric, see `edgewise.tasks`.
+        **options: for `Engine.run`.
+    """
+    batch = batch.to(engine.model.device)
+    batch = batch.with_full_logits(engine.full(batch))
+    return reduce(score(engine.run(batch, mask, **options), batch), batch)
+
+
+def step_examples(n_examples: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The examples of a step: every epoch a new order, from the seed alone, so that a resumed run sees the same."""
+    batch_size = min(batch_size, n_examples)
+    per_epoch = n_examples // batch_size
+    epoch, place = divmod(step, per_epoch)
+    order = uniform(n_examples, seed, epoch, _SHUFFLE).argsort()
+    return order[place * batch_size : (place + 1) * batch_size].tolist()
+
+
+def step_batch(task: Task, batch_size: int, seed: int, step: int) -> Batch:
+    """The training batch of a step."""
+    return task.batch("train", step_examples(len(task.train), batch_size, seed, step))
+
+
+def finite(loss: Tensor, gradients: list[Tensor]) -> bool:
+    """Whether a loss and its gradients are all finite."""
+    return bool(torch.isfinite(loss)) and all(bool(torch.isfinite(g).all()) for g in gradients)

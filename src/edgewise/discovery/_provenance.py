@@ -1,0 +1,19 @@
+"""Where scores and circuits come from, as plain values for a file's header."""
+
+from importlib.metadata import version
+from typing import Any
+
+from edgewise.engine import Engine
+from edgewise.tasks import Task, score_name
+
+
+def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, Any]:
+    """Model, ablation, task, method and software, enough to do it again."""
+    return {
+        "model": engine.model.identity,
+        "ablation": engine.ablation.to_dict(),
+        "task": dict(task.provenance)
+        | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
+        "method": method,
+        "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
+    }

@@ -1,0 +1,207 @@
+"""The engine: run a model under masks on its edges, and differentiate what comes out with respect to them."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.engine._ablation import Ablation
+from edgewise.engine._constants import Constants, PerExample, Prompts, check_pairs, interchange_constants
+from edgewise.engine._executor import Executor
+from edgewise.engine._packing import Packing, pack
+from edgewise.engine._plan import make_plan
+from edgewise.engine._reads import centre
+from edgewise.engine._reference import reference_logits
+from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings
+from edgewise.graph import Graph
+from edgewise.models import Model
+
+CACHE_BYTES = 1 << 30
+"""How much the constants of the examples may take before they are computed again each time."""
+
+
+class Engine:
+    """Runs one model, under one graph and one ablation, with masks on the edges.
+
+    The user's module is only read. A mask of 1 keeps an edge, 0 ablates it, and anything between mixes the two.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        graph: Graph | None = None,
+        ablation: Ablation | None = None,
+        *,
+        constants: Writes | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        path: Literal["fast", "reference"] = "fast",
+    ) -> None:
+        """Set up.
+
+        Args:
+            model: the model.
+            graph: its graph; `model.graph()` if None.
+            ablation: what removed edges carry; interchange with the corrupted prompts if None.
+            constants: the values for the ablations `mean` (shapes `[1, …]`), `mean-positional` (`[S, …]`, by position)
+                and `learned` (`[1, …]`; their gradients are given where they require them). See `mean_writes` and
+                `constant_writes`.
+            cache_bytes: how much memory the examples' constants may take.
+            path: `reference` runs the slow path that the fast one is tested against.
+
+        Raises:
+            InputError: the ablation needs constants and there are none, or the other way round.
+        """
+        self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
+        self.path = path
+        needs = self.ablation.kind not in ("interchange", "zero")
+        if needs != (constants is not None):
+            raise InputError(
+                f"ablation {self.ablation.kind!r}: " + ("pass its constants" if needs else "takes no constants")
+            )
+        if self.ablation.kind == "zero":
+            constants = constant_writes(model.parts, self.graph)
+        self.constants = constants
+        self._store = PerExample(cache_bytes)
+        self._logits = PerExample(cache_bytes // 4)
+
+    @torch.no_grad()
+    def full(self, batch: Prompts, which: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "A V"]:
+        """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
+        module, no masks.
+
+        They are kept while they fit, since they depend on the example alone.
+        """
+        tokens = batch.clean if which == "clean" else batch.corrupted
+
+        def compute() -> Float[Tensor, "A V"]:
+            packing = pack(tokens)
+            hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)
+            return self.model.parts.unembed(hidden[batch.row, batch.position - packing.shift[batch.row]])
+
+        return self._logits.lookup_rows(tokens, batch.row, batch.position, compute)
+
+    def run(
+        self,
+        batch: Prompts,
+        mask: Float[Tensor, " E"] | Float[Tensor, "C P E"],
+        *,
+        gradients: Literal["fractional", "all"] = "fractional",
+        skip: bool = True,
+    ) -> Float[Tensor, "A V"] | Float[Tensor, "C A V"]:
+        """Run the circuits that the masks stand for.
+
+        Args:
+            batch: paired prompts and the targets whose predictions are wanted.
+            mask: one number in [0, 1] per edge, `[E]`; or `[C, P, E]` for C circuits at once, each with P position
+                groups (the groups of the tokens are then `batch.span_id`).
+            gradients: `fractional` gives gradients only where 0 < mask < 1, which is where a clamped mask has any;
+                `all` gives them for every edge, as attribution needs, and costs more where masks are hard.
+            skip: leave out what cannot matter and share what is equal; False runs everything (the numbers are the
+                same).
+
+        Returns:
+            Logits at the targets, `[A, V]`, or `[C, A, V]` for a mask with three axes; differentiable in `mask` and in
+            learned constants.
+
+        Raises:
+            InputError: the mask has the wrong size, or the prompts of a pair differ in length.
+        """
+        masks = self._rows(mask)
+        n_copies, n_groups, _ = mask.shape if mask.ndim == 3 else (1, 1, 0)
+        if n_groups > 1 and batch.span_id is None:
+            raise InputError(
+                f"mask: it has {n_groups} position groups, and the batch has no span_id to say which token is in which"
+            )
+        packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
+        targets = packing.where(batch.row, batch.position)
+        terms = embeddings(self.model.parts, self.graph, packing)
+        clean = tuple(term[packing.example_token] for term in terms)
+        constants = self._constants(batch, packing)
+        if self.path == "reference":
+            logits = reference_logits(
+                self.model.parts, self.graph, self.ablation, packing, masks, constants.ablated, targets
+            )
+        else:
+            final = self._execute(packing, masks, clean, constants, targets, gradients == "all", skip)
+            logits = self.model.parts.unembed(self.model.parts.final_norm(final))
+        return logits if mask.ndim == 1 else logits.view(n_copies, -1, logits.shape[-1])
+
+    def _execute(
+        self,
+        packing: Packing,
+        masks: Float[Tensor, "CP E"],
+        clean: tuple[Tensor, ...],
+        constants: Constants,
+        targets: Int[Tensor, " A"],
+        all_edges: bool,
+        skip: bool,
+    ) -> Float[Tensor, "A D"]:
+        learned = any(x.requires_grad for x in constants.ablated.tensors())
+        plan = make_plan(
+            self.graph,
+            masks,
+            self.ablation.kind,
+            all_edges=all_edges,
+            skip=skip and not all_edges and not learned,
+            share=skip,
+        )
+        base = [b if self.graph.n_embeddings else b + clean[0] for b in constants.base]
+        if self.model.parts.final_norm.kind == "layer":
+            base = [centre(b) for b in base]
+        executor = Executor(
+            self.model.parts,
+            self.graph,
+            packing,
+            masks.detach(),
+            plan,
+            clean,
+            Writes.from_tensors(tuple(x.detach() for x in constants.ablated.tensors()), len(self.model.parts.layers)),
+            base,
+            self.ablation.splits_bias,
+        )
+        return _Run.apply(executor, targets, masks, *constants.ablated.tensors())  # pyright: ignore[reportReturnType]
+
+    def _rows(self, mask: Tensor) -> Float[Tensor, "CP E"]:
+        if mask.ndim not in (1, 3) or mask.shape[-1] != self.graph.n_edges:
+            raise InputError(
+                f"mask: shape {tuple(mask.shape)}; expected [E] or [C, P, E] with E = {self.graph.n_edges}"
+            )
+        dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
+        return mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
+
+    def _constants(self, batch: Prompts, packing: Packing) -> Constants:
+        """What ablated edges carry at each packed token."""
+        parts, graph = self.model.parts, self.graph
+        if self.ablation.kind == "interchange":
+            check_pairs(batch.clean, batch.corrupted)
+            found = interchange_constants(parts, graph, self.ablation, batch.corrupted, self._store)
+            return found if packing.is_plain else found.at(packing.example_token)
+        assert self.constants is not None
+        with torch.no_grad():
+            base = base_sums(parts, graph, self.ablation, self.constants)
+        constants = Constants(self.constants, tuple(base))
+        return constants.at(packing.token_positions())
+
+
+class _Run(torch.autograd.Function):
+    """The executor as one differentiable operation of the masks and of the ablated values."""
+
+    @staticmethod
+    def forward(ctx, executor: Executor, targets: Tensor, masks: Tensor, *ablated: Tensor) -> Tensor:
+        final = executor.forward(targets)
+        if any(ctx.needs_input_grad):
+            ctx.executor = executor
+        return final
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
+        (gradient,) = grad_outputs
+        executor, ctx.executor = ctx.executor, None
+        wanted = any(ctx.needs_input_grad[3:])
+        gradients = executor.backward(gradient, ablated=wanted)
+        n_ablated = len(ctx.needs_input_grad) - 3
+        rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * n_ablated
+        return None, None, gradients.masks, *rest

@@ -1,0 +1,309 @@
+"""The graph of a model: writers, readers and the edges between them, as tensors.
+
+A *writer* adds to the residual stream (an embedding, an attention head after W_O, an MLP). A *reader* reads from it (a
+head's query, key or value input, an MLP's input, the final norm). Writers are numbered in the order in which they
+write, so every reader sees a *prefix* of them; the edges into one reader are therefore a contiguous run, and the edges
+into one block of readers a dense matrix. All of the library rests on this numbering: edge `offset[r] + w` joins writer
+`w` to reader `r`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+
+Embeddings = Literal["joint", "split", "off"]
+KeyValue = Literal["physical", "expanded"]
+
+EMBED, HEAD, MLP = 0, 1, 2
+"""Kinds of writer, as in `Graph.writer_kind`."""
+QUERY, KEY, VALUE, MLP_IN, LOGITS = 0, 1, 2, 3, 4
+"""Kinds of reader, as in `Graph.reader_kind`."""
+
+EMBEDDING_NAMES: dict[str, tuple[str, ...]] = {"joint": ("embed",), "split": ("tok_embed", "pos_embed"), "off": ()}
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Everything that decides which edges a model has; two models with equal specs have the same graph."""
+
+    n_layers: int
+    n_heads: int
+    """Query heads per layer."""
+    n_kv_heads: int
+    """Key and value heads per layer; fewer than `n_heads` under grouped-query attention."""
+    embeddings: Embeddings = "joint"
+    """`joint`: one embedding writer; `split`: token and position embeddings apart; `off`: not writers, they reach every
+    reader unmasked."""
+    kv: KeyValue = "physical"
+    """`physical`: one key and one value reader per KV head; `expanded`: one per query head (as EAP-IG and MIB
+    count)."""
+    parallel: bool = False
+    """Attention and MLP of a layer read the same residual stream (GPT-NeoX), so the MLP does not read its own layer's
+    heads."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes. Raises `InputError` for a spec that describes no model."""
+        if self.n_layers < 1 or self.n_heads < 1 or self.n_kv_heads < 1:
+            raise InputError(f"graph: layers and heads must be positive, got {self}")
+        if self.n_heads % self.n_kv_heads:
+            raise InputError(f"graph: {self.n_heads} query heads cannot share {self.n_kv_heads} KV heads evenly")
+        if self.embeddings not in EMBEDDING_NAMES:
+            raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
+        if self.kv not in ("physical", "expanded"):
+            raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values, for a file's header."""
+        return asdict(self)
+
+
+class Block(NamedTuple):
+    """Consecutive readers that see the same writers: their edges are the dense matrix `[n_readers, n_writers]` at
+    `offset`.
+    """
+
+    kind: Literal["attention", "mlp", "logits"]
+    layer: int
+    reader: int
+    """First reader."""
+    n_readers: int
+    n_writers: int
+    offset: int
+    """First edge."""
+
+    @property
+    def edges(self) -> slice:
+        """The block's run of edges."""
+        return slice(self.offset, self.offset + self.n_readers * self.n_writers)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All writers, readers and edges of one model under one stated convention.
+
+    Edges are numbered reader-major: edge `offset[r] + w` for each writer `w < visible[r]`.
+    """
+
+    spec: GraphSpec
+    blocks: tuple[Block, ...] = field(init=False, repr=False, compare=False)
+    writer_kind: Int[Tensor, " W"] = field(init=False, repr=False, compare=False)
+    writer_layer: Int[Tensor, " W"] = field(init=False, repr=False, compare=False)
+    """Layer of each writer; -1 for embeddings."""
+    writer_head: Int[Tensor, " W"] = field(init=False, repr=False, compare=False)
+    """Head of each writer; -1 for embeddings and MLPs."""
+    reader_kind: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
+    reader_layer: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
+    """Layer of each reader; `n_layers` for `logits`."""
+    reader_head: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
+    """Head of each reader (the KV head for physical keys and values under grouped-query attention); -1 for MLPs and
+    `logits`."""
+    visible: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
+    """How many writers each reader sees."""
+    offset: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
+    """First edge of each reader."""
+    n_edges: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Number everything; all of it follows from the spec."""
+        spec = self.spec
+        heads, layers = spec.n_heads, spec.n_layers
+        keys = self.n_kv_readers
+        first = self.n_embeddings
+        layer = torch.arange(layers)
+        set_ = object.__setattr__
+
+        writers = torch.tensor([[HEAD] * heads + [MLP]]).expand(layers, -1)
+        set_(self, "writer_kind", torch.cat([torch.full((first,), EMBED), writers.reshape(-1)]))
+        set_(self, "writer_layer", torch.cat([torch.full((first,), -1), layer.repeat_interleave(heads + 1)]))
+        head_of = torch.tensor([*range(heads), -1]).repeat(layers)
+        set_(self, "writer_head", torch.cat([torch.full((first,), -1), head_of]))
+
+        kinds = torch.tensor([QUERY] * heads + [KEY] * keys + [VALUE] * keys + [MLP_IN])
+        per_layer = len(kinds)
+        set_(self, "reader_kind", torch.cat([kinds.repeat(layers), torch.tensor([LOGITS])]))
+        set_(self, "reader_layer", torch.cat([layer.repeat_interleave(per_layer), torch.tensor([layers])]))
+        reader_head = torch.tensor([*range(heads), *range(keys), *range(keys), -1]).repeat(layers)
+        set_(self, "reader_head", torch.cat([reader_head, torch.tensor([-1])]))
+
+        before = first + (heads + 1) * layer  # writers before each layer
+        seen = before[:, None].repeat(1, per_layer)
+        if not spec.parallel:
+            seen[:, -1] += heads  # the MLP reads its own layer's heads
+        visible = torch.cat([seen.reshape(-1), torch.tensor([self.n_writers])])
+        ends = visible.cumsum(0)
+        set_(self, "visible", visible)
+        set_(self, "offset", ends - visible)
+        set_(self, "n_edges", int(ends[-1]))
+        set_(self, "blocks", tuple(self._make_blocks(per_layer)))
+
+    def _make_blocks(self, per_layer: int) -> Iterator[Block]:
+        visible, offset = self.visible.tolist(), self.offset.tolist()
+        for layer in range(self.spec.n_layers):
+            first, mlp = layer * per_layer, (layer + 1) * per_layer - 1
+            yield Block("attention", layer, first, per_layer - 1, visible[first], offset[first])
+            yield Block("mlp", layer, mlp, 1, visible[mlp], offset[mlp])
+        yield Block("logits", self.spec.n_layers, self.n_readers - 1, 1, visible[-1], offset[-1])
+
+    @property
+    def n_embeddings(self) -> int:
+        """Number of embedding writers: 0, 1 or 2."""
+        return len(EMBEDDING_NAMES[self.spec.embeddings])
+
+    @property
+    def n_kv_readers(self) -> int:
+        """Key readers (and as many value readers) per layer."""
+        return self.spec.n_kv_heads if self.spec.kv == "physical" else self.spec.n_heads
+
+    @property
+    def n_writers(self) -> int:
+        """W, the number of writers."""
+        return self.n_embeddings + self.spec.n_layers * (self.spec.n_heads + 1)
+
+    @property
+    def n_readers(self) -> int:
+        """R, the number of readers."""
+        return self.spec.n_layers * (self.spec.n_heads + 2 * self.n_kv_readers + 1) + 1
+
+    @cached_property
+    def edge_reader(self) -> Int[Tensor, " E"]:
+        """Reader of each edge (int32)."""
+        return torch.repeat_interleave(torch.arange(self.n_readers, dtype=torch.int32), self.visible)
+
+    @cached_property
+    def edge_writer(self) -> Int[Tensor, " E"]:
+        """Writer of each edge (int32)."""
+        return torch.cat([torch.arange(b.n_writers, dtype=torch.int32).repeat(b.n_readers) for b in self.blocks])
+
+    @cached_property
+    def writer_names(self) -> list[str]:
+        """Names of the writers: `embed` (or `tok_embed`, `pos_embed`), `a5.h1`, `m0`."""
+        names = list(EMBEDDING_NAMES[self.spec.embeddings])
+        for layer in range(self.spec.n_layers):
+            names += [f"a{layer}.h{head}" for head in range(self.spec.n_heads)] + [f"m{layer}"]
+        return names
+
+    @cached_property
+    def reader_names(self) -> list[str]:
+        """Names of the readers: `a9.h3.q`, `a9.h3.k` (`a9.kv1.k` where query heads share it), `m0`, `logits`."""
+        heads, keys = range(self.spec.n_heads), range(self.n_kv_readers)
+        shared = "h" if self.n_kv_readers == self.spec.n_heads else "kv"
+        names = []
+        for layer in range(self.spec.n_layers):
+            names += [f"a{layer}.h{head}.q" for head in heads]
+            names += [f"a{layer}.{shared}{head}.{kind}" for kind in "kv" for head in keys]
+            names += [f"m{layer}"]
+        return [*names, "logits"]
+
+    def edge_name(self, edge: int) -> str:
+        """The name of an edge, e.g. `a5.h1 -> a9.h3.q`. Raises `InputError` for a number that is no edge."""
+        if not 0 <= edge < self.n_edges:
+            raise InputError(f"edge {edge}: the graph has edges 0 to {self.n_edges - 1}")
+        return f"{self.writer_names[self.edge_writer[edge]]} -> {self.reader_names[self.edge_reader[edge]]}"
+
+    def edge_names(self, edges: Int[Tensor, " n"]) -> list[str]:
+        """The names of several edges."""
+        writers, readers = self.edge_writer[edges].tolist(), self.edge_reader[edges].tolist()
+        return [f"{self.writer_names[w]} -> {self.reader_names[r]}" for w, r in zip(writers, readers, strict=True)]
+
+    def edge_id(self, name: str) -> int:
+        """The number of the edge with this name.
+
+        Raises:
+            InputError: the name is not of the form `writer -> reader`, or one of them is not in this graph, or the
+                writer is not before the reader.
+        """
+        match = re.fullmatch(r"\s*(\S+)\s*->\s*(\S+)\s*", name)
+        if not match:
+            raise InputError(f"edge {name!r}: expected 'writer -> reader', such as {self.edge_name(0)!r}")
+        writer, reader = self._writer_ids.get(match[1]), self._reader_ids.get(match[2])
+        if writer is None:
+            raise InputError(
+                f"edge {name!r}: no writer {match[1]!r} in this graph, which has {_some(self.writer_names)}"
+            )
+        if reader is None:
+            raise InputError(
+                f"edge {name!r}: no reader {match[2]!r} in this graph, which has {_some(self.reader_names)}"
+            )
+        if writer >= int(self.visible[reader]):
+            raise InputError(f"edge {name!r}: {match[1]} does not come before {match[2]}")
+        return int(self.offset[reader]) + writer
+
+    @cached_property
+    def _writer_ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.writer_names)}
+
+    @cached_property
+    def _reader_ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.reader_names)}
+
+    def prune(self, kept: Bool[Tensor, " E"], ablation: str) -> Bool[Tensor, " E"]:
+        """Drop the edges that cannot carry signal, given which edges are kept and what an ablated edge carries.
+
+        An edge whose reader cannot reach `logits` through kept edges changes nothing, whatever the ablation. Under
+        `interchange` with embedding writers, an edge whose writer cannot be reached from an embedding carries exactly
+        its ablated value, so it changes nothing either; under the other ablations, a component without inputs still
+        writes something else than its ablated value, and so it does where embeddings are not writers (they then reach
+        every reader).
+
+        Args:
+            kept: which edges the circuit keeps, `[E]`.
+            ablation: the ablation's kind.
+
+        Returns:
+            The kept edges that can carry signal, `[E]`; their number is the circuit's *actual* size.
+        """
+        useful = self._reaches_logits(kept)
+        alive = kept & useful[self.edge_reader.long()]
+        if ablation == "interchange" and self.n_embeddings:
+            alive &= self._reached_from_embeddings(kept)[self.edge_writer.long()]
+        return alive
+
+    def _reaches_logits(self, kept: Bool[Tensor, " E"]) -> Bool[Tensor, " R"]:
+        useful_writer = torch.zeros(self.n_writers, dtype=torch.bool)
+        useful = torch.ones(self.n_readers, dtype=torch.bool)
+        for block in reversed(self.blocks):
+            readers = slice(block.reader, block.reader + block.n_readers)
+            if block.kind != "logits":
+                useful[readers] = self._readers_of(block, useful_writer[self.writers_of(block)])
+            edges = kept[block.edges].view(block.n_readers, block.n_writers)
+            useful_writer[: block.n_writers] |= (edges & useful[readers, None]).any(0)
+        return useful
+
+    def _reached_from_embeddings(self, kept: Bool[Tensor, " E"]) -> Bool[Tensor, " W"]:
+        reached = torch.zeros(self.n_writers, dtype=torch.bool)
+        reached[: self.n_embeddings] = True
+        for block in self.blocks[:-1]:
+            edges = kept[block.edges].view(block.n_readers, block.n_writers)
+            reader = (edges & reached[: block.n_writers]).any(1)
+            if block.kind == "mlp":
+                reached[self.writers_of(block)] = reader
+            else:
+                query, key, value = reader.split([self.spec.n_heads, self.n_kv_readers, self.n_kv_readers])
+                group = self.spec.n_heads // self.n_kv_readers
+                reached[self.writers_of(block)] = query | (key | value).repeat_interleave(group)
+        return reached
+
+    def _readers_of(self, block: Block, writers: Bool[Tensor, " n"]) -> Bool[Tensor, " m"]:
+        """Which readers of the block feed any of the marked ones among its writers."""
+        if block.kind == "mlp":
+            return writers
+        shared = writers.view(self.n_kv_readers, -1).any(1)  # a key or value head serves a group of query heads
+        return torch.cat([writers, shared, shared])
+
+    def writers_of(self, block: Block) -> slice:
+        """The writers that the readers of an attention or MLP block feed: a layer's heads, or its MLP."""
+        first = self.n_embeddings + block.layer * (self.spec.n_heads + 1)
+        heads = self.spec.n_heads
+        return slice(first, first + heads) if block.kind == "attention" else slice(first + heads, first + heads + 1)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + f", … {names[-1]}"

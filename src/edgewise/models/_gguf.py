@@ -1,0 +1,141 @@
+"""Reading a Llama-like checkpoint out of a GGUF file, llama.cpp's one-file format, as float32.
+
+`transformers` reads GGUF too, but it asks for `accelerate`, hands back a module that cannot be saved, and does not know
+the `smollm` pre-tokenizer, which splits numbers into single digits. The format's own `gguf` package does the hard part.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gguf import GGUFReader, TokenType, dequantize
+from jaxtyping import Float
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from edgewise._errors import InputError
+
+# GGUF's names (gguf.constants.TENSOR_NAMES) and what `LlamaForCausalLM` calls the same tensors.
+_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER_TENSORS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+class Checkpoint(NamedTuple):
+    """What a `LlamaForCausalLM` is made of."""
+
+    config: LlamaConfig
+    weights: dict[str, Tensor]
+    """Float32, under the module's own names; without `lm_head.weight` where the embeddings are tied."""
+    tokenizer: PreTrainedTokenizerFast
+
+
+def read_llama(path: str | Path) -> Checkpoint:
+    """Read configuration, weights and tokenizer of a Llama-like model from a GGUF file.
+
+    Args:
+        path: a GGUF file of architecture `llama` with a `gpt2` tokenizer and the `smollm` pre-tokenizer.
+
+    Returns:
+        The checkpoint, every weight dequantised to float32 exactly as stored.
+
+    Raises:
+        InputError: the file is no GGUF file, is damaged, or holds another kind of model or tokenizer.
+    """
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError) as error:  # the second where a file ends too early
+        raise InputError(f"{path}: not a readable GGUF file ({error})") from error
+    wanted = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
+    for key, value in wanted.items():
+        if (found := _field(reader, key)) != value:
+            raise InputError(f"{path}: {key} is {found!r}; only {value!r} can be read")
+    config = _config(reader)
+    return Checkpoint(config, _weights(reader, config, path), _tokenizer(reader, config))
+
+
+def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
+    field = reader.get_field(key)
+    return default if field is None else field.contents()
+
+
+def _config(reader: GGUFReader) -> LlamaConfig:
+    heads = _field(reader, "llama.attention.head_count")
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        dtype="float32",
+        vocab_size=len(reader.fields["tokenizer.ggml.tokens"].data),
+        hidden_size=_field(reader, "llama.embedding_length"),
+        intermediate_size=_field(reader, "llama.feed_forward_length"),
+        num_hidden_layers=_field(reader, "llama.block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=_field(reader, "llama.attention.head_count_kv", heads),
+        max_position_embeddings=_field(reader, "llama.context_length"),
+        rms_norm_eps=_field(reader, "llama.attention.layer_norm_rms_epsilon"),
+        rope_parameters={"rope_type": "default", "rope_theta": _field(reader, "llama.rope.freq_base", 10000.0)},
+        tie_word_embeddings=all(tensor.name != "output.weight" for tensor in reader.tensors),
+        bos_token_id=_field(reader, "tokenizer.ggml.bos_token_id"),
+        eos_token_id=_field(reader, "tokenizer.ggml.eos_token_id"),
+        pad_token_id=_field(reader, "tokenizer.ggml.padding_token_id"),
+    )
+
+
+def _weights(reader: GGUFReader, config: LlamaConfig, path: str | Path) -> dict[str, Tensor]:
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    weights = {}
+    for tensor in reader.tensors:
+        weight = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
+        *layer, name, kind = tensor.name.split(".")
+        known = _LAYER_TENSORS if layer else _TENSORS
+        if name not in known or kind != "weight":
+            raise InputError(f"{path}: tensor {tensor.name} has no place in a Llama without biases")
+        if name in heads:
+            weight = _interleaved_to_halves(weight, heads[name])
+        prefix = f"model.layers.{layer[1]}." if layer else ""
+        weights[f"{prefix}{known[name]}.weight"] = weight
+    return weights
+
+
+def _interleaved_to_halves(weight: Float[Tensor, "HK D"], heads: int) -> Float[Tensor, "HK D"]:
+    # llama.cpp rotates neighbouring pairs of a head's dimensions, transformers dimension i with i + K/2; llama.cpp's
+    # converter (convert_hf_to_gguf.py, LlamaModel.permute) reorders the rows of q and k for that, and this undoes it.
+    rows, width = weight.shape
+    return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
+
+
+def _tokenizer(reader: GGUFReader, config: LlamaConfig) -> PreTrainedTokenizerFast:
+    tokens: list[str] = _field(reader, "tokenizer.ggml.tokens")
+    kinds: list[int] = _field(reader, "tokenizer.ggml.token_type")
+    merges = [tuple(merge.split(" ")) for merge in _field(reader, "tokenizer.ggml.merges")]
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    # llama.cpp's `smollm`: each digit alone first, then GPT-2's pattern (llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM).
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{
+            f"{role}_token": tokens[number]
+            for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+            if (number := _field(reader, f"tokenizer.ggml.{key}_token_id")) is not None
+        },
+        chat_template=_field(reader, "tokenizer.chat_template"),
+        model_max_length=config.max_position_embeddings,
+        # Without this a batch would carry `token_type_ids`, which no Llama takes.
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,158 @@
+"""Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgewise._errors import InputError
+from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
+from edgewise.models import _gpt2, _llama, _neox, _plain
+from edgewise.models._default import DEFAULT_MODELS, load_default
+from edgewise.models._parts import Parts
+
+_ADAPTERS: dict[str, tuple[str, Callable[[Any], Parts]]] = {name: (family, adapter.parts) for family, adapter in
+             {"gpt2": _gpt2, "llama": _llama, "neox": _neox}.items() for name in adapter.MODEL_TYPES}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """A user's model, its tokenizer, and where its parts are. The module is never changed."""
+
+    module: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    family: str
+    """Which adapter reads it: `gpt2`, `llama`, `neox` or `plain`."""
+    parts: Parts = field(repr=False)
+    source: dict[str, str]
+    """`id`, `revision`, `note`: as given on loading; see `identity`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first weight lies."""
+        return self.parts.layers[0].attention.output.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.parts.layers[0].attention.output.dtype
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a saved circuit says of the model: id, revision, hash of the weights, type, note."""
+        return {
+            "id": self.source.get("id", type(self.module).__name__),
+            "revision": self.source.get("revision", ""),
+            "weights_hash": self.source.get("weights_hash") or _weights_hash(self.module),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "note": self.source.get("note", ""),
+        }
+
+    def graph(self, embeddings: Embeddings = "joint", kv: KeyValue = "physical") -> Graph:
+        """The model's graph under a convention (see `GraphSpec`).
+
+        Raises:
+            InputError: `split` embeddings on a model whose only embedding is that of the tokens.
+        """
+        parts = self.parts
+        if embeddings == "split" and parts.n_embeddings == 1:
+            raise InputError(
+                f"embeddings='split': {self.family} models have no position embedding to split off; use 'joint'"
+            )
+        return Graph(GraphSpec(len(parts.layers), parts.n_heads, parts.n_kv_heads, embeddings, kv, parts.parallel))
+
+
+def load(
+    model: str | Path | nn.Module,
+    tokenizer: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a model without checking it (see `edgewise.load_model`, which also checks)."""
+    if isinstance(model, nn.Module):
+        if tokenizer is not None and not callable(tokenizer):
+            raise InputError(
+                f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; pass one loaded with "
+                f"transformers.AutoTokenizer"
+            )
+        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        return wrap(model, tokenizer, {"id": name})
+    if str(model) in DEFAULT_MODELS:
+        module, own_tokenizer, source = load_default(str(model))
+        module.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue] (transformers' wrapper hides the signature)
+        return wrap(module, tokenizer or own_tokenizer, source)
+    return _from_pretrained(str(model), tokenizer, dtype, device, revision)
+
+
+def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
+    """Find the parts of a module in memory.
+
+    Raises:
+        InputError: the family is not supported, or the tokenizer has more tokens than the model.
+    """
+    if module.training:
+        raise InputError(
+            "model: it is in training mode, where dropout would blur every number; call model.eval() first"
+        )
+    if isinstance(module, _plain.PlainTransformer):
+        return Model(module, tokenizer, "plain", _plain.parts(module), source)
+    config = getattr(module, "config", None)
+    kind = getattr(config, "model_type", type(module).__name__)
+    if kind not in _ADAPTERS:
+        raise InputError(
+            f"model: family {kind!r} is not supported; supported are {', '.join(sorted(_ADAPTERS))} and "
+            f"PlainTransformer"
+        )
+    if not hasattr(module, "lm_head"):
+        raise InputError(
+            f"model: {type(module).__name__} has no language-modelling head; load it with AutoModelForCausalLM"
+        )
+    n_tokens = config.vocab_size  # pyright: ignore[reportOptionalMemberAccess]
+    if tokenizer is not None and len(tokenizer) > n_tokens:
+        raise InputError(
+            f"tokenizer: it has {len(tokenizer)} tokens and the model {n_tokens}; "
+            "pass the tokenizer that the model was trained with"
+        )
+    family, find_parts = _ADAPTERS[kind]
+    return Model(module, tokenizer, family, find_parts(module), source)
+
+
+def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, device: Any, revision: str | None) -> Model:
+    # Imported here: transformers takes seconds to import, and graphs, circuits and pictures do without it.
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(name).expanduser()
+    local = path.exists() or name.startswith((".", "/", "~"))
+    if local and not (path / "config.json").is_file():
+        raise InputError(
+            f"model {name!r}: no directory with a config.json there; give a directory written by save_pretrained"
+        )
+    place = str(path) if local else name
+    choices = {"trust_remote_code": False, "revision": revision}
+    try:
+        module = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto", **choices)
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **choices)
+    except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"model {name!r}: could not be loaded ({reason[:160]}); give {', '.join(DEFAULT_MODELS)}, "
+            "a hub id that this machine can reach, or a local directory"
+        ) from error
+    source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
+    return wrap(module.eval().to(device), tokenizer, source)
+
+
+def _weights_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,9 @@
+"""What people look at: pictures of circuits and of how faithful they are.
+
+Drawing needs matplotlib (`pip install edgewise[plot]`), which is imported only when something is drawn.
+"""
+
+from edgewise.report._curve import Point, curve
+from edgewise.report._picture import draw
+
+__all__ = ["Point", "curve", "draw"]

@@ -1,0 +1,183 @@
+"""How faithfulness falls as circuits shrink: one line per method over the number of edges kept."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgewise._errors import InputError
+from edgewise.report._canvas import INK, QUIET, canvas, printable, write
+from edgewise.report._caption import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 7.6, 4.6
+"""Of the page in inches."""
+LINES = [
+    ("#17438f", "o", "-"),
+    ("#ee8a12", "s", "-"),
+    ("#12947c", "^", "-"),
+    ("#c05a9d", "D", "-"),
+    ("#6b6b6b", "v", "--"),
+    ("#56b4e9", "P", "--"),
+    ("#8a4b12", "X", "--"),
+    ("#222222", "*", "--"),
+]
+"""Colour, marker and dash of each method in turn; marker and dash hold where colours are not seen."""
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
+
+
+class Point(NamedTuple):
+    """A circuit's size and its measured value."""
+
+    method: str
+    edges: int
+    """Edges kept; say in the caption whether nominal or actual."""
+    value: float
+    low: float | None = None
+    """Lower end of the interval; None where there is none."""
+    high: float | None = None
+
+
+def curve(
+    points: Sequence[Point],
+    path: str | Path,
+    *,
+    total: int | None = None,
+    full: float | None = None,
+    empty: float | None = None,
+    measure: str = "KL(full ‖ circuit)",
+    title: str = "Faithfulness by size",
+    caption: str = "",
+    log: bool = False,
+    dpi: int = 200,
+) -> None:
+    """Draw a measure against the number of edges kept, a line with its interval band for each method.
+
+    Args:
+        points: the measured circuits, in any order; methods are drawn in the order in which they first occur.
+        path: the file to write; `.png`, `.svg` or `.pdf`. Equal points give equal files.
+        total: edges of the whole graph; with it, sparsity stands along the top.
+        full: the full model's value, as a line across.
+        empty: the empty circuit's value, as a line across.
+        measure: the name of the vertical axis.
+        title: the heading.
+        caption: what else a reader must know, such as model, task, ablation, split and number of examples.
+        log: a logarithmic vertical axis.
+        dpi: pixels per inch of a PNG.
+
+    Raises:
+        InputError: no points, one that a (logarithmic) axis cannot show, or what `draw` raises about the file.
+    """
+    _check(points, log)
+    notes = textwrap.wrap(caption, 120)
+    top = HEIGHT + 0.15 * len(notes)
+    with canvas(path, (0.0, WIDTH, 0.0, top), dpi) as page:
+        write(page, 0.3, top - 0.3, shorten(title), 12, weight="bold")
+        for number, note in enumerate(notes):
+            write(page, 0.3, top - 0.54 - 0.15 * number, note, 7.5, color=QUIET)
+        height = HEIGHT - (1.55 if total else 1.2)
+        axes = page.figure.add_axes((0.75 / WIDTH, 0.6 / top, 5.05 / WIDTH, height / top))
+        if log:
+            axes.set_yscale("log")
+        methods = list(dict.fromkeys(point.method for point in points))
+        for number, method in enumerate(methods):
+            _draw_method(axes, [point for point in points if point.method == method], number)
+        references = _draw_references(axes, full, empty)
+        _finish(axes, [point.edges for point in points], total, measure)
+        _draw_key(axes, [*methods, *references])
+
+
+def _check(points: Sequence[Point], log: bool) -> None:
+    if not points:
+        raise InputError("curve: there are no points to draw; give at least one")
+    for point in points:
+        where = f"curve: {point.method} at {point.edges} edges"
+        if point.edges < 1:
+            raise InputError(f"{where} has no place on a logarithmic axis; give that value as `empty`")
+        if not math.isfinite(point.value):
+            raise InputError(f"{where} has the value {point.value}; leave it out or give a finite one")
+        if log and point.value <= 0:
+            raise InputError(
+                f"{where} has the value {point.value}, which a logarithmic axis cannot show; use log=False"
+            )
+
+
+def _draw_method(axes: "Axes", points: list[Point], number: int) -> None:
+    colour, marker, dash = LINES[number % len(LINES)]
+    points = sorted(points, key=lambda point: point.edges)
+    edges = [point.edges for point in points]
+    axes.plot(
+        edges,
+        [point.value for point in points],
+        color=colour,
+        marker=marker,
+        linestyle=dash,
+        linewidth=1.5,
+        markersize=4.5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=3,
+        label=str(number),
+    )
+    banded = [point for point in points if point.low is not None and point.high is not None]
+    sizes, low, high = ([getattr(point, name) for point in banded] for name in ("edges", "low", "high"))
+    axes.fill_between(sizes, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+    if len(banded) == 1:  # a band of one point has no area
+        axes.plot(sizes * 2, low + high, color=colour, linewidth=1, zorder=2)
+
+
+def _draw_references(axes: "Axes", full: float | None, empty: float | None) -> list[str]:
+    """Lines across at the full model's and the empty circuit's value; returns their names."""
+    names = []
+    for value, name, dash in ((full, "full model", "--"), (empty, "empty circuit", ":")):
+        if value is not None:
+            axes.axhline(value, color=INK, linewidth=0.9, linestyle=dash, zorder=1, label=name)
+            names.append(f"{name} ({value:.3g})")
+    return names
+
+
+def _draw_key(axes: "Axes", names: list[str]) -> None:
+    """The key at the right, with names as they are: a label would hide one that starts with `_`."""
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text("\n".join(textwrap.wrap(printable(shorten(name)), 22)))
+
+
+def _finish(axes: "Axes", edges: list[int], total: int | None, measure: str) -> None:
+    """Scales and labels."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlim(min(edges) / 1.25, max(edges) * 1.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("edges kept (logarithmic)", fontsize=8)
+    axes.set_ylabel(printable(measure), fontsize=8, parse_math=False)
+    axes.tick_params(labelsize=7.5, color=QUIET)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if total:
+        _add_sparsity(axes, total)
+
+
+def _add_sparsity(axes: "Axes", total: int) -> None:
+    low, high = axes.get_xlim()
+    shown = [share for share in SPARSITIES if low <= (1 - share) * total <= high]
+    above = axes.twiny()
+    above.set_xscale("log")
+    above.set_xlim(low, high)
+    above.set_xticks([(1 - share) * total for share in shown], [f"{100 * share:g} %" for share in shown])
+    above.set_xticks([], minor=True)
+    above.tick_params(labelsize=7.5, color=QUIET)
+    above.spines[["right"]].set_visible(False)
+    above.set_xlabel(f"sparsity (of {total:,} edges)", fontsize=8)

@@ -1,0 +1,38 @@
+"""Tasks: pairs of prompts that show a behaviour, and losses and metrics on the answers."""
+
+from edgewise.tasks._custom import from_jsonl, from_records
+from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._metrics import (
+    LOSSES,
+    LOWER_IS_BETTER,
+    METRICS,
+    Score,
+    loss_function,
+    metric_function,
+    reduce,
+    score_name,
+)
+from edgewise.tasks._pairs import Batch, Pair, Target
+from edgewise.tasks._rebuild import TASKS, from_provenance
+from edgewise.tasks._task import Task
+
+__all__ = [
+    "LOSSES",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "TASKS",
+    "Batch",
+    "Pair",
+    "Score",
+    "Target",
+    "Task",
+    "from_jsonl",
+    "from_provenance",
+    "from_records",
+    "ioi",
+    "ioi_t1",
+    "loss_function",
+    "metric_function",
+    "reduce",
+    "score_name",
+]

@@ -1,0 +1,139 @@
+"""A user's tokenizer, reduced to what pairs of prompts need: ids, continuations, single-token words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgewise._errors import InputError
+
+if TYPE_CHECKING:  # transformers is slow to import, and only its type is needed here
+    from transformers import PreTrainedTokenizerBase
+
+Ids: TypeAlias = tuple[int, ...]
+
+# Tokenizers without a limit of their own declare int(1e30).
+_NO_LIMIT = 10**9
+_SHOWN = 90  # characters of user text in a message
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns text into token ids as the model would be given them.
+
+    The tokens that the tokenizer puts before a text by default (`<s>`, `<|begin_of_text|>`) are kept. Those it puts
+    after a text are not: a prompt must end where the next token is predicted.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prefix: Ids
+    """What the tokenizer puts before a text."""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+        """Wrap a Hugging Face tokenizer, slow or fast.
+
+        Raises:
+            InputError: it is no tokenizer.
+        """
+        if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+            raise InputError(
+                f"tokenizer: {type(tokenizer).__name__} is not a Hugging Face tokenizer; pass the model's own"
+            )
+        if not any(_ids(tokenizer, [""], special=True)):
+            return cls(tokenizer, ())
+        # It puts something around a text; only comparing shows on which side.
+        (full,), (bare,) = _ids(tokenizer, ["a"], special=True), _ids(tokenizer, ["a"], special=False)
+        start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+        return cls(tokenizer, full[:start])
+
+    def __call__(self, text: str) -> Ids:
+        """The ids of one text."""
+        return self.many([text])[0]
+
+    def many(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of several texts, as fast as the tokenizer can.
+
+        Raises:
+            InputError: a text is longer than the tokenizer's model allows.
+        """
+        ids = [self.prefix + each for each in _ids(self.tokenizer, texts, special=False)]
+        limit = getattr(self.tokenizer, "model_max_length", None) or _NO_LIMIT
+        if limit < _NO_LIMIT and (longest := max(map(len, ids), default=0)) > limit:
+            raise InputError(f"a text of {longest} tokens, where the tokenizer's model takes at most {limit}")
+        return ids
+
+    def continuation(self, prompt: str, answer: str) -> tuple[Ids, Ids]:
+        """The prompt's tokens, and the tokens with which `answer` continues it.
+
+        Whether a space belongs to the prompt or to the answer is settled by the tokenizer: where `"to "` and `"Mary"`
+        make the tokens `to` and ` Mary`, the space goes to the answer.
+
+        Raises:
+            InputError: the answer is empty, the prompt has no token to predict from, or the prompt's tokens are not the
+                first tokens of prompt and answer together, so that no token is the answer's first.
+        """
+        if not answer:
+            raise InputError("the answer is empty; give the text that continues the prompt")
+        if prompt[-1:] == " " and answer[0] == " ":
+            raise InputError(f"{quote(prompt[-20:])} and the answer {quote(answer)} meet with two spaces; keep one")
+        whole, asked, stripped = self.many([prompt + answer, prompt, prompt.rstrip(" ")])
+        for ids in (asked, stripped):
+            if not ids:
+                raise InputError(
+                    "the prompt is empty and this tokenizer puts nothing before it; nothing predicts the answer"
+                )
+            if len(ids) < len(whole) and whole[: len(ids)] == ids:
+                self._refuse_unknown(answer, whole[len(ids) :])
+                return ids, whole[len(ids) :]
+        raise InputError(
+            f"the answer {quote(answer)} changes the prompt's own tokens, so that none is its first; "
+            + self.contrast("prompt", asked, "with the answer", whole)
+        )
+
+    def _refuse_unknown(self, answer: str, ids: Ids) -> None:
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        # Byte-level tokenizers know everything, and name an ordinary special token as their unknown one.
+        if unknown is not None and unknown in ids and str(self.tokenizer.unk_token) not in answer:
+            raise InputError(
+                f"the answer {quote(answer)} is not in the tokenizer's vocabulary; use words that it knows"
+            )
+
+    def single_tokens(self, words: Sequence[str]) -> dict[str, int]:
+        """The words that are one known token of their own after a space, each with that token's id."""
+        # Any preceding word will do; it only has to be there, so that the space does not start the text.
+        head, *phrases = self.many(["the", *(f"the {word}" for word in words)])
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        found: dict[int, str] = {}
+        for word, ids in zip(words, phrases, strict=True):
+            if ids[:-1] == head and ids[-1] != unknown:
+                found.setdefault(ids[-1], word)
+        return {word: token for token, word in found.items()}
+
+    def contrast(self, first: str, first_ids: Ids, second: str, second_ids: Ids) -> str:
+        """Two named tokenisations for a message, cut to the surroundings of their first difference."""
+        both = zip(first_ids, second_ids, strict=False)
+        difference = next((i for i, (a, b) in enumerate(both) if a != b), min(len(first_ids), len(second_ids)))
+        start = max(0, difference - 3)
+        return f"{first}: {self._show(first_ids, start)}, {second}: {self._show(second_ids, start)}"
+
+    def _show(self, ids: Ids, start: int) -> str:
+        tokens = self.tokenizer.convert_ids_to_tokens(list(ids[start : start + _SHOWN]))
+        shown = quote("|".join(str(token) for token in tokens))
+        return ("…|" if start else "") + shown[1:-1]
+
+
+def quote(text: str) -> str:
+    """A user's text for a message: quoted, short, and on one line whatever it holds."""
+    cut = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + '"'
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool) -> list[Ids]:
+    try:
+        # Some fast tokenizers come with padding or truncation switched on, and warn about long texts.
+        batch = tokenizer(list(texts), add_special_tokens=special, padding=False, truncation=False, verbose=False)
+    except Exception as error:  # fast tokenizers raise bare exceptions, as for a word outside a closed vocabulary
+        raise InputError(f"the tokenizer fails on {quote(texts[0])}: {quote(str(error))}") from error
+    return [tuple(ids) for ids in batch["input_ids"]]

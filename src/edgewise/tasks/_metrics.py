@@ -1,0 +1,163 @@
+"""Losses and metrics on the answers.
+
+Each is a function of the logits at a batch's targets and of the batch, and gives one value per target; `reduce` makes
+one value per example of them. All take any leading dimensions of the logits (several circuits in one pass), compute in
+float32 at least, stay on the logits' device and never wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.tasks._pairs import Batch
+
+Score: TypeAlias = Callable[[Tensor, Batch], Tensor]
+"""(logits `[A, V]` at the targets, batch) -> one value per target `[A]`."""
+
+
+def kl(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """KL(full model ‖ circuit) in nats, over the whole vocabulary; lower is better. Needs `batch.full_logits`."""
+    full = _precise(_full_logits(batch, "kl")).log_softmax(-1)
+    return (full.exp() * (full - _precise(logits).log_softmax(-1))).sum(-1)
+
+
+def log_prob(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Log-probability that the next token is one of the answers; higher is better."""
+    logits = _precise(logits)
+    return _any_of(logits, batch.answers) - logits.logsumexp(-1)
+
+
+def cross_entropy(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Minus `log_prob`; lower is better."""
+    return -log_prob(logits, batch)
+
+
+def logit_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Logit of the answer minus logit of the wrong answer; higher is better. A set counts with its logsumexp.
+
+    Targets without a wrong answer do not enter: they are 0, and the example's other targets weigh accordingly more, so
+    that an example's mean is the mean over the targets which have one. Where no target of an example has one, the
+    difference does not exist and is NaN.
+
+    Raises:
+        InputError: no target of the batch has a wrong answer.
+    """
+    if batch.wrong.shape[-1] == 0:
+        raise InputError('logit_diff needs wrong answers and these pairs have none; add them or use "log_prob"')
+    logits = _precise(logits)
+    contrasted = (batch.wrong >= 0).any(-1)
+    difference = _any_of(logits, batch.answers) - _any_of(logits, batch.wrong)
+    weight = batch.weight.to(logits.dtype)
+    share = (_sum_by_example(weight, batch) / _sum_by_example(weight * contrasted, batch))[batch.row]
+    return torch.where(contrasted, difference, 0) * share
+
+
+def negative_logit_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Minus `logit_diff`; lower is better."""
+    return -logit_diff(logits, batch)
+
+
+def accuracy(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """1 where the likeliest next token is one of the answers, else 0; higher is better."""
+    logits = _precise(logits)
+    return (logits.argmax(-1, keepdim=True) == batch.answers).any(-1).to(logits.dtype)
+
+
+def exact_match(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """1 where the likeliest next token is the full model's, else 0; higher is better. Needs `batch.full_logits`."""
+    logits = _precise(logits)
+    return (logits.argmax(-1) == _full_logits(batch, "exact_match").argmax(-1)).to(logits.dtype)
+
+
+LOSSES: dict[str, Score] = {"kl": kl, "cross_entropy": cross_entropy, "logit_diff": negative_logit_diff}
+METRICS: dict[str, Score] = {
+    "logit_diff": logit_diff,
+    "log_prob": log_prob,
+    "accuracy": accuracy,
+    "exact_match": exact_match,
+    "kl": kl,
+}
+LOWER_IS_BETTER = frozenset({"kl"})
+"""The metrics of which less is better. Of a user's own metric more is better."""
+
+
+def loss_function(loss: str | Score) -> Score:
+    """The loss of that name, or the user's own callable, its result checked. Lower is better.
+
+    Raises:
+        InputError: there is no such loss; when called: it does not give one value per target.
+    """
+    return _resolve(loss, LOSSES, "loss")
+
+
+def metric_function(metric: str | Score) -> Score:
+    """The metric of that name, or the user's own callable, its result checked.
+
+    Raises:
+        InputError: there is no such metric; when called: it does not give one value per target.
+    """
+    return _resolve(metric, METRICS, "metric")
+
+
+def score_name(score: str | Score) -> str:
+    """What a loss or metric is called in results: its name, or that of the user's function."""
+    return score if isinstance(score, str) else getattr(score, "__qualname__", type(score).__qualname__)
+
+
+def reduce(per_target: Float[Tensor, "*C A"], batch: Batch) -> Float[Tensor, "*C B"]:
+    """The weighted mean over each example's targets.
+
+    A NaN stays in its own example. The sum has a fixed order, so that the same numbers give the same bits on a GPU too.
+    """
+    weight = batch.weight.to(per_target.dtype)
+    return _sum_by_example(per_target * weight, batch) / _sum_by_example(weight, batch)
+
+
+def _sum_by_example(values: Float[Tensor, "*C A"], batch: Batch) -> Float[Tensor, "*C B"]:
+    examples = torch.arange(batch.index.shape[0], device=values.device)
+    belongs: Bool[Tensor, "B A"] = batch.row == examples[:, None]
+    return torch.where(belongs, values[..., None, :], 0).sum(-1)
+
+
+def _any_of(logits: Float[Tensor, "*C A V"], tokens: Int[Tensor, "A K"]) -> Float[Tensor, "*C A"]:
+    """Logsumexp over each target's set of tokens; of an empty set something finite, for the caller to discard."""
+    chosen = logits.gather(-1, tokens.clamp(min=0).expand(*logits.shape[:-1], tokens.shape[-1]))
+    absent = (tokens < 0) & (tokens >= 0).any(-1, keepdim=True)
+    return chosen.masked_fill(absent, -torch.inf).logsumexp(-1)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _full_logits(batch: Batch, name: str) -> Float[Tensor, "A V"]:
+    if batch.full_logits is None:
+        raise InputError(f"{name} compares with the full model; give the batch its logits with batch.with_full_logits")
+    return batch.full_logits
+
+
+def _resolve(score: str | Score, known: dict[str, Score], kind: str) -> Score:
+    if isinstance(score, str):
+        if score not in known:
+            raise InputError(f"{kind}: there is no {score!r}; use {', '.join(known)} or a callable of (logits, batch)")
+        return known[score]
+    if not callable(score):
+        raise InputError(f"{kind}: {score!r} is no {kind}; use {', '.join(known)} or a callable of (logits, batch)")
+
+    def checked(logits: Tensor, batch: Batch) -> Tensor:
+        if logits.ndim > 2:  # a user's function need only know one circuit
+            return torch.stack([checked(each, batch) for each in logits])
+        values = score(logits, batch)
+        if not isinstance(values, Tensor) or values.shape != batch.row.shape:
+            found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+            wanted = f"one value per target, shape {tuple(batch.row.shape)}"
+            raise InputError(f"{kind} {score_name(score)}: gave {found}; must give {wanted}")
+        return values
+
+    return checked

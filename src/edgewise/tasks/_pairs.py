@@ -1,0 +1,149 @@
+"""Pairs of prompts, and batches of them as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.models._tokens import Tokens
+
+PadSide: TypeAlias = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One prediction that is judged."""
+
+    position: int
+    """Index of the prompt token whose next-token prediction it is."""
+    answers: tuple[int, ...]
+    """The right next tokens: any of them is right."""
+    wrong: tuple[int, ...] = ()
+    """The tokens it must not be confused with; empty where there are none."""
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise InputError("a target without an answer; name at least one token")
+        if shared := set(self.answers) & set(self.wrong):
+            raise InputError(f"token {min(shared)} is both an answer and a wrong answer; make it one of them")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean prompt and its corrupted twin, aligned token by token."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...]
+    targets: tuple[Target, ...]
+    clean_text: str
+    corrupted_text: str
+    spans: tuple[int, ...] | None = None
+    """The number of the position group that each token is in; None where positions are not grouped."""
+
+    def __post_init__(self) -> None:
+        lengths = {"corrupted": len(self.corrupted), "spans": len(self.clean if self.spans is None else self.spans)}
+        for name, length in lengths.items():
+            if length != len(self.clean):
+                raise InputError(f"a pair's clean has {len(self.clean)} tokens and its {name} {length}; align them")
+        if not self.targets:
+            raise InputError("a pair without targets; name at least one position to judge")
+        if any(not 0 <= target.position < len(self.clean) for target in self.targets):
+            raise InputError(f"a target's position lies outside its prompt of {len(self.clean)} tokens")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`B` pairs padded to `S` positions, with `A` targets among them (several of one example if it has several)."""
+
+    clean: Tokens
+    corrupted: Tokens
+    """Same shape and same mask as `clean`."""
+    row: Int[Tensor, " A"]
+    """The example that each target belongs to, ascending."""
+    position: Int[Tensor, " A"]
+    """Its column in `clean.ids`, padding counted."""
+    answers: Int[Tensor, "A K"]
+    """Its right next tokens; -1 fills up."""
+    wrong: Int[Tensor, "A K2"]
+    """Its wrong next tokens; -1 fills up. No columns where no target of the batch has any."""
+    weight: Float[Tensor, " A"]
+    """1 / number of targets of its example, so that examples weigh the same."""
+    index: Int[Tensor, " B"]
+    """The number of each example in its split."""
+    span_id: Int[Tensor, "B S"] | None = None
+    """The position group of each token; 0 at padding."""
+    full_logits: Float[Tensor, "A V"] | None = None
+    """What the full model says at the targets; the losses and metrics that compare with it need it."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, (Tensor, Tokens))}
+        return replace(self, **tensors)
+
+    def with_full_logits(self, full_logits: Float[Tensor, "A V"]) -> Batch:
+        """The same batch, knowing what the full model says."""
+        return replace(self, full_logits=full_logits)
+
+
+def collate(pairs: Sequence[Pair], index: Sequence[int], pad_side: PadSide = "right") -> Batch:
+    """Lay pairs out as tensors on the CPU.
+
+    Padding is token 0, masked; a model must not let it reach a real token, whatever its side.
+
+    Args:
+        pairs: `B` pairs, of any lengths.
+        index: the number of each in its split.
+        pad_side: where shorter prompts are filled up.
+
+    Returns:
+        The batch; `S` is the longest prompt's length.
+
+    Raises:
+        InputError: there is no pair, `pad_side` is neither side, or only some of the pairs have spans.
+    """
+    if not pairs:
+        raise InputError("a batch of no pairs; ask for at least one")
+    if pad_side not in ("left", "right"):
+        raise InputError(f"pad_side: {pad_side!r} is no side; use 'left' or 'right'")
+    lengths = [len(pair.clean) for pair in pairs]
+    width = max(lengths)
+    before = [width - length if pad_side == "left" else 0 for length in lengths]
+
+    def laid_out(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
+        return torch.tensor([_filled(row, width, 0, start) for row, start in zip(rows, before, strict=True)])
+
+    mask = laid_out([[1] * length for length in lengths]).bool()
+    targets = [(row, target, len(pair.targets)) for row, pair in enumerate(pairs) for target in pair.targets]
+    return Batch(
+        clean=Tokens(laid_out([pair.clean for pair in pairs]), mask),
+        corrupted=Tokens(laid_out([pair.corrupted for pair in pairs]), mask),
+        row=torch.tensor([row for row, _, _ in targets]),
+        position=torch.tensor([before[row] + target.position for row, target, _ in targets]),
+        answers=_ragged([target.answers for _, target, _ in targets]),
+        wrong=_ragged([target.wrong for _, target, _ in targets]),
+        weight=torch.tensor([1 / count for _, _, count in targets]),
+        index=torch.tensor(list(index)),
+        span_id=_span_id(pairs, laid_out),
+    )
+
+
+def _span_id(pairs: Sequence[Pair], laid_out) -> Int[Tensor, "B S"] | None:
+    spans = [pair.spans for pair in pairs if pair.spans is not None]
+    if spans and len(spans) < len(pairs):
+        raise InputError("only some of the pairs group their positions into spans; let all of them, or none")
+    return laid_out(spans) if spans else None
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> Int[Tensor, "A K"]:
+    width = max(map(len, rows))
+    return torch.tensor([_filled(row, width, -1) for row in rows], dtype=torch.long).view(len(rows), width)
+
+
+def _filled(row: Sequence[int], width: int, filler: int, start: int = 0) -> list[int]:
+    return [filler] * start + list(row) + [filler] * (width - start - len(row))

@@ -1,0 +1,46 @@
+"""The built-in tasks by name, and tasks made again from their provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgewise._errors import InputError
+from edgewise.tasks._custom import from_jsonl
+from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1}
+"""The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
+
+
+def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """Make a task again from its `provenance`, as a saved circuit carries it.
+
+    The loss and the metric are the task's defaults, for the provenance is that of the pairs.
+
+    Args:
+        provenance: of a built-in task or of a JSONL file, which must be where it was.
+        tokenizer: the one that the task was made with.
+
+    Raises:
+        InputError: it is no such provenance, or what it makes now are not the same pairs.
+    """
+    kind, arguments = provenance.get("task"), provenance.get("arguments")
+    if kind == "records":
+        raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
+    builder = {**TASKS, "jsonl": from_jsonl}.get(str(kind))
+    if builder is None or not isinstance(arguments, Mapping):
+        raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
+    try:
+        task = builder(tokenizer=tokenizer, **arguments)
+    except TypeError as error:
+        raise InputError(f"{kind}: the provenance has arguments that the task does not take ({error})") from None
+    for what, changed in (("file_sha256", "the file has changed"), ("sha256", "the tokenizer or the version differs")):
+        if provenance.get(what) != task.provenance.get(what):
+            raise InputError(f"{task.name}: these are not the pairs that were recorded, as {changed} (by {what})")
+    return replace(task, provenance=dict(provenance))

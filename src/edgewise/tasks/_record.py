@@ -1,0 +1,262 @@
+"""One record of a user's pairs: from texts to aligned tokens and targets, or to a refusal that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from edgewise._errors import InputError
+from edgewise.tasks._encode import Encoder, Ids, quote
+from edgewise.tasks._pairs import Pair, Target
+from edgewise.tasks._splits import Split
+
+_KEYS = ("clean", "corrupted", "answer", "wrong_answer", "positions", "split")
+_SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_OPEN, _CLOSE = "<predict>", "</predict>"
+
+
+def pair_of(record: Mapping[str, Any], encoder: Encoder) -> Pair:
+    """The pair that a record describes; its forms are those of `from_records`.
+
+    Raises:
+        InputError: it describes none; the message does not say where the record stands, for the caller knows.
+    """
+    _check_keys(record)
+    clean, corrupted = _text(record, "clean"), _text(record, "corrupted")
+    answers, wrong = _texts(record, "answer"), _texts(record, "wrong_answer")
+    clean_span, corrupted_span = _span(clean, "clean"), _span(corrupted, "corrupted")
+    if record.get("positions") is not None:
+        if record["positions"] != "all":
+            raise InputError(f'"positions" is {quote(str(record["positions"]))}; the only choice is "all"')
+        if answers or wrong or clean_span or corrupted_span:
+            raise InputError('"positions": "all" judges every next token; leave out the answers and <predict> spans')
+        return _every_position(clean, corrupted, encoder)
+    if clean_span:
+        if answers:
+            raise InputError('clean has a <predict> span and the record an "answer" too; keep one')
+        return _marked(clean_span, corrupted, corrupted_span, wrong, encoder)
+    if corrupted_span:
+        raise InputError("corrupted has a <predict> span and clean has none; mark the clean one")
+    if not answers:
+        raise InputError('nothing to predict; give an "answer", a <predict> span in clean, or "positions": "all"')
+    return _answered(clean, corrupted, answers, wrong, encoder)
+
+
+def split_of(record: Mapping[str, Any]) -> Split | None:
+    """The split that a record asks for, if any."""
+    asked = record.get("split")
+    if asked is None:
+        return None
+    if not isinstance(asked, str) or asked not in _SPLIT_NAMES:
+        raise InputError(f'"split" is {quote(str(asked))}; use {", ".join(_SPLIT_NAMES)}')
+    return _SPLIT_NAMES[asked]
+
+
+class _Span(NamedTuple):
+    before: str
+    marked: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        return "".join(self)
+
+
+def _check_keys(record: Mapping[str, Any]) -> None:
+    for key in record:
+        if key not in _KEYS and (meant := get_close_matches(str(key).lower(), _KEYS, n=1, cutoff=0.85)):
+            raise InputError(f'there is no key {quote(str(key))}; did you mean "{meant[0]}"?')
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    if key not in record:
+        raise InputError(f'has no "{key}"; a pair needs "clean" and "corrupted"')
+    return _checked(record[key], key)
+
+
+def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """None, one or several texts."""
+    value = record.get(key)
+    if value is None:
+        return ()
+    texts = tuple(_checked(text, key) for text in (value if isinstance(value, (list, tuple)) else [value]))
+    if not texts or not all(texts):
+        raise InputError(f'"{key}" is empty; give the text that continues the prompt')
+    return tuple(dict.fromkeys(texts))
+
+
+def _checked(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f'"{key}" is {quote(str(value))}, of type {type(value).__name__}; it must be text')
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f'"{key}" holds half a surrogate pair, which is no character; write the text in UTF-8')
+    return value
+
+
+def _span(text: str, key: str) -> _Span | None:
+    if _OPEN not in text and _CLOSE not in text:
+        return None
+    before, _, rest = text.partition(_OPEN)
+    marked, _, after = rest.partition(_CLOSE)
+    if text.count(_OPEN) != 1 or text.count(_CLOSE) != 1 or not marked:
+        raise InputError(f"{key} must have one <predict>, text to predict, and one </predict>, in this order")
+    return _Span(before, marked, after)
+
+
+def _every_position(clean: str, corrupted: str, encoder: Encoder) -> Pair:
+    ids, corrupted_ids = encoder.many([clean, corrupted])
+    if len(ids) < 2:
+        raise InputError(f"clean {quote(clean)} has no next token to predict; give a longer text")
+    targets = [Target(position, (token,)) for position, token in enumerate(ids[1:])]
+    return _pair(ids, corrupted_ids, targets, clean, corrupted, encoder)
+
+
+def _answered(clean: str, corrupted: str, answers: Sequence[str], wrong: Sequence[str], encoder: Encoder) -> Pair:
+    prompt, tokens = _continued(encoder, "clean", clean, answers)
+    corrupted_prompt, corrupted_tokens = _continued(encoder, "corrupted", corrupted, answers)
+    if corrupted_tokens != tokens:
+        both = encoder.contrast("clean", prompt + tokens[0], "corrupted", corrupted_prompt + corrupted_tokens[0])
+        raise InputError(f"the answer's tokens after clean and after corrupted are not the same; {both}")
+    for each in wrong:
+        _refuse_glued(clean, each)
+    forced = tokens[0][:-1]
+    right = [tuple(dict.fromkeys(each)) for each in zip(*tokens, strict=True)]
+    targets = _targets(prompt, right, _leaving(clean, prompt, right, wrong, encoder))
+    return _pair(prompt + forced, corrupted_prompt + forced, targets, clean, corrupted, encoder)
+
+
+def _continued(encoder: Encoder, key: str, prompt: str, answers: Sequence[str]) -> tuple[Ids, list[Ids]]:
+    """The prompt's tokens, and those of each answer: of one answer any number, of each of several just one."""
+    tokens = []
+    ids: Ids = ()
+    for number, answer in enumerate(answers):
+        _refuse_glued(prompt, answer)
+        try:
+            head, tail = encoder.continuation(prompt, answer)
+        except InputError as error:
+            raise InputError(f"{key}: {error}") from None
+        if len(answers) > 1 and len(tail) > 1:
+            raise InputError(
+                f"each of several answers must be one token, and {quote(answer)} is {len(tail)}; give it alone"
+            )
+        if number and head != ids:
+            raise InputError(
+                f"{key}: the answers differ in whether they start with the prompt's last space; write them alike"
+            )
+        ids = head
+        tokens.append(tail)
+    return ids, tokens
+
+
+def _refuse_glued(prompt: str, answer: str) -> None:
+    if _glued(prompt, answer):
+        end = quote(prompt[-20:])
+        raise InputError(f"the answer {quote(answer)} would go on with the last word of {end}; start it with a space")
+
+
+def _glued(prompt: str, answer: str) -> bool:
+    """Whether the two meet within a word, in a script that puts spaces between words (such have upper case)."""
+    return bool(prompt) and all(letter.lower() != letter.upper() for letter in (prompt[-1], answer[0]))
+
+
+def _leaving(
+    text: str, prompt: Ids, right: Sequence[tuple[int, ...]], wrong: Sequence[str], encoder: Encoder
+) -> list[list[int]]:
+    """The wrong answers' tokens at each token of the answer: each counts once, where it first leaves the answer."""
+    leaving: list[list[int]] = [[] for _ in right]
+    for answer in wrong:
+        head, tokens = encoder.continuation(text, answer)
+        if head != prompt:
+            raise InputError(
+                f"the wrong answer {quote(answer)} and the answer differ in their first space; write them alike"
+            )
+        steps = [step for step, (token, rights) in enumerate(zip(tokens, right, strict=False)) if token not in rights]
+        if not steps:
+            raise InputError(f"the wrong answer {quote(answer)} has the answer's own tokens; give one that differs")
+        if tokens[steps[0]] not in leaving[steps[0]]:
+            leaving[steps[0]].append(tokens[steps[0]])
+    return leaving
+
+
+def _marked(span: _Span, corrupted: str, corrupted_span: _Span | None, wrong: Sequence[str], encoder: Encoder) -> Pair:
+    ids, start, stop = _located(span, "clean", encoder)
+    if corrupted_span:
+        corrupted_ids, *place = _located(corrupted_span, "corrupted", encoder)
+        _check_lengths(ids, corrupted_ids, encoder)
+        if place != [start, stop]:
+            here, there = f"{start + 1} to {stop}", f"{place[0] + 1} to {place[1]}"
+            raise InputError(f"the <predict> span is tokens {here} of clean and {there} of corrupted; align them")
+    else:
+        corrupted_ids = _unmarked(corrupted, span, ids, start, encoder)
+    if not _glued(span.before, span.marked):
+        for each in wrong:
+            _refuse_glued(span.before, each)
+    right = [(token,) for token in ids[start:stop]]
+    targets = _targets(ids[:start], right, _leaving(span.before, ids[:start], right, wrong, encoder))
+    # Without text after it, the span's last token is predicted but never read, as an answer's is.
+    read = len(ids) if span.after else stop - 1
+    texts = span.text, corrupted_span.text if corrupted_span else corrupted
+    return _pair(ids[:read], corrupted_ids[:read], targets, *texts, encoder)
+
+
+def _located(span: _Span, key: str, encoder: Encoder) -> tuple[Ids, int, int]:
+    """The tokens of the whole text, and where among them the span starts and stops."""
+    try:
+        prompt, tokens = encoder.continuation(span.before, span.marked)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+    stop = len(prompt) + len(tokens)
+    whole = encoder(span.text) if span.after else prompt + tokens
+    if whole[:stop] != prompt + tokens:
+        both = encoder.contrast("up to it", prompt + tokens, "whole", whole)
+        raise InputError(f"{key}: the text after </predict> changes the tokens before it; {both}")
+    return whole, len(prompt), stop
+
+
+def _unmarked(corrupted: str, span: _Span, ids: Ids, start: int, encoder: Encoder) -> Ids:
+    """Tokens of a corrupted text without a span: a whole text, or the prompt alone if clean ends with its span."""
+    whole = encoder(corrupted)
+    if span.after:
+        _check_lengths(ids, whole, encoder)
+        return whole
+    if len(whole) == len(ids):
+        # A misaligned prompt alone can be as long as the whole clean text: then it ends as the clean prompt does.
+        if whole[-1] == ids[start - 1] != whole[start - 1] and whole[start:] != ids[start:]:
+            both = encoder.contrast("clean", ids, "corrupted", whole)
+            raise InputError(
+                f"corrupted may be a misaligned prompt or a whole text; mark its <predict> span too; {both}"
+            )
+        return whole
+    # Between prompt and span corrupted gets what clean has there, a space or nothing.
+    gap = span.before[len(span.before.rstrip(" ")) :]
+    prompt, tokens = encoder.continuation(corrupted.rstrip(" ") + gap, span.marked)
+    if len(prompt) != start or tokens != ids[start:]:
+        both = encoder.contrast("clean", ids, "corrupted", whole)
+        lengths = f"{len(whole)} tokens where clean has {len(ids)}, or {start} before its <predict> span"
+        raise InputError(f"corrupted has {lengths}; make them align; {both}")
+    return prompt + tokens
+
+
+def _targets(prompt: Ids, right: Sequence[tuple[int, ...]], wrong: Sequence[Sequence[int]]) -> list[Target]:
+    last = len(prompt) - 1
+    return [Target(last + step, answers, tuple(wrong[step])) for step, answers in enumerate(right)]
+
+
+def _pair(
+    clean: Ids, corrupted: Ids, targets: Sequence[Target], clean_text: str, corrupted_text: str, encoder: Encoder
+) -> Pair:
+    _check_lengths(clean, corrupted, encoder)
+    if clean == corrupted:
+        raise InputError(
+            "clean and corrupted are the same up to the last prediction; change what the behaviour rests on"
+        )
+    return Pair(clean, corrupted, tuple(targets), clean_text, corrupted_text)
+
+
+def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder) -> None:
+    if len(clean) != len(corrupted):
+        both = encoder.contrast("clean", clean, "corrupted", corrupted)
+        raise InputError(
+            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make them equally many; {both}"
+        )

@@ -1,0 +1,99 @@
+"""A task: pairs in three splits, and what to make of the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from edgewise._errors import InputError
+from edgewise.tasks._metrics import Score, loss_function, metric_function
+from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
+from edgewise.tasks._splits import SPLITS
+
+
+@dataclass(frozen=True)
+class Task:
+    """A behaviour, shown by pairs of prompts.
+
+    Replace the loss or the metric with `dataclasses.replace(task, loss=...)`.
+    """
+
+    name: str
+    train: Sequence[Pair]
+    validation: Sequence[Pair]
+    test: Sequence[Pair]
+    loss: str | Score = "kl"
+    """What training lowers: a name in `LOSSES` or a callable of (logits `[A, V]`, batch) that gives `[A]`."""
+    metric: str | Score = "logit_diff"
+    """What attribution explains: a name in `METRICS` or such a callable, of which more is better."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What made the pairs, as JSON-able values; `from_provenance` makes them again."""
+
+    def __post_init__(self) -> None:
+        loss_function(self.loss)
+        metric_function(self.metric)
+
+    @cached_property
+    def contrastive(self) -> bool:
+        """Whether every example has a wrong answer, so that a logit difference exists."""
+        pairs = (pair for split in SPLITS for pair in self.split(split))
+        return all(any(target.wrong for target in pair.targets) for pair in pairs)
+
+    def split(self, name: str) -> Sequence[Pair]:
+        """The pairs of a split.
+
+        Raises:
+            InputError: there is no split of that name.
+        """
+        if name not in SPLITS:
+            raise InputError(f"{self.name}: there is no split {name!r}; use {', '.join(SPLITS)}")
+        return getattr(self, name)
+
+    def batch(self, split: str, indices: Iterable[int], pad_side: PadSide = "right") -> Batch:
+        """Examples of a split by number, as tensors on the CPU.
+
+        Args:
+            split: "train", "validation" or "test".
+            indices: which of its examples, in the order wanted.
+            pad_side: where shorter prompts are filled up.
+
+        Raises:
+            InputError: there is no such split or no such example in it.
+        """
+        pairs = self.split(split)
+        if not pairs:
+            raise InputError(f"{self.name}: the {split} split is empty; the task needs pairs for it")
+        indices = list(indices)
+        if outside := [index for index in indices if not 0 <= index < len(pairs)]:
+            raise InputError(
+                f"{self.name}: the {split} split has {len(pairs)} examples, and none of number {outside[0]}"
+            )
+        return collate([pairs[index] for index in indices], indices, pad_side)
+
+    def batches(self, split: str, size: int, pad_side: PadSide = "right") -> Iterator[Batch]:
+        """All examples of a split in order, `size` at a time; the last batch may be smaller.
+
+        Raises:
+            InputError: there is no such split, it is empty, or `size` is less than 1.
+        """
+        if size < 1:
+            raise InputError(f"batch size: {size} is too small; use at least 1")
+        count = len(self.split(split))
+        for start in range(0, max(count, 1), size):  # an empty split is refused by `batch`
+            yield self.batch(split, range(start, min(start + size, count)), pad_side)
+
+
+def pairs_hash(*splits: Iterable[Pair]) -> str:
+    """SHA-256 of what the model is given and judged by: tokens, targets and spans, pair by pair, split by split."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for pair in split:
+            targets = [(target.position, target.answers, target.wrong) for target in pair.targets]
+            row = json.dumps([pair.clean, pair.corrupted, targets, pair.spans], separators=(",", ":"))
+            digest.update(row.encode() + b"\n")
+        digest.update(b"\n")
+    return digest.hexdigest()

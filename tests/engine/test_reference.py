@@ -1,0 +1,90 @@
+"""The fast path gives what the reference gives: logits, every mask gradient and the constants' gradients, in float64."""
+
+import pytest
+import torch
+
+from edgewise.engine import _reads
+from edgewise.graph import Graph
+from edgewise.models import Model
+from tests.engines import ABLATIONS, Outcome, assert_close, assert_same, conventions, engine, outcome, random_masks
+from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, collate, draw_prompts, tiny
+
+BATCH = collate(draw_prompts((6, 3, 5)))
+
+
+def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor) -> None:
+    expected = outcome(engine(model, graph, ablation, path="reference"), BATCH, mask)
+    fast = engine(model, graph, ablation)
+    for skip in (True, False):
+        assert_same(outcome(fast, BATCH, mask, gradients="all", skip=skip), expected)
+        found = outcome(fast, BATCH, mask, gradients="fractional", skip=skip)
+        fractional = (mask > 0) & (mask < 1)
+        assert_same(_only(found, fractional), _only(expected, fractional))
+
+
+def _only(found: Outcome, edges: torch.Tensor) -> Outcome:
+    return found._replace(mask=found.mask[edges])
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_under_every_ablation(name: str, ablation: str):
+    model = tiny(name)
+    graph = model.graph()
+    # Two kinds of mask each time, and every kind with every configuration and every ablation in the end.
+    kinds = list(random_masks(graph).items())
+    first = list(CONFIGURATIONS).index(name) + list(ABLATIONS).index(ablation)
+    for kind in (first, first + 3):
+        _check(model, graph, ablation, kinds[kind % len(kinds)][1])
+
+
+@pytest.mark.parametrize("kind", random_masks(tiny("plain").graph()))
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_convention_with_every_mask(name: str, kind: str):
+    model = tiny(name)
+    for index, graph in enumerate(conventions(model)):
+        ablations = ("interchange", "learned") if index else ("interchange", "zero-shared", "learned-shared")
+        for ablation in ablations:
+            _check(model, graph, ablation, random_masks(graph, seed=2)[kind])
+
+
+@pytest.mark.parametrize("n_bytes", [1, 2000])
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_readers_inputs_made_in_small_pieces(name: str, n_bytes: int, monkeypatch: pytest.MonkeyPatch):
+    model = tiny(name)
+    graph = model.graph()
+    masks = random_masks(graph)
+    fast = {ablation: engine(model, graph, ablation) for ablation in ("interchange", "learned")}
+
+    def results() -> list[Outcome]:
+        return [
+            outcome(fast[ablation], BATCH, masks[kind], gradients=gradients)
+            for ablation in fast
+            for kind in ("by-reader", "circuits-and-groups")
+            for gradients in ("fractional", "all")
+        ]
+
+    expected = results()
+    monkeypatch.setattr(_reads, "CHUNK_BYTES", {"cpu": n_bytes})
+    for found, whole in zip(results(), expected, strict=True):
+        assert_same(found, whole)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_prompts_of_one_token(name: str):
+    model = tiny(name)
+    graph = model.graph()
+    batch = collate(draw_prompts((1,)))
+    for ablation in ABLATIONS:
+        for mask in (random_masks(graph)["mixed"], random_masks(graph)["circuits-and-groups"]):
+            expected = outcome(engine(model, graph, ablation, path="reference"), batch, mask)
+            assert_same(outcome(engine(model, graph, ablation), batch, mask, gradients="all"), expected)
+
+
+@pytest.mark.parametrize("path", ["fast", "reference"])
+def test_clamped_masks_get_no_gradient_unless_asked(path):
+    graph = tiny("gpt2").graph()
+    mask = random_masks(graph)["mixed"]
+    hard = (mask == 0) | (mask == 1)
+    found = outcome(engine(tiny("gpt2"), graph, path=path), BATCH, mask, gradients="fractional")
+    assert_close(found.mask[hard], torch.zeros(int(hard.sum()), dtype=torch.float64))

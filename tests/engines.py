@@ -1,0 +1,115 @@
+"""Engines under every ablation, masks of every kind, and how two runs are compared."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.engine import Ablation, Engine, Writes, constant_writes
+from edgewise.graph import Graph
+from edgewise.models import Model
+from tests.tiny import Batch
+
+TOLERANCE = 1e-9
+"""How far float64 results may lie apart, relative to the largest of them (or to 1 if that is smaller)."""
+
+ABLATIONS = {
+    "interchange": Ablation("interchange"),
+    "zero": Ablation("zero"),
+    "zero-shared": Ablation("zero", bias="shared"),
+    "mean": Ablation("mean", source="train"),
+    "mean-positional": Ablation("mean-positional", source="train"),
+    "learned": Ablation("learned", source="train"),
+    "learned-shared": Ablation("learned", source="train", bias="shared"),
+}
+
+
+def engine(model: Model, graph: Graph | None = None, ablation: str = "interchange", **choices) -> Engine:
+    """An engine under one of `ABLATIONS`; what ablated edges carry is random where it is not the corrupted run or zero."""
+    graph = graph or model.graph()
+    kind = ABLATIONS[ablation].kind
+    constants = None if kind in ("interchange", "zero") else random_constants(model, graph, kind)
+    return Engine(model, graph, ABLATIONS[ablation], constants=constants, **choices)
+
+
+def random_constants(model: Model, graph: Graph, kind: str, n_positions: int = 9) -> Writes:
+    """Random values for the ablations that take constants, always the same; they require gradients if they are to be learned."""
+    generator = torch.Generator().manual_seed(5)
+    shape = (n_positions if kind == "mean-positional" else 1,)
+    drawn = tuple(
+        torch.randn(shape + x.shape[1:], generator=generator, dtype=x.dtype).requires_grad_(kind == "learned")
+        for x in constant_writes(model.parts, graph).tensors()
+    )
+    return Writes.from_tensors(drawn, len(model.parts.layers))
+
+
+def conventions(model: Model) -> list[Graph]:
+    """The model's graphs under every convention of embeddings, and with keys and values physical and expanded if that differs."""
+    kinds = ("joint", "split", "off") if model.parts.n_embeddings > 1 else ("joint", "off")
+    graphs = [model.graph(kind) for kind in kinds]
+    if model.parts.n_heads != model.parts.n_kv_heads:
+        graphs += [model.graph("joint", "expanded")]
+    return graphs
+
+
+def random_masks(graph: Graph, seed: int = 1) -> dict[str, Float[Tensor, " E"] | Float[Tensor, "C P E"]]:
+    """Masks of every kind: binary, fractional, both, few edges, whole readers at 0 and at 1, and two circuits of two position groups."""
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(6, graph.n_edges, generator=generator, dtype=torch.float64)
+    kind = torch.randint(4, (graph.n_readers,), generator=generator)[graph.edge_reader.long()]  # of each edge's reader
+    mixed = (uniform * 3 - 1).clamp(0, 1)
+    by_reader = mixed[0].where(kind != 0, 0.0).where(kind != 1, 1.0)
+    return {
+        "binary": (uniform[1] > 0.5).double(),
+        "fractional": uniform[2],
+        "mixed": mixed[3],
+        "sparse": (uniform[4] * 12 - 11).clamp(0, 1),
+        "by-reader": by_reader,
+        "circuits-and-groups": torch.stack([mixed[5], by_reader, mixed[1], uniform[0]]).view(2, 2, -1),
+    }
+
+
+class Outcome(NamedTuple):
+    """What a run gives: logits, and the gradients of a random linear function of them."""
+
+    logits: Tensor
+    mask: Float[Tensor, "..."]
+    constants: tuple[Tensor, ...]
+
+
+def outcome(engine: Engine, batch: Batch, mask: Tensor, weights: Tensor | None = None, **choices) -> Outcome:
+    """Run and differentiate `Σ weights * logits`; the weights are random (always the same) if not given."""
+    mask = mask.detach().clone().requires_grad_()
+    logits = engine.run(batch, mask, **choices)
+    if weights is None:
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(6), dtype=logits.dtype)
+    learned = [x for x in (engine.constants.tensors() if engine.constants else ()) if x.requires_grad]
+    found = torch.autograd.grad((logits * weights).sum(), [mask, *learned], allow_unused=True)
+    # A constant may truly be unused: that of the last writer into a reader that has no other, say.
+    filled = [torch.zeros_like(x) if g is None else g for x, g in zip((mask, *learned), found, strict=True)]
+    return Outcome(logits.detach(), filled[0], tuple(filled[1:]))
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    """The largest difference is at most `tolerance` times the largest expected number, or times 1 if that is smaller."""
+    assert found.shape == expected.shape
+    assert torch.isfinite(found).all()
+    found, expected = found.detach(), expected.detach()
+    if found.numel():
+        error, scale = float((found - expected).abs().max()), max(1.0, float(expected.abs().max()))
+        assert error <= tolerance * scale, f"{error:.1e} apart, of {scale:.1e}"
+
+
+def assert_same(found: Outcome, expected: Outcome, tolerance: float = TOLERANCE) -> None:
+    """Logits and all gradients are close."""
+    assert_close(found.logits, expected.logits, tolerance)
+    assert_close(found.mask, expected.mask, tolerance)
+    for one, other in zip(found.constants, expected.constants, strict=True):
+        assert_close(one, other, tolerance)
+
+
+def per_prompt(batch: Batch, logits: Float[Tensor, "A V"]) -> Sequence[Float[Tensor, "a V"]]:
+    """The targets' logits, prompt by prompt."""
+    return logits.split(torch.bincount(batch.row, minlength=len(batch.clean.ids)).tolist())

@@ -1,0 +1,106 @@
+"""Tokenizers of three kinds, small enough to make for each run, and records in the toy one's words."""
+
+import json
+import random
+import string
+from collections.abc import Sequence
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from edgewise.tasks._splits import SPLITS, words_of
+from edgewise.tasks._templates import IOI_T1_TEMPLATE, IOI_TEMPLATES
+from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
+
+TEMPLATES = [IOI_T1_TEMPLATE, *(template for split in SPLITS for template in IOI_TEMPLATES[split])]
+WORDS = "a cat dog ran sat on the to mat rug Mary Ann Lee Sue John 1 2 3 4 5 6"
+CAT = {"clean": "a cat sat on the", "corrupted": "a dog sat on the", "answer": " mat", "split": "train"}
+KINDS = ["words", "byte-bpe", "unigram"]
+
+
+@pytest.fixture(scope="session")
+def words() -> PreTrainedTokenizerFast:
+    return word_tokenizer([*FEMALE_NAMES, *MALE_NAMES, *OBJECTS, *PLACES, *" ".join(TEMPLATES).split()])
+
+
+@pytest.fixture(scope="session")
+def byte_bpe() -> PreTrainedTokenizerFast:
+    """As GPT-2's: a space is part of the word it stands before, and nothing is put around a text."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(_sentences(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.fixture(scope="session")
+def unigram() -> PreTrainedTokenizerFast:
+    """As sentencepiece's: a space is a visible mark before the word; `<s>` before each text and `</s>` after it."""
+    pieces = sorted({f"▁{word}" for line in _sentences() for word in line.split()})
+    letters = sorted({"▁", *"".join(pieces), *string.printable.split()[0]})
+    vocabulary = [(special, 0.0) for special in ("<unk>", "<s>", "</s>")]
+    vocabulary += [(piece, -8.0) for piece in pieces] + [(letter, -12.0) for letter in letters]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        special_tokens=[("<s>", backend.token_to_id("<s>")), ("</s>", backend.token_to_id("</s>"))],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """Every word and digit is a token, so that tokens can be counted by eye."""
+    return word_tokenizer(WORDS.split())
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(data: str | bytes, name: str = "pairs.jsonl") -> str:
+        path = tmp_path / name
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return str(path)
+
+    return written
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request) -> PreTrainedTokenizerFast:
+    return request.getfixturevalue(request.param.replace("-", "_"))
+
+
+def word_tokenizer(known: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A closed vocabulary of whole words and signs."""
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["[UNK]", *known, *".,;+="]))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def records(count: int) -> list[dict[str, str]]:
+    names = ["Mary", "Ann", "Lee", "Sue", "John"]
+    prompts = [f"{a} {b} ran to {c}" for a in names for b in names for c in names]
+    return [
+        {"clean": each, "corrupted": f"the {each[each.index(' ') + 1 :]}", "answer": " the"} for each in prompts[:count]
+    ]
+
+
+def lines(*records) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _sentences() -> list[str]:
+    """Text in which a few of each split's words are frequent, so that these become single tokens and others do not."""
+    draw = random.Random(0)
+    lines = ["1 + 2 = 3", "2 + 4 = 5", "a cat sat on the mat. The cat ran to the Paris of the north"] * 20
+    for split in SPLITS:
+        lists = [list(words_of(each, split))[:12] for each in (FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES)]
+        for template in IOI_TEMPLATES[split] * 12:
+            women, men, things, places = map(draw.choice, lists)
+            lines.append(template.format(A=women, B=men, S=women, object=things, place=places) + f" {men}")
+    return lines

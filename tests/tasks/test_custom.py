@@ -1,0 +1,237 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import chain, combinations
+
+import pytest
+import torch
+
+from edgewise._errors import InputError
+from edgewise.tasks import Pair, Task, from_jsonl, from_provenance, from_records
+from edgewise.tasks._splits import SPLITS
+
+from .conftest import CAT, lines, records
+
+
+def text_of(tokenizer, ids) -> str:
+    return " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+def only_pair(tokenizer, **record) -> Pair:
+    task = from_records([{"split": "train", **record}], tokenizer)
+    return task.train[0]
+
+
+def judged(tokenizer, pair: Pair) -> list[tuple[str, set[str], set[str]]]:
+    """(what the model has read, right next tokens, wrong next tokens) of each target."""
+    tokens = tokenizer.convert_ids_to_tokens
+    return [
+        (text_of(tokenizer, pair.clean[: target.position + 1]), set(tokens(list(target.answers))),
+         set(tokens(list(target.wrong))))
+        for target in pair.targets
+    ]  # fmt: skip
+
+
+# The three forms
+
+
+def test_one_answer(toy):
+    pair = only_pair(toy, clean="a cat ran to", corrupted="a dog ran to", answer=" Mary", wrong_answer=" John")
+    assert judged(toy, pair) == [("a cat ran to", {"Mary"}, {"John"})]
+    assert text_of(toy, pair.corrupted) == "a dog ran to"
+    assert (pair.clean_text, pair.corrupted_text) == ("a cat ran to", "a dog ran to")
+
+
+def test_a_list_of_answers_is_a_set(toy):
+    pair = only_pair(
+        toy, clean="a cat ran to", corrupted="a dog ran to", answer=[" Mary", " Sue"], wrong_answer=[" John", " Lee"]
+    )
+    assert judged(toy, pair) == [("a cat ran to", {"Mary", "Sue"}, {"John", "Lee"})]
+    assert judged(toy, only_pair(toy, **{**CAT, "answer": [" mat", " mat"]})) == [("a cat sat on the", {"mat"}, set())]
+
+
+def test_an_answer_of_several_tokens_is_forced_token_by_token(toy):
+    pair = only_pair(
+        toy, clean="a cat ran to", corrupted="a dog ran to", answer=" Mary Ann Lee", wrong_answer=" Mary Sue Lee"
+    )
+    assert judged(toy, pair) == [
+        ("a cat ran to", {"Mary"}, set()),
+        ("a cat ran to Mary", {"Ann"}, {"Sue"}),
+        ("a cat ran to Mary Ann", {"Lee"}, set()),
+    ]
+    assert text_of(toy, pair.clean) == "a cat ran to Mary Ann"
+    assert text_of(toy, pair.corrupted) == "a dog ran to Mary Ann"
+
+
+def test_wrong_answers_count_where_they_leave_the_answer(toy):
+    wrong = [" John", " Mary Sue Lee", " Mary John", " John Sue"]
+    pair = only_pair(toy, clean="a cat ran to", corrupted="a dog ran to", answer=" Mary Ann", wrong_answer=wrong)
+    assert [each[1:] for each in judged(toy, pair)] == [({"Mary"}, {"John"}), ({"Ann"}, {"Sue", "John"})]
+
+
+def test_all_positions(toy):
+    pair = only_pair(toy, clean="a cat sat", corrupted="a dog sat", positions="all")
+    assert judged(toy, pair) == [("a", {"cat"}, set()), ("a cat", {"sat"}, set())]
+    assert only_pair(toy, clean="a cat sat", corrupted="a dog sat", positions="all", answer=None) == pair
+
+
+@pytest.mark.parametrize(
+    "corrupted",
+    ["1 + 4 = <predict>5</predict>", "1 + 4 =<predict> 5</predict>", "1 + 4 = 5", "1 + 4 =", "1 + 4 = "],
+)
+def test_a_predicted_span_at_the_end(toy, byte_bpe, corrupted):
+    for tokenizer in (toy, byte_bpe):
+        pair = only_pair(tokenizer, clean="1 + 2 = <predict>3</predict>", corrupted=corrupted)
+        assert tokenizer.decode(list(pair.clean)) == "1 + 2 ="
+        assert tokenizer.decode(list(pair.corrupted)) == "1 + 4 ="
+        (target,) = pair.targets
+        assert target.position == len(pair.clean) - 1 and tokenizer.decode(list(target.answers)).strip() == "3"
+
+
+@pytest.mark.parametrize(
+    ("corrupted", "read"),
+    [
+        ("a dog ran to <predict>Sue Lee</predict>", "a dog ran to Sue"),
+        ("a dog ran to Sue Lee", "a dog ran to Sue"),
+        ("a dog ran to", "a dog ran to Mary"),
+    ],
+)
+def test_a_predicted_span_of_several_tokens(toy, corrupted, read):
+    pair = only_pair(
+        toy, clean="a cat ran to <predict>Mary Ann</predict>", corrupted=corrupted, wrong_answer="Mary Sue"
+    )
+    assert judged(toy, pair) == [("a cat ran to", {"Mary"}, set()), ("a cat ran to Mary", {"Ann"}, {"Sue"})]
+    assert text_of(toy, pair.corrupted) == read
+
+
+@pytest.mark.parametrize("corrupted", ["a dog <predict>ran</predict> to the mat", "a dog ran to the mat"])
+def test_text_after_the_span_is_kept_on_both_sides(toy, corrupted):
+    """Elsewhere the span is cut out of the corrupted text and not of the clean one, which shifts all that follows."""
+    pair = only_pair(toy, clean="a cat <predict>sat</predict> on the mat", corrupted=corrupted)
+    assert text_of(toy, pair.clean) == "a cat sat on the mat"
+    assert text_of(toy, pair.corrupted) == "a dog ran to the mat"
+    assert pair.clean_text == "a cat sat on the mat" and pair.corrupted_text == "a dog ran to the mat"
+    assert judged(toy, pair) == [("a cat", {"sat"}, set())]
+
+
+def test_a_span_may_start_the_text_where_a_token_stands_before_it(toy, unigram):
+    pair = only_pair(unigram, clean="<predict>The cat</predict> ran", corrupted="The toy met")
+    assert [target.position for target in pair.targets] == list(range(len(pair.targets)))
+    assert pair.clean[0] == unigram.bos_token_id
+    with pytest.raises(InputError, match="the prompt is empty and this tokenizer puts nothing before it"):
+        only_pair(toy, clean="<predict>a cat</predict> ran", corrupted="a dog ran")
+
+
+@pytest.mark.parametrize("prompt", ["The cat ran to the", "The cat ran to the "])
+@pytest.mark.parametrize("kind", ["byte_bpe", "unigram"])
+def test_the_tokenizer_decides_where_the_space_goes(request, kind, prompt):
+    tokenizer = request.getfixturevalue(kind)
+    pair = only_pair(
+        tokenizer,
+        clean=prompt,
+        corrupted=prompt.replace("cat", "toy"),
+        answer=" "[: 1 - prompt.count("the ")] + "Paris",
+    )
+    assert tokenizer.decode(list(pair.clean), skip_special_tokens=True) == "The cat ran to the"
+    whole = tokenizer("The cat ran to the Paris", add_special_tokens=False)["input_ids"]
+    forced = [target.answers[0] for target in pair.targets]
+    assert whole[-len(forced) :] == forced
+
+
+def test_records_of_all_forms_mix_in_one_batch(toy):
+    records = [
+        CAT,
+        {"clean": "a cat <predict>sat</predict> on", "corrupted": "a dog ran on", "split": "train"},
+        {"clean": "a cat sat", "corrupted": "a dog sat", "positions": "all", "split": "train"},
+        {"clean": "a cat ran to", "corrupted": "a dog ran to", "answer": " Mary Ann", "split": "train"},
+    ]
+    batch = from_records(records, toy).batch("train", range(4), "left")
+    assert batch.row.tolist() == [0, 1, 2, 2, 3, 3]
+    torch.testing.assert_close(batch.weight, torch.tensor([1, 1, 0.5, 0.5, 0.5, 0.5]))
+
+
+def test_keys_that_mean_nothing_are_ignored(toy):
+    assert only_pair(toy, **CAT, id=7, source={"page": [1]}, _note="x") == only_pair(toy, **CAT)
+
+
+# Splits
+
+
+def test_asked_splits_are_honoured(toy):
+    splits = ["test", "val", "train", "validation", "train"]
+    task = from_records([{**each, "split": split} for each, split in zip(records(5), splits, strict=True)], toy)
+    texts = [each["clean"] for each in records(5)]
+    assert [pair.clean_text for pair in task.train] == [texts[2], texts[4]]
+    assert [pair.clean_text for pair in task.validation] == [texts[1], texts[3]]
+    assert [pair.clean_text for pair in task.test] == [texts[0]]
+
+
+def test_otherwise_records_are_dealt_by_proportion_and_seed(toy):
+    def dealt(**options) -> dict[str, list[str]]:
+        task = from_records(records(100), toy, **options)
+        return {split: [pair.clean_text for pair in task.split(split)] for split in SPLITS}
+
+    first = dealt()
+    assert {split: len(texts) for split, texts in first.items()} == {"train": 60, "validation": 20, "test": 20}
+    assert sorted(chain(*first.values())) == sorted(each["clean"] for each in records(100))
+    assert first == dealt() != dealt(seed=1)
+    assert [len(texts) for texts in dealt(proportions=(0.5, 0, 0.5)).values()] == [50, 0, 50]
+    order = [each["clean"] for each in records(100)]
+    assert first["train"] == sorted(first["train"], key=order.index)
+
+
+def test_the_same_prompt_never_stands_in_two_splits(toy):
+    doubled = [
+        {**each, "corrupted": text + each["corrupted"][3:]} for each in records(40) for text in ("a", "on", "to")
+    ]
+    task = from_records(doubled, toy)
+    prompts = [{pair.clean for pair in task.split(split)} for split in SPLITS]
+    assert all(not a & b for a, b in combinations(prompts, 2)) and sum(map(len, prompts)) == 40
+    assert Counter(len(task.split(split)) % 3 for split in SPLITS) == {0: 3}
+
+
+def test_three_records_are_enough_for_three_splits(toy):
+    task = from_records(records(3), toy)
+    assert [len(task.split(split)) for split in SPLITS] == [1, 1, 1]
+
+
+# Loss and metric
+
+
+def test_the_default_metric_is_the_difference_where_there_is_one(toy):
+    contrasted = [{**CAT, "wrong_answer": " rug"}]
+    assert from_records(contrasted, toy).metric == "logit_diff"
+    assert from_records([CAT, *contrasted], toy).metric == "log_prob"
+    own = from_records([CAT], toy, metric=lambda logits, batch: logits[:, 0], loss="cross_entropy")
+    assert callable(own.metric) and own.loss == "cross_entropy"
+    for loss, metric in (("kl", "logit_diff"), ("logit_diff", None)):
+        with pytest.raises(InputError, match='a logit difference needs a "wrong_answer" in every pair'):
+            from_records([CAT, *contrasted], toy, loss=loss, metric=metric)
+
+
+# Files
+
+
+@pytest.mark.parametrize("data", ["{}", "\ufeff{}", "\n{}\r\n\r\n  \n"], ids=["plain", "mark", "blank lines"])
+def test_a_file_gives_what_its_records_give(toy, write, data):
+    path = write(
+        "".join(data.replace("{}", json.dumps(each)) + "\n" for each in records(10)[:1]) + lines(*records(10)[1:])
+    )
+    task, same = from_jsonl(path, toy), from_records(records(10), toy, "pairs")
+    assert task.name == "pairs"
+    assert replace(task, provenance={}) == replace(same, provenance={})
+    assert task.provenance["sha256"] == same.provenance["sha256"]
+
+
+def test_a_file_is_read_again_from_its_provenance(toy, write, tmp_path):
+    path = write(lines(*records(10)))
+    task = from_jsonl(path, toy, seed=5, proportions=(0.4, 0.3, 0.3))
+    provenance = json.loads(json.dumps(task.provenance))
+    again = from_provenance(provenance, toy)
+    assert again == task and isinstance(again, Task)
+    write(lines(*records(11)))
+    with pytest.raises(InputError, match="as the file has changed"):
+        from_provenance(provenance, toy)
+    (tmp_path / "pairs.jsonl").unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        from_provenance(provenance, toy)

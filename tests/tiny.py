@@ -1,0 +1,185 @@
+"""Tiny random models of every supported configuration, and batches of random prompts for them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from edgewise.models import Model, PlainConfig, PlainTransformer, Tokens, load
+
+VOCABULARY = 50
+
+_SPECIAL = {"bos_token_id": 0, "eos_token_id": 0}
+_LLAMA: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    **_SPECIAL,
+}
+
+
+def _gpt2(**changes) -> nn.Module:
+    config = {"vocab_size": VOCABULARY, "n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, **_SPECIAL}
+    return GPT2LMHeadModel(GPT2Config(**(config | changes)))
+
+
+def _llama(kind: Any = LlamaForCausalLM, config: Any = LlamaConfig, **changes) -> nn.Module:
+    return kind(config(**(_LLAMA | {"num_key_value_heads": 2} | changes)))
+
+
+def _neox(**changes) -> nn.Module:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**(_LLAMA | {"rope_parameters": rope} | changes)))
+
+
+def _plain(**changes) -> nn.Module:
+    shape = {"n_positions": 16, "n_layers": 2, "n_heads": 2, "d_model": 24, "d_head": 6, "d_mlp": 20}
+    return PlainTransformer(PlainConfig(VOCABULARY, **(shape | changes)))
+
+
+def _qwen2_window() -> nn.Module:
+    window = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}  # full in layer 0, windowed after it
+    return _llama(Qwen2ForCausalLM, Qwen2Config, **window)
+
+
+def _llama_scaled_rope() -> nn.Module:
+    rope = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 8}
+    return _llama(rope_parameters=rope, max_position_embeddings=32, num_hidden_layers=2)
+
+
+CONFIGURATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gpt2": _gpt2,
+    "gpt2-untied": lambda: _gpt2(tie_word_embeddings=False, n_layer=2),
+    "gpt2-scaled": lambda: _gpt2(scale_attn_by_inverse_layer_idx=True, activation_function="relu"),
+    "llama-mha": lambda: _llama(num_key_value_heads=4, num_hidden_layers=2),
+    "llama-gqa": _llama,
+    "llama-mqa": lambda: _llama(num_key_value_heads=1, tie_word_embeddings=True, num_hidden_layers=2),
+    "llama-biases": lambda: _llama(attention_bias=True, mlp_bias=True),
+    "llama-head-dim": lambda: _llama(head_dim=12, num_hidden_layers=2),
+    "llama-yarn": _llama_scaled_rope,
+    "mistral-window": lambda: _llama(MistralForCausalLM, MistralConfig, sliding_window=4, num_hidden_layers=2),
+    "qwen2": lambda: _llama(Qwen2ForCausalLM, Qwen2Config, tie_word_embeddings=True, num_hidden_layers=2),
+    "qwen2-window": _qwen2_window,
+    "qwen3": lambda: _llama(Qwen3ForCausalLM, Qwen3Config, head_dim=10, num_hidden_layers=2),
+    "neox-parallel": _neox,
+    "neox-sequential": lambda: _neox(use_parallel_residual=False, num_hidden_layers=2),
+    "neox-no-bias": lambda: _neox(attention_bias=False, tie_word_embeddings=True, num_hidden_layers=2),
+    "plain": _plain,
+    "plain-bidirectional": lambda: _plain(causal=False),
+    "plain-norm": lambda: _plain(norm="layer", activation="gelu", d_out=7),
+}
+
+ONE_OF_EACH = ("gpt2", "llama-gqa", "neox-parallel", "plain-bidirectional")
+"""A configuration for each way in which the engine's code goes: layer or RMS or no norm, gate or none, grouped or parallel, causal or not."""
+
+
+def random_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Model:
+    """A tiny model with random weights, biases and norm gains included, so that no term is hidden by being zero or one."""
+    torch.manual_seed(seed)
+    module = CONFIGURATIONS[name]().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            spread, centre = (0.3, 0.0) if parameter.ndim > 1 else (0.5, 0.5)
+            parameter.copy_(torch.randn_like(parameter) * spread + centre)
+    if dtype == torch.float64:
+        _norms_in_double(module)
+    return load(module.to(dtype))
+
+
+@cache
+def tiny(name: str, dtype: torch.dtype = torch.float64) -> Model:
+    """`random_model`, made once for all tests that only read it."""
+    return random_model(name, dtype)
+
+
+def _norms_in_double(module: nn.Module) -> None:
+    """Let RMS norms compute in float64: as written by transformers they round to float32, which would hide errors below 1e-7."""
+    for norm in module.modules():
+        if hasattr(norm, "variance_epsilon"):
+            norm.forward = lambda x, n=norm: n.weight * (x * (x.square().mean(-1, keepdim=True) + n.variance_epsilon).rsqrt())
+
+
+# -------------------------------------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A pair of random prompts, without padding."""
+
+    clean: Int[Tensor, " S"]
+    corrupted: Int[Tensor, " S"]
+    groups: Int[Tensor, " S"]
+    targets: tuple[int, ...]
+    """Tokens whose predictions are judged."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the engine reads of a batch."""
+
+    clean: Tokens
+    corrupted: Tokens
+    row: Int[Tensor, " A"]
+    position: Int[Tensor, " A"]
+    span_id: Int[Tensor, "B S"] | None
+
+
+def draw_prompts(lengths: Sequence[int] = (6, 3, 5), n_groups: int = 2, seed: int = 0) -> list[Prompt]:
+    """Random prompts of these lengths; each has its last token as a target, and those of at least four tokens another one before it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int, n: int) -> Tensor:
+        return torch.randint(high, (n,), generator=generator)
+
+    return [
+        Prompt(draw(VOCABULARY, n), draw(VOCABULARY, n), draw(n_groups, n), (n - 1, n // 2) if n > 3 else (n - 1,)) for n in lengths
+    ]
+
+
+def collate(prompts: Sequence[Prompt], side: Literal["left", "right", "both"] = "right", extra: int = 0) -> Batch:
+    """A batch of these prompts, padded with nonsense (in the ids and in the groups) on a side; `extra` columns more than needed."""
+    width = max(len(p.clean) for p in prompts) + extra
+    spare = [width - len(p.clean) for p in prompts]
+    starts = [{"right": 0, "left": n, "both": n // 2}[side] for n in spare]
+
+    def grid(rows: list[Tensor], padding: int) -> Tensor:
+        out = torch.full((len(prompts), width), padding)
+        for b, row in enumerate(rows):
+            out[b, starts[b] : starts[b] + len(row)] = row
+        return out
+
+    mask = grid([torch.ones_like(p.clean) for p in prompts], 0).bool()
+    return Batch(
+        Tokens(grid([p.clean for p in prompts], 7), mask),
+        Tokens(grid([p.corrupted for p in prompts], 8), mask),
+        torch.tensor([b for b, p in enumerate(prompts) for _ in p.targets]),
+        torch.tensor([starts[b] + t for b, p in enumerate(prompts) for t in p.targets]),
+        grid([p.groups for p in prompts], -9),
+    )
+
+
+@torch.no_grad()
+def own_logits(model: Model, prompts: Sequence[Prompt], which: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "A V"]:
+    """What the user's module itself says at the targets, prompt by prompt and without padding."""
+    return torch.cat([model.module(input_ids=getattr(p, which)[None]).logits[0, list(p.targets)] for p in prompts])
