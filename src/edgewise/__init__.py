@@ -1,1 +1,25 @@
 """edgewise finds circuits in transformers: the few edges between components that carry one behaviour."""
+
+from importlib.metadata import version as _version
+
+from edgewise import tasks as tasks
+from edgewise._errors import InputError as InputError
+from edgewise._load import load_model as load_model
+from edgewise.circuit import Circuit as Circuit
+from edgewise.discovery import EdgePruningConfig as EdgePruningConfig
+from edgewise.discovery import RunOptions as RunOptions
+from edgewise.discovery import Scores as Scores
+from edgewise.discovery import eap as eap
+from edgewise.discovery import edge_pruning as edge_pruning
+from edgewise.discovery import mask_ig as mask_ig
+from edgewise.discovery import random_scores as random_scores
+from edgewise.engine import Ablation as Ablation
+from edgewise.engine import Engine as Engine
+from edgewise.evaluation import Evaluation as Evaluation
+from edgewise.evaluation import evaluate as evaluate
+from edgewise.graph import Graph as Graph
+from edgewise.graph import GraphSpec as GraphSpec
+from edgewise.models import Model as Model
+from edgewise.report import draw as draw
+
+__version__ = _version("edgewise")

@@ -49,3 +49,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder and write to it, so that a run does not find out at its end that it cannot.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    with atomic_path(Path(folder) / ".writable") as temporary:
+        temporary.write_bytes(b"\n")
+    (Path(folder) / ".writable").unlink(missing_ok=True)

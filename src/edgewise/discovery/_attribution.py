@@ -14,17 +14,18 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
+from edgewise.models import Model
 from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
 
 
-def eap(engine: Engine, task: Task, *, split: str = "train", batch_size: int = 32) -> Scores:
+def eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: int = 32) -> Scores:
     """Edge attribution patching: the mask gradient at the full model (Syed, Rager & Conmy 2023, equation 3, sign
     reversed).
 
     To first order, removing edge w → r changes the metric by minus its score: `⟨∂metric/∂x_r, z_w − z̃_w⟩`.
 
     Args:
-        engine: model, graph and ablation.
+        model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained; a logit difference or a log-probability, never KL to the model itself, whose
             gradient is 0 here.
         split: which examples.
@@ -36,11 +37,14 @@ def eap(engine: Engine, task: Task, *, split: str = "train", batch_size: int = 3
     Raises:
         edgewise.InputError: the metric is KL.
     """
+    engine = Engine.of(model)
     scores = _mask_gradient(engine, task, [1.0], [1.0], split, batch_size)
     return Scores(engine.graph, scores, provenance(engine, task, {"name": "eap", "split": split}))
 
 
-def mask_ig(engine: Engine, task: Task, *, points: int = 5, split: str = "train", batch_size: int = 32) -> Scores:
+def mask_ig(
+    model: Model | Engine, task: Task, *, points: int = 5, split: str = "train", batch_size: int = 32
+) -> Scores:
     """Integrated gradients along the masks: the mean of the mask gradient over m = α, all edges at once, by
     Gauss–Legendre quadrature.
 
@@ -48,7 +52,7 @@ def mask_ig(engine: Engine, task: Task, *, points: int = 5, split: str = "train"
     2017, on masks as in Miller, Chughtai & Saunders 2024).
 
     Args:
-        engine: model, graph and ablation.
+        model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained.
         points: quadrature points.
         split: which examples.
@@ -57,6 +61,7 @@ def mask_ig(engine: Engine, task: Task, *, points: int = 5, split: str = "train"
     Returns:
         Scores, the mean over the examples.
     """
+    engine = Engine.of(model)
     nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     scores = _mask_gradient(engine, task, list((nodes + 1) / 2), list(weights / 2), split, batch_size)
     return Scores(engine.graph, scores, provenance(engine, task, {"name": "mask-ig", "points": points, "split": split}))

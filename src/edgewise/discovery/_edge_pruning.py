@@ -24,6 +24,7 @@ from edgewise.discovery._provenance import provenance
 from edgewise.discovery._scores import Scores, edges_at
 from edgewise.discovery._training import NotFiniteError, RunOptions, optimizer_tensors, restore_optimizer, run_steps
 from edgewise.engine import Engine
+from edgewise.models import Model
 from edgewise.tasks import Task, loss_function
 
 _EDGE_NOISE, _NODE_NOISE, _EDGE_START, _NODE_START = 1, 2, 3, 4  # noise streams
@@ -126,7 +127,7 @@ class EdgePruningConfig:
 
 
 def edge_pruning(
-    engine: Engine,
+    model: Model | Engine,
     task: Task,
     config: EdgePruningConfig | None = None,
     *,
@@ -136,7 +137,7 @@ def edge_pruning(
     """Find a circuit by Edge Pruning.
 
     Args:
-        engine: model, graph and ablation.
+        model: the model, or an engine that also says which graph and ablation.
         task: its `train` split is learned from, with its loss.
         config: the settings; ours if None.
         options: checkpoints, progress, logs.
@@ -150,6 +151,7 @@ def edge_pruning(
     """
     config = replace(config or EdgePruningConfig(), **changes)
     options = options or RunOptions()
+    engine = Engine.of(model)
     learner = EdgePruningLearner(engine, task, config)
     settings = {"method": "edge-pruning", **asdict(config), **provenance(engine, task, {})}
     report = run_steps(learner, config.steps, settings, options, "edge pruning")

@@ -1,7 +1,11 @@
 """The engine: run a model under masks on its edges, forwards and backwards."""
 
 from edgewise.engine._ablation import Ablation as Ablation
+from edgewise.engine._check import Check as Check
+from edgewise.engine._check import check as check
+from edgewise.engine._check import require as require
 from edgewise.engine._constants import Prompts as Prompts
 from edgewise.engine._engine import Engine as Engine
+from edgewise.engine._means import mean_writes as mean_writes
 from edgewise.engine._writes import Writes as Writes
 from edgewise.engine._writes import constant_writes as constant_writes

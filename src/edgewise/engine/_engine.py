@@ -12,7 +12,7 @@ from edgewise.engine._constants import Constants, PerExample, Prompts, check_pai
 from edgewise.engine._executor import Executor
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
-from edgewise.engine._reads import centre
+from edgewise.engine._reads import Read, centre
 from edgewise.engine._reference import reference_logits
 from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings
 from edgewise.graph import Graph
@@ -64,7 +64,23 @@ class Engine:
             constants = constant_writes(model.parts, self.graph)
         self.constants = constants
         self._store = PerExample(cache_bytes)
+        self._reads: dict[int, Read] = {}
         self._logits = PerExample(cache_bytes // 4)
+
+    @staticmethod
+    def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
+        """An engine for a model, or the engine itself, where a caller may give either.
+
+        Raises:
+            InputError: an engine was given, but of another graph or ablation than asked for.
+        """
+        if isinstance(model, Model):
+            return Engine(model, graph, ablation)
+        if graph is not None and graph != model.graph:
+            raise InputError(f"engine: its graph is {model.graph.spec}; expected {graph.spec}")
+        if ablation is not None and ablation != model.ablation:
+            raise InputError(f"engine: its ablation is {model.ablation}; expected {ablation}")
+        return model
 
     @torch.no_grad()
     def full(self, batch: Prompts, which: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "A V"]:
@@ -159,6 +175,7 @@ class Engine:
             clean,
             Writes.from_tensors(tuple(x.detach() for x in constants.ablated.tensors()), len(self.model.parts.layers)),
             base,
+            self._reads,
             self.ablation.splits_bias,
         )
         return _Run.apply(executor, targets, masks, *constants.ablated.tensors())  # pyright: ignore[reportReturnType]

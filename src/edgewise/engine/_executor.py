@@ -12,14 +12,15 @@ square.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import BlockPlan, Plan
-from edgewise.engine._reads import Read, Saved, centre, read_backward, read_forward
+from edgewise.engine._plan import LayerPlan, Plan
+from edgewise.engine._reads import Read, Saved, along_input, centre, inverse_rms, read_backward, read_forward
 from edgewise.engine._stack import HeadSlots, Stack
 from edgewise.engine._writes import Writes, make_rotary
 from edgewise.graph import Graph
@@ -35,6 +36,17 @@ class Gradients:
     """Gradients of the ablated values, for values that all tokens share; None if not asked for."""
 
 
+class SavedMlp(NamedTuple):
+    """What the backward needs of an MLP."""
+
+    x: Float[Tensor, "N D"]
+    """Its input, before the norm."""
+    projected: Float[Tensor, "1 N F"]
+    """Its pre-activations, gate first."""
+    scale: Float[Tensor, "1 N"]
+    """The norm's 1 / root mean square."""
+
+
 class Executor:
     """One masked run of a batch: `forward` once, then `backward` at most once."""
 
@@ -48,6 +60,7 @@ class Executor:
         clean: tuple[Float[Tensor, "N D"], ...],
         ablated: Writes,
         base: list[Float[Tensor, "M D"]],
+        reads: dict[int, Read],
         head_bias: bool = False,
     ) -> None:
         """Set up a run.
@@ -61,77 +74,91 @@ class Executor:
             clean: the embedding terms of the packed tokens.
             ablated: what removed edges carry, per packed token or the same for all.
             base: for each block, what its readers get with all edges ablated; centred where norms are layer norms.
+            reads: projections by block, filled as they are made, so that later runs need not make them again.
             head_bias: each head carries a share of b_O (see `Ablation.bias`).
         """
         self.parts, self.graph, self.packing, self.plan, self.masks = parts, graph, packing, plan, masks
-        self.clean, self.ablated, self.base, self.head_bias = clean, ablated, base, head_bias
+        self.clean, self.ablated, self.base, self.reads, self.head_bias = clean, ablated, base, reads, head_bias
         self.centred = parts.final_norm.kind == "layer"
-        self.saved: dict[int, Saved] = {}
+        self.saved: list[tuple[Saved, SavedMlp | None]] = []
         self.rotary = make_rotary(parts, packing)
         self.real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
 
     # ------------------------------------------------------------------------------------------------------------------
     # forward
 
+    # ------------------------------------------------------------------------------------------------------- forward
+
     @torch.no_grad()
     def forward(self, targets: Int[Tensor, " A"]) -> Float[Tensor, "A D"]:
         """Run the circuits; the input of the final norm at the target tokens (packed indices)."""
         plan = self.plan
         self.stack = Stack(len(plan.writers), self.packing.n_tokens, self.parts.d_model, self.masks)
-        for slot in range(plan.n_live_embeddings):
-            writer = int(plan.writers[slot])
-            self._write(slice(slot, slot + 1), self.clean[writer] - self.ablated.embeds[writer])
-        for index, layer in enumerate(self.parts.layers):
-            attention, mlp = plan.blocks[2 * index], plan.blocks[2 * index + 1]
-            if (
-                self.parts.parallel
-            ):  # the MLP's input does not hold its own layer's heads, so it can be read before they are written
-                written = self._mlp_output(mlp, layer)
-                self._run_attention(attention, layer)
-            else:
-                self._run_attention(attention, layer)
-                written = self._mlp_output(mlp, layer)
-            if written is not None:
-                self._write(mlp.slots, written - self.ablated.mlps[index])
+        for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
+            self._write(slot, self.clean[writer] - self.ablated.embeds[writer])
+        for layer_plan, layer in zip(plan.layers, self.parts.layers, strict=True):
+            base = self.base[2 * layer_plan.layer]
+            reads = self._attention_read(layer_plan)
+            saved, rider = read_forward(reads, layer_plan, self.packing, self.stack, base)
+            x = self._mlp_input(layer_plan, rider) if self.parts.parallel else None
+            self._write_heads(layer_plan, layer, saved)
+            if x is None:
+                x = self._mlp_input(layer_plan, rider)
+            saved_mlp = None
+            if layer_plan.mlp_slot is not None:
+                written, saved_mlp = self._run_mlp(layer_plan, layer, x)
+                self._write(layer_plan.mlp_slot, written - self.ablated.mlps[layer_plan.layer])
+            self.saved.append((saved, saved_mlp))
         return self._logits_input(targets)
 
-    def _run_attention(self, plan: BlockPlan, layer: Layer) -> None:
+    def _write_heads(self, plan: LayerPlan, layer: Layer, saved: Saved) -> None:
         if not len(plan.heads):
             return
-        index = plan.block.layer
-        self.saved[2 * index] = saved = self._read(plan, self._attention_read(plan, layer))
         mixed = layer.attention.mix(*self._unpacked(plan, saved.projected), self.rotary, self.real)
-        ablated = self.ablated.heads[index][:, plan.heads] if self.plan.skips else self.ablated.heads[index]
-        difference = self.packing.pack(mixed) - ablated  # (N, h, v)
+        ablated = self.ablated.heads[plan.layer]
+        difference = self.packing.pack(mixed) - (ablated[:, plan.heads] if self.plan.skips else ablated)  # (N, h, v)
         self.stack.write_heads(self._head_slots(plan, layer), difference.transpose(0, 1), self._bias_share(layer))
 
-    def _mlp_output(self, plan: BlockPlan, layer: Layer) -> Float[Tensor, "N D"] | None:
-        if not len(plan.heads):
-            return None
-        self.saved[2 * plan.block.layer + 1] = saved = self._read(plan, Read.of_mlp(layer.mlp, self.masks.dtype))
-        hidden = layer.mlp.hidden(*_pre_activations(layer, saved.projected[0]))
+    def _mlp_input(self, plan: LayerPlan, rider: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """The MLP's input: what it got riding along with the attention readers, and its own layer's heads."""
+        if plan.mlp_slot is None:
+            return rider
+        attention_base, base = self.base[2 * plan.layer], self.base[2 * plan.layer + 1]
+        base = base.expand(self.packing.n_tokens, -1).to(rider.dtype)
+        x = torch.empty_like(rider)
+        for start, stop, row in self.packing.segments:
+            tokens, kind = slice(start, stop), plan.mlp_kind(row)
+            if kind == "mix":
+                x[tokens] = rider[tokens] + (base - attention_base)[tokens]
+                if plan.own.shape[1]:
+                    x[tokens] += torch.einsum("h,hnd->nd", plan.own[row], self.stack.values[plan.head_slots, tokens])
+            else:
+                x[tokens] = base[tokens] + self.stack.total[tokens] if kind == "ones" else base[tokens]
+        return x
+
+    def _run_mlp(self, plan: LayerPlan, layer: Layer, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N D"], SavedMlp]:
+        read = self._mlp_read(plan)
+        scale = inverse_rms(read.norm, x[None])
+        projected = read.project(x[None]).mul_(scale[..., None])  # (1, N, F)
+        if read.bias is not None:
+            projected += read.bias[:, None]
+        hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
         down, bias = layer.mlp.down.to(hidden.dtype), layer.mlp.down_bias
-        return hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
+        written = hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
+        return written, SavedMlp(x, projected, scale)
 
-    def _write(self, slots: slice, difference: Float[Tensor, "N D"]) -> None:
+    def _write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         difference = difference.to(self.masks.dtype)
-        self.stack.write(slots, (centre(difference) if self.centred else difference)[None])
-
-    def _read(self, plan: BlockPlan, read: Read) -> Saved:
-        return read_forward(read, plan, self.packing, self.stack, self.base[self._block_index(plan)])
+        self.stack.write(slot, centre(difference) if self.centred else difference)
 
     def _logits_input(self, targets: Int[Tensor, " A"]) -> Float[Tensor, "A D"]:
-        plan, base = self.plan.blocks[-1], self.base[-1]
-        edges = self.masks[:, plan.block.edges]
-        mask = (edges[:, self.plan.writers.to(edges.device)] if self.plan.skips else edges)[
-            self.packing.rows()[targets]
-        ]
+        base, edges = self.base[-1], self.masks[:, self.graph.blocks[-1].edges]
+        mask = (edges[:, self.plan.writers] if self.plan.skips else edges)[self.packing.rows()[targets]]
         self.targets, self.target_mask = targets, mask  # (A, w)
         x = (base if len(base) == 1 else base[targets]).to(mask.dtype)
-        return x + torch.einsum("aw,wad->ad", mask, self.stack.at(plan.n_writers, targets))
+        return x + torch.einsum("aw,wad->ad", mask, self.stack.at(targets))
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # backward
+    # ------------------------------------------------------------------------------------------------------ backward
 
     @torch.no_grad()
     def backward(self, gradient: Float[Tensor, "A D"], ablated: bool = False) -> Gradients:
@@ -142,107 +169,122 @@ class Executor:
             ablated: whether gradients of the ablated values are wanted.
         """
         self.gradients = torch.zeros_like(self.masks)
-        stack, packing = self.stack, self.packing
-        stack.start_backward()
-        self.passed = gradient.new_zeros(packing.n_tokens, self.parts.d_model) if ablated else None  # Σ_r g_r so far
-        embeds, heads, mlps = [], [], []
+        self.stack.start_backward()
+        # Σ_r g_r over the readers walked so far: ∂loss/∂z̃_w is this minus ∂loss/∂Δ_w.
+        self.passed = gradient.new_zeros(self.packing.n_tokens, self.parts.d_model) if ablated else None
+        heads, mlps = [], []
         self._logits_backward(gradient)
-        for index in reversed(range(len(self.parts.layers))):
-            layer = self.parts.layers[index]
-            attention, mlp = self.plan.blocks[2 * index], self.plan.blocks[2 * index + 1]
-            if ablated:
-                mlps.append(self._ablated_gradient(mlp.slots).sum(0))
-            if (
-                self.parts.parallel
-            ):  # the MLP does not read its own layer's heads: they are complete before it is walked
-                mixed = self._heads_gradient(attention, layer, heads)
-                self._mlp_backward(mlp, layer)
-            else:
-                self._mlp_backward(mlp, layer)
-                mixed = self._heads_gradient(attention, layer, heads)
-            self._attention_backward(attention, layer, mixed)
+        for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
+            saved, saved_mlp = self.saved.pop()
+            if self.passed is not None:
+                mlps.append(self._ablated_gradient(slice(plan.mlp_slot, plan.head_slots.stop + 1))[0])
+            # In a parallel block the MLP does not read its own layer's heads: they are complete before it is walked.
+            early = self._heads_gradient(plan, layer, heads) if self.parts.parallel else None
+            mlp_gradient = None if saved_mlp is None else self._mlp_backward(plan, layer, saved_mlp)
+            mixed = early if self.parts.parallel else self._heads_gradient(plan, layer, heads)
+            self._attention_backward(plan, layer, saved, mixed, mlp_gradient)
         if not ablated:
             return Gradients(self.gradients, None)
-        for slot in range(self.plan.n_live_embeddings):
-            embeds.append(self._ablated_gradient(slice(slot, slot + 1)).sum(0))
+        embeds = [self._ablated_gradient(slice(slot, slot + 1))[0] for slot in range(self.plan.n_live_embeddings)]
         return Gradients(self.gradients, Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1])))
 
     def _logits_backward(self, gradient: Float[Tensor, "A D"]) -> None:
-        plan = self.plan.blocks[-1]
-        differences = self.stack.at(plan.n_writers, self.targets)
-        per_target = torch.einsum("ad,wad->aw", gradient, differences)
-        rows = self.packing.rows()[self.targets]
-        block = self.gradients[:, plan.block.edges]
-        columns = self.plan.writers.to(block.device)
-        block.index_put_((rows[:, None], columns[None]), per_target, accumulate=True)
+        per_target = torch.einsum("ad,wad->aw", gradient, self.stack.at(self.targets))
+        rows, block = self.packing.rows()[self.targets], self.gradients[:, self.graph.blocks[-1].edges]
+        block.index_put_((rows[:, None], self.plan.writers[None]), per_target, accumulate=True)
         self.stack.add_gradient_at(self.target_mask.T[..., None] * gradient, self.targets)
         if self.passed is not None:
             self.passed.index_add_(0, self.targets, gradient)
 
-    def _mlp_backward(self, plan: BlockPlan, layer: Layer) -> None:
-        if not len(plan.heads):
-            return
-        written = self.stack.gradient(plan.slots)[0]  # (N, D)
-        if self.centred:
-            written = centre(written)
-        saved = self.saved.pop(2 * plan.block.layer + 1)
+    def _mlp_backward(self, plan: LayerPlan, layer: Layer, saved: SavedMlp) -> Float[Tensor, "N D"]:
+        """∂loss/∂(the MLP's input), carried on to its own layer's heads; earlier writers get it later."""
+        assert plan.mlp_slot is not None
+        written = self.stack.gradient(plan.mlp_slot)  # (N, D)
+        written = centre(written) if self.centred else written
         with torch.enable_grad():  # only the activation function is differentiated by autograd
             projected = saved.projected.requires_grad_()
             hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
-        (gradient,) = torch.autograd.grad(hidden, projected, written @ layer.mlp.down.to(written.dtype).T)
-        self._read_backward(plan, Read.of_mlp(layer.mlp, self.masks.dtype), saved, gradient)
+        (g_y,) = torch.autograd.grad(hidden, projected, written @ layer.mlp.down.to(written.dtype).T)
+        read = self._mlp_read(plan)
+        along = along_input(read, g_y, saved.projected.detach(), saved.scale, self.parts.d_model)
+        g_x = read.project_back(g_y * saved.scale[..., None])[0].addcmul_(saved.x, along[0, :, None])
+        own = self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
+        for start, stop, row in self.packing.segments:
+            tokens, kind = slice(start, stop), plan.mlp_kind(row)
+            if plan.own.shape[1] and (kind == "mix" or self.plan.all_edges):
+                values = self.stack.values[plan.head_slots, tokens]
+                own[row, plan.heads] += torch.einsum("nd,hnd->h", g_x[tokens], values)
+            if kind == "mix" and plan.own.shape[1]:
+                self.stack.gradients[plan.head_slots, tokens] += plan.own[row][:, None, None] * g_x[tokens]
+            elif kind == "ones":
+                self.stack.shared[tokens] += g_x[tokens]
+        if self.passed is not None:
+            self.passed += g_x
+        return g_x
 
-    def _heads_gradient(self, plan: BlockPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
+    def _heads_gradient(self, plan: LayerPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
         if self.passed is not None:
             output = layer.attention.output.to(self.masks.dtype)
-            ablated.append(torch.einsum("hnd,hvd->nhv", self._ablated_gradient(plan.slots), output))
+            ablated.append(torch.einsum("hnd,hvd->nhv", self._ablated_gradient(plan.head_slots), output))
         return self.stack.gradient_heads(self._head_slots(plan, layer)) if len(plan.heads) else None
 
-    def _attention_backward(self, plan: BlockPlan, layer: Layer, mixed_gradient: Tensor | None) -> None:
-        if mixed_gradient is None:
-            return
-        saved = self.saved.pop(2 * plan.block.layer)
-        with torch.enable_grad():  # rotary, query and key norms and the softmax are differentiated by autograd
-            projected = saved.projected.requires_grad_()
-            mixed = layer.attention.mix(*self._unpacked(plan, projected), self.rotary, self.real)
-        (gradient,) = torch.autograd.grad(mixed, projected, self.packing.unpack(mixed_gradient.transpose(0, 1)))
-        self._read_backward(plan, self._attention_read(plan, layer), saved, gradient)
-
-    def _read_backward(self, plan: BlockPlan, read: Read, saved: Saved, gradient: Float[Tensor, "n N k"]) -> None:
-        base = self.base[self._block_index(plan)]
+    def _attention_backward(
+        self, plan: LayerPlan, layer: Layer, saved: Saved, mixed_gradient: Tensor | None, mlp_gradient: Tensor | None
+    ) -> None:
+        gradient = torch.zeros_like(saved.projected)
+        if mixed_gradient is not None:
+            with torch.enable_grad():  # rotary, query and key norms and the softmax are differentiated by autograd
+                projected = saved.projected.requires_grad_()
+                mixed = layer.attention.mix(*self._unpacked(plan, projected), self.rotary, self.real)
+            grid = self.packing.unpack(mixed_gradient.transpose(0, 1))
+            (gradient,) = torch.autograd.grad(mixed, projected, grid)
+            saved = saved._replace(projected=saved.projected.detach())
+        read, base = self._attention_read(plan), self.base[2 * plan.layer]
         masks = read_backward(
-            read, plan, self.packing, self.stack, base, saved, gradient, self.plan.all_edges, self.passed
+            read,
+            plan,
+            self.packing,
+            self.stack,
+            base,
+            saved,
+            gradient,
+            mlp_gradient,
+            self.plan.all_edges,
+            self.passed,
         )
-        block = self.gradients[:, plan.block.edges].view(
-            len(self.gradients), plan.block.n_readers, plan.block.n_writers
-        )
-        if self.plan.skips:
-            columns = self.plan.writers[: plan.n_writers].to(block.device)
-            block[:, plan.live.to(block.device)[:, None], columns[None]] = masks
-        else:
-            block.copy_(masks)
+        n_before, columns = plan.attention.n_writers, self.plan.writers[: plan.n_writers]
+        table = self.gradients[:, plan.attention.edges].view(len(masks), plan.attention.n_readers, n_before)
+        table[:, plan.readers[:, None], columns] = masks[:, : len(plan.readers)]
+        if mlp_gradient is not None:
+            self.gradients[:, plan.mlp.edges][:, columns] = masks[:, -1]
 
-    def _ablated_gradient(self, slots: slice) -> Float[Tensor, "n N D"]:
-        """∂loss/∂z̃_w = Σ_r g_r − Σ_r m_rw g_r over the readers after w."""
+    def _ablated_gradient(self, slots: slice) -> Float[Tensor, "n 1 D"]:
+        """∂loss/∂z̃_w = Σ_r g_r − Σ_r m_rw g_r over the readers after w, summed over the tokens, which share z̃_w."""
         assert self.passed is not None
         gradient = (self.passed - self.stack.gradient(slots)).sum(1, keepdim=True)
         return centre(gradient) if self.centred else gradient
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # helpers
+    # ------------------------------------------------------------------------------------------------------- helpers
 
-    def _block_index(self, plan: BlockPlan) -> int:
-        return 2 * plan.block.layer + (plan.block.kind == "mlp")
+    def _attention_read(self, plan: LayerPlan) -> Read:
+        """The running attention readers' projections."""
+        key = 2 * plan.layer
+        if key not in self.reads:
+            repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
+            self.reads[key] = Read.of_attention(self.parts.layers[plan.layer].attention, repeats, self.masks.dtype)
+        full = len(plan.readers) == plan.attention.n_readers
+        return self.reads[key] if full else self.reads[key].take(plan.readers)
 
-    def _attention_read(self, plan: BlockPlan, layer: Layer) -> Read:
-        repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
-        heads, keys = (plan.heads, plan.keys) if self.plan.skips else (None, None)
-        return Read.of_attention(layer.attention, repeats, heads, keys, self.masks.dtype)
+    def _mlp_read(self, plan: LayerPlan) -> Read:
+        key = 2 * plan.layer + 1
+        if key not in self.reads:
+            self.reads[key] = Read.of_mlp(self.parts.layers[plan.layer].mlp, self.masks.dtype)
+        return self.reads[key]
 
-    def _head_slots(self, plan: BlockPlan, layer: Layer) -> HeadSlots:
+    def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output[plan.heads] if self.plan.skips else layer.attention.output
         output = output.to(self.masks.dtype)
-        return HeadSlots(plan.slots, centre(output) if self.centred else output)
+        return HeadSlots(plan.head_slots, centre(output) if self.centred else output)
 
     def _bias_share(self, layer: Layer) -> Float[Tensor, " D"] | None:
         bias = layer.attention.output_bias
@@ -251,7 +293,7 @@ class Executor:
         share = bias.to(self.masks.dtype) / self.parts.n_heads
         return centre(share) if self.centred else share
 
-    def _unpacked(self, plan: BlockPlan, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
+    def _unpacked(self, plan: LayerPlan, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, keys and values repeated to the running query heads."""
         sizes = [len(plan.heads), len(plan.keys), len(plan.keys)]
         query, key, value = (self.packing.unpack(x.transpose(0, 1)) for x in projected.split(sizes))

@@ -7,60 +7,71 @@
 * Only fractional masks have a gradient that anything uses: a clamped or saturated mask passes none on (hard concrete,
   Louizos et al. 2018; a sigmoid at exactly 0 or 1). Where the gradient of every edge is wanted, as for attribution,
   nothing is skipped.
+* A layer's MLP reads nearly what its attention reads, so it rides along: its sum over the writers before the layer is
+  one more row of the attention readers' matrix product, and only its own layer's heads are added afterwards.
 """
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise.graph import Block, Graph
 
 Kind = Literal["mix", "ones", "zeros"]
+"""How readers get their input: each its own mixture, all the plain residual stream, or all the ablated one."""
 
 
 class Rows(NamedTuple):
-    """Readers of one block that get their input in the same way."""
+    """Readers of one layer that get their input in the same way."""
 
     kind: Kind
     readers: Int[Tensor, " n"]
-    """Which of the block's live readers."""
-    mask: Float[Tensor, "n w"] | None
-    """Their masks over the live writers before them; only for `mix`."""
+    """Which of the layer's running attention readers."""
+    mask: Float[Tensor, "m w"] | None
+    """Their masks over the live writers before the layer, the MLP's last if it rides along; only for `mix`."""
+    rider: bool
+    """Whether the layer's MLP is among them."""
 
 
 @dataclass(frozen=True)
-class BlockPlan:
-    """What to run of one block."""
+class LayerPlan:
+    """What to run of one layer."""
 
-    block: Block
-    live: Int[Tensor, " n"]
-    """Readers of the block that run, counted within the block."""
+    layer: int
+    attention: Block
+    mlp: Block
     n_writers: int
-    """How many live writers the block sees: a prefix of all live ones."""
+    """How many live writers stand before the layer."""
+    heads: Int[Tensor, " h"]
+    """The query heads that run."""
+    keys: Int[Tensor, " j"]
+    """The key and value heads that run."""
+    key_of_head: Int[Tensor, " h"]
+    """For each running query head, which of the running key heads it uses."""
+    readers: Int[Tensor, " n"]
+    """The attention readers that run, counted within their block: queries, keys, values."""
     rows: tuple[tuple[Rows, ...], ...]
     """For each row of masks, its kinds of reader."""
-    heads: Int[Tensor, " h"]
-    """Attention: the query heads that run. MLP: one entry if it runs, none if not."""
-    keys: Int[Tensor, " j"]
-    """Attention: the key and value heads that run."""
-    key_of_head: Int[Tensor, " h"]
-    """Attention: for each running query head, which of the running key heads it uses."""
-    slots: slice
-    """Where the block's component writes among the live writers."""
+    own: Float[Tensor, "CP h"]
+    """The MLP's masks over its own layer's running heads; no columns in a parallel block."""
+    head_slots: slice
+    """Where the heads write among the live writers."""
+    mlp_slot: int | None
+    """Where the MLP writes; None if it does not run."""
 
-    def shares(self, kind: str) -> bool:
-        """Whether some readers are of this kind."""
-        return any(rows.kind == kind for row in self.rows for rows in row)
+    def mlp_kind(self, row: int) -> Kind:
+        """How the MLP gets its input under a row of masks."""
+        return next(rows.kind for rows in self.rows[row] if rows.rider)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run of all blocks."""
+    """What to run of the whole model."""
 
-    blocks: tuple[BlockPlan, ...]
+    layers: tuple[LayerPlan, ...]
     writers: Int[Tensor, " w"]
     """The live writers, in order."""
     n_live_embeddings: int
@@ -88,64 +99,78 @@ def make_plan(
     if skip:
         kept = graph.prune((host != 0).any(0), ablation)
         host = host * kept
-        carried = torch.zeros(graph.n_writers, dtype=torch.bool)
-        carried[graph.edge_writer[kept].long()] = True
+        live = torch.zeros(graph.n_writers, dtype=torch.bool)
+        live[graph.edge_writer[kept].long()] = True
     else:
-        carried = torch.ones(graph.n_writers, dtype=torch.bool)
-    writers = carried.nonzero()[:, 0]
-    before = torch.cat([torch.zeros(1, dtype=torch.long), carried.cumsum(0)])  # live writers before each writer
-    blocks = tuple(
-        _plan_block(graph, block, host, carried, writers, before, share, masks.device) for block in graph.blocks
+        live = torch.ones(graph.n_writers, dtype=torch.bool)
+    layers = tuple(_plan_layer(graph, layer, host, live, share, masks.device) for layer in range(graph.spec.n_layers))
+    n_embeddings = int(live[: graph.n_embeddings].sum())
+    return Plan(layers, live.nonzero()[:, 0].to(masks.device), n_embeddings, skip, all_edges)
+
+
+def _plan_layer(
+    graph: Graph, layer: int, masks: Tensor, live: Bool[Tensor, " W"], share: bool, device: torch.device
+) -> LayerPlan:
+    attention, mlp = graph.blocks[2 * layer], graph.blocks[2 * layer + 1]
+    own, n_keys = graph.writers_of(attention), graph.n_kv_readers
+    heads = live[own].nonzero()[:, 0]
+    runs = bool(live[graph.writers_of(mlp)].any())
+    keys, key_of_head = torch.unique(heads // (graph.spec.n_heads // n_keys), return_inverse=True)
+    readers = torch.cat([heads, graph.spec.n_heads + keys, graph.spec.n_heads + n_keys + keys])
+    n_writers = int(live[: own.start].sum())
+
+    before = live[: attention.n_writers].nonzero()[:, 0]
+    table = masks[:, attention.edges].view(len(masks), attention.n_readers, attention.n_writers)
+    table = table[:, readers][:, :, before]  # (rows, live readers, live writers)
+    mlp_masks = masks[:, mlp.edges]
+    rider, own_masks = (
+        mlp_masks[:, before],
+        mlp_masks[:, own][:, heads] if not graph.spec.parallel else mlp_masks[:, :0],
     )
-    return Plan(blocks, writers, int(before[graph.n_embeddings]), skip, all_edges)
+    rows = tuple(
+        _split(table[row], rider[row] if runs else None, own_masks[row], share, device) for row in range(len(masks))
+    )
+    return LayerPlan(
+        layer,
+        attention,
+        mlp,
+        n_writers,
+        heads.to(device),
+        keys.to(device),
+        key_of_head.to(device),
+        readers.to(device),
+        rows,
+        own_masks.contiguous().to(device),
+        slice(n_writers, n_writers + len(heads)),
+        n_writers + len(heads) if runs else None,
+    )
 
 
-def _plan_block(
-    graph: Graph,
-    block: Block,
-    masks: Tensor,
-    carried: Tensor,
-    writers: Tensor,
-    before: Tensor,
+def _split(
+    masks: Float[Tensor, "n w"],
+    rider: Float[Tensor, " w"] | None,
+    own: Float[Tensor, " h"],
     share: bool,
     device: torch.device,
-) -> BlockPlan:
-    heads, keys, key_of_head, slots = (
-        torch.zeros(0, dtype=torch.long),
-        torch.zeros(0, dtype=torch.long),
-        torch.zeros(0),
-        slice(0, 0),
-    )
-    if block.kind == "logits":
-        live = torch.zeros(1, dtype=torch.long)
-    else:
-        own = graph.writers_of(block)
-        heads = carried[own].nonzero()[:, 0]
-        slots = slice(int(before[own.start]), int(before[own.stop]))
-        live = heads
-        if block.kind == "attention":
-            group = graph.spec.n_heads // graph.n_kv_readers
-            keys, key_of_head = torch.unique(heads // group, return_inverse=True)
-            first_key, first_value = graph.spec.n_heads, graph.spec.n_heads + graph.n_kv_readers
-            live = torch.cat([heads, first_key + keys, first_value + keys])
-    n_writers = int(before[block.n_writers])
-    # (rows, live readers, live writers)
-    own_masks = masks[:, block.edges].view(len(masks), block.n_readers, block.n_writers)[:, live][
-        :, :, writers[:n_writers]
-    ]
-    rows = tuple(tuple(_split(row, share, device)) for row in own_masks)
-    return BlockPlan(block, live, n_writers, rows, heads.to(device), keys.to(device), key_of_head.to(device), slots)
-
-
-def _split(masks: Float[Tensor, "n w"], share: bool, device: torch.device) -> list[Rows]:
+) -> tuple[Rows, ...]:
+    """Sort a layer's readers, and its MLP if it runs, by how they get their input."""
     zeros = (masks == 0).all(1) & (share or masks.shape[1] == 0)
     ones = (masks == 1).all(1) & ~zeros & share
+    rides = None if rider is None else _kind(torch.cat([rider, own]), share)
     split = []
     kinds: tuple[tuple[Kind, Tensor], ...] = (("mix", ~(ones | zeros)), ("ones", ones), ("zeros", zeros))
     for kind, chosen in kinds:
         readers = chosen.nonzero()[:, 0]
-        if len(readers):
-            split.append(
-                Rows(kind, readers.to(device), masks[readers].contiguous().to(device) if kind == "mix" else None)
-            )
-    return split
+        if len(readers) or kind == rides:
+            table = masks[readers]
+            if rider is not None and kind == rides:
+                table = torch.cat([table, rider[None]])
+            mask = table.contiguous().to(device) if kind == "mix" else None
+            split.append(Rows(kind, readers.to(device), mask, kind == rides))
+    return tuple(split)
+
+
+def _kind(masks: Float[Tensor, " w"], share: bool) -> Kind:
+    if not share:
+        return "mix"
+    return "zeros" if bool((masks == 0).all()) else "ones" if bool((masks == 1).all()) else "mix"

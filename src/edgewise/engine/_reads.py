@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import BlockPlan, Rows
+from edgewise.engine._plan import LayerPlan, Rows
 from edgewise.engine._stack import Stack
 from edgewise.models import Attention, Mlp, Norm
 
@@ -18,39 +18,57 @@ docs/performance.md)."""
 
 
 class Read(NamedTuple):
-    """A block's running readers: one projection each, with the norm's gain and bias folded in."""
+    """A block's readers: one projection each, whose output is those of `weights` side by side."""
 
     norm: Norm
-    weight: Float[Tensor, "n D k"]
+    weights: tuple[Float[Tensor, "n D k"], ...]
+    """Attention: one, with the norm's gain folded in. MLP: views of the user's own matrices, gate first."""
     bias: Float[Tensor, "n k"] | None
+    """Of the projection, with the norm's bias carried through it."""
+    gain: Float[Tensor, " D"] | None
+    """The norm's gain if it is not folded in: for one reader, scaling the input is cheaper than copying the matrix."""
 
     @staticmethod
-    def of_attention(
-        attention: Attention,
-        repeats: int,
-        heads: Int[Tensor, " h"] | None,
-        keys: Int[Tensor, " j"] | None,
-        dtype: torch.dtype,
-    ) -> "Read":
-        """Queries, keys and values of the running heads (None: all), keys and values given `repeats` times each."""
+    def of_attention(attention: Attention, repeats: int, dtype: torch.dtype) -> "Read":
+        """Queries, keys and values, keys and values given `repeats` times each."""
         projections = [attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)]
-        chosen = [heads, keys, keys]
-        weight = [p.weight if i is None else p.weight[i] for p, i in zip(projections, chosen, strict=True)]
-        bias = [p.bias if p.bias is None or i is None else p.bias[i] for p, i in zip(projections, chosen, strict=True)]
-        biases = [b for b in bias if b is not None]  # all three have one, or none has
-        return _folded(attention.norm, torch.cat(weight), torch.cat(biases) if biases else None, dtype)
+        weight = torch.cat([p.weight for p in projections]).to(dtype)
+        biases = [p.bias for p in projections if p.bias is not None]  # all three have one, or none has
+        bias = _bias(attention.norm, (weight,), torch.cat(biases) if biases else None)
+        if attention.norm.gain is not None:
+            weight *= attention.norm.gain.to(dtype)[:, None]
+        return Read(attention.norm, (weight,), bias, None)
 
     @staticmethod
     def of_mlp(mlp: Mlp, dtype: torch.dtype) -> "Read":
-        """One reader, whose projection is the gate's and the up matrix side by side."""
-        if mlp.gate is None:
-            return _folded(mlp.norm, mlp.up[None], None if mlp.up_bias is None else mlp.up_bias[None], dtype)
-        bias = None if mlp.up_bias is None or mlp.gate_bias is None else torch.cat([mlp.gate_bias, mlp.up_bias])[None]
-        return _folded(mlp.norm, torch.cat([mlp.gate, mlp.up], 1)[None], bias, dtype)
+        """One reader, whose projection is the gate's and the up matrix."""
+        matrices = [(mlp.up, mlp.up_bias)] if mlp.gate is None else [(mlp.gate, mlp.gate_bias), (mlp.up, mlp.up_bias)]
+        weights = tuple(weight.to(dtype)[None] for weight, _ in matrices)
+        biases = [bias for _, bias in matrices if bias is not None]
+        bias = _bias(mlp.norm, weights, torch.cat(biases)[None] if biases else None)
+        return Read(mlp.norm, weights, bias, None if mlp.norm.gain is None else mlp.norm.gain.to(dtype))
+
+    def take(self, readers: Int[Tensor, " m"] | slice) -> "Read":
+        """Some of the readers."""
+        bias = None if self.bias is None else self.bias[readers]
+        return Read(self.norm, tuple(weight[readers] for weight in self.weights), bias, self.gain)
+
+    def project(self, x: Float[Tensor, "m T D"]) -> Float[Tensor, "n T k"]:
+        """The projections of the readers' inputs, or of one shared input, before norm and bias."""
+        x = x if self.gain is None else x * self.gain
+        outputs = [torch.matmul(x, weight) for weight in self.weights]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+
+    def project_back(self, gradient: Float[Tensor, "n T k"]) -> Float[Tensor, "n T D"]:
+        """The transpose of `project`."""
+        widths = [weight.shape[-1] for weight in self.weights]
+        parts = zip(self.weights, gradient.split(widths, -1), strict=True)
+        total = torch.stack([torch.matmul(part, weight.transpose(1, 2)) for weight, part in parts]).sum(0)
+        return total if self.gain is None else total.mul_(self.gain)
 
 
 class Saved(NamedTuple):
-    """What the backward needs of a block."""
+    """What the backward needs of a layer's attention readers."""
 
     projected: Float[Tensor, "n N k"]
     scale: Float[Tensor, "n N"]
@@ -59,14 +77,13 @@ class Saved(NamedTuple):
     """The input of readers whose masks are all 1."""
 
 
-def _folded(norm: Norm, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Read:
-    weight = weight.to(dtype)
-    if norm.bias is not None:
-        from_norm = norm.bias.to(dtype) @ weight  # (n, k)
-        bias = from_norm if bias is None else bias + from_norm
-    if norm.gain is not None:
-        weight = weight * norm.gain.to(dtype)[:, None]
-    return Read(norm, weight, None if bias is None else bias.to(dtype))
+def _bias(norm: Norm, weights: tuple[Tensor, ...], bias: Tensor | None) -> Tensor | None:
+    dtype = weights[0].dtype
+    bias = None if bias is None else bias.to(dtype)
+    if norm.bias is None:
+        return bias
+    carried = torch.cat([norm.bias.to(dtype) @ weight for weight in weights], -1)  # (n, k)
+    return carried if bias is None else carried + bias
 
 
 def centre(x: Tensor) -> Tensor:
@@ -74,47 +91,72 @@ def centre(x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True)
 
 
-def read_forward(read: Read, plan: BlockPlan, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]) -> Saved:
-    """Project every running reader's input.
+def inverse_rms(norm: Norm, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
+    """1 / root mean square, as the norm has it; 1 for no norm."""
+    if norm.kind == "none":
+        return x.new_ones(x.shape[:-1])
+    mean_square = torch.linalg.vector_norm(x, dim=-1).square_().div_(x.shape[-1])
+    return mean_square.add_(norm.eps).rsqrt_()
+
+
+def along_input(read: Read, g_y: Tensor, y: Tensor, inverse: Tensor, d_model: int) -> Float[Tensor, "n T"]:
+    """The coefficient of x in ∂loss/∂x: `−⟨g_y, y⟩ / (D rms²)` for y = (x W) / rms; 0 without a norm."""
+    if read.norm.kind == "none":
+        return torch.zeros_like(inverse)
+    y = y if read.bias is None else y - read.bias[:, None]
+    return torch.linalg.vecdot(g_y, y).mul_(inverse.square()).div_(-d_model)
+
+
+def read_forward(
+    read: Read, plan: LayerPlan, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]
+) -> tuple[Saved, Float[Tensor, "N D"]]:
+    """Project every running attention reader's input, and sum the MLP's over the writers before the layer.
 
     Args:
         read: the projections.
         plan: which readers run, and how each gets its input.
         packing: the batch.
         stack: the differences written so far.
-        base: what the block's readers get with all edges ablated.
+        base: what the attention readers get with all edges ablated.
+
+    Returns:
+        The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
     """
-    n, _, width = read.weight.shape
-    projected = base.new_empty(n, packing.n_tokens, width, dtype=read.weight.dtype)
-    scale = projected.new_ones(n, packing.n_tokens)
-    shared = base + stack.total if plan.shares("ones") else None
+    n, width = len(read.weights[0]), read.weights[0].shape[-1]
+    projected = stack.values.new_empty(n, packing.n_tokens, width)
+    scale = projected.new_empty(n, packing.n_tokens)
+    rider = projected.new_empty(packing.n_tokens, stack.d_model)
+    shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
+    shared = base + stack.total if shares else None
     for piece in _pieces(read, plan, packing):
         for tokens in piece.chunks:
-            x = _inputs(piece, plan, stack, base, shared, tokens)  # (n or 1, T, D)
-            y = torch.matmul(x, piece.weight)  # (n, T, k)
-            if read.norm.kind != "none":
-                mean_square = torch.linalg.vector_norm(x, dim=-1).square_().div_(x.shape[-1])
-                inverse = mean_square.add_(read.norm.eps).rsqrt_()  # (n or 1, T)
-                scale[piece.readers, tokens] = inverse
-                y *= inverse[..., None]
-            projected[piece.readers, tokens] = y if piece.bias is None else y.add_(piece.bias)
-    return Saved(projected, scale, shared)
+            x = _inputs(piece.rows, plan, stack, base, shared, tokens)  # (m, T, D)
+            if piece.rows.kind == "mix" and piece.rows.rider:
+                rider[tokens], x = x[-1], x[:-1]
+            if not len(piece.rows.readers):
+                continue
+            inverse = inverse_rms(read.norm, x)  # (n or 1, T)
+            y = piece.read.project(x).mul_(inverse[..., None])  # (n, T, k)
+            scale[piece.readers, tokens] = inverse
+            projected[piece.readers, tokens] = y if piece.read.bias is None else y.add_(piece.read.bias[:, None])
+    return Saved(projected, scale, shared), rider
 
 
 def read_backward(
     read: Read,
-    plan: BlockPlan,
+    plan: LayerPlan,
     packing: Packing,
     stack: Stack,
     base: Float[Tensor, "M D"],
     saved: Saved,
     gradient: Float[Tensor, "n N k"],
+    mlp_gradient: Float[Tensor, "N D"] | None,
     all_edges: bool,
     passed: Float[Tensor, "N D"] | None,
-) -> Float[Tensor, "CP n w"]:
+) -> Float[Tensor, "CP m w"]:
     """Carry the gradients of the projections back to the masks and to the differences.
 
-    With y = (x W) / rms(x) and g_y = ∂loss/∂y, the reader's input gets
+    With y = (x W) / rms(x) and g_y = ∂loss/∂y, a reader's input gets
     `g_x = (g_y Wᵀ) / rms − x ⟨g_y, y⟩ / (D rms²)`; the mean that a layer norm would subtract here is left to the
     writers, which are centred, so nothing along it is ever used.
 
@@ -123,44 +165,61 @@ def read_backward(
         plan: which readers run, and how each gets its input.
         packing: the batch.
         stack: the differences; their gradients are added to it.
-        base: what the block's readers get with all edges ablated.
+        base: what the attention readers get with all edges ablated.
         saved: what `read_forward` gave.
         gradient: ∂loss/∂(the projections).
+        mlp_gradient: ∂loss/∂(the MLP's input), if it runs.
         all_edges: give the gradients of masks at exactly 0 and 1 too.
-        passed: Σ_r g_r, added to if given.
+        passed: Σ_r g_r, to which the attention readers' is added if given.
 
     Returns:
-        ∂loss/∂mask for each row of masks, running reader and live writer.
+        ∂loss/∂mask for each row of masks, running attention reader (the MLP last, if it runs) and live writer.
     """
-    masks = gradient.new_zeros(len(plan.rows), len(read.weight), plan.n_writers)
+    n = len(gradient)
+    masks = gradient.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
     for piece in _pieces(read, plan, packing):
-        mixed = piece.rows.kind == "mix"
-        if piece.rows.kind == "zeros" and not all_edges and passed is None:
+        rows, separate = piece.rows, piece.rows.kind == "mix" or all_edges
+        if rows.kind == "zeros" and not separate and passed is None:
             continue  # its input does not depend on anything that is differentiated
         for tokens in piece.chunks:
-            x = _inputs(piece, plan, stack, base, saved.shared, tokens)  # (n or 1, T, D)
-            g_y, inverse = gradient[piece.readers, tokens], saved.scale[piece.readers, tokens]  # (n, T, k), (n, T)
-            y = saved.projected[piece.readers, tokens]
-            along = torch.linalg.vecdot(g_y, y if piece.bias is None else y - piece.bias)  # (n, T)
-            along.mul_(inverse.square()).div_(-x.shape[-1])
-            g_y = g_y * inverse[..., None]
-            if mixed or all_edges:
-                g_x = torch.matmul(g_y, piece.weight.transpose(1, 2))  # (n, T, D)
-            else:  # readers that share an input, and whose masks need no gradient: their sum is enough
-                g_x = (g_y.transpose(0, 1).flatten(1) @ piece.weight.transpose(1, 2).flatten(0, 1))[None]
-                along = along.sum(0, keepdim=True)
-            if read.norm.kind != "none":
-                g_x = torch.addcmul(g_x, x, along[..., None])
-            if mixed or all_edges:
-                masks[piece.row, piece.readers] += g_x.flatten(1) @ stack.differences(plan.n_writers, tokens).T
-            if mixed:
-                assert piece.rows.mask is not None
-                stack.add_gradient(piece.rows.mask, g_x.flatten(1), tokens)
-            elif piece.rows.kind == "ones":
-                stack.shared[tokens] += g_x.sum(0)
-            if passed is not None:
-                passed[tokens] += g_x.sum(0)
+            m, length = len(rows.readers), tokens.stop - tokens.start
+            g_x = gradient.new_empty((m if separate else 1) + rows.rider * separate, length, stack.d_model)
+            if m:
+                x = _inputs(rows, plan, stack, base, saved.shared, tokens)
+                _input_gradient(piece, tokens, x, saved, gradient, separate, out=g_x[:m] if separate else g_x)
+                if rows.kind == "ones":
+                    stack.shared[tokens] += g_x[:m].sum(0)
+                if passed is not None:
+                    passed[tokens] += g_x[:m].sum(0)
+            if not separate:
+                continue
+            if rows.rider:
+                assert mlp_gradient is not None
+                g_x[m] = mlp_gradient[tokens]
+            per_edge = g_x.flatten(1) @ stack.differences(plan.n_writers, tokens).T  # (m, w)
+            masks[piece.row, piece.readers] += per_edge[:m]
+            if rows.rider:
+                masks[piece.row, n] += per_edge[m]
+            if rows.mask is not None:
+                stack.add_gradient(rows.mask, g_x.flatten(1), tokens)
     return masks
+
+
+def _input_gradient(
+    piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gradient: Tensor, separate: bool, out: Tensor
+) -> None:
+    """Write ∂loss/∂x of the piece's readers to `out`: one each, or their sum where they share an input."""
+    g_y, inverse = gradient[piece.readers, tokens], saved.scale[piece.readers, tokens]  # (n, T, k), (n, T)
+    along = along_input(piece.read, g_y, saved.projected[piece.readers, tokens], inverse, x.shape[-1])
+    g_y = g_y * inverse[..., None]
+    back = piece.read.weights[0].transpose(1, 2)  # (n, k, D)
+    if separate:
+        torch.bmm(g_y, back, out=out)
+    else:
+        torch.mm(g_y.transpose(0, 1).flatten(1), back.flatten(0, 1), out=out[0])
+        along = along.sum(0, keepdim=True)
+    if piece.read.norm.kind != "none":
+        out.addcmul_(x[: len(along)], along[..., None])
 
 
 class _Piece(NamedTuple):
@@ -169,40 +228,39 @@ class _Piece(NamedTuple):
     row: int
     rows: Rows
     readers: Int[Tensor, " n"] | slice
-    weight: Float[Tensor, "n D k"]
-    bias: Float[Tensor, "n 1 k"] | None
+    read: Read
     chunks: list[slice]
 
 
-def _pieces(read: Read, plan: BlockPlan, packing: Packing) -> Iterator[_Piece]:
-    n, d_model, width = read.weight.shape
+def _pieces(read: Read, plan: LayerPlan, packing: Packing) -> Iterator[_Piece]:
+    weight = read.weights[0]
+    n, d_model, width = weight.shape
+    n_bytes = CHUNK_BYTES["cuda" if weight.is_cuda else "cpu"]
     for start, stop, row in packing.segments:
         for rows in plan.rows[row]:
             # A slice where all readers are alike, since indexing with a tensor would copy the weights.
-            readers = slice(None) if len(rows.readers) == n else rows.readers
-            bias = None if read.bias is None else read.bias[readers, None]
-            widest = max(len(rows.readers) * d_model if rows.kind == "mix" else d_model, len(rows.readers) * width)
-            n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"]
-            step = max(1, n_bytes // (widest * read.weight.element_size()))
+            readers = slice(0, n) if len(rows.readers) == n else rows.readers
+            per_token = len(rows.readers) * width + d_model
+            if rows.mask is not None:
+                per_token += (len(rows.mask) + plan.n_writers) * d_model
+            step = max(1, n_bytes // (per_token * weight.element_size()))
             chunks = [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
-            yield _Piece(row, rows, readers, read.weight[readers], bias, chunks)
+            yield _Piece(row, rows, readers, read.take(readers), chunks)
 
 
 def _inputs(
-    piece: _Piece,
-    plan: BlockPlan,
+    rows: Rows,
+    plan: LayerPlan,
     stack: Stack,
     base: Float[Tensor, "M D"],
     shared: Float[Tensor, "N D"] | None,
     tokens: slice,
-) -> Float[Tensor, "n T D"]:
-    """The inputs of some readers at some tokens; the one that they share for `ones` and `zeros`."""
-    if piece.rows.kind == "ones":
-        assert shared is not None
+) -> Float[Tensor, "m T D"]:
+    """The inputs of some readers at some tokens (the MLP's last); the one that they share for `ones` and `zeros`."""
+    if rows.kind == "ones" and shared is not None:
         return shared[None, tokens]
-    base = base.expand(stack.n_tokens, -1)[tokens].to(piece.weight.dtype)
-    if piece.rows.kind == "zeros":
+    base = base.expand(stack.n_tokens, -1)[tokens].to(stack.values.dtype)
+    if rows.mask is None:
         return base[None]
-    assert piece.rows.mask is not None
-    x = torch.addmm(base.reshape(1, -1), piece.rows.mask, stack.differences(plan.n_writers, tokens))
+    x = torch.addmm(base.reshape(1, -1), rows.mask, stack.differences(plan.n_writers, tokens))
     return x.view(-1, *base.shape)

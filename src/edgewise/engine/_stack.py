@@ -30,10 +30,10 @@ class Stack:
         self.values = like.new_empty(n_writers, n_tokens, d_model)
         self.total = like.new_zeros(n_tokens, d_model)  # Σ_w Δ_w so far: readers whose masks are all 1 share it
 
-    def write(self, slots: slice, difference: Float[Tensor, "n N D"]) -> None:
-        """Store the differences of writers that write at full width (embeddings, MLPs)."""
-        self.values[slots] = difference
-        self.total += difference.sum(0)
+    def write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
+        """Store the difference of a writer that writes at full width (an embedding, an MLP)."""
+        self.values[slot] = difference
+        self.total += difference
 
     def write_heads(
         self, heads: HeadSlots, difference: Float[Tensor, "h N v"], share: Float[Tensor, " D"] | None
@@ -50,9 +50,9 @@ class Stack:
         """The first `n_writers` differences at some tokens, as a matrix."""
         return self._matrix(self.values, n_writers, tokens)
 
-    def at(self, n_writers: int, tokens: Int[Tensor, " A"]) -> Float[Tensor, "w A D"]:
-        """The first `n_writers` differences at scattered tokens."""
-        return self.values[:n_writers, tokens]
+    def at(self, tokens: Int[Tensor, " A"]) -> Float[Tensor, "W A D"]:
+        """All differences at scattered tokens."""
+        return self.values[:, tokens]
 
     # -------------------------------------------------------------------------------------------------------------
     # gradients
@@ -66,11 +66,11 @@ class Stack:
         """`∂loss/∂Δ_w += Σ_r m_rw g_r` for the first `w` writers."""
         self._matrix(self.gradients, mask.shape[1], tokens).addmm_(mask.T, gradient)
 
-    def add_gradient_at(self, gradient: Float[Tensor, "w A D"], tokens: Int[Tensor, " A"]) -> None:
+    def add_gradient_at(self, gradient: Float[Tensor, "W A D"], tokens: Int[Tensor, " A"]) -> None:
         """The same at scattered tokens."""
-        self.gradients[: len(gradient)].index_add_(1, tokens, gradient)
+        self.gradients.index_add_(1, tokens, gradient)
 
-    def gradient(self, slots: slice) -> Float[Tensor, "n N D"]:
+    def gradient(self, slots: slice | int) -> Float[Tensor, "*n N D"]:
         """∂loss/∂Δ of writers at full width, complete once every later reader has been walked."""
         return self.gradients[slots] + self.shared
 

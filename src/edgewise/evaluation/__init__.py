@@ -1,1 +1,9 @@
 """Evaluation: what a circuit's numbers are worth, beside the full model's, the empty circuit's and chance."""
+
+from edgewise.evaluation._evaluate import Evaluation as Evaluation
+from edgewise.evaluation._evaluate import Measured as Measured
+from edgewise.evaluation._evaluate import best_attribution as best_attribution
+from edgewise.evaluation._evaluate import evaluate as evaluate
+from edgewise.evaluation._evaluate import judge as judge
+from edgewise.evaluation._statistics import Interval as Interval
+from edgewise.evaluation._statistics import bootstrap as bootstrap

@@ -91,6 +91,11 @@ def load(
     return _from_pretrained(str(model), tokenizer, dtype, device, revision)
 
 
+def supported() -> list[str]:
+    """The `model_type`s of the families that are supported, and our own module."""
+    return [*sorted(_ADAPTERS), "PlainTransformer"]
+
+
 def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     """Find the parts of a module in memory.
 
@@ -106,10 +111,7 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     config = getattr(module, "config", None)
     kind = getattr(config, "model_type", type(module).__name__)
     if kind not in _ADAPTERS:
-        raise InputError(
-            f"model: family {kind!r} is not supported; supported are {', '.join(sorted(_ADAPTERS))} and "
-            f"PlainTransformer"
-        )
+        raise InputError(f"model: family {kind!r} is not supported; supported are {', '.join(supported())}")
     if not hasattr(module, "lm_head"):
         raise InputError(
             f"model: {type(module).__name__} has no language-modelling head; load it with AutoModelForCausalLM"
@@ -137,6 +139,8 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     place = str(path) if local else name
     choices = {"trust_remote_code": False, "revision": revision}
     try:
+        if not local:
+            _reach(name, revision)
         module = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto", **choices)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **choices)
     except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
@@ -147,6 +151,14 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
         ) from error
     source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
     return wrap(module.eval().to(device), tokenizer, source)
+
+
+def _reach(name: str, revision: str | None) -> None:
+    """Ask the hub, once, for a model that is not in its cache: loading would try for long where there is no hub."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        HfApi().model_info(name, revision=revision, timeout=10)
 
 
 def _weights_hash(module: nn.Module) -> str:

@@ -1,0 +1,40 @@
+"""Loading a model, checked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgewise import engine
+from edgewise.models import Model, load
+
+
+def load_model(
+    model: str | Path | nn.Module,
+    tokenizer: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a model, find its parts, and check that the engine reproduces it.
+
+    Args:
+        model: `smollm2-135m`, a hub id, a directory written by `save_pretrained`, or a module of a supported family
+            that is already in memory (it is used as it is and never changed).
+        tokenizer: its tokenizer; needed for a module in memory to make tasks, otherwise loaded with the model.
+        dtype: type of the weights; as stored if None (float32 for the default model).
+        device: where to put them.
+        revision: of a hub model.
+
+    Returns:
+        The model, accepted: with all masks 1 the engine gives its logits, with all masks 0 the ablated run's, to 1e-5
+        of the largest logit in float32.
+
+    Raises:
+        edgewise.InputError: it cannot be loaded, its family is not supported, or the engine does not reproduce it.
+    """
+    loaded = load(model, tokenizer, dtype=dtype, device=device, revision=revision)
+    engine.require(loaded)
+    return loaded

@@ -1,0 +1,178 @@
+"""The commands."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable
+from edgewise.cli import _show
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+models_app = typer.Typer(
+    no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
+)
+app.add_typer(models_app, name="models")
+
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
+TaskName = Annotated[str, typer.Option("--task", help="A built-in task (ioi, ioi-t1) or a .jsonl file of pairs.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line; what the user got wrong is one line and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_show.refusal(error))
+
+
+@app.command()
+def find(
+    model: ModelName = "smollm2-135m",
+    task: TaskName = "ioi",
+    method: Annotated[str, typer.Option(help="edge-pruning, eap or mask-ig.")] = "edge-pruning",
+    sparsity: Annotated[float, typer.Option(help="1 − kept edges / all edges; 0.98 keeps 2 %.")] = 0.98,
+    out: Out = Path("runs/circuit"),
+    preset: Annotated[str, typer.Option(help="edge-pruning: default, or paper (the published settings).")] = "default",
+    steps: Annotated[int | None, typer.Option(help="edge-pruning: steps; the preset's if not given.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples per step; the preset's if not given.")] = None,
+    train: Annotated[int, typer.Option(help="Training pairs of a built-in task.")] = 200,
+    validation: Annotated[int, typer.Option(help="Validation pairs of a built-in task.")] = 200,
+    test: Annotated[int, typer.Option(help="Test pairs of a built-in task.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the task's pairs and of the method.")] = 0,
+    ablation: Annotated[str, typer.Option(help="What removed edges carry: interchange or zero.")] = "interchange",
+    embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
+    kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
+) -> None:
+    """Find a circuit and write it to OUT/circuit.safetensors."""
+    import edgewise as ew
+    from edgewise.discovery import edges_at
+
+    config = _config(method, preset, sparsity, steps, batch_size, seed)
+    ew.Ablation(ablation)  # pyright: ignore[reportArgumentType] (checked there)
+    check_writable(out)
+    loaded = ew.load_model(model, device=device)
+    graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
+    engine = ew.Engine(loaded, graph, ew.Ablation(ablation))  # pyright: ignore[reportArgumentType] (checked there)
+    pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
+    _show.header(loaded, engine, pairs)
+    if config is not None:
+        options = ew.RunOptions(out=out, log=tuple(log or ()))
+        circuit = ew.edge_pruning(engine, pairs, config, options=options)
+    else:
+        scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[method](engine, pairs, batch_size=batch_size or 32)
+        circuit = scores.top_actual(edges_at(graph, sparsity), absolute=True)
+    circuit.save(out / "circuit.safetensors")
+    _show.found(circuit, out / "circuit.safetensors")
+
+
+@app.command()
+def evaluate(
+    circuit: Annotated[Path, typer.Argument(help="The circuit.safetensors that find wrote.")],
+    model: Annotated[str | None, typer.Option(help="The model; the circuit's own if not given.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Another task or .jsonl file; the circuit's own if not given.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    test: Annotated[int, typer.Option(help="Test pairs, if --task names a built-in task.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the pairs, if --task names a built-in task.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
+    baselines: Annotated[str, typer.Option(help="Any of random,eap; none for none.")] = "random,eap",
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
+    import edgewise as ew
+
+    loaded_circuit = ew.Circuit.load(circuit)
+    source = loaded_circuit.provenance.get("model", {})
+    loaded = ew.load_model(model or str(source.get("id", "")), device=device)
+    _show.compare_weights(source, loaded.identity, loud=not as_json)
+    if task is None:
+        pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
+    else:
+        pairs = _task(task, loaded.tokenizer, 200, 200, test, seed)
+    wanted = tuple(name for name in baselines.split(",") if name and name != "none")
+    result = ew.evaluate(loaded, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
+    result.save(circuit.parent / "evaluation.json")
+    print(result.to_json()) if as_json else _show.evaluation(result)
+
+
+@app.command()
+def draw(
+    circuit: Annotated[Path, typer.Argument(help="The circuit.safetensors that find wrote.")],
+    out: Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf.")],
+) -> None:
+    """Draw a circuit."""
+    import edgewise as ew
+
+    ew.draw(ew.Circuit.load(circuit), out, signed=False)
+    print(f"drawn to {out}")
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo")) -> None:
+    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity; everything from the seed."""
+    find(out=out)
+    evaluate(out / "circuit.safetensors")
+    for suffix in ("png", "svg"):
+        draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
+
+
+@models_app.command("check")
+def check_model(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a hub id, or a local directory.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Compare the engine with the model's own module, with all masks 1 and with all masks 0."""
+    from edgewise.engine import check
+    from edgewise.models import load
+
+    loaded = load(model, device=device)
+    result = check(loaded)
+    row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result), "passed": result.passed}
+    print(json.dumps(row)) if as_json else _show.check(row)
+    if not result.passed:
+        sys.exit(1)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """The models that need no hub, and the supported families."""
+    from edgewise.models import DEFAULT_MODELS, supported
+
+    for name, description in DEFAULT_MODELS.items():
+        print(f"{name}: {description}")
+    print(f"families: {', '.join(supported())}")
+
+
+def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_size: int | None, seed: int) -> Any:
+    """The configuration of Edge Pruning, or None for an attribution method; refused here, before anything is loaded."""
+    from edgewise.discovery import EdgePruningConfig
+
+    if method not in ("edge-pruning", "eap", "mask-ig"):
+        raise InputError(f"--method {method!r}: choose edge-pruning, eap or mask-ig")
+    if preset not in ("default", "paper"):
+        raise InputError(f"--preset {preset!r}: choose default or paper")
+    config = EdgePruningConfig.paper(sparsity=sparsity) if preset == "paper" else EdgePruningConfig(sparsity=sparsity)
+    given = {name: value for name, value in (("steps", steps), ("batch_size", batch_size)) if value is not None}
+    return replace(config, seed=seed, **given) if method == "edge-pruning" else None
+
+
+def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:
+    from edgewise import tasks
+
+    if name in tasks.TASKS:
+        return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
+    if name.endswith(".jsonl"):
+        return tasks.from_jsonl(name, tokenizer, seed=seed)
+    raise InputError(f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a .jsonl file")

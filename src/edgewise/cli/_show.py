@@ -1,0 +1,89 @@
+"""What the commands print."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgewise.circuit import Circuit
+from edgewise.engine import Engine
+from edgewise.evaluation import Evaluation
+from edgewise.models import Model
+from edgewise.tasks import Task
+
+_console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def refusal(error: Exception) -> int:
+    """Print one line of what was wrong; the exit status."""
+    _errors.print(f"edgewise: {escape(' '.join(str(error).split()))}", soft_wrap=True)
+    return 2
+
+
+def header(model: Model, engine: Engine, task: Task) -> None:
+    """What is about to run."""
+    source, spec = model.identity, engine.graph.spec
+    note = f" ({source['note']})" if source["note"] else ""
+    _console.print(escape(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}"))
+    convention = f"embeddings {spec.embeddings}, keys and values {spec.kv}"
+    _console.print(escape(f"graph    {engine.graph.n_edges:,} edges; {convention}; ablation {engine.ablation.kind}"))
+    sizes = f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test"
+    _console.print(escape(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}"), soft_wrap=True)
+
+
+def found(circuit: Circuit, path: Path) -> None:
+    """The circuit that was found."""
+    stopped = circuit.provenance.get("method", {}).get("stopped")
+    if stopped:
+        _console.print(f"[bold]stopped early:[/] {escape(stopped)}; this is what the masks stood for then")
+    sizes = f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual, of {circuit.graph.n_edges:,}"
+    _console.print(
+        f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {escape(str(path))}", soft_wrap=True
+    )
+
+
+def evaluation(result: Evaluation) -> None:
+    """The numbers as a table."""
+    title = f"{result.edges:,} edges, {result.actual_edges:,} actual, of {result.total_edges:,}; {result.n} examples"
+    table = Table(title=title, caption=_caption(result), caption_justify="left")
+    for name in ("metric", "circuit", "95 % interval", "full model", "empty", "random", "EAP"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, row in result.metrics.items():
+        arrow = "↓" if row.lower_is_better else "↑"
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
+        table.add_row(f"{escape(name)} {arrow}", f"{row.value:.3f}", interval, *others)
+    _console.print(table)
+
+
+def _caption(result: Evaluation) -> str:
+    conditions = result.conditions
+    lines = [
+        f"split {conditions['split']}; ablation {conditions['ablation']['kind']} ({conditions['ablation']['source']}); "
+        "hard masks; at the answers",
+        "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer; random and EAP: same actual size",
+    ]
+    if "eap" in conditions:
+        lines.append(f"EAP's edges by {conditions['eap']['selection']} score, chosen on validation")
+    return escape("\n".join(lines))
+
+
+def check(row: dict[str, Any]) -> None:
+    """One model's check."""
+    _console.print(
+        f"{escape(row['model'])} ({row['family']}): {row['edges']:,} edges; "
+        f"full mask off by {row['full_mask_error']:.1e}, empty mask by {row['empty_mask_error']:.1e}; "
+        f"largest logit {row['max_logit']:.3g}: "
+        f"{'accepted' if row['passed'] else 'REFUSED'}",
+        soft_wrap=True,
+    )
+
+
+def compare_weights(recorded: dict[str, Any], present: dict[str, str], loud: bool) -> None:
+    """Say so if the circuit was found on other weights."""
+    if loud and recorded.get("weights_hash") != present["weights_hash"]:
+        before, now = str(recorded.get("weights_hash"))[:12], present["weights_hash"][:12]
+        _errors.print(f"note: the circuit was found on weights {before}, this model's are {now}", soft_wrap=True)

@@ -1,0 +1,101 @@
+"""The check that every model passes before it is used.
+
+With all masks 1 the engine must give the full model, with all masks 0 the ablated one.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.engine._ablation import Ablation
+from edgewise.engine._engine import Engine
+from edgewise.engine._writes import base_sums, constant_writes
+from edgewise.models import Model, Tokens
+
+TOLERANCE = 1e-5
+"""Of the largest logit, in float32. Coarser types get their own rounding instead: 16 units in the last place."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far the engine is from the user's own module."""
+
+    edges: int
+    full_mask_error: float
+    """Largest absolute logit difference with all masks 1, over the ablations interchange and zero."""
+    empty_mask_error: float
+    """The same with all masks 0, against the module on the corrupted prompts, or on what zero ablation leaves."""
+    max_logit: float
+    """Largest absolute logit of the full model."""
+    tolerance: float
+    """What the errors may be, as a share of `max_logit`."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether both errors are within the tolerance."""
+        return max(self.full_mask_error, self.empty_mask_error) <= self.tolerance * self.max_logit
+
+
+@torch.no_grad()
+def check(model: Model, **convention: Any) -> Check:
+    """Compare the engine with the user's module on random prompts of unequal length.
+
+    Args:
+        model: the model.
+        **convention: for `Model.graph`.
+    """
+    graph = model.graph(**convention)
+    batch = _random_prompts(model)
+    ones, zeros = (torch.full((graph.n_edges,), value, device=model.device) for value in (1.0, 0.0))
+    engine = Engine(model, graph)
+    full, corrupted = engine.full(batch), engine.full(batch, "corrupted")
+    full_errors, empty_errors = [], []
+    for skip in (False, True):  # the dense path, then the one that shares and leaves out
+        full_errors.append(_distance(engine.run(batch, ones, skip=skip), full))
+        if graph.n_embeddings:
+            empty_errors.append(_distance(engine.run(batch, zeros, skip=skip), corrupted))
+    if graph.n_embeddings:
+        zero = Engine(model, graph, Ablation("zero"))
+        full_errors.append(_distance(zero.run(batch, ones), full))
+        rest = base_sums(model.parts, graph, zero.ablation, constant_writes(model.parts, graph))[-1]
+        nothing = model.parts.unembed(
+            model.parts.final_norm.module(rest)
+        )  # the module's own norm on what is left: biases
+        empty_errors.append(_distance(zero.run(batch, zeros), nothing))
+    tolerance = max(TOLERANCE, 16 * torch.finfo(model.dtype).eps) if model.dtype != torch.float64 else 1e-9
+    largest = float(full.abs().max())
+    return Check(graph.n_edges, max(full_errors), max(empty_errors, default=0.0), largest, tolerance)
+
+
+def require(model: Model) -> None:
+    """Raise `InputError` unless the model passes `check`."""
+    result = check(model)
+    if not result.passed:
+        raise InputError(
+            f"model {model.source.get('id', '')!r}: the engine does not reproduce it (full mask off by "
+            f"{result.full_mask_error:.1e}, empty mask by {result.empty_mask_error:.1e}, largest logit "
+            f"{result.max_logit:.1e}); please report it with its configuration"
+        )
+
+
+def _random_prompts(model: Model) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    n_tokens = getattr(model.module.config, "vocab_size", 2)
+    longest = min(9, int(getattr(model.module.config, "n_positions", 9)))
+    lengths = torch.tensor([longest, max(2, longest - 3)])
+    mask = torch.arange(longest) < lengths[:, None]
+    clean, corrupted = (
+        Tokens(torch.randint(n_tokens, mask.shape, generator=generator), mask).to(model.device) for _ in range(2)
+    )
+    row, position = torch.arange(2), lengths - 1
+    return SimpleNamespace(
+        clean=clean, corrupted=corrupted, row=row.to(model.device), position=position.to(model.device), span_id=None
+    )
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max())

@@ -1,0 +1,194 @@
+"""Judging one circuit: each metric beside the full model's, the empty circuit's, random circuits' and attribution's."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise._files import write_atomically
+from edgewise.circuit import Circuit
+from edgewise.discovery import Scores, eap, random_scores
+from edgewise.engine import Ablation, Engine
+from edgewise.evaluation._statistics import bootstrap
+from edgewise.models import Model
+from edgewise.tasks import LOWER_IS_BETTER, METRICS, Batch, Task, metric_function, reduce, score_name
+
+N_RANDOM = 3
+"""How many random circuits stand for chance."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of the circuit, and of what it is to be compared with. All are means over the examples."""
+
+    value: float
+    low: float
+    """Lower end of the 95 % bootstrap interval over the examples."""
+    high: float
+    full: float
+    """The full model's."""
+    empty: float
+    """The empty circuit's: every edge ablated."""
+    random: float | None
+    """The mean of random circuits of the same actual size."""
+    eap: float | None
+    """That of EAP's circuit of the same actual size (see `best_attribution`)."""
+    lower_is_better: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a circuit's numbers are, with everything that would change them."""
+
+    edges: int
+    """Nominal size."""
+    actual_edges: int
+    """Edges that can carry signal."""
+    total_edges: int
+    n: int
+    """Examples judged."""
+    metrics: dict[str, Measured]
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """Split, ablation, graph, positions, model, baselines and seeds."""
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomically(path, self.to_json() + "\n")
+
+
+def evaluate(
+    model: Model | Engine,
+    circuit: Circuit,
+    task: Task,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    baselines: tuple[str, ...] = ("random", "eap"),
+    attribution: Scores | None = None,
+) -> Evaluation:
+    """Judge a circuit: KL(full ‖ circuit), logit difference, accuracy and exact match, with hard masks.
+
+    Args:
+        model: the model, or an engine of the circuit's graph and ablation.
+        circuit: the circuit.
+        task: the behaviour.
+        split: which examples.
+        batch_size: how many at a time; it does not change the numbers.
+        baselines: `random`: random circuits of the same actual size; `eap`: EAP's, with scores from the training split.
+        attribution: EAP's scores, if they are at hand.
+
+    Raises:
+        InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
+    """
+    engine = Engine.of(model, circuit.graph, Ablation(**circuit.provenance.get("ablation", {})))
+    if unknown := set(baselines) - {"random", "eap"}:
+        raise InputError(f"baselines: {min(unknown)!r} is unknown; choose random, eap")
+    chosen: dict[str, Circuit] = {"circuit": circuit}
+    conditions: dict[str, Any] = {}
+    if "random" in baselines:
+        for seed in range(N_RANDOM):
+            scores = random_scores(engine.graph, seed, engine.ablation.kind)
+            chosen[f"random {seed}"] = scores.top_actual(circuit.n_actual)
+    if "eap" in baselines:
+        selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
+        conditions["eap"] = {"selection": selection, "scores_from": "train", "chosen_on": "validation"}
+    empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, circuit.provenance)
+    values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size)
+    metrics = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
+    conditions |= {
+        "split": split,
+        "task": dict(task.provenance) | {"name": task.name},
+        "positions": "the targets' (next-token predictions of the answers)",
+        "ablation": engine.ablation.to_dict(),
+        "graph": engine.graph.spec.to_dict(),
+        "model": engine.model.identity,
+        "random_circuits": N_RANDOM if "random" in baselines else 0,
+        "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
+        "kl_unit": "nats, whole vocabulary, KL(full ‖ circuit)",
+        "units_of_logit_diff": "logits, answer minus wrong answer",
+    }
+    return Evaluation(
+        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), metrics, conditions
+    )
+
+
+def best_attribution(
+    engine: Engine, task: Task, n_actual: int, scores: Scores | None, batch_size: int = 32
+) -> tuple[str, Circuit]:
+    """EAP's circuit of an actual size: by signed or absolute score, whichever has the lower KL on validation."""
+    scores = scores or eap(engine, task, batch_size=batch_size)
+    circuits = {
+        "signed": scores.top_actual(n_actual),
+        "absolute": scores.top_actual(n_actual, absolute=True),
+    }
+    split = "validation" if len(task.validation) else "train"
+    values = judge(engine, circuits, task, split, batch_size, names=("kl",))
+    best = min(circuits, key=lambda name: values[name]["kl"].mean())
+    return best, circuits[best]
+
+
+@torch.no_grad()
+def judge(
+    engine: Engine,
+    circuits: Mapping[str, Circuit],
+    task: Task,
+    split: str,
+    batch_size: int = 32,
+    names: tuple[str, ...] | None = None,
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Every metric of several circuits and of the full model, example by example.
+
+    Args:
+        engine: model, graph and ablation.
+        circuits: by name; they run with hard masks of their kept edges.
+        task: the behaviour.
+        split: which examples.
+        batch_size: how many at a time.
+        names: which metrics; None for all that the task allows, the user's own included.
+
+    Returns:
+        For each name (and `full`), each metric's values, `[n]`.
+    """
+    metrics = {name: metric_function(name) for name in names or _metrics_of(task)}
+    if names is None and not isinstance(task.metric, str):
+        metrics[score_name(task.metric)] = metric_function(task.metric)
+    rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
+    device = engine.model.device
+    masks = {who: circuit.kept.to(device, torch.float32) for who, circuit in circuits.items()}
+    for batch in task.batches(split, batch_size):
+        batch: Batch = batch.to(device)
+        full = engine.full(batch)
+        batch = batch.with_full_logits(full)
+        for who in rows:
+            logits = full if who == "full" else engine.run(batch, masks[who])
+            for name, metric in metrics.items():
+                rows[who][name].append(reduce(metric(logits, batch), batch).cpu())
+    return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
+
+
+def _metrics_of(task: Task) -> list[str]:
+    return [name for name in METRICS if name != "logit_diff" or task.contrastive]
+
+
+def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:
+    interval = bootstrap(values["circuit"])
+    randoms = [each.mean() for who, each in values.items() if who.startswith("random")]
+    return Measured(
+        *interval,
+        full=float(values["full"].mean()),
+        empty=float(values["empty"].mean()),
+        random=float(np.mean(randoms)) if randoms else None,
+        eap=float(values["eap"].mean()) if "eap" in values else None,
+        lower_is_better=name in LOWER_IS_BETTER,
+    )
