@@ -27,7 +27,7 @@ ABLATIONS = {
 
 
 def engine(model: Model, graph: Graph | None = None, ablation: str = "interchange", **choices) -> Engine:
-    """An engine under one of `ABLATIONS`; what ablated edges carry is random where it is not the corrupted run or zero."""
+    """An engine under one of `ABLATIONS`; constants are random."""
     graph = graph or model.graph()
     kind = ABLATIONS[ablation].kind
     constants = None if kind in ("interchange", "zero") else random_constants(model, graph, kind)
@@ -35,7 +35,7 @@ def engine(model: Model, graph: Graph | None = None, ablation: str = "interchang
 
 
 def random_constants(model: Model, graph: Graph, kind: str, n_positions: int = 9) -> Writes:
-    """Random values for the ablations that take constants, always the same; they require gradients if they are to be learned."""
+    """Random values for the ablations that take constants, always the same; those to be learned require gradients."""
     generator = torch.Generator().manual_seed(5)
     shape = (n_positions if kind == "mean-positional" else 1,)
     drawn = tuple(
@@ -46,7 +46,7 @@ def random_constants(model: Model, graph: Graph, kind: str, n_positions: int = 9
 
 
 def conventions(model: Model) -> list[Graph]:
-    """The model's graphs under every convention of embeddings, and with keys and values physical and expanded if that differs."""
+    """The model's graphs under every convention of embeddings, and with keys and values expanded if that differs."""
     kinds = ("joint", "split", "off") if model.parts.n_embeddings > 1 else ("joint", "off")
     graphs = [model.graph(kind) for kind in kinds]
     if model.parts.n_heads != model.parts.n_kv_heads:
@@ -55,7 +55,7 @@ def conventions(model: Model) -> list[Graph]:
 
 
 def random_masks(graph: Graph, seed: int = 1) -> dict[str, Float[Tensor, " E"] | Float[Tensor, "C P E"]]:
-    """Masks of every kind: binary, fractional, both, few edges, whole readers at 0 and at 1, and two circuits of two position groups."""
+    """Masks of every kind: hard, soft, both, sparse, with whole readers at 0 or 1, for two circuits of two groups."""
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(6, graph.n_edges, generator=generator, dtype=torch.float64)
     kind = torch.randint(4, (graph.n_readers,), generator=generator)[graph.edge_reader.long()]  # of each edge's reader
@@ -81,6 +81,8 @@ class Outcome(NamedTuple):
 
 def outcome(engine: Engine, batch: Batch, mask: Tensor, weights: Tensor | None = None, **choices) -> Outcome:
     """Run and differentiate `Σ weights * logits`; the weights are random (always the same) if not given."""
+    if engine.path == "reference":
+        choices.setdefault("gradients", "all")  # the truth that either kind of the fast path's is held against
     mask = mask.detach().clone().requires_grad_()
     logits = engine.run(batch, mask, **choices)
     if weights is None:
@@ -93,7 +95,7 @@ def outcome(engine: Engine, batch: Batch, mask: Tensor, weights: Tensor | None =
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
-    """The largest difference is at most `tolerance` times the largest expected number, or times 1 if that is smaller."""
+    """The largest difference is at most `tolerance` times the largest expected number (or times 1 if that is less)."""
     assert found.shape == expected.shape
     assert torch.isfinite(found).all()
     found, expected = found.detach(), expected.detach()

@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def _id(spec: GraphSpec) -> str:
     return f"{spec.n_layers}x{spec.n_heads}:{spec.n_kv_heads}-{spec.embeddings}-{spec.kv}-{order}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------- counts
+# --------------------------------------------------------------------------------------------------------------- counts
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_counts_of_nodes(spec: GraphSpec, writers: int, readers: int):
 
 def test_the_largest_is_quick_and_small():
     spec = GraphSpec(32, 32, 8, kv="expanded")
-    seconds = []
+    seconds, graph = [], Graph(spec)
     for _ in range(7):
         start = time.perf_counter()
         graph = Graph(spec)
@@ -94,7 +95,7 @@ def test_the_largest_is_quick_and_small():
     assert sum(x.untyped_storage().nbytes() for x in tensors) < 50e6
 
 
-# ---------------------------------------------------------------------------------------------------------------------- names
+# ---------------------------------------------------------------------------------------------------------------- names
 
 
 def _expected(spec: GraphSpec) -> list[tuple[str, list[str]]]:
@@ -207,11 +208,11 @@ def test_spaces_in_a_name_do_not_matter():
     assert graph.edge_id(" m0->logits ") == graph.edge_id("m0 -> logits")
 
 
-@pytest.mark.parametrize("edge", [-1, 122, 10**9])
+@pytest.mark.parametrize("edge", [-1, 82, 10**9])
 def test_numbers_that_are_no_edge(edge: int):
     graph = Graph(GraphSpec(2, 4, 2))
-    assert graph.n_edges == 68
-    with pytest.raises(InputError, match=f"edge {edge}: the graph has edges 0 to 67"):
+    assert graph.n_edges == 82
+    with pytest.raises(InputError, match=f"edge {edge}: the graph has edges 0 to 81"):
         graph.edge_name(edge)
 
 
@@ -225,13 +226,14 @@ def test_numbers_that_are_no_edge(edge: int):
         ({"kv": "shared"}, "kv='shared'; choose physical or expanded"),
     ],
 )
-def test_specs_that_describe_no_model(choices: dict, complaint: str):
+def test_specs_that_describe_no_model(choices: dict[str, Any], complaint: str):
+    shape: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
     with pytest.raises(InputError) as caught:
-        GraphSpec(**({"n_layers": 2, "n_heads": 4, "n_kv_heads": 2} | choices))
+        GraphSpec(**(shape | choices))
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
 
 
-# -------------------------------------------------------------------------------------------------------------------- pruning
+# -------------------------------------------------------------------------------------------------------------- pruning
 
 
 def _fed_by(spec: GraphSpec, reader: str) -> list[str]:
@@ -247,7 +249,7 @@ def _fed_by(spec: GraphSpec, reader: str) -> list[str]:
 
 
 def _on_a_path(spec: GraphSpec, kept: list[str], from_embeddings: bool) -> set[str]:
-    """The kept edges on some path of kept edges that ends in `logits` (and begins in an embedding): every path is walked."""
+    """The kept edges on a path of kept edges that ends in `logits` (and begins in an embedding), walking them all."""
     edges = [(name, *name.split(" -> ")) for name in kept]
     found: set[str] = set()
 
@@ -282,7 +284,7 @@ def test_pruning_is_a_search_of_all_paths(spec: GraphSpec):
             assert {name for name, keep in zip(names, alive.tolist(), strict=True) if keep} == expected
             assert torch.equal(graph.prune(alive, ablation), alive)  # what is left needs nothing of what was dropped
             dropped += len(chosen) - len(expected)
-    assert dropped > 0
+    assert dropped > 0 or spec.n_layers == 1  # where all edges may lead from an embedding straight to the logits
 
 
 @pytest.mark.parametrize("spec", SMALL, ids=_id)

@@ -27,7 +27,7 @@ from edgewise.models import Model, PlainConfig, PlainTransformer, Tokens, load
 
 VOCABULARY = 50
 
-_SPECIAL = {"bos_token_id": 0, "eos_token_id": 0}
+_SPECIAL: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
 _LLAMA: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -40,8 +40,8 @@ _LLAMA: dict[str, Any] = {
 
 
 def _gpt2(**changes) -> nn.Module:
-    config = {"vocab_size": VOCABULARY, "n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, **_SPECIAL}
-    return GPT2LMHeadModel(GPT2Config(**(config | changes)))
+    shape: dict[str, Any] = {"n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, **_SPECIAL}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **(shape | changes)))
 
 
 def _llama(kind: Any = LlamaForCausalLM, config: Any = LlamaConfig, **changes) -> nn.Module:
@@ -50,16 +50,21 @@ def _llama(kind: Any = LlamaForCausalLM, config: Any = LlamaConfig, **changes) -
 
 def _neox(**changes) -> nn.Module:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**(_LLAMA | {"rope_parameters": rope} | changes)))
+    config: dict[str, Any] = _LLAMA | {"rope_parameters": rope} | changes
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**config))
 
 
 def _plain(**changes) -> nn.Module:
-    shape = {"n_positions": 16, "n_layers": 2, "n_heads": 2, "d_model": 24, "d_head": 6, "d_mlp": 20}
+    shape: dict[str, Any] = {"n_positions": 16, "n_layers": 2, "n_heads": 2, "d_model": 24, "d_head": 6, "d_mlp": 20}
     return PlainTransformer(PlainConfig(VOCABULARY, **(shape | changes)))
 
 
 def _qwen2_window() -> nn.Module:
-    window = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}  # full in layer 0, windowed after it
+    window = {
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "max_window_layers": 1,
+    }  # full in layer 0, windowed after it
     return _llama(Qwen2ForCausalLM, Qwen2Config, **window)
 
 
@@ -91,11 +96,11 @@ CONFIGURATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 ONE_OF_EACH = ("gpt2", "llama-gqa", "neox-parallel", "plain-bidirectional")
-"""A configuration for each way in which the engine's code goes: layer or RMS or no norm, gate or none, grouped or parallel, causal or not."""
+"""For each way that the engine's code goes: layer, RMS or no norm; gate or none; grouped; parallel; causal or not."""
 
 
 def random_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Model:
-    """A tiny model with random weights, biases and norm gains included, so that no term is hidden by being zero or one."""
+    """A tiny model with random weights, biases and norm gains, so that no term is hidden by being zero or one."""
     torch.manual_seed(seed)
     module = CONFIGURATIONS[name]().eval()
     with torch.no_grad():
@@ -114,13 +119,15 @@ def tiny(name: str, dtype: torch.dtype = torch.float64) -> Model:
 
 
 def _norms_in_double(module: nn.Module) -> None:
-    """Let RMS norms compute in float64: as written by transformers they round to float32, which would hide errors below 1e-7."""
+    """Let RMS norms compute in float64: transformers' own round to float32, which would hide errors below 1e-7."""
     for norm in module.modules():
         if hasattr(norm, "variance_epsilon"):
-            norm.forward = lambda x, n=norm: n.weight * (x * (x.square().mean(-1, keepdim=True) + n.variance_epsilon).rsqrt())
+            norm.forward = lambda x, n=norm: (
+                n.weight * (x * (x.square().mean(-1, keepdim=True) + n.variance_epsilon).rsqrt())
+            )
 
 
-# -------------------------------------------------------------------------------------------------------------------------- batches
+# -------------------------------------------------------------------------------------------------------------- batches
 
 
 @dataclass(frozen=True)
@@ -146,19 +153,20 @@ class Batch:
 
 
 def draw_prompts(lengths: Sequence[int] = (6, 3, 5), n_groups: int = 2, seed: int = 0) -> list[Prompt]:
-    """Random prompts of these lengths; each has its last token as a target, and those of at least four tokens another one before it."""
+    """Random prompts of these lengths; the last token is a target, and of at least four tokens another one is too."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int, n: int) -> Tensor:
         return torch.randint(high, (n,), generator=generator)
 
     return [
-        Prompt(draw(VOCABULARY, n), draw(VOCABULARY, n), draw(n_groups, n), (n - 1, n // 2) if n > 3 else (n - 1,)) for n in lengths
+        Prompt(draw(VOCABULARY, n), draw(VOCABULARY, n), draw(n_groups, n), (n - 1, n // 2) if n > 3 else (n - 1,))
+        for n in lengths
     ]
 
 
 def collate(prompts: Sequence[Prompt], side: Literal["left", "right", "both"] = "right", extra: int = 0) -> Batch:
-    """A batch of these prompts, padded with nonsense (in the ids and in the groups) on a side; `extra` columns more than needed."""
+    """A batch of these prompts, padded with nonsense (ids and groups) on a side, `extra` columns more than needed."""
     width = max(len(p.clean) for p in prompts) + extra
     spare = [width - len(p.clean) for p in prompts]
     starts = [{"right": 0, "left": n, "both": n // 2}[side] for n in spare]
@@ -171,8 +179,8 @@ def collate(prompts: Sequence[Prompt], side: Literal["left", "right", "both"] = 
 
     mask = grid([torch.ones_like(p.clean) for p in prompts], 0).bool()
     return Batch(
-        Tokens(grid([p.clean for p in prompts], 7), mask),
-        Tokens(grid([p.corrupted for p in prompts], 8), mask),
+        Tokens(grid([p.clean for p in prompts], -100), mask),
+        Tokens(grid([p.corrupted for p in prompts], -100), mask),
         torch.tensor([b for b, p in enumerate(prompts) for _ in p.targets]),
         torch.tensor([starts[b] + t for b, p in enumerate(prompts) for t in p.targets]),
         grid([p.groups for p in prompts], -9),
@@ -180,6 +188,8 @@ def collate(prompts: Sequence[Prompt], side: Literal["left", "right", "both"] = 
 
 
 @torch.no_grad()
-def own_logits(model: Model, prompts: Sequence[Prompt], which: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "A V"]:
+def own_logits(
+    model: Model, prompts: Sequence[Prompt], which: Literal["clean", "corrupted"] = "clean"
+) -> Float[Tensor, "A V"]:
     """What the user's module itself says at the targets, prompt by prompt and without padding."""
     return torch.cat([model.module(input_ids=getattr(p, which)[None]).logits[0, list(p.targets)] for p in prompts])

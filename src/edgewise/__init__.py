@@ -7,10 +7,12 @@ from edgewise._errors import InputError as InputError
 from edgewise._load import load_model as load_model
 from edgewise.circuit import Circuit as Circuit
 from edgewise.discovery import EdgePruningConfig as EdgePruningConfig
+from edgewise.discovery import RankingConfig as RankingConfig
 from edgewise.discovery import RunOptions as RunOptions
 from edgewise.discovery import Scores as Scores
 from edgewise.discovery import eap as eap
 from edgewise.discovery import edge_pruning as edge_pruning
+from edgewise.discovery import learn_ranking as learn_ranking
 from edgewise.discovery import mask_ig as mask_ig
 from edgewise.discovery import random_scores as random_scores
 from edgewise.engine import Ablation as Ablation

@@ -18,16 +18,22 @@ PROMPTS = draw_prompts((6, 3, 5))
 BATCH = collate(PROMPTS)
 
 
-# ------------------------------------------------------------------------------------------------------- the module is untouched
+# ---------------------------------------------------------------------------------------------- the module is untouched
 
 _HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
 def _state(module: nn.Module) -> dict[str, object]:
-    """All that a run could change: weights and buffers to the bit, flags, gradients, hooks, modules and their own attributes."""
+    """All that a run could change: weights and buffers to the bit, flags, gradients, hooks, modules, attributes."""
     state: dict[str, object] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        state[name] = (tensor.data_ptr(), tensor.dtype, tensor.detach().numpy().tobytes(), tensor.requires_grad, tensor._version)
+        state[name] = (
+            tensor.data_ptr(),
+            tensor.dtype,
+            tensor.detach().numpy().tobytes(),
+            tensor.requires_grad,
+            tensor._version,
+        )
         state[f"{name}.grad"] = tensor.grad
     for name, inner in module.named_modules():
         hooks = {kind: len(getattr(inner, kind)) for kind in _HOOKS}
@@ -58,7 +64,7 @@ def test_gradients_keep_nothing_of_the_module():
     assert not engine(model).full(BATCH).requires_grad
 
 
-# -------------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 def _with(batch: Batch, **changes) -> Batch:
@@ -90,7 +96,11 @@ GROUPS = torch.ones(1, 2, E)
         (_with(BATCH, span_id=None), GROUPS, "mask: it has 2 position groups, and the batch has no span_id"),
         (_with(BATCH, span_id=torch.full((3, 6), 2)), GROUPS, "span_id: groups must lie in 0 to 1, .* got 2 to 2$"),
         (_with(BATCH, span_id=torch.full((3, 6), -1)), GROUPS, "span_id: groups must lie in 0 to 1, .* got -1 to -1$"),
-        (_with(BATCH, corrupted=collate(draw_prompts((6, 4, 5))).clean), ONES, "batch: example 1 .* different token length"),
+        (
+            _with(BATCH, corrupted=collate(draw_prompts((6, 4, 5))).clean),
+            ONES,
+            "batch: example 1 .* different token length",
+        ),
         (_with(BATCH, corrupted=collate(PROMPTS[:2]).clean), ONES, "batch: example 2 .* different token length"),
         (_with(BATCH, clean=_tokens(_hollow())), ONES, "batch: example 2 is empty or has padding in its middle"),
         (_with(BATCH, corrupted=_tokens(_hollow())), ONES, "batch: example 2 "),
@@ -116,7 +126,7 @@ def test_the_full_model_refuses_a_target_outside_its_prompt(position: int):
 
 def test_a_prompt_longer_than_the_positional_means_is_refused():
     model = tiny("gpt2")
-    with pytest.raises(InputError, match="10 tokens.* 9"):
+    with pytest.raises(InputError, match="10 tokens .*for 9;"):
         engine(model, None, "mean-positional").run(collate(draw_prompts((10,))), ONES)
 
 
@@ -141,13 +151,16 @@ def test_unknown_ablations():
 
 
 def test_what_an_ablation_says_of_itself():
-    assert {kind: a.splits_bias for kind, a in ABLATIONS.items() if a.splits_bias} == {"zero-shared": True, "learned-shared": True}
+    assert {kind: a.splits_bias for kind, a in ABLATIONS.items() if a.splits_bias} == {
+        "zero-shared": True,
+        "learned-shared": True,
+    }
     assert not Ablation("interchange", bias="shared").splits_bias
     assert not Ablation("mean", bias="shared").splits_bias
     assert Ablation(**ABLATIONS["mean"].to_dict()) == ABLATIONS["mean"]
 
 
-# ------------------------------------------------------------------------------------------------------------------ the defaults
+# --------------------------------------------------------------------------------------------------------- the defaults
 
 
 def test_defaults():
@@ -159,6 +172,25 @@ def test_defaults():
     assert logits.shape == (len(BATCH.row), VOCABULARY)
     assert default.run(BATCH, mask[None, None]).shape == (1, len(BATCH.row), VOCABULARY)
     assert_close(default.run(BATCH, mask[None, None])[0], logits)
+
+
+def test_an_engine_of_an_engine_is_itself_or_refused():
+    model = tiny("llama-gqa")
+    made = Engine.of(model, model.graph("off"), Ablation("zero"))
+    assert made.graph == model.graph("off") and made.ablation == Ablation("zero")
+    assert Engine.of(made) is made
+    assert Engine.of(made, model.graph("off"), Ablation("zero")) is made
+    with pytest.raises(InputError, match="engine: its graph is GraphSpec.*; expected GraphSpec"):
+        Engine.of(made, model.graph())
+    with pytest.raises(InputError, match="engine: its ablation is .*; expected "):
+        Engine.of(made, ablation=Ablation())
+
+
+def test_a_graph_of_another_model_is_refused():
+    model = tiny("gpt2")
+    for other in ("gpt2-untied", "llama-gqa", "neox-parallel"):
+        with pytest.raises(InputError, match="graph"):
+            Engine(model, tiny(other).graph())
 
 
 def test_shared_biases_matter_only_where_heads_are_taken_away_with_them():
@@ -198,7 +230,7 @@ def _written(model, graph: Graph, packing) -> dict[str, Tensor]:
     return written
 
 
-# ------------------------------------------------------------------------------------------------------------------- packing
+# -------------------------------------------------------------------------------------------------------------- packing
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both"])

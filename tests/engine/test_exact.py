@@ -1,4 +1,4 @@
-"""A mask of ones is the user's own model, and a mask of zeros its ablated run: exactly, for every configuration and every ablation."""
+"""A mask of ones is the user's own model, one of zeros its ablated run, in every configuration and ablation."""
 
 import pytest
 import torch
@@ -18,7 +18,9 @@ BATCH = collate(PROMPTS)
 def _ablations_and_graphs(model: Model) -> list[tuple[str, Graph]]:
     """Every ablation under the default convention, and every convention under two of them."""
     others = conventions(model)[1:]
-    return [(a, model.graph()) for a in ABLATIONS] + [(a, graph) for a in ("interchange", "zero-shared") for graph in others]
+    return [(a, model.graph()) for a in ABLATIONS] + [
+        (a, graph) for a in ("interchange", "zero-shared") for graph in others
+    ]
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -65,7 +67,9 @@ def _readout(engine: Engine) -> Float[Tensor, "A V"]:
     def stream(prompt: Prompt, position: int) -> Tensor:
         x = torch.zeros(parts.d_model, dtype=torch.float64)
         if not graph.n_embeddings:  # not writers: always clean
-            x = x + sum(term[0] for term in parts.embed(prompt.clean[position : position + 1], torch.tensor([position])))
+            x = x + sum(
+                term[0] for term in parts.embed(prompt.clean[position : position + 1], torch.tensor([position]))
+            )
         for embedding in values.embeds:
             x = x + at(embedding, position)
         for layer, heads, mlp in zip(parts.layers, values.heads, values.mlps, strict=True):
@@ -85,7 +89,10 @@ def test_under_zero_ablation_without_shared_biases_only_those_are_left(name: str
     model = tiny(name)
     graph = model.graph()
     empty = torch.zeros(graph.n_edges)
-    layers, shared = engine(model, graph, "zero").run(BATCH, empty), engine(model, graph, "zero-shared").run(BATCH, empty)
+    layers, shared = (
+        engine(model, graph, "zero").run(BATCH, empty),
+        engine(model, graph, "zero-shared").run(BATCH, empty),
+    )
     bias = model.parts.final_norm.bias
     silent = torch.zeros_like(shared[:, 0:1]) if bias is None else bias.expand(len(shared), -1)
     if bias is None:

@@ -34,7 +34,9 @@ def _smooth(name: str) -> str:
 def test_mask_gradients_are_finite_differences(name: str, ablation: str):
     model = tiny(name)
     run = engine(model, None, ablation)
-    mask = random_masks(model.graph())["circuits-and-groups"]  # hard edges too: their two-sided derivative is defined as well
+    mask = random_masks(model.graph())[
+        "circuits-and-groups"
+    ]  # hard edges too: their two-sided derivative is defined as well
     weights = _weights(run.run(BATCH, mask))
     gradient = outcome(run, BATCH, mask, weights, gradients="all").mask.flatten()
     for edge in torch.randperm(mask.numel())[:12].tolist():
@@ -63,7 +65,9 @@ def test_constants_gradients_are_finite_differences(name: str, ablation: str):
         def loss(step: float, which=which, direction=direction) -> float:
             moved = tuple(x.detach() + step * direction if i == which else x.detach() for i, x in enumerate(values))
             constants = Writes.from_tensors(moved, len(model.parts.layers))
-            return float((Engine(model, None, ABLATIONS[ablation], constants=constants).run(BATCH, mask) * weights).sum())
+            return float(
+                (Engine(model, None, ABLATIONS[ablation], constants=constants).run(BATCH, mask) * weights).sum()
+            )
 
         assert_close((gradient * direction).sum(), _derivative(loss), 1e-7)
 
@@ -117,7 +121,7 @@ def test_node_masks(name: str, ablation: str):
 
 
 def _affine_model() -> Model:
-    """A model whose every writer is affine in what it reads: attention patterns are fixed, ReLUs always on, and there are no norms."""
+    """A model whose writers are affine in what they read: attention patterns fixed, ReLUs always on, no norms."""
     model = random_model("plain")
     with torch.no_grad():
         for name, parameter in model.module.named_parameters():
@@ -205,6 +209,20 @@ def test_what_autograd_may_and_may_not_do():
         assert not run(BATCH, mask).requires_grad
     with torch.inference_mode():
         assert_close(run(BATCH, mask).clone(), run(BATCH, mask))
+
+
+def test_what_was_kept_in_inference_mode_can_be_differentiated_after_it():
+    for name in ("gpt2", "llama-gqa"):
+        model = tiny(name)
+        mask = random_masks(model.graph())["mixed"]
+        used = engine(model)
+        with torch.inference_mode():
+            used.full(BATCH)
+            used.run(BATCH, mask)
+        leaf = mask.clone().requires_grad_()
+        (used.run(BATCH, leaf) * used.full(BATCH)).sum().backward()
+        assert leaf.grad is not None
+        assert_close(leaf.grad, outcome(engine(model), BATCH, mask, engine(model).full(BATCH)).mask)
 
 
 def test_two_runs_may_be_differentiated_in_any_order():

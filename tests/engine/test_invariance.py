@@ -1,4 +1,4 @@
-"""What must not matter: order, batch size, padding, micro-batches, the cache, how circuits and position groups are put together."""
+"""What must not matter: order, batch size, padding, the cache, how circuits and position groups are put together."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from edgewise.engine import Engine
-from tests.engines import ABLATIONS, Outcome, assert_close, assert_same, conventions, engine, outcome, per_prompt, random_masks
-from tests.tiny import ONE_OF_EACH, Prompt, collate, draw_prompts, tiny
+from tests.engines import (
+    ABLATIONS,
+    Outcome,
+    assert_close,
+    assert_same,
+    conventions,
+    engine,
+    outcome,
+    per_prompt,
+    random_masks,
+)
+from tests.tiny import ONE_OF_EACH, VOCABULARY, Prompt, collate, draw_prompts, own_logits, tiny
 
 PROMPTS = draw_prompts((6, 3, 5, 6))
 MODELS = (*ONE_OF_EACH, "mistral-window", "llama-yarn")
@@ -33,7 +43,9 @@ def test_corrupted_prompts_may_be_padded_otherwise_than_clean_ones():
 
 
 def _run(engine: Engine, which: Sequence[int], mask: Tensor, **padding: Any) -> Outcome:
-    weights = _weights(engine.model.parts.unembed(torch.zeros(1, engine.model.parts.d_model, dtype=torch.float64)).shape[-1])
+    weights = _weights(
+        engine.model.parts.unembed(torch.zeros(1, engine.model.parts.d_model, dtype=torch.float64)).shape[-1]
+    )
     batch = collate([PROMPTS[i] for i in which], **padding)
     return outcome(engine, batch, mask, torch.cat([weights[i] for i in which]), gradients="all")
 
@@ -86,17 +98,31 @@ def test_the_cache_changes_nothing(cache_bytes: int):
 
 
 def test_the_cache_tells_examples_apart():
-    """The same clean prompt with another corrupted one, and prompts of which one begins like the other."""
+    """The same clean prompt with another corrupted one, and prompts that begin or end like another."""
     model = tiny("gpt2")
-    run = engine(model).run
+    cached = engine(model)
+    run = cached.run
     mask = random_masks(model.graph())["fractional"]
     first, _, third, _ = PROMPTS
     longer = Prompt(
-        torch.cat([first.clean, first.clean[:2]]), torch.cat([first.corrupted, third.corrupted[:2]]), torch.zeros(8), (7,)
+        torch.cat([first.clean, first.clean[:2]]),
+        torch.cat([first.corrupted, third.corrupted[:2]]),
+        torch.zeros(8),
+        (7,),
     )
     other = Prompt(first.clean, first.corrupted.flip(0), first.groups, first.targets)
-    for prompts in ([first], [other], [longer], [first, longer, other]):
-        assert_close(run(collate(prompts), mask), engine(model, cache_bytes=0).run(collate(prompts), mask))
+    ending, beginning = (replace(first, clean=first.clean.clone(), corrupted=first.corrupted.clone()) for _ in range(2))
+    for token, changed in ((0, ending), (-1, beginning)):
+        for ids in (changed.clean, changed.corrupted):
+            ids[token] = (ids[token] + 1) % VOCABULARY
+    shorter = Prompt(ending.clean[1:], ending.corrupted[1:], first.groups[1:], (4,))
+    alone = [first, other, longer, ending, beginning, shorter]
+    for prompts in (*([prompt] for prompt in alone), alone):
+        batch, fresh = collate(prompts), engine(model, cache_bytes=0)
+        assert_close(run(batch, mask), fresh.run(batch, mask))
+        for which in ("clean", "corrupted"):
+            for _ in range(2):
+                assert_close(cached.full(batch, which), own_logits(model, prompts, which))
     assert (run(collate([first]), mask) - run(collate([other]), mask)).abs().max() > 1e-3
 
 
@@ -182,7 +208,9 @@ def test_dropping_what_carries_no_signal_changes_no_logit(name: str, ablation: s
             alive = graph.prune(kept, ABLATIONS[ablation].kind)
             dropped += int(kept.sum() - alive.sum())
             for value in (torch.ones_like(uniform[1]), uniform[1]):
-                expected = run(batch, value * kept, skip=False)  # all of it, so that nothing is dropped by the engine itself
+                expected = run(
+                    batch, value * kept, skip=False
+                )  # all of it, so that nothing is dropped by the engine itself
                 assert_close(run(batch, value * alive, skip=False), expected)
                 assert_close(run(batch, value * kept), expected)
     assert dropped > 20
@@ -192,7 +220,7 @@ def test_dropping_what_carries_no_signal_changes_no_logit(name: str, ablation: s
 def test_under_interchange_what_is_not_dropped_carries_signal(name: str):
     """Of generic weights, exactly the edges that `prune` leaves have a gradient.
 
-    Other ablations leave some more: a query matters only where values differ, which those of a head without inputs do not.
+    Other ablations leave some more: a query matters only where values differ; those of a head without inputs do not.
     """
     model = tiny(name)
     n_alive = 0

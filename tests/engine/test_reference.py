@@ -1,4 +1,4 @@
-"""The fast path gives what the reference gives: logits, every mask gradient and the constants' gradients, in float64."""
+"""The fast path gives what the reference gives, in float64: logits, every mask gradient, the constants' gradients."""
 
 import pytest
 import torch

@@ -24,6 +24,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+METHODS = ("ranking", "edge-pruning", "eap", "mask-ig")
+
+
 def main() -> None:
     """Run the command line; what the user got wrong is one line and exit status 2."""
     try:
@@ -36,11 +39,11 @@ def main() -> None:
 def find(
     model: ModelName = "smollm2-135m",
     task: TaskName = "ioi",
-    method: Annotated[str, typer.Option(help="edge-pruning, eap or mask-ig.")] = "edge-pruning",
+    method: Annotated[str, typer.Option(help="ranking, edge-pruning, eap or mask-ig.")] = "ranking",
     sparsity: Annotated[float, typer.Option(help="1 − kept edges / all edges; 0.98 keeps 2 %.")] = 0.98,
     out: Out = Path("runs/circuit"),
     preset: Annotated[str, typer.Option(help="edge-pruning: default, or paper (the published settings).")] = "default",
-    steps: Annotated[int | None, typer.Option(help="edge-pruning: steps; the preset's if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of a learned method; its own if not given.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples per step; the preset's if not given.")] = None,
     train: Annotated[int, typer.Option(help="Training pairs of a built-in task.")] = 200,
     validation: Annotated[int, typer.Option(help="Validation pairs of a built-in task.")] = 200,
@@ -54,7 +57,6 @@ def find(
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
     import edgewise as ew
-    from edgewise.discovery import edges_at
 
     config = _config(method, preset, sparsity, steps, batch_size, seed)
     ew.Ablation(ablation)  # pyright: ignore[reportArgumentType] (checked there)
@@ -64,12 +66,14 @@ def find(
     engine = ew.Engine(loaded, graph, ew.Ablation(ablation))  # pyright: ignore[reportArgumentType] (checked there)
     pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
     _show.header(loaded, engine, pairs)
-    if config is not None:
-        options = ew.RunOptions(out=out, log=tuple(log or ()))
+    options = ew.RunOptions(out=out, log=tuple(log or ()))
+    if method == "edge-pruning":
         circuit = ew.edge_pruning(engine, pairs, config, options=options)
+    elif method == "ranking":
+        circuit = ew.learn_ranking(engine, pairs, config, options=options).at(sparsity, actual=True)
     else:
         scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[method](engine, pairs, batch_size=batch_size or 32)
-        circuit = scores.top_actual(edges_at(graph, sparsity), absolute=True)
+        circuit = scores.at(sparsity, actual=True, absolute=True)
     circuit.save(out / "circuit.safetensors")
     _show.found(circuit, out / "circuit.safetensors")
 
@@ -156,16 +160,22 @@ def list_models() -> None:
 
 
 def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_size: int | None, seed: int) -> Any:
-    """The configuration of Edge Pruning, or None for an attribution method; refused here, before anything is loaded."""
-    from edgewise.discovery import EdgePruningConfig
+    """A learned method's configuration, None for attribution; what is wrong is refused before anything is loaded."""
+    from edgewise.discovery import EdgePruningConfig, RankingConfig
 
-    if method not in ("edge-pruning", "eap", "mask-ig"):
-        raise InputError(f"--method {method!r}: choose edge-pruning, eap or mask-ig")
+    if method not in METHODS:
+        raise InputError(f"--method {method!r}: choose {', '.join(METHODS)}")
     if preset not in ("default", "paper"):
         raise InputError(f"--preset {preset!r}: choose default or paper")
-    config = EdgePruningConfig.paper(sparsity=sparsity) if preset == "paper" else EdgePruningConfig(sparsity=sparsity)
+    pruning = EdgePruningConfig(sparsity=sparsity)  # refuses a sparsity that is none, whatever the method
+    if method == "edge-pruning":
+        config = EdgePruningConfig.paper(sparsity=sparsity) if preset == "paper" else pruning
+    elif method == "ranking":
+        config = RankingConfig()
+    else:
+        return None
     given = {name: value for name, value in (("steps", steps), ("batch_size", batch_size)) if value is not None}
-    return replace(config, seed=seed, **given) if method == "edge-pruning" else None
+    return replace(config, seed=seed, **given)
 
 
 def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:

@@ -21,7 +21,7 @@ from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import normal, uniform
 from edgewise.discovery._objective import example_scores, finite, step_batch
 from edgewise.discovery._provenance import provenance
-from edgewise.discovery._scores import Scores, edges_at
+from edgewise.discovery._scores import Scores, edges_at, normal_scores
 from edgewise.discovery._training import NotFiniteError, RunOptions, optimizer_tensors, restore_optimizer, run_steps
 from edgewise.engine import Engine
 from edgewise.models import Model
@@ -174,9 +174,6 @@ class EdgePruningLearner:
         self.engine, self.task, self.config, self.graph = engine, task, config, engine.graph
         device = engine.model.device
         self.edges = _start(self.graph.n_edges, config, _EDGE_START).to(device)
-        if config.warm_start:
-            ranks = mask_ig(engine, task).values.abs().argsort().argsort()
-            self.edges += config.warm_start * torch.special.ndtri((ranks + 0.5) / len(ranks)).to(self.edges)
         self.nodes = _start(self.graph.n_writers, config, _NODE_START).to(device)
         self.multipliers = torch.zeros(4, device=device)  # λ₁, λ₂ of the edges, then of the nodes
         self.writer = self.graph.edge_writer.long().to(device)
@@ -191,6 +188,15 @@ class EdgePruningLearner:
             weight_decay=config.weight_decay,
         )
         self.loss = loss_function(task.loss)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Add the warm start, if there is one."""
+        if self.config.warm_start:
+            with torch.enable_grad():
+                attribution = mask_ig(self.engine, self.task).values.abs().to(self.edges.device)
+            self.edges += self.config.warm_start * normal_scores(attribution)
+            self._shift_to(0)
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step: sample masks, run the circuit, descend on the masks and ascend on the multipliers."""

@@ -90,3 +90,9 @@ def edges_at(graph: Graph, sparsity: float) -> int:
         )
     # A hair above, so that 0.98 of 1,000 edges is 20 and not 19 for want of a bit.
     return int((1 - sparsity) * graph.n_edges + 1e-6)
+
+
+def normal_scores(values: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
+    """Standard normal quantiles of the ranks: the same order, a known spread."""
+    ranks = values.argsort(stable=True).argsort().double()
+    return torch.special.ndtri((ranks + 0.5) / len(ranks)).float()

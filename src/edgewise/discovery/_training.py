@@ -39,6 +39,10 @@ class RunOptions:
 class Learner(Protocol):
     """What a learned method gives the loop."""
 
+    def begin(self) -> None:
+        """Do what only a fresh run needs, such as the attribution that it starts from."""
+        ...
+
     def step(self, step: int) -> dict[str, Tensor | float]:
         """Do one step and return its metrics, `loss` among them.
 
@@ -90,6 +94,8 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
         InputError: the folder holds a checkpoint of another configuration, or one that cannot be read.
     """
     step, before = _resume(learner, config, options)
+    if step == 0:
+        learner.begin()
     begin = saved = time.monotonic()
     stopped = None
     write, close = _loggers(options)

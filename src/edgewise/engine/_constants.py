@@ -118,6 +118,18 @@ def _keys(tokens: Tokens) -> list[bytes]:
     return [ids[b][mask[b]].tobytes() for b in range(len(ids))]
 
 
+def check_targets(tokens: Tokens, row: Int[Tensor, " A"], position: Int[Tensor, " A"]) -> None:
+    """Raise `InputError` unless every target stands on a real token."""
+    n_rows, n_columns = tokens.mask.shape
+    outside = (row < 0) | (row >= n_rows) | (position < 0) | (position >= n_columns)
+    real = ~outside & tokens.mask[row.clamp(0, n_rows - 1), position.clamp(0, n_columns - 1)]
+    if not bool(real.all()):
+        bad = int((~real).nonzero()[0, 0])
+        raise InputError(
+            f"batch: target {bad} is position {int(position[bad])} of example {int(row[bad])}, where there is no token"
+        )
+
+
 def check_pairs(clean: Tokens, corrupted: Tokens) -> None:
     """Raise `InputError` unless clean and corrupted prompts are equally long."""
     lengths, others = clean.mask.sum(1), corrupted.mask.sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
-from edgewise.engine._constants import Constants, PerExample, Prompts, check_pairs, interchange_constants
+from edgewise.engine._constants import Constants, PerExample, Prompts, check_pairs, check_targets, interchange_constants
 from edgewise.engine._executor import Executor
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
@@ -25,7 +25,8 @@ CACHE_BYTES = 1 << 30
 class Engine:
     """Runs one model, under one graph and one ablation, with masks on the edges.
 
-    The user's module is only read. A mask of 1 keeps an edge, 0 ablates it, and anything between mixes the two.
+    The user's module is only read. Some of its weights are kept rearranged, so make a new engine after changing them.
+    A mask of 1 keeps an edge, 0 ablates it, and anything between mixes the two.
     """
 
     def __init__(
@@ -55,6 +56,9 @@ class Engine:
         """
         self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
         self.path = path
+        own = model.graph(self.graph.spec.embeddings, self.graph.spec.kv)
+        if own != self.graph:
+            raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         needs = self.ablation.kind not in ("interchange", "zero")
         if needs != (constants is not None):
             raise InputError(
@@ -62,6 +66,8 @@ class Engine:
             )
         if self.ablation.kind == "zero":
             constants = constant_writes(model.parts, self.graph)
+        if constants is not None:
+            constants.check(model.parts, self.graph)
         self.constants = constants
         self._store = PerExample(cache_bytes)
         self._reads: dict[int, Read] = {}
@@ -90,6 +96,7 @@ class Engine:
         They are kept while they fit, since they depend on the example alone.
         """
         tokens = batch.clean if which == "clean" else batch.corrupted
+        check_targets(tokens, batch.row, batch.position)
 
         def compute() -> Float[Tensor, "A V"]:
             packing = pack(tokens)
@@ -125,12 +132,15 @@ class Engine:
             InputError: the mask has the wrong size, or the prompts of a pair differ in length.
         """
         masks = self._rows(mask)
+        if gradients == "fractional":
+            masks = torch.where((masks > 0) & (masks < 1), masks, masks.detach())
         n_copies, n_groups, _ = mask.shape if mask.ndim == 3 else (1, 1, 0)
         if n_groups > 1 and batch.span_id is None:
             raise InputError(
                 f"mask: it has {n_groups} position groups, and the batch has no span_id to say which token is in which"
             )
         packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
+        check_targets(batch.clean, batch.row, batch.position)
         targets = packing.where(batch.row, batch.position)
         terms = embeddings(self.model.parts, self.graph, packing)
         clean = tuple(term[packing.example_token] for term in terms)
@@ -185,6 +195,8 @@ class Engine:
             raise InputError(
                 f"mask: shape {tuple(mask.shape)}; expected [E] or [C, P, E] with E = {self.graph.n_edges}"
             )
+        if not mask.numel():
+            raise InputError(f"mask: shape {tuple(mask.shape)} holds no circuit; give at least one")
         dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
         return mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
 
@@ -198,8 +210,12 @@ class Engine:
         assert self.constants is not None
         with torch.no_grad():
             base = base_sums(parts, graph, self.ablation, self.constants)
-        constants = Constants(self.constants, tuple(base))
-        return constants.at(packing.token_positions())
+        if 1 < len(base[0]) < packing.grid[1]:
+            raise InputError(
+                f"mean-positional: a prompt has {packing.grid[1]} tokens and there are means for {len(base[0])}; "
+                "average over prompts that are as long"
+            )
+        return Constants(self.constants, tuple(base)).at(packing.token_positions())
 
 
 class _Run(torch.autograd.Function):
@@ -207,7 +223,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, executor: Executor, targets: Tensor, masks: Tensor, *ablated: Tensor) -> Tensor:
-        final = executor.forward(targets)
+        final = executor.forward(targets, keep=any(ctx.needs_input_grad))
         if any(ctx.needs_input_grad):
             ctx.executor = executor
         return final
@@ -217,6 +233,10 @@ class _Run(torch.autograd.Function):
     def backward(ctx, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
         (gradient,) = grad_outputs
         executor, ctx.executor = ctx.executor, None
+        if executor is None:
+            raise RuntimeError(
+                "a masked run can be differentiated once, since its stacks are freed on the way; run it again"
+            )
         wanted = any(ctx.needs_input_grad[3:])
         gradients = executor.backward(gradient, ablated=wanted)
         n_ablated = len(ctx.needs_input_grad) - 3

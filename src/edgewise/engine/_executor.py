@@ -5,9 +5,8 @@ one matrix product. With g_r = ∂loss/∂x_r, again one product each: ∂loss/�
 g_r. The blocks are walked forwards, then backwards; readers' inputs are never kept but made again, chunk by chunk, so
 that they stay in the processor's cache.
 
-Norms cost nothing extra: the gain goes into the projection and the scale onto its output, and where norms are layer
-    norms everything
-that is written is centred first (which commutes with sums), so that both kinds of norm are a division by the root mean
+Norms cost nothing extra: the gain goes into the projection and the scale onto its output. Where norms are layer norms,
+everything that is written is centred first (which commutes with sums), so that both kinds divide by the root mean
 square.
 """
 
@@ -90,8 +89,16 @@ class Executor:
     # ------------------------------------------------------------------------------------------------------- forward
 
     @torch.no_grad()
-    def forward(self, targets: Int[Tensor, " A"]) -> Float[Tensor, "A D"]:
-        """Run the circuits; the input of the final norm at the target tokens (packed indices)."""
+    def forward(self, targets: Int[Tensor, " A"], keep: bool = True) -> Float[Tensor, "A D"]:
+        """Run the circuits.
+
+        Args:
+            targets: packed indices of the tokens whose predictions are wanted.
+            keep: keep what a backward needs.
+
+        Returns:
+            The input of the final norm at the targets.
+        """
         plan = self.plan
         self.stack = Stack(len(plan.writers), self.packing.n_tokens, self.parts.d_model, self.masks)
         for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
@@ -108,7 +115,8 @@ class Executor:
             if layer_plan.mlp_slot is not None:
                 written, saved_mlp = self._run_mlp(layer_plan, layer, x)
                 self._write(layer_plan.mlp_slot, written - self.ablated.mlps[layer_plan.layer])
-            self.saved.append((saved, saved_mlp))
+            if keep:
+                self.saved.append((saved, saved_mlp))
         return self._logits_input(targets)
 
     def _write_heads(self, plan: LayerPlan, layer: Layer, saved: Saved) -> None:
@@ -268,18 +276,22 @@ class Executor:
 
     def _attention_read(self, plan: LayerPlan) -> Read:
         """The running attention readers' projections."""
-        key = 2 * plan.layer
-        if key not in self.reads:
-            repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
-            self.reads[key] = Read.of_attention(self.parts.layers[plan.layer].attention, repeats, self.masks.dtype)
-        full = len(plan.readers) == plan.attention.n_readers
-        return self.reads[key] if full else self.reads[key].take(plan.readers)
+        read = self._kept_read(2 * plan.layer)
+        return read if len(plan.readers) == plan.attention.n_readers else read.take(plan.readers)
 
     def _mlp_read(self, plan: LayerPlan) -> Read:
-        key = 2 * plan.layer + 1
-        if key not in self.reads:
-            self.reads[key] = Read.of_mlp(self.parts.layers[plan.layer].mlp, self.masks.dtype)
-        return self.reads[key]
+        return self._kept_read(2 * plan.layer + 1)
+
+    def _kept_read(self, index: int) -> Read:
+        """A block's projections, made once; not kept if that would be a second copy of the weights in a finer type."""
+        if index in self.reads:
+            return self.reads[index]
+        layer, dtype = self.parts.layers[index // 2], self.masks.dtype
+        repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
+        read = Read.of_mlp(layer.mlp, dtype) if index % 2 else Read.of_attention(layer.attention, repeats, dtype)
+        if layer.attention.output.dtype == dtype:
+            self.reads[index] = read
+        return read
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output[plan.heads] if self.plan.skips else layer.attention.output

@@ -4,9 +4,13 @@ Every reader gets its own residual stream, summed edge by edge; every gradient i
 everything; the fast executor is held equal to it by the tests.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
@@ -38,7 +42,7 @@ def reference_logits(
     row = torch.empty(packing.n_tokens, dtype=torch.long, device=masks.device)
     for segment in packing.segments:
         row[segment.start : segment.stop] = segment.row
-    clean = tuple(term[packing.example_token] for term in embeddings(parts, graph, packing))
+    clean = tuple(term[packing.example_token].detach() for term in embeddings(parts, graph, packing))
     always = torch.zeros_like(clean[0]) if graph.n_embeddings else clean[0]  # c: what is never masked
     written = list(clean) if graph.n_embeddings else []  # z_w, each (N, D)
     replaced = [term.expand_as(clean[0]) for term in ablated.embeds] if graph.n_embeddings else []  # z̃_w
@@ -55,13 +59,17 @@ def reference_logits(
         repeats = n // len(heads.weight)
         outputs = []
         for i in range(n):
-            y = norm.module(stream(first + i, written, replaced, always)) @ heads.weight[i // repeats]
+            y = _frozen(norm.module)(stream(first + i, written, replaced, always)) @ heads.weight[i // repeats]
             outputs.append(y if heads.bias is None else y + heads.bias[i // repeats])
         return packing.unpack(torch.stack(outputs, 1))
 
     keys = graph.n_kv_readers
     for index, layer in enumerate(parts.layers):
-        attention = layer.attention
+        attention = replace(
+            layer.attention,
+            query_norm=_frozen(layer.attention.query_norm),
+            key_norm=_frozen(layer.attention.key_norm),
+        )
         first = graph.blocks[2 * index].reader
         query = project(first, attention.query, attention.norm, parts.n_heads)
         key = project(first + parts.n_heads, attention.key, attention.norm, keys)
@@ -81,7 +89,17 @@ def reference_logits(
             always = always + attention.output_bias
         written, replaced = written + heads_written, replaced + heads_replaced
         mlp_input = stream(mlp, *before) if parts.parallel else stream(mlp, written, replaced, always)
-        mlp_written = layer.mlp.module(layer.mlp.norm.module(mlp_input))
+        mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(mlp_input))
         written.append(mlp_written)
         replaced.append(ablated.mlps[index].expand_as(always))
-    return parts.unembed(parts.final_norm.module(stream(graph.n_readers - 1, written, replaced, always)[targets]))
+    return parts.unembed(
+        _frozen(parts.final_norm.module)(stream(graph.n_readers - 1, written, replaced, always)[targets])
+    )
+
+
+def _frozen(module: Any) -> Any:
+    """A user's module as a function that gives its own parameters no gradient."""
+    if not isinstance(module, nn.Module):
+        return module
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return lambda x: functional_call(module, weights, (x,))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
 from edgewise.graph import Graph
@@ -42,10 +43,18 @@ class Writes:
         first = len(tensors) - 2 * n_layers
         return Writes(tensors[:first], tensors[first : first + n_layers], tensors[first + n_layers :])
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held."""
-        return sum(x.numel() * x.element_size() for x in self.tensors())
+    def check(self, parts: Parts, graph: Graph) -> None:
+        """Raise `InputError` unless there is one tensor per writer, of the model's sizes and of one length."""
+        wanted = [(parts.d_model,)] * graph.n_embeddings
+        wanted += [tuple(layer.attention.output.shape[:2]) for layer in parts.layers]
+        wanted += [(parts.d_model,)] * len(parts.layers)
+        found = [tuple(x.shape[1:]) for x in self.tensors()]
+        if len(self.embeds) != graph.n_embeddings or found != wanted or len({len(x) for x in self.tensors()}) > 1:
+            raise InputError(
+                f"constants: {len(self.embeds)} embeddings, {len(self.heads)} layers of heads, {len(self.mlps)} MLPs; "
+                f"expected {graph.n_embeddings}, {len(parts.layers)}, {len(parts.layers)}, of the model's widths and "
+                "one length"
+            )
 
 
 def embeddings(parts: Parts, graph: Graph, packing: Packing) -> tuple[Float[Tensor, "N D"], ...]:

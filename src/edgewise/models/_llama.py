@@ -16,7 +16,7 @@ def parts(module: Any) -> Parts:
     """
     model, config = module.model, module.config
     # Each family's own rotary function, so that one that transformers changes is changed here.
-    rotate = importlib.import_module(type(module).__module__).apply_rotary_pos_emb
+    rotate = importlib.import_module(type(model.layers[0].self_attn).__module__).apply_rotary_pos_emb
 
     def attention(block: Any) -> Attention:
         attend, keys = block.self_attn, config.num_key_value_heads

@@ -82,6 +82,8 @@ def load(
                 f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; pass one loaded with "
                 f"transformers.AutoTokenizer"
             )
+        if dtype is not None or device is not None or revision is not None:
+            raise InputError("model: dtype, device and revision are for models that are loaded; convert yours yourself")
         name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         return wrap(model, tokenizer, {"id": name})
     if str(model) in DEFAULT_MODELS:
@@ -102,13 +104,14 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     Raises:
         InputError: the family is not supported, or the tokenizer has more tokens than the model.
     """
-    if module.training:
+    if any(part.training for part in module.modules()):
         raise InputError(
             "model: it is in training mode, where dropout would blur every number; call model.eval() first"
         )
+    config: Any = getattr(module, "config", None)
     if isinstance(module, _plain.PlainTransformer):
+        _check_tokenizer(tokenizer, config.vocab_size)
         return Model(module, tokenizer, "plain", _plain.parts(module), source)
-    config = getattr(module, "config", None)
     kind = getattr(config, "model_type", type(module).__name__)
     if kind not in _ADAPTERS:
         raise InputError(f"model: family {kind!r} is not supported; supported are {', '.join(supported())}")
@@ -116,14 +119,17 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
         raise InputError(
             f"model: {type(module).__name__} has no language-modelling head; load it with AutoModelForCausalLM"
         )
-    n_tokens = config.vocab_size  # pyright: ignore[reportOptionalMemberAccess]
+    _check_tokenizer(tokenizer, config.vocab_size)
+    family, find_parts = _ADAPTERS[kind]
+    return Model(module, tokenizer, family, find_parts(module), source)
+
+
+def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
     if tokenizer is not None and len(tokenizer) > n_tokens:
         raise InputError(
             f"tokenizer: it has {len(tokenizer)} tokens and the model {n_tokens}; "
             "pass the tokenizer that the model was trained with"
         )
-    family, find_parts = _ADAPTERS[kind]
-    return Model(module, tokenizer, family, find_parts(module), source)
 
 
 def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, device: Any, revision: str | None) -> Model:

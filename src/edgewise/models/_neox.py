@@ -14,7 +14,7 @@ def parts(module: Any) -> Parts:
     """The parts of a `transformers` GPT-NeoX with a language-modelling head."""
     model, config = module.gpt_neox, module.config
     n_heads, d_model = config.num_attention_heads, config.hidden_size
-    rotate = importlib.import_module(type(module).__module__).apply_rotary_pos_emb
+    rotate = importlib.import_module(type(model.layers[0].attention).__module__).apply_rotary_pos_emb
 
     def attention(block: Any) -> Attention:
         fused, dense = block.attention.query_key_value, block.attention.dense

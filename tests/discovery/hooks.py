@@ -1,0 +1,167 @@
+"""Edge attribution patching with nothing but PyTorch's hooks and autograd on the user's own module.
+
+What the writers write is what hooks see in a clean and a corrupted run. For the gradients, each reader is given an
+addend of its own, zero, at its input: a head's query, key or value is projected again from the norm of the stream plus
+its addend, and the addend's gradient is the reader's. Nothing of the engine or of the adapters is used here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pieces are in one family's module."""
+
+    layers: str
+    embeddings: tuple[str, ...]
+    final_norm: str
+    norms: tuple[str, str]
+    """The attention's and the MLP's."""
+    projections: dict[str, tuple[str, ...]]
+    """Which of q, k and v each projection of the attention gives."""
+    by_head: bool
+    """Whether a projection lists q, k, v for each head, rather than all heads for each of them."""
+    output: str
+
+
+LAYOUTS = {
+    "gpt2": Layout(
+        "transformer.h",
+        ("transformer.wte", "transformer.wpe"),
+        "transformer.ln_f",
+        ("ln_1", "ln_2"),
+        {"attn.c_attn": ("q", "k", "v")},
+        False,
+        "attn.c_proj",
+    ),
+    "llama": Layout(
+        "model.layers",
+        ("model.embed_tokens",),
+        "model.norm",
+        ("input_layernorm", "post_attention_layernorm"),
+        {f"self_attn.{kind}_proj": (kind,) for kind in "qkv"},
+        False,
+        "self_attn.o_proj",
+    ),
+    "neox": Layout(
+        "gpt_neox.layers",
+        ("gpt_neox.embed_in",),
+        "gpt_neox.final_layer_norm",
+        ("input_layernorm", "post_attention_layernorm"),
+        {"attention.query_key_value": ("q", "k", "v")},
+        True,
+        "attention.dense",
+    ),
+}
+
+
+def eap_scores(
+    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None, metric: Callable[[Tensor], Tensor]
+) -> dict[tuple[str, str], float]:
+    """⟨∂metric/∂x_r, z_w − z̃_w⟩ for every writer w and reader r, also those where r comes first and there is no edge.
+
+    Args:
+        module: the user's model.
+        layout: where its pieces are.
+        clean: a prompt's tokens, `[S]`.
+        corrupted: its twin's; None for zero ablation.
+        metric: of the logits `[S, V]`.
+    """
+    written = writes(module, layout, clean)
+    ablated = dict.fromkeys(written, 0.0) if corrupted is None else writes(module, layout, corrupted)
+    gradients = reader_gradients(module, layout, clean, metric)
+    return {
+        (writer, reader): float((gradient * (z - ablated[writer])).sum())
+        for writer, z in written.items()
+        for reader, gradient in gradients.items()
+    }
+
+
+@torch.no_grad()
+def writes(module: Any, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
+    """What each writer adds to the residual stream, `[S, D]`."""
+    found: dict[str, Tensor] = {}
+    n_heads = module.config.num_attention_heads
+
+    def embedding(_module, _inputs, output):
+        found["embed"] = found.get("embed", 0) + output.reshape(len(ids), -1)
+
+    def heads(layer: int):
+        def see(projection, inputs):
+            mixed = inputs[0].reshape(len(ids), n_heads, -1)
+            weight = projection.weight.T if isinstance(projection, nn.Linear) else projection.weight  # (H v, D)
+            for head, rows in enumerate(weight.chunk(n_heads)):
+                found[f"a{layer}.h{head}"] = mixed[:, head] @ rows
+
+        return see
+
+    handles = [module.get_submodule(name).register_forward_hook(embedding) for name in layout.embeddings]
+    for index, layer in enumerate(module.get_submodule(layout.layers)):
+        handles += [layer.get_submodule(layout.output).register_forward_pre_hook(heads(index))]
+        handles += [layer.mlp.register_forward_hook(lambda _m, _i, out, i=index: found.update({f"m{i}": out[0]}))]
+    with _removed(handles):
+        module(input_ids=ids[None])
+    return found
+
+
+def reader_gradients(module: Any, layout: Layout, ids: Tensor, metric: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The gradient of the metric at each reader's own input, `[S, D]`."""
+    addends: dict[str, Tensor] = {}
+
+    def addend(reader: str, stream: Tensor) -> Tensor:
+        return addends.setdefault(reader, torch.zeros_like(stream, requires_grad=True))
+
+    def add(reader: str):
+        return lambda _norm, inputs: (inputs[0] + addend(reader, inputs[0]),)
+
+    def split(norm: nn.Module, readers: list[str]):
+        streams: list[Tensor] = []  # what the norm has just been given
+
+        def project_apart(projection, _inputs, _output):
+            (stream,) = streams
+            streams.clear()
+            apart = [projection.forward(norm.forward(stream + addend(reader, stream))) for reader in readers]
+            return torch.cat([y.chunk(len(readers), -1)[i] for i, y in enumerate(apart)], -1)
+
+        return streams, project_apart
+
+    handles = [module.get_submodule(layout.final_norm).register_forward_pre_hook(add("logits"))]
+    for index, layer in enumerate(module.get_submodule(layout.layers)):
+        attention_norm, mlp_norm = (layer.get_submodule(name) for name in layout.norms)
+        handles += [mlp_norm.register_forward_pre_hook(add(f"m{index}"))]
+        for name, kinds in layout.projections.items():
+            readers = [f"a{index}.{head}" for head in _columns(module.config, kinds, layout.by_head)]
+            streams, project_apart = split(attention_norm, readers)
+            see = attention_norm.register_forward_pre_hook(lambda _norm, inputs, s=streams: s.append(inputs[0]))
+            handles += [see, layer.get_submodule(name).register_forward_hook(project_apart)]
+    with _removed(handles):
+        value = metric(module(input_ids=ids[None]).logits[0])
+    gradients = torch.autograd.grad(value, list(addends.values()))
+    return {reader: gradient[0] for reader, gradient in zip(addends, gradients, strict=True)}
+
+
+def _columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:
+    """Whose a projection's outputs are, in their order."""
+    n_heads = config.num_attention_heads
+    n_keys = getattr(config, "num_key_value_heads", None) or n_heads
+    names = {kind: [f"h{head}.{kind}" for head in range(n_heads)] for kind in kinds}
+    if n_keys != n_heads:
+        names |= {kind: [f"kv{head}.{kind}" for head in range(n_keys)] for kind in kinds if kind in "kv"}
+    if by_head:
+        return [name for head in zip(*names.values(), strict=True) for name in head]
+    return [name for kind in kinds for name in names[kind]]
+
+
+@contextmanager
+def _removed(handles: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

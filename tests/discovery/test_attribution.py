@@ -1,0 +1,305 @@
+"""Attribution: equal to plain hooks, exact on a linear model, adding up, and the same however the examples come."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.discovery import Scores, eap, mask_ig
+from edgewise.discovery._objective import example_scores
+from edgewise.engine import Ablation, Engine
+from edgewise.graph import KEY, QUERY, Graph
+from edgewise.models import Model
+from edgewise.tasks import Pair, Task, metric_function
+from tests.discovery.hooks import LAYOUTS, eap_scores
+from tests.discovery.toys import random_pairs, random_task, refused, toy_engine
+from tests.tiny import random_model, tiny
+
+FLOAT32 = 3e-7
+"""Scores are float32: how far they may be off, relative to the largest."""
+
+
+def _near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    error, scale = float((found.double() - expected.double()).abs().max()), float(expected.abs().max())
+    assert error <= tolerance * scale, f"{error:.1e} apart, of {scale:.1e}"
+
+
+def _logit_diff(pair: Pair) -> Callable[[Tensor], Tensor]:
+    """Mean over the targets of the logit difference, sets by their logsumexp: of the logits `[S, V]`."""
+
+    def metric(logits: Tensor) -> Tensor:
+        each = [
+            logits[t.position, list(t.answers)].logsumexp(-1) - logits[t.position, list(t.wrong)].logsumexp(-1)
+            for t in pair.targets
+        ]
+        return torch.stack(each).mean()
+
+    return metric
+
+
+def _log_prob(pair: Pair) -> Callable[[Tensor], Tensor]:
+    def metric(logits: Tensor) -> Tensor:
+        return torch.stack([logits[t.position].softmax(-1)[list(t.answers)].sum().log() for t in pair.targets]).mean()
+
+    return metric
+
+
+# --------------------------------------------------------------------------------------------------------- plain hooks
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+@pytest.mark.parametrize("metric", [_logit_diff, _log_prob])
+@pytest.mark.parametrize(("name", "family"), [("gpt2", "gpt2"), ("llama-gqa", "llama"), ("neox-parallel", "neox")])
+def test_eap_is_what_plain_hooks_say(name: str, family: str, metric: Callable, ablation: Any):
+    engine = Engine(tiny(name), ablation=Ablation(ablation))
+    task = Task("toy", random_pairs(5), [], [], metric=metric.__name__[1:])
+    expected = torch.stack([_by_hooks(engine, family, pair, metric(pair), ablation) for pair in task.train]).mean(0)
+    assert float(expected.abs().min()) > 0 or ablation == "interchange"
+    _near(_mask_gradient(engine, task), expected, 1e-8)
+    _near(eap(engine, task).values, expected, FLOAT32)
+
+
+def _by_hooks(engine: Engine, family: str, pair: Pair, metric: Callable, ablation: str) -> Float[Tensor, " E"]:
+    module, graph = engine.model.module, engine.graph
+    corrupted = torch.tensor(pair.corrupted) if ablation == "interchange" else None
+    scores = eap_scores(module, LAYOUTS[family], torch.tensor(pair.clean), corrupted, metric)
+    assert {writer for writer, _ in scores} == set(graph.writer_names)
+    assert {reader for _, reader in scores} == set(graph.reader_names)
+    names = graph.edge_names(torch.arange(graph.n_edges))
+    return torch.tensor([scores[tuple(name.split(" -> "))] for name in names], dtype=torch.float64)  # pyright: ignore[reportArgumentType]
+
+
+def _mask_gradient(engine: Engine, task: Task) -> Float[Tensor, " E"]:
+    """The mean mask gradient at the full model in float64; `eap` itself rounds to float32."""
+    batch = task.batch("train", range(len(task.train)))
+    mask = torch.ones(engine.graph.n_edges, dtype=torch.float64, requires_grad=True)
+    example_scores(engine, batch, mask, metric_function(task.metric), gradients="all").mean().backward()
+    assert mask.grad is not None
+    return mask.grad
+
+
+def test_a_positive_score_means_that_keeping_the_edge_raises_the_metric():
+    engine = toy_engine(dtype=torch.float64)
+    task = random_task(6)
+    values = eap(engine, task).values
+    batch = task.batch("train", range(6))
+    masks = torch.ones(2, 1, engine.graph.n_edges, dtype=torch.float64)
+    for row, edge in enumerate((int(values.argmax()), int(values.argmin()))):
+        masks[row, 0, edge] = 0.999  # ablated a little
+    ones = torch.ones(engine.graph.n_edges, dtype=torch.float64)
+    score = metric_function("logit_diff")
+    change = example_scores(engine, batch, masks, score).mean(-1) - example_scores(engine, batch, ones, score).mean()
+    torch.testing.assert_close(change, -0.001 * torch.stack([values.max(), values.min()]).double(), rtol=0.02, atol=0)
+
+
+def test_split_embeddings_share_out_the_joint_score():
+    joint, split = (toy_engine(graph=tiny("gpt2").graph(kind), dtype=torch.float64) for kind in ("joint", "split"))
+    task = random_task(5)
+    one, two = eap(joint, task).values, eap(split, task).values
+    for reader in ("a0.h1.q", "m1", "logits"):
+        parts = [two[split.graph.edge_id(f"{writer} -> {reader}")] for writer in ("tok_embed", "pos_embed")]
+        whole = one[joint.graph.edge_id(f"embed -> {reader}")]
+        torch.testing.assert_close(parts[0] + parts[1], whole)
+        assert parts[1] == 0  # clean and corrupted prompts stand at the same positions
+
+
+def test_expanded_keys_and_values_share_out_the_physical_score():
+    model = tiny("llama-gqa")
+    physical, expanded = (Engine(model, model.graph("joint", kv)) for kv in ("physical", "expanded"))
+    task = random_task(5)
+    one, four = eap(physical, task).values, eap(expanded, task).values
+    for kind in "kv":
+        parts = [four[expanded.graph.edge_id(f"m0 -> a1.h{head}.{kind}")] for head in (2, 3)]
+        torch.testing.assert_close(parts[0] + parts[1], one[physical.graph.edge_id(f"m0 -> a1.kv1.{kind}")])
+
+
+# -------------------------------------------------------------------------------------------------------- linear model
+
+
+def _linear_model() -> Model:
+    """Attention looks everywhere alike and all units of the MLPs are on: a metric is then linear in each mask."""
+    model = random_model("plain")
+    with torch.no_grad():
+        for block in model.module.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+            block.query.weight.zero_()
+            block.query.bias.zero_()
+            block.mlp[0].bias.fill_(1000.0)
+    return model
+
+
+def test_on_a_linear_model_the_score_is_the_exact_effect():
+    engine = Engine(_linear_model())
+    task, graph = random_task(6), engine.graph
+    batch, score = task.batch("train", range(6)), metric_function("logit_diff")
+    masks = torch.ones(graph.n_edges, 1, graph.n_edges, dtype=torch.float64)
+    masks[range(graph.n_edges), 0, range(graph.n_edges)] = 0  # each edge patched on its own
+    full = example_scores(engine, batch, torch.ones(graph.n_edges, dtype=torch.float64), score).mean()
+    effect = full - example_scores(engine, batch, masks, score).mean(-1)
+    _near(_mask_gradient(engine, task), effect, 1e-8)
+    _near(eap(engine, task).values, effect, FLOAT32)
+    pattern = (graph.reader_kind == QUERY) | (graph.reader_kind == KEY)
+    assert not eap(engine, task).values[pattern[graph.edge_reader.long()]].any()
+    assert (effect[~pattern[graph.edge_reader.long()]] != 0).all()
+
+
+def test_on_a_linear_model_the_edges_into_the_logits_add_up():
+    engine = Engine(_linear_model())
+    task = random_task(6, metric=_first_logit)
+    into_logits = engine.graph.edge_reader == engine.graph.n_readers - 1
+    found = eap(engine, task).values[into_logits].sum()
+    full, empty = _full_and_empty(engine.model, task.train, lambda pair: _mean_first_logit(pair))
+    assert float(found) == pytest.approx(full - empty, rel=1e-5)
+
+
+def _first_logit(logits: Tensor, _batch: Any) -> Tensor:
+    return logits[..., 0]
+
+
+def _mean_first_logit(pair: Pair) -> Callable[[Tensor], Tensor]:
+    return lambda logits: logits[[t.position for t in pair.targets], 0].mean()
+
+
+@torch.no_grad()
+def _full_and_empty(model: Model, pairs: Sequence[Pair], metric: Callable[[Pair], Callable]) -> tuple[float, float]:
+    """The mean metric of the user's own module on the clean prompts, and on the corrupted ones."""
+    found = []
+    for which in ("clean", "corrupted"):
+        each = [metric(p)(model.module(input_ids=torch.tensor([getattr(p, which)])).logits[0]) for p in pairs]
+        found.append(float(torch.stack(each).mean()))
+    return found[0], found[1]
+
+
+# ------------------------------------------------------------------------------------------------- integrated gradients
+
+
+@pytest.mark.parametrize("metric", [_logit_diff, _log_prob])
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
+def test_mask_ig_adds_up_to_what_the_circuit_is_worth(name: str, metric: Callable):
+    task = Task("toy", random_pairs(4, seed=2, longest=7), [], [], metric=metric.__name__[1:])
+    full, empty = _full_and_empty(tiny(name), task.train, metric)
+    assert abs(full - empty) > 0.1
+    errors = [abs(_total(mask_ig(Engine(tiny(name)), task, points=n)) - (full - empty)) for n in (4, 64)]
+    assert errors[1] < 1e-5 < errors[0]
+
+
+def _total(scores: Scores) -> float:
+    return float(scores.values.double().sum())
+
+
+def test_mask_ig_of_kl_adds_up_to_what_is_lost_without_the_circuit():
+    # Less KL is better, so keeping all edges is worth minus the empty circuit's KL, with the sign turned.
+    engine, task = toy_engine(dtype=torch.float64), random_task(4, metric="kl")
+    batch = task.batch("train", range(4))
+    empty = example_scores(engine, batch, torch.zeros(engine.graph.n_edges), metric_function("kl")).mean()
+    assert _total(mask_ig(engine, task, points=64)) == pytest.approx(float(empty), rel=1e-3)
+
+
+def test_mask_ig_at_few_points_is_the_quadrature_it_says():
+    engine, task = toy_engine(dtype=torch.float64), random_task(4)
+    batch, score = task.batch("train", range(4)), metric_function("logit_diff")
+
+    def at(alpha: float) -> Tensor:
+        mask = torch.full((engine.graph.n_edges,), alpha, dtype=torch.float64, requires_grad=True)
+        example_scores(engine, batch, mask, score, gradients="all").mean().backward()
+        assert mask.grad is not None
+        return mask.grad
+
+    _near(mask_ig(engine, task, points=1).values, at(0.5), 1e-6)
+    low, high = 0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5
+    _near(mask_ig(engine, task, points=2).values, (at(low) + at(high)) / 2, 1e-6)
+
+
+@pytest.mark.xfail(reason="bug: numpy's ValueError", raises=ValueError)
+def test_no_points_at_all_are_refused():
+    assert "points" in refused(lambda: mask_ig(toy_engine(), random_task(), points=0))
+
+
+# ------------------------------------------------------------------------------------- however the examples come
+
+
+@pytest.mark.parametrize("method", [eap, mask_ig])
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
+def test_batch_size_order_and_padding_change_no_score(monkeypatch, name: str, method: Callable[..., Scores]):
+    task = random_task(11)
+    expected = method(toy_engine(name, torch.float64), task, batch_size=11).values
+    for size in (1, 4, 500):
+        _near(method(toy_engine(name, torch.float64), task, batch_size=size).values, expected, 1e-6)
+    mixed = replace(task, train=[task.train[i] for i in torch.randperm(11).tolist()])
+    _near(method(toy_engine(name, torch.float64), mixed, batch_size=3).values, expected, 1e-6)
+    batches = Task.batches
+    monkeypatch.setattr(Task, "batches", lambda self, split, size: batches(self, split, size, "left"))
+    _near(method(toy_engine(name, torch.float64), task, batch_size=4).values, expected, 1e-6)
+
+
+def test_examples_weigh_the_same_whatever_their_batch_and_targets():
+    # Seven examples in batches of five and two; the mean of the batches' means would be another number.
+    task = random_task(7)
+    alone = [eap(toy_engine(), replace(task, train=[pair])).values for pair in task.train]
+    _near(eap(toy_engine(), task, batch_size=5).values, torch.stack(alone).mean(0), 1e-5)
+
+
+def test_scores_are_of_the_split_asked_for():
+    task = random_task(6)
+    of_test = eap(toy_engine(), task, split="test")
+    assert torch.equal(of_test.values, eap(toy_engine(), replace(task, train=task.test)).values)
+    assert of_test.provenance["method"] == {"name": "eap", "split": "test"}
+    assert mask_ig(toy_engine(), task, points=3).provenance["method"] == {
+        "name": "mask-ig",
+        "points": 3,
+        "split": "train",
+    }
+    assert "no split" in refused(lambda: eap(toy_engine(), task, split="dev"))
+    assert "empty" in refused(lambda: eap(toy_engine(), replace(task, train=[])))
+
+
+def test_a_model_will_do_for_an_engine():
+    task = random_task(4)
+    assert torch.equal(eap(tiny("gpt2", torch.float32), task).values, eap(toy_engine(), task).values)
+
+
+def test_nothing_is_left_on_the_module():
+    engine = toy_engine()
+    mask_ig(engine, random_task(4))
+    assert all(p.grad is None and p.requires_grad for p in engine.model.module.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------------- refused
+
+
+def test_kl_to_the_model_itself_is_refused_for_eap():
+    message = refused(lambda: eap(toy_engine(), random_task(metric="kl")))
+    assert "KL" in message and "logit_diff or log_prob" in message
+
+
+def test_kl_as_a_function_has_no_gradient_there_either():
+    # What the refusal above is about, seen.
+    task = random_task(4, metric=lambda logits, batch: metric_function("kl")(logits, batch))
+    assert float(eap(toy_engine(dtype=torch.float64), task).values.abs().max()) < 1e-7
+
+
+def test_a_logit_difference_without_wrong_answers_is_refused():
+    pairs = [replace(p, targets=tuple(replace(t, wrong=()) for t in p.targets)) for p in random_pairs(3)]
+    assert "log_prob" in refused(lambda: eap(toy_engine(), Task("toy", pairs, [], [])))
+
+
+@pytest.mark.xfail(reason="bug: autograd's RuntimeError", raises=RuntimeError)
+@pytest.mark.parametrize("metric", ["accuracy", "exact_match"])
+@pytest.mark.parametrize("method", [eap, mask_ig])
+def test_a_metric_without_a_gradient_is_refused(method: Callable[..., Scores], metric: str):
+    assert metric in refused(lambda: method(toy_engine(), random_task(metric=metric)))
+
+
+def test_graphs_differ_in_edges_not_in_scores():
+    model = tiny("gpt2", torch.float64)
+    joint, off = (model.graph(kind) for kind in ("joint", "off"))
+    one, other = (eap(Engine(model, graph), random_task(4)).values for graph in (joint, off))
+    _near(other, one[_ids(joint, off)], 1e-6)
+
+
+def _ids(graph: Graph, other: Graph) -> list[int]:
+    """The edges of the other graph, as numbered in this one."""
+    return [graph.edge_id(name) for name in other.edge_names(torch.arange(other.n_edges))]

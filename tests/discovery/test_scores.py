@@ -1,0 +1,155 @@
+"""From scores to circuits of an exact size; and random scores."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.circuit import Circuit
+from edgewise.discovery import Scores, edges_at, random_scores
+from edgewise.discovery._noise import normal
+from edgewise.graph import Graph, GraphSpec
+from tests.discovery.toys import SMALLEST, refused
+
+GRAPH = Graph(GraphSpec(2, 2, 1))
+
+
+def _scores(*values: float, **said) -> Scores:
+    return Scores(SMALLEST, torch.tensor(values), said)
+
+
+def _ids(circuit: Circuit) -> list[int]:
+    return circuit.kept.nonzero()[:, 0].tolist()
+
+
+def test_top_keeps_the_highest():
+    scores = _scores(0.3, -0.9, 0.1, 0.5, -0.2, 0.0, 0.7, -0.4)
+    assert _ids(scores.top(0)) == []
+    assert _ids(scores.top(3)) == [0, 3, 6]
+    assert _ids(scores.top(8)) == list(range(8))
+    assert _ids(scores.top(3, absolute=True)) == [1, 3, 6]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_ties_go_to_the_lower_edge_number(absolute: bool):
+    scores = _scores(0.5, 0.1, 0.5, -0.5 if absolute else 0.5, 0.5, 0.1, 0.1, 0.5)
+    assert _ids(scores.top(3, absolute=absolute)) == [0, 2, 3]
+    zeros = Scores(GRAPH, torch.zeros(GRAPH.n_edges))
+    for k in range(GRAPH.n_edges + 1):
+        assert _ids(zeros.top(k)) == list(range(k))
+
+
+@given(st.integers(0, 4), st.integers(0, GRAPH.n_edges), st.booleans())
+def test_sizes_are_exact_and_nested(seed: int, k: int, absolute: bool):
+    values = normal(GRAPH.n_edges, seed, 0)
+    values[::3] = values[0]  # many ties
+    scores = Scores(GRAPH, values)
+    circuit = scores.top(k, absolute=absolute)
+    assert circuit.n_edges == k
+    rank = values.abs() if absolute else values
+    if 0 < k < GRAPH.n_edges:
+        assert rank[circuit.kept].min() >= rank[~circuit.kept].max()
+        assert not (scores.top(k - 1, absolute=absolute).kept & ~circuit.kept).any()
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+@given(seed=st.integers(0, 6), k=st.integers(0, GRAPH.n_edges), absolute=st.booleans())
+def test_top_actual_is_the_largest_prefix_that_fits(ablation: str, seed: int, k: int, absolute: bool):
+    scores = Scores(GRAPH, normal(GRAPH.n_edges, seed, 0), {"ablation": {"kind": ablation}})
+    found = scores.top_actual(k, absolute=absolute)
+    prefixes = [scores.top(n, absolute=absolute) for n in range(GRAPH.n_edges + 1)]
+    best = max((prefix for prefix in prefixes if prefix.n_actual <= k), key=lambda prefix: prefix.n_edges)
+    assert torch.equal(found.kept, best.actual)
+    assert found.n_edges == found.n_actual == best.n_actual <= k
+
+
+def test_top_actual_skips_edges_that_carry_nothing():
+    # The best edges lead nowhere: a0.h0's input is no use before a0.h0 → logits is in.
+    scores = _scores(8.0, 7.0, 6.0, 5.0, 4.0, 1.0, 3.0, 2.0)
+    assert scores.top(5).n_actual == 0
+    assert _ids(scores.top_actual(4)) == [0, 1, 2, 6]
+    assert scores.top_actual(3).n_actual == 0  # all three inputs come alive at once
+
+
+@pytest.mark.parametrize("k", [-1, 9, 1000])
+def test_a_size_that_the_graph_has_not_is_refused(k: int):
+    for pick in (random_scores(SMALLEST).top, random_scores(SMALLEST).top_actual):
+        message = refused(lambda pick=pick: pick(k))
+        assert str(k) in message and "8 edges" in message
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.0, 8), (1.0, 0), (0.5, 4), (0.25, 6), (0.26, 5), (0.99, 0)])
+def test_at_keeps_no_more_than_the_sparsity_allows(sparsity: float, kept: int):
+    assert random_scores(SMALLEST).at(sparsity).n_edges == kept
+    assert random_scores(SMALLEST).at(sparsity).sparsity >= sparsity
+
+
+@given(st.integers(0, 1000), st.sampled_from([1000, 32491, 70651, 1592881]))
+def test_a_sparsity_in_thousandths_is_exact(thousandths: int, n_edges: int):
+    class Sized:
+        pass
+
+    graph = Sized()
+    graph.n_edges = n_edges  # pyright: ignore[reportAttributeAccessIssue]
+    expected = (1000 - thousandths) * n_edges // 1000
+    assert edges_at(graph, thousandths / 1000) == expected  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("sparsity", [-0.01, 1.01, 98, math.nan, math.inf, -math.inf])
+def test_a_sparsity_that_is_none_is_refused(sparsity: float):
+    for actual in (False, True):
+        message = refused(lambda actual=actual: random_scores(SMALLEST).at(sparsity, actual=actual))
+        assert f"sparsity {sparsity}" in message and "between 0 and 1" in message
+
+
+def test_at_can_count_actual_edges():
+    scores = _scores(8.0, 7.0, 6.0, 5.0, 4.0, 1.0, 3.0, 2.0)
+    assert scores.at(0.5).n_actual == 0
+    assert _ids(scores.at(0.5, actual=True)) == [0, 1, 2, 6]
+    assert _ids(_scores(8.0, 7.0, -9.0, 0, 0, 1.0, 3.0, 2.0).at(0.5, actual=True, absolute=True)) == [0, 1, 2, 6]
+
+
+def test_a_circuit_says_how_it_was_selected():
+    scores = _scores(*range(8), method={"name": "eap", "split": "train"}, model={"id": "m"})
+    for absolute, selection in ((False, "signed"), (True, "absolute")):
+        circuit = scores.top(3, absolute=absolute)
+        assert circuit.provenance["method"] == {"name": "eap", "split": "train", "selection": selection}
+        assert circuit.provenance["model"] == {"id": "m"}
+        assert circuit.scores is not None and torch.equal(circuit.scores, scores.values)
+    assert scores.provenance["method"] == {"name": "eap", "split": "train"}  # and its own are as they were
+
+
+@pytest.mark.xfail(reason="bug: a score that is not a number ranks first", raises=AssertionError)
+def test_a_score_that_is_no_number_is_not_the_best():
+    values = torch.arange(8.0)
+    values[2] = torch.nan
+    assert 2 not in _ids(Scores(SMALLEST, values).top(4))
+
+
+def test_scores_of_another_graph_are_refused():
+    message = refused(lambda: Scores(SMALLEST, torch.zeros(9)).top(3))
+    assert "9" in message and "8" in message
+
+
+# -------------------------------------------------------------------------------------------------------------- random
+
+
+def test_random_scores_follow_from_the_seed():
+    one, same, other = (random_scores(GRAPH, seed).values for seed in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert one.shape == (GRAPH.n_edges,) and one.min() > 0 and one.max() < 1
+
+
+def test_random_circuits_take_every_edge_equally_often():
+    kept = torch.stack([random_scores(GRAPH, seed).top(GRAPH.n_edges // 4).kept for seed in range(800)])
+    share = kept.double().mean(0)
+    assert abs(float(share.mean()) - 0.25) < 0.01
+    assert float((share - share.mean()).abs().max()) < 4.5 * math.sqrt(0.25 * 0.75 / 800)
+
+
+def test_random_scores_say_so():
+    said = random_scores(GRAPH, 3, "zero").top(5).provenance
+    assert said["method"] == {"name": "random", "seed": 3, "selection": "signed"}
+    assert said["ablation"] == {"kind": "zero"}

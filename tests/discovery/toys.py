@@ -1,0 +1,117 @@
+"""Tasks of random prompts for the tiny models, and the smallest graph."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgewise import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery import EdgePruningConfig, RunOptions, edge_pruning
+from edgewise.discovery._edge_pruning import EdgePruningLearner
+from edgewise.engine import Engine
+from edgewise.graph import Graph, GraphSpec
+from edgewise.tasks import Pair, Target, Task
+from tests.tiny import VOCABULARY, tiny
+
+SMALLEST = Graph(GraphSpec(1, 1, 1))
+"""Eight edges: embed to q, k, v, m0; a0.h0 to m0; embed, a0.h0 and m0 to logits."""
+
+SHORT: dict[str, Any] = {"steps": 8, "batch_size": 5, "lr_warmup": 2, "sparsity_warmup": 5, "sparsity": 0.8}
+PRESETS = {
+    "ours": EdgePruningConfig(**SHORT),
+    # Started at 0, where masks are fractional: at the published 10, hardly any mask has a gradient in eight steps.
+    "paper": EdgePruningConfig.paper(**SHORT, start=0.0, node_sparsity=0.3),
+}
+
+
+def random_pairs(n: int, seed: int = 0, shortest: int = 3, longest: int = 12) -> list[Pair]:
+    """Random prompts of different lengths; every third pair has two targets, every other one a set of answers."""
+    draw = random.Random(seed)
+    pairs = []
+    for i in range(n):
+        length = draw.randint(shortest, longest)
+        clean, corrupted = (tuple(draw.choices(range(VOCABULARY), k=length)) for _ in range(2))
+        tokens = draw.sample(range(VOCABULARY), 6)
+        targets = [Target(length - 1, tuple(tokens[: 1 + i % 2]), tuple(tokens[2:4]))]
+        if i % 3 == 0:
+            targets += [Target(length // 2, (tokens[4],), (tokens[5],))]
+        pairs.append(Pair(clean, corrupted, tuple(targets), "", ""))
+    return pairs
+
+
+def random_task(n: int = 12, **changes: Any) -> Task:
+    return Task("toy", random_pairs(n, 1), random_pairs(4, 2), random_pairs(4, 3), **changes)
+
+
+def toy_engine(name: str = "gpt2", dtype: torch.dtype = torch.float32, **choices: Any) -> Engine:
+    """An engine of its own, with nothing cached."""
+    return Engine(tiny(name, dtype), **choices)
+
+
+def quiet(out: Path | None = None, **changes: Any) -> RunOptions:
+    """No progress bar, and a checkpoint after every step."""
+    return RunOptions(**({"out": out, "progress": False, "checkpoint_seconds": 0.0} | changes))
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """The names of the tensors that are not the same to the last bit."""
+    return [
+        name
+        for name in one.keys() | other.keys()
+        if name not in one.keys() & other.keys() or not _same(one[name], other[name])
+    ]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def find(
+    out: Path | None, config: EdgePruningConfig, name: str = "gpt2", dtype=torch.float32, **changes: Any
+) -> Circuit:
+    """Edge Pruning on a toy task, in an engine of its own; a checkpoint after every step if there is a folder."""
+    engine, task = toy_engine(name, dtype), changes.pop("task", random_task())
+    return edge_pruning(engine, task, config, options=quiet(out), **changes)
+
+
+def scores_of(circuit: Circuit) -> Tensor:
+    assert circuit.scores is not None
+    return circuit.scores
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, where: str = "step") -> None:
+    """Raise at the beginning of step `at` (counted from 0), or once another method of the learner's has run in it."""
+    method, step, now = getattr(EdgePruningLearner, where), EdgePruningLearner.step, [-1]
+
+    def noting(self: EdgePruningLearner, number: int):
+        now[0] = number
+        if where == "step" and number == at:
+            raise error
+        return step(self, number)
+
+    def raising(self: EdgePruningLearner, *arguments):
+        result = method(self, *arguments)
+        if now[0] == at:
+            raise error
+        return result
+
+    if where != "step":
+        monkeypatch.setattr(EdgePruningLearner, where, raising)
+    monkeypatch.setattr(EdgePruningLearner, "step", noting)

@@ -1,0 +1,69 @@
+"""The check at load: it accepts every supported configuration, and no model that the engine does not reproduce."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from edgewise._errors import InputError
+from edgewise.engine import check, require
+from edgewise.models import PlainConfig, PlainTransformer, load
+from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, own_logits, random_model, tiny
+from tests.tiny import draw_prompts as draw
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_passes(name: str):
+    model = tiny(name, torch.float32)
+    conventions: list[dict[str, Any]] = [{}, {"embeddings": "off"}, {"kv": "expanded"}]
+    if model.parts.n_embeddings == 2:
+        conventions += [{"embeddings": "split"}]
+    for convention in conventions:
+        result = check(model, **convention)
+        assert result.passed and result.tolerance == 1e-5
+        assert max(result.full_mask_error, result.empty_mask_error) <= 1e-5 * result.max_logit
+        assert result.edges == model.graph(**convention).n_edges
+    require(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, "qwen3", "plain-norm"])
+def test_in_every_type(name: str, dtype: torch.dtype):
+    # Made in single precision, so that the norms are as transformers has them: those round to float32 even in float64.
+    assert check(load(random_model(name, torch.float32).module.to(dtype))).passed
+
+
+def test_the_largest_logit_is_the_modules():
+    model = tiny("gpt2", torch.float32)
+    assert 0.1 < check(model).max_logit / float(own_logits(model, draw((9, 6))).abs().max()) < 10
+
+
+def _twice(_module: Any, _inputs: Any, output: Any) -> Any:
+    return output * 2
+
+
+@pytest.mark.parametrize("part", ["lm_head", "model.norm", "model.layers.1.mlp", "model.layers.2.self_attn.k_proj"])
+def test_a_module_that_computes_something_else_is_refused(part: str):
+    model = random_model("llama-gqa", torch.float32)
+    model.module.get_submodule(part).register_forward_hook(_twice)
+    assert not check(model).passed
+    with pytest.raises(
+        InputError, match=r"^model 'LlamaForCausalLM': the engine does not reproduce it \(full mask"
+    ) as caught:
+        require(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight"]
+)
+def test_a_module_that_computes_no_numbers_is_refused(part: str):
+    model = random_model("llama-gqa", torch.float32)
+    with torch.no_grad():
+        model.module.get_parameter(part)[0, 0] = torch.nan
+    assert not check(model).passed
+
+
+@pytest.mark.parametrize("n_positions", [1, 2, 3])
+def test_models_of_few_positions(n_positions: int):
+    assert check(load(PlainTransformer(PlainConfig(5, n_positions, 1, 2, d_model=8, d_head=4, d_mlp=8)).eval())).passed

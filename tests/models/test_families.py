@@ -1,0 +1,319 @@
+"""Adapters: the parts are views of the right weights, and compute what the user's own modules do."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from edgewise._errors import InputError
+from edgewise.graph import GraphSpec
+from edgewise.models import Attention, Mlp, Model, Norm, PlainConfig, PlainTransformer, Tokens, load
+from tests.engines import assert_close
+from tests.tiny import CONFIGURATIONS, VOCABULARY, draw_prompts, own_logits, random_model, tiny
+
+EXPECTED = {
+    "gpt2": ("gpt2", GraphSpec(3, 4, 4)),
+    "gpt2-untied": ("gpt2", GraphSpec(2, 4, 4)),
+    "gpt2-scaled": ("gpt2", GraphSpec(3, 4, 4)),
+    "llama-mha": ("llama", GraphSpec(2, 4, 4)),
+    "llama-gqa": ("llama", GraphSpec(3, 4, 2)),
+    "llama-mqa": ("llama", GraphSpec(2, 4, 1)),
+    "llama-biases": ("llama", GraphSpec(3, 4, 2)),
+    "llama-head-dim": ("llama", GraphSpec(2, 4, 2)),
+    "llama-yarn": ("llama", GraphSpec(2, 4, 2)),
+    "mistral-window": ("llama", GraphSpec(2, 4, 2)),
+    "qwen2": ("llama", GraphSpec(2, 4, 2)),
+    "qwen2-window": ("llama", GraphSpec(3, 4, 2)),
+    "qwen3": ("llama", GraphSpec(2, 4, 2)),
+    "neox-parallel": ("neox", GraphSpec(3, 4, 4, parallel=True)),
+    "neox-sequential": ("neox", GraphSpec(2, 4, 4)),
+    "neox-no-bias": ("neox", GraphSpec(2, 4, 4, parallel=True)),
+    "plain": ("plain", GraphSpec(2, 2, 2)),
+    "plain-bidirectional": ("plain", GraphSpec(2, 2, 2)),
+    "plain-norm": ("plain", GraphSpec(2, 2, 2)),
+}
+
+
+def _tensors(part: object) -> Iterator[Tensor]:
+    """All tensors of a tree of dataclasses and tuples."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from _tensors(each)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _tensors(getattr(part, field.name))
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_every_configuration_is_here():
+    assert set(EXPECTED) == set(CONFIGURATIONS)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_family_and_graph(name: str):
+    model = tiny(name)
+    family, spec = EXPECTED[name]
+    assert model.family == family
+    assert model.graph().spec == spec
+    assert (model.dtype, model.device) == (torch.float64, torch.device("cpu"))
+    if model.parts.n_embeddings == 1:
+        with pytest.raises(InputError, match=rf"embeddings='split': {family} models have no position embedding"):
+            model.graph("split")
+    else:
+        assert model.graph("split").n_embeddings == 2
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_parts_are_views_of_the_parameters(name: str):
+    model = random_model(name)
+    owned = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    found = list(_tensors(model.parts))
+    assert found
+    assert all(tensor.untyped_storage().data_ptr() in owned for tensor in found)
+    assert not any(tensor.requires_grad for tensor in found)
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
+    # Between them, and with what the unembedding and the embeddings read, they are all of the model's parameters.
+    seen = {tensor.untyped_storage().data_ptr() for tensor in found}
+    names = {name for name, x in model.module.named_parameters() if x.untyped_storage().data_ptr() not in seen}
+    assert all(
+        any(word in name for word in ("embed", "wte", "wpe", "lm_head", "tokens", "positions", "_norm."))
+        for name in names
+    )
+    assert all("layernorm" not in name and "attn.c" not in name for name in names)
+
+
+def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """A layer's own attention norm, attention, MLP norm and MLP."""
+    module: Any = model.module
+    if model.family == "gpt2":
+        block = module.transformer.h[layer]
+        return block.ln_1, block.attn, block.ln_2, block.mlp
+    if model.family == "llama":
+        block = module.model.layers[layer]
+        return block.input_layernorm, block.self_attn, block.post_attention_layernorm, block.mlp
+    if model.family == "neox":
+        block = module.gpt_neox.layers[layer]
+        return block.input_layernorm, block.attention, block.post_attention_layernorm, block.mlp
+    block = module.blocks[layer]
+    return block.attention_norm, block, block.mlp_norm, block.mlp
+
+
+def _own_projections(family: str, attention: Any, x: Tensor, n_heads: int) -> list[Tensor]:
+    """Queries, keys and values, all heads side by side, by the user's own modules."""
+    if family == "gpt2":
+        return list(attention.c_attn(x).chunk(3, -1))
+    if family == "neox":
+        return [piece.flatten(1) for piece in attention.query_key_value(x).unflatten(-1, (n_heads, -1)).chunk(3, -1)]
+    if family == "llama":
+        return [attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)]
+    return [attention.query(x), attention.key(x), attention.value(x)]
+
+
+def _own_output(family: str, attention: Any, mixed: Tensor) -> Tensor:
+    name = {"gpt2": "c_proj", "neox": "dense", "llama": "o_proj", "plain": "output"}[family]
+    return getattr(attention, name)(mixed)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@torch.no_grad()
+def test_every_layer_computes_what_its_modules_do(name: str):
+    model = tiny(name)
+    parts = model.parts
+    assert len({id(layer) for layer in parts.layers}) == EXPECTED[name][1].n_layers
+    for index, layer in enumerate(parts.layers):
+        attention_norm, attention, mlp_norm, mlp = _modules(model, index)
+        _check_norm(layer.attention.norm, attention_norm, parts.d_model)
+        _check_norm(layer.mlp.norm, mlp_norm, parts.d_model)
+        _check_attention(model.family, layer.attention, attention, parts.n_heads, parts.d_model)
+        _check_mlp(layer.mlp, mlp, parts.d_model)
+    x = _random(3, parts.d_model)
+    assert_close(parts.unembed(x), (model.module.unembed if model.family == "plain" else model.module.lm_head)(x))  # pyright: ignore
+
+
+def _check_norm(norm: Norm, own: nn.Module, d_model: int) -> None:
+    x = _random(4, d_model) * 3 + 1
+    assert_close(norm(x), own(x))
+    assert_close(norm.module(x), own(x))
+    assert_close(norm(x * 1e-3), own(x * 1e-3))  # where eps matters
+
+
+def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads: int, d_model: int) -> None:
+    x = _random(5, d_model)
+    for heads, expected in zip(
+        (attention.query, attention.key, attention.value), _own_projections(family, own, x, n_heads), strict=True
+    ):
+        found = torch.matmul(x, heads.weight)  # (n, N, k)
+        found = found if heads.bias is None else found + heads.bias[:, None]
+        assert_close(found.transpose(0, 1).flatten(1), expected)
+    mixed = _random(5, n_heads, attention.output.shape[1])
+    found = torch.einsum("nhv,hvd->nd", mixed, attention.output)
+    found = found if attention.output_bias is None else found + attention.output_bias
+    assert_close(found, _own_output(family, own, mixed.flatten(1)))
+
+
+def _check_mlp(mlp: Mlp, own: nn.Module, d_model: int) -> None:
+    x = _random(5, d_model)
+
+    def affine(weight: Tensor, bias: Tensor | None) -> Tensor:
+        return x @ weight if bias is None else x @ weight + bias
+
+    gate = None if mlp.gate is None else affine(mlp.gate, mlp.gate_bias)
+    found = mlp.hidden(gate, affine(mlp.up, mlp.up_bias)) @ mlp.down
+    found = found if mlp.down_bias is None else found + mlp.down_bias
+    assert_close(found, own(x))
+    assert_close(mlp.module(x), own(x))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@torch.no_grad()
+def test_hidden_and_unembed_are_the_module_for_any_padding(name: str):
+    model = tiny(name)
+    prompts = draw_prompts((5, 3))
+    ids = torch.zeros(2, 5, dtype=torch.long)
+    real = torch.zeros(2, 5, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.clean)] = prompt.clean
+        real[row, : len(prompt.clean)] = True
+    hidden = model.parts.hidden(ids, real, torch.arange(5).expand(2, -1))
+    assert_close(model.parts.unembed(hidden[[0, 0, 1], [4, 2, 2]]), own_logits(model, prompts))
+
+
+def test_the_norms_eps_counts():
+    """The test above would hold nothing if the norms of the tiny models were tiny models' defaults of 0."""
+    for name in CONFIGURATIONS:
+        norm = tiny(name).parts.final_norm
+        assert (norm.eps > 0) == (norm.kind != "none")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-biases", "neox-parallel", "plain"])
+def test_repeated_heads(name: str):
+    heads = tiny(name).parts.layers[0].attention.key
+    assert heads.repeated(1) is heads
+    twice = heads.repeated(2)
+    assert twice.bias is not None and heads.bias is not None
+    for i in range(2 * len(heads.weight)):
+        assert torch.equal(twice.weight[i], heads.weight[i // 2]) and torch.equal(twice.bias[i], heads.bias[i // 2])
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def _small(config: Any, **changes: Any) -> Any:
+    return config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, pad_token_id=0, **changes)
+
+
+def _bert() -> nn.Module:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return BertLMHeadModel(_small(BertConfig, is_decoder=True, **sizes))
+
+
+def _opt() -> nn.Module:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 8, "word_embed_proj_dim": 8}
+    return OPTForCausalLM(_small(OPTConfig, **sizes))
+
+
+def _headless_gpt2() -> nn.Module:
+    return GPT2Model(_small(GPT2Config, n_embd=8, n_layer=1, n_head=2))
+
+
+def _headless_llama() -> nn.Module:
+    return LlamaModel(
+        _small(LlamaConfig, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (
+            _bert,
+            r"model: family 'bert' is not supported; supported are gpt2, gpt_neox, llama, .*qwen3.* PlainTransformer",
+        ),
+        (_opt, r"model: family 'opt' is not supported; supported are gpt2, "),
+        (lambda: nn.Linear(2, 2), r"model: family 'Linear' is not supported"),
+        (_headless_gpt2, r"model: GPT2Model has no language-modelling head; load it with AutoModelForCausalLM$"),
+        (_headless_llama, r"model: LlamaModel has no language-modelling head"),
+    ],
+)
+def test_other_modules_are_refused(make, complaint: str):
+    with pytest.raises(InputError, match=complaint) as caught:
+        load(make().eval())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "plain"])
+def test_training_mode_is_refused(name: str):
+    module = CONFIGURATIONS[name]().train()
+    with pytest.raises(InputError, match=r"model: it is in training mode.*; call model.eval\(\) first$"):
+        load(module)
+    module.eval()
+    next(each for each in module.modules() if isinstance(each, nn.LayerNorm | nn.ReLU)).train()
+    with pytest.raises(InputError, match="training mode"):
+        load(module)
+
+
+class _Mine(LlamaForCausalLM):
+    """What users write: a family's class with a change of their own."""
+
+
+def test_a_subclass_is_of_its_family():
+    module = CONFIGURATIONS["llama-gqa"]()
+    mine = _Mine(module.config).eval()  # pyright: ignore[reportArgumentType]
+    mine.load_state_dict(module.state_dict())
+    assert load(mine).family == "llama"
+
+
+# -------------------------------------------------------------------------------------------------------- our own shape
+
+
+def test_a_plain_transformer_is_a_model():
+    model = PlainTransformer(PlainConfig(5, 4, 1, 2, d_model=8, d_head=3, d_mlp=6, d_out=2)).eval()
+    ids = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    logits = model(ids).logits
+    assert logits.shape == (2, 4, 2)
+    assert torch.equal(model(ids, torch.ones(2, 4), torch.arange(4).expand(2, -1)).logits, logits)
+    # Causal: what comes later does not matter. Padding does not either.
+    longer = model(torch.tensor([[1, 2]])).logits
+    assert_close(longer[0].double(), logits[0, :2].double(), 1e-6)
+    padded = model(ids, torch.tensor([[1, 1, 0, 0]] * 2)).logits
+    assert_close(padded[:, :2].double(), logits[:, :2].double(), 1e-6)
+
+
+def test_a_bidirectional_one_sees_what_comes_later_but_no_padding():
+    model = PlainTransformer(PlainConfig(5, 4, 1, 2, d_model=8, d_head=3, d_mlp=6, causal=False)).eval()
+    alone, padded = (
+        model(torch.tensor([[1, 2]])).logits,
+        model(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 1, 0]])).logits,
+    )
+    assert_close(padded[:, :2].double(), alone.double(), 1e-6)
+    assert (model(torch.tensor([[1, 2, 3]])).logits[:, :2] - alone).abs().max() > 1e-4
+
+
+def test_a_plain_transformer_refuses_prompts_that_are_too_long():
+    model = PlainTransformer(PlainConfig(5, 4, 1, 2, d_model=8, d_head=3, d_mlp=6)).eval()
+    with pytest.raises(InputError, match="prompt of 5 tokens: the model has 4 positions"):
+        model(torch.ones(1, 5, dtype=torch.long))
+
+
+def test_tokens_are_a_pair():
+    ids, mask = Tokens(torch.tensor([[1]]), torch.tensor([[True]]))
+    assert ids.item() == 1 and mask.item()
