@@ -20,7 +20,9 @@ from tests.discovery.toys import PRESETS, quiet, random_task, toy_engine
 
 
 def _learner(config: EdgePruningConfig, **changes: Any) -> EdgePruningLearner:
-    return EdgePruningLearner(toy_engine(), random_task(), replace(config, **changes))
+    learner = EdgePruningLearner(toy_engine(), random_task(), replace(config, **changes))
+    learner.begin()
+    return learner
 
 
 # ----------------------------------------------------------------------------------------------------------- the start

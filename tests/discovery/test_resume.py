@@ -19,6 +19,7 @@ from edgewise.discovery import edge_pruning
 from edgewise.discovery._training import CHECKPOINT
 from edgewise.engine import Ablation
 from tests.discovery.toys import (
+    LEARNED,
     PRESETS,
     Killed,
     differing,
@@ -40,9 +41,9 @@ BATCH_BITS = "bug: what the engine keeps of an example depends, in its last bits
     ids=str,
 )
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", LEARNED)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, preset: str, name: str, dtype: torch.dtype):
-    config = PRESETS[preset]
+    config = LEARNED[preset]
     whole = find(tmp_path / "whole", config, name, dtype)
     for at in (1, 3, 6):
         out = tmp_path / str(at)
@@ -88,6 +89,16 @@ def test_a_kill_before_the_first_checkpoint_starts_anew(tmp_path, monkeypatch):
             edge_pruning(toy_engine(), random_task(), PRESETS["ours"], options=options)
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
     assert torch.equal(find(tmp_path, PRESETS["ours"]).kept, find(None, PRESETS["ours"]).kept)
+
+
+@pytest.mark.xfail(reason="bug: a run that was stopped in its first step begins twice")
+def test_a_warm_start_is_not_added_twice(tmp_path, monkeypatch):
+    warm = replace(PRESETS["ours"], warm_start=0.7)
+    with monkeypatch.context() as patch:
+        stop(patch, 0, KeyboardInterrupt())
+        find(tmp_path, warm, dtype=torch.float64)
+    found, expected = (find(out, warm, dtype=torch.float64) for out in (tmp_path, None))
+    assert differing({"": scores_of(found)}, {"": scores_of(expected)}) == []
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
@@ -137,14 +148,14 @@ def test_a_checkpoint_of_another_model_task_or_ablation_is_refused(tmp_path):
     assert "(task)" in refused(lambda: find(tmp_path, config, task=replace(task, name="other")))
     assert "(task)" in refused(lambda: find(tmp_path, config, task=replace(task, loss="cross_entropy")))
     zero = toy_engine(ablation=Ablation("zero"))
-    assert "(ablation)" in refused(lambda: edge_pruning(zero, task, config, options=quiet(tmp_path)))
+    assert "(ablation)" in refused(lambda: find(tmp_path, config, task=task, engine=zero))
 
 
 @pytest.mark.xfail(reason="bug: the graph's convention is not among the settings", raises=RuntimeError)
 def test_a_checkpoint_of_another_graph_is_refused(tmp_path):
     engine = toy_engine()
     split = toy_engine(graph=engine.model.graph("split"))
-    edge_pruning(split, random_task(), PRESETS["ours"], options=quiet(tmp_path))
+    find(tmp_path, PRESETS["ours"], engine=split)
     assert "(graph)" in refused(lambda: find(tmp_path, PRESETS["ours"]))
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import EdgePruningConfig, RunOptions, edge_pruning
+from edgewise.discovery import EdgePruningConfig, RankingConfig, RunOptions, edge_pruning, learn_ranking
 from edgewise.discovery._edge_pruning import EdgePruningLearner
+from edgewise.discovery._ranking import RankingLearner
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
 from edgewise.tasks import Pair, Target, Task
@@ -27,6 +28,10 @@ PRESETS = {
     # Started at 0, where masks are fractional: at the published 10, hardly any mask has a gradient in eight steps.
     "paper": EdgePruningConfig.paper(**SHORT, start=0.0, node_sparsity=0.3),
 }
+
+RANKING = RankingConfig(steps=8, batch_size=5)
+LEARNED: dict[str, EdgePruningConfig | RankingConfig] = {**PRESETS, "ranking": RANKING}
+"""Every way to learn."""
 
 
 def random_pairs(n: int, seed: int = 0, shortest: int = 3, longest: int = 12) -> list[Pair]:
@@ -72,11 +77,30 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def find(
-    out: Path | None, config: EdgePruningConfig, name: str = "gpt2", dtype=torch.float32, **changes: Any
+    out: Path | None,
+    config: EdgePruningConfig | RankingConfig,
+    name: str = "gpt2",
+    dtype: torch.dtype = torch.float32,
+    task: Task | None = None,
+    engine: Engine | None = None,
+    **changes: Any,
 ) -> Circuit:
-    """Edge Pruning on a toy task, in an engine of its own; a checkpoint after every step if there is a folder."""
-    engine, task = toy_engine(name, dtype), changes.pop("task", random_task())
-    return edge_pruning(engine, task, config, options=quiet(out), **changes)
+    """Learn on a toy task, in an engine of its own; a checkpoint after every step if there is a folder."""
+    engine, task = engine or toy_engine(name, dtype), task or random_task()
+    if isinstance(config, EdgePruningConfig):
+        return edge_pruning(engine, task, config, options=quiet(out), **changes)
+    return learn_ranking(engine, task, config, options=quiet(out), **changes).at(0.8)
+
+
+def learner(config: EdgePruningConfig | RankingConfig) -> EdgePruningLearner | RankingLearner:
+    """What `find` runs, at its start."""
+    engine, task = toy_engine(), random_task()
+    if isinstance(config, EdgePruningConfig):
+        learner = EdgePruningLearner(engine, task, config)
+    else:
+        learner = RankingLearner(engine, task, config)
+    learner.begin()
+    return learner
 
 
 def scores_of(circuit: Circuit) -> Tensor:
@@ -98,20 +122,27 @@ class Killed(BaseException):
 
 def stop(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, where: str = "step") -> None:
     """Raise at the beginning of step `at` (counted from 0), or once another method of the learner's has run in it."""
-    method, step, now = getattr(EdgePruningLearner, where), EdgePruningLearner.step, [-1]
+    now = [-1]
 
-    def noting(self: EdgePruningLearner, number: int):
-        now[0] = number
-        if where == "step" and number == at:
-            raise error
-        return step(self, number)
+    def noting(step: Callable[..., Any]) -> Callable[..., Any]:
+        def noting_step(self: Any, number: int):
+            now[0] = number
+            if where == "step" and number == at:
+                raise error
+            return step(self, number)
 
-    def raising(self: EdgePruningLearner, *arguments):
-        result = method(self, *arguments)
-        if now[0] == at:
-            raise error
-        return result
+        return noting_step
 
-    if where != "step":
-        monkeypatch.setattr(EdgePruningLearner, where, raising)
-    monkeypatch.setattr(EdgePruningLearner, "step", noting)
+    def raising(method: Callable[..., Any]) -> Callable[..., Any]:
+        def raising_method(self: Any, *arguments: Any):
+            result = method(self, *arguments)
+            if now[0] == at:
+                raise error
+            return result
+
+        return raising_method
+
+    for kind in (EdgePruningLearner, RankingLearner):
+        if where != "step" and hasattr(kind, where):
+            monkeypatch.setattr(kind, where, raising(getattr(kind, where)))
+        monkeypatch.setattr(kind, "step", noting(kind.step))

@@ -31,7 +31,7 @@ _BUDGET = 11  # the noise stream that draws the budgets
 class RankingConfig:
     """Settings of a run."""
 
-    steps: int = 200
+    steps: int = 150
     batch_size: int = 8
     learning_rate: float = 0.05
     """Of Adam, on scores that start with standard deviation 1."""

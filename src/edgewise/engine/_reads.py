@@ -12,8 +12,8 @@ from edgewise.engine._plan import LayerPlan, Rows
 from edgewise.engine._stack import Stack
 from edgewise.models import Attention, Mlp, Norm
 
-CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 30}
-"""How much one chunk of readers' inputs may take: about the second-level cache on a CPU (measured:
+CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 1 << 30}
+"""How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
 docs/performance.md)."""
 
 
