@@ -147,7 +147,6 @@ def test_circuits_of_different_graphs_do_not_combine():
     assert _circuit(0).iou(_circuit(0, graph=Graph(GraphSpec(1, 1, 1)))) == 1  # equal graphs, made twice
 
 
-@pytest.mark.xfail(reason="bug: it then counts as interchange, under which more edges are dropped than under either")
 def test_a_combination_across_ablations_drops_no_edge_that_one_of_them_needs():
     zero, mean = (_circuit(4, 6, 7, ablation={"kind": kind}) for kind in ("zero", "mean"))
     assert zero.n_actual == mean.n_actual == 3
@@ -203,7 +202,6 @@ def test_without_scores_or_edges_there_is_still_a_file(tmp_path):
         assert torch.equal(loaded.kept, circuit.kept) and (loaded.scores is None) == (circuit.scores is None)
 
 
-@pytest.mark.xfail(reason="bug: only the scores are made contiguous", raises=ValueError)
 def test_a_view_can_be_saved(tmp_path):
     rows = torch.rand(8, 3)
     circuit = Circuit(GRAPH, (rows > 0.5)[:, 1], rows[:, 1])
@@ -243,7 +241,6 @@ def test_another_suffix_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.xfail(reason="bug: safetensors has an error of its own for it, which is not an OSError")
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "c.safetensors"
     _circuit(1).save(path)
@@ -316,14 +313,12 @@ def test_what_is_no_circuit_is_refused(tmp_path, kind: str):
     ],
     ids=["kv", "layers", "kept", "scores"],
 )
-@pytest.mark.xfail(reason="bug: the line does not say in which file", raises=AssertionError)
 def test_a_file_that_contradicts_itself_is_named(tmp_path, header: dict[str, Any], tensors: dict[str, Tensor]):
     path = tmp_path / "c.safetensors"
     _write(header, **tensors)(path)
     assert str(path) in _refused(lambda: Circuit.load(path))
 
 
-@pytest.mark.xfail(reason="bug: read as if it were a circuit's", raises=pytest.fail.Exception)
 def test_provenance_that_is_no_dictionary_is_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     _write(_header(provenance=[1]))(path)

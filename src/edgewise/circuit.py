@@ -43,12 +43,16 @@ class Circuit:
                 raise InputError(
                     f"circuit: {name} has shape {tuple(tensor.shape)}; expected [{self.graph.n_edges}], one per edge"
                 )
-        object.__setattr__(self, "kept", self.kept.detach().cpu().bool())
+        object.__setattr__(self, "kept", self.kept.detach().cpu().bool().contiguous())
+        if self.scores is not None:
+            scores = self.scores.detach() if self.scores.requires_grad else self.scores
+            object.__setattr__(self, "scores", scores.cpu().contiguous())
 
     @property
     def ablation(self) -> str:
         """The kind of ablation under which it was found; interchange if it does not say."""
-        return self.provenance.get("ablation", {}).get("kind", "interchange")
+        ablation = self.provenance.get("ablation")
+        return ablation.get("kind", "interchange") if isinstance(ablation, dict) else "interchange"
 
     @cached_property
     def actual(self) -> Bool[Tensor, " E"]:
@@ -105,6 +109,8 @@ class Circuit:
             raise InputError(f"{name}: the circuits are of different graphs, {self.graph.spec} and {other.graph.spec}")
         parents = {"method": {"name": name, "of": [self.provenance, other.provenance]}}
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
+        if self.ablation != other.ablation:
+            shared["ablation"] = {"kind": "mixed"}  # so that only edges which are idle under any ablation count as idle
         return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents)
 
     def __repr__(self) -> str:
@@ -124,11 +130,7 @@ class Circuit:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise InputError(f"{path}: a circuit is saved as .safetensors")
-        tensors = (
-            {"kept": self.kept}
-            if self.scores is None
-            else {"kept": self.kept, "scores": self.scores.detach().cpu().contiguous()}
-        )
+        tensors = {"kept": self.kept} if self.scores is None else {"kept": self.kept, "scores": self.scores}
         header = {"schema": SCHEMA, "graph": self.graph.spec.to_dict(), "provenance": self.provenance}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"edgewise": json.dumps(header)})
@@ -149,9 +151,13 @@ class Circuit:
                 tensors = {name: file.get_tensor(name) for name in list(file.keys())}
             if header["schema"] > SCHEMA:
                 raise InputError(
-                    f"{path}: written by a newer edgewise (schema {header['schema']}; this one reads {SCHEMA}); upgrade"
+                    f"written by a newer edgewise (schema {header['schema']}; this one reads {SCHEMA}); upgrade"
                 )
+            if not isinstance(header["provenance"], dict):
+                raise TypeError("its provenance is no dictionary")
             graph = Graph(GraphSpec(**header["graph"]))
             return Circuit(graph, tensors["kept"], tensors.get("scores"), header["provenance"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: not a circuit file of edgewise ({type(error).__name__}: {error})") from error

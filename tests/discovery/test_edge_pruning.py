@@ -85,6 +85,12 @@ def test_expected_edges_are_what_the_schedule_asks():
     assert float(learner.expected_edges()) == pytest.approx(0.2 * n, rel=1e-5)
 
 
+@pytest.mark.parametrize("warm_start", [0.0, 0.7])
+def test_without_a_warm_up_the_first_masks_meet_the_sparsity(warm_start: float):
+    learner = _learner(PRESETS["ours"], sparsity_warmup=0, warm_start=warm_start)
+    assert float(learner.expected_edges()) == pytest.approx(0.2 * learner.graph.n_edges, rel=1e-5)
+
+
 @pytest.mark.parametrize("edges", [1.0, 20.0, 150.0, 239.9])
 def test_one_number_shifts_all_masks_to_the_count(edges: float):
     log_alpha = normal(262, 3, 0) * 2 + 1.5

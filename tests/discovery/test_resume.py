@@ -37,7 +37,7 @@ BATCH_BITS = "bug: what the engine keeps of an example depends, in its last bits
 
 @pytest.mark.parametrize(
     "dtype",
-    [pytest.param(torch.float32, marks=pytest.mark.xfail(reason=BATCH_BITS)), torch.float64],
+    [torch.float32, torch.float64],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
@@ -91,7 +91,6 @@ def test_a_kill_before_the_first_checkpoint_starts_anew(tmp_path, monkeypatch):
     assert torch.equal(find(tmp_path, PRESETS["ours"]).kept, find(None, PRESETS["ours"]).kept)
 
 
-@pytest.mark.xfail(reason="bug: a run that was stopped in its first step begins twice")
 def test_a_warm_start_is_not_added_twice(tmp_path, monkeypatch):
     warm = replace(PRESETS["ours"], warm_start=0.7)
     with monkeypatch.context() as patch:
@@ -144,14 +143,13 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, field: str, changed
 def test_a_checkpoint_of_another_model_task_or_ablation_is_refused(tmp_path):
     config, task = PRESETS["ours"], random_task()
     find(tmp_path, config)
-    assert "(model)" in refused(lambda: find(tmp_path, config, "llama-gqa"))
+    assert "(model" in refused(lambda: find(tmp_path, config, "llama-gqa"))
     assert "(task)" in refused(lambda: find(tmp_path, config, task=replace(task, name="other")))
     assert "(task)" in refused(lambda: find(tmp_path, config, task=replace(task, loss="cross_entropy")))
     zero = toy_engine(ablation=Ablation("zero"))
     assert "(ablation)" in refused(lambda: find(tmp_path, config, task=task, engine=zero))
 
 
-@pytest.mark.xfail(reason="bug: the graph's convention is not among the settings", raises=RuntimeError)
 def test_a_checkpoint_of_another_graph_is_refused(tmp_path):
     engine = toy_engine()
     split = toy_engine(graph=engine.model.graph("split"))
@@ -159,13 +157,11 @@ def test_a_checkpoint_of_another_graph_is_refused(tmp_path):
     assert "(graph)" in refused(lambda: find(tmp_path, PRESETS["ours"]))
 
 
-@pytest.mark.xfail(reason="bug: a task made by hand is known by its name alone", raises=pytest.fail.Exception)
 def test_a_checkpoint_of_other_pairs_is_refused(tmp_path):
     find(tmp_path, PRESETS["ours"])
     refused(lambda: find(tmp_path, PRESETS["ours"], task=random_task(11)))
 
 
-@pytest.mark.xfail(reason="bug: `method` is overwritten by that of the provenance, which is empty")
 def test_a_checkpoint_says_which_method_it_is_of(tmp_path):
 
     find(tmp_path, PRESETS["ours"])
@@ -230,11 +226,11 @@ def _rewrite(path: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     "spoil",
     [
         *(_truncate, _cut_in_the_header, _scribble, _empty, _plain, _metadata_that_is_no_json),
-        pytest.param(_metadata_that_is_a_list, marks=pytest.mark.xfail(reason="bug: TypeError", raises=TypeError)),
-        pytest.param(_circuit, marks=pytest.mark.xfail(reason="bug: KeyError", raises=KeyError)),
-        pytest.param(_one_tensor_less, marks=pytest.mark.xfail(reason="bug: KeyError", raises=KeyError)),
-        pytest.param(_another_size, marks=pytest.mark.xfail(reason="bug: RuntimeError", raises=RuntimeError)),
-        pytest.param(_no_moments, marks=pytest.mark.xfail(reason="bug: goes on", raises=pytest.fail.Exception)),
+        _metadata_that_is_a_list,
+        _circuit,
+        _one_tensor_less,
+        _another_size,
+        _no_moments,
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, spoil: Callable[[Path], None]):

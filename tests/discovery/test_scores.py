@@ -121,7 +121,6 @@ def test_a_circuit_says_how_it_was_selected():
     assert scores.provenance["method"] == {"name": "eap", "split": "train"}  # and its own are as they were
 
 
-@pytest.mark.xfail(reason="bug: a score that is not a number ranks first", raises=AssertionError)
 def test_a_score_that_is_no_number_is_not_the_best():
     values = torch.arange(8.0)
     values[2] = torch.nan

@@ -78,7 +78,6 @@ def test_a_loss_of_the_wrong_shape_is_one_line():
     assert "one value per target" in refused(lambda: find(None, PRESETS["ours"], task=task))
 
 
-@pytest.mark.xfail(reason="bug: divides by zero", raises=ZeroDivisionError)
 def test_a_task_without_training_examples_is_one_line():
     assert "train split is empty" in refused(lambda: find(None, PRESETS["ours"], task=replace(random_task(), train=[])))
 
@@ -91,7 +90,7 @@ def test_a_task_without_training_examples_is_one_line():
     "where",
     [
         *("step", "mask", "penalty"),
-        pytest.param("update", marks=pytest.mark.xfail(reason="bug: half a step is kept, and done again on resume")),
+        "update",
     ],
 )
 def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset: str, where: str):
@@ -112,7 +111,6 @@ def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset:
 # ------------------------------------------------------------------------------------------------------------ the disk
 
 
-@pytest.mark.xfail(reason="bug: safetensors has an error of its own for it, which is not an OSError")
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop(patch, 3, KeyboardInterrupt())
@@ -131,7 +129,6 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.xfail(reason="bug: noticed at the first checkpoint, and the work is lost", raises=Killed)
 def test_a_folder_that_cannot_be_written_is_refused_before_any_step(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     stop(monkeypatch, 0, Killed())

@@ -15,7 +15,7 @@ from edgewise.discovery._provenance import provenance
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
+from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function, score_name
 
 
 def eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: int = 32) -> Scores:
@@ -62,6 +62,8 @@ def mask_ig(
         Scores, the mean over the examples.
     """
     engine = Engine.of(model)
+    if points < 1:
+        raise InputError(f"mask-ig: {points} points; use at least 1")
     nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     scores = _mask_gradient(engine, task, list((nodes + 1) / 2), list(weights / 2), split, batch_size)
     return Scores(engine.graph, scores, provenance(engine, task, {"name": "mask-ig", "points": points, "split": split}))
@@ -80,7 +82,10 @@ def _mask_gradient(
     for batch in task.batches(split, batch_size):
         for value, weight in zip(values, weights, strict=True):
             mask = torch.full((engine.graph.n_edges,), float(value), device=engine.model.device, requires_grad=True)
-            example_scores(engine, batch, mask, metric, gradients="all").sum().backward()
+            scores = example_scores(engine, batch, mask, metric, gradients="all").sum()
+            if not scores.requires_grad:
+                raise InputError(f"metric {score_name(task.metric)!r}: it has no gradient; use logit_diff or log_prob")
+            scores.backward()
             assert mask.grad is not None
             total += weight * mask.grad.cpu().double()
     sign = -1 if task.metric in LOWER_IS_BETTER else 1

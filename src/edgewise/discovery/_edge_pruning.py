@@ -7,6 +7,7 @@ published settings. The default keeps the idea and mends what gets in its way; e
 configuration and can be taken back on its own.
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -20,13 +21,20 @@ from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import normal, uniform
 from edgewise.discovery._objective import example_scores, finite, step_batch
-from edgewise.discovery._provenance import provenance
+from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, edges_at, normal_scores
-from edgewise.discovery._training import NotFiniteError, RunOptions, optimizer_tensors, restore_optimizer, run_steps
+from edgewise.discovery._training import (
+    NotFiniteError,
+    RunOptions,
+    optimizer_tensors,
+    restore_optimizer,
+    run_steps,
+)
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.tasks import Task, loss_function
 
+SCHEDULES, DUALS, BUDGETS = ("linear", "logarithmic"), ("exact", "ascent"), ("exact", "threshold")
 _EDGE_NOISE, _NODE_NOISE, _EDGE_START, _NODE_START = 1, 2, 3, 4  # noise streams
 _NOISE_MARGIN = 1e-6  # Edge Pruning's EPS: uniform noise in (EPS, 1 − EPS)
 
@@ -100,10 +108,25 @@ class EdgePruningConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises `InputError`."""
-        if self.dual == "exact" and not 0 < self.sparsity < 1:
+        for name, known in (("schedule", SCHEDULES), ("dual", DUALS), ("budget", BUDGETS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"edge pruning: {name}={getattr(self, name)!r}; choose {' or '.join(known)}")
+        if "exact" in (self.dual, self.budget) and not 0 < self.sparsity < 1:
             raise InputError(
                 f"sparsity {self.sparsity}: it is 1 − kept edges / all edges, so between 0 and 1; "
                 "0.98 keeps 2 % of the edges"
+            )
+        if not 0 <= self.sparsity < math.inf:
+            raise InputError(
+                f"edge pruning: sparsity {self.sparsity}; the Lagrangian's target is a number of at least 0"
+            )
+        if self.schedule == "logarithmic" and self.sparsity >= 1:
+            raise InputError(
+                f"edge pruning: a logarithmic schedule never reaches sparsity {self.sparsity}; use 'linear'"
+            )
+        if self.node_sparsity is not None and not self.sparsity:
+            raise InputError(
+                "edge pruning: node_sparsity rises with the edges' target, which is 0; give it one above 0"
             )
         if self.steps < 1 or self.batch_size < 1:
             raise InputError(
@@ -153,7 +176,7 @@ def edge_pruning(
     options = options or RunOptions()
     engine = Engine.of(model)
     learner = EdgePruningLearner(engine, task, config)
-    settings = {"method": "edge-pruning", **asdict(config), **provenance(engine, task, {})}
+    settings = run_settings(engine, task, "edge-pruning", asdict(config))
     report = run_steps(learner, config.steps, settings, options, "edge pruning")
     method = {
         "name": "edge-pruning",

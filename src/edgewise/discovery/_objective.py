@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.discovery._noise import uniform
 from edgewise.engine import Engine
 from edgewise.tasks import Batch, Score, Task, reduce
@@ -28,6 +29,8 @@ def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **o
 
 def step_examples(n_examples: int, batch_size: int, seed: int, step: int) -> list[int]:
     """The examples of a step: every epoch a new order, from the seed alone, so that a resumed run sees the same."""
+    if not n_examples:
+        raise InputError("task: its train split is empty; give it some pairs")
     batch_size = min(batch_size, n_examples)
     per_epoch = n_examples // batch_size
     epoch, place = divmod(step, per_epoch)

@@ -4,16 +4,22 @@ from importlib.metadata import version
 from typing import Any
 
 from edgewise.engine import Engine
-from edgewise.tasks import Task, score_name
+from edgewise.tasks import Task, pairs_hash, score_name
 
 
 def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, Any]:
     """Model, ablation, task, method and software, enough to do it again."""
     return {
         "model": engine.model.identity,
+        "graph": engine.graph.spec.to_dict(),
         "ablation": engine.ablation.to_dict(),
         "task": dict(task.provenance)
         | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
         "method": method,
         "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
     }
+
+
+def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's numbers: a checkpoint of other settings is of another run."""
+    return provenance(engine, task, {}) | {"method": method, "pairs": pairs_hash(task.train)} | config

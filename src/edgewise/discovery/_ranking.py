@@ -17,7 +17,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import example_scores, finite, step_batch
-from edgewise.discovery._provenance import provenance
+from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, normal_scores
 from edgewise.discovery._training import NotFiniteError, RunOptions, optimizer_tensors, restore_optimizer, run_steps
 from edgewise.engine import Engine
@@ -55,6 +55,11 @@ class RankingConfig:
         """Check the numbers. Raises `InputError`."""
         if self.steps < 1 or self.batch_size < 1:
             raise InputError(f"ranking: steps and batch_size must be positive, got {self.steps} and {self.batch_size}")
+        if not (self.cold > 0 and self.hot > 0) or self.warm_examples < 0:
+            raise InputError(
+                f"ranking: temperatures {self.hot} and {self.cold} must be above 0, "
+                f"warm_examples {self.warm_examples} at least 0"
+            )
         if not 0 < self.smallest <= self.largest <= 1:
             raise InputError(
                 f"ranking: budgets from {self.smallest} to {self.largest}; they are shares of all edges, "
@@ -99,10 +104,13 @@ def learn_ranking(
     config = replace(config or RankingConfig(), **changes)
     engine = Engine.of(model)
     learner = RankingLearner(engine, task, config)
-    settings = {"method": "ranking", **asdict(config), **provenance(engine, task, {})}
+    settings = run_settings(engine, task, "ranking", asdict(config))
     report = run_steps(learner, config.steps, settings, options or RunOptions(), "ranking")
     method: dict[str, Any] = {"name": "ranking", "config": asdict(config), "steps": report.steps}
-    method |= {"seconds": round(report.seconds, 1), "examples_seen": report.steps * config.batch_size}
+    method |= {
+        "seconds": round(report.seconds, 1),
+        "examples_seen": report.steps * min(config.batch_size, len(task.train)),
+    }
     if report.stopped:
         method["stopped"] = report.stopped
     return Scores(engine.graph, learner.scores.detach().cpu(), provenance(engine, task, method))

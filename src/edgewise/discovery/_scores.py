@@ -68,6 +68,7 @@ class Scores:
 
     def _order(self, absolute: bool) -> Tensor:
         values = self.values.abs() if absolute else self.values
+        values = values.nan_to_num(nan=-torch.inf)  # what has no score is kept last
         return values.argsort(descending=True, stable=True)
 
     def _circuit(self, edges: Tensor, absolute: bool) -> Circuit:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise._files import atomic_path
+from edgewise._files import atomic_path, check_writable
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -93,12 +93,15 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     Raises:
         InputError: the folder holds a checkpoint of another configuration, or one that cannot be read.
     """
-    step, before = _resume(learner, config, options)
-    if step == 0:
+    if options.out is not None:
+        check_writable(options.out)
+    write, close = _loggers(options)
+    step, before, fresh = _resume(learner, config, options)
+    if fresh:
         learner.begin()
     begin = saved = time.monotonic()
     stopped = None
-    write, close = _loggers(options)
+    good = learner.tensors()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -111,6 +114,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
         bar = progress.add_task(title, total=n_steps, completed=step, note="")
         try:
             while step < n_steps:
+                good = {name: tensor.detach().clone() for name, tensor in learner.tensors().items()}
                 metrics = learner.step(step)
                 step += 1
                 if write or options.progress:
@@ -123,6 +127,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
                     _save(learner, step, before + time.monotonic() - begin, config, options.out)
                     saved = time.monotonic()
         except KeyboardInterrupt:
+            learner.restore(good)  # an interrupt may come in the middle of an update
             stopped = f"interrupted after step {step}"
         except NotFiniteError as error:
             stopped = f"step {step + 1}: {error}"
@@ -142,6 +147,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, field = name.split(".")
@@ -149,23 +155,32 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             optimizer.state[parameter][field] = value if field == "step" else value.to(parameter)
 
 
-def _resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tuple[int, float]:
+def _resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tuple[int, float, bool]:
+    """Take up a checkpoint if there is one: steps done, seconds spent, whether the run is a fresh one."""
     path = None if options.out is None else options.out / CHECKPOINT
     if path is None or not options.resume or not path.is_file():
-        return 0, 0.0
+        return 0, 0.0, True
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["edgewise"])
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a checkpoint of edgewise ({error}); remove it to start anew") from error
-    if header["config"] != json.loads(json.dumps(config)):
-        different = [key for key in config if header["config"].get(key) != json.loads(json.dumps(config[key]))]
-        raise InputError(
-            f"{path}: belongs to a run with other settings ({', '.join(different)}); remove it or choose another folder"
-        )
-    learner.restore(tensors)
-    return header["step"], header["seconds"]
+        step, seconds, settings = int(header["step"]), float(header["seconds"]), header["config"]
+        wanted = json.loads(json.dumps(config))
+        if settings != wanted:
+            different = [key for key in wanted if settings.get(key) != wanted[key]]
+            raise InputError(
+                f"{path}: belongs to a run with other settings ({', '.join(different)}); remove it or choose another "
+                "folder"
+            )
+        if step and not any(name.startswith("optimizer.") for name in tensors):
+            raise KeyError("optimizer")
+        learner.restore(tensors)
+    except InputError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a checkpoint of edgewise ({reason[:120]}); remove it to start anew") from error
+    return step, seconds, False
 
 
 def _save(learner: Learner, step: int, seconds: float, config: dict[str, Any], out: Path) -> None:

@@ -48,8 +48,10 @@ class Constants:
 
 
 class PerExample:
-    """A store of tensors by example, up to a number of bytes; what does not fit is computed again whenever it is
-    needed.
+    """A store of tensors by example, up to a number of bytes; what does not fit is computed again when it is needed.
+
+    Every example is computed alone: in a batch its last bits would depend on what it was batched with, and a resumed
+    run batches differently.
     """
 
     def __init__(self, n_bytes: int) -> None:
@@ -62,54 +64,29 @@ class PerExample:
 
         Args:
             tokens: the batch.
-            compute: from a packed batch to its tensors, each `[N, …]`.
+            compute: from one packed example to its tensors, each `[N, …]`.
         """
-        keys = _keys(tokens)
-        missing = {key: b for b, key in enumerate(keys) if key not in self.items}
-        if len(missing) == len(keys) and self.free <= 0:
-            return compute(pack(tokens))
-        found = {key: self.items[key] for key in keys if key not in missing}
-        if missing:
-            chosen = torch.tensor(list(missing.values()), device=tokens.ids.device)
-            packing = pack(Tokens(tokens.ids[chosen], tokens.mask[chosen]))
-            pieces = [x.split(packing.real.sum(1).tolist()) for x in compute(packing)]
-            for i, key in enumerate(missing):
-                found[key] = tuple(
-                    piece[i].clone() for piece in pieces
-                )  # a clone: a view would keep the whole batch's memory
-                self._put(key, found[key])
-        return tuple(torch.cat(column) for column in zip(*(found[key] for key in keys), strict=True))
-
-    def lookup_rows(
-        self,
-        tokens: Tokens,
-        row: Int[Tensor, " A"],
-        column: Int[Tensor, " A"],
-        compute: Callable[[], Float[Tensor, "A V"]],
-    ) -> Float[Tensor, "A V"]:
-        """One row of numbers for each (example, token) named, all computed again if one of them is not in the store."""
-        examples = _keys(tokens)
-        from_end = (
-            tokens.mask.shape[1] - tokens.mask.flip(1).int().argmax(1)[row] - column
-        )  # the same on either side of padding
-        keys = [
-            examples[r] + place.to_bytes(8, "little") for r, place in zip(row.tolist(), from_end.tolist(), strict=True)
-        ]
-        if any(key not in self.items for key in keys):
-            result = compute()
-            for key, values in zip(keys, result, strict=True):
-                if self.free > 0 and key not in self.items:
-                    self._put(key, (values.clone(),))
-            return result
-        return torch.stack([self.items[key][0] for key in keys])
+        found = []
+        for b, key in enumerate(_keys(tokens)):
+            if key not in self.items:
+                self._put(key, compute(pack(Tokens(tokens.ids[b : b + 1], tokens.mask[b : b + 1]))))
+            found.append(self.items[key])
+        joined = tuple(torch.cat(column) for column in zip(*found, strict=True))
+        self._drop_excess()
+        return joined
 
     def _put(self, key: bytes, tensors: tuple[Tensor, ...]) -> None:
-        size = sum(x.numel() * x.element_size() for x in tensors)
-        if size <= self.free:
-            self.free -= size
-            self.items[key] = tensors
-        else:
-            self.free = 0  # full: from now on whole batches that are not in it are computed without being taken apart
+        self.free -= _n_bytes(tensors)
+        self.items[key] = tensors
+
+    def _drop_excess(self) -> None:
+        """Forget the latest examples until the rest fits."""
+        while self.free < 0:
+            self.free += _n_bytes(self.items.popitem()[1])
+
+
+def _n_bytes(tensors: tuple[Tensor, ...]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _keys(tokens: Tokens) -> list[bytes]:

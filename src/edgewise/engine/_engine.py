@@ -71,7 +71,7 @@ class Engine:
         self.constants = constants
         self._store = PerExample(cache_bytes)
         self._reads: dict[int, Read] = {}
-        self._logits = PerExample(cache_bytes // 4)
+        self._hidden = PerExample(cache_bytes)
 
     @staticmethod
     def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
@@ -93,17 +93,16 @@ class Engine:
         """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
         module, no masks.
 
-        They are kept while they fit, since they depend on the example alone.
+        What they come from is kept while it fits, since it depends on the example alone.
         """
         tokens = batch.clean if which == "clean" else batch.corrupted
         check_targets(tokens, batch.row, batch.position)
 
-        def compute() -> Float[Tensor, "A V"]:
-            packing = pack(tokens)
-            hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)
-            return self.model.parts.unembed(hidden[batch.row, batch.position - packing.shift[batch.row]])
+        def compute(packing: Packing) -> tuple[Tensor, ...]:
+            return (self.model.parts.hidden(packing.ids, packing.real, packing.positions)[0],)
 
-        return self._logits.lookup_rows(tokens, batch.row, batch.position, compute)
+        (hidden,) = self._hidden.lookup(tokens, compute)
+        return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, batch.position)])
 
     def run(
         self,

@@ -14,7 +14,7 @@ from edgewise.tasks._metrics import (
 )
 from edgewise.tasks._pairs import Batch, Pair, Target
 from edgewise.tasks._rebuild import TASKS, from_provenance
-from edgewise.tasks._task import Task
+from edgewise.tasks._task import Task, pairs_hash
 
 __all__ = [
     "LOSSES",
@@ -33,6 +33,7 @@ __all__ = [
     "ioi_t1",
     "loss_function",
     "metric_function",
+    "pairs_hash",
     "reduce",
     "score_name",
 ]
