@@ -73,6 +73,12 @@ def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
     assert differing(killed, whole) == []
 
 
+@pytest.mark.parametrize("preset", LEARNED)
+def test_what_the_engine_keeps_changes_no_bit(preset: str):
+    scores = [scores_of(find(None, LEARNED[preset], engine=toy_engine(cache_bytes=n))) for n in (0, 60_000, 1 << 30)]
+    assert torch.equal(scores[0], scores[1]) and torch.equal(scores[0], scores[2])
+
+
 def test_a_checkpoint_holds_all_of_the_state(tmp_path):
     find(tmp_path, PRESETS["paper"])
     tensors = load_file(tmp_path / CHECKPOINT)

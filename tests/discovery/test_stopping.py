@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from edgewise.discovery import _training
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.discovery._training import CHECKPOINT
 from edgewise.tasks import Batch, Task, loss_function
@@ -85,18 +86,12 @@ def test_a_task_without_training_examples_is_one_line():
 # ---------------------------------------------------------------------------------------------------------- interrupts
 
 
-@pytest.mark.parametrize("preset", LEARNED)
 @pytest.mark.parametrize(
-    "where",
-    [
-        *("step", "mask", "penalty"),
-        "update",
-    ],
+    ("preset", "where"),
+    [("ranking", "step"), *((preset, w) for preset in PRESETS for w in ("step", "mask", "penalty", "update"))],
 )
 def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset: str, where: str):
-    config, engine = LEARNED[preset], toy_engine(cache_bytes=0)  # (the same bits whichever batch comes first)
-    if not hasattr(learner(config), where):
-        pytest.skip("this learner has no such method")
+    config, engine = LEARNED[preset], toy_engine()
     with monkeypatch.context() as patch:
         stop(patch, 4, KeyboardInterrupt(), where)
         kept = find(tmp_path / "cut", config, engine=engine)
@@ -104,6 +99,23 @@ def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset:
     resumed = find(tmp_path / "cut", config, engine=engine)
     assert "stopped" not in resumed.provenance["method"]
     find(tmp_path / "whole", config, engine=engine)
+    cut, whole = (load_file(tmp_path / name / CHECKPOINT) for name in ("cut", "whole"))
+    assert differing(cut, whole) == []
+
+
+@pytest.mark.xfail(reason="bug: the state goes back to before the step, and the count of steps does not")
+@pytest.mark.parametrize("preset", LEARNED)
+def test_ctrl_c_between_two_steps_keeps_the_one_before(tmp_path, monkeypatch, preset: str):
+    config, save = LEARNED[preset], _training._save
+
+    def interrupted(learner, step, *rest):
+        monkeypatch.setattr(_training, "_save", save)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_training, "_save", interrupted)
+    find(tmp_path / "cut", config)
+    for name in ("cut", "whole"):
+        assert "stopped" not in find(tmp_path / name, config).provenance["method"]
     cut, whole = (load_file(tmp_path / name / CHECKPOINT) for name in ("cut", "whole"))
     assert differing(cut, whole) == []
 

@@ -61,7 +61,7 @@ def find(
     config = _config(method, preset, sparsity, steps, batch_size, seed)
     ew.Ablation(ablation)  # pyright: ignore[reportArgumentType] (checked there)
     check_writable(out)
-    loaded = ew.load_model(model, device=device)
+    loaded = _load(model, device)
     graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
     engine = ew.Engine(loaded, graph, ew.Ablation(ablation))  # pyright: ignore[reportArgumentType] (checked there)
     pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
@@ -98,8 +98,7 @@ def evaluate(
 
     loaded_circuit = ew.Circuit.load(circuit)
     source = loaded_circuit.provenance.get("model", {})
-    loaded = ew.load_model(model or str(source.get("id", "")), device=device)
-    _show.compare_weights(source, loaded.identity, loud=not as_json)
+    loaded = _load(model or str(source.get("id", "")), device)
     if task is None:
         pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     else:
@@ -107,6 +106,7 @@ def evaluate(
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     result = ew.evaluate(loaded, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
     result.save(circuit.parent / "evaluation.json")
+    _show.compare_weights(source, loaded.identity)
     print(result.to_json()) if as_json else _show.evaluation(result)
 
 
@@ -159,12 +159,24 @@ def list_models() -> None:
     print(f"families: {', '.join(supported())}")
 
 
+def _load(model: str, device: str) -> Any:
+    import edgewise as ew
+
+    if not sys.stderr.isatty():  # where nobody watches, the bar of loaded weights would only clutter a log
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    return ew.load_model(model, device=device)
+
+
 def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_size: int | None, seed: int) -> Any:
     """A learned method's configuration, None for attribution; what is wrong is refused before anything is loaded."""
     from edgewise.discovery import EdgePruningConfig, RankingConfig
 
     if method not in METHODS:
         raise InputError(f"--method {method!r}: choose {', '.join(METHODS)}")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: use at least 1")
     if preset not in ("default", "paper"):
         raise InputError(f"--preset {preset!r}: choose default or paper")
     pruning = EdgePruningConfig(sparsity=sparsity)  # refuses a sparsity that is none, whatever the method

@@ -82,8 +82,8 @@ def check(row: dict[str, Any]) -> None:
     )
 
 
-def compare_weights(recorded: dict[str, Any], present: dict[str, str], loud: bool) -> None:
+def compare_weights(recorded: dict[str, Any], present: dict[str, str]) -> None:
     """Say so if the circuit was found on other weights."""
-    if loud and recorded.get("weights_hash") != present["weights_hash"]:
+    if recorded.get("weights_hash") != present["weights_hash"]:
         before, now = str(recorded.get("weights_hash"))[:12], present["weights_hash"][:12]
         _errors.print(f"note: the circuit was found on weights {before}, this model's are {now}", soft_wrap=True)

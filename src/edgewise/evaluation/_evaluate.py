@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def evaluate(
             chosen[f"random {seed}"] = scores.top_actual(circuit.n_actual)
     if "eap" in baselines:
         selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
-        conditions["eap"] = {"selection": selection, "scores_from": "train", "chosen_on": "validation"}
+        conditions["eap"] = {"selection": selection, "scores_from": "train", "chosen_on": _choosing_split(task)}
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, circuit.provenance)
     values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size)
     metrics = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
@@ -127,15 +127,20 @@ def best_attribution(
     engine: Engine, task: Task, n_actual: int, scores: Scores | None, batch_size: int = 32
 ) -> tuple[str, Circuit]:
     """EAP's circuit of an actual size: by signed or absolute score, whichever has the lower KL on validation."""
-    scores = scores or eap(engine, task, batch_size=batch_size)
+    # The field's metric, and one with a gradient: the task's own may be the user's and have none.
+    explained = replace(task, metric="logit_diff" if task.contrastive else "log_prob")
+    scores = scores or eap(engine, explained, batch_size=batch_size)
     circuits = {
         "signed": scores.top_actual(n_actual),
         "absolute": scores.top_actual(n_actual, absolute=True),
     }
-    split = "validation" if len(task.validation) else "train"
-    values = judge(engine, circuits, task, split, batch_size, names=("kl",))
+    values = judge(engine, circuits, task, _choosing_split(task), batch_size, names=("kl",))
     best = min(circuits, key=lambda name: values[name]["kl"].mean())
     return best, circuits[best]
+
+
+def _choosing_split(task: Task) -> str:
+    return "validation" if len(task.validation) else "train"
 
 
 @torch.no_grad()

@@ -76,6 +76,7 @@ def load(
     revision: str | None = None,
 ) -> Model:
     """Load a model without checking it (see `edgewise.load_model`, which also checks)."""
+    _check_device(device)
     if isinstance(model, nn.Module):
         if tokenizer is not None and not callable(tokenizer):
             raise InputError(
@@ -122,6 +123,15 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     _check_tokenizer(tokenizer, config.vocab_size)
     family, find_parts = _ADAPTERS[kind]
     return Model(module, tokenizer, family, find_parts(module), source)
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
+        raise InputError(
+            f"device {str(device)!r}: not available here; use cpu, or a device that PyTorch sees"
+        ) from error
 
 
 def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
