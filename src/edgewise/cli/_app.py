@@ -59,7 +59,10 @@ def find(
     import edgewise as ew
 
     config = _config(method, preset, sparsity, steps, batch_size, seed)
-    ew.Ablation(ablation)  # pyright: ignore[reportArgumentType] (checked there)
+    _one_of("--ablation", ablation, ("interchange", "zero"))
+    _one_of("--embeddings", embeddings, ("joint", "split", "off"))
+    _one_of("--kv", kv, ("physical", "expanded"))
+    _check_task(task)
     check_writable(out)
     loaded = _load(model, device)
     graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
@@ -76,6 +79,8 @@ def find(
         circuit = scores.at(sparsity, actual=True, absolute=True)
     circuit.save(out / "circuit.safetensors")
     _show.found(circuit, out / "circuit.safetensors")
+    if "stopped" in circuit.provenance["method"]:
+        raise typer.Exit(130)  # what follows in a script should not go on with half a circuit
 
 
 @app.command()
@@ -96,6 +101,9 @@ def evaluate(
     """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
     import edgewise as ew
 
+    _one_of("--split", split, ("train", "validation", "test"))
+    if task is not None:
+        _check_task(task)
     loaded_circuit = ew.Circuit.load(circuit)
     source = loaded_circuit.provenance.get("model", {})
     loaded = _load(model or str(source.get("id", "")), device)
@@ -107,7 +115,10 @@ def evaluate(
     result = ew.evaluate(loaded, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
     result.save(circuit.parent / "evaluation.json")
     _show.compare_weights(source, loaded.identity)
-    print(result.to_json()) if as_json else _show.evaluation(result)
+    if as_json:
+        print(result.to_json())
+    else:
+        _show.evaluation(result)
 
 
 @app.command()
@@ -141,10 +152,14 @@ def check_model(
     from edgewise.engine import check
     from edgewise.models import load
 
+    _quiet()
     loaded = load(model, device=device)
     result = check(loaded)
     row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result), "passed": result.passed}
-    print(json.dumps(row)) if as_json else _show.check(row)
+    if as_json:
+        print(json.dumps(row))
+    else:
+        _show.check(row)
     if not result.passed:
         sys.exit(1)
 
@@ -162,11 +177,15 @@ def list_models() -> None:
 def _load(model: str, device: str) -> Any:
     import edgewise as ew
 
+    _quiet()
+    return ew.load_model(model, device=device)
+
+
+def _quiet() -> None:
     if not sys.stderr.isatty():  # where nobody watches, the bar of loaded weights would only clutter a log
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-    return ew.load_model(model, device=device)
 
 
 def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_size: int | None, seed: int) -> Any:
@@ -179,9 +198,12 @@ def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_
         raise InputError(f"--batch-size {batch_size}: use at least 1")
     if preset not in ("default", "paper"):
         raise InputError(f"--preset {preset!r}: choose default or paper")
-    pruning = EdgePruningConfig(sparsity=sparsity)  # refuses a sparsity that is none, whatever the method
+    if preset == "paper" and method != "edge-pruning":
+        raise InputError(f"--preset paper: these are settings of edge-pruning, not of {method}")
     if method == "edge-pruning":
-        config = EdgePruningConfig.paper(sparsity=sparsity) if preset == "paper" else pruning
+        config = (EdgePruningConfig.paper if preset == "paper" else EdgePruningConfig)(sparsity=sparsity)
+    elif not 0 < sparsity < 1:
+        raise InputError(f"--sparsity {sparsity}: it is 1 − kept edges / all edges, so between 0 and 1; 0.98 keeps 2 %")
     elif method == "ranking":
         config = RankingConfig()
     else:
@@ -195,6 +217,19 @@ def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, see
 
     if name in tasks.TASKS:
         return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
-    if name.endswith(".jsonl"):
-        return tasks.from_jsonl(name, tokenizer, seed=seed)
-    raise InputError(f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a .jsonl file")
+    return tasks.from_jsonl(name, tokenizer, seed=seed)
+
+
+def _check_task(name: str) -> None:
+    """Refuse a task that is neither built in nor a file, before a model is loaded."""
+    from edgewise import tasks
+
+    if name not in tasks.TASKS and not name.endswith(".jsonl"):
+        raise InputError(f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a .jsonl file")
+    if name.endswith(".jsonl") and not Path(name).is_file():
+        raise InputError(f"--task {name!r}: no such file; give a .jsonl file of pairs")
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{option} {value!r}: choose {', '.join(known)}")

@@ -38,7 +38,7 @@ def found(circuit: Circuit, path: Path) -> None:
     """The circuit that was found."""
     stopped = circuit.provenance.get("method", {}).get("stopped")
     if stopped:
-        _console.print(f"[bold]stopped early:[/] {escape(stopped)}; this is what the masks stood for then")
+        _console.print(f"[bold]stopped:[/] {escape(stopped)}; the same command goes on from there", soft_wrap=True)
     sizes = f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual, of {circuit.graph.n_edges:,}"
     _console.print(
         f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {escape(str(path))}", soft_wrap=True
@@ -62,13 +62,17 @@ def evaluation(result: Evaluation) -> None:
 def _caption(result: Evaluation) -> str:
     conditions = result.conditions
     lines = [
-        f"split {conditions['split']}; ablation {conditions['ablation']['kind']} ({conditions['ablation']['source']}); "
+        f"split {conditions['split']}; ablation {' with '.join(filter(None, _ablation(conditions)))}; "
         "hard masks; at the answers",
-        "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer; random and EAP: same actual size",
+        "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer; random and EAP: at most the same actual size",
     ]
     if "eap" in conditions:
         lines.append(f"EAP's edges by {conditions['eap']['selection']} score, chosen on validation")
     return escape("\n".join(lines))
+
+
+def _ablation(conditions: dict[str, Any]) -> tuple[str, str]:
+    return conditions["ablation"]["kind"], conditions["ablation"]["source"]
 
 
 def check(row: dict[str, Any]) -> None:

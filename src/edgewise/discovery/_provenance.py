@@ -1,5 +1,6 @@
 """Where scores and circuits come from, as plain values for a file's header."""
 
+import hashlib
 from importlib.metadata import version
 from typing import Any
 
@@ -22,4 +23,17 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, 
 
 def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's numbers: a checkpoint of other settings is of another run."""
-    return provenance(engine, task, {}) | {"method": method, "pairs": pairs_hash(task.train)} | config
+    constants = () if engine.constants is None else engine.constants.tensors()
+    identity = {
+        "method": method,
+        "pairs": pairs_hash(task.train),
+        "functions": [_code(task.loss), _code(task.metric)],
+        "constants": hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in constants)).hexdigest(),
+    }
+    return provenance(engine, task, {}) | identity | config
+
+
+def _code(score: Any) -> str:
+    """What tells two functions of one name apart: a hash of their code."""
+    code = getattr(score, "__code__", None)
+    return "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()

@@ -129,8 +129,10 @@ class RankingLearner:
     @torch.no_grad()
     def begin(self) -> None:
         """Start from attribution's ranks, or from noise."""
-        few = replace(self.task, train=self.task.train[: self.config.warm_examples])
         if self.config.warm_examples:
+            few = replace(self.task, train=self.task.train[: self.config.warm_examples])
+            if few.metric in ("accuracy", "exact_match"):  # they have no gradient
+                few = replace(few, metric="logit_diff" if few.contrastive else "log_prob")
             with torch.enable_grad():
                 start = mask_ig(self.engine, few).values.abs()
         else:

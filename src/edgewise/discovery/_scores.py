@@ -79,7 +79,7 @@ class Scores:
 
 
 def edges_at(graph: Graph, sparsity: float) -> int:
-    """How many edges a circuit may have at a sparsity: `round((1 − sparsity) E)`, never above it.
+    """How many edges a circuit may have at a sparsity: `(1 − sparsity) E`, rounded down.
 
     Raises:
         InputError: the sparsity is not a number in [0, 1].

@@ -26,7 +26,7 @@ class RunOptions:
 
     out: Path | None = None
     """Folder for checkpoints and logs; None keeps nothing on disk."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 30.0
     """How much work a kill may cost."""
     resume: bool = True
     """Continue from a checkpoint of the same configuration if the folder has one."""
@@ -34,6 +34,13 @@ class RunOptions:
     """Show a progress bar (it goes to the error stream)."""
     log: tuple[str, ...] = ()
     """Also write the metrics to `tensorboard` or `wandb`, if installed."""
+
+    def __post_init__(self) -> None:
+        """Take a path or a single log given as text."""
+        if self.out is not None:
+            object.__setattr__(self, "out", Path(self.out))
+        if isinstance(self.log, str):
+            object.__setattr__(self, "log", (self.log,))
 
 
 class Learner(Protocol):
@@ -99,9 +106,11 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     step, before, fresh = _resume(learner, config, options)
     if fresh:
         learner.begin()
+        if options.out is not None:
+            _save(learner, 0, 0.0, config, options.out)  # what a run begins with may be the longest part of a short one
     begin = saved = time.monotonic()
     stopped = None
-    good = learner.tensors()
+    good = (step, learner.tensors())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -114,7 +123,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
         bar = progress.add_task(title, total=n_steps, completed=step, note="")
         try:
             while step < n_steps:
-                good = {name: tensor.detach().clone() for name, tensor in learner.tensors().items()}
+                good = (step, {name: tensor.detach().clone() for name, tensor in learner.tensors().items()})
                 metrics = learner.step(step)
                 step += 1
                 if write or options.progress:
@@ -127,7 +136,8 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
                     _save(learner, step, before + time.monotonic() - begin, config, options.out)
                     saved = time.monotonic()
         except KeyboardInterrupt:
-            learner.restore(good)  # an interrupt may come in the middle of an update
+            step = good[0]  # an interrupt may come in the middle of an update, or just after it
+            learner.restore(good[1])
             stopped = f"interrupted after step {step}"
         except NotFiniteError as error:
             stopped = f"step {step + 1}: {error}"

@@ -21,8 +21,8 @@ class Ablation:
     """
 
     kind: AblationKind = "interchange"
-    source: str = "corrupted"
-    """What produced it: `corrupted` for the paired prompt, or the split whose prompts are averaged."""
+    source: str = ""
+    """What produced it: `corrupted`, the paired prompt, for interchange; for means, the prompts that were averaged."""
     bias: Literal["layer", "shared"] = "layer"
     """Who owns an attention layer's output bias b_O: the layer, where it is always on, or each head an equal share b_O
     / H (as the official Edge Pruning code has it). They differ under `zero` and `learned` alone, where a share goes
@@ -32,6 +32,8 @@ class Ablation:
         """Check the names. Raises `InputError`."""
         if self.kind not in KINDS:
             raise InputError(f"ablation: {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.kind == "interchange" and not self.source:
+            object.__setattr__(self, "source", "corrupted")
         if self.bias not in ("layer", "shared"):
             raise InputError(f"ablation: bias={self.bias!r} is neither 'layer' nor 'shared'")
 

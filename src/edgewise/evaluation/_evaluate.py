@@ -37,9 +37,9 @@ class Measured:
     empty: float
     """The empty circuit's: every edge ablated."""
     random: float | None
-    """The mean of random circuits of the same actual size."""
+    """The mean of random circuits of at most the same actual size (the largest such of each order)."""
     eap: float | None
-    """That of EAP's circuit of the same actual size (see `best_attribution`)."""
+    """That of EAP's circuit of at most the same actual size (see `best_attribution`)."""
     lower_is_better: bool
 
 
@@ -91,7 +91,12 @@ def evaluate(
     Raises:
         InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
     """
-    engine = Engine.of(model, circuit.graph, Ablation(**circuit.provenance.get("ablation", {})))
+    recorded = circuit.provenance.get("ablation")
+    known = isinstance(recorded, dict) and recorded.get("kind") != "mixed"  # an engine says what such circuits do not
+    ablation = Ablation(**recorded) if known else None
+    engine = Engine.of(model, circuit.graph, ablation)
+    if not len(task.split(split)):
+        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     if unknown := set(baselines) - {"random", "eap"}:
         raise InputError(f"baselines: {min(unknown)!r} is unknown; choose random, eap")
     chosen: dict[str, Circuit] = {"circuit": circuit}
@@ -102,18 +107,23 @@ def evaluate(
             chosen[f"random {seed}"] = scores.top_actual(circuit.n_actual)
     if "eap" in baselines:
         selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
-        conditions["eap"] = {"selection": selection, "scores_from": "train", "chosen_on": _choosing_split(task)}
+        conditions["eap"] = {
+            "selection": selection,
+            "scores_from": _scores_from(attribution),
+            "chosen_on": _choosing_split(task),
+        }
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, circuit.provenance)
     values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size)
     metrics = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
     conditions |= {
         "split": split,
         "task": dict(task.provenance) | {"name": task.name},
-        "positions": "the targets' (next-token predictions of the answers)",
+        "positions": "the task's targets",
         "ablation": engine.ablation.to_dict(),
         "graph": engine.graph.spec.to_dict(),
         "model": engine.model.identity,
         "random_circuits": N_RANDOM if "random" in baselines else 0,
+        "baselines_actual_edges": {who: each.n_actual for who, each in chosen.items() if who != "circuit"},
         "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
         "kl_unit": "nats, whole vocabulary, KL(full ‖ circuit)",
         "units_of_logit_diff": "logits, answer minus wrong answer",
@@ -137,6 +147,10 @@ def best_attribution(
     values = judge(engine, circuits, task, _choosing_split(task), batch_size, names=("kl",))
     best = min(circuits, key=lambda name: values[name]["kl"].mean())
     return best, circuits[best]
+
+
+def _scores_from(attribution: Scores | None) -> str:
+    return "train" if attribution is None else str(attribution.provenance.get("method", {}).get("split", "unknown"))
 
 
 def _choosing_split(task: Task) -> str:
@@ -167,7 +181,8 @@ def judge(
     """
     metrics = {name: metric_function(name) for name in names or _metrics_of(task)}
     if names is None and not isinstance(task.metric, str):
-        metrics[score_name(task.metric)] = metric_function(task.metric)
+        own = score_name(task.metric)
+        metrics[f"custom:{own}" if own in METRICS else own] = metric_function(task.metric)
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
     device = engine.model.device
     masks = {who: circuit.kept.to(device, torch.float32) for who, circuit in circuits.items()}
@@ -187,6 +202,10 @@ def _metrics_of(task: Task) -> list[str]:
 
 
 def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:
+    if bad := next((who for who, each in values.items() if not np.isfinite(each).all()), None):
+        raise InputError(
+            f"metric {name!r}: it is not finite for some example of {bad}; mend the metric or leave it out"
+        )
     interval = bootstrap(values["circuit"])
     randoms = [each.mean() for who, each in values.items() if who.startswith("random")]
     return Measured(
