@@ -92,8 +92,9 @@ def evaluate(
         InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
     """
     recorded = circuit.provenance.get("ablation")
-    known = isinstance(recorded, dict) and recorded.get("kind") != "mixed"  # an engine says what such circuits do not
-    ablation = Ablation(**recorded) if known else None
+    # Of a circuit that does not say, or whose parents differ, an engine must.
+    known = recorded if isinstance(recorded, dict) and recorded.get("kind") != "mixed" else None
+    ablation = None if known is None else Ablation(**known)
     engine = Engine.of(model, circuit.graph, ablation)
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
