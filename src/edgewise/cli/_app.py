@@ -112,7 +112,8 @@ def evaluate(
     else:
         pairs = _task(task, loaded.tokenizer, 200, 200, test, seed)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
-    result = ew.evaluate(loaded, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
+    with _show.working("judging the circuit, the full model and the baselines"):
+        result = ew.evaluate(loaded, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
     result.save(circuit.parent / "evaluation.json")
     _show.compare_weights(source, loaded.identity)
     if as_json:

@@ -1,5 +1,6 @@
 """What the commands print."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ def refusal(error: Exception) -> int:
     """Print one line of what was wrong; the exit status."""
     _errors.print(f"edgewise: {escape(' '.join(str(error).split()))}", soft_wrap=True)
     return 2
+
+
+def working(what: str) -> AbstractContextManager[Any]:
+    """A spinner on the error stream while something takes long."""
+    return _errors.status(what)
 
 
 def header(model: Model, engine: Engine, task: Task) -> None:

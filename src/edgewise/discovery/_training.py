@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -104,14 +104,11 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
         check_writable(options.out)
     write, close = _loggers(options)
     step, before, fresh = _resume(learner, config, options)
-    if fresh:
-        learner.begin()
-        if options.out is not None:
-            _save(learner, 0, 0.0, config, options.out)  # what a run begins with may be the longest part of a short one
     begin = saved = time.monotonic()
     stopped = None
-    good = (step, learner.tensors())
+    good, begun = (step, learner.tensors()), not fresh
     columns = (
+        SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -120,8 +117,13 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     )
     console = Console(stderr=True)
     with Progress(*columns, disable=not options.progress, console=console, refresh_per_second=2) as progress:
-        bar = progress.add_task(title, total=n_steps, completed=step, note="")
+        bar = progress.add_task(title, total=n_steps, completed=step, note="starting" if fresh else "going on")
         try:
+            if fresh:
+                learner.begin()
+                begun = True
+                if options.out is not None:  # what a run begins with may be the longest part of a short one
+                    _save(learner, 0, time.monotonic() - begin, config, options.out)
             while step < n_steps:
                 good = (step, {name: tensor.detach().clone() for name, tensor in learner.tensors().items()})
                 metrics = learner.step(step)
@@ -143,7 +145,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
             stopped = f"step {step + 1}: {error}"
     close()
     report = RunReport(step, before + time.monotonic() - begin, stopped)
-    if options.out is not None:
+    if options.out is not None and begun:
         _save(learner, step, report.seconds, config, options.out)
     return report
 
