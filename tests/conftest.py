@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# On models this small a second thread only waits, and on a busy machine for minutes.
+torch.set_num_threads(1)
+
 # A shared machine is slow now and then, and a test that fails must fail again when it is run again.
 settings.register_profile("edgewise", deadline=None, derandomize=True)
 settings.load_profile("edgewise")

@@ -153,7 +153,6 @@ def test_a_combination_across_ablations_drops_no_edge_that_one_of_them_needs():
     assert (zero & mean).n_actual == 3
 
 
-@pytest.mark.xfail(reason="bug: equal kinds with different sources count as interchange")
 def test_a_combination_of_one_kind_of_ablation_is_of_that_kind():
     train, test = (_circuit(4, 6, 7, ablation={"kind": "mean", "source": source}) for source in ("train", "test"))
     assert (train & test).ablation == "mean"

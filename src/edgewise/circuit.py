@@ -109,8 +109,8 @@ class Circuit:
             raise InputError(f"{name}: the circuits are of different graphs, {self.graph.spec} and {other.graph.spec}")
         parents = {"method": {"name": name, "of": [self.provenance, other.provenance]}}
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
-        if self.ablation != other.ablation:
-            shared["ablation"] = {"kind": "mixed"}  # so that only edges which are idle under any ablation count as idle
+        if "ablation" not in shared:  # of two kinds, only edges that are idle under any ablation count as idle
+            shared["ablation"] = {"kind": self.ablation if self.ablation == other.ablation else "mixed"}
         return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents)
 
     def __repr__(self) -> str:
