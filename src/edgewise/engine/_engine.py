@@ -187,7 +187,7 @@ class Engine:
             self._reads,
             self.ablation.splits_bias,
         )
-        return _Run.apply(executor, targets, masks, *constants.ablated.tensors())  # pyright: ignore[reportReturnType]
+        return _Run.apply(executor, targets, masks, *constants.ablated.tensors())  # pyright: ignore[reportReturnType] (untyped)
 
     def _rows(self, mask: Tensor) -> Float[Tensor, "CP E"]:
         if mask.ndim not in (1, 3) or mask.shape[-1] != self.graph.n_edges:
