@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--dense", action="store_true", help="also measure the straightforward formulation (slow, large)"
     )
+    parser.add_argument("--memory", choices=["default", "lean"], default="default")
     parser.add_argument("--eap", action="store_true", help="also measure EAP over one batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
@@ -114,7 +115,8 @@ def main() -> None:
     times: list[float] = []
 
     def schedule(n_steps: int) -> None:
-        learner = EdgePruningLearner(Engine(model), task, config)
+        learner = EdgePruningLearner(Engine(model, memory=args.memory), task, config)
+        learner.prepare()
         for step in range(n_steps):
             start = time.perf_counter()
             learner.step(step)
@@ -130,6 +132,7 @@ def main() -> None:
         "shape": args.shape,
         "batch": args.batch,
         "length": args.length,
+        "memory": args.memory,
         "step_s": step_s,
         "step_mean_s": mean_s,
         "first_steps_s": times[:3],

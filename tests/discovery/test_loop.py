@@ -21,6 +21,9 @@ class _Counter:
         self.done: list[int] = []
         self.begun = 0
 
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
     def begin(self) -> None:
         self.begun += 1
 

@@ -99,6 +99,7 @@ def learner(config: EdgePruningConfig | RankingConfig) -> EdgePruningLearner | R
         learner = EdgePruningLearner(engine, task, config)
     else:
         learner = RankingLearner(engine, task, config)
+    learner.prepare()
     learner.begin()
     return learner
 

@@ -14,12 +14,13 @@ BATCH = collate(draw_prompts((6, 3, 5)))
 
 def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor) -> None:
     expected = outcome(engine(model, graph, ablation, path="reference"), BATCH, mask)
-    fast = engine(model, graph, ablation)
-    for skip in (True, False):
-        assert_same(outcome(fast, BATCH, mask, gradients="all", skip=skip), expected)
-        found = outcome(fast, BATCH, mask, gradients="fractional", skip=skip)
-        fractional = (mask > 0) & (mask < 1)
-        assert_same(_only(found, fractional), _only(expected, fractional))
+    fractional = (mask > 0) & (mask < 1)
+    for memory in ("default", "lean"):
+        fast = engine(model, graph, ablation, memory=memory)
+        for skip in (True, False):
+            assert_same(outcome(fast, BATCH, mask, gradients="all", skip=skip), expected)
+            found = outcome(fast, BATCH, mask, gradients="fractional", skip=skip)
+            assert_same(_only(found, fractional), _only(expected, fractional))
 
 
 def _only(found: Outcome, edges: torch.Tensor) -> Outcome:
@@ -48,13 +49,14 @@ def test_every_convention_with_every_mask(name: str, kind: str):
             _check(model, graph, ablation, random_masks(graph, seed=2)[kind])
 
 
+@pytest.mark.parametrize("memory", ["default", "lean"])
 @pytest.mark.parametrize("n_bytes", [1, 2000])
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_readers_inputs_made_in_small_pieces(name: str, n_bytes: int, monkeypatch: pytest.MonkeyPatch):
+def test_readers_inputs_made_in_small_pieces(name: str, n_bytes: int, memory: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny(name)
     graph = model.graph()
     masks = random_masks(graph)
-    fast = {ablation: engine(model, graph, ablation) for ablation in ("interchange", "learned")}
+    fast = {ablation: engine(model, graph, ablation, memory=memory) for ablation in ("interchange", "learned")}
 
     def results() -> list[Outcome]:
         return [

@@ -20,7 +20,7 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import normal, uniform
-from edgewise.discovery._objective import example_scores, finite, step_batch
+from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, edges_at, normal_scores
 from edgewise.discovery._training import (
@@ -211,6 +211,10 @@ class EdgePruningLearner:
             weight_decay=config.weight_decay,
         )
         self.loss = loss_function(task.loss)
+
+    def prepare(self) -> None:
+        """Compute the examples' constants."""
+        prepare(self.engine, self.task, self.config.steps * self.config.batch_size)
 
     @torch.no_grad()
     def begin(self) -> None:

@@ -7,9 +7,10 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._noise import uniform
 from edgewise.engine import Engine
-from edgewise.tasks import Batch, Score, Task, reduce
+from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, reduce
 
 _SHUFFLE = 101  # the noise stream that orders the examples
+_PREPARED_TOGETHER = 32
 
 
 def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **options) -> Float[Tensor, "*C B"]:
@@ -23,7 +24,8 @@ def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **o
         **options: for `Engine.run`.
     """
     batch = batch.to(engine.model.device)
-    batch = batch.with_full_logits(engine.full(batch))
+    if score not in SELF_CONTAINED:
+        batch = batch.with_full_logits(engine.full(batch))
     return reduce(score(engine.run(batch, mask, **options), batch), batch)
 
 
@@ -41,6 +43,12 @@ def step_examples(n_examples: int, batch_size: int, seed: int, step: int) -> lis
 def step_batch(task: Task, batch_size: int, seed: int, step: int) -> Batch:
     """The training batch of a step."""
     return task.batch("train", step_examples(len(task.train), batch_size, seed, step))
+
+
+def prepare(engine: Engine, task: Task, draws: int) -> None:
+    """Compute the training examples' constants beforehand if a run that draws so many examples sees each again."""
+    if draws > len(task.train):
+        engine.prepare(batch.to(engine.model.device) for batch in task.batches("train", _PREPARED_TOGETHER))
 
 
 def finite(loss: Tensor, gradients: list[Tensor]) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import uniform
-from edgewise.discovery._objective import example_scores, finite, step_batch
+from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, normal_scores
 from edgewise.discovery._training import NotFiniteError, RunOptions, optimizer_tensors, restore_optimizer, run_steps
@@ -125,6 +125,10 @@ class RankingLearner:
         self.scores = torch.zeros(engine.graph.n_edges, device=engine.model.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
         self.loss = loss_function(task.loss)
+
+    def prepare(self) -> None:
+        """Compute the examples' constants."""
+        prepare(self.engine, self.task, self.config.steps * self.config.batch_size)
 
     @torch.no_grad()
     def begin(self) -> None:

@@ -46,6 +46,10 @@ class RunOptions:
 class Learner(Protocol):
     """What a learned method gives the loop."""
 
+    def prepare(self) -> None:
+        """Do what every run needs first, fresh or resumed."""
+        ...
+
     def begin(self) -> None:
         """Do what only a fresh run needs, such as the attribution that it starts from."""
         ...
@@ -119,6 +123,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     with Progress(*columns, disable=not options.progress, console=console, refresh_per_second=2) as progress:
         bar = progress.add_task(title, total=n_steps, completed=step, note="starting" if fresh else "going on")
         try:
+            learner.prepare()
             if fresh:
                 learner.begin()
                 begun = True

@@ -3,7 +3,6 @@ it fits.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -33,56 +32,108 @@ class Prompts(Protocol):
     def span_id(self) -> Int[Tensor, "B S"] | None: ...
 
 
-@dataclass(frozen=True)
 class Constants:
-    """What ablated edges carry at some tokens, and its sums (see `base_sums`)."""
+    """What ablated edges carry at the packed tokens, and its sums (see `base_sums`).
 
-    ablated: Writes
-    base: tuple[Float[Tensor, "M D"], ...]
+    Joined from the examples' own tensors component by component, when asked, so that a batch's constants never stand
+    side by side with the examples' they are copied from.
+    """
+
+    def __init__(self, found: list[tuple[Tensor, ...]], n_layers: int, index: Int[Tensor, " N"] | None = None) -> None:
+        """Set up.
+
+        Args:
+            found: for each example, its writes and base sums in one tuple, each `[n, …]`; or one tuple for all.
+            n_layers: L.
+            index: which of the joined tokens each packed token takes; None for all in order.
+        """
+        self.found, self.n_layers, self.index = found, n_layers, index
+        self.n_base = 2 * n_layers + 1
+        self.n_embeddings = len(found[0]) - 2 * n_layers - self.n_base
+
+    def embedding(self, writer: int) -> Float[Tensor, "M D"]:
+        """An embedding writer's; M is N, or 1 where every token has the same."""
+        return self._joined(writer)
+
+    def heads(self, layer: int) -> Float[Tensor, "M H v"]:
+        """A layer's heads', before W_O."""
+        return self._joined(self.n_embeddings + layer)
+
+    def mlp(self, layer: int) -> Float[Tensor, "M D"]:
+        """A layer's MLP's."""
+        return self._joined(self.n_embeddings + self.n_layers + layer)
+
+    def base(self, block: int) -> Float[Tensor, "M D"]:
+        """What a block's readers get with all edges ablated (clean embeddings that are no writers left out)."""
+        return self._joined(len(self.found[0]) - self.n_base + block)
+
+    def writes(self) -> Writes:
+        """All of them at once."""
+        tensors = tuple(self._joined(i) for i in range(len(self.found[0]) - self.n_base))
+        return Writes.from_tensors(tensors, self.n_layers)
 
     def at(self, index: Int[Tensor, " N"]) -> "Constants":
         """The same at these tokens (unchanged where every token has the same)."""
-        if len(self.base[0]) == 1:
+        if len(self.found) == 1 and len(self.found[0][-1]) == 1:
             return self
-        return Constants(self.ablated.at(index), tuple(x[index] for x in self.base))
+        return Constants(self.found, self.n_layers, index)
+
+    def _joined(self, i: int) -> Tensor:
+        column = [tensors[i] for tensors in self.found]
+        joined = column[0] if len(column) == 1 else torch.cat(column)
+        return joined if self.index is None else joined[self.index]
 
 
-class PerExample:
-    """A store of tensors by example, up to a number of bytes; what does not fit is computed again when it is needed.
+class ExampleStore:
+    """Tensors that depend on the example alone, kept for the examples that were pinned and for the last batch.
 
-    Every example is computed alone: in a batch its last bits would depend on what it was batched with, and a resumed
-    run batches differently.
+    A product's last bits depend on what an example is batched with. So that a resumed run gets the bits that the whole
+    run gets, only what `pin` computes, in an order that the run's settings decide, outlives its batch.
     """
 
     def __init__(self, n_bytes: int) -> None:
-        """Make an empty store that holds up to `n_bytes`."""
+        """Make an empty store that pins up to `n_bytes`."""
         self.free = n_bytes
-        self.items: dict[bytes, tuple[Tensor, ...]] = {}
+        self.pinned: dict[bytes, tuple[Tensor, ...]] = {}
+        self.recent: dict[bytes, tuple[Tensor, ...]] = {}
 
-    def lookup(self, tokens: Tokens, compute: Callable[[Packing], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """The batch's tensors `[N, …]`, computed for the examples that are not in the store.
+    def lookup(self, tokens: Tokens, compute: Callable[[Packing], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        """Each example's tensors `[n, …]`; those of examples that are not pinned are computed together.
 
         Args:
             tokens: the batch.
-            compute: from one packed example to its tensors, each `[N, …]`.
+            compute: from packed examples to their tensors, each `[N, …]`.
         """
-        found = []
-        for b, key in enumerate(_keys(tokens)):
-            if key not in self.items:
-                self._put(key, compute(pack(Tokens(tokens.ids[b : b + 1], tokens.mask[b : b + 1]))))
-            found.append(self.items[key])
-        joined = tuple(torch.cat(column) for column in zip(*found, strict=True))
-        self._drop_excess()
-        return joined
+        keys = _keys(tokens)
+        missing = [b for b, key in enumerate(keys) if key not in self.pinned]
+        if {keys[b] for b in missing} != set(self.recent):
+            self.recent = {}  # freed before the next are made
+            self.recent = _computed(tokens, keys, missing, compute)
+        return [self.pinned[key] if key in self.pinned else self.recent[key] for key in keys]
 
-    def _put(self, key: bytes, tensors: tuple[Tensor, ...]) -> None:
-        self.free -= _n_bytes(tensors)
-        self.items[key] = tensors
+    def pin(self, tokens: Tokens, compute: Callable[[Packing], tuple[Tensor, ...]]) -> bool:
+        """Compute a batch's tensors together and keep them; False if they do not fit, and then none is kept."""
+        keys = _keys(tokens)
+        new = _computed(tokens, keys, [b for b, key in enumerate(keys) if key not in self.pinned], compute)
+        n_bytes = sum(_n_bytes(tensors) for tensors in new.values())
+        if n_bytes > self.free:
+            return False
+        self.free -= n_bytes
+        self.pinned |= new
+        return True
 
-    def _drop_excess(self) -> None:
-        """Forget the latest examples until the rest fits."""
-        while self.free < 0:
-            self.free += _n_bytes(self.items.popitem()[1])
+
+def _computed(
+    tokens: Tokens, keys: list[bytes], which: list[int], compute: Callable[[Packing], tuple[Tensor, ...]]
+) -> dict[bytes, tuple[Tensor, ...]]:
+    """The tensors of some of a batch's examples, computed together."""
+    which = list({keys[b]: b for b in which}.values())  # each once
+    if not which:
+        return {}
+    chosen = Tokens(tokens.ids[which], tokens.mask[which])
+    lengths = chosen.mask.sum(1).tolist()
+    by_example = zip(*(tensor.split(lengths) for tensor in compute(pack(chosen))), strict=True)
+    return {keys[b]: tensors for b, tensors in zip(which, by_example, strict=True)}
 
 
 def _n_bytes(tensors: tuple[Tensor, ...]) -> int:
@@ -121,15 +172,7 @@ def check_pairs(clean: Tokens, corrupted: Tokens) -> None:
 
 
 @torch.no_grad()
-def interchange_constants(
-    parts: Parts, graph: Graph, ablation: Ablation, corrupted: Tokens, store: PerExample
-) -> Constants:
-    """Run the full model on the corrupted prompts; per token of the batch, packed in plain order."""
-
-    def compute(packing: Packing) -> tuple[Tensor, ...]:
-        ablated = trace(parts, graph, packing)
-        return (*ablated.tensors(), *base_sums(parts, graph, ablation, ablated))
-
-    tensors = store.lookup(corrupted, compute)
-    n_base = len(graph.blocks)
-    return Constants(Writes.from_tensors(tensors[:-n_base], len(parts.layers)), tensors[-n_base:])
+def interchange_tensors(parts: Parts, graph: Graph, ablation: Ablation, packing: Packing) -> tuple[Tensor, ...]:
+    """What the writers of the full model write on corrupted prompts, and its sums, as `Constants` takes them."""
+    ablated = trace(parts, graph, packing)
+    return (*ablated.tensors(), *base_sums(parts, graph, ablation, ablated))

@@ -1,5 +1,6 @@
 """The engine: run a model under masks on its edges, and differentiate what comes out with respect to them."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -8,11 +9,18 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
-from edgewise.engine._constants import Constants, PerExample, Prompts, check_pairs, check_targets, interchange_constants
+from edgewise.engine._constants import (
+    Constants,
+    ExampleStore,
+    Prompts,
+    check_pairs,
+    check_targets,
+    interchange_tensors,
+)
 from edgewise.engine._executor import Executor
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
-from edgewise.engine._reads import Read, centre
+from edgewise.engine._reads import Read
 from edgewise.engine._reference import reference_logits
 from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings
 from edgewise.graph import Graph
@@ -38,6 +46,8 @@ class Engine:
         constants: Writes | None = None,
         cache_bytes: int = CACHE_BYTES,
         path: Literal["fast", "reference"] = "fast",
+        memory: Literal["default", "lean"] = "default",
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Set up.
 
@@ -50,12 +60,21 @@ class Engine:
                 `constant_writes`.
             cache_bytes: how much memory the examples' constants may take.
             path: `reference` runs the slow path that the fast one is tested against.
+            memory: `lean` keeps heads at their own width and makes again what is cheap to make: the same numbers (up to
+                rounding) in a fraction of the memory, for more time; see docs/performance.md.
+            dtype: the type of the stack and of products with the weights, such as `torch.bfloat16` for a model in it;
+                masks, sums and gradients stay in float32. None: that of the masks, float32 or the model's float64.
 
         Raises:
-            InputError: the ablation needs constants and there are none, or the other way round.
+            InputError: the ablation needs constants and there are none, or the other way round; `memory` or `dtype` is
+                not one of those.
         """
         self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
-        self.path = path
+        if memory not in ("default", "lean"):
+            raise InputError(f"memory={memory!r}: choose 'default' or 'lean'")
+        if dtype not in (None, model.dtype):
+            raise InputError(f"dtype={dtype}: the model is in {model.dtype}; load it in the type wanted")
+        self.path, self.memory, self.dtype = path, memory, dtype
         own = model.graph(self.graph.spec.embeddings, self.graph.spec.kv)
         if own != self.graph:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
@@ -69,9 +88,9 @@ class Engine:
         if constants is not None:
             constants.check(model.parts, self.graph)
         self.constants = constants
-        self._store = PerExample(cache_bytes)
+        self._store = ExampleStore(cache_bytes)
         self._reads: dict[int, Read] = {}
-        self._hidden = PerExample(cache_bytes)
+        self._hidden = ExampleStore(cache_bytes)
 
     @staticmethod
     def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
@@ -89,19 +108,30 @@ class Engine:
         return model
 
     @torch.no_grad()
+    def prepare(self, batches: Iterable[Prompts]) -> None:
+        """Compute what depends on the examples alone (ablated values, the full model's predictions) and keep it.
+
+        Without it, that is computed anew for every batch. What does not fit into `cache_bytes` is left out.
+
+        Args:
+            batches: the examples; in what batches they come decides the last bits.
+        """
+        for batch in batches:
+            fits = self._hidden.pin(batch.clean, self._full_hidden)
+            if self.ablation.kind == "interchange":
+                check_pairs(batch.clean, batch.corrupted)
+                fits = self._store.pin(batch.corrupted, self._ablated) and fits
+            if not fits:
+                return
+
+    @torch.no_grad()
     def full(self, batch: Prompts, which: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "A V"]:
         """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
         module, no masks.
-
-        What they come from is kept while it fits, since it depends on the example alone.
         """
         tokens = batch.clean if which == "clean" else batch.corrupted
         check_targets(tokens, batch.row, batch.position)
-
-        def compute(packing: Packing) -> tuple[Tensor, ...]:
-            return (self.model.parts.hidden(packing.ids, packing.real, packing.positions)[0],)
-
-        (hidden,) = self._hidden.lookup(tokens, compute)
+        hidden = torch.cat([each for (each,) in self._hidden.lookup(tokens, self._full_hidden)])
         return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, batch.position)])
 
     def run(
@@ -146,7 +176,7 @@ class Engine:
         constants = self._constants(batch, packing)
         if self.path == "reference":
             logits = reference_logits(
-                self.model.parts, self.graph, self.ablation, packing, masks, constants.ablated, targets
+                self.model.parts, self.graph, self.ablation, packing, masks, constants.writes(), targets
             )
         else:
             final = self._execute(packing, masks, clean, constants, targets, gradients == "all", skip)
@@ -163,7 +193,8 @@ class Engine:
         all_edges: bool,
         skip: bool,
     ) -> Float[Tensor, "A D"]:
-        learned = any(x.requires_grad for x in constants.ablated.tensors())
+        ablated = () if self.constants is None else self.constants.tensors()
+        learned = any(x.requires_grad for x in ablated)
         plan = make_plan(
             self.graph,
             masks,
@@ -172,9 +203,6 @@ class Engine:
             skip=skip and not all_edges and not learned,
             share=skip,
         )
-        base = [b if self.graph.n_embeddings else b + clean[0] for b in constants.base]
-        if self.model.parts.final_norm.kind == "layer":
-            base = [centre(b) for b in base]
         executor = Executor(
             self.model.parts,
             self.graph,
@@ -182,12 +210,13 @@ class Engine:
             masks.detach(),
             plan,
             clean,
-            Writes.from_tensors(tuple(x.detach() for x in constants.ablated.tensors()), len(self.model.parts.layers)),
-            base,
+            constants,
             self._reads,
             self.ablation.splits_bias,
+            self.memory == "lean",
+            self.dtype,
         )
-        return _Run.apply(executor, targets, masks, *constants.ablated.tensors())  # pyright: ignore[reportReturnType] (untyped)
+        return _Run.apply(executor, targets, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
     def _rows(self, mask: Tensor) -> Float[Tensor, "CP E"]:
         if mask.ndim not in (1, 3) or mask.shape[-1] != self.graph.n_edges:
@@ -199,12 +228,20 @@ class Engine:
         dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
         return mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
 
+    def _full_hidden(self, packing: Packing) -> tuple[Tensor, ...]:
+        """What the full model unembeds, per token in plain order."""
+        hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)  # (B, S, D)
+        return (packing.pack(hidden[:, None])[:, 0],)
+
+    def _ablated(self, packing: Packing) -> tuple[Tensor, ...]:
+        return interchange_tensors(self.model.parts, self.graph, self.ablation, packing)
+
     def _constants(self, batch: Prompts, packing: Packing) -> Constants:
         """What ablated edges carry at each packed token."""
         parts, graph = self.model.parts, self.graph
         if self.ablation.kind == "interchange":
             check_pairs(batch.clean, batch.corrupted)
-            found = interchange_constants(parts, graph, self.ablation, batch.corrupted, self._store)
+            found = Constants(self._store.lookup(batch.corrupted, self._ablated), len(parts.layers))
             return found if packing.is_plain else found.at(packing.example_token)
         assert self.constants is not None
         with torch.no_grad():
@@ -214,7 +251,8 @@ class Engine:
                 f"mean-positional: a prompt has {packing.grid[1]} tokens and there are means for {len(base[0])}; "
                 "average over prompts that are as long"
             )
-        return Constants(self.constants, tuple(base)).at(packing.token_positions())
+        joined = (*self.constants.tensors(), *base)
+        return Constants([joined], len(parts.layers)).at(packing.token_positions())
 
 
 class _Run(torch.autograd.Function):

@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgewise.engine._constants import Constants
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, Plan
 from edgewise.engine._reads import Read, Saved, along_input, centre, inverse_rms, read_backward, read_forward
-from edgewise.engine._stack import HeadSlots, Stack
+from edgewise.engine._stack import HeadSlots, LeanStack, Stack
 from edgewise.engine._writes import Writes, make_rotary
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
@@ -40,8 +41,8 @@ class SavedMlp(NamedTuple):
 
     x: Float[Tensor, "N D"]
     """Its input, before the norm."""
-    projected: Float[Tensor, "1 N F"]
-    """Its pre-activations, gate first."""
+    projected: Float[Tensor, "1 N F"] | None
+    """Its pre-activations, gate first; None where they are made again."""
     scale: Float[Tensor, "1 N"]
     """The norm's 1 / root mean square."""
 
@@ -57,10 +58,11 @@ class Executor:
         masks: Float[Tensor, "CP E"],
         plan: Plan,
         clean: tuple[Float[Tensor, "N D"], ...],
-        ablated: Writes,
-        base: list[Float[Tensor, "M D"]],
+        constants: Constants,
         reads: dict[int, Read],
         head_bias: bool = False,
+        lean: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Set up a run.
 
@@ -71,20 +73,19 @@ class Executor:
             masks: one row per circuit and position group.
             plan: what to skip and share under these masks.
             clean: the embedding terms of the packed tokens.
-            ablated: what removed edges carry, per packed token or the same for all.
-            base: for each block, what its readers get with all edges ablated; centred where norms are layer norms.
+            constants: what removed edges carry.
             reads: projections by block, filled as they are made, so that later runs need not make them again.
             head_bias: each head carries a share of b_O (see `Ablation.bias`).
+            lean: keep heads at their own width, MLPs' pre-activations and rearranged weights not at all.
+            dtype: the type of the stack and of products with the weights; that of the masks if None.
         """
         self.parts, self.graph, self.packing, self.plan, self.masks = parts, graph, packing, plan, masks
-        self.clean, self.ablated, self.base, self.reads, self.head_bias = clean, ablated, base, reads, head_bias
+        self.clean, self.constants, self.reads, self.head_bias, self.lean = clean, constants, reads, head_bias, lean
+        self.dtype = dtype or masks.dtype
         self.centred = parts.final_norm.kind == "layer"
         self.saved: list[tuple[Saved, SavedMlp | None]] = []
         self.rotary = make_rotary(parts, packing)
         self.real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # forward
 
     # ------------------------------------------------------------------------------------------------------- forward
 
@@ -100,70 +101,93 @@ class Executor:
             The input of the final norm at the targets.
         """
         plan = self.plan
-        self.stack = Stack(len(plan.writers), self.packing.n_tokens, self.parts.d_model, self.masks)
+        self.stack = self._empty_stack()
         for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
-            self._write(slot, self.clean[writer] - self.ablated.embeds[writer])
+            self._write(slot, self.clean[writer] - self.constants.embedding(writer))
         for layer_plan, layer in zip(plan.layers, self.parts.layers, strict=True):
-            base = self.base[2 * layer_plan.layer]
-            reads = self._attention_read(layer_plan)
-            saved, rider = read_forward(reads, layer_plan, self.packing, self.stack, base)
-            x = self._mlp_input(layer_plan, rider) if self.parts.parallel else None
-            self._write_heads(layer_plan, layer, saved)
+            base = self._base(2 * layer_plan.layer)
+            saved, rider = read_forward(self._attention_read(layer_plan), layer_plan, self.packing, self.stack, base)
+            heads = self._head_slots(layer_plan, layer)
+            x = self._mlp_input(layer_plan, rider, base, heads) if self.parts.parallel else None
+            self._write_heads(layer_plan, layer, saved, heads)
             if x is None:
-                x = self._mlp_input(layer_plan, rider)
+                x = self._mlp_input(layer_plan, rider, base, heads)
             saved_mlp = None
             if layer_plan.mlp_slot is not None:
                 written, saved_mlp = self._run_mlp(layer_plan, layer, x)
-                self._write(layer_plan.mlp_slot, written - self.ablated.mlps[layer_plan.layer])
+                self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
             if keep:
                 self.saved.append((saved, saved_mlp))
         return self._logits_input(targets)
 
-    def _write_heads(self, plan: LayerPlan, layer: Layer, saved: Saved) -> None:
+    def _empty_stack(self) -> Stack:
+        n_writers, n_tokens, d_model = len(self.plan.writers), self.packing.n_tokens, self.parts.d_model
+        if not self.lean:
+            return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype)
+        slots = [*range(self.plan.n_live_embeddings)]
+        slots += [layer.mlp_slot for layer in self.plan.layers if layer.mlp_slot is not None]
+        wide = torch.tensor(slots, dtype=torch.long, device=self.masks.device)
+        return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, wide)
+
+    def _base(self, block: int) -> Float[Tensor, "M D"]:
+        """What a block's readers get with all edges ablated; centred where norms are layer norms."""
+        base = self.constants.base(block).detach().to(self.masks.dtype)
+        base = base if self.graph.n_embeddings else base + self.clean[0]
+        return centre(base) if self.centred else base
+
+    def _write_heads(self, plan: LayerPlan, layer: Layer, saved: Saved, heads: HeadSlots) -> None:
         if not len(plan.heads):
             return
         mixed = layer.attention.mix(*self._unpacked(plan, saved.projected), self.rotary, self.real)
-        ablated = self.ablated.heads[plan.layer]
-        difference = self.packing.pack(mixed) - (ablated[:, plan.heads] if self.plan.skips else ablated)  # (N, h, v)
-        self.stack.write_heads(self._head_slots(plan, layer), difference.transpose(0, 1), self._bias_share(layer))
+        ablated = self.constants.heads(plan.layer).detach()
+        ablated = ablated[:, plan.heads] if self.plan.skips else ablated
+        difference = self.packing.pack(mixed).to(self.masks.dtype) - ablated  # (N, h, v)
+        self.stack.write_heads(heads, difference.transpose(0, 1))
 
-    def _mlp_input(self, plan: LayerPlan, rider: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    def _mlp_input(
+        self, plan: LayerPlan, rider: Float[Tensor, "N D"], attention_base: Float[Tensor, "M D"], heads: HeadSlots
+    ) -> Float[Tensor, "N D"]:
         """The MLP's input: what it got riding along with the attention readers, and its own layer's heads."""
         if plan.mlp_slot is None:
             return rider
-        attention_base, base = self.base[2 * plan.layer], self.base[2 * plan.layer + 1]
-        base = base.expand(self.packing.n_tokens, -1).to(rider.dtype)
+        base = self._base(2 * plan.layer + 1)
+        base, attention_base = (b.expand(self.packing.n_tokens, -1) for b in (base, attention_base))
         x = torch.empty_like(rider)
         for start, stop, row in self.packing.segments:
             tokens, kind = slice(start, stop), plan.mlp_kind(row)
             if kind == "mix":
-                x[tokens] = rider[tokens] + (base - attention_base)[tokens]
+                x[tokens] = rider[tokens] + (base[tokens] - attention_base[tokens])
                 if plan.own.shape[1]:
-                    x[tokens] += torch.einsum("h,hnd->nd", plan.own[row], self.stack.values[plan.head_slots, tokens])
+                    x[tokens] += self.stack.mix_heads(heads, plan.own[row], tokens)
             else:
                 x[tokens] = base[tokens] + self.stack.total[tokens] if kind == "ones" else base[tokens]
         return x
 
     def _run_mlp(self, plan: LayerPlan, layer: Layer, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N D"], SavedMlp]:
+        scale, projected = self._project_mlp(plan, x)
+        hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
+        down, bias = layer.mlp.down.to(hidden.dtype), layer.mlp.down_bias
+        written = hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
+        return written, SavedMlp(x, None if self.lean else projected, scale)
+
+    def _project_mlp(self, plan: LayerPlan, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "1 N"], Tensor]:
+        """1 / root mean square of the MLP's input, and its pre-activations `[1, N, F]`."""
         read = self._mlp_read(plan)
         scale = inverse_rms(read.norm, x[None])
         projected = read.project(x[None]).mul_(scale[..., None])  # (1, N, F)
         if read.bias is not None:
             projected += read.bias[:, None]
-        hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
-        down, bias = layer.mlp.down.to(hidden.dtype), layer.mlp.down_bias
-        written = hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
-        return written, SavedMlp(x, projected, scale)
+        return scale, projected.to(self.dtype)
 
     def _write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         difference = difference.to(self.masks.dtype)
         self.stack.write(slot, centre(difference) if self.centred else difference)
 
     def _logits_input(self, targets: Int[Tensor, " A"]) -> Float[Tensor, "A D"]:
-        base, edges = self.base[-1], self.masks[:, self.graph.blocks[-1].edges]
+        base, edges = self._base(2 * len(self.parts.layers)), self.masks[:, self.graph.blocks[-1].edges]
         mask = (edges[:, self.plan.writers] if self.plan.skips else edges)[self.packing.rows()[targets]]
         self.targets, self.target_mask = targets, mask  # (A, w)
-        x = (base if len(base) == 1 else base[targets]).to(mask.dtype)
+        x = base if len(base) == 1 else base[targets]
         return x + torch.einsum("aw,wad->ad", mask, self.stack.at(targets))
 
     # ------------------------------------------------------------------------------------------------------ backward
@@ -185,7 +209,8 @@ class Executor:
         for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
             saved, saved_mlp = self.saved.pop()
             if self.passed is not None:
-                mlps.append(self._ablated_gradient(slice(plan.mlp_slot, plan.head_slots.stop + 1))[0])
+                assert plan.mlp_slot is not None  # nothing is skipped where these gradients are wanted
+                mlps.append(self._ablated_gradient(plan.mlp_slot))
             # In a parallel block the MLP does not read its own layer's heads: they are complete before it is walked.
             early = self._heads_gradient(plan, layer, heads) if self.parts.parallel else None
             mlp_gradient = None if saved_mlp is None else self._mlp_backward(plan, layer, saved_mlp)
@@ -193,7 +218,7 @@ class Executor:
             self._attention_backward(plan, layer, saved, mixed, mlp_gradient)
         if not ablated:
             return Gradients(self.gradients, None)
-        embeds = [self._ablated_gradient(slice(slot, slot + 1))[0] for slot in range(self.plan.n_live_embeddings)]
+        embeds = [self._ablated_gradient(slot) for slot in range(self.plan.n_live_embeddings)]
         return Gradients(self.gradients, Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1])))
 
     def _logits_backward(self, gradient: Float[Tensor, "A D"]) -> None:
@@ -208,33 +233,36 @@ class Executor:
         """∂loss/∂(the MLP's input), carried on to its own layer's heads; earlier writers get it later."""
         assert plan.mlp_slot is not None
         written = self.stack.gradient(plan.mlp_slot)  # (N, D)
-        written = centre(written) if self.centred else written
+        written = (centre(written) if self.centred else written).to(self.dtype)
+        projected = self._project_mlp(plan, saved.x)[1] if saved.projected is None else saved.projected
         with torch.enable_grad():  # only the activation function is differentiated by autograd
-            projected = saved.projected.requires_grad_()
+            projected = projected.requires_grad_()
             hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
         (g_y,) = torch.autograd.grad(hidden, projected, written @ layer.mlp.down.to(written.dtype).T)
+        projected = projected.detach()
         read = self._mlp_read(plan)
-        along = along_input(read, g_y, saved.projected.detach(), saved.scale, self.parts.d_model)
+        along = along_input(read, g_y, projected, saved.scale, self.parts.d_model)
         g_x = read.project_back(g_y * saved.scale[..., None])[0].addcmul_(saved.x, along[0, :, None])
-        own = self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
+        heads, own = self._head_slots(plan, layer), self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
         for start, stop, row in self.packing.segments:
             tokens, kind = slice(start, stop), plan.mlp_kind(row)
             if plan.own.shape[1] and (kind == "mix" or self.plan.all_edges):
-                values = self.stack.values[plan.head_slots, tokens]
-                own[row, plan.heads] += torch.einsum("nd,hnd->h", g_x[tokens], values)
-            if kind == "mix" and plan.own.shape[1]:
-                self.stack.gradients[plan.head_slots, tokens] += plan.own[row][:, None, None] * g_x[tokens]
-            elif kind == "ones":
+                mask = plan.own[row] if kind == "mix" else None
+                own[row, plan.heads] += self.stack.mix_heads_backward(heads, mask, g_x[tokens], tokens)
+            if kind == "ones":
                 self.stack.shared[tokens] += g_x[tokens]
         if self.passed is not None:
             self.passed += g_x
         return g_x
 
     def _heads_gradient(self, plan: LayerPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
+        heads = self._head_slots(plan, layer)
+        gradient = self.stack.gradient_heads(heads) if len(plan.heads) else None
         if self.passed is not None:
-            output = layer.attention.output.to(self.masks.dtype)
-            ablated.append(torch.einsum("hnd,hvd->nhv", self._ablated_gradient(plan.head_slots), output))
-        return self.stack.gradient_heads(self._head_slots(plan, layer)) if len(plan.heads) else None
+            assert gradient is not None
+            passed = torch.einsum("d,hvd->hv", self.passed.sum(0), heads.output.to(self.passed.dtype))
+            ablated.append((passed - gradient.sum(1))[None])
+        return gradient
 
     def _attention_backward(
         self, plan: LayerPlan, layer: Layer, saved: Saved, mixed_gradient: Tensor | None, mlp_gradient: Tensor | None
@@ -244,10 +272,10 @@ class Executor:
             with torch.enable_grad():  # rotary, query and key norms and the softmax are differentiated by autograd
                 projected = saved.projected.requires_grad_()
                 mixed = layer.attention.mix(*self._unpacked(plan, projected), self.rotary, self.real)
-            grid = self.packing.unpack(mixed_gradient.transpose(0, 1))
+            grid = self.packing.unpack(mixed_gradient.transpose(0, 1).to(projected.dtype))
             (gradient,) = torch.autograd.grad(mixed, projected, grid)
             saved = saved._replace(projected=saved.projected.detach())
-        read, base = self._attention_read(plan), self.base[2 * plan.layer]
+        read, base = self._attention_read(plan), self._base(2 * plan.layer)
         masks = read_backward(
             read,
             plan,
@@ -266,10 +294,10 @@ class Executor:
         if mlp_gradient is not None:
             self.gradients[:, plan.mlp.edges][:, columns] = masks[:, -1]
 
-    def _ablated_gradient(self, slots: slice) -> Float[Tensor, "n 1 D"]:
+    def _ablated_gradient(self, slot: int) -> Float[Tensor, "1 D"]:
         """∂loss/∂z̃_w = Σ_r g_r − Σ_r m_rw g_r over the readers after w, summed over the tokens, which share z̃_w."""
         assert self.passed is not None
-        gradient = (self.passed - self.stack.gradient(slots)).sum(1, keepdim=True)
+        gradient = (self.passed - self.stack.gradient(slot)).sum(0, keepdim=True)
         return centre(gradient) if self.centred else gradient
 
     # ------------------------------------------------------------------------------------------------------- helpers
@@ -286,17 +314,17 @@ class Executor:
         """A block's projections, made once; not kept if that would be a second copy of the weights in a finer type."""
         if index in self.reads:
             return self.reads[index]
-        layer, dtype = self.parts.layers[index // 2], self.masks.dtype
+        layer, dtype = self.parts.layers[index // 2], self.dtype
         repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
         read = Read.of_mlp(layer.mlp, dtype) if index % 2 else Read.of_attention(layer.attention, repeats, dtype)
-        if layer.attention.output.dtype == dtype:
+        if layer.attention.output.dtype == dtype and not (self.lean and index % 2 == 0):
             self.reads[index] = read
         return read
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output[plan.heads] if self.plan.skips else layer.attention.output
-        output = output.to(self.masks.dtype)
-        return HeadSlots(plan.head_slots, centre(output) if self.centred else output)
+        output = output.to(self.dtype)
+        return HeadSlots(plan.head_slots, centre(output) if self.centred else output, self._bias_share(layer))
 
     def _bias_share(self, layer: Layer) -> Float[Tensor, " D"] | None:
         bias = layer.attention.output_bias

@@ -55,15 +55,16 @@ class Read(NamedTuple):
 
     def project(self, x: Float[Tensor, "m T D"]) -> Float[Tensor, "n T k"]:
         """The projections of the readers' inputs, or of one shared input, before norm and bias."""
-        x = x if self.gain is None else x * self.gain
-        outputs = [torch.matmul(x, weight) for weight in self.weights]
+        dtype, x = x.dtype, x if self.gain is None else x * self.gain
+        outputs = [torch.matmul(x.to(weight.dtype), weight).to(dtype) for weight in self.weights]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 
     def project_back(self, gradient: Float[Tensor, "n T k"]) -> Float[Tensor, "n T D"]:
         """The transpose of `project`."""
         widths = [weight.shape[-1] for weight in self.weights]
         parts = zip(self.weights, gradient.split(widths, -1), strict=True)
-        total = torch.stack([torch.matmul(part, weight.transpose(1, 2)) for weight, part in parts]).sum(0)
+        products = [torch.matmul(part.to(weight.dtype), weight.transpose(1, 2)) for weight, part in parts]
+        total = torch.stack(products).sum(0).to(gradient.dtype)
         return total if self.gain is None else total.mul_(self.gain)
 
 
@@ -123,9 +124,9 @@ def read_forward(
         The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
     """
     n, width = len(read.weights[0]), read.weights[0].shape[-1]
-    projected = stack.values.new_empty(n, packing.n_tokens, width)
-    scale = projected.new_empty(n, packing.n_tokens)
-    rider = projected.new_empty(packing.n_tokens, stack.d_model)
+    projected = stack.like.new_empty(n, packing.n_tokens, width, dtype=read.weights[0].dtype)
+    scale = stack.like.new_empty(n, packing.n_tokens)
+    rider = stack.like.new_empty(packing.n_tokens, stack.d_model)
     shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
     shared = base + stack.total if shares else None
     for piece in _pieces(read, plan, packing):
@@ -176,14 +177,14 @@ def read_backward(
         ∂loss/∂mask for each row of masks, running attention reader (the MLP last, if it runs) and live writer.
     """
     n = len(gradient)
-    masks = gradient.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
+    masks = stack.like.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
     for piece in _pieces(read, plan, packing):
         rows, separate = piece.rows, piece.rows.kind == "mix" or all_edges
         if rows.kind == "zeros" and not separate and passed is None:
             continue  # its input does not depend on anything that is differentiated
         for tokens in piece.chunks:
             m, length = len(rows.readers), tokens.stop - tokens.start
-            g_x = gradient.new_empty((m if separate else 1) + rows.rider * separate, length, stack.d_model)
+            g_x = stack.like.new_empty((m if separate else 1) + rows.rider * separate, length, stack.d_model)
             if m:
                 x = _inputs(rows, plan, stack, base, saved.shared, tokens)
                 _input_gradient(piece, tokens, x, saved, gradient, separate, out=g_x[:m] if separate else g_x)
@@ -211,13 +212,16 @@ def _input_gradient(
     """Write ∂loss/∂x of the piece's readers to `out`: one each, or their sum where they share an input."""
     g_y, inverse = gradient[piece.readers, tokens], saved.scale[piece.readers, tokens]  # (n, T, k), (n, T)
     along = along_input(piece.read, g_y, saved.projected[piece.readers, tokens], inverse, x.shape[-1])
-    g_y = g_y * inverse[..., None]
     back = piece.read.weights[0].transpose(1, 2)  # (n, k, D)
+    g_y = (g_y * inverse[..., None]).to(back.dtype)
+    into = out if out.dtype == back.dtype else torch.empty_like(out, dtype=back.dtype)
     if separate:
-        torch.bmm(g_y, back, out=out)
+        torch.bmm(g_y, back, out=into)
     else:
-        torch.mm(g_y.transpose(0, 1).flatten(1), back.flatten(0, 1), out=out[0])
+        torch.mm(g_y.transpose(0, 1).flatten(1), back.flatten(0, 1), out=into[0])
         along = along.sum(0, keepdim=True)
+    if into is not out:
+        out.copy_(into)
     if piece.read.norm.kind != "none":
         out.addcmul_(x[: len(along)], along[..., None])
 
@@ -259,7 +263,7 @@ def _inputs(
     """The inputs of some readers at some tokens (the MLP's last); the one that they share for `ones` and `zeros`."""
     if rows.kind == "ones" and shared is not None:
         return shared[None, tokens]
-    base = base.expand(stack.n_tokens, -1)[tokens].to(stack.values.dtype)
+    base = base.expand(stack.n_tokens, -1)[tokens]
     if rows.mask is None:
         return base[None]
     x = torch.addmm(base.reshape(1, -1), rows.mask, stack.differences(plan.n_writers, tokens))

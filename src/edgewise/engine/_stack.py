@@ -1,5 +1,11 @@
-"""The stack of differences Δ_w = z_w − z̃_w, written once, and the stack of their gradients."""
+"""The stack of differences Δ_w = z_w − z̃_w, written once, and the stack of their gradients.
 
+Two forms with one interface: `Stack` keeps every writer at full width D, `LeanStack` keeps heads at their own width and
+takes them through W_O whenever a chunk of tokens is read.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,26 +14,29 @@ from torch import Tensor
 
 
 class HeadSlots(NamedTuple):
-    """The running heads of one layer among the live writers, and the matrices that take them to the residual."""
+    """The running heads of one layer among the live writers, and what takes them to the residual."""
 
     slots: slice
     output: Float[Tensor, "h v D"]
+    share: Float[Tensor, " D"] | None
+    """Each head's share of b_O where it has one."""
 
 
 class Stack:
     """Differences at full width: the fastest form, `W N D` numbers for the values and as many for the gradients."""
 
-    def __init__(self, n_writers: int, n_tokens: int, d_model: int, like: Tensor) -> None:
+    def __init__(self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype) -> None:
         """Make an empty stack.
 
         Args:
             n_writers: W, how many live writers will write.
             n_tokens: N.
             d_model: D.
-            like: a tensor of the type and on the device wanted.
+            like: a tensor of the type (of sums and gradients) and on the device wanted.
+            dtype: the type of the stored differences.
         """
-        self.n_tokens, self.d_model = n_tokens, d_model
-        self.values = like.new_empty(n_writers, n_tokens, d_model)
+        self.n_tokens, self.d_model, self.like = n_tokens, d_model, like
+        self.values = like.new_empty(n_writers, n_tokens, d_model, dtype=dtype)
         self.total = like.new_zeros(n_tokens, d_model)  # Σ_w Δ_w so far: readers whose masks are all 1 share it
 
     def write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
@@ -35,32 +44,32 @@ class Stack:
         self.values[slot] = difference
         self.total += difference
 
-    def write_heads(
-        self, heads: HeadSlots, difference: Float[Tensor, "h N v"], share: Float[Tensor, " D"] | None
-    ) -> None:
-        """Store the differences of a layer's heads, given before W_O, and with each head's share of b_O where it has
-        one.
-        """
-        torch.bmm(difference, heads.output, out=self.values[heads.slots])
-        if share is not None:
-            self.values[heads.slots] += share
-        self.total += self.values[heads.slots].sum(0)
+    def write_heads(self, heads: HeadSlots, difference: Float[Tensor, "h N v"]) -> None:
+        """Store the differences of a layer's heads, given before W_O."""
+        torch.bmm(difference.to(heads.output.dtype), heads.output, out=self.values[heads.slots])
+        if heads.share is not None:
+            self.values[heads.slots] += heads.share
+        self.total += self.values[heads.slots].sum(0, dtype=self.total.dtype)
 
     def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
         """The first `n_writers` differences at some tokens, as a matrix."""
-        return self._matrix(self.values, n_writers, tokens)
+        return self._matrix(self.values, n_writers, tokens).to(self.like.dtype)
+
+    def mix_heads(self, heads: HeadSlots, mask: Float[Tensor, " h"], tokens: slice) -> Float[Tensor, "T D"]:
+        """`Σ_w m_w Δ_w` over one layer's heads."""
+        return torch.einsum("h,hnd->nd", mask, self.values[heads.slots, tokens].to(mask.dtype))
 
     def at(self, tokens: Int[Tensor, " A"]) -> Float[Tensor, "W A D"]:
         """All differences at scattered tokens."""
-        return self.values[:, tokens]
+        return self.values[:, tokens].to(self.like.dtype)
 
     # -------------------------------------------------------------------------------------------------------------
     # gradients
 
     def start_backward(self) -> None:
         """Make room for gradients."""
-        self.gradients = torch.zeros_like(self.values)
-        self.shared = self.values.new_zeros(self.n_tokens, self.d_model)
+        self.gradients = torch.zeros_like(self.values, dtype=self.like.dtype)
+        self.shared = torch.zeros_like(self.total)
 
     def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
         """`∂loss/∂Δ_w += Σ_r m_rw g_r` for the first `w` writers."""
@@ -70,14 +79,163 @@ class Stack:
         """The same at scattered tokens."""
         self.gradients.index_add_(1, tokens, gradient)
 
-    def gradient(self, slots: slice | int) -> Float[Tensor, "*n N D"]:
-        """∂loss/∂Δ of writers at full width, complete once every later reader has been walked."""
-        return self.gradients[slots] + self.shared
+    def mix_heads_backward(
+        self, heads: HeadSlots, mask: Float[Tensor, " h"] | None, gradient: Float[Tensor, "T D"], tokens: slice
+    ) -> Float[Tensor, " h"]:
+        """Add `m_w g` to one layer's heads' gradients (nothing without a mask); return `⟨g, Δ_w⟩` for each."""
+        if mask is not None:
+            self.gradients[heads.slots, tokens] += mask[:, None, None] * gradient
+        return torch.einsum("nd,hnd->h", gradient, self.values[heads.slots, tokens].to(gradient.dtype))
+
+    def gradient(self, slot: int) -> Float[Tensor, "N D"]:
+        """∂loss/∂Δ of a writer at full width, complete once every later reader has been walked."""
+        return self.gradients[slot] + self.shared
 
     def gradient_heads(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
         """∂loss/∂Δ of a layer's heads, before W_O."""
-        return torch.bmm(self.gradients[heads.slots] + self.shared, heads.output.transpose(1, 2))
+        total = (self.gradients[heads.slots] + self.shared).to(heads.output.dtype)
+        return torch.bmm(total, heads.output.transpose(1, 2)).to(self.like.dtype)
 
     def _matrix(self, stack: Tensor, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
         # A view: rows of the stack lie N * D apart, and BLAS takes any distance between rows.
-        return stack.view(len(stack), -1)[:n_writers, tokens.start * self.d_model : tokens.stop * self.d_model]
+        return stack.view(len(stack), self.n_tokens * self.d_model)[
+            :n_writers, tokens.start * self.d_model : tokens.stop * self.d_model
+        ]
+
+
+class LeanStack(Stack):
+    """Differences with heads at their own width: D numbers per layer and token instead of H D.
+
+    Every read takes all earlier heads through W_O again, chunk by chunk: `L² / 2` times the operations of one layer's
+    W_O per pass, of which there are three (forwards, values and gradients backwards).
+    """
+
+    def __init__(
+        self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype, wide: Int[Tensor, " m"]
+    ) -> None:
+        """Make an empty stack.
+
+        Args:
+            n_writers: W.
+            n_tokens: N.
+            d_model: D.
+            like: see `Stack`.
+            dtype: see `Stack`.
+            wide: the slots of the writers at full width, in order.
+        """
+        self.n_tokens, self.d_model, self.n_writers, self.like, self.wide = n_tokens, d_model, n_writers, like, wide
+        self.slots = wide.tolist()  # on the host, to look up without waiting for a device
+        self.values = like.new_empty(len(wide), n_tokens, d_model, dtype=dtype)
+        self.total = like.new_zeros(n_tokens, d_model)
+        self.blocks: list[tuple[HeadSlots, Float[Tensor, "h N v"]]] = []
+        self.expanded: tuple[slice, int, Tensor] | None = None
+
+    def write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
+        """See `Stack`."""
+        self.values[self.slots.index(slot)] = difference
+        self.total += difference
+
+    def write_heads(self, heads: HeadSlots, difference: Float[Tensor, "h N v"]) -> None:
+        """See `Stack`."""
+        self.blocks.append((heads, difference.to(self.values.dtype)))
+        self.total += self.mix_heads(heads, self.like.new_ones(len(difference)), slice(0, self.n_tokens))
+
+    def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
+        """See `Stack`; the last chunk is kept, since the backward asks for it twice."""
+        if self.expanded is None or self.expanded[0] != tokens or self.expanded[1] < n_writers:
+            self.expanded = None  # freed before the next is made
+            length = tokens.stop - tokens.start
+            matrix = self.like.new_empty(n_writers, length, self.d_model)
+            self._expand(matrix, n_writers, lambda values: values[:, tokens])
+            self.expanded = tokens, n_writers, matrix.view(n_writers, length * self.d_model)
+        return self.expanded[2][:n_writers]
+
+    def mix_heads(self, heads: HeadSlots, mask: Float[Tensor, " h"], tokens: slice) -> Float[Tensor, "T D"]:
+        """See `Stack`. Masks commute with W_O, so this costs no more than W_O itself."""
+        values = self._values_of(heads)[:, tokens]
+        scaled = (values * mask[:, None, None]).to(heads.output.dtype)
+        mixed = (scaled.transpose(0, 1).flatten(1) @ heads.output.flatten(0, 1)).to(self.like.dtype)
+        return mixed if heads.share is None else mixed + mask.sum() * heads.share
+
+    def at(self, tokens: Int[Tensor, " A"]) -> Float[Tensor, "W A D"]:
+        """See `Stack`."""
+        matrix = self.like.new_empty(self.n_writers, len(tokens), self.d_model)
+        self._expand(matrix, self.n_writers, lambda values: values[:, tokens])
+        return matrix
+
+    def start_backward(self) -> None:
+        """See `Stack`."""
+        self.gradients = torch.zeros_like(self.values, dtype=self.like.dtype)
+        self.head_gradients = {
+            heads.slots.start: torch.zeros_like(values, dtype=self.like.dtype) for heads, values in self.blocks
+        }
+        self.shared = torch.zeros_like(self.total)
+
+    def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
+        """See `Stack`."""
+        n_writers = mask.shape[1]
+        wide = self.wide[: bisect_left(self.slots, n_writers)]
+        self._matrix(self.gradients, len(wide), tokens).addmm_(mask[:, wide].T, gradient)
+        for heads, _ in self.blocks:
+            if heads.slots.stop <= n_writers:
+                block = (mask[:, heads.slots].T @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
+                self._add_heads(heads, block, tokens)
+
+    def add_gradient_at(self, gradient: Float[Tensor, "W A D"], tokens: Int[Tensor, " A"]) -> None:
+        """See `Stack`."""
+        self.gradients.index_add_(1, tokens, gradient[self.wide])
+        for heads, _ in self.blocks:
+            back = _through(gradient[heads.slots], heads.output.transpose(1, 2))
+            self.head_gradients[heads.slots.start].index_add_(1, tokens, back)
+
+    def mix_heads_backward(
+        self, heads: HeadSlots, mask: Float[Tensor, " h"] | None, gradient: Float[Tensor, "T D"], tokens: slice
+    ) -> Float[Tensor, " h"]:
+        """See `Stack`."""
+        back = self._back(heads, gradient)  # (T, h, v)
+        if mask is not None:
+            self.head_gradients[heads.slots.start][:, tokens] += (back * mask[:, None]).transpose(0, 1)
+        values = self._values_of(heads)[:, tokens].to(back.dtype)
+        products = torch.einsum("nhv,hnv->h", back, values)
+        return products if heads.share is None else products + (gradient @ heads.share).sum()
+
+    def gradient(self, slot: int) -> Float[Tensor, "N D"]:
+        """See `Stack`."""
+        return self.gradients[self.slots.index(slot)] + self.shared
+
+    def gradient_heads(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
+        """See `Stack`."""
+        return self.head_gradients[heads.slots.start] + self._back(heads, self.shared).transpose(0, 1)
+
+    def _values_of(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
+        return next(values for each, values in reversed(self.blocks) if each.slots.start == heads.slots.start)
+
+    def _expand(self, into: Float[Tensor, "w T D"], n_writers: int, take: Callable[[Tensor], Tensor]) -> None:
+        """Write the first differences at some tokens, which `take` picks."""
+        wide = self.wide[: bisect_left(self.slots, n_writers)]
+        into[wide] = take(self.values)[: len(wide)].to(into.dtype)
+        for heads, values in self.blocks:
+            if heads.slots.stop <= n_writers:
+                _through(take(values), heads.output, out=into[heads.slots])
+                if heads.share is not None:
+                    into[heads.slots] += heads.share
+
+    def _add_heads(self, heads: HeadSlots, gradient: Float[Tensor, "h T D"], tokens: slice) -> None:
+        into, back = self.head_gradients[heads.slots.start][:, tokens], heads.output.transpose(1, 2)
+        if gradient.dtype == back.dtype:
+            into.baddbmm_(gradient, back)
+        else:
+            into += _through(gradient, back)
+
+    def _back(self, heads: HeadSlots, gradient: Float[Tensor, "T D"]) -> Float[Tensor, "T h v"]:
+        n, width, _ = heads.output.shape
+        back = gradient.to(heads.output.dtype) @ heads.output.flatten(0, 1).T
+        return back.view(-1, n, width).to(self.like.dtype)
+
+
+def _through(x: Tensor, matrices: Tensor, out: Tensor | None = None) -> Tensor:
+    """One matrix each, in the matrices' own type; into `out`, or given in the type of `x`."""
+    if out is not None and out.dtype == matrices.dtype:
+        return torch.bmm(x.to(matrices.dtype), matrices, out=out)
+    product = torch.bmm(x.to(matrices.dtype), matrices)
+    return product.to(x.dtype) if out is None else out.copy_(product)

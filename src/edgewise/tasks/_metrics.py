@@ -83,6 +83,8 @@ METRICS: dict[str, Score] = {
     "exact_match": exact_match,
     "kl": kl,
 }
+SELF_CONTAINED = frozenset({cross_entropy, log_prob, logit_diff, negative_logit_diff, accuracy})
+"""The scores that do not look at the full model's logits. (A user's own may.)"""
 LOWER_IS_BETTER = frozenset({"kl"})
 """The metrics of which less is better. Of a user's own metric more is better."""
 
