@@ -225,7 +225,7 @@ class Executor:
         per_target = torch.einsum("ad,wad->aw", gradient, self.stack.at(self.targets))
         rows, block = self.packing.rows()[self.targets], self.gradients[:, self.graph.blocks[-1].edges]
         block.index_put_((rows[:, None], self.plan.writers[None]), per_target, accumulate=True)
-        self.stack.add_gradient_at(self.target_mask.T[..., None] * gradient, self.targets)
+        self.stack.add_gradient_at(None if self.plan.plain_end else self.target_mask, gradient, self.targets)
         if self.passed is not None:
             self.passed.index_add_(0, self.targets, gradient)
 

@@ -79,6 +79,8 @@ class Plan:
     """Whether some components may be left out, so that `writers` must be looked up."""
     all_edges: bool
     """Whether gradients of clamped masks are wanted too."""
+    plain_end: bool
+    """Whether the final norm reads the plain residual stream: all of its masks are 1, and sharing is allowed."""
 
 
 def make_plan(
@@ -105,7 +107,9 @@ def make_plan(
         live = torch.ones(graph.n_writers, dtype=torch.bool)
     layers = tuple(_plan_layer(graph, layer, host, live, share, masks.device) for layer in range(graph.spec.n_layers))
     n_embeddings = int(live[: graph.n_embeddings].sum())
-    return Plan(layers, live.nonzero()[:, 0].to(masks.device), n_embeddings, skip, all_edges)
+    writers = live.nonzero()[:, 0]
+    plain_end = share and bool((host[:, graph.blocks[-1].edges][:, writers] == 1).all())
+    return Plan(layers, writers.to(masks.device), n_embeddings, skip, all_edges, plain_end)
 
 
 def _plan_layer(

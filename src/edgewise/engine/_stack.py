@@ -67,17 +67,29 @@ class Stack:
     # gradients
 
     def start_backward(self) -> None:
-        """Make room for gradients."""
-        self.gradients = torch.zeros_like(self.values, dtype=self.like.dtype)
+        """Make room for gradients: what all writers share, and, once it is needed, each writer's own."""
+        self.own: Tensor | None = None
         self.shared = torch.zeros_like(self.total)
+
+    @property
+    def gradients(self) -> Float[Tensor, "W N D"]:
+        """Each writer's own part, made when it is first added to: where all masks are 1 (attribution), never."""
+        if self.own is None:
+            self.own = torch.zeros_like(self.values, dtype=self.like.dtype)
+        return self.own
 
     def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
         """`∂loss/∂Δ_w += Σ_r m_rw g_r` for the first `w` writers."""
         self._matrix(self.gradients, mask.shape[1], tokens).addmm_(mask.T, gradient)
 
-    def add_gradient_at(self, gradient: Float[Tensor, "W A D"], tokens: Int[Tensor, " A"]) -> None:
-        """The same at scattered tokens."""
-        self.gradients.index_add_(1, tokens, gradient)
+    def add_gradient_at(
+        self, mask: Float[Tensor, "A w"] | None, gradient: Float[Tensor, "A D"], tokens: Int[Tensor, " A"]
+    ) -> None:
+        """The same for all writers at scattered tokens; no mask stands for all 1."""
+        if mask is None:
+            self.shared.index_add_(0, tokens, gradient)
+        else:
+            self.gradients.index_add_(1, tokens, mask.T[..., None] * gradient)
 
     def mix_heads_backward(
         self, heads: HeadSlots, mask: Float[Tensor, " h"] | None, gradient: Float[Tensor, "T D"], tokens: slice
@@ -89,12 +101,20 @@ class Stack:
 
     def gradient(self, slot: int) -> Float[Tensor, "N D"]:
         """∂loss/∂Δ of a writer at full width, complete once every later reader has been walked."""
-        return self.gradients[slot] + self.shared
+        return self.shared if self.own is None else self.own[slot] + self.shared
 
     def gradient_heads(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
         """∂loss/∂Δ of a layer's heads, before W_O."""
-        total = (self.gradients[heads.slots] + self.shared).to(heads.output.dtype)
+        if self.own is None:
+            return self._back(heads, self.shared).transpose(0, 1)
+        total = (self.own[heads.slots] + self.shared).to(heads.output.dtype)
         return torch.bmm(total, heads.output.transpose(1, 2)).to(self.like.dtype)
+
+    def _back(self, heads: HeadSlots, gradient: Float[Tensor, "T D"]) -> Float[Tensor, "T h v"]:
+        """A gradient that all of a layer's heads share, before W_O."""
+        n, width, _ = heads.output.shape
+        back = gradient.to(heads.output.dtype) @ heads.output.flatten(0, 1).T
+        return back.view(-1, n, width).to(self.like.dtype)
 
     def _matrix(self, stack: Tensor, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
         # A view: rows of the stack lie N * D apart, and BLAS takes any distance between rows.
@@ -165,11 +185,10 @@ class LeanStack(Stack):
 
     def start_backward(self) -> None:
         """See `Stack`."""
-        self.gradients = torch.zeros_like(self.values, dtype=self.like.dtype)
+        super().start_backward()
         self.head_gradients = {
             heads.slots.start: torch.zeros_like(values, dtype=self.like.dtype) for heads, values in self.blocks
         }
-        self.shared = torch.zeros_like(self.total)
 
     def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
         """See `Stack`."""
@@ -181,11 +200,16 @@ class LeanStack(Stack):
                 block = (mask[:, heads.slots].T @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
                 self._add_heads(heads, block, tokens)
 
-    def add_gradient_at(self, gradient: Float[Tensor, "W A D"], tokens: Int[Tensor, " A"]) -> None:
+    def add_gradient_at(
+        self, mask: Float[Tensor, "A w"] | None, gradient: Float[Tensor, "A D"], tokens: Int[Tensor, " A"]
+    ) -> None:
         """See `Stack`."""
-        self.gradients.index_add_(1, tokens, gradient[self.wide])
+        if mask is None:
+            self.shared.index_add_(0, tokens, gradient)
+            return
+        self.gradients.index_add_(1, tokens, mask.T[self.wide, :, None] * gradient)
         for heads, _ in self.blocks:
-            back = _through(gradient[heads.slots], heads.output.transpose(1, 2))
+            back = self._back(heads, gradient).transpose(0, 1) * mask.T[heads.slots, :, None]
             self.head_gradients[heads.slots.start].index_add_(1, tokens, back)
 
     def mix_heads_backward(
@@ -201,7 +225,7 @@ class LeanStack(Stack):
 
     def gradient(self, slot: int) -> Float[Tensor, "N D"]:
         """See `Stack`."""
-        return self.gradients[self.slots.index(slot)] + self.shared
+        return super().gradient(self.slots.index(slot))
 
     def gradient_heads(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
         """See `Stack`."""
@@ -226,11 +250,6 @@ class LeanStack(Stack):
             into.baddbmm_(gradient, back)
         else:
             into += _through(gradient, back)
-
-    def _back(self, heads: HeadSlots, gradient: Float[Tensor, "T D"]) -> Float[Tensor, "T h v"]:
-        n, width, _ = heads.output.shape
-        back = gradient.to(heads.output.dtype) @ heads.output.flatten(0, 1).T
-        return back.view(-1, n, width).to(self.like.dtype)
 
 
 def _through(x: Tensor, matrices: Tensor, out: Tensor | None = None) -> Tensor:
