@@ -22,6 +22,7 @@ from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
 from edgewise.engine._reads import Read
 from edgewise.engine._reference import reference_logits
+from edgewise.engine._stack import Workspace
 from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings
 from edgewise.graph import Graph
 from edgewise.models import Model
@@ -90,6 +91,7 @@ class Engine:
         self.constants = constants
         self._store = ExampleStore(cache_bytes)
         self._reads: dict[int, Read] = {}
+        self._workspace = Workspace()
         self._hidden = ExampleStore(cache_bytes)
 
     @staticmethod
@@ -212,6 +214,7 @@ class Engine:
             clean,
             constants,
             self._reads,
+            self._workspace,
             self.ablation.splits_bias,
             self.memory == "lean",
             self.dtype,

@@ -20,8 +20,8 @@ from torch import Tensor
 from edgewise.engine._constants import Constants
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, Plan
-from edgewise.engine._reads import Read, Saved, along_input, centre, inverse_rms, read_backward, read_forward
-from edgewise.engine._stack import HeadSlots, LeanStack, Stack
+from edgewise.engine._reads import MlpRead, Read, Saved, centre, inverse_rms, read_backward, read_forward
+from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
 from edgewise.engine._writes import Writes, make_rotary
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
@@ -41,9 +41,9 @@ class SavedMlp(NamedTuple):
 
     x: Float[Tensor, "N D"]
     """Its input, before the norm."""
-    projected: Float[Tensor, "1 N F"] | None
-    """Its pre-activations, gate first; None where they are made again."""
-    scale: Float[Tensor, "1 N"]
+    projected: tuple[Float[Tensor, "N F"], ...] | None
+    """Its pre-activations, the gate's first; None where they are made again."""
+    scale: Float[Tensor, " N"]
     """The norm's 1 / root mean square."""
 
 
@@ -60,6 +60,7 @@ class Executor:
         clean: tuple[Float[Tensor, "N D"], ...],
         constants: Constants,
         reads: dict[int, Read],
+        workspace: Workspace,
         head_bias: bool = False,
         lean: bool = False,
         dtype: torch.dtype | None = None,
@@ -74,14 +75,15 @@ class Executor:
             plan: what to skip and share under these masks.
             clean: the embedding terms of the packed tokens.
             constants: what removed edges carry.
-            reads: projections by block, filled as they are made, so that later runs need not make them again.
+            reads: the attention readers' projections by layer, filled as they are made, for later runs.
+            workspace: where the stack's buffers come from.
             head_bias: each head carries a share of b_O (see `Ablation.bias`).
             lean: keep heads at their own width, MLPs' pre-activations and rearranged weights not at all.
             dtype: the type of the stack and of products with the weights; that of the masks if None.
         """
         self.parts, self.graph, self.packing, self.plan, self.masks = parts, graph, packing, plan, masks
         self.clean, self.constants, self.reads, self.head_bias, self.lean = clean, constants, reads, head_bias, lean
-        self.dtype = dtype or masks.dtype
+        self.workspace, self.dtype = workspace, dtype or masks.dtype
         self.centred = parts.final_norm.kind == "layer"
         self.saved: list[tuple[Saved, SavedMlp | None]] = []
         self.rotary = make_rotary(parts, packing)
@@ -118,16 +120,18 @@ class Executor:
                 self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
             if keep:
                 self.saved.append((saved, saved_mlp))
-        return self._logits_input(targets)
+        final = self._logits_input(targets)
+        if not keep:
+            self.stack.release()
+        return final
 
     def _empty_stack(self) -> Stack:
         n_writers, n_tokens, d_model = len(self.plan.writers), self.packing.n_tokens, self.parts.d_model
         if not self.lean:
-            return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype)
+            return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.workspace)
         slots = [*range(self.plan.n_live_embeddings)]
         slots += [layer.mlp_slot for layer in self.plan.layers if layer.mlp_slot is not None]
-        wide = torch.tensor(slots, dtype=torch.long, device=self.masks.device)
-        return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, wide)
+        return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.workspace, slots)
 
     def _base(self, block: int) -> Float[Tensor, "M D"]:
         """What a block's readers get with all edges ablated; centred where norms are layer norms."""
@@ -164,20 +168,13 @@ class Executor:
         return x
 
     def _run_mlp(self, plan: LayerPlan, layer: Layer, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N D"], SavedMlp]:
-        scale, projected = self._project_mlp(plan, x)
-        hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
+        read = self._mlp_read(plan)
+        scale = inverse_rms(read.norm, x)
+        projected = read.project(x, scale)
+        hidden = _hidden(layer, projected)
         down, bias = layer.mlp.down.to(hidden.dtype), layer.mlp.down_bias
         written = hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
         return written, SavedMlp(x, None if self.lean else projected, scale)
-
-    def _project_mlp(self, plan: LayerPlan, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "1 N"], Tensor]:
-        """1 / root mean square of the MLP's input, and its pre-activations `[1, N, F]`."""
-        read = self._mlp_read(plan)
-        scale = inverse_rms(read.norm, x[None])
-        projected = read.project(x[None]).mul_(scale[..., None])  # (1, N, F)
-        if read.bias is not None:
-            projected += read.bias[:, None]
-        return scale, projected.to(self.dtype)
 
     def _write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         difference = difference.to(self.masks.dtype)
@@ -217,8 +214,10 @@ class Executor:
             mixed = early if self.parts.parallel else self._heads_gradient(plan, layer, heads)
             self._attention_backward(plan, layer, saved, mixed, mlp_gradient)
         if not ablated:
+            self.stack.release()
             return Gradients(self.gradients, None)
         embeds = [self._ablated_gradient(slot) for slot in range(self.plan.n_live_embeddings)]
+        self.stack.release()
         return Gradients(self.gradients, Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1])))
 
     def _logits_backward(self, gradient: Float[Tensor, "A D"]) -> None:
@@ -234,15 +233,13 @@ class Executor:
         assert plan.mlp_slot is not None
         written = self.stack.gradient(plan.mlp_slot)  # (N, D)
         written = (centre(written) if self.centred else written).to(self.dtype)
-        projected = self._project_mlp(plan, saved.x)[1] if saved.projected is None else saved.projected
-        with torch.enable_grad():  # only the activation function is differentiated by autograd
-            projected = projected.requires_grad_()
-            hidden = layer.mlp.hidden(*_pre_activations(layer, projected[0]))
-        (g_y,) = torch.autograd.grad(hidden, projected, written @ layer.mlp.down.to(written.dtype).T)
-        projected = projected.detach()
         read = self._mlp_read(plan)
-        along = along_input(read, g_y, projected, saved.scale, self.parts.d_model)
-        g_x = read.project_back(g_y * saved.scale[..., None])[0].addcmul_(saved.x, along[0, :, None])
+        projected = saved.projected or read.project(saved.x, saved.scale)
+        with torch.enable_grad():  # only the activation function is differentiated by autograd
+            inputs = tuple(y.requires_grad_() for y in projected)
+            hidden = _hidden(layer, inputs)
+        g_y = torch.autograd.grad(hidden, inputs, written @ layer.mlp.down.to(written.dtype).T)
+        g_x = read.back(g_y, tuple(y.detach() for y in projected), saved.x, saved.scale)
         heads, own = self._head_slots(plan, layer), self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
         for start, stop, row in self.packing.segments:
             tokens, kind = slice(start, stop), plan.mlp_kind(row)
@@ -303,23 +300,19 @@ class Executor:
     # ------------------------------------------------------------------------------------------------------- helpers
 
     def _attention_read(self, plan: LayerPlan) -> Read:
-        """The running attention readers' projections."""
-        read = self._kept_read(2 * plan.layer)
+        """The running attention readers' projections; rearranged weights are kept unless memory is short, or they would
+        be a second copy of all weights in a finer type.
+        """
+        read = self.reads.get(plan.layer)
+        if read is None:
+            attention = self.parts.layers[plan.layer].attention
+            read = Read.of(attention, self.graph.n_kv_readers // self.parts.n_kv_heads, self.dtype)
+            if not self.lean and attention.output.dtype == self.dtype:
+                self.reads[plan.layer] = read
         return read if len(plan.readers) == plan.attention.n_readers else read.take(plan.readers)
 
-    def _mlp_read(self, plan: LayerPlan) -> Read:
-        return self._kept_read(2 * plan.layer + 1)
-
-    def _kept_read(self, index: int) -> Read:
-        """A block's projections, made once; not kept if that would be a second copy of the weights in a finer type."""
-        if index in self.reads:
-            return self.reads[index]
-        layer, dtype = self.parts.layers[index // 2], self.dtype
-        repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
-        read = Read.of_mlp(layer.mlp, dtype) if index % 2 else Read.of_attention(layer.attention, repeats, dtype)
-        if layer.attention.output.dtype == dtype and not (self.lean and index % 2 == 0):
-            self.reads[index] = read
-        return read
+    def _mlp_read(self, plan: LayerPlan) -> MlpRead:
+        return MlpRead.of(self.parts.layers[plan.layer].mlp, self.dtype)
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output[plan.heads] if self.plan.skips else layer.attention.output
@@ -342,9 +335,6 @@ class Executor:
         return query, key, value
 
 
-def _pre_activations(layer: Layer, projected: Float[Tensor, "N F"]) -> tuple[Tensor | None, Tensor]:
-    """The MLP's pre-activations as (gate, up); the gate is None without one."""
-    if layer.mlp.gate is None:
-        return None, projected
-    gate, up = projected.chunk(2, -1)
-    return gate, up
+def _hidden(layer: Layer, projected: tuple[Float[Tensor, "N F"], ...]) -> Float[Tensor, "N F"]:
+    """The MLP's hidden activations from its pre-activations."""
+    return layer.mlp.hidden(projected[0] if len(projected) > 1 else None, projected[-1])

@@ -18,54 +18,79 @@ docs/performance.md)."""
 
 
 class Read(NamedTuple):
-    """A block's readers: one projection each, whose output is those of `weights` side by side."""
+    """A layer's attention readers, queries, keys and values: one projection each."""
 
     norm: Norm
-    weights: tuple[Float[Tensor, "n D k"], ...]
-    """Attention: one, with the norm's gain folded in. MLP: views of the user's own matrices, gate first."""
+    weight: Float[Tensor, "n D k"]
+    """With the norm's gain folded in."""
     bias: Float[Tensor, "n k"] | None
     """Of the projection, with the norm's bias carried through it."""
-    gain: Float[Tensor, " D"] | None
-    """The norm's gain if it is not folded in: for one reader, scaling the input is cheaper than copying the matrix."""
 
     @staticmethod
-    def of_attention(attention: Attention, repeats: int, dtype: torch.dtype) -> "Read":
+    def of(attention: Attention, repeats: int, dtype: torch.dtype) -> "Read":
         """Queries, keys and values, keys and values given `repeats` times each."""
         projections = [attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)]
         weight = torch.cat([p.weight for p in projections]).to(dtype)
         biases = [p.bias for p in projections if p.bias is not None]  # all three have one, or none has
-        bias = _bias(attention.norm, (weight,), torch.cat(biases) if biases else None)
+        bias = _bias(attention.norm, weight, torch.cat(biases) if biases else None)
         if attention.norm.gain is not None:
             weight *= attention.norm.gain.to(dtype)[:, None]
-        return Read(attention.norm, (weight,), bias, None)
-
-    @staticmethod
-    def of_mlp(mlp: Mlp, dtype: torch.dtype) -> "Read":
-        """One reader, whose projection is the gate's and the up matrix."""
-        matrices = [(mlp.up, mlp.up_bias)] if mlp.gate is None else [(mlp.gate, mlp.gate_bias), (mlp.up, mlp.up_bias)]
-        weights = tuple(weight.to(dtype)[None] for weight, _ in matrices)
-        biases = [bias for _, bias in matrices if bias is not None]
-        bias = _bias(mlp.norm, weights, torch.cat(biases)[None] if biases else None)
-        return Read(mlp.norm, weights, bias, None if mlp.norm.gain is None else mlp.norm.gain.to(dtype))
+        return Read(attention.norm, weight, bias)
 
     def take(self, readers: Int[Tensor, " m"] | slice) -> "Read":
         """Some of the readers."""
-        bias = None if self.bias is None else self.bias[readers]
-        return Read(self.norm, tuple(weight[readers] for weight in self.weights), bias, self.gain)
+        return Read(self.norm, self.weight[readers], None if self.bias is None else self.bias[readers])
 
     def project(self, x: Float[Tensor, "m T D"]) -> Float[Tensor, "n T k"]:
         """The projections of the readers' inputs, or of one shared input, before norm and bias."""
-        dtype, x = x.dtype, x if self.gain is None else x * self.gain
-        outputs = [torch.matmul(x.to(weight.dtype), weight).to(dtype) for weight in self.weights]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        return torch.matmul(x.to(self.weight.dtype), self.weight).to(x.dtype)
 
-    def project_back(self, gradient: Float[Tensor, "n T k"]) -> Float[Tensor, "n T D"]:
-        """The transpose of `project`."""
-        widths = [weight.shape[-1] for weight in self.weights]
-        parts = zip(self.weights, gradient.split(widths, -1), strict=True)
-        products = [torch.matmul(part.to(weight.dtype), weight.transpose(1, 2)) for weight, part in parts]
-        total = torch.stack(products).sum(0).to(gradient.dtype)
-        return total if self.gain is None else total.mul_(self.gain)
+
+class MlpRead(NamedTuple):
+    """A layer's MLP as a reader: the user's own matrices, which are not copied; its input is scaled instead."""
+
+    norm: Norm
+    weights: tuple[Float[Tensor, "D F"], ...]
+    """Of the gate, if there is one, and of what it gates."""
+    biases: tuple[Float[Tensor, " F"] | None, ...]
+    """Theirs, with the norm's bias carried through."""
+    gain: Float[Tensor, " D"] | None
+    """The norm's."""
+
+    @staticmethod
+    def of(mlp: Mlp, dtype: torch.dtype) -> "MlpRead":
+        """The reader of an MLP."""
+        matrices = [(mlp.up, mlp.up_bias)] if mlp.gate is None else [(mlp.gate, mlp.gate_bias), (mlp.up, mlp.up_bias)]
+        weights = tuple(weight.to(dtype) for weight, _ in matrices)
+        biases = tuple(_bias(mlp.norm, weight, bias) for weight, (_, bias) in zip(weights, matrices, strict=True))
+        return MlpRead(mlp.norm, weights, biases, None if mlp.norm.gain is None else mlp.norm.gain.to(dtype))
+
+    def project(self, x: Float[Tensor, "N D"], scale: Float[Tensor, " N"]) -> tuple[Float[Tensor, "N F"], ...]:
+        """The pre-activations of the input times the norm's `scale`."""
+        x = self._gained(x * scale[:, None]).to(self.weights[0].dtype)
+        pairs = zip(self.weights, self.biases, strict=True)
+        return tuple(x @ weight if bias is None else torch.addmm(bias, x, weight) for weight, bias in pairs)
+
+    def back(
+        self,
+        gradient: tuple[Float[Tensor, "N F"], ...],
+        projected: tuple[Float[Tensor, "N F"], ...],
+        x: Float[Tensor, "N D"],
+        scale: Float[Tensor, " N"],
+    ) -> Float[Tensor, "N D"]:
+        """From the gradient of `project`'s results to that of its input; see `read_backward`."""
+        total = gradient[0] @ self.weights[0].T
+        for g_y, weight in zip(gradient[1:], self.weights[1:], strict=True):
+            total = total.addmm_(g_y, weight.T)
+        g_x = self._gained(total.to(x.dtype).mul_(scale[:, None]))
+        if self.norm.kind == "none":
+            return g_x
+        triples = zip(gradient, projected, self.biases, strict=True)
+        along = sum(_along(g_y, y, bias, scale, x.shape[-1]) for g_y, y, bias in triples)
+        return g_x.addcmul_(x, along[:, None])
+
+    def _gained(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        return x if self.gain is None else x.mul_(self.gain)
 
 
 class Saved(NamedTuple):
@@ -78,12 +103,11 @@ class Saved(NamedTuple):
     """The input of readers whose masks are all 1."""
 
 
-def _bias(norm: Norm, weights: tuple[Tensor, ...], bias: Tensor | None) -> Tensor | None:
-    dtype = weights[0].dtype
-    bias = None if bias is None else bias.to(dtype)
+def _bias(norm: Norm, weight: Float[Tensor, "*n D k"], bias: Float[Tensor, "*n k"] | None) -> Tensor | None:
+    bias = None if bias is None else bias.to(weight.dtype)
     if norm.bias is None:
         return bias
-    carried = torch.cat([norm.bias.to(dtype) @ weight for weight in weights], -1)  # (n, k)
+    carried = norm.bias.to(weight.dtype) @ weight
     return carried if bias is None else carried + bias
 
 
@@ -100,12 +124,10 @@ def inverse_rms(norm: Norm, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
     return mean_square.add_(norm.eps).rsqrt_()
 
 
-def along_input(read: Read, g_y: Tensor, y: Tensor, inverse: Tensor, d_model: int) -> Float[Tensor, "n T"]:
-    """The coefficient of x in ∂loss/∂x: `−⟨g_y, y⟩ / (D rms²)` for y = (x W) / rms; 0 without a norm."""
-    if read.norm.kind == "none":
-        return torch.zeros_like(inverse)
-    y = y if read.bias is None else y - read.bias[:, None]
-    return torch.linalg.vecdot(g_y, y).mul_(inverse.square()).div_(-d_model)
+def _along(g_y: Tensor, y: Tensor, bias: Tensor | None, inverse: Tensor, d_model: int) -> Float[Tensor, "*n T"]:
+    """The coefficient of x in ∂loss/∂x: `−⟨g_y, y⟩ / (D rms²)` for y = (x W) / rms."""
+    y = y if bias is None else y - bias
+    return torch.linalg.vecdot(g_y, y).to(inverse.dtype).mul_(inverse.square()).div_(-d_model)
 
 
 def read_forward(
@@ -123,8 +145,8 @@ def read_forward(
     Returns:
         The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
     """
-    n, width = len(read.weights[0]), read.weights[0].shape[-1]
-    projected = stack.like.new_empty(n, packing.n_tokens, width, dtype=read.weights[0].dtype)
+    n, _, width = read.weight.shape
+    projected = stack.like.new_empty(n, packing.n_tokens, width, dtype=read.weight.dtype)
     scale = stack.like.new_empty(n, packing.n_tokens)
     rider = stack.like.new_empty(packing.n_tokens, stack.d_model)
     shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
@@ -210,19 +232,21 @@ def _input_gradient(
     piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gradient: Tensor, separate: bool, out: Tensor
 ) -> None:
     """Write ∂loss/∂x of the piece's readers to `out`: one each, or their sum where they share an input."""
+    read, y = piece.read, saved.projected[piece.readers, tokens]
     g_y, inverse = gradient[piece.readers, tokens], saved.scale[piece.readers, tokens]  # (n, T, k), (n, T)
-    along = along_input(piece.read, g_y, saved.projected[piece.readers, tokens], inverse, x.shape[-1])
-    back = piece.read.weights[0].transpose(1, 2)  # (n, k, D)
-    g_y = (g_y * inverse[..., None]).to(back.dtype)
+    back = read.weight.transpose(1, 2)  # (n, k, D)
+    scaled = (g_y * inverse[..., None]).to(back.dtype)
     into = out if out.dtype == back.dtype else torch.empty_like(out, dtype=back.dtype)
     if separate:
-        torch.bmm(g_y, back, out=into)
+        torch.bmm(scaled, back, out=into)
     else:
-        torch.mm(g_y.transpose(0, 1).flatten(1), back.flatten(0, 1), out=into[0])
-        along = along.sum(0, keepdim=True)
+        torch.mm(scaled.transpose(0, 1).flatten(1), back.flatten(0, 1), out=into[0])
     if into is not out:
         out.copy_(into)
-    if piece.read.norm.kind != "none":
+    if read.norm.kind != "none":
+        bias = None if read.bias is None else read.bias[:, None]
+        along = _along(g_y, y, bias, inverse, x.shape[-1])
+        along = along if separate else along.sum(0, keepdim=True)
         out.addcmul_(x[: len(along)], along[..., None])
 
 
@@ -237,9 +261,8 @@ class _Piece(NamedTuple):
 
 
 def _pieces(read: Read, plan: LayerPlan, packing: Packing) -> Iterator[_Piece]:
-    weight = read.weights[0]
-    n, d_model, width = weight.shape
-    n_bytes = CHUNK_BYTES["cuda" if weight.is_cuda else "cpu"]
+    n, d_model, width = read.weight.shape
+    n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"]
     for start, stop, row in packing.segments:
         for rows in plan.rows[row]:
             # A slice where all readers are alike, since indexing with a tensor would copy the weights.
@@ -247,7 +270,7 @@ def _pieces(read: Read, plan: LayerPlan, packing: Packing) -> Iterator[_Piece]:
             per_token = len(rows.readers) * width + d_model
             if rows.mask is not None:
                 per_token += (len(rows.mask) + plan.n_writers) * d_model
-            step = max(1, n_bytes // (per_token * weight.element_size()))
+            step = max(1, n_bytes // (per_token * read.weight.element_size()))
             chunks = [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
             yield _Piece(row, rows, readers, read.take(readers), chunks)
 

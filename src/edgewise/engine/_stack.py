@@ -4,6 +4,7 @@ Two forms with one interface: `Stack` keeps every writer at full width D, `LeanS
 takes them through W_O whenever a chunk of tokens is read.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,10 +23,32 @@ class HeadSlots(NamedTuple):
     """Each head's share of b_O where it has one."""
 
 
+class Workspace:
+    """Large buffers that one run leaves for the next: to be given fresh memory costs more than to fill it."""
+
+    def __init__(self) -> None:
+        """Start with nothing to hand on."""
+        self.spare: dict[str, Tensor] = {}
+
+    def take(self, name: str, n: int, like: Tensor, dtype: torch.dtype) -> Float[Tensor, " m"]:
+        """At least `n` numbers of any content, on the device of `like`."""
+        buffer = self.spare.pop(name, None)
+        usable = (
+            buffer is not None
+            and len(buffer) >= n
+            and buffer.dtype == dtype
+            and buffer.device == like.device
+            and buffer.is_inference() == torch.is_inference_mode_enabled()  # neither may write to the other's
+        )
+        return buffer if buffer is not None and usable else like.new_empty(n, dtype=dtype)
+
+
 class Stack:
     """Differences at full width: the fastest form, `W N D` numbers for the values and as many for the gradients."""
 
-    def __init__(self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype, workspace: Workspace
+    ) -> None:
         """Make an empty stack.
 
         Args:
@@ -34,10 +57,26 @@ class Stack:
             d_model: D.
             like: a tensor of the type (of sums and gradients) and on the device wanted.
             dtype: the type of the stored differences.
+            workspace: where the large buffers come from, and go back to on `release`.
         """
-        self.n_tokens, self.d_model, self.like = n_tokens, d_model, like
-        self.values = like.new_empty(n_writers, n_tokens, d_model, dtype=dtype)
+        self.n_writers, self.n_tokens, self.d_model, self.like = n_writers, n_tokens, d_model, like
+        self.workspace, self.buffers = workspace, dict[str, Tensor]()
+        self.values = self._take("values", (self._n_wide(), n_tokens, d_model), dtype)
         self.total = like.new_zeros(n_tokens, d_model)  # Σ_w Δ_w so far: readers whose masks are all 1 share it
+
+    def release(self) -> None:
+        """Hand the buffers on to the next run; the stack is of no use after."""
+        self.workspace.spare |= self.buffers
+
+    def _n_wide(self) -> int:
+        return self.n_writers
+
+    def _take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        n = math.prod(shape)
+        if name not in self.buffers or len(self.buffers[name]) < n:
+            self.buffers.pop(name, None)
+            self.buffers[name] = self.workspace.take(name, n, self.like, dtype)
+        return self.buffers[name][:n].view(shape)
 
     def write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         """Store the difference of a writer that writes at full width (an embedding, an MLP)."""
@@ -57,7 +96,8 @@ class Stack:
 
     def mix_heads(self, heads: HeadSlots, mask: Float[Tensor, " h"], tokens: slice) -> Float[Tensor, "T D"]:
         """`Σ_w m_w Δ_w` over one layer's heads."""
-        return torch.einsum("h,hnd->nd", mask, self.values[heads.slots, tokens].to(mask.dtype))
+        values = self._heads(self.values, heads, tokens).to(mask.dtype)
+        return (mask @ values).view(-1, self.d_model)
 
     def at(self, tokens: Int[Tensor, " A"]) -> Float[Tensor, "W A D"]:
         """All differences at scattered tokens."""
@@ -75,7 +115,7 @@ class Stack:
     def gradients(self) -> Float[Tensor, "W N D"]:
         """Each writer's own part, made when it is first added to: where all masks are 1 (attribution), never."""
         if self.own is None:
-            self.own = torch.zeros_like(self.values, dtype=self.like.dtype)
+            self.own = self._take("gradients", tuple(self.values.shape), self.like.dtype).zero_()
         return self.own
 
     def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
@@ -95,9 +135,10 @@ class Stack:
         self, heads: HeadSlots, mask: Float[Tensor, " h"] | None, gradient: Float[Tensor, "T D"], tokens: slice
     ) -> Float[Tensor, " h"]:
         """Add `m_w g` to one layer's heads' gradients (nothing without a mask); return `⟨g, Δ_w⟩` for each."""
+        flat = gradient.flatten()
         if mask is not None:
-            self.gradients[heads.slots, tokens] += mask[:, None, None] * gradient
-        return torch.einsum("nd,hnd->h", gradient, self.values[heads.slots, tokens].to(gradient.dtype))
+            self._heads(self.gradients, heads, tokens).addr_(mask, flat)
+        return self._heads(self.values, heads, tokens).to(flat.dtype) @ flat
 
     def gradient(self, slot: int) -> Float[Tensor, "N D"]:
         """∂loss/∂Δ of a writer at full width, complete once every later reader has been walked."""
@@ -105,16 +146,19 @@ class Stack:
 
     def gradient_heads(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
         """∂loss/∂Δ of a layer's heads, before W_O."""
+        shared = self._back(heads, self.shared).transpose(0, 1)
         if self.own is None:
-            return self._back(heads, self.shared).transpose(0, 1)
-        total = (self.own[heads.slots] + self.shared).to(heads.output.dtype)
-        return torch.bmm(total, heads.output.transpose(1, 2)).to(self.like.dtype)
+            return shared
+        return _through(self.own[heads.slots], heads.output.transpose(1, 2)).add_(shared)
 
     def _back(self, heads: HeadSlots, gradient: Float[Tensor, "T D"]) -> Float[Tensor, "T h v"]:
         """A gradient that all of a layer's heads share, before W_O."""
         n, width, _ = heads.output.shape
         back = gradient.to(heads.output.dtype) @ heads.output.flatten(0, 1).T
         return back.view(-1, n, width).to(self.like.dtype)
+
+    def _heads(self, stack: Tensor, heads: HeadSlots, tokens: slice) -> Float[Tensor, "h TD"]:
+        return self._matrix(stack, heads.slots.stop, tokens)[heads.slots.start :]
 
     def _matrix(self, stack: Tensor, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
         # A view: rows of the stack lie N * D apart, and BLAS takes any distance between rows.
@@ -131,7 +175,14 @@ class LeanStack(Stack):
     """
 
     def __init__(
-        self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype, wide: Int[Tensor, " m"]
+        self,
+        n_writers: int,
+        n_tokens: int,
+        d_model: int,
+        like: Tensor,
+        dtype: torch.dtype,
+        workspace: Workspace,
+        wide: list[int],
     ) -> None:
         """Make an empty stack.
 
@@ -141,14 +192,16 @@ class LeanStack(Stack):
             d_model: D.
             like: see `Stack`.
             dtype: see `Stack`.
+            workspace: see `Stack`.
             wide: the slots of the writers at full width, in order.
         """
-        self.n_tokens, self.d_model, self.n_writers, self.like, self.wide = n_tokens, d_model, n_writers, like, wide
-        self.slots = wide.tolist()  # on the host, to look up without waiting for a device
-        self.values = like.new_empty(len(wide), n_tokens, d_model, dtype=dtype)
-        self.total = like.new_zeros(n_tokens, d_model)
+        self.slots, self.wide = wide, torch.tensor(wide, dtype=torch.long, device=like.device)
+        super().__init__(n_writers, n_tokens, d_model, like, dtype, workspace)
         self.blocks: list[tuple[HeadSlots, Float[Tensor, "h N v"]]] = []
         self.expanded: tuple[slice, int, Tensor] | None = None
+
+    def _n_wide(self) -> int:
+        return len(self.slots)
 
     def write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         """See `Stack`."""
@@ -163,9 +216,8 @@ class LeanStack(Stack):
     def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
         """See `Stack`; the last chunk is kept, since the backward asks for it twice."""
         if self.expanded is None or self.expanded[0] != tokens or self.expanded[1] < n_writers:
-            self.expanded = None  # freed before the next is made
             length = tokens.stop - tokens.start
-            matrix = self.like.new_empty(n_writers, length, self.d_model)
+            matrix = self._take("expanded", (n_writers, length, self.d_model), self.like.dtype)
             self._expand(matrix, n_writers, lambda values: values[:, tokens])
             self.expanded = tokens, n_writers, matrix.view(n_writers, length * self.d_model)
         return self.expanded[2][:n_writers]
