@@ -10,18 +10,20 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
+def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Wall time of one call, and what it gave."""
+    start = time.perf_counter()
+    result = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
 def median_seconds(run: Callable[[], Any], repeats: int, warmup: int = 1) -> float:
     """Median wall time of a call."""
     for _ in range(warmup):
         run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median([seconds(run)[0] for _ in range(repeats)])
 
 
 def peak_tensor_bytes(run: Callable[[], Any]) -> int:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 SHAPES = {
     "gpt2": lambda: GPT2Config(),
@@ -32,10 +32,9 @@ SHAPES = {
 }
 
 
-def random_weights(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+def random_weights(config: PretrainedConfig, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
     """A model of a shape with random weights, frozen, in evaluation mode."""
-    config = SHAPES[shape]()
     torch.manual_seed(0)
     with torch.device(device):
-        module = (GPT2LMHeadModel if isinstance(config, GPT2Config) else LlamaForCausalLM)(config)
+        module = (GPT2LMHeadModel if isinstance(config, GPT2Config) else LlamaForCausalLM)(config)  # pyright: ignore[reportArgumentType] (one of the two)
     return module.to(dtype).eval().requires_grad_(False)

@@ -1,10 +1,12 @@
 """One training step of Edge Pruning, beside a plain forward and backward of the same model on the same batch.
 
-    python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--steps 16] [--dense]
-    [--json]
+    python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--preset default|paper]
+    [--steps 16] [--eap] [--dense] [--json]
+    python benchmarks/step.py --shape gpt2 --growth          # tables over batch, length and layers
 
 `step_s` is the median over a whole schedule shortened to `--steps` (masks from all kept to 2 %), on 64 pairs seen in
-turn, the examples' constants computed on the way and cached. `plain_s` is forward + backward of the user's own module:
+turn; `step_mean_s` is the mean, the examples' constants (computed beforehand) included once. `plain_s` is the median of
+plain passes made after every step, so that both see the same machine: forward + backward of the user's own module,
 SDPA, frozen parameters, gradient to the input embeddings alone, unembedding at the answers alone. `dense_*` is
 `_dense.py`.
 """
@@ -12,20 +14,21 @@ SDPA, frozen parameters, gradient to the input embeddings alone, unembedding at 
 import argparse
 import json
 import statistics
-import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from _dense import dense_logits
-from _measure import median_seconds, peak_tensor_bytes, rss_bytes
+from _measure import peak_tensor_bytes, rss_bytes, seconds
 from _shapes import SHAPES, random_weights
+from transformers import PretrainedConfig
 
 from edgewise.discovery import EdgePruningConfig, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.engine import Engine
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
-from edgewise.models import Model, load
+from edgewise.models import Layer, Model, load
 from edgewise.tasks import Pair, Target, Task
 
 
@@ -69,23 +72,109 @@ def dense_step(model: Model, task: Task, batch_size: int):
 
 
 def floor(model: Model, batch: int, length: int) -> dict[str, float]:
-    """Operations that no arrangement avoids with dense fractional masks: plain forward + backward, and three products
-    of masks and stack (mixing, mask gradients, writers' gradients); and the bytes of the two stacks."""
-    graph, parts, tokens = Engine(model).graph, model.parts, batch * length
-    linear = sum(
-        sum(x.weight.numel() for x in (layer.attention.query, layer.attention.key, layer.attention.value))
-        + layer.attention.output.numel()
-        + layer.mlp.up.numel()
-        + layer.mlp.down.numel()
-        + (0 if layer.mlp.gate is None else layer.mlp.gate.numel())
-        for layer in parts.layers
-    )
-    plain = 2 * 2 * linear * tokens
+    """What no arrangement of dense fractional masks avoids.
+
+    The operations of plain forward + backward and of three products of masks and stack (mixing, mask gradients,
+    writers' gradients), and the bytes of the two stacks, with heads at full width and at their own.
+    """
+    graph, parts, tokens = model.graph(), model.parts, batch * length
+    linear = sum(x.numel() for layer in parts.layers for x in _matrices(layer))
+    heads = sum(layer.attention.output.shape[0] * layer.attention.output.shape[1] for layer in parts.layers)
+    wide = (graph.n_embeddings + len(parts.layers)) * parts.d_model
     return {
-        "plain_gflop": plain / 1e9,
+        "plain_gflop": 2 * 2 * linear * tokens / 1e9,
         "masks_gflop": 3 * 2 * graph.n_edges * tokens * parts.d_model / 1e9,
         "stacks_bytes": 2 * 4 * graph.n_writers * tokens * parts.d_model,
+        "lean_stacks_bytes": 2 * 4 * tokens * (wide + heads),
     }
+
+
+def _matrices(layer: Layer) -> list[torch.Tensor]:
+    attention, mlp = layer.attention, layer.mlp
+    gate = [] if mlp.gate is None else [mlp.gate]
+    return [
+        attention.query.weight,
+        attention.key.weight,
+        attention.value.weight,
+        attention.output,
+        mlp.up,
+        mlp.down,
+        *gate,
+    ]
+
+
+def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) -> dict[str, Any]:
+    """One row."""
+    model = load(random_weights(config or SHAPES[args.shape](), device=args.device))
+    task = random_task(900, max(64, args.batch), args.length)
+    plain = plain_step(model, task, args.batch)
+    preset = EdgePruningConfig.paper() if args.preset == "paper" else EdgePruningConfig()
+    changes = {"steps": args.steps, "sparsity_warmup": int(args.steps * 0.7), "lr_warmup": 1, "batch_size": args.batch}
+    changes |= {"start": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
+    settings = replace(preset, **changes)
+
+    def begin() -> EdgePruningLearner:
+        learner = EdgePruningLearner(Engine(model, memory=args.memory), task, settings)
+        learner.prepare()
+        return learner
+
+    def steps(n: int) -> None:
+        learner = begin()
+        for step in range(n):
+            learner.step(step)
+
+    prepare_s, learner = seconds(begin)
+    plain()
+    times = [(seconds(lambda step=step: learner.step(step))[0], seconds(plain)[0]) for step in range(args.steps)]
+    step_s, plain_s = (statistics.median(column) for column in zip(*times, strict=True))
+    mean_s = (prepare_s + sum(step for step, _ in times)) / args.steps
+    del learner
+    row = {
+        "shape": args.shape,
+        "batch": args.batch,
+        "length": args.length,
+        "memory": args.memory,
+        "preset": args.preset,
+        "step_s": step_s,
+        "plain_s": plain_s,
+        "ratio": step_s / plain_s,
+        "step_mean_s": mean_s,
+        "ratio_mean": mean_s / plain_s,
+        "rss_bytes": rss_bytes(),
+        "tensor_bytes_above_weights": peak_tensor_bytes(lambda: steps(3)),
+        "floor": floor(model, args.batch, args.length),
+        "threads": torch.get_num_threads(),
+    }
+    if args.eap:
+        single = replace(task, train=task.train[: args.batch])
+        pairs = [
+            (
+                seconds(lambda: eap(Engine(model, memory=args.memory), single, batch_size=args.batch))[0],
+                seconds(plain)[0],
+            )
+            for _ in range(args.repeats)
+        ]
+        row["eap_s"], eap_plain_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+        row["eap_ratio"] = row["eap_s"] / eap_plain_s
+    if args.dense:
+        dense = dense_step(model, task, args.batch)
+        row["dense_step_s"] = seconds(dense)[0]
+        row["dense_bytes"] = peak_tensor_bytes(dense)
+    return row
+
+
+def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """How a step grows with batch, length and layers, one at a time."""
+    rows = []
+    for name, values in (("batch", (8, 16, 32, 64)), ("length", (10, 20, 40, 80)), ("layers", (3, 6, 12, 24))):
+        for value in values:
+            config = SHAPES[args.shape]()
+            if name == "layers":
+                config.num_hidden_layers = value
+            sizes = {"batch": 16, "length": 20} | ({} if name == "layers" else {name: value})
+            row = measure(argparse.Namespace(**(vars(args) | sizes)), config)
+            rows.append({"grows": name, "layers": config.num_hidden_layers, **row})
+    return rows
 
 
 def main() -> None:
@@ -95,64 +184,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--dense", action="store_true", help="also measure the straightforward formulation (slow, large)"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="of EAP")
     parser.add_argument("--memory", choices=["default", "lean"], default="default")
-    parser.add_argument("--eap", action="store_true", help="also measure EAP over one batch")
+    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--dense", action="store_true", help="also the straightforward formulation (slow, large)")
+    parser.add_argument("--eap", action="store_true", help="also EAP over one batch")
+    parser.add_argument("--growth", action="store_true", help="tables over batch, length and layers instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-
-    model = load(random_weights(args.shape, device=args.device))
-    task = random_task(900, max(64, args.batch), args.length)
-    plain = plain_step(model, task, args.batch)
-    plain_s = median_seconds(plain, args.repeats)
-    config = replace(
-        EdgePruningConfig(), steps=args.steps, sparsity_warmup=int(args.steps * 0.7), lr_warmup=1, batch_size=args.batch
-    )
-    times: list[float] = []
-
-    def schedule(n_steps: int) -> None:
-        learner = EdgePruningLearner(Engine(model, memory=args.memory), task, config)
-        learner.prepare()
-        for step in range(n_steps):
-            start = time.perf_counter()
-            learner.step(step)
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-
-    schedule(args.steps)
-    plain_again = median_seconds(plain, args.repeats)
-    plain_s = statistics.median([plain_s, plain_again])
-    step_s, mean_s = statistics.median(times), statistics.mean(times)
-    row = {
-        "shape": args.shape,
-        "batch": args.batch,
-        "length": args.length,
-        "memory": args.memory,
-        "step_s": step_s,
-        "step_mean_s": mean_s,
-        "first_steps_s": times[:3],
-        "plain_s": plain_s,
-        "ratio": step_s / plain_s,
-        "ratio_mean": mean_s / plain_s,
-        "tensor_bytes_above_weights": peak_tensor_bytes(lambda: schedule(3)),
-        "rss_bytes": rss_bytes(),
-        "floor": floor(model, args.batch, args.length),
-        "threads": torch.get_num_threads(),
-    }
-    if args.eap:
-        single = replace(task, train=task.train[: args.batch])
-        row["eap_s"] = median_seconds(lambda: eap(Engine(model), single, batch_size=args.batch), args.repeats)
-        row["eap_ratio"] = row["eap_s"] / plain_s
-    if args.dense:
-        dense = dense_step(model, task, args.batch)
-        row["dense_step_s"] = median_seconds(dense, 1, warmup=0)
-        row["dense_bytes"] = peak_tensor_bytes(dense)
-    print(json.dumps(row) if args.json else "\n".join(f"{name:28} {value}" for name, value in row.items()))
+    rows = growth(args) if args.growth else [measure(args)]
+    if args.json:
+        print("\n".join(json.dumps(row) for row in rows))
+    elif args.growth:
+        print(f"{'grows':8} {'batch':>6} {'length':>7} {'layers':>7} {'step s':>8} {'ratio':>6} {'GB':>6}")
+        for row in rows:
+            sizes = f"{row['grows']:8} {row['batch']:6} {row['length']:7} {row['layers']:7}"
+            print(f"{sizes} {row['step_s']:8.3f} {row['ratio']:6.2f} {row['tensor_bytes_above_weights'] / 1e9:6.3f}")
+    else:
+        print("\n".join(f"{name:28} {value}" for name, value in rows[0].items()))
 
 
 if __name__ == "__main__":

@@ -337,4 +337,5 @@ class Executor:
 
 def _hidden(layer: Layer, projected: tuple[Float[Tensor, "N F"], ...]) -> Float[Tensor, "N F"]:
     """The MLP's hidden activations from its pre-activations."""
-    return layer.mlp.hidden(projected[0] if len(projected) > 1 else None, projected[-1])
+    *gate, up = projected
+    return layer.mlp.hidden(gate[0] if gate else None, up)

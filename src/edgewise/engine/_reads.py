@@ -12,7 +12,7 @@ from edgewise.engine._plan import LayerPlan, Rows
 from edgewise.engine._stack import Stack
 from edgewise.models import Attention, Mlp, Norm
 
-CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 30}
 """How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
 docs/performance.md)."""
 
@@ -86,7 +86,7 @@ class MlpRead(NamedTuple):
         if self.norm.kind == "none":
             return g_x
         triples = zip(gradient, projected, self.biases, strict=True)
-        along = sum(_along(g_y, y, bias, scale, x.shape[-1]) for g_y, y, bias in triples)
+        along = torch.stack([_along(g_y, y, bias, scale, x.shape[-1]) for g_y, y, bias in triples]).sum(0)
         return g_x.addcmul_(x, along[:, None])
 
     def _gained(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
@@ -151,7 +151,7 @@ def read_forward(
     rider = stack.like.new_empty(packing.n_tokens, stack.d_model)
     shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
     shared = base + stack.total if shares else None
-    for piece in _pieces(read, plan, packing):
+    for piece in _pieces(read, plan, packing, stack):
         for tokens in piece.chunks:
             x = _inputs(piece.rows, plan, stack, base, shared, tokens)  # (m, T, D)
             if piece.rows.kind == "mix" and piece.rows.rider:
@@ -200,7 +200,7 @@ def read_backward(
     """
     n = len(gradient)
     masks = stack.like.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
-    for piece in _pieces(read, plan, packing):
+    for piece in _pieces(read, plan, packing, stack):
         rows, separate = piece.rows, piece.rows.kind == "mix" or all_edges
         if rows.kind == "zeros" and not separate and passed is None:
             continue  # its input does not depend on anything that is differentiated
@@ -260,9 +260,9 @@ class _Piece(NamedTuple):
     chunks: list[slice]
 
 
-def _pieces(read: Read, plan: LayerPlan, packing: Packing) -> Iterator[_Piece]:
+def _pieces(read: Read, plan: LayerPlan, packing: Packing, stack: Stack) -> Iterator[_Piece]:
     n, d_model, width = read.weight.shape
-    n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"]
+    n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"] * stack.longer_chunks
     for start, stop, row in packing.segments:
         for rows in plan.rows[row]:
             # A slice where all readers are alike, since indexing with a tensor would copy the weights.

@@ -46,6 +46,9 @@ class Workspace:
 class Stack:
     """Differences at full width: the fastest form, `W N D` numbers for the values and as many for the gradients."""
 
+    longer_chunks = 1
+    """How many times as long as usual the chunks of tokens should be."""
+
     def __init__(
         self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype, workspace: Workspace
     ) -> None:
@@ -173,6 +176,8 @@ class LeanStack(Stack):
     Every read takes all earlier heads through W_O again, chunk by chunk: `L² / 2` times the operations of one layer's
     W_O per pass, of which there are three (forwards, values and gradients backwards).
     """
+
+    longer_chunks = 3  # a head's product with W_O has few rows as it is
 
     def __init__(
         self,
