@@ -108,7 +108,7 @@ def random_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -
             spread, centre = (0.3, 0.0) if parameter.ndim > 1 else (0.5, 0.5)
             parameter.copy_(torch.randn_like(parameter) * spread + centre)
     if dtype == torch.float64:
-        _norms_in_double(module)
+        norms_in_double(module)
     return load(module.to(dtype))
 
 
@@ -118,7 +118,7 @@ def tiny(name: str, dtype: torch.dtype = torch.float64) -> Model:
     return random_model(name, dtype)
 
 
-def _norms_in_double(module: nn.Module) -> None:
+def norms_in_double(module: nn.Module) -> None:
     """Let RMS norms compute in float64: transformers' own round to float32, which would hide errors below 1e-7."""
     for norm in module.modules():
         if hasattr(norm, "variance_epsilon"):

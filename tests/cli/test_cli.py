@@ -346,3 +346,25 @@ def test_a_circuit_that_a_full_disk_cuts_short_leaves_nothing(
 def _files(folder: Path) -> list[Path]:
     """Every file below a folder, hidden ones too; an empty folder is no harm."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_plan(cli: Cli, tmp_path: Path):
+    GPT2Config(n_layer=2, n_head=4, n_embd=32).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    row = json.loads(cli("plan", "--config", config, "--batch", 4, "--length", 7, "--dtype", "bf16", "--json").out)
+    assert row["edges"] == 110 and (row["batch"], row["length"], row["dtype"]) == (4, 7, "bf16")
+    for mode in row["modes"].values():
+        assert mode["total_bytes"] == sum(mode["bytes"].values())
+        assert mode["bytes_above_weights"] == mode["total_bytes"] - mode["bytes"]["weights"]
+        assert mode["total_operations"] == sum(mode["operations"].values())
+    shown = cli("plan", "--config", config).out
+    assert "110 edges" in shown and "lean" in shown and "stack of gradients" in shown
+
+
+def test_plan_refusals(cli: Cli, tmp_path: Path):
+    config = tmp_path / "config.json"
+    assert "no such file" in cli.refused("plan", "--config", config)
+    config.write_text("{}")
+    assert "not a configuration" in cli.refused("plan", "--config", config)
+    assert "--batch 0" in cli.refused("plan", "--config", config, "--batch", 0)
+    assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from edgewise._errors import InputError
@@ -24,6 +25,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 METHODS = ("ranking", "edge-pruning", "eap", "mask-ig")
 
 
@@ -53,6 +55,10 @@ def find(
     embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
     kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of weights and stack: float32 or bf16; as stored if unset.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
@@ -62,11 +68,14 @@ def find(
     _one_of("--ablation", ablation, ("interchange", "zero"))
     _one_of("--embeddings", embeddings, ("joint", "split", "off"))
     _one_of("--kv", kv, ("physical", "expanded"))
+    _one_of("--memory", memory, ("default", "lean"))
+    _one_of("--dtype", dtype, (None, *_DTYPES))
     _check_task(task)
     check_writable(out)
-    loaded = _load(model, device)
+    type_ = None if dtype is None else _DTYPES[dtype]
+    loaded = _load(model, device, type_)
     graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
-    engine = ew.Engine(loaded, graph, ew.Ablation(ablation))  # pyright: ignore[reportArgumentType] (checked there)
+    engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
     pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
     _show.header(loaded, engine, pairs)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
@@ -135,6 +144,53 @@ def draw(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Option("--config", help="A model's config.json; no weights are needed.")],
+    batch: Annotated[int, typer.Option("--batch", help="Pairs per step.")] = 32,
+    length: Annotated[int, typer.Option("--length", help="Tokens per prompt.")] = 20,
+    dtype: Annotated[str, typer.Option(help="Of the weights and the stack: float32 or bf16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda; chunks of tokens are longer on a GPU.")] = "cpu",
+    embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
+    examples: Annotated[
+        int | None, typer.Option(help="Training examples whose constants are kept; the batch's if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a training step of a model would need, in memory and operations, before there is any."""
+    from edgewise.engine import footprint
+    from edgewise.models import from_config
+
+    _one_of("--dtype", dtype, tuple(_DTYPES))
+    _one_of("--device", device, ("cpu", "cuda"))
+    _one_of("--embeddings", embeddings, ("joint", "split", "off"))
+    for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: use at least 1")
+    type_ = _DTYPES[dtype]
+    model = from_config(config, type_)
+    graph = model.graph(embeddings)  # pyright: ignore[reportArgumentType] (checked there)
+    modes = [
+        footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)  # pyright: ignore[reportArgumentType] (checked there)
+        for memory in ("default", "lean")
+    ]
+    row = {"config": str(config), "edges": graph.n_edges, "batch": batch, "length": length, "dtype": dtype}
+    if as_json:
+        row["modes"] = {
+            mode.memory: {
+                "bytes": mode.bytes,
+                "total_bytes": mode.total_bytes,
+                "bytes_above_weights": mode.bytes_above_weights,
+                "operations": mode.operations,
+                "total_operations": mode.total_operations,
+            }
+            for mode in modes
+        }
+        print(json.dumps(row))
+    else:
+        _show.footprints(row, modes)
+
+
+@app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
     """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity; everything from the seed."""
     find(out=out)
@@ -175,11 +231,11 @@ def list_models() -> None:
     print(f"families: {', '.join(supported())}")
 
 
-def _load(model: str, device: str) -> Any:
+def _load(model: str, device: str, dtype: torch.dtype | None = None) -> Any:
     import edgewise as ew
 
     _quiet()
-    return ew.load_model(model, device=device)
+    return ew.load_model(model, device=device, dtype=dtype)
 
 
 def _quiet() -> None:
@@ -231,6 +287,6 @@ def _check_task(name: str) -> None:
         raise InputError(f"--task {name!r}: no such file; give a .jsonl file of pairs")
 
 
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+def _one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
     if value not in known:
-        raise InputError(f"{option} {value!r}: choose {', '.join(known)}")
+        raise InputError(f"{option} {value!r}: choose {', '.join(filter(None, known))}")

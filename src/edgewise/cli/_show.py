@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgewise.circuit import Circuit
-from edgewise.engine import Engine
+from edgewise.engine import Engine, Footprint
 from edgewise.evaluation import Evaluation
 from edgewise.models import Model
 from edgewise.tasks import Task
@@ -49,6 +49,24 @@ def found(circuit: Circuit, path: Path) -> None:
     _console.print(
         f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {escape(str(path))}", soft_wrap=True
     )
+
+
+def footprints(row: dict[str, Any], modes: list[Footprint]) -> None:
+    """What a step needs, one column per memory mode."""
+    title = f"{row['config']}: {row['edges']:,} edges; {row['batch']} pairs of {row['length']} tokens, {row['dtype']}"
+    table = Table(title=escape(title), caption="of one step, every mask fractional", caption_justify="left")
+    table.add_column("GB")
+    for mode in modes:
+        table.add_column(mode.memory, justify="right")
+    for name in modes[0].bytes:
+        table.add_row(escape(name), *(f"{mode.bytes[name] / 1e9:.3f}" for mode in modes))
+    table.add_row("in all", *(f"{mode.total_bytes / 1e9:.3f}" for mode in modes), style="bold")
+    table.add_section()
+    table.add_row("[bold]TFLOP[/]")
+    for name in modes[0].operations:
+        table.add_row(escape(name), *(f"{mode.operations[name] / 1e12:.3f}" for mode in modes))
+    table.add_row("in all", *(f"{mode.total_operations / 1e12:.3f}" for mode in modes), style="bold")
+    _console.print(table)
 
 
 def evaluation(result: Evaluation) -> None:

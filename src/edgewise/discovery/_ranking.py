@@ -5,6 +5,7 @@ the circuit of every size (after Matryoshka Attribution, arXiv 2609.25518, with 
 and the scores started from attribution).
 """
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -49,6 +50,8 @@ class RankingConfig:
     warm_examples: int = 64
     """Training examples for the attribution (mask-path IG, 5 points) whose ranks the scores start from; 0 to start
     from noise."""
+    straight_through: bool = False
+    """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ def learn_ranking(
     task: Task,
     config: RankingConfig | None = None,
     *,
+    start: Scores | None = None,
     options: RunOptions | None = None,
     **changes: Any,
 ) -> Scores:
@@ -91,6 +95,7 @@ def learn_ranking(
         task: its `train` split is learned from, with its loss; the attribution that the scores start from explains its
             metric.
         config: the settings.
+        start: scores to start from as they are, in place of attribution's ranks.
         options: checkpoints, progress, logs.
         **changes: fields of the configuration to change.
 
@@ -103,14 +108,20 @@ def learn_ranking(
     """
     config = replace(config or RankingConfig(), **changes)
     engine = Engine.of(model)
-    learner = RankingLearner(engine, task, config)
+    if start is not None and start.graph != engine.graph:
+        raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
+    learner = RankingLearner(engine, task, config, start)
     settings = run_settings(engine, task, "ranking", asdict(config))
+    if start is not None:
+        settings["start"] = hashlib.sha256(start.values.numpy().tobytes()).hexdigest()
     report = run_steps(learner, config.steps, settings, options or RunOptions(), "ranking")
     method: dict[str, Any] = {"name": "ranking", "config": asdict(config), "steps": report.steps}
     method |= {
         "seconds": round(report.seconds, 1),
         "examples_seen": report.steps * min(config.batch_size, len(task.train)),
     }
+    if start is not None:
+        method["start"] = start.provenance.get("method", {})
     if report.stopped:
         method["stopped"] = report.stopped
     return Scores(engine.graph, learner.scores.detach().cpu(), provenance(engine, task, method))
@@ -119,9 +130,9 @@ def learn_ranking(
 class RankingLearner:
     """The scores and their optimiser."""
 
-    def __init__(self, engine: Engine, task: Task, config: RankingConfig) -> None:
+    def __init__(self, engine: Engine, task: Task, config: RankingConfig, start: Scores | None = None) -> None:
         """Set up; `begin` gives the scores their start."""
-        self.engine, self.task, self.config = engine, task, config
+        self.engine, self.task, self.config, self.start = engine, task, config, start
         self.scores = torch.zeros(engine.graph.n_edges, device=engine.model.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
         self.loss = loss_function(task.loss)
@@ -133,6 +144,9 @@ class RankingLearner:
     @torch.no_grad()
     def begin(self) -> None:
         """Start from attribution's ranks, or from noise."""
+        if self.start is not None:
+            self.scores.copy_(self.start.values)
+            return
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
             if few.metric in ("accuracy", "exact_match"):  # they have no gradient
@@ -148,9 +162,14 @@ class RankingLearner:
         config = self.config
         budget = config.budget(step, self.engine.graph.n_edges)
         mask = soft_top(self.scores, budget, config.temperature(step))
-        mask = torch.where(mask < config.cut, 0.0, torch.where(mask > 1 - config.cut, 1.0, mask))
+        options = {}
+        if config.straight_through:
+            hard = torch.zeros_like(mask).index_fill_(0, self.scores.topk(round(budget)).indices, 1.0)
+            mask, options = hard + (mask - mask.detach()), {"gradients": "all"}
+        else:
+            mask = torch.where(mask < config.cut, 0.0, torch.where(mask > 1 - config.cut, 1.0, mask))
         batch = step_batch(self.task, config.batch_size, config.seed, step)
-        loss = example_scores(self.engine, batch, mask, self.loss).mean()
+        loss = example_scores(self.engine, batch, mask, self.loss, **options).mean()
         self.optimizer.zero_grad()
         loss.backward()
         assert self.scores.grad is not None

@@ -6,6 +6,8 @@ from edgewise.engine._check import check as check
 from edgewise.engine._check import require as require
 from edgewise.engine._constants import Prompts as Prompts
 from edgewise.engine._engine import Engine as Engine
+from edgewise.engine._footprint import Footprint as Footprint
+from edgewise.engine._footprint import footprint as footprint
 from edgewise.engine._means import mean_writes as mean_writes
 from edgewise.engine._writes import Writes as Writes
 from edgewise.engine._writes import constant_writes as constant_writes

@@ -67,7 +67,7 @@ def check(model: Model, **convention: Any) -> Check:
         full_errors.append(_distance(zero.run(batch, ones), full))
         rest = base_sums(model.parts, graph, zero.ablation, constant_writes(model.parts, graph))[-1]
         nothing = model.parts.unembed(
-            model.parts.final_norm.module(rest)
+            model.parts.final_norm.module(rest.to(model.dtype))
         )  # the module's own norm on what is left: biases
         empty_errors.append(_distance(zero.run(batch, zeros), nothing))
     tolerance = max(TOLERANCE, 16 * torch.finfo(model.dtype).eps)

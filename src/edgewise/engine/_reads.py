@@ -12,7 +12,7 @@ from edgewise.engine._plan import LayerPlan, Rows
 from edgewise.engine._stack import Stack
 from edgewise.models import Attention, Mlp, Norm
 
-CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
 """How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
 docs/performance.md)."""
 
@@ -161,7 +161,8 @@ def read_forward(
             inverse = inverse_rms(read.norm, x)  # (n or 1, T)
             y = piece.read.project(x).mul_(inverse[..., None])  # (n, T, k)
             scale[piece.readers, tokens] = inverse
-            projected[piece.readers, tokens] = y if piece.read.bias is None else y.add_(piece.read.bias[:, None])
+            y = y if piece.read.bias is None else y.add_(piece.read.bias[:, None])
+            projected[piece.readers, tokens] = y.to(projected.dtype)
     return Saved(projected, scale, shared), rider
 
 

@@ -131,6 +131,7 @@ def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -
         One tensor per block of `graph.blocks`, as long as `ablated`'s.
     """
     x = torch.stack(ablated.embeds).sum(0) if graph.n_embeddings else torch.zeros_like(ablated.mlps[0])
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # a residual stream of thousands has steps of 16 in bfloat16
     sums = []
     for layer, heads, mlp in zip(parts.layers, ablated.heads, ablated.mlps, strict=True):
         attention = layer.attention

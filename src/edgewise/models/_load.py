@@ -94,6 +94,30 @@ def load(
     return _from_pretrained(str(model), tokenizer, dtype, device, revision)
 
 
+def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
+    """A model of the sizes that a `config.json` gives, without weights (on PyTorch's meta device): for planning.
+
+    Raises:
+        InputError: there is no such file, it is no configuration, or its family is not supported.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"config {str(path)!r}: no such file; give a model's config.json")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; the user needs one line
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"config {str(path)!r}: not a configuration of a language model ({reason[:160]}); give a model's "
+            "config.json, with its model_type"
+        ) from error
+    return wrap(module.eval(), None, {"id": str(path)})
+
+
 def supported() -> list[str]:
     """The `model_type`s of the families that are supported, and our own module."""
     return [*sorted(_ADAPTERS), "PlainTransformer"]

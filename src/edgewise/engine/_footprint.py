@@ -1,0 +1,151 @@
+"""What one training step needs in memory and operations, from sizes alone.
+
+Counted for the worst case: every mask fractional, so that nothing is skipped or shared.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from edgewise.engine._reads import CHUNK_BYTES
+from edgewise.engine._stack import LeanStack, Stack
+from edgewise.graph import Graph
+from edgewise.models import Layer, Model
+
+MASK = torch.float32.itemsize
+"""Masks, sums and gradients are in float32."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes and floating-point operations of one step (forward and backward of one batch)."""
+
+    memory: Literal["default", "lean"]
+    bytes: dict[str, int]
+    """By what they are for; `weights` are the model's own."""
+    operations: dict[str, int]
+    """By what they are for; a multiply and an add count two."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything at the step's fullest moment."""
+        return sum(self.bytes.values())
+
+    @property
+    def bytes_above_weights(self) -> int:
+        """The same without the model's own weights."""
+        return self.total_bytes - self.bytes["weights"]
+
+    @property
+    def total_operations(self) -> int:
+        """All operations of a step; what is computed once per example is not in it."""
+        return sum(self.operations.values())
+
+
+def footprint(
+    model: Model,
+    graph: Graph,
+    batch: int,
+    length: int,
+    *,
+    memory: Literal["default", "lean"] = "default",
+    dtype: torch.dtype | None = None,
+    examples: int | None = None,
+    cache_bytes: int = 1 << 30,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Footprint:
+    """Plan a step of a learned method under interchange ablation, judged at one position per prompt.
+
+    Args:
+        model: the model; its weights are not looked at, so it may be on the meta device.
+        graph: its graph.
+        batch: B, pairs per step.
+        length: S, tokens per prompt.
+        memory: `default` or `lean`, as for `Engine`.
+        dtype: as for `Engine`: the type of the stack and of products with the weights; float32 if None.
+        examples: how many training examples' constants are kept; the batch's if None.
+        cache_bytes: as for `Engine`.
+        device: how long chunks of tokens are depends on it.
+    """
+    parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"
+    n_layers, n_writers = len(parts.layers), graph.n_writers
+    first, stored = parts.layers[0], (dtype or torch.float32).itemsize
+    n_heads, head_width, _ = first.attention.output.shape
+    n_readers = graph.blocks[0].n_readers
+    read_width = first.attention.query.weight.shape[-1]
+    pre_activations = sum(x.shape[1] for x in _mlp_inputs(first))
+    n_wide = graph.n_embeddings + n_layers
+    stack_numbers = tokens * (n_wide * d_model + n_layers * n_heads * head_width if lean else n_writers * d_model)
+    chunk = CHUNK_BYTES[device] * (LeanStack if lean else Stack).longer_chunks
+    whole = (n_writers + 2 * n_readers) * tokens * d_model * MASK  # a chunk is never longer than the batch
+    reads = n_readers * d_model * read_width * stored
+    centred = parts.final_norm.kind == "layer"
+    passing = (  # what stands beside the rest, but not beside each other
+        min(chunk, whole) * (2 if lean else 1),
+        tokens * (4 * pre_activations * stored + 4 * d_model * MASK),  # one MLP's backward
+        4 * batch * _vocabulary(model) * MASK,  # logits, probabilities and their gradients
+    )
+
+    return Footprint(
+        memory,
+        {
+            "weights": sum(p.numel() * p.element_size() for p in model.module.parameters()),
+            "stack of differences": stack_numbers * stored,
+            "stack of gradients": stack_numbers * MASK,
+            "attention kept": n_layers * n_readers * tokens * (read_width * stored + MASK),
+            "mlp kept": n_layers * tokens * (d_model * MASK + (0 if lean else pre_activations * stored)),
+            "examples' constants": _constants(model, graph, batch, length, examples or batch, cache_bytes),
+            "weights rearranged": (1 if lean else n_layers) * reads
+            + (n_layers * n_heads * head_width * d_model * stored if lean and centred else 0),
+            "masks and optimiser": 8 * graph.n_edges * MASK,
+            "passing": max(passing),
+        },
+        _operations(model, graph, batch, length, lean),
+    )
+
+
+def _constants(model: Model, graph: Graph, batch: int, length: int, examples: int, cache_bytes: int) -> int:
+    """Ablated values, base sums and the full model's last hidden states."""
+    parts, n_layers = model.parts, len(model.parts.layers)
+    n_heads, width, _ = parts.layers[0].attention.output.shape
+    writes = (1 + n_layers) * parts.d_model + n_layers * n_heads * width
+    sums = (2 * n_layers + 1) * parts.d_model
+    per_example = length * (writes * model.dtype.itemsize + sums * MASK + parts.d_model * model.dtype.itemsize)
+    if examples * per_example <= cache_bytes:
+        return examples * per_example
+    return cache_bytes + batch * per_example
+
+
+def _operations(model: Model, graph: Graph, batch: int, length: int, lean: bool) -> dict[str, int]:
+    parts, tokens, n_layers = model.parts, batch * length, len(model.parts.layers)
+    plain = 2 * tokens * sum(x.numel() for layer in parts.layers for x in _matrices(layer))
+    output = 2 * tokens * parts.layers[0].attention.output.numel()
+    mixing = 2 * graph.n_edges * tokens * parts.d_model
+    unembedding = 2 * batch * _vocabulary(model) * parts.d_model
+    again = 2 * tokens * n_layers * sum(x.numel() for x in _mlp_inputs(parts.layers[0]))
+    return {
+        "model forward": plain + unembedding,
+        "model backward": plain + unembedding,
+        "readers' inputs, forwards and again backwards": 2 * mixing,
+        "masks' gradients": mixing,
+        "writers' gradients": mixing,
+        "heads through W_O again": 3 * output * n_layers * (n_layers - 1) // 2 if lean else 0,
+        "MLP pre-activations again": again if lean else 0,
+    }
+
+
+def _mlp_inputs(layer: Layer) -> list[Tensor]:
+    return [x for x in (layer.mlp.gate, layer.mlp.up) if x is not None]
+
+
+def _matrices(layer: Layer) -> list[Tensor]:
+    attention = layer.attention
+    projections = [attention.query.weight, attention.key.weight, attention.value.weight, attention.output]
+    return [*projections, *_mlp_inputs(layer), layer.mlp.down]
+
+
+def _vocabulary(model: Model) -> int:
+    config: Any = model.module.config
+    return int(config.vocab_size)

@@ -1,0 +1,113 @@
+"""What is planned for a step against what a step takes."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import GPT2Config, LlamaConfig
+
+from edgewise import InputError
+from edgewise.engine import Engine, footprint
+from edgewise.engine._stack import LeanStack
+from edgewise.models import from_config, load
+from tests.tiny import collate, draw_prompts
+
+GPT2: dict[str, Any] = {
+    "vocab_size": 500,
+    "n_embd": 192,
+    "n_layer": 8,
+    "n_head": 6,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+LLAMA: dict[str, Any] = {
+    "vocab_size": 500,
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def _saved(tmp_path: Any, config: Any) -> Any:
+    config.save_pretrained(tmp_path)
+    return tmp_path / "config.json"
+
+
+def _peak(engine: Engine, batch: Any, mask: torch.Tensor) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        engine.run(batch, mask).square().sum().backward()
+    events = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess] (set)
+    held = peak = 0
+    for _, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):  # pyright: ignore[reportAttributeAccessIssue] (untyped)
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+@pytest.mark.parametrize("config", [GPT2Config(**GPT2), LlamaConfig(**LLAMA)], ids=["gpt2", "llama"])
+def test_within_15_percent_of_what_a_step_takes(tmp_path, config: Any, memory: Literal["default", "lean"]):
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = load(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False))
+    n, length = 48, 20
+    batch = collate(draw_prompts((length,) * n))
+    mask = torch.rand(model.graph().n_edges, requires_grad=True)
+    measured = _peak(Engine(model, memory=memory), batch, mask)
+    sizes = from_config(_saved(tmp_path, config))
+    planned = footprint(sizes, sizes.graph(), n, length, memory=memory).bytes_above_weights
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_codellama_13b_fits_a_gpu_of_80_gb(tmp_path):
+    config = LlamaConfig(
+        vocab_size=32016,
+        hidden_size=5120,
+        intermediate_size=13824,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+        num_key_value_heads=40,
+    )
+    model = from_config(_saved(tmp_path, config), torch.bfloat16)
+    graph = model.graph("off")
+    assert graph.n_edges == 3_872_820  # as published for this model
+    plans = {
+        memory: footprint(model, graph, 16, 72, memory=memory, dtype=torch.bfloat16, device="cuda")
+        for memory in ("default", "lean")
+    }
+    assert plans["default"].bytes["weights"] == 2 * 13_016_028_160
+    # The stacks by hand: 1,600 heads and 40 MLPs at full width, or each layer's heads at one width together.
+    tokens, width = 16 * 72, 5120
+    assert plans["default"].bytes["stack of gradients"] == 1640 * tokens * width * 4
+    assert plans["lean"].bytes["stack of gradients"] == 80 * tokens * width * 4
+    assert plans["lean"].total_bytes < 80e9 < plans["default"].total_bytes
+
+
+def test_operations_of_a_small_model_by_hand(tmp_path):
+    model = from_config(_saved(tmp_path, GPT2Config(**GPT2)))
+    graph = model.graph()
+    plans = [footprint(model, graph, 3, 5, memory=memory) for memory in ("default", "lean")]
+    tokens, width = 15, 192
+    forward = 2 * tokens * 8 * 12 * width**2 + 2 * 3 * 500 * width
+    assert plans[0].operations["model forward"] == forward
+    assert plans[0].operations["masks' gradients"] == 2 * graph.n_edges * tokens * width
+    assert plans[1].operations["heads through W_O again"] == 3 * (7 * 8 // 2) * 2 * tokens * width**2
+    assert plans[0].total_operations < plans[1].total_operations
+    assert LeanStack.longer_chunks > 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "no such file"), ("{}", "not a configuration"), ('{"model_type": "t5"}', "t5")]
+)
+def test_what_is_no_configuration_of_ours_is_told(tmp_path, content: str | None, said: str):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=said):
+        from_config(path)
