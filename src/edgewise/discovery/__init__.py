@@ -4,6 +4,7 @@ from edgewise.discovery._attribution import eap as eap
 from edgewise.discovery._attribution import mask_ig as mask_ig
 from edgewise.discovery._edge_pruning import EdgePruningConfig as EdgePruningConfig
 from edgewise.discovery._edge_pruning import edge_pruning as edge_pruning
+from edgewise.discovery._polish import polish as polish
 from edgewise.discovery._random import random_scores as random_scores
 from edgewise.discovery._ranking import RankingConfig as RankingConfig
 from edgewise.discovery._ranking import learn_ranking as learn_ranking

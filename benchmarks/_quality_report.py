@@ -1,0 +1,124 @@
+"""The study's tables and picture, from the files that `quality.py` left."""
+
+import json
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgewise as ew
+from edgewise._files import write_atomically
+from edgewise.evaluation import bootstrap
+from edgewise.report import Point, curve
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
+LEARNED = ("ranking", "ranking + polish", "edge pruning", "edge pruning, paper")
+
+
+class Cell(NamedTuple):
+    """A method at a size."""
+
+    kl: NDArray[np.float64]
+    """Per example, mean over the seeds."""
+    actual: list[int]
+    seeds: int
+    spread: float
+    """Standard deviation of the seeds' means."""
+
+
+def write(root: Path, tasks: list[str], best: Callable[[Path, float], tuple[str, Path]]) -> None:
+    """Write `quality.md`, `quality.json` and a picture per task."""
+    lines, data = [], {}
+    for task in tasks:
+        folder = root / task
+        table = {(m, s): cell for m, s in product(("random", *LEARNED), SPARSITIES) if (cell := _cell(folder, m, s))}
+        chosen = {}
+        for sparsity in SPARSITIES:
+            chosen[sparsity], file = best(folder, sparsity)
+            row = json.loads(file.read_text())
+            table["best attribution", sparsity] = Cell(np.array(row["kl"]), [row["actual"]], 1, 0.0)
+        lines += [f"## `{task}`", "", *_table(table, chosen), ""]
+        lines += [*_costs(folder), "", *_agreement(folder), ""]
+        data[task] = {f"{m} {s}": {"kl": float(c.kl.mean()), "actual": c.actual} for (m, s), c in table.items()}
+        _draw(table, task)
+        lines += [f"![KL by size on {task}](quality-{task}.png)", ""]
+    write_atomically(RESULTS / "quality-tables.md", "\n".join(lines))
+    write_atomically(RESULTS / "quality.json", json.dumps(data, indent=1) + "\n")
+
+
+def _cell(folder: Path, method: str, sparsity: float) -> Cell | None:
+    rows = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{method}-*/{sparsity} test.json"))]
+    if not rows:
+        return None
+    by_seed = np.array([row["kl"] for row in rows])  # (seeds, examples)
+    spread = float(by_seed.mean(1).std(ddof=1)) if len(rows) > 1 else 0.0
+    return Cell(by_seed.mean(0), [row["actual"] for row in rows], len(rows), spread)
+
+
+def _table(table: dict[tuple[str, float], Cell], chosen: dict[float, str]) -> list[str]:
+    lines = [
+        "| method (seeds) | " + " | ".join(f"{s:.1%}" for s in SPARSITIES) + " |",
+        "|---|" + "---|" * len(SPARSITIES),
+    ]
+    for method in ("random", "best attribution", *LEARNED):
+        cells = [table.get((method, s)) for s in SPARSITIES]
+        if not any(cells):
+            continue
+        seeds = max(cell.seeds for cell in cells if cell)
+        shown = []
+        for sparsity, cell in zip(SPARSITIES, cells, strict=True):
+            if cell is None:
+                shown.append("")
+                continue
+            mean, low, high = bootstrap(cell.kl)
+            ratio = table["best attribution", sparsity].kl.mean() / mean
+            text = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+            text += f" ± {cell.spread:.3f}" if cell.seeds > 1 else ""
+            text += f", {ratio:.1f} × lower" if method in LEARNED else ""
+            text += f" ({chosen[sparsity]})" if method == "best attribution" else ""
+            shown.append(f"{text}; {max(cell.actual):,} edges")
+        lines.append(f"| {method} ({seeds}) | " + " | ".join(shown) + " |")
+    return lines
+
+
+def _costs(folder: Path) -> list[str]:
+    lines = [
+        "| method | examples seen | forward and backward passes of one example | seconds, each seed |",
+        "|---|---|---|---|",
+    ]
+    for method in ("eap", "mask-ig", *LEARNED):
+        found: list[dict[str, Any]] = [json.loads(f.read_text()) for f in sorted(folder.glob(f"{method}-*/found.json"))]
+        if found:
+            note = f" (beside {found[0]['beside']})" if "beside" in found[0] else ""
+            seconds = ", ".join(f"{row['seconds']:.0f}" for row in found)
+            lines.append(f"| {method} | {found[0]['examples']:,}{note} | {found[0]['passes']:,} | {seconds} |")
+    return lines
+
+
+def _agreement(folder: Path) -> list[str]:
+    lines = ["| circuits at 98 % | pairwise IoU | mean [95 % interval] | edges in all |", "|---|---|---|---|"]
+    for method in LEARNED:
+        circuits = [ew.Circuit.load(file) for file in sorted(folder.glob(f"{method}-*/0.98.safetensors"))]
+        if len(circuits) > 1:
+            found = ew.stability(circuits)
+            pairs = ", ".join(f"{pair:.3f}" for pair in found.pairs)
+            mean = f"{found.iou.value:.3f} [{found.iou.low:.3f}, {found.iou.high:.3f}]"
+            lines.append(f"| {method} | {pairs} | {mean} | {int((found.frequency == 1).sum()):,} |")
+    return lines
+
+
+def _draw(table: dict[tuple[str, float], Cell], task: str) -> None:
+    points = []
+    for (method, _), cell in table.items():
+        mean, low, high = bootstrap(cell.kl)
+        points.append(Point(method, max(cell.actual), mean, low, high))
+    caption = (
+        f"SmolLM2-135M-Instruct (Q4_1 weights), {task}, {len(next(iter(table.values())).kl)} unseen examples, "
+        "interchange ablation, hard masks, at the answers; actual edges; bands: 95 % bootstrap over examples of the"
+        " mean over seeds"
+    )
+    curve(points, RESULTS / f"quality-{task}.png", total=70_651, title=f"{task}: KL by size", caption=caption, dpi=110)

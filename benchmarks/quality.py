@@ -1,0 +1,176 @@
+"""How faithful circuits are: methods × sizes × seeds on SmolLM2-135M, judged on unseen examples with hard masks.
+
+    python benchmarks/quality.py --out runs/quality [--tasks ioi ioi-t1] [--methods …] [--seeds 0 1 2]
+    python benchmarks/quality.py --out runs/quality --write      # the tables and pictures in docs/results
+
+Every circuit, and every circuit's judgement, is a file under `--out`; what is there is not done again, so the study may
+be stopped and taken up at will. Everything is chosen on the validation split (attribution's method and sign, per size);
+the test split is only judged. Circuits are compared at the same actual size.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgewise as ew
+from edgewise._files import write_atomically
+from edgewise.evaluation import judge
+
+SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
+ATTRIBUTION = ("eap", "mask-ig")
+SEEDLESS = (*ATTRIBUTION,)
+SPLITS = {"train": 200, "validation": 200, "test": 256}
+
+Found = tuple[dict[str, ew.Circuit], dict[str, Any]]
+"""Circuits by name (sparsity, and for attribution the sign), and what they cost."""
+
+
+def random_circuits(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
+    """Random orders."""
+    scores = ew.random_scores(engine.graph, seed, engine.ablation.kind)
+    return {f"{s}": scores.at(s, actual=True) for s in SPARSITIES}, {"examples": 0, "passes": 0}
+
+
+def attribution(name: str) -> Callable[..., Found]:
+    """EAP or mask-path IG over the whole training split, by signed and by absolute score."""
+
+    def find(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
+        scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[name](engine, task)
+        circuits = {
+            f"{s} {kind}": scores.at(s, actual=True, absolute=kind == "absolute")
+            for s in SPARSITIES
+            for kind in ("signed", "absolute")
+        }
+        return circuits, {"examples": len(task.train), "passes": len(task.train) * (1 if name == "eap" else 5)}
+
+    return find
+
+
+def ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
+    """The learned ranking: one run for all sizes."""
+    scores = _ranking(engine, task, seed, out)
+    config = ew.RankingConfig()
+    seen = config.steps * config.batch_size
+    cost = {"examples": seen, "passes": seen + 5 * config.warm_examples}
+    return {f"{s}": scores.at(s, actual=True) for s in SPARSITIES}, cost
+
+
+def polished(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
+    """The ranking of the same seed, polished at 98 %."""
+    scores = _ranking(engine, task, seed, out.parent / f"ranking-{seed}")
+    circuit = ew.polish(engine, task, scores, 0.98, seed=seed + 1000, options=ew.RunOptions(out=out))
+    seen = circuit.provenance["method"]["examples_seen"]
+    return {"0.98": circuit}, {"examples": seen, "passes": seen, "beside": "the ranking's"}
+
+
+def pruned(preset: str) -> Callable[..., Found]:
+    """Edge Pruning at 98 %."""
+
+    def find(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
+        config = (ew.EdgePruningConfig.paper if preset == "paper" else ew.EdgePruningConfig)(sparsity=0.98, seed=seed)
+        circuit = ew.edge_pruning(engine, task, config, options=ew.RunOptions(out=out))
+        seen = config.steps * config.batch_size
+        return {"0.98": circuit}, {"examples": seen, "passes": seen}
+
+    return find
+
+
+METHODS: dict[str, Callable[..., Found]] = {
+    "random": random_circuits,
+    "eap": attribution("eap"),
+    "mask-ig": attribution("mask-ig"),
+    "ranking": ranking,
+    "ranking + polish": polished,
+    "edge pruning": pruned("default"),
+    "edge pruning, paper": pruned("paper"),
+}
+
+
+def _ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> ew.Scores:
+    return ew.learn_ranking(engine, task, seed=seed, options=ew.RunOptions(out=out))
+
+
+def find_all(engine: ew.Engine, task: ew.tasks.Task, method: str, seed: int, folder: Path) -> None:
+    """Find a method's circuits, unless they are there."""
+    done = folder / "found.json"
+    if done.is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    circuits, cost = METHODS[method](engine, task, seed, folder)
+    for name, circuit in circuits.items():
+        circuit.save(folder / f"{name}.safetensors")
+    cost["seconds"] = round(time.perf_counter() - start, 1)
+    write_atomically(done, json.dumps({"circuits": list(circuits), **cost}) + "\n")
+
+
+def judge_all(engine: ew.Engine, task: ew.tasks.Task, folder: Path, split: str, names: list[str] | None = None) -> None:
+    """Judge circuits on a split, unless they are: one file of KL and logit difference per example each."""
+    names = names or json.loads((folder / "found.json").read_text())["circuits"]
+    missing = [name for name in names if not (folder / f"{name} {split}.json").is_file()]
+    if not missing:
+        return
+    circuits = {name: ew.Circuit.load(folder / f"{name}.safetensors") for name in missing}
+    values = judge(engine, circuits, task, split, names=("kl", "logit_diff", "accuracy"))
+    for name, circuit in circuits.items():
+        row = {"actual": circuit.n_actual, **{metric: x.tolist() for metric, x in values[name].items()}}
+        write_atomically(folder / f"{name} {split}.json", json.dumps(row) + "\n")
+
+
+def best_attribution(root: Path, sparsity: float) -> tuple[str, Path]:
+    """The attribution method and sign of lowest KL on validation, and its test judgement."""
+    candidates = {}
+    for method in ATTRIBUTION:
+        for kind in ("signed", "absolute"):
+            file = root / f"{method}-0" / f"{sparsity} {kind} validation.json"
+            if file.is_file():
+                candidates[method, kind] = float(np.mean(json.loads(file.read_text())["kl"]))
+    method, kind = min(candidates, key=lambda key: candidates[key])
+    return f"{method}, {kind}", root / f"{method}-0" / f"{sparsity} {kind} test.json"
+
+
+def study(args: argparse.Namespace) -> None:
+    """Find and judge what is missing."""
+    model = ew.load_model("smollm2-135m")
+    engine = ew.Engine(model)
+    for name in args.tasks:
+        task, root = ew.tasks.TASKS[name](model.tokenizer, **SPLITS, seed=0), args.out / name
+        for method in args.methods:
+            for seed in args.seeds[:1] if method in SEEDLESS else args.seeds:
+                folder = root / f"{method}-{seed}"
+                find_all(engine, task, method, seed, folder)
+                if method in ATTRIBUTION:
+                    judge_all(engine, task, folder, "validation")
+                else:
+                    judge_all(engine, task, folder, "test")
+                print(f"{name} {method} {seed}: done", flush=True)
+        if all((root / f"{method}-0" / "found.json").is_file() for method in ATTRIBUTION):
+            for sparsity in SPARSITIES:
+                _, file = best_attribution(root, sparsity)
+                judge_all(engine, task, file.parent, "test", [file.name.removesuffix(" test.json")])
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--tasks", nargs="+", choices=["ioi", "ioi-t1"], default=["ioi", "ioi-t1"])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=[m for m in METHODS if "paper" not in m])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--write", action="store_true", help="write the tables and the curve into docs/results")
+    args = parser.parse_args()
+    if args.write:
+        from _quality_report import write
+
+        write(args.out, args.tasks, best_attribution)
+    else:
+        study(args)
+
+
+if __name__ == "__main__":
+    main()

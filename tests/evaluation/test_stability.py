@@ -1,0 +1,51 @@
+"""Agreement of circuits, against counting by hand."""
+
+import pytest
+import torch
+
+from edgewise import InputError
+from edgewise.circuit import Circuit
+from edgewise.evaluation import stability
+from edgewise.graph import Graph, GraphSpec
+
+GRAPH = Graph(GraphSpec(1, 1, 1))  # eight edges
+
+
+def _circuit(*edges: int, graph: Graph = GRAPH) -> Circuit:
+    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+    kept[list(edges)] = True
+    return Circuit(graph, kept, None, {"ablation": {"kind": "interchange"}, "method": {"name": f"{edges}"}})
+
+
+def test_by_hand():
+    found = stability([_circuit(0, 1, 2), _circuit(1, 2, 3), _circuit(2, 5)])
+    assert found.frequency.tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1 / 3, 0, 1 / 3, 0, 0])
+    assert found.pairs == pytest.approx((2 / 4, 1 / 4, 1 / 4))
+    assert found.iou.value == pytest.approx(1 / 3)
+    assert found.iou.low <= found.iou.value <= found.iou.high
+    assert found.consensus.kept.nonzero()[:, 0].tolist() == [1, 2]
+    assert found.consensus.provenance["ablation"] == {"kind": "interchange"}
+    assert [of["name"] for of in found.consensus.provenance["method"]["of"]] == ["(0, 1, 2)", "(1, 2, 3)", "(2, 5)"]
+
+
+def test_the_same_circuit_and_circuits_with_nothing_in_common():
+    same = stability([_circuit(1, 4)] * 3)
+    assert same.pairs == (1, 1, 1) and same.iou == (1, 1, 1)
+    apart = stability([_circuit(1), _circuit(4)])
+    assert apart.pairs == (0,) and apart.iou == (0, 0, 0) and apart.consensus.n_edges == 0
+    assert stability([_circuit(), _circuit()]).iou == (1, 1, 1)
+
+
+def test_the_interval_is_that_of_a_proportion():
+    graph = Graph(GraphSpec(2, 4, 4))
+    half = stability([_circuit(*range(60), graph=graph), _circuit(*range(20, 80), graph=graph)])
+    assert half.iou.value == 0.5
+    # 40 of 80 edges are shared: a standard error of √(0.25 / 80).
+    assert half.iou.high - half.iou.low == pytest.approx(2 * 1.96 * (0.25 / 80) ** 0.5, rel=0.1)
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="at least two"):
+        stability([_circuit(1)])
+    with pytest.raises(InputError, match="different graphs"):
+        stability([_circuit(1), _circuit(1, graph=Graph(GraphSpec(2, 1, 1)))])
