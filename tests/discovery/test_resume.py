@@ -71,11 +71,12 @@ def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
     assert differing(killed, whole) == []
 
 
+@pytest.mark.parametrize("batch_size", [5, 20])
 @pytest.mark.parametrize("cache_bytes", [0, 60_000, 1 << 30])
 @pytest.mark.parametrize("preset", LEARNED)
-def test_the_same_bits_however_much_of_the_examples_is_kept(tmp_path, monkeypatch, preset: str, cache_bytes: int):
+def test_the_same_bits_however_much_is_kept(tmp_path, monkeypatch, preset: str, cache_bytes: int, batch_size: int):
     def learn(out: Path) -> dict[str, Tensor]:
-        find(out, LEARNED[preset], engine=toy_engine(cache_bytes=cache_bytes))
+        find(out, LEARNED[preset], engine=toy_engine("llama-gqa", cache_bytes=cache_bytes), batch_size=batch_size)
         return load_file(out / CHECKPOINT)
 
     with monkeypatch.context() as patch:
@@ -155,7 +156,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, field: str, changed
 def test_a_checkpoint_of_another_model_task_or_ablation_is_refused(tmp_path):
     config, task = PRESETS["ours"], random_task()
     find(tmp_path, config)
-    assert "(model" in refused(lambda: find(tmp_path, config, "llama-gqa"))
+    assert "model" in refused(lambda: find(tmp_path, config, "llama-gqa"))
     assert "(task)" in refused(lambda: find(tmp_path, config, task=replace(task, name="other")))
     assert "(task)" in refused(lambda: find(tmp_path, config, task=replace(task, loss="cross_entropy")))
     zero = toy_engine(ablation=Ablation("zero"))

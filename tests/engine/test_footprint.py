@@ -8,10 +8,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, LlamaConfig
 
 from edgewise import InputError
-from edgewise.engine import Engine, footprint
+from edgewise.engine import Engine, _reads, footprint
 from edgewise.engine._stack import LeanStack
 from edgewise.models import from_config, load
-from tests.tiny import collate, draw_prompts
+from tests.tiny import collate, draw_prompts, tiny
 
 GPT2: dict[str, Any] = {
     "vocab_size": 500,
@@ -99,7 +99,6 @@ def test_operations_of_a_small_model_by_hand(tmp_path):
     assert plans[0].operations["masks' gradients"] == 2 * graph.n_edges * tokens * width
     assert plans[1].operations["heads through W_O again"] == 3 * (7 * 8 // 2) * 2 * tokens * width**2
     assert plans[0].total_operations < plans[1].total_operations
-    assert LeanStack.longer_chunks > 1
 
 
 @pytest.mark.parametrize(
@@ -111,3 +110,18 @@ def test_what_is_no_configuration_of_ours_is_told(tmp_path, content: str | None,
         path.write_text(content)
     with pytest.raises(InputError, match=said):
         from_config(path)
+
+
+@pytest.mark.parametrize("gradients", ["fractional", "all"])
+def test_lean_never_widens_more_than_a_chunk(gradients: Literal["fractional", "all"], monkeypatch: pytest.MonkeyPatch):
+    model, batch = tiny("llama-gqa"), collate(draw_prompts((9,) * 20))
+    engine = Engine(model, memory="lean")
+    n_bytes = 60_000
+    monkeypatch.setattr(_reads, "CHUNK_BYTES", {"cpu": n_bytes})
+    for value in (0.5, 1.0):
+        mask = torch.full((engine.graph.n_edges,), value, requires_grad=True)
+        logits = engine.run(batch, mask, gradients=gradients)
+        if logits.requires_grad:
+            logits.sum().backward()
+    expanded = engine._workspace.spare["expanded"]
+    assert 0 < expanded.numel() * expanded.element_size() <= n_bytes * LeanStack.longer_chunks

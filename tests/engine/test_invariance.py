@@ -92,6 +92,7 @@ def test_the_cache_changes_nothing(cache_bytes: int):
     for graph in conventions(model):
         mask = random_masks(graph)["by-reader"]
         cached = engine(model, graph, cache_bytes=cache_bytes)
+        cached.prepare([collate(PROMPTS[:2]), collate(PROMPTS[1:])])
         for which in ((0, 1), (1, 2), (2, 2), (3, 0, 1, 2), (0, 1)):
             for side in ("left", "right"):
                 assert_same(_run(cached, which, mask, side=side), _run(engine(model, graph), which, mask))

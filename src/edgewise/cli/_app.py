@@ -56,7 +56,8 @@ def find(
     kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[
-        str | None, typer.Option(help="Of weights and stack: float32 or bf16; as stored if unset.")
+        str | None,
+        typer.Option(help="float32 or bf16, of weights and stack; unset: weights as stored, stack float32."),
     ] = None,
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
@@ -105,24 +106,32 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
     baselines: Annotated[str, typer.Option(help="Any of random,eap; none for none.")] = "random,eap",
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Of the weights: float32 or bf16; as stored if unset.")] = None,
+    memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
     as_json: AsJson = False,
 ) -> None:
     """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
     import edgewise as ew
+    from edgewise.evaluation import recorded_ablation
 
     _one_of("--split", split, ("train", "validation", "test"))
+    _one_of("--memory", memory, ("default", "lean"))
+    _one_of("--dtype", dtype, (None, *_DTYPES))
     if task is not None:
         _check_task(task)
     loaded_circuit = ew.Circuit.load(circuit)
     source = loaded_circuit.provenance.get("model", {})
-    loaded = _load(model or str(source.get("id", "")), device)
+    type_ = None if dtype is None else _DTYPES[dtype]
+    loaded = _load(model or str(source.get("id", "")), device, type_)
+    ablation = recorded_ablation(loaded_circuit)
+    engine = ew.Engine(loaded, loaded_circuit.graph, ablation, memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
     if task is None:
         pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     else:
         pairs = _task(task, loaded.tokenizer, 200, 200, test, seed)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
-        result = ew.evaluate(loaded, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
+        result = ew.evaluate(engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
     result.save(circuit.parent / "evaluation.json")
     _show.compare_weights(source, loaded.identity)
     if as_json:
@@ -151,6 +160,7 @@ def plan(
     dtype: Annotated[str, typer.Option(help="Of the weights and the stack: float32 or bf16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda; chunks of tokens are longer on a GPU.")] = "cpu",
     embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
+    kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
     examples: Annotated[
         int | None, typer.Option(help="Training examples whose constants are kept; the batch's if not given.")
     ] = None,
@@ -163,12 +173,17 @@ def plan(
     _one_of("--dtype", dtype, tuple(_DTYPES))
     _one_of("--device", device, ("cpu", "cuda"))
     _one_of("--embeddings", embeddings, ("joint", "split", "off"))
+    _one_of("--kv", kv, ("physical", "expanded"))
     for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: use at least 1")
     type_ = _DTYPES[dtype]
+    _quiet()
     model = from_config(config, type_)
-    graph = model.graph(embeddings)  # pyright: ignore[reportArgumentType] (checked there)
+    longest = int(getattr(model.module.config, "max_position_embeddings", length))  # pyright: ignore[reportAttributeAccessIssue] (untyped)
+    if length > longest:
+        raise InputError(f"--length {length}: the model has {longest} positions")
+    graph = model.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
     modes = [
         footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)  # pyright: ignore[reportArgumentType] (checked there)
         for memory in ("default", "lean")

@@ -15,6 +15,10 @@ from edgewise.models import Model
 from edgewise.tasks import Task
 
 _console = Console(highlight=False)
+_PLANNED = (
+    "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
+    "needs; passing: the largest of chunks of tokens, one layer's backward and the logits; constants up to 1 GiB"
+)
 _errors = Console(stderr=True, highlight=False)
 
 
@@ -54,7 +58,7 @@ def found(circuit: Circuit, path: Path) -> None:
 def footprints(row: dict[str, Any], modes: list[Footprint]) -> None:
     """What a step needs, one column per memory mode."""
     title = f"{row['config']}: {row['edges']:,} edges; {row['batch']} pairs of {row['length']} tokens, {row['dtype']}"
-    table = Table(title=escape(title), caption="of one step, every mask fractional", caption_justify="left")
+    table = Table(title=escape(title), caption=_PLANNED, caption_justify="left")
     table.add_column("GB")
     for mode in modes:
         table.add_column(mode.memory, justify="right")

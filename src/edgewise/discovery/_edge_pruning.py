@@ -214,7 +214,7 @@ class EdgePruningLearner:
 
     def prepare(self) -> None:
         """Compute the examples' constants."""
-        prepare(self.engine, self.task, self.config.steps * self.config.batch_size)
+        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
 
     @torch.no_grad()
     def begin(self) -> None:

@@ -7,10 +7,9 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._noise import uniform
 from edgewise.engine import Engine
-from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, reduce
+from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, loss_function, reduce
 
 _SHUFFLE = 101  # the noise stream that orders the examples
-_PREPARED_TOGETHER = 32
 
 
 def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **options) -> Float[Tensor, "*C B"]:
@@ -45,10 +44,11 @@ def step_batch(task: Task, batch_size: int, seed: int, step: int) -> Batch:
     return task.batch("train", step_examples(len(task.train), batch_size, seed, step))
 
 
-def prepare(engine: Engine, task: Task, draws: int) -> None:
-    """Compute the training examples' constants beforehand if a run that draws so many examples sees each again."""
-    if draws > len(task.train):
-        engine.prepare(batch.to(engine.model.device) for batch in task.batches("train", _PREPARED_TOGETHER))
+def prepare(engine: Engine, task: Task, steps: int, batch_size: int) -> None:
+    """Compute the training examples' constants beforehand if a run of so many steps sees examples again."""
+    batches = task.batches("train", batch_size) if steps * batch_size > len(task.train) else ()
+    full = loss_function(task.loss) not in SELF_CONTAINED
+    engine.prepare((batch.to(engine.model.device) for batch in batches), full=full)
 
 
 def finite(loss: Tensor, gradients: list[Tensor]) -> bool:

@@ -14,6 +14,7 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, 
         "model": engine.model.identity,
         "graph": engine.graph.spec.to_dict(),
         "ablation": engine.ablation.to_dict(),
+        "engine": {"memory": engine.memory, "dtype": None if engine.dtype is None else str(engine.dtype)},
         "task": dict(task.provenance)
         | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
         "method": method,
@@ -28,6 +29,7 @@ def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]
         "method": method,
         "pairs": pairs_hash(task.train),
         "functions": [_code(task.loss), _code(task.metric)],
+        "cache_bytes": engine.cache_bytes,
         "constants": hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in constants)).hexdigest(),
     }
     return provenance(engine, task, {}) | identity | config

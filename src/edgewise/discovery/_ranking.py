@@ -139,7 +139,7 @@ class RankingLearner:
 
     def prepare(self) -> None:
         """Compute the examples' constants."""
-        prepare(self.engine, self.task, self.config.steps * self.config.batch_size)
+        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
 
     @torch.no_grad()
     def begin(self) -> None:

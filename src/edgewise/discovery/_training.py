@@ -184,7 +184,7 @@ def _resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tu
         step, seconds, settings = int(header["step"]), float(header["seconds"]), header["config"]
         wanted = json.loads(json.dumps(config))
         if settings != wanted:
-            different = [key for key in wanted if settings.get(key) != wanted[key]]
+            different = sorted(key for key in wanted.keys() | settings.keys() if settings.get(key) != wanted.get(key))
             raise InputError(
                 f"{path}: belongs to a run with other settings ({', '.join(different)}); remove it or choose another "
                 "folder"

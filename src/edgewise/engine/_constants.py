@@ -93,7 +93,7 @@ class ExampleStore:
 
     def __init__(self, n_bytes: int) -> None:
         """Make an empty store that pins up to `n_bytes`."""
-        self.free = n_bytes
+        self.n_bytes = self.free = n_bytes
         self.pinned: dict[bytes, tuple[Tensor, ...]] = {}
         self.recent: dict[bytes, tuple[Tensor, ...]] = {}
 
@@ -106,10 +106,14 @@ class ExampleStore:
         """
         keys = _keys(tokens)
         missing = [b for b, key in enumerate(keys) if key not in self.pinned]
-        if {keys[b] for b in missing} != set(self.recent):
+        if list(dict.fromkeys(keys[b] for b in missing)) != list(self.recent):  # in that order: it decides the bits
             self.recent = {}  # freed before the next are made
             self.recent = _computed(tokens, keys, missing, compute)
         return [self.pinned[key] if key in self.pinned else self.recent[key] for key in keys]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.free, self.pinned, self.recent = self.n_bytes, {}, {}
 
     def pin(self, tokens: Tokens, compute: Callable[[Packing], tuple[Tensor, ...]]) -> bool:
         """Compute a batch's tensors together and keep them; False if they do not fit, and then none is kept."""

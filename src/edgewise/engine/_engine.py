@@ -59,7 +59,7 @@ class Engine:
             constants: the values for the ablations `mean` (shapes `[1, …]`), `mean-positional` (`[S, …]`, by position)
                 and `learned` (`[1, …]`; their gradients are given where they require them). See `mean_writes` and
                 `constant_writes`.
-            cache_bytes: how much memory the examples' constants may take.
+            cache_bytes: how much memory `prepare` may fill with what depends on the examples alone.
             path: `reference` runs the slow path that the fast one is tested against.
             memory: `lean` keeps heads at their own width and makes again what is cheap to make: the same numbers (up to
                 rounding) in a fraction of the memory, for more time; see docs/performance.md.
@@ -75,7 +75,7 @@ class Engine:
             raise InputError(f"memory={memory!r}: choose 'default' or 'lean'")
         if dtype not in (None, model.dtype):
             raise InputError(f"dtype={dtype}: the model is in {model.dtype}; load it in the type wanted")
-        self.path, self.memory, self.dtype = path, memory, dtype
+        self.path, self.memory, self.dtype, self.cache_bytes = path, memory, dtype, cache_bytes
         own = model.graph(self.graph.spec.embeddings, self.graph.spec.kv)
         if own != self.graph:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
@@ -89,10 +89,11 @@ class Engine:
         if constants is not None:
             constants.check(model.parts, self.graph)
         self.constants = constants
-        self._store = ExampleStore(cache_bytes)
+        # Hidden states take D numbers per token, constants some four times D for every layer.
+        self._store = ExampleStore(cache_bytes - cache_bytes // 16)
         self._reads: dict[int, Read] = {}
         self._workspace = Workspace()
-        self._hidden = ExampleStore(cache_bytes)
+        self._hidden = ExampleStore(cache_bytes // 16)
 
     @staticmethod
     def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
@@ -110,16 +111,20 @@ class Engine:
         return model
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[Prompts]) -> None:
-        """Compute what depends on the examples alone (ablated values, the full model's predictions) and keep it.
+    def prepare(self, batches: Iterable[Prompts], *, full: bool = True) -> None:
+        """Compute what depends on the examples alone (ablated values, the full model's predictions) and keep it, in
+        place of what was kept before.
 
-        Without it, that is computed anew for every batch. What does not fit into `cache_bytes` is left out.
+        Without it, that is computed anew for every other batch. What does not fit into `cache_bytes` is left out.
 
         Args:
             batches: the examples; in what batches they come decides the last bits.
+            full: whether the full model's predictions will be asked for.
         """
+        self._hidden.clear()
+        self._store.clear()
         for batch in batches:
-            fits = self._hidden.pin(batch.clean, self._full_hidden)
+            fits = not full or self._hidden.pin(batch.clean, self._full_hidden)
             if self.ablation.kind == "interchange":
                 check_pairs(batch.clean, batch.corrupted)
                 fits = self._store.pin(batch.corrupted, self._ablated) and fits
@@ -219,7 +224,8 @@ class Engine:
             self.memory == "lean",
             self.dtype,
         )
-        return _Run.apply(executor, targets, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
+        keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
+        return _Run.apply(executor, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
     def _rows(self, mask: Tensor) -> Float[Tensor, "CP E"]:
         if mask.ndim not in (1, 3) or mask.shape[-1] != self.graph.n_edges:
@@ -262,9 +268,9 @@ class _Run(torch.autograd.Function):
     """The executor as one differentiable operation of the masks and of the ablated values."""
 
     @staticmethod
-    def forward(ctx, executor: Executor, targets: Tensor, masks: Tensor, *ablated: Tensor) -> Tensor:
-        final = executor.forward(targets, keep=any(ctx.needs_input_grad))
-        if any(ctx.needs_input_grad):
+    def forward(ctx, executor: Executor, targets: Tensor, keep: bool, masks: Tensor, *ablated: Tensor) -> Tensor:
+        final = executor.forward(targets, keep)
+        if keep:
             ctx.executor = executor
         return final
 
@@ -277,8 +283,8 @@ class _Run(torch.autograd.Function):
             raise RuntimeError(
                 "a masked run can be differentiated once, since its stacks are freed on the way; run it again"
             )
-        wanted = any(ctx.needs_input_grad[3:])
+        wanted = any(ctx.needs_input_grad[4:])
         gradients = executor.backward(gradient, ablated=wanted)
-        n_ablated = len(ctx.needs_input_grad) - 3
+        n_ablated = len(ctx.needs_input_grad) - 4
         rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * n_ablated
-        return None, None, gradients.masks, *rest
+        return None, None, None, gradients.masks, *rest

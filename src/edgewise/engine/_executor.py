@@ -5,7 +5,8 @@ one matrix product. With g_r = ∂loss/∂x_r, again one product each: ∂loss/�
 g_r. The blocks are walked forwards, then backwards; readers' inputs are never kept but made again, chunk by chunk, so
 that they stay in the processor's cache.
 
-Norms cost nothing extra: the gain goes into the projection and the scale onto its output. Where norms are layer norms,
+Norms cost little extra: attention's gain goes into the projections and the scale onto their output, the MLP's input is
+scaled. Where norms are layer norms,
 everything that is written is centred first (which commutes with sums), so that both kinds divide by the root mean
 square.
 """
@@ -144,7 +145,7 @@ class Executor:
             return
         mixed = layer.attention.mix(*self._unpacked(plan, saved.projected), self.rotary, self.real)
         ablated = self.constants.heads(plan.layer).detach()
-        ablated = ablated[:, plan.heads] if self.plan.skips else ablated
+        ablated = ablated if len(plan.heads) == self.parts.n_heads else ablated[:, plan.heads]
         difference = self.packing.pack(mixed).to(self.masks.dtype) - ablated  # (N, h, v)
         self.stack.write_heads(heads, difference.transpose(0, 1))
 
@@ -315,8 +316,8 @@ class Executor:
         return MlpRead.of(self.parts.layers[plan.layer].mlp, self.dtype)
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
-        output = layer.attention.output[plan.heads] if self.plan.skips else layer.attention.output
-        output = output.to(self.dtype)
+        output = layer.attention.output
+        output = (output if len(plan.heads) == len(output) else output[plan.heads]).to(self.dtype)
         return HeadSlots(plan.head_slots, centre(output) if self.centred else output, self._bias_share(layer))
 
     def _bias_share(self, layer: Layer) -> Float[Tensor, " D"] | None:

@@ -82,6 +82,7 @@ def footprint(
     whole = (n_writers + 2 * n_readers) * tokens * d_model * MASK  # a chunk is never longer than the batch
     reads = n_readers * d_model * read_width * stored
     centred = parts.final_norm.kind == "layer"
+    copied = model.dtype != (dtype or torch.float32)  # weights in another type than they are used in
     passing = (  # what stands beside the rest, but not beside each other
         min(chunk, whole) * (2 if lean else 1),
         tokens * (4 * pre_activations * stored + 4 * d_model * MASK),  # one MLP's backward
@@ -97,8 +98,8 @@ def footprint(
             "attention kept": n_layers * n_readers * tokens * (read_width * stored + MASK),
             "mlp kept": n_layers * tokens * (d_model * MASK + (0 if lean else pre_activations * stored)),
             "examples' constants": _constants(model, graph, batch, length, examples or batch, cache_bytes),
-            "weights rearranged": (1 if lean else n_layers) * reads
-            + (n_layers * n_heads * head_width * d_model * stored if lean and centred else 0),
+            "weights rearranged": (1 if lean or copied else n_layers) * reads
+            + (n_layers * n_heads * head_width * d_model * stored if lean and (centred or copied) else 0),
             "masks and optimiser": 8 * graph.n_edges * MASK,
             "passing": max(passing),
         },

@@ -151,7 +151,7 @@ def read_forward(
     rider = stack.like.new_empty(packing.n_tokens, stack.d_model)
     shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
     shared = base + stack.total if shares else None
-    for piece in _pieces(read, plan, packing, stack):
+    for piece in _pieces(read, plan, packing, stack, all_edges=False):
         for tokens in piece.chunks:
             x = _inputs(piece.rows, plan, stack, base, shared, tokens)  # (m, T, D)
             if piece.rows.kind == "mix" and piece.rows.rider:
@@ -201,7 +201,7 @@ def read_backward(
     """
     n = len(gradient)
     masks = stack.like.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
-    for piece in _pieces(read, plan, packing, stack):
+    for piece in _pieces(read, plan, packing, stack, all_edges):
         rows, separate = piece.rows, piece.rows.kind == "mix" or all_edges
         if rows.kind == "zeros" and not separate and passed is None:
             continue  # its input does not depend on anything that is differentiated
@@ -261,7 +261,7 @@ class _Piece(NamedTuple):
     chunks: list[slice]
 
 
-def _pieces(read: Read, plan: LayerPlan, packing: Packing, stack: Stack) -> Iterator[_Piece]:
+def _pieces(read: Read, plan: LayerPlan, packing: Packing, stack: Stack, all_edges: bool) -> Iterator[_Piece]:
     n, d_model, width = read.weight.shape
     n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"] * stack.longer_chunks
     for start, stop, row in packing.segments:
@@ -269,9 +269,9 @@ def _pieces(read: Read, plan: LayerPlan, packing: Packing, stack: Stack) -> Iter
             # A slice where all readers are alike, since indexing with a tensor would copy the weights.
             readers = slice(0, n) if len(rows.readers) == n else rows.readers
             per_token = len(rows.readers) * width + d_model
-            if rows.mask is not None:
-                per_token += (len(rows.mask) + plan.n_writers) * d_model
-            step = max(1, n_bytes // (per_token * read.weight.element_size()))
+            if rows.mask is not None or all_edges:  # the stack, and an input or its gradient for each reader
+                per_token += (len(rows.readers) + rows.rider + plan.n_writers) * d_model
+            step = max(1, n_bytes // (per_token * stack.like.element_size()))
             chunks = [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
             yield _Piece(row, rows, readers, read.take(readers), chunks)
 

@@ -24,7 +24,10 @@ class HeadSlots(NamedTuple):
 
 
 class Workspace:
-    """Large buffers that one run leaves for the next: to be given fresh memory costs more than to fill it."""
+    """Large buffers that one run leaves for the next: to be given fresh memory costs more than to fill it.
+
+    The largest that were needed stay as long as the engine; runs on two CUDA streams must not share one.
+    """
 
     def __init__(self) -> None:
         """Start with nothing to hand on."""
@@ -40,7 +43,10 @@ class Workspace:
             and buffer.device == like.device
             and buffer.is_inference() == torch.is_inference_mode_enabled()  # neither may write to the other's
         )
-        return buffer if buffer is not None and usable else like.new_empty(n, dtype=dtype)
+        if buffer is not None and usable:
+            return buffer
+        del buffer  # before there is another
+        return like.new_empty(n, dtype=dtype)
 
 
 class Stack:
@@ -221,6 +227,7 @@ class LeanStack(Stack):
     def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
         """See `Stack`; the last chunk is kept, since the backward asks for it twice."""
         if self.expanded is None or self.expanded[0] != tokens or self.expanded[1] < n_writers:
+            self.expanded = None
             length = tokens.stop - tokens.start
             matrix = self._take("expanded", (n_writers, length, self.d_model), self.like.dtype)
             self._expand(matrix, n_writers, lambda values: values[:, tokens])
@@ -289,7 +296,7 @@ class LeanStack(Stack):
         return self.head_gradients[heads.slots.start] + self._back(heads, self.shared).transpose(0, 1)
 
     def _values_of(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
-        return next(values for each, values in reversed(self.blocks) if each.slots.start == heads.slots.start)
+        return next(values for each, values in reversed(self.blocks) if each.slots == heads.slots)
 
     def _expand(self, into: Float[Tensor, "w T D"], n_writers: int, take: Callable[[Tensor], Tensor]) -> None:
         """Write the first differences at some tokens, which `take` picks."""

@@ -5,6 +5,7 @@ from edgewise.evaluation._evaluate import Measured as Measured
 from edgewise.evaluation._evaluate import best_attribution as best_attribution
 from edgewise.evaluation._evaluate import evaluate as evaluate
 from edgewise.evaluation._evaluate import judge as judge
+from edgewise.evaluation._evaluate import recorded_ablation as recorded_ablation
 from edgewise.evaluation._stability import Stability as Stability
 from edgewise.evaluation._stability import stability as stability
 from edgewise.evaluation._statistics import Interval as Interval

@@ -91,11 +91,7 @@ def evaluate(
     Raises:
         InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
     """
-    recorded = circuit.provenance.get("ablation")
-    # Of a circuit that does not say, or whose parents differ, an engine must.
-    known = recorded if isinstance(recorded, dict) and recorded.get("kind") != "mixed" else None
-    ablation = None if known is None else Ablation(**known)
-    engine = Engine.of(model, circuit.graph, ablation)
+    engine = Engine.of(model, circuit.graph, recorded_ablation(circuit))
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     if unknown := set(baselines) - {"random", "eap"}:
@@ -132,6 +128,12 @@ def evaluate(
     return Evaluation(
         circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), metrics, conditions
     )
+
+
+def recorded_ablation(circuit: Circuit) -> Ablation | None:
+    """The ablation that a circuit was found under; None for one that does not say, or whose parents differ."""
+    recorded = circuit.provenance.get("ablation")
+    return Ablation(**recorded) if isinstance(recorded, dict) and recorded.get("kind") != "mixed" else None
 
 
 def best_attribution(

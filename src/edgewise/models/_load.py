@@ -103,6 +103,7 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = Path(path).expanduser()
+    path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give a model's config.json")
     try:
@@ -115,6 +116,8 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
             f"config {str(path)!r}: not a configuration of a language model ({reason[:160]}); give a model's "
             "config.json, with its model_type"
         ) from error
+    if not getattr(config, "num_hidden_layers", 1):
+        raise InputError(f"config {str(path)!r}: it has no layers; give a model with at least one")
     return wrap(module.eval(), None, {"id": str(path)})
 
 

@@ -149,6 +149,8 @@ def _resolve(score: str | Score, known: dict[str, Score], kind: str) -> Score:
         if score not in known:
             raise InputError(f"{kind}: there is no {score!r}; use {', '.join(known)} or a callable of (logits, batch)")
         return known[score]
+    if score in known.values():
+        return score
     if not callable(score):
         raise InputError(f"{kind}: {score!r} is no {kind}; use {', '.join(known)} or a callable of (logits, batch)")
 
