@@ -174,3 +174,21 @@ def _kl(engine: Engine, task: Task, scores: Scores, sparsity: float) -> float:
     kept = scores.at(sparsity, absolute=absolute).kept.float()
     batch = task.batch("train", range(len(task.train)))
     return float(example_scores(engine, batch, kept, loss_function("kl")).mean())
+
+
+def test_the_learning_rate_falls_to_nothing_or_stays():
+    falling, constant = (
+        RankingConfig(steps=4, learning_rate=0.1),
+        RankingConfig(steps=4, learning_rate=0.1, decay=False),
+    )
+    assert [falling.rate(step) for step in range(4)] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert {constant.rate(step) for step in range(4)} == {0.1}
+
+
+def test_every_step_has_its_rate():
+    learner = RankingLearner(toy_engine(), random_task(), RankingConfig(steps=5, batch_size=4))
+    learner.prepare()
+    learner.begin()
+    for step in range(5):
+        learner.step(step)
+        assert learner.optimizer.param_groups[0]["lr"] == learner.config.rate(step)

@@ -35,7 +35,8 @@ class RankingConfig:
     steps: int = 150
     batch_size: int = 8
     learning_rate: float = 0.05
-    """Of Adam, on scores that start with standard deviation 1."""
+    """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0 if `decay`."""
+    decay: bool = True
     largest: float = 0.3
     """The largest budget, as a share of all edges."""
     smallest: float = 0.005
@@ -68,6 +69,10 @@ class RankingConfig:
                 f"ranking: budgets from {self.smallest} to {self.largest}; they are shares of all edges, "
                 "0 < smallest <= largest <= 1"
             )
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        return self.learning_rate * (1 - step / self.steps if self.decay else 1)
 
     def temperature(self, step: int) -> float:
         """The temperature at a step."""
@@ -175,6 +180,7 @@ class RankingLearner:
         assert self.scores.grad is not None
         if not finite(loss, [self.scores.grad]):
             raise NotFiniteError(f"the loss is {loss.item()} or its gradient is not finite")
+        self.optimizer.param_groups[0]["lr"] = config.rate(step)
         self.optimizer.step()
         return {"loss": loss.detach(), "edges": budget}
 
