@@ -56,7 +56,8 @@ def ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Fou
     scores = _ranking(engine, task, seed, out)
     config = ew.RankingConfig()
     seen = config.steps * config.batch_size
-    cost = {"examples": seen, "passes": seen + 5 * config.warm_examples}
+    seconds = scores.provenance["method"]["seconds"]  # over all parts of a run that was resumed
+    cost = {"examples": seen, "passes": seen + 5 * config.warm_examples, "seconds": seconds}
     return {f"{s}": scores.at(s, actual=True) for s in SPARSITIES}, cost
 
 
@@ -105,7 +106,7 @@ def find_all(engine: ew.Engine, task: ew.tasks.Task, method: str, seed: int, fol
     circuits, cost = METHODS[method](engine, task, seed, folder)
     for name, circuit in circuits.items():
         circuit.save(folder / f"{name}.safetensors")
-    cost["seconds"] = round(time.perf_counter() - start, 1)
+    cost.setdefault("seconds", round(time.perf_counter() - start, 1))
     write_atomically(done, json.dumps({"circuits": list(circuits), **cost}) + "\n")
 
 
