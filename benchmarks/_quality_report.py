@@ -20,9 +20,10 @@ HEADING = (
     "# How faithful circuits are, by method and size",
     "",
     "Written by `python benchmarks/quality.py --write` from what the study has so far (in brackets: how many seeds).",
-    "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange ablation, on",
-    "256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals over examples; actual",
-    "edges of 70,651. Attribution's method and sign are chosen on validation, size by size. Two CPU cores.",
+    "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange",
+    "ablation, on 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals",
+    "over examples; actual edges of 70,651. Attribution's method and sign are chosen on validation, size by size.",
+    "Two CPU cores.",
     "",
 )
 LEARNED = ("ranking", "ranking + polish", "edge pruning", "edge pruning, paper")
