@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _quality_report import SPARSITIES, write
 
 import edgewise as ew
 from edgewise._files import write_atomically
 from edgewise.evaluation import judge
 
-SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 ATTRIBUTION = ("eap", "mask-ig")
-SEEDLESS = (*ATTRIBUTION,)
 SPLITS = {"train": 200, "validation": 200, "test": 256}
 
 Found = tuple[dict[str, ew.Circuit], dict[str, Any]]
@@ -142,7 +141,7 @@ def study(args: argparse.Namespace) -> None:
     for name in args.tasks:
         task, root = ew.tasks.TASKS[name](model.tokenizer, **SPLITS, seed=0), args.out / name
         for method in args.methods:
-            for seed in args.seeds[:1] if method in SEEDLESS else args.seeds:
+            for seed in args.seeds[:1] if method in ATTRIBUTION else args.seeds:
                 folder = root / f"{method}-{seed}"
                 find_all(engine, task, method, seed, folder)
                 if method in ATTRIBUTION:
@@ -166,8 +165,6 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables and the curve into docs/results")
     args = parser.parse_args()
     if args.write:
-        from _quality_report import write
-
         write(args.out, args.tasks, best_attribution)
     else:
         study(args)

@@ -25,10 +25,10 @@ from transformers import PretrainedConfig
 
 from edgewise.discovery import EdgePruningConfig, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
-from edgewise.engine import Engine
+from edgewise.engine import Engine, footprint
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
-from edgewise.models import Layer, Model, load
+from edgewise.models import Model, load
 from edgewise.tasks import Pair, Target, Task
 
 
@@ -77,30 +77,14 @@ def floor(model: Model, batch: int, length: int) -> dict[str, float]:
     The operations of plain forward + backward and of three products of masks and stack (mixing, mask gradients,
     writers' gradients), and the bytes of the two stacks, with heads at full width and at their own.
     """
-    graph, parts, tokens = model.graph(), model.parts, batch * length
-    linear = sum(x.numel() for layer in parts.layers for x in _matrices(layer))
-    heads = sum(layer.attention.output.shape[0] * layer.attention.output.shape[1] for layer in parts.layers)
-    wide = (graph.n_embeddings + len(parts.layers)) * parts.d_model
+    graph = model.graph()
+    full, lean = (footprint(model, graph, batch, length, memory=memory) for memory in ("default", "lean"))
     return {
-        "plain_gflop": 2 * 2 * linear * tokens / 1e9,
-        "masks_gflop": 3 * 2 * graph.n_edges * tokens * parts.d_model / 1e9,
-        "stacks_bytes": 2 * 4 * graph.n_writers * tokens * parts.d_model,
-        "lean_stacks_bytes": 2 * 4 * tokens * (wide + heads),
+        "plain_gflop": (full.operations["model forward"] + full.operations["model backward"]) / 1e9,
+        "masks_gflop": 3 * full.operations["masks' gradients"] / 1e9,
+        "stacks_bytes": full.bytes["stack of differences"] + full.bytes["stack of gradients"],
+        "lean_stacks_bytes": lean.bytes["stack of differences"] + lean.bytes["stack of gradients"],
     }
-
-
-def _matrices(layer: Layer) -> list[torch.Tensor]:
-    attention, mlp = layer.attention, layer.mlp
-    gate = [] if mlp.gate is None else [mlp.gate]
-    return [
-        attention.query.weight,
-        attention.key.weight,
-        attention.value.weight,
-        attention.output,
-        mlp.up,
-        mlp.down,
-        *gate,
-    ]
 
 
 def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) -> dict[str, Any]:
@@ -142,6 +126,9 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         "ratio_mean": mean_s / plain_s,
         "rss_bytes": rss_bytes(),
         "tensor_bytes_above_weights": peak_tensor_bytes(lambda: steps(3)),
+        "planned_bytes_above_weights": footprint(
+            model, model.graph(), args.batch, args.length, memory=args.memory, examples=len(task.train)
+        ).bytes_above_weights,
         "floor": floor(model, args.batch, args.length),
         "threads": torch.get_num_threads(),
     }

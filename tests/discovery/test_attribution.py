@@ -70,7 +70,7 @@ def _by_hooks(engine: Engine, family: str, pair: Pair, metric: Callable, ablatio
     assert {writer for writer, _ in scores} == set(graph.writer_names)
     assert {reader for _, reader in scores} == set(graph.reader_names)
     names = graph.edge_names(torch.arange(graph.n_edges))
-    return torch.tensor([scores[tuple(name.split(" -> "))] for name in names], dtype=torch.float64)  # pyright: ignore[reportArgumentType]
+    return torch.tensor([scores[tuple(name.split(" -> "))] for name in names], dtype=torch.float64)  # pyright: ignore[reportArgumentType] (two names)
 
 
 def _mask_gradient(engine: Engine, task: Task) -> Float[Tensor, " E"]:
@@ -124,7 +124,7 @@ def _linear_model() -> Model:
     """Attention looks everywhere alike and all units of the MLPs are on: a metric is then linear in each mask."""
     model = random_model("plain")
     with torch.no_grad():
-        for block in model.module.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+        for block in model.module.blocks:  # pyright: ignore[reportGeneralTypeIssues] (untyped)
             block.query.weight.zero_()
             block.query.bias.zero_()
             block.mlp[0].bias.fill_(1000.0)

@@ -92,9 +92,9 @@ def test_a_sparsity_in_thousandths_is_exact(thousandths: int, n_edges: int):
         pass
 
     graph = Sized()
-    graph.n_edges = n_edges  # pyright: ignore[reportAttributeAccessIssue]
+    graph.n_edges = n_edges  # pyright: ignore[reportAttributeAccessIssue] (set here)
     expected = (1000 - thousandths) * n_edges // 1000
-    assert edges_at(graph, thousandths / 1000) == expected  # pyright: ignore[reportArgumentType]
+    assert edges_at(graph, thousandths / 1000) == expected  # pyright: ignore[reportArgumentType] (all that is asked of a graph)
 
 
 @pytest.mark.parametrize("sparsity", [-0.01, 1.01, 98, math.nan, math.inf, -math.inf])

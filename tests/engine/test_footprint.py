@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, LlamaConfig
 
+from benchmarks._measure import peak_tensor_bytes
+from benchmarks._shapes import SHAPES
 from edgewise import InputError
 from edgewise.engine import Engine, _reads, footprint
 from edgewise.engine._stack import LeanStack
@@ -38,17 +39,6 @@ def _saved(tmp_path: Any, config: Any) -> Any:
     return tmp_path / "config.json"
 
 
-def _peak(engine: Engine, batch: Any, mask: torch.Tensor) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        engine.run(batch, mask).square().sum().backward()
-    events = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess] (set)
-    held = peak = 0
-    for _, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):  # pyright: ignore[reportAttributeAccessIssue] (untyped)
-        held += change
-        peak = max(peak, held)
-    return peak
-
-
 @pytest.mark.parametrize("memory", ["default", "lean"])
 @pytest.mark.parametrize("config", [GPT2Config(**GPT2), LlamaConfig(**LLAMA)], ids=["gpt2", "llama"])
 def test_within_15_percent_of_what_a_step_takes(tmp_path, config: Any, memory: Literal["default", "lean"]):
@@ -59,21 +49,15 @@ def test_within_15_percent_of_what_a_step_takes(tmp_path, config: Any, memory: L
     n, length = 48, 20
     batch = collate(draw_prompts((length,) * n))
     mask = torch.rand(model.graph().n_edges, requires_grad=True)
-    measured = _peak(Engine(model, memory=memory), batch, mask)
+    engine = Engine(model, memory=memory)
+    measured = peak_tensor_bytes(lambda: engine.run(batch, mask).square().sum().backward())
     sizes = from_config(_saved(tmp_path, config))
     planned = footprint(sizes, sizes.graph(), n, length, memory=memory).bytes_above_weights
     assert planned == pytest.approx(measured, rel=0.15)
 
 
 def test_codellama_13b_fits_a_gpu_of_80_gb(tmp_path):
-    config = LlamaConfig(
-        vocab_size=32016,
-        hidden_size=5120,
-        intermediate_size=13824,
-        num_hidden_layers=40,
-        num_attention_heads=40,
-        num_key_value_heads=40,
-    )
+    config = SHAPES["codellama-13b"]()
     model = from_config(_saved(tmp_path, config), torch.bfloat16)
     graph = model.graph("off")
     assert graph.n_edges == 3_872_820  # as published for this model
