@@ -72,6 +72,7 @@ class Stack:
         self.workspace, self.buffers = workspace, dict[str, Tensor]()
         self.values = self._take("values", (self._n_wide(), n_tokens, d_model), dtype)
         self.total = like.new_zeros(n_tokens, d_model)  # Σ_w Δ_w so far: readers whose masks are all 1 share it
+        self.own: Tensor | None = None
 
     def release(self) -> None:
         """Hand the buffers on to the next run; the stack is of no use after."""
@@ -117,7 +118,6 @@ class Stack:
 
     def start_backward(self) -> None:
         """Make room for gradients: what all writers share, and, once it is needed, each writer's own."""
-        self.own: Tensor | None = None
         self.shared = torch.zeros_like(self.total)
 
     @property
@@ -208,7 +208,7 @@ class LeanStack(Stack):
         """
         self.slots, self.wide = wide, torch.tensor(wide, dtype=torch.long, device=like.device)
         super().__init__(n_writers, n_tokens, d_model, like, dtype, workspace)
-        self.blocks: list[tuple[HeadSlots, Float[Tensor, "h N v"]]] = []
+        self.blocks: dict[int, tuple[HeadSlots, Float[Tensor, "h N v"]]] = {}  # by the first slot
         self.expanded: tuple[slice, int, Tensor] | None = None
 
     def _n_wide(self) -> int:
@@ -221,7 +221,7 @@ class LeanStack(Stack):
 
     def write_heads(self, heads: HeadSlots, difference: Float[Tensor, "h N v"]) -> None:
         """See `Stack`."""
-        self.blocks.append((heads, difference.to(self.values.dtype)))
+        self.blocks[heads.slots.start] = heads, difference.to(self.values.dtype)
         self.total += self.mix_heads(heads, self.like.new_ones(len(difference)), slice(0, self.n_tokens))
 
     def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
@@ -251,7 +251,7 @@ class LeanStack(Stack):
         """See `Stack`."""
         super().start_backward()
         self.head_gradients = {
-            heads.slots.start: torch.zeros_like(values, dtype=self.like.dtype) for heads, values in self.blocks
+            heads.slots.start: torch.zeros_like(values, dtype=self.like.dtype) for heads, values in self.blocks.values()
         }
 
     def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
@@ -259,7 +259,7 @@ class LeanStack(Stack):
         n_writers = mask.shape[1]
         wide = self.wide[: bisect_left(self.slots, n_writers)]
         self._matrix(self.gradients, len(wide), tokens).addmm_(mask[:, wide].T, gradient)
-        for heads, _ in self.blocks:
+        for heads, _ in self.blocks.values():
             if heads.slots.stop <= n_writers:
                 block = (mask[:, heads.slots].T @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
                 self._add_heads(heads, block, tokens)
@@ -272,7 +272,7 @@ class LeanStack(Stack):
             self.shared.index_add_(0, tokens, gradient)
             return
         self.gradients.index_add_(1, tokens, mask.T[self.wide, :, None] * gradient)
-        for heads, _ in self.blocks:
+        for heads, _ in self.blocks.values():
             back = self._back(heads, gradient).transpose(0, 1) * mask.T[heads.slots, :, None]
             self.head_gradients[heads.slots.start].index_add_(1, tokens, back)
 
@@ -296,13 +296,13 @@ class LeanStack(Stack):
         return self.head_gradients[heads.slots.start] + self._back(heads, self.shared).transpose(0, 1)
 
     def _values_of(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
-        return next(values for each, values in reversed(self.blocks) if each.slots == heads.slots)
+        return self.blocks[heads.slots.start][1]
 
     def _expand(self, into: Float[Tensor, "w T D"], n_writers: int, take: Callable[[Tensor], Tensor]) -> None:
         """Write the first differences at some tokens, which `take` picks."""
         wide = self.wide[: bisect_left(self.slots, n_writers)]
         into[wide] = take(self.values)[: len(wide)].to(into.dtype)
-        for heads, values in self.blocks:
+        for heads, values in self.blocks.values():
             if heads.slots.stop <= n_writers:
                 _through(take(values), heads.output, out=into[heads.slots])
                 if heads.share is not None:

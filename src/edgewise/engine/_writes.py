@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -26,12 +26,6 @@ class Writes:
     """One per layer."""
     mlps: tuple[Float[Tensor, "N D"], ...]
     """One per layer."""
-
-    def at(self, index: Int[Tensor, " M"]) -> "Writes":
-        """The outputs at these tokens (unchanged where every token has the same)."""
-        if len(self.mlps[0]) == 1:
-            return self
-        return Writes.from_tensors(tuple(x[index] for x in self.tensors()), len(self.mlps))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them in one tuple; `from_tensors` is the inverse."""
