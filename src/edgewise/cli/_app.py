@@ -60,6 +60,9 @@ def find(
         typer.Option(help="float32 or bf16, of weights and stack; unset: weights as stored, stack float32."),
     ] = None,
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
+    matmul: Annotated[
+        str, typer.Option(help="highest; or medium: float32 products as fast as the machine can, maybe in bfloat16.")
+    ] = "highest",
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
@@ -70,13 +73,14 @@ def find(
     _one_of("--embeddings", embeddings, ("joint", "split", "off"))
     _one_of("--kv", kv, ("physical", "expanded"))
     _one_of("--memory", memory, ("default", "lean"))
+    _one_of("--matmul", matmul, ("highest", "high", "medium"))
     _one_of("--dtype", dtype, (None, *_DTYPES))
     _check_task(task)
     check_writable(out)
     type_ = None if dtype is None else _DTYPES[dtype]
     loaded = _load(model, device, type_)
     graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
-    engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
+    engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_, matmul=matmul)  # pyright: ignore[reportArgumentType] (checked there)
     pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
     _show.header(loaded, engine, pairs)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
