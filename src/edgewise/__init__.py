@@ -13,6 +13,7 @@ from edgewise.discovery import Scores as Scores
 from edgewise.discovery import eap as eap
 from edgewise.discovery import edge_pruning as edge_pruning
 from edgewise.discovery import learn_ranking as learn_ranking
+from edgewise.discovery import learn_rankings as learn_rankings
 from edgewise.discovery import mask_ig as mask_ig
 from edgewise.discovery import polish as polish
 from edgewise.discovery import random_scores as random_scores
