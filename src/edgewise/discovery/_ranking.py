@@ -5,7 +5,6 @@ the circuit of every size (after Matryoshka Attribution, arXiv 2609.25518, with 
 and the scores started from attribution).
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._scores import Scores, normal_scores
+from edgewise.discovery._scores import Scores, check_start, normal_scores, started_from
 from edgewise.discovery._training import (
     NotFiniteError,
     NothingToGainError,
@@ -173,14 +172,12 @@ def learn_rankings(
     if not seeds:
         raise InputError("ranking: no seeds; give one for each ranking")
     engine = Engine.of(model)
-    if start is not None and start.graph != engine.graph:
-        raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
+    if start is not None:
+        check_start(engine, start)
     learner = RankingLearner(engine, task, config, start, seeds)
-    settings = run_settings(engine, task, "ranking", asdict(config) | {"seed": list(seeds)})
+    settings = run_settings(engine, task, "ranking", asdict(config) | {"seed": list(seeds)}) | started_from(start)
     if config.patience:
         settings["validation"] = pairs_hash(task.validation)
-    if start is not None:
-        settings["start"] = hashlib.sha256(start.values.numpy().tobytes()).hexdigest()
     report = run_steps(learner, config.steps, settings, options or RunOptions(), "ranking")
     method: dict[str, Any] = {
         "name": "ranking",
