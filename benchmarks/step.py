@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
     plain = plain_step(model, task, args.batch)
     preset = EdgePruningConfig.paper() if args.preset == "paper" else EdgePruningConfig()
     changes = {"steps": args.steps, "sparsity_warmup": int(args.steps * 0.7), "lr_warmup": 1, "batch_size": args.batch}
-    changes |= {"start": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
+    changes |= {"initial": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
     settings = replace(preset, **changes)
 
     def begin() -> EdgePruningLearner:

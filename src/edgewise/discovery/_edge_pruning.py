@@ -56,10 +56,10 @@ class EdgePruningConfig:
     """Steps until the target sparsity is reached. (Paper: 2,500.)"""
     schedule: Literal["linear", "logarithmic"] = "logarithmic"
     """Of the target: linear in the sparsity (paper), or in the logarithm of the edges kept."""
-    start: float = 2.0
+    initial: float = 2.0
     """log α at the start. (Paper: 10, where a mask is fractional once in 3,000 draws and hardly anything has a
     gradient.)"""
-    start_spread: float = 0.01
+    initial_spread: float = 0.01
     """Standard deviation of log α at the start."""
     warm_start: float = 0.0
     """Add this much times the normal scores of the ranks of |mask-path IG|, or of the scores to start from, to log α at
@@ -97,8 +97,8 @@ class EdgePruningConfig:
             lr_warmup=200,
             sparsity_warmup=2500,
             schedule="linear",
-            start=10.0,
-            start_spread=0.01,
+            initial=10.0,
+            initial_spread=0.01,
             weight_decay=0.01,
             clip=1.0,
             nodes=True,
@@ -384,7 +384,7 @@ def _threshold(log_alpha: Float[Tensor, " n"]) -> Tensor:
 
 
 def _start(n: int, config: EdgePruningConfig, stream: int) -> Tensor:
-    return config.start + config.start_spread * normal(n, config.seed, 0, stream)
+    return config.initial + config.initial_spread * normal(n, config.seed, 0, stream)
 
 
 def _inside(noise: Tensor) -> Tensor:
