@@ -1,4 +1,4 @@
-"""Edge attribution patching with nothing but PyTorch's hooks and autograd on the user's own module.
+"""Attribution with nothing but PyTorch's hooks and autograd on the user's own module.
 
 What the writers write is what hooks see in a clean and a corrupted run. For the gradients, each reader is given an
 addend of its own, zero, at its input: a head's query, key or value is projected again from the norm of the stream plus
@@ -28,6 +28,9 @@ class Layout:
     by_head: bool
     """Whether a projection lists q, k, v for each head, rather than all heads for each of them."""
     output: str
+    activation: str
+    gate: tuple[str, str] | None = None
+    """What is gated, and what reads the product."""
 
 
 LAYOUTS = {
@@ -39,6 +42,7 @@ LAYOUTS = {
         {"attn.c_attn": ("q", "k", "v")},
         False,
         "attn.c_proj",
+        "mlp.act",
     ),
     "llama": Layout(
         "model.layers",
@@ -48,6 +52,8 @@ LAYOUTS = {
         {f"self_attn.{kind}_proj": (kind,) for kind in "qkv"},
         False,
         "self_attn.o_proj",
+        "mlp.act_fn",
+        ("mlp.up_proj", "mlp.down_proj"),
     ),
     "neox": Layout(
         "gpt_neox.layers",
@@ -57,6 +63,7 @@ LAYOUTS = {
         {"attention.query_key_value": ("q", "k", "v")},
         True,
         "attention.dense",
+        "mlp.act",
     ),
 }
 
@@ -73,14 +80,122 @@ def eap_scores(
         corrupted: its twin's; None for zero ablation.
         metric: of the logits `[S, V]`.
     """
+    differences = write_differences(module, layout, clean, corrupted)
+    return products(differences, reader_gradients(module, layout, clean, metric))
+
+
+def eap_ig_inputs_scores(
+    module: Any,
+    layout: Layout,
+    clean: Tensor,
+    corrupted: Tensor,
+    metric: Callable[[Tensor], Tensor],
+    points: list[tuple[float, float]],
+) -> dict[tuple[str, str], float]:
+    """The same with the gradients' weighted mean over embeddings between the corrupted prompt's and the clean one's."""
+    differences = write_differences(module, layout, clean, corrupted)
+    total: dict[str, Tensor] = {}
+    for alpha, weight in points:
+        moved = _between(module, layout, clean, corrupted, alpha)
+        for reader, gradient in reader_gradients(module, layout, clean, metric, moved).items():
+            total[reader] = total.get(reader, 0) + weight * gradient
+    return products(differences, total)
+
+
+def eap_ig_activations_scores(
+    module: Any,
+    layout: Layout,
+    clean: Tensor,
+    corrupted: Tensor | None,
+    metric: Callable[[Tensor], Tensor],
+    points: list[tuple[float, float]],
+) -> dict[tuple[str, str], float]:
+    """The same for one component's writers at a time, on the path of that component's own output."""
+    differences = write_differences(module, layout, clean, corrupted)
+    components: dict[str, list[str]] = {}
+    for writer in differences:
+        components.setdefault(writer.split(".")[0], []).append(writer)
+    scores: dict[tuple[str, str], float] = {}
+    for component, writers in components.items():
+        total: dict[str, Tensor] = {}
+        for alpha, weight in points:
+            lacking = -(1 - alpha) * torch.stack([differences[writer] for writer in writers]).sum(0)
+            moved = _adding(module, layout, component, lacking)
+            for reader, gradient in reader_gradients(module, layout, clean, metric, moved).items():
+                total[reader] = total.get(reader, 0) + weight * gradient
+        scores |= products({writer: differences[writer] for writer in writers}, total)
+    return scores
+
+
+def relevance_scores(
+    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, metric: Callable[[Tensor], Tensor]
+) -> dict[tuple[str, str], float]:
+    """EAP with frozen norms and attention patterns, secant activations and halved gates."""
+    differences = write_differences(module, layout, clean, corrupted)
+    return products(differences, reader_gradients(module, layout, clean, metric, rules=True))
+
+
+def node_scores(
+    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None, metric: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """⟨∂metric/∂(what a component writes), z_w − z̃_w⟩ for every writer."""
+    gradients: dict[str, Tensor] = {}
+
+    def watch(component: str):
+        def hook(_module, _inputs, output):
+            (output[0] if isinstance(output, tuple) else output).register_hook(
+                lambda g: gradients.__setitem__(component, g.reshape(len(clean), -1))
+            )
+
+        return hook
+
+    # Each embedding's output is added to the stream, so the gradient at the first says it for all.
+    handles = [module.get_submodule(layout.embeddings[0]).register_forward_hook(watch("embed"))]
+    for index, layer in enumerate(module.get_submodule(layout.layers)):
+        handles += [layer.get_submodule(layout.output).register_forward_hook(watch(f"a{index}"))]
+        handles += [layer.mlp.register_forward_hook(watch(f"m{index}"))]
+    with _removed(handles):
+        metric(module(input_ids=clean[None]).logits[0]).backward()
+    module.zero_grad()
+    differences = write_differences(module, layout, clean, corrupted)
+    return {writer: float((gradients[writer.split(".")[0]] * d).sum()) for writer, d in differences.items()}
+
+
+def write_differences(module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None) -> dict[str, Tensor]:
+    """z_w − z̃_w for every writer; of zero ablation without a corrupted prompt."""
     written = writes(module, layout, clean)
     ablated = dict.fromkeys(written, 0.0) if corrupted is None else writes(module, layout, corrupted)
-    gradients = reader_gradients(module, layout, clean, metric)
-    return {
-        (writer, reader): float((gradient * (z - ablated[writer])).sum())
-        for writer, z in written.items()
-        for reader, gradient in gradients.items()
-    }
+    return {writer: z - ablated[writer] for writer, z in written.items()}
+
+
+def products(differences: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[tuple[str, str], float]:
+    """⟨g_r, Δ_w⟩ for every writer and reader."""
+    return {(w, r): float((g * d).sum()) for w, d in differences.items() for r, g in gradients.items()}
+
+
+def _between(module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, alpha: float) -> list[Any]:
+    """Hooks that put every embedding between the corrupted prompt's and the clean one's."""
+    handles = []
+    for name in layout.embeddings:
+        embedding = module.get_submodule(name)
+        seen: list[Tensor] = []
+        handle = embedding.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.detach()))
+        with _removed([handle]), torch.no_grad():
+            for ids in (clean, corrupted):
+                module(input_ids=ids[None])
+        mixed = alpha * seen[0] + (1 - alpha) * seen[1]
+        handles.append(embedding.register_forward_hook(lambda _m, _i, _o, mixed=mixed: mixed))
+    return handles
+
+
+def _adding(module: Any, layout: Layout, component: str, addend: Tensor) -> list[Any]:
+    """A hook that adds to what a component (`embed`, `a0`, `m0`) writes."""
+    if component == "embed":
+        part = module.get_submodule(layout.embeddings[0])
+    else:
+        layer = module.get_submodule(layout.layers)[int(component[1:])]
+        part = layer.mlp if component.startswith("m") else layer.get_submodule(layout.output)
+    return [part.register_forward_hook(lambda _m, _i, output: output + addend)]
 
 
 @torch.no_grad()
@@ -110,8 +225,24 @@ def writes(module: Any, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def reader_gradients(module: Any, layout: Layout, ids: Tensor, metric: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """The gradient of the metric at each reader's own input, `[S, D]`."""
+def reader_gradients(
+    module: Any,
+    layout: Layout,
+    ids: Tensor,
+    metric: Callable[[Tensor], Tensor],
+    moved: list[Any] | None = None,
+    rules: bool = False,
+) -> dict[str, Tensor]:
+    """The gradient of the metric at each reader's own input, `[S, D]`.
+
+    Args:
+        module: the user's model.
+        layout: where its pieces are.
+        ids: the prompt's tokens, `[S]`.
+        metric: of the logits `[S, V]`.
+        moved: hooks that are set and change what components write; they are removed.
+        rules: go backwards by the rules of relevance propagation.
+    """
     addends: dict[str, Tensor] = {}
 
     def addend(reader: str, stream: Tensor) -> Tensor:
@@ -126,8 +257,11 @@ def reader_gradients(module: Any, layout: Layout, ids: Tensor, metric: Callable[
         def project_apart(projection, _inputs, _output):
             (stream,) = streams
             streams.clear()
-            apart = [projection.forward(norm.forward(stream + addend(reader, stream))) for reader in readers]
-            return torch.cat([y.chunk(len(readers), -1)[i] for i, y in enumerate(apart)], -1)
+            normed = _frozen_norm if rules else lambda norm, x: norm.forward(x)
+            apart = [projection.forward(normed(norm, stream + addend(reader, stream))) for reader in readers]
+            pieces = [y.chunk(len(readers), -1)[i] for i, y in enumerate(apart)]
+            kept = [y.detach() if rules and r[-1] in "qk" else y for r, y in zip(readers, pieces, strict=True)]
+            return torch.cat(kept, -1)
 
         return streams, project_apart
 
@@ -140,10 +274,49 @@ def reader_gradients(module: Any, layout: Layout, ids: Tensor, metric: Callable[
             streams, project_apart = split(attention_norm, readers)
             see = attention_norm.register_forward_pre_hook(lambda _norm, inputs, s=streams: s.append(inputs[0]))
             handles += [see, layer.get_submodule(name).register_forward_hook(project_apart)]
-    with _removed(handles):
+    if rules:
+        handles += _relevance_hooks(module, layout)
+    with _removed(handles + (moved or [])):
         value = metric(module(input_ids=ids[None]).logits[0])
-    gradients = torch.autograd.grad(value, list(addends.values()))
-    return {reader: gradient[0] for reader, gradient in zip(addends, gradients, strict=True)}
+    gradients = torch.autograd.grad(value, list(addends.values()), allow_unused=True)
+    filled = [torch.zeros_like(a) if g is None else g for a, g in zip(addends.values(), gradients, strict=True)]
+    return {reader: gradient[0] for reader, gradient in zip(addends, filled, strict=True)}
+
+
+def _frozen_norm(norm: Any, x: Tensor) -> Tensor:
+    if isinstance(norm, nn.LayerNorm):
+        x = x - x.mean(-1, keepdim=True)
+        return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach() * norm.weight + norm.bias
+    return x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt().detach() * norm.weight
+
+
+def _relevance_hooks(module: Any, layout: Layout) -> list[Any]:
+    """Frozen norms before MLPs and logits, secant activations, halved gates."""
+
+    def frozen(norm, inputs, _output):
+        return _frozen_norm(norm, inputs[0])
+
+    handles = [module.get_submodule(layout.final_norm).register_forward_hook(frozen)]
+    for layer in module.get_submodule(layout.layers):
+        handles.append(layer.get_submodule(layout.norms[1]).register_forward_hook(frozen))
+        seen: list[Tensor] = []
+
+        def secant(_module, inputs, output, seen=seen):
+            output = inputs[0] * (output / inputs[0]).detach()
+            seen.append(output)
+            return output
+
+        handles.append(layer.get_submodule(layout.activation).register_forward_hook(secant))
+        if layout.gate:
+            up, down = (layer.get_submodule(name) for name in layout.gate)
+            handles.append(up.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output)))
+
+            def halved(_module, _inputs, seen=seen):
+                one, other = seen
+                return ((one * other.detach() + one.detach() * other) / 2,)
+
+            handles.append(down.register_forward_pre_hook(halved))
+    return handles
 
 
 def _columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:

@@ -16,16 +16,11 @@ from edgewise.graph import KEY, QUERY, Graph
 from edgewise.models import Model
 from edgewise.tasks import Pair, Task, metric_function
 from tests.discovery.hooks import LAYOUTS, eap_scores
-from tests.discovery.toys import random_pairs, random_task, refused, toy_engine
+from tests.discovery.toys import near, random_pairs, random_task, refused, toy_engine
 from tests.tiny import random_model, tiny
 
 FLOAT32 = 3e-7
 """Scores are float32: how far they may be off, relative to the largest."""
-
-
-def _near(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    error, scale = float((found.double() - expected.double()).abs().max()), float(expected.abs().max())
-    assert error <= tolerance * scale, f"{error:.1e} apart, of {scale:.1e}"
 
 
 def _logit_diff(pair: Pair) -> Callable[[Tensor], Tensor]:
@@ -59,8 +54,8 @@ def test_eap_is_what_plain_hooks_say(name: str, family: str, metric: Callable, a
     task = Task("toy", random_pairs(5), [], [], metric=metric.__name__[1:])
     expected = torch.stack([_by_hooks(engine, family, pair, metric(pair), ablation) for pair in task.train]).mean(0)
     assert float(expected.abs().min()) > 0 or ablation == "interchange"
-    _near(_mask_gradient(engine, task), expected, 1e-8)
-    _near(eap(engine, task).values, expected, FLOAT32)
+    near(_mask_gradient(engine, task), expected, 1e-8)
+    near(eap(engine, task).values, expected, FLOAT32)
 
 
 def _by_hooks(engine: Engine, family: str, pair: Pair, metric: Callable, ablation: str) -> Float[Tensor, " E"]:
@@ -139,8 +134,8 @@ def test_on_a_linear_model_the_score_is_the_exact_effect():
     masks[range(graph.n_edges), 0, range(graph.n_edges)] = 0  # each edge patched on its own
     full = example_scores(engine, batch, torch.ones(graph.n_edges, dtype=torch.float64), score).mean()
     effect = full - example_scores(engine, batch, masks, score).mean(-1)
-    _near(_mask_gradient(engine, task), effect, 1e-8)
-    _near(eap(engine, task).values, effect, FLOAT32)
+    near(_mask_gradient(engine, task), effect, 1e-8)
+    near(eap(engine, task).values, effect, FLOAT32)
     pattern = (graph.reader_kind == QUERY) | (graph.reader_kind == KEY)
     assert not eap(engine, task).values[pattern[graph.edge_reader.long()]].any()
     assert (effect[~pattern[graph.edge_reader.long()]] != 0).all()
@@ -208,9 +203,9 @@ def test_mask_ig_at_few_points_is_the_quadrature_it_says():
         assert mask.grad is not None
         return mask.grad
 
-    _near(mask_ig(engine, task, points=1).values, at(0.5), 1e-6)
+    near(mask_ig(engine, task, points=1).values, at(0.5), 1e-6)
     low, high = 0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5
-    _near(mask_ig(engine, task, points=2).values, (at(low) + at(high)) / 2, 1e-6)
+    near(mask_ig(engine, task, points=2).values, (at(low) + at(high)) / 2, 1e-6)
 
 
 def test_no_points_at_all_are_refused():
@@ -226,19 +221,19 @@ def test_batch_size_order_and_padding_change_no_score(monkeypatch, name: str, me
     task = random_task(11)
     expected = method(toy_engine(name, torch.float64), task, batch_size=11).values
     for size in (1, 4, 500):
-        _near(method(toy_engine(name, torch.float64), task, batch_size=size).values, expected, 1e-6)
+        near(method(toy_engine(name, torch.float64), task, batch_size=size).values, expected, 1e-6)
     mixed = replace(task, train=[task.train[i] for i in torch.randperm(11).tolist()])
-    _near(method(toy_engine(name, torch.float64), mixed, batch_size=3).values, expected, 1e-6)
+    near(method(toy_engine(name, torch.float64), mixed, batch_size=3).values, expected, 1e-6)
     batches = Task.batches
     monkeypatch.setattr(Task, "batches", lambda self, split, size: batches(self, split, size, "left"))
-    _near(method(toy_engine(name, torch.float64), task, batch_size=4).values, expected, 1e-6)
+    near(method(toy_engine(name, torch.float64), task, batch_size=4).values, expected, 1e-6)
 
 
 def test_examples_weigh_the_same_whatever_their_batch_and_targets():
     # Seven examples in batches of five and two; the mean of the batches' means would be another number.
     task = random_task(7)
     alone = [eap(toy_engine(), replace(task, train=[pair])).values for pair in task.train]
-    _near(eap(toy_engine(), task, batch_size=5).values, torch.stack(alone).mean(0), 1e-5)
+    near(eap(toy_engine(), task, batch_size=5).values, torch.stack(alone).mean(0), 1e-5)
 
 
 def test_scores_are_of_the_split_asked_for():
@@ -249,6 +244,7 @@ def test_scores_are_of_the_split_asked_for():
     assert mask_ig(toy_engine(), task, points=3).provenance["method"] == {
         "name": "mask-ig",
         "points": 3,
+        "quadrature": "gauss-legendre",
         "split": "train",
     }
     assert "no split" in refused(lambda: eap(toy_engine(), task, split="dev"))
@@ -295,7 +291,7 @@ def test_graphs_differ_in_edges_not_in_scores():
     model = tiny("gpt2", torch.float64)
     joint, off = (model.graph(kind) for kind in ("joint", "off"))
     one, other = (eap(Engine(model, graph), random_task(4)).values for graph in (joint, off))
-    _near(other, one[_ids(joint, off)], 1e-6)
+    near(other, one[_ids(joint, off)], 1e-6)
 
 
 def _ids(graph: Graph, other: Graph) -> list[int]:

@@ -104,6 +104,13 @@ def learner(config: EdgePruningConfig | RankingConfig) -> EdgePruningLearner | R
     return learner
 
 
+def near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """The largest difference is at most `tolerance` times the largest expected number."""
+    assert found.shape == expected.shape
+    error, scale = float((found.double() - expected.double()).abs().max()), float(expected.abs().max())
+    assert error <= tolerance * scale, f"{error:.1e} apart, of {scale:.1e}"
+
+
 def scores_of(circuit: Circuit) -> Tensor:
     assert circuit.scores is not None
     return circuit.scores

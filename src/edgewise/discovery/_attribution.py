@@ -4,14 +4,15 @@ The sign is the one of the definition `score(w → r) = ∂ metric / ∂ m_rw`: 
 the metric.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._cost import Cost
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._provenance import provenance
+from edgewise.discovery._quadrature import Quadrature, quadrature
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.models import Model
@@ -37,16 +38,21 @@ def eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: 
     Raises:
         edgewise.InputError: the metric is KL.
     """
-    engine = Engine.of(model)
-    scores = _mask_gradient(engine, task, [1.0], [1.0], split, batch_size)
-    return Scores(engine.graph, scores, provenance(engine, task, {"name": "eap", "split": split}))
+    engine, cost = Engine.of(model), Cost()
+    scores = _mask_gradient(engine, task, [(1.0, 1.0)], split, batch_size, cost)
+    return Scores(engine.graph, scores, provenance(engine, task, {"name": "eap", "split": split}, cost))
 
 
 def mask_ig(
-    model: Model | Engine, task: Task, *, points: int = 5, split: str = "train", batch_size: int = 32
+    model: Model | Engine,
+    task: Task,
+    *,
+    points: int = 5,
+    rule: Quadrature = "gauss-legendre",
+    split: str = "train",
+    batch_size: int = 32,
 ) -> Scores:
-    """Integrated gradients along the masks: the mean of the mask gradient over m = α, all edges at once, by
-    Gauss–Legendre quadrature.
+    """Integrated gradients along the masks: the mean of the mask gradient over m = α, all edges at once.
 
     The scores sum to metric(full model) − metric(empty circuit) up to the quadrature's error (Sundararajan, Taly & Yan
     2017, on masks as in Miller, Chughtai & Saunders 2024).
@@ -55,24 +61,26 @@ def mask_ig(
         model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained.
         points: quadrature points.
+        rule: see `quadrature`.
         split: which examples.
         batch_size: how many at a time; it does not change the scores.
 
     Returns:
         Scores, the mean over the examples.
+
+    Raises:
+        edgewise.InputError: there is no such rule, too few points for it, or the metric has no gradient.
     """
-    engine = Engine.of(model)
-    if points < 1:
-        raise InputError(f"mask-ig: {points} points; use at least 1")
-    nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
-    scores = _mask_gradient(engine, task, list((nodes + 1) / 2), list(weights / 2), split, batch_size)
-    return Scores(engine.graph, scores, provenance(engine, task, {"name": "mask-ig", "points": points, "split": split}))
+    engine, cost = Engine.of(model), Cost()
+    scores = _mask_gradient(engine, task, quadrature(points, rule), split, batch_size, cost)
+    method = {"name": "mask-ig", "points": points, "quadrature": rule, "split": split}
+    return Scores(engine.graph, scores, provenance(engine, task, method, cost))
 
 
 def _mask_gradient(
-    engine: Engine, task: Task, values: list[float], weights: list[float], split: str, batch_size: int
+    engine: Engine, task: Task, points: list[tuple[float, float]], split: str, batch_size: int, cost: Cost
 ) -> Float[Tensor, " E"]:
-    if values == [1.0] and task.metric in LOWER_IS_BETTER:
+    if points == [(1.0, 1.0)] and task.metric in LOWER_IS_BETTER:
         raise InputError(
             "eap: the metric is KL to the model itself, whose gradient at the full model is 0; use logit_diff or "
             "log_prob"
@@ -80,13 +88,16 @@ def _mask_gradient(
     metric = metric_function(task.metric)
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):
-        for value, weight in zip(values, weights, strict=True):
-            mask = torch.full((engine.graph.n_edges,), float(value), device=engine.model.device, requires_grad=True)
+        if engine.ablation.kind == "interchange":
+            cost.spend(len(batch.index), forwards=1)
+        for value, weight in points:
+            cost.spend(len(batch.index), forwards=1, backwards=1)
+            mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)
             scores = example_scores(engine, batch, mask, metric, gradients="all").sum()
             if not scores.requires_grad:
                 raise InputError(f"metric {score_name(task.metric)!r}: it has no gradient; use logit_diff or log_prob")
             scores.backward()
             assert mask.grad is not None
             total += weight * mask.grad.cpu().double()
-    sign = -1 if task.metric in LOWER_IS_BETTER else 1
+    sign, cost.examples = (-1 if task.metric in LOWER_IS_BETTER else 1), len(task.split(split))
     return (sign * total / len(task.split(split))).float()

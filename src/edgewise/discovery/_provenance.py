@@ -4,13 +4,14 @@ import hashlib
 from importlib.metadata import version
 from typing import Any
 
+from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine
 from edgewise.tasks import Task, pairs_hash, score_name
 
 
-def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, Any]:
-    """Model, ablation, task, method and software, enough to do it again."""
-    return {
+def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | None = None) -> dict[str, Any]:
+    """Model, ablation, task, method and software, enough to do it again; and what it cost, where that was counted."""
+    found = {
         "model": engine.model.identity,
         "graph": engine.graph.spec.to_dict(),
         "ablation": engine.ablation.to_dict(),
@@ -24,6 +25,7 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, 
         "method": method,
         "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
     }
+    return found if cost is None else found | {"cost": cost.record()}
 
 
 def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,5 +9,12 @@ from edgewise.engine._engine import Engine as Engine
 from edgewise.engine._footprint import Footprint as Footprint
 from edgewise.engine._footprint import footprint as footprint
 from edgewise.engine._means import mean_writes as mean_writes
+from edgewise.engine._stream import PLAIN as PLAIN
+from edgewise.engine._stream import RELEVANCE as RELEVANCE
+from edgewise.engine._stream import Component as Component
+from edgewise.engine._stream import Objective as Objective
+from edgewise.engine._stream import Rules as Rules
+from edgewise.engine._stream import Stream as Stream
+from edgewise.engine._stream import StreamRun as StreamRun
 from edgewise.engine._writes import Writes as Writes
 from edgewise.engine._writes import constant_writes as constant_writes

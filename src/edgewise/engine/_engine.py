@@ -188,7 +188,7 @@ class Engine:
         targets = packing.where(batch.row, batch.position)
         terms = embeddings(self.model.parts, self.graph, packing)
         clean = tuple(term[packing.example_token] for term in terms)
-        constants = self._constants(batch, packing)
+        constants = self.constants_of(batch, packing)
         if self.path == "reference":
             logits = reference_logits(
                 self.model.parts, self.graph, self.ablation, packing, masks, constants.writes(), targets
@@ -253,7 +253,7 @@ class Engine:
     def _ablated(self, packing: Packing) -> tuple[Tensor, ...]:
         return interchange_tensors(self.model.parts, self.graph, self.ablation, packing)
 
-    def _constants(self, batch: Prompts, packing: Packing) -> Constants:
+    def constants_of(self, batch: Prompts, packing: Packing) -> Constants:
         """What ablated edges carry at each packed token."""
         parts, graph = self.model.parts, self.graph
         if self.ablation.kind == "interchange":

@@ -1,0 +1,42 @@
+"""What a method spent: passes, examples and seconds, for every result."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Cost:
+    """A tally of example-passes.
+
+    A pass that runs only some of the layers counts as that share of one; passes of several circuits at once count one
+    each.
+    """
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    examples: int = 0
+    """Different examples seen."""
+    seconds: float = 0.0
+    """Of earlier runs of one that was resumed."""
+    start: float = field(default_factory=time.monotonic)
+
+    def spend(self, n_examples: int, forwards: float = 0.0, backwards: float = 0.0) -> None:
+        """Count so many passes of some examples each."""
+        self.forwards += n_examples * forwards
+        self.backwards += n_examples * backwards
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds so far, earlier runs included."""
+        return self.seconds + time.monotonic() - self.start
+
+    def record(self) -> dict[str, Any]:
+        """As plain values: how often each example went forwards and backwards through the whole model."""
+        n = max(1, self.examples)
+        return {
+            "forwards_per_example": round(self.forwards / n, 3),
+            "backwards_per_example": round(self.backwards / n, 3),
+            "examples": self.examples,
+            "seconds": round(self.total_seconds, 3),
+        }

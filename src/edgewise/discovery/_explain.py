@@ -1,0 +1,68 @@
+"""What every gradient method on the full model's stream shares: examples, the metric and its sign, the tally."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.discovery._cost import Cost
+from edgewise.engine import Engine, Objective, Stream
+from edgewise.tasks import LOWER_IS_BETTER, SELF_CONTAINED, Batch, Task, metric_function, reduce, score_name
+
+
+def explain(
+    engine: Engine,
+    task: Task,
+    split: str,
+    batch_size: int,
+    explained: Callable[[Stream, Objective], Tensor],
+    cost: Cost,
+    *,
+    clean_only: str = "",
+) -> Tensor:
+    """The mean over the examples of what a method says about each batch, on the CPU (float64 where the model is).
+
+    Args:
+        engine: model, graph and ablation.
+        task: its `metric` is explained; where less of it is better, the sign is turned.
+        split: which examples.
+        batch_size: how many at a time.
+        explained: from a batch's stream and the metric's sum over its examples to numbers that sum over examples.
+        cost: where passes are counted; the two forwards of each batch are counted here.
+        clean_only: the name of a method that takes gradients at the full model alone, where KL to it has none.
+
+    Raises:
+        InputError: the metric has no gradient.
+    """
+    if clean_only and task.metric in LOWER_IS_BETTER:
+        raise InputError(
+            f"{clean_only}: the metric is KL to the model itself, whose gradient at the full model is 0; use "
+            "logit_diff or log_prob"
+        )
+    sign = -1 if task.metric in LOWER_IS_BETTER else 1
+    total: Tensor | None = None
+    for batch in task.batches(split, batch_size):
+        batch = batch.to(engine.model.device)
+        found = sign * explained(Stream(engine, batch), metric_sum(engine, task, batch)).detach().cpu().double()
+        total = found if total is None else total + found
+        cost.spend(len(batch.index), forwards=2 if engine.ablation.kind == "interchange" else 1)
+    assert total is not None  # an empty split is refused by `batches`
+    cost.examples = len(task.split(split))
+    mean = total / cost.examples
+    return mean if engine.model.dtype == torch.float64 else mean.float()
+
+
+def metric_sum(engine: Engine, task: Task, batch: Batch) -> Objective:
+    """The task's metric, summed over a batch's examples, as a function of the logits."""
+    metric = metric_function(task.metric)
+    if metric not in SELF_CONTAINED:
+        batch = batch.with_full_logits(engine.full(batch))
+
+    def objective(logits: Tensor) -> Tensor:
+        value = reduce(metric(logits, batch), batch).sum()
+        if not value.requires_grad:
+            raise InputError(f"metric {score_name(task.metric)!r}: it has no gradient; use logit_diff or log_prob")
+        return value
+
+    return objective

@@ -1,0 +1,370 @@
+"""The full model on one residual stream, and each reader's own gradient anywhere along a path towards it.
+
+With every edge kept all readers see the same stream, so no stack of differences is needed to run: one plain forward and
+one backward by autograd, which stops at the readers' projections. What is particular to edges comes after: a head's
+gradient is taken back through its own projection and norm to ∂objective/∂x_r, and contracted with the differences
+Δ_w = z_w − z̃_w of the clean run, which stay the same wherever along the path the gradient was taken.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.engine._constants import Prompts, check_targets
+from edgewise.engine._engine import Engine
+from edgewise.engine._packing import pack
+from edgewise.engine._writes import head_sum, make_rotary, trace
+from edgewise.models import Attention, Heads, Layer, Norm
+
+Objective = Callable[[Float[Tensor, "A V"]], Tensor]
+"""From the logits at the targets to one number."""
+
+CHUNK_BYTES = 32 << 20
+"""How much the differences of one chunk of tokens may take at full width."""
+
+
+class Rules(NamedTuple):
+    """What the backward holds fixed or shares out, in place of the derivative (RelP: Jafari et al. 2025, after the LRP
+    rules of Ali et al. 2022). None of them changes the forward.
+    """
+
+    norm: bool = False
+    """A norm's scale is a constant."""
+    attention: bool = False
+    """The attention pattern is a constant: queries and keys get no gradient."""
+    activation: bool = False
+    """An activation function's slope is that of its secant through 0, f(z) / z."""
+    gate: bool = False
+    """The two factors of a gated product get half of the gradient each."""
+
+
+PLAIN = Rules()
+RELEVANCE = Rules(True, True, True, True)
+
+
+class Component(NamedTuple):
+    """Writers whose outputs move together, and where the model reads them first."""
+
+    writers: slice
+    block: int
+    """The first block of readers that sees them (`graph.blocks`; in a parallel block, the next layer's)."""
+    difference: Float[Tensor, "N D"]
+    """What they write minus what they write when ablated."""
+
+
+@dataclass
+class StreamRun:
+    """One differentiable run. The tensors of each block of readers are those that gradients can be asked of."""
+
+    final: Float[Tensor, "A D"]
+    """The input of the final norm at the targets."""
+    reads: dict[int, Tensor] = field(default_factory=dict)
+    """By block: the readers' projections `[n, N, k]`; an MLP's input `[N, D]`; the final norm's `[A, D]`."""
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    """By attention block: the stream that it reads, `[N, D]`, without gradient."""
+    mixed: dict[int, Float[Tensor, "N H v"]] = field(default_factory=dict)
+    """By attention block: what its heads give before W_O."""
+    written: dict[int, Float[Tensor, "N D"]] = field(default_factory=dict)
+    """By block: what it adds to the stream."""
+
+
+class Stream:
+    """A batch's clean run of the full model, and what its writers write beyond their ablated values."""
+
+    @torch.no_grad()
+    def __init__(self, engine: Engine, batch: Prompts) -> None:
+        """Run the clean prompts once.
+
+        Args:
+            engine: model, graph and ablation.
+            batch: paired prompts and targets.
+        """
+        self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
+        self.packing = pack(batch.clean)
+        check_targets(batch.clean, batch.row, batch.position)
+        self.targets = self.packing.where(batch.row, batch.position)
+        self.rotary = make_rotary(self.parts, self.packing)
+        self.real = None if self.packing.full else self.packing.real
+        self.example: Int[Tensor, " N"] = self.packing.cell // self.packing.grid[1]
+        self.n_examples = self.packing.grid[0]
+        self.dtype = torch.promote_types(engine.model.dtype, torch.float32)
+        ablated, layers = engine.constants_of(batch, self.packing), range(len(self.parts.layers))
+        clean = trace(self.parts, self.graph, self.packing)
+        writers = range(self.graph.n_embeddings)
+        self.embeds = [(clean.embeds[w] - ablated.embedding(w).detach()).to(self.dtype) for w in writers]
+        self.heads = [(clean.heads[i] - ablated.heads(i).detach()).to(self.dtype) for i in layers]  # (N, H, v)
+        self.mlps = [(clean.mlps[i] - ablated.mlp(i).detach()).to(self.dtype) for i in layers]
+        self.ablated = ablated
+        self.clean = [torch.stack(clean.embeds).sum(0).to(self.dtype)]  # what each block reads, (N, D)
+        for layer, mixed, mlp in zip(self.parts.layers, clean.heads, clean.mlps, strict=True):
+            x = self.clean[-1]
+            after = x + head_sum(mixed, layer.attention.output, layer.attention.output_bias)
+            self.clean += [x if self.parts.parallel else after, after + mlp]
+
+    # ----------------------------------------------------------------------------------------------------------- paths
+
+    def components(self, heads: Literal["together", "apart"] = "together") -> Iterator[Component]:
+        """The components whose outputs may be moved one at a time, in order of writing.
+
+        Args:
+            heads: whether a layer's heads move together, as one attention layer, or each on its own.
+        """
+        for w, difference in enumerate(self.embeds):
+            yield Component(slice(w, w + 1), 0, difference)
+        for index in range(len(self.parts.layers)):
+            first, n = self.graph.writers_of(self.graph.blocks[2 * index]).start, self.parts.n_heads
+            step, after = n if heads == "together" else 1, 2 * index + (2 if self.parts.parallel else 1)
+            for head in range(0, n, step):
+                difference = self._expanded(index, slice(head, head + step)).sum(1)
+                yield Component(slice(first + head, first + head + step), after, difference)
+            yield Component(slice(first + n, first + n + 1), 2 * index + 2, self.mlps[index])
+
+    def inputs(self) -> Component:
+        """All embeddings together.
+
+        Raises:
+            InputError: the graph has no embedding writers.
+        """
+        if not self.embeds:
+            raise InputError("graph: embeddings are no writers in it, so there is no path from ablated to clean ones")
+        return Component(slice(0, self.graph.n_writers), 0, torch.stack(self.embeds).sum(0))
+
+    # --------------------------------------------------------------------------------------------------------- running
+
+    def run(
+        self, component: Component | None = None, alpha: float = 1.0, rules: Rules = PLAIN, *, inner: bool = False
+    ) -> StreamRun:
+        """Run the full model with one component's output moved towards its ablated value.
+
+        Args:
+            component: what moves; None for nothing, from the embeddings on.
+            alpha: where along the path: 0 is ablated, 1 is clean.
+            rules: how to go backwards.
+            inner: also note what components write, so that gradients can be asked of that.
+
+        Returns:
+            The run, from the first block that reads the component on.
+        """
+        first = 0 if component is None else component.block
+        x = self.clean[first]
+        x = x if component is None else x - (1 - alpha) * component.difference
+        x = x.detach().requires_grad_()
+        run = StreamRun(x)
+        with torch.enable_grad():
+            for index, layer in enumerate(self.parts.layers):
+                block, before = 2 * index, x
+                if block >= first:
+                    run.inputs[block] = before.detach()
+                    x = self._attend(run, index, layer, before, rules, inner)
+                if block + 1 >= first:
+                    read = before if self.parts.parallel else x
+                    run.reads[block + 1] = read = read.view_as(read)  # a tensor of the MLP's own
+                    written = self._mlp(layer, read, rules)
+                    if inner:
+                        run.written[block + 1] = written
+                    x = x + written
+            run.final = run.reads[2 * len(self.parts.layers)] = x[self.targets]
+        return run
+
+    def value(self, run: StreamRun, objective: Objective, rules: Rules = PLAIN) -> Tensor:
+        """The objective of a run."""
+        with torch.enable_grad():
+            return objective(self.parts.unembed(normed(self.parts.final_norm, run.final, rules.norm)))
+
+    def project(self, index: int, x: Float[Tensor, "N D"], frozen: bool = False) -> Float[Tensor, "n N k"]:
+        """A layer's queries, keys and values, one for each reader, of one shared stream."""
+        attention = self.parts.layers[index].attention
+        y = normed(attention.norm, x, frozen)
+        return torch.cat([_project(y, heads) for heads in self._projections(attention)])
+
+    def mix(self, index: int, projected: Float[Tensor, "n N k"], pattern: Tensor | None = None) -> Tensor:
+        """A layer's heads before W_O, `[N, H, v]`, from its readers' projections.
+
+        Args:
+            index: the layer.
+            projected: as `project` gives them.
+            pattern: projections whose queries and keys to use instead.
+        """
+        query, key, value = self.unpacked(projected if pattern is None else pattern)
+        value = value if pattern is None else self.unpacked(projected)[2]
+        mixed = self.parts.layers[index].attention.mix(query, key, value, self.rotary, self.real)
+        return self.packing.pack(mixed)
+
+    def unpacked(self, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values on the padded grid, `[B, n, S, k]` each."""
+        keys = self.graph.n_kv_readers
+        query, key, value = projected.split([self.parts.n_heads, keys, keys])
+        query, key, value = (self.packing.unpack(x.transpose(0, 1)) for x in (query, key, value))
+        return query, key, value
+
+    def _attend(self, run: StreamRun, index: int, layer: Layer, x: Tensor, rules: Rules, inner: bool) -> Tensor:
+        projected = run.reads[2 * index] = self.project(index, x, rules.norm)
+        mixed = self.mix(index, projected, projected.detach() if rules.attention else None)
+        written = head_sum(mixed, layer.attention.output.to(x.dtype), None)
+        if inner:
+            run.mixed[2 * index], run.written[2 * index] = mixed, written
+        bias = layer.attention.output_bias
+        return x + written if bias is None else x + written + bias
+
+    def _mlp(self, layer: Layer, x: Float[Tensor, "N D"], rules: Rules) -> Float[Tensor, "N D"]:
+        mlp, y = layer.mlp, normed(layer.mlp.norm, x, rules.norm)
+        up = _linear(y, mlp.up, mlp.up_bias)
+        inner = up if mlp.gate is None else _linear(y, mlp.gate, mlp.gate_bias)
+        hidden = _secant(mlp.activation, inner) if rules.activation else mlp.activation(inner)
+        if mlp.gate is not None:
+            hidden = (hidden * up.detach() + hidden.detach() * up) / 2 if rules.gate else hidden * up
+        return _linear(hidden, mlp.down, mlp.down_bias)
+
+    def _projections(self, attention: Attention) -> tuple[Heads, Heads, Heads]:
+        repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
+        return attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)
+
+    # ------------------------------------------------------------------------------------------------------- gradients
+
+    def edge_gradients(
+        self,
+        objective: Objective,
+        component: Component | None = None,
+        alpha: float = 1.0,
+        rules: Rules = PLAIN,
+    ) -> Float[Tensor, " E"]:
+        """⟨∂objective/∂x_r, Δ_w⟩ for every edge w → r, the gradient taken at a point of a component's path.
+
+        Args:
+            objective: what is explained.
+            component: what moves; its own edges alone get a number. None for the clean run and all edges.
+            alpha: where along the path: 0 is ablated, 1 is clean.
+            rules: how to go backwards.
+        """
+        run = self.run(component, alpha, rules)
+        gradients = torch.autograd.grad(self.value(run, objective, rules), list(run.reads.values()), allow_unused=True)
+        found = {block: g for block, g in zip(run.reads, gradients, strict=True) if g is not None}
+        every = slice(0, self.graph.n_writers)
+        return self._contract(run, found, every if component is None else component.writers, rules)
+
+    @torch.no_grad()
+    def _contract(
+        self, run: StreamRun, gradients: dict[int, Tensor], writers: slice, rules: Rules
+    ) -> Float[Tensor, " E"]:
+        n_tokens, d_model, last = self.packing.n_tokens, self.parts.d_model, 2 * len(self.parts.layers)
+        scores = self.clean[0].new_zeros(self.graph.n_edges)
+        step = max(1, CHUNK_BYTES // ((writers.stop - writers.start) * d_model * scores.element_size()))
+        for start in range(0, n_tokens, step):
+            tokens = torch.arange(start, min(start + step, n_tokens), device=scores.device)
+            differences = self.differences(tokens, writers).flatten(1)  # (w, T D)
+            for number, g in gradients.items():
+                if number != last:
+                    g_x = self._to_input(run, number, g, tokens, rules).flatten(1)  # (n, T D)
+                    self._add(scores, number, writers, g_x, differences)
+        if last in gradients:
+            differences = self.differences(self.targets, writers).flatten(1)
+            self._add(scores, last, writers, gradients[last].reshape(1, -1), differences)
+        return scores
+
+    def _add(self, scores: Tensor, number: int, writers: slice, g_x: Tensor, differences: Tensor) -> None:
+        block = self.graph.blocks[number]
+        n = min(writers.stop, block.n_writers) - writers.start
+        if n > 0:
+            table = scores[block.edges].view(block.n_readers, block.n_writers)
+            table[:, writers.start : writers.start + n] += g_x @ differences[:n].T
+
+    def _to_input(
+        self, run: StreamRun, number: int, g: Tensor, tokens: Int[Tensor, " T"], rules: Rules
+    ) -> Float[Tensor, "n T D"]:
+        """From the gradient of a block's projections to that of each reader's own input."""
+        if number % 2:
+            return g[None, tokens]
+        attention = self.parts.layers[number // 2].attention
+        projections = self._projections(attention)
+        pairs = zip(g[:, tokens].split([len(p.weight) for p in projections]), projections, strict=True)
+        back = torch.cat([each @ heads.weight.to(g.dtype).transpose(1, 2) for each, heads in pairs])
+        return normed_back(attention.norm, run.inputs[number][tokens], back, rules.norm)
+
+    def differences(self, tokens: Int[Tensor, " T"], writers: slice | None = None) -> Float[Tensor, "w T D"]:
+        """What writers write beyond their ablated values, at some tokens; of all writers if not told."""
+        writers = writers or slice(0, self.graph.n_writers)
+        found = [x[tokens] for w, x in enumerate(self.embeds) if writers.start <= w < writers.stop]
+        for index, mlp in enumerate(self.mlps):
+            first, n = self.graph.writers_of(self.graph.blocks[2 * index]).start, self.parts.n_heads
+            low, high = max(writers.start - first, 0), min(writers.stop - first, n)
+            if low < high:
+                found += self._expanded(index, slice(low, high), tokens).unbind(1)
+            if writers.start <= first + n < writers.stop:
+                found.append(mlp[tokens])
+        return torch.stack(found)
+
+    def _expanded(self, index: int, heads: slice, tokens: Tensor | None = None) -> Float[Tensor, "T h D"]:
+        """The differences of some of a layer's heads, through W_O, with their shares of b_O."""
+        difference = self.heads[index] if tokens is None else self.heads[index][tokens]
+        attention = self.parts.layers[index].attention
+        wide = torch.einsum("nhv,hvd->nhd", difference[:, heads], attention.output[heads].to(self.dtype))
+        bias = attention.output_bias
+        return wide + bias / self.parts.n_heads if self.engine.ablation.splits_bias and bias is not None else wide
+
+    def writer_effects(self, run: StreamRun, gradients: dict[int, Float[Tensor, "N D"]]) -> Float[Tensor, "B W"]:
+        """⟨∂objective/∂z_w, Δ_w⟩ for every writer, example by example.
+
+        Args:
+            run: a run from the embeddings on.
+            gradients: by block, ∂objective/∂(what it adds to the stream); -1 for the embeddings.
+        """
+        per_token = [(x * gradients[-1]).sum(-1, keepdim=True) for x in self.embeds]
+        for index, mlp in enumerate(self.mlps):
+            heads = self._expanded(index, slice(0, self.parts.n_heads))
+            per_token.append(torch.einsum("nhd,nd->nh", heads, gradients[2 * index]))
+            per_token.append((mlp * gradients[2 * index + 1]).sum(-1, keepdim=True))
+        return self.per_example(torch.cat(per_token, 1))
+
+    def per_example(self, per_token: Float[Tensor, "N n"]) -> Float[Tensor, "B n"]:
+        """Sums over each example's tokens."""
+        return per_token.new_zeros(self.n_examples, per_token.shape[1]).index_add_(0, self.example, per_token)
+
+
+def normed(norm: Norm, x: Float[Tensor, "N D"], frozen: bool = False) -> Float[Tensor, "N D"]:
+    """The norm's formula; `frozen` makes its scale a constant of the backward."""
+    if norm.kind == "none":
+        return x
+    x = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
+    inverse = (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    y = x * (inverse.detach() if frozen else inverse)
+    y = y if norm.gain is None else y * norm.gain
+    return y if norm.bias is None else y + norm.bias
+
+
+def normed_back(
+    norm: Norm, x: Float[Tensor, "T D"], gradient: Float[Tensor, "n T D"], frozen: bool = False
+) -> Float[Tensor, "n T D"]:
+    """From the gradient of `normed` to that of its input, for several gradients at one input."""
+    if norm.kind == "none":
+        return gradient
+    x = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
+    inverse = (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    gradient = gradient if norm.gain is None else gradient * norm.gain
+    back = gradient * inverse
+    if not frozen:
+        along = torch.linalg.vecdot(gradient, x)[..., None] * inverse**3 / x.shape[-1]
+        back = back - along * x
+    return back - back.mean(-1, keepdim=True) if norm.kind == "layer" else back
+
+
+def _secant(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """The function, with the slope f(z) / z in place of its derivative."""
+    with torch.no_grad():
+        y, safe = function(z), torch.where(z.abs() < 1e-6, 1e-6, z)  # at 0, of the line through a point beside it
+        slope = function(safe) / safe
+    return y + (z - z.detach()) * slope
+
+
+def _project(y: Float[Tensor, "N D"], heads: Heads) -> Float[Tensor, "n N k"]:
+    projected = torch.matmul(y, heads.weight.to(y.dtype))
+    return projected if heads.bias is None else projected + heads.bias[:, None]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = x @ weight.to(x.dtype)
+    return y if bias is None else y + bias
