@@ -17,8 +17,8 @@ class Cost:
     backwards: float = 0.0
     examples: int = 0
     """Different examples seen."""
-    seconds: float = 0.0
-    """Of earlier runs of one that was resumed."""
+    seconds: float | None = None
+    """Measured elsewhere, over all runs of one that was resumed; None to measure here."""
     start: float = field(default_factory=time.monotonic)
 
     def spend(self, n_examples: int, forwards: float = 0.0, backwards: float = 0.0) -> None:
@@ -26,17 +26,13 @@ class Cost:
         self.forwards += n_examples * forwards
         self.backwards += n_examples * backwards
 
-    @property
-    def total_seconds(self) -> float:
-        """Seconds so far, earlier runs included."""
-        return self.seconds + time.monotonic() - self.start
-
     def record(self) -> dict[str, Any]:
         """As plain values: how often each example went forwards and backwards through the whole model."""
         n = max(1, self.examples)
+        seconds = time.monotonic() - self.start if self.seconds is None else self.seconds
         return {
             "forwards_per_example": round(self.forwards / n, 3),
             "backwards_per_example": round(self.backwards / n, 3),
             "examples": self.examples,
-            "seconds": round(self.total_seconds, 3),
+            "seconds": round(seconds, 3),
         }

@@ -195,7 +195,7 @@ def _resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tu
                 f"{path}: belongs to a run with other settings ({', '.join(different)}); remove it or choose another "
                 "folder"
             )
-        if step and not any(name.startswith("optimizer.") for name in tensors):
+        if step and hasattr(learner, "optimizer") and not any(name.startswith("optimizer.") for name in tensors):
             raise KeyError("optimizer")
         learner.restore(tensors)
     except InputError:

@@ -5,6 +5,8 @@ from edgewise.engine._check import Check as Check
 from edgewise.engine._check import check as check
 from edgewise.engine._check import require as require
 from edgewise.engine._constants import Prompts as Prompts
+from edgewise.engine._downstream import Downstream as Downstream
+from edgewise.engine._downstream import reader_blocks as reader_blocks
 from edgewise.engine._engine import Engine as Engine
 from edgewise.engine._footprint import Footprint as Footprint
 from edgewise.engine._footprint import footprint as footprint

@@ -164,7 +164,7 @@ class Stream:
                 if block + 1 >= first:
                     read = before if self.parts.parallel else x
                     run.reads[block + 1] = read = read.view_as(read)  # a tensor of the MLP's own
-                    written = self._mlp(layer, read, rules)
+                    written = self.mlp(layer, read, rules)
                     if inner:
                         run.written[block + 1] = written
                     x = x + written
@@ -180,7 +180,7 @@ class Stream:
         """A layer's queries, keys and values, one for each reader, of one shared stream."""
         attention = self.parts.layers[index].attention
         y = normed(attention.norm, x, frozen)
-        return torch.cat([_project(y, heads) for heads in self._projections(attention)])
+        return torch.cat([_project(y, heads) for heads in self.projections(attention)])
 
     def mix(self, index: int, projected: Float[Tensor, "n N k"], pattern: Tensor | None = None) -> Tensor:
         """A layer's heads before W_O, `[N, H, v]`, from its readers' projections.
@@ -211,7 +211,8 @@ class Stream:
         bias = layer.attention.output_bias
         return x + written if bias is None else x + written + bias
 
-    def _mlp(self, layer: Layer, x: Float[Tensor, "N D"], rules: Rules) -> Float[Tensor, "N D"]:
+    def mlp(self, layer: Layer, x: Float[Tensor, "*n D"], rules: Rules = PLAIN) -> Float[Tensor, "*n D"]:
+        """What a layer's MLP writes."""
         mlp, y = layer.mlp, normed(layer.mlp.norm, x, rules.norm)
         up = _linear(y, mlp.up, mlp.up_bias)
         inner = up if mlp.gate is None else _linear(y, mlp.gate, mlp.gate_bias)
@@ -220,7 +221,8 @@ class Stream:
             hidden = (hidden * up.detach() + hidden.detach() * up) / 2 if rules.gate else hidden * up
         return _linear(hidden, mlp.down, mlp.down_bias)
 
-    def _projections(self, attention: Attention) -> tuple[Heads, Heads, Heads]:
+    def projections(self, attention: Attention) -> tuple[Heads, Heads, Heads]:
+        """A layer's queries, keys and values, one for each reader of the graph."""
         repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
         return attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)
 
@@ -280,29 +282,33 @@ class Stream:
         if number % 2:
             return g[None, tokens]
         attention = self.parts.layers[number // 2].attention
-        projections = self._projections(attention)
+        projections = self.projections(attention)
         pairs = zip(g[:, tokens].split([len(p.weight) for p in projections]), projections, strict=True)
         back = torch.cat([each @ heads.weight.to(g.dtype).transpose(1, 2) for each, heads in pairs])
         return normed_back(attention.norm, run.inputs[number][tokens], back, rules.norm)
 
     def differences(self, tokens: Int[Tensor, " T"], writers: slice | None = None) -> Float[Tensor, "w T D"]:
         """What writers write beyond their ablated values, at some tokens; of all writers if not told."""
-        writers = writers or slice(0, self.graph.n_writers)
-        found = [x[tokens] for w, x in enumerate(self.embeds) if writers.start <= w < writers.stop]
-        for index, mlp in enumerate(self.mlps):
-            first, n = self.graph.writers_of(self.graph.blocks[2 * index]).start, self.parts.n_heads
-            low, high = max(writers.start - first, 0), min(writers.stop - first, n)
-            if low < high:
-                found += self._expanded(index, slice(low, high), tokens).unbind(1)
-            if writers.start <= first + n < writers.stop:
-                found.append(mlp[tokens])
+        low, high, _ = (writers or slice(0, self.graph.n_writers)).indices(self.graph.n_writers)
+        first, per_layer = self.graph.n_embeddings, self.parts.n_heads + 1
+        found = [x[tokens] for x in self.embeds[low:high]]
+        for index in range(max(low - first, 0) // per_layer, max(high - first + per_layer - 1, 0) // per_layer):
+            start = first + index * per_layer
+            heads = slice(max(low - start, 0), min(high - start, self.parts.n_heads))
+            if heads.start < heads.stop:
+                found += self._expanded(index, heads, tokens).unbind(1)
+            if low <= start + self.parts.n_heads < high:
+                found.append(self.mlps[index][tokens])
         return torch.stack(found)
 
     def _expanded(self, index: int, heads: slice, tokens: Tensor | None = None) -> Float[Tensor, "T h D"]:
-        """The differences of some of a layer's heads, through W_O, with their shares of b_O."""
         difference = self.heads[index] if tokens is None else self.heads[index][tokens]
+        return self.expand(index, heads, difference[:, heads])
+
+    def expand(self, index: int, heads: slice | Tensor, difference: Float[Tensor, "T h v"]) -> Float[Tensor, "T h D"]:
+        """Differences of some of a layer's heads through W_O, with their shares of b_O."""
         attention = self.parts.layers[index].attention
-        wide = torch.einsum("nhv,hvd->nhd", difference[:, heads], attention.output[heads].to(self.dtype))
+        wide = torch.einsum("nhv,hvd->nhd", difference, attention.output[heads].to(self.dtype))
         bias = attention.output_bias
         return wide + bias / self.parts.n_heads if self.engine.ablation.splits_bias and bias is not None else wide
 

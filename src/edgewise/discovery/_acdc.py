@@ -1,0 +1,180 @@
+"""ACDC: cut every edge that may go, from the output towards the input (Conmy et al. 2023, algorithm 1)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery._noise import uniform
+from edgewise.discovery._provenance import provenance, run_settings
+from edgewise.discovery._search import Search
+from edgewise.discovery._training import RunOptions, run_steps
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.tasks import Batch, Score, Task, loss_function, pairs_hash, score_name
+
+Order = Literal["descending", "ascending", "random"]
+ORDERS = ("descending", "ascending", "random")
+_ORDER = 21  # the noise stream that shuffles writers
+
+
+def l2(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Mean squared difference from the full model's logits (for compiled programs, whose outputs are numbers)."""
+    assert batch.full_logits is not None
+    return (logits - batch.full_logits).square().mean(-1)
+
+
+def acdc(
+    model: Model | Engine,
+    task: Task,
+    thresholds: Sequence[float] | float = 0.01,
+    *,
+    loss: str | Score = "kl",
+    absolute: bool = False,
+    order: Order = "descending",
+    seed: int = 0,
+    pairs: int = 16,
+    split: str = "train",
+    batch_size: int = 16,
+    options: RunOptions | None = None,
+) -> list[Circuit]:
+    """Cut edges one at a time, for good, wherever that raises the loss by less than a threshold.
+
+    Readers are visited from the logits backwards, each reader's edges writer by writer; a reader whose output nothing
+    reads any more loses its edges unvisited. The result is that of the sequential algorithm: several edges are tried
+    at once by guessing how the earlier ones will be decided, and what was guessed wrong is tried again.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation (interchange or zero in the paper).
+        task: the behaviour; its metric is not used.
+        thresholds: τ, one circuit for each.
+        loss: `kl`, `logit_diff` (its fall), `cross_entropy`, `l2` of the logits, or a callable, lower being better.
+        absolute: compare the change's absolute value with τ, so that edges whose loss would fall are kept too.
+        order: in which order a reader's writers are tried: `descending` from the latest, `ascending`, or `random`.
+        seed: of the random order.
+        pairs: use this many pairs of the split, the first.
+        split: which examples.
+        batch_size: how many pairs are held in one piece.
+        options: checkpoints and progress; a run that was cut short goes on from its last reader.
+
+    Returns:
+        One circuit per threshold. Its scores are the changes in loss on which each edge was decided, NaN where it was
+        not visited.
+
+    Raises:
+        edgewise.InputError: a threshold is not finite or not given, the order or loss is unknown, or a checkpoint
+            belongs to another run.
+    """
+    engine = Engine.of(model)
+    values = [float(t) for t in ([thresholds] if isinstance(thresholds, (int, float)) else thresholds)]
+    if not values or not all(math.isfinite(t) for t in values):
+        raise InputError(f"acdc: thresholds {values}; give at least one finite number")
+    if order not in ORDERS:
+        raise InputError(f"acdc: order={order!r}; choose {', '.join(ORDERS)}")
+    score = l2 if loss == "l2" else loss_function(loss)
+    search = Search(engine, task, split, pairs, batch_size, score)
+    learner = AcdcLearner(search, values, absolute, order, seed)
+    config = {"thresholds": values, "loss": score_name(loss), "absolute": absolute, "order": order, "seed": seed}
+    config |= {"split": split, "pairs": pairs, "batch_size": batch_size}
+    identity = run_settings(engine, task, "acdc", config | {"examples": pairs_hash(task.split(split)[:pairs])})
+    report = run_steps(learner, len(values) * engine.graph.n_readers, identity, options or RunOptions(), "acdc")
+    search.cost.seconds = report.seconds
+    circuits = []
+    for i, threshold in enumerate(values):
+        method: dict[str, Any] = {"name": "acdc", "threshold": threshold, "visits": int(learner.visits[i])}
+        method["config"] = config
+        if report.stopped:
+            method["stopped"] = report.stopped
+        circuits.append(
+            Circuit(engine.graph, learner.kept[i], learner.change[i], provenance(engine, task, method, search.cost))
+        )
+    return circuits
+
+
+class AcdcLearner:
+    """One circuit per threshold, as far as it is cut; one step for each threshold and reader."""
+
+    def __init__(self, search: Search, thresholds: list[float], absolute: bool, order: Order, seed: int) -> None:
+        """Set up with everything kept."""
+        self.search, self.thresholds, self.absolute = search, thresholds, absolute
+        self.order, self.seed, self.graph = order, seed, search.engine.graph
+        n, n_edges = len(thresholds), self.graph.n_edges
+        self.kept = torch.ones(n, n_edges, dtype=torch.bool)
+        self.change = torch.full((n, n_edges), torch.nan)
+        self.current = torch.full((n,), torch.nan, dtype=torch.float64)
+        self.visits = torch.zeros(n, dtype=torch.long)
+        # The guess for a writer is what was last decided about an edge from it; it decides what runs side by side.
+        self.guess = torch.zeros(n, self.graph.n_writers, dtype=torch.bool)
+
+    def prepare(self) -> None:
+        """Run the pairs."""
+        self.search.prepare()
+
+    def begin(self) -> None:
+        """Start from the full model's loss."""
+        self.current[:] = self.search.full()
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        """All edges into one reader, under one threshold."""
+        which, place = divmod(step, self.graph.n_readers)
+        reader = self.graph.n_readers - 1 - place
+        first, n = int(self.graph.offset[reader]), int(self.graph.visible[reader])
+        if n:
+            if self.search.open(reader, self.kept[which], which):
+                self._visit(which, reader, first, n)
+            else:
+                self.kept[which, first : first + n] = False
+            self.search.close(self.kept[which])
+        return {"loss": float(self.current[which]), "edges": float(self.kept[which].sum())}
+
+    def _visit(self, which: int, reader: int, first: int, n: int) -> None:
+        writers, size, room = self._ordered(reader, n), 8, self.search.room()
+        while writers:
+            some = writers[: min(size, room)]
+            kept_guess = self.guess[which, some]
+            # Each candidate lacks its own edge and the earlier ones that are guessed to go.
+            removed = torch.ones(len(some), len(some)).tril(-1) * ~kept_guess + torch.eye(len(some))
+            decided = self._decide(which, first, some, kept_guess.tolist(), self.search.judge(some, removed).tolist())
+            self.visits[which] += decided
+            gone = [w for w in some[:decided] if not self.kept[which, first + w]]
+            if gone and decided < len(writers):
+                self.search.drop(gone)
+            writers = writers[decided:]
+            size = 2 * size if decided == len(some) else max(2, 2 * decided)
+
+    def _decide(self, which: int, first: int, writers: list[int], guess: list[bool], losses: list[float]) -> int:
+        """Decide edges in turn until a guess proves wrong; how many were decided."""
+        for count, (writer, guessed, loss) in enumerate(zip(writers, guess, losses, strict=True), start=1):
+            change = loss - float(self.current[which])
+            keep = (abs(change) if self.absolute else change) >= self.thresholds[which] or math.isnan(change)
+            self.change[which, first + writer] = change
+            self.guess[which, writer] = keep
+            if not keep:
+                self.kept[which, first + writer] = False
+                self.current[which] = loss
+            if keep != guessed:
+                return count
+        return len(writers)
+
+    def _ordered(self, reader: int, n: int) -> list[int]:
+        if self.order == "random":
+            return uniform(n, self.seed, reader, _ORDER).argsort().tolist()
+        return list(range(n)) if self.order == "ascending" else list(range(n))[::-1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+        forwards = torch.tensor(self.search.cost.forwards, dtype=torch.float64)
+        state = {name: getattr(self, name) for name in ("kept", "change", "current", "visits", "guess")}
+        return state | {"forwards": forwards}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for name in ("kept", "change", "current", "visits", "guess"):
+            setattr(self, name, tensors[name].clone())
+        self.search.cost.forwards = float(tensors["forwards"])
+        self.search.entered = None

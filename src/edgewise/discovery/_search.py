@@ -1,0 +1,103 @@
+"""What the searches from the output towards the input share: a few pairs held ready, and candidates judged on them."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.discovery._cost import Cost
+from edgewise.engine import Downstream, Engine, Stream, reader_blocks
+from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, reduce
+
+
+class Search:
+    """Some pairs of a task, a score, and where the search stands."""
+
+    def __init__(self, engine: Engine, task: Task, split: str, pairs: int, batch_size: int, score: Score) -> None:
+        """Set up; `prepare` runs the pairs.
+
+        Args:
+            engine: model, graph and ablation.
+            task: the behaviour.
+            split: which examples.
+            pairs: how many of them, at most; the first.
+            batch_size: how many are held in one piece.
+            score: what candidates are judged by, one value per target.
+
+        Raises:
+            InputError: there are no pairs.
+        """
+        if pairs < 1:
+            raise InputError(f"pairs={pairs}: use at least 1")
+        self.engine, self.score = engine, score
+        few = replace(task, **{split: task.split(split)[:pairs]})
+        self.batches = list(few.batches(split, batch_size))
+        self.n_examples = len(few.split(split))
+        self.blocks = reader_blocks(engine.graph)
+        self.cost = Cost(examples=self.n_examples)
+        self.parts: list[tuple[Downstream, Batch]] = []
+        self.entered: tuple[int, int] | None = None
+
+    def prepare(self) -> None:
+        """Run the pairs once."""
+        self.parts = []
+        for batch in self.batches:
+            batch = batch.to(self.engine.model.device)
+            if self.score not in SELF_CONTAINED:
+                batch = batch.with_full_logits(self.engine.full(batch))
+            self.parts.append((Downstream(Stream(self.engine, batch), batch.clean), batch))
+        self.cost.spend(self.n_examples, forwards=2 if self.engine.ablation.kind == "interchange" else 1)
+
+    def open(self, reader: int, kept: Bool[Tensor, " E"], which: int = 0) -> bool:
+        """Turn to a reader of a circuit (number `which`, where several are searched); False if nothing alive reads it.
+
+        All readers before it must be whole in `kept`.
+        """
+        place = which, self.blocks[reader]
+        for down, _ in self.parts:
+            if self.entered != place:
+                down.enter(place[1], kept)
+            down.open(reader)
+        self.entered = place
+        return self.parts[0][0].matters(reader)
+
+    def close(self, kept: Bool[Tensor, " E"]) -> None:
+        """Leave the reader."""
+        for down, _ in self.parts:
+            down.close(kept)
+
+    def drop(self, writers: list[int]) -> None:
+        """Take edges into the open reader away for good."""
+        for down, _ in self.parts:
+            down.drop(writers)
+
+    def room(self) -> int:
+        """How many candidates one run may have."""
+        return min(down.room() for down, _ in self.parts)
+
+    @torch.no_grad()
+    def full(self) -> float:
+        """The full model's mean score."""
+        found = [reduce(self.score(down.full(), batch), batch).double().sum() for down, batch in self.parts]
+        return float(torch.stack(found).sum() / self.n_examples)
+
+    @torch.no_grad()
+    def judge(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, " C"]:
+        """The mean score of circuits that lack some more edges into the open reader; see `Downstream.candidates`."""
+        total = torch.zeros(len(removed), dtype=torch.float64)
+        for down, batch in self.parts:
+            logits = down.candidates(writers, removed.to(self.engine.model.device))
+            total += reduce(self.score(logits, batch), batch).double().sum(-1).cpu()
+        n_blocks = len(self.engine.graph.blocks)
+        share = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
+        self.cost.spend(self.n_examples * len(removed), forwards=share)
+        return total / self.n_examples
+
+
+def chunks(items: Iterable[int], size: int) -> list[list[int]]:
+    """Runs of at most `size`."""
+    items = list(items)
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,258 @@
+"""Exact patching and ACDC: edge for edge and step for step what one run after the other would say; resumable."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgewise.circuit import Circuit
+from edgewise.discovery import acdc, eap, exact
+from edgewise.discovery._objective import example_scores
+from edgewise.discovery._search import Search
+from edgewise.engine import Ablation, Engine
+from edgewise.graph import Graph
+from edgewise.tasks import Batch, Score, Task, loss_function, metric_function
+from tests.discovery.toys import Killed, near, quiet, random_task, refused, scores_of, toy_engine
+from tests.engines import engine as engine_under
+from tests.tiny import tiny
+
+FAMILIES = ("gpt2", "llama-gqa", "neox-parallel")
+
+
+def _reference(engine: Engine) -> Engine:
+    """The slow path, which shares nothing with the one that searches run on."""
+    return Engine(engine.model, engine.graph, engine.ablation, constants=None, path="reference")
+
+
+def _mean(engine: Engine, batch: Batch, kept: Tensor, score: Score) -> float:
+    with torch.no_grad():
+        return float(example_scores(engine, batch, kept.double(), score).double().mean())
+
+
+# --------------------------------------------------------------------------------------------------------------- exact
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_exact_is_brute_force_edge_for_edge(name: str, ablation: Any):
+    engine, task = Engine(tiny(name), ablation=Ablation(ablation)), random_task(4)
+    found = exact(engine, task, pairs=3, batch_size=2, options=quiet()).values
+    score, batch, n = metric_function("logit_diff"), task.batch("train", range(3)), engine.graph.n_edges
+    masks = 1 - torch.eye(n, dtype=torch.float64)
+    full = _mean(_reference(engine), batch, torch.ones(n), score)
+    some = range(0, n, 7)
+    without = [_mean(_reference(engine), batch, masks[e], score) for e in some]
+    expected = full - torch.tensor(without, dtype=torch.float64)
+    assert float((found[some] - expected).abs().max()) < 1e-8 * float(expected.abs().max())
+    with torch.no_grad():
+        every = example_scores(engine, batch, masks[:, None], score).mean(-1)
+    near(found, full - every, 1e-8)
+
+
+def test_exact_of_a_lower_is_better_metric_has_its_sign_turned():
+    engine = toy_engine(dtype=torch.float64)
+    values = exact(engine, random_task(3, metric="kl"), options=quiet()).values
+    assert float(values.min()) > -1e-9 and float(values.max()) > 0.01  # less KL is better: keeping an edge helps
+
+
+def test_exact_takes_metrics_that_have_no_gradient():
+    values = exact(toy_engine(), random_task(4, metric="accuracy"), options=quiet()).values
+    assert torch.isfinite(values).all() and bool((values * 4 == (values * 4).round()).any())
+
+
+def test_edges_that_were_not_asked_for_have_no_score_and_come_last():
+    engine, task = toy_engine(), random_task(3)
+    some = eap(engine, task).top(20, absolute=True).kept
+    scores = exact(engine, task, edges=some, options=quiet())
+    assert torch.equal(~scores.values.isnan(), some)
+    assert torch.equal(scores.top(20, absolute=True).kept, some)
+    whole = exact(engine, task, options=quiet())
+    assert torch.equal(scores.values[some], whole.values[some]) or torch.allclose(
+        scores.values[some], whole.values[some], atol=1e-5
+    )
+    assert scores.provenance["cost"]["forwards_per_example"] < whole.provenance["cost"]["forwards_per_example"]
+
+
+def test_what_exact_refuses():
+    engine, task = toy_engine(), random_task(3)
+    assert "max_edges=10" in refused(lambda: exact(engine, task, max_edges=10))
+    assert "one per edge" in refused(lambda: exact(engine, task, edges=torch.ones(3)))
+    assert "pairs=0" in refused(lambda: exact(engine, task, pairs=0))
+
+
+# ---------------------------------------------------------------------------------------------------------------- acdc
+
+
+def _sequential(engine: Engine, batch: Batch, threshold: float, score: Score, absolute: bool = False) -> Circuit:
+    """The algorithm as it is written down: one run for each visit."""
+    graph = engine.graph
+    kept = torch.ones(graph.n_edges, dtype=torch.bool)
+    change = torch.full((graph.n_edges,), torch.nan, dtype=torch.float64)
+    current = _mean(engine, batch, kept, score)
+    for reader in reversed(range(graph.n_readers)):
+        edges = range(int(graph.offset[reader]), int(graph.offset[reader] + graph.visible[reader]))
+        if not _is_read(graph, kept, reader, engine.ablation.kind):
+            kept[list(edges)] = False
+            continue
+        for edge in reversed(edges):
+            kept[edge] = False
+            loss = _mean(engine, batch, kept, score)
+            change[edge] = loss - current
+            if (abs(loss - current) if absolute else loss - current) < threshold:
+                current = loss
+            else:
+                kept[edge] = True
+    return Circuit(graph, kept, change)
+
+
+def _is_read(graph: Graph, kept: Tensor, reader: int, ablation: str) -> bool:
+    """Whether an alive edge carries on what the reader feeds."""
+    if reader == graph.n_readers - 1:
+        return True
+    layer, head, name = int(graph.reader_layer[reader]), int(graph.reader_head[reader]), graph.reader_names[reader]
+    group = graph.spec.n_heads // graph.n_kv_readers
+    fed = {f"m{layer}"}
+    if name.endswith(".q"):
+        fed = {f"a{layer}.h{head}"}
+    elif name.endswith((".k", ".v")):
+        fed = {f"a{layer}.h{h}" for h in range(head * group, (head + 1) * group)}
+    alive = graph.prune(kept, ablation)
+    return any(name.split(" -> ")[0] in fed for name in graph.edge_names(alive.nonzero()[:, 0]))
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_acdc_is_the_sequential_algorithm_step_for_step(name: str, ablation: Any):
+    model = tiny(name)
+    engine, task = Engine(model, ablation=Ablation(ablation)), random_task(3)
+    thresholds = (0.0005, 0.005, 0.5)
+    circuits = acdc(engine, task, thresholds, options=quiet(), batch_size=2)
+    batch, sizes = task.batch("train", range(3)), []
+    for circuit, threshold in zip(circuits, thresholds, strict=True):
+        expected = _sequential(engine, batch, threshold, loss_function("kl"))
+        assert torch.equal(circuit.kept, expected.kept), threshold
+        visited = ~scores_of(expected).isnan()
+        assert torch.equal(~scores_of(circuit).isnan(), visited)
+        assert float((scores_of(circuit) - scores_of(expected))[visited].abs().max()) < 1e-6
+        assert circuit.provenance["method"]["visits"] == int(visited.sum())
+        sizes.append(circuit.n_edges)
+    assert sizes == sorted(sizes, reverse=True) and 0 < sizes[1] < 0.9 * engine.graph.n_edges
+
+
+@pytest.mark.parametrize(("loss", "absolute"), [("logit_diff", False), ("logit_diff", True), ("l2", False)])
+def test_acdc_by_other_losses(loss: str, absolute: bool):
+    engine, task = toy_engine(dtype=torch.float64), random_task(3)
+    (found,) = acdc(engine, task, 0.003, loss=loss, absolute=absolute, options=quiet())
+    assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
+    score = loss_function(loss if loss != "l2" else _l2)
+    assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.003, score, absolute).kept)
+
+
+def _l2(logits: Tensor, batch: Batch) -> Tensor:
+    assert batch.full_logits is not None
+    return ((logits - batch.full_logits) ** 2).mean(-1)
+
+
+def test_the_order_of_writers_is_one_s_choice_and_matters():
+    engine, task = toy_engine(), random_task(3)
+    kept = {o: acdc(engine, task, 0.003, order=o, options=quiet())[0].kept for o in ("descending", "ascending")}  # pyright: ignore[reportArgumentType] (names)
+    kept["random"], again = (acdc(engine, task, 0.003, order="random", options=quiet())[0].kept for _ in range(2))
+    assert torch.equal(kept["random"], again)
+    assert len({tuple(k.tolist()) for k in kept.values()}) == 3
+
+
+def test_nothing_is_cut_at_a_threshold_below_every_change_and_all_above():
+    engine, task = toy_engine(), random_task(2)
+    keep, cut = acdc(engine, task, (-1e9, 1e9), options=quiet())
+    assert keep.n_edges == engine.graph.n_edges and keep.provenance["method"]["visits"] == engine.graph.n_edges
+    assert cut.n_edges == 0 and cut.provenance["method"]["visits"] == int(engine.graph.visible[-1])
+
+
+@pytest.mark.parametrize("convention", [("off", "physical"), ("joint", "expanded")])
+def test_acdc_on_other_conventions(convention: tuple[Any, Any]):
+    model = tiny("llama-gqa")
+    engine, task = Engine(model, model.graph(*convention)), random_task(3)
+    (found,) = acdc(engine, task, 0.003, options=quiet())
+    assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
+    assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.003, loss_function("kl")).kept)
+
+
+def test_acdc_under_mean_ablation():
+    engine, task = engine_under(tiny("gpt2"), ablation="mean"), random_task(3)
+    (found,) = acdc(engine, task, 0.01, options=quiet())
+    assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
+    assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.01, loss_function("kl")).kept)
+
+
+@pytest.mark.parametrize("threshold", [(), math.nan, (0.1, math.inf)])
+def test_thresholds_must_be_numbers(threshold: Any):
+    assert "finite" in refused(lambda: acdc(toy_engine(), random_task(), threshold))
+
+
+def test_what_acdc_refuses():
+    assert "descending" in refused(lambda: acdc(toy_engine(), random_task(), order="best"))  # pyright: ignore[reportArgumentType]
+    assert "loss" in refused(lambda: acdc(toy_engine(), random_task(), loss="mse"))
+
+
+# ------------------------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("method", ["exact", "acdc"])
+def test_a_killed_search_goes_on_and_gives_the_same_bits(method: str, tmp_path: Path, monkeypatch):
+    task = random_task(3)
+
+    def run(out: Path | None) -> Tensor:
+        if method == "exact":
+            return exact(toy_engine(), task, options=quiet(out)).values
+        return torch.stack([scores_of(c) for c in acdc(toy_engine(), task, (0.0005, 0.005), options=quiet(out))])
+
+    whole = run(None)
+    opened, calls = Search.open, [0]
+
+    def failing(self: Search, *arguments: Any):
+        calls[0] += 1
+        if calls[0] == 20:  # in the middle of a layer
+            raise Killed
+        return opened(self, *arguments)
+
+    monkeypatch.setattr(Search, "open", failing)
+    with pytest.raises(Killed):
+        run(tmp_path)
+    calls[0] = 100
+    resumed = run(tmp_path)
+    n_readers = toy_engine().graph.n_readers
+    assert calls[0] - 100 <= n_readers * (2 if method == "acdc" else 1) - 19  # the first 19 readers were done
+    assert torch.equal(resumed.nan_to_num(9), whole.nan_to_num(9))
+    other = Task("toy", task.train[1:], [], [])
+    call = (lambda: exact(toy_engine(), other, options=quiet(tmp_path))) if method == "exact" else None
+    if call:
+        assert "other settings" in refused(call)
+
+
+def test_an_interrupt_says_so_and_the_same_call_finishes(tmp_path: Path, monkeypatch):
+    task, opened, calls = random_task(2), Search.open, [0]
+
+    def interrupting(self: Search, *arguments: Any):
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        return opened(self, *arguments)
+
+    monkeypatch.setattr(Search, "open", interrupting)
+    scores = exact(toy_engine(), task, options=quiet(tmp_path))
+    assert "interrupted" in scores.provenance["method"]["stopped"]
+    assert scores.values.isnan().any()
+    scores = exact(toy_engine(), task, options=quiet(tmp_path))
+    assert "stopped" not in scores.provenance["method"] and not scores.values.isnan().any()
+
+
+def test_a_search_counts_what_it_ran():
+    engine, task = toy_engine(), random_task(4)
+    cost = exact(engine, task, options=quiet()).provenance["cost"]
+    graph = engine.graph
+    shares = sum(b.n_readers * b.n_writers * (1 - n / len(graph.blocks)) for n, b in enumerate(graph.blocks))
+    assert cost["forwards_per_example"] == pytest.approx(2 + shares, abs=1e-3)
+    assert cost["backwards_per_example"] == 0 and cost["examples"] == 4 and cost["seconds"] > 0
