@@ -136,29 +136,111 @@ def relevance_scores(
 
 
 def node_scores(
-    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None, metric: Callable[[Tensor], Tensor]
+    module: Any,
+    layout: Layout,
+    clean: Tensor,
+    corrupted: Tensor | None,
+    metric: Callable[[Tensor], Tensor],
+    points: list[tuple[float, float]] | None = None,
+    dropped: int | None = None,
 ) -> dict[str, float]:
-    """⟨∂metric/∂(what a component writes), z_w − z̃_w⟩ for every writer."""
-    gradients: dict[str, Tensor] = {}
+    """⟨∂metric/∂(what a component writes), z_w − z̃_w⟩ for every writer.
 
-    def watch(component: str):
+    Args:
+        module: the user's model.
+        layout: where its pieces are.
+        clean: a prompt's tokens, `[S]`.
+        corrupted: its twin's; None for zero ablation.
+        metric: of the logits `[S, V]`.
+        points: of the input path; None for the clean prompt alone.
+        dropped: a layer through whose components no gradient goes back.
+    """
+    total: dict[str, Tensor] = {}
+
+    def watch(component: str, weight: float):
         def hook(_module, _inputs, output):
-            (output[0] if isinstance(output, tuple) else output).register_hook(
-                lambda g: gradients.__setitem__(component, g.reshape(len(clean), -1))
-            )
+            output = output[0] if isinstance(output, tuple) else output
+            if output.requires_grad:
+                if component[1:] == str(dropped):
+                    output.register_hook(torch.zeros_like)
+                output.register_hook(lambda g: add(component, weight * g))
 
         return hook
 
-    # Each embedding's output is added to the stream, so the gradient at the first says it for all.
-    handles = [module.get_submodule(layout.embeddings[0]).register_forward_hook(watch("embed"))]
-    for index, layer in enumerate(module.get_submodule(layout.layers)):
-        handles += [layer.get_submodule(layout.output).register_forward_hook(watch(f"a{index}"))]
-        handles += [layer.mlp.register_forward_hook(watch(f"m{index}"))]
-    with _removed(handles):
-        metric(module(input_ids=clean[None]).logits[0]).backward()
+    def add(component: str, gradient: Tensor) -> None:
+        total[component] = total.get(component, 0) + gradient.reshape(len(clean), -1)
+
+    for alpha, weight in points or [(1.0, 1.0)]:
+        handles = []
+        if points:
+            assert corrupted is not None
+            handles = _between(module, layout, clean, corrupted, alpha, lambda g, w=weight: add("embed", w * g))
+        else:  # each embedding's output is added to the stream, so the gradient at the first says it for all
+            handles = [module.get_submodule(layout.embeddings[0]).register_forward_hook(watch("embed", weight))]
+        for index, layer in enumerate(module.get_submodule(layout.layers)):
+            handles += [layer.get_submodule(layout.output).register_forward_hook(watch(f"a{index}", weight))]
+            handles += [layer.mlp.register_forward_hook(watch(f"m{index}", weight))]
+        with _removed(handles):
+            metric(module(input_ids=clean[None]).logits[0]).backward()
     module.zero_grad()
     differences = write_differences(module, layout, clean, corrupted)
-    return {writer: float((gradients[writer.split(".")[0]] * d).sum()) for writer, d in differences.items()}
+    return {writer: float((total[writer.split(".")[0]] * d).sum()) for writer, d in differences.items()}
+
+
+def patched_softmax_scores(
+    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, metric: Callable[[Tensor], Tensor], apart: bool
+) -> dict[str, float]:
+    """What patching each head's query, key or value with the corrupted prompt's does to the head's own output, times
+    the metric's gradient there.
+
+    Args:
+        module: the user's model.
+        layout: where its pieces are.
+        clean: a prompt's tokens, `[S]`.
+        corrupted: its twin's.
+        metric: of the logits `[S, V]`.
+        apart: patch keys one position at a time, and sum.
+    """
+    scores: dict[str, float] = {}
+    for index, layer in enumerate(module.get_submodule(layout.layers)):
+        output = layer.get_submodule(layout.output)
+        mixed, gradients = _at_input(module, output, clean, metric)
+        for name, kinds in layout.projections.items():
+            projection, columns = layer.get_submodule(name), _columns(module.config, kinds, layout.by_head)
+            other = _output_of(module, projection, corrupted)
+            for i, reader in enumerate(columns):
+                single = apart and reader.endswith(".k")
+                score = 0.0
+                for positions in [[j] for j in range(len(clean))] if single else [list(range(len(clean)))]:
+
+                    def patch(_module, _inputs, out, i=i, at=positions, other=other, n=columns):
+                        patched = out.clone()
+                        pieces = [(other if j == i else out).chunk(len(n), -1)[j] for j in range(len(n))]
+                        patched[:, at] = torch.cat(pieces, -1)[:, at]
+                        return patched
+
+                    with _removed([projection.register_forward_hook(patch)]):
+                        patched, _ = _at_input(module, output, clean, None)
+                    score += float((gradients * (mixed - patched)).sum())
+                scores[f"a{index}.{reader}"] = score
+    return scores
+
+
+def _at_input(module: Any, part: Any, ids: Tensor, metric: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Any]:
+    """What a part of the model is given, and the metric's gradient there."""
+    seen: list[Tensor] = []
+    with _removed([part.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))]):
+        logits = module(input_ids=ids[None]).logits[0]
+    gradient = None if metric is None else torch.autograd.grad(metric(logits), seen)[0]
+    return seen[0].detach(), gradient
+
+
+@torch.no_grad()
+def _output_of(module: Any, part: Any, ids: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    with _removed([part.register_forward_hook(lambda _m, _i, out: seen.append(out))]):
+        module(input_ids=ids[None])
+    return seen[0]
 
 
 def write_differences(module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None) -> dict[str, Tensor]:
@@ -173,8 +255,15 @@ def products(differences: dict[str, Tensor], gradients: dict[str, Tensor]) -> di
     return {(w, r): float((g * d).sum()) for w, d in differences.items() for r, g in gradients.items()}
 
 
-def _between(module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, alpha: float) -> list[Any]:
-    """Hooks that put every embedding between the corrupted prompt's and the clean one's."""
+def _between(
+    module: Any,
+    layout: Layout,
+    clean: Tensor,
+    corrupted: Tensor,
+    alpha: float,
+    watch: Callable[[Tensor], None] | None = None,
+) -> list[Any]:
+    """Hooks that put every embedding between the corrupted prompt's and the clean one's; `watch` gets the gradient."""
     handles = []
     for name in layout.embeddings:
         embedding = module.get_submodule(name)
@@ -183,7 +272,9 @@ def _between(module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, alph
         with _removed([handle]), torch.no_grad():
             for ids in (clean, corrupted):
                 module(input_ids=ids[None])
-        mixed = alpha * seen[0] + (1 - alpha) * seen[1]
+        mixed = (alpha * seen[0] + (1 - alpha) * seen[1]).requires_grad_()
+        if watch is not None and not handles:
+            mixed.register_hook(watch)
         handles.append(embedding.register_forward_hook(lambda _m, _i, _o, mixed=mixed: mixed))
     return handles
 

@@ -1,12 +1,17 @@
 """Discovery: one file per method; each takes an engine and a task and gives scores or a circuit."""
 
 from edgewise.discovery._acdc import acdc as acdc
+from edgewise.discovery._atp_star import Missed as Missed
+from edgewise.discovery._atp_star import atp_star as atp_star
+from edgewise.discovery._atp_star import missed as missed
 from edgewise.discovery._attribution import eap as eap
 from edgewise.discovery._attribution import mask_ig as mask_ig
 from edgewise.discovery._eap_ig import eap_ig as eap_ig
 from edgewise.discovery._edge_pruning import EdgePruningConfig as EdgePruningConfig
 from edgewise.discovery._edge_pruning import edge_pruning as edge_pruning
 from edgewise.discovery._exact import exact as exact
+from edgewise.discovery._nodes import node_eap as node_eap
+from edgewise.discovery._nodes import node_ig as node_ig
 from edgewise.discovery._polish import polish as polish
 from edgewise.discovery._random import random_scores as random_scores
 from edgewise.discovery._ranking import RankingConfig as RankingConfig

@@ -21,6 +21,10 @@ class Scores:
     graph: Graph
     values: Float[Tensor, " E"]
     provenance: dict[str, Any] = field(default_factory=dict)
+    writers: Float[Tensor, " W"] | None = None
+    """A node method's own scores, of which the edges' are made (see `edges_of_nodes`); None for other methods."""
+    readers: Float[Tensor, " R"] | None = None
+    """The same for readers, where the method scores those."""
 
     def top(self, k: int, *, absolute: bool = False) -> Circuit:
         """The circuit of the `k` highest scores (ties go to the lower edge number, so that the size is exact).
@@ -78,6 +82,33 @@ class Scores:
         kept[edges] = True
         method = dict(self.provenance.get("method", {})) | {"selection": "absolute" if absolute else "signed"}
         return Circuit(self.graph, kept, self.values, self.provenance | {"method": method})
+
+
+def edges_of_nodes(
+    graph: Graph, writers: Float[Tensor, " W"], readers: Float[Tensor, " R"] | None = None
+) -> Float[Tensor, " E"]:
+    """Edges' scores from those of nodes: of an edge's two ends, the one nearer to 0.
+
+    So the edges of highest absolute score are all the edges among the nodes of highest absolute score. `logits` is an
+    end that every circuit has.
+
+    Args:
+        graph: the graph.
+        writers: one score per writer.
+        readers: one score per reader; None to take that of the component that it feeds (for a shared key or value, of
+            the head of highest absolute score).
+    """
+    if readers is None:
+        readers = writers.new_full((graph.n_readers,), torch.inf)
+        for block in graph.blocks[:-1]:
+            fed = writers[graph.writers_of(block)]
+            if block.kind == "attention":
+                shared = fed.view(graph.n_kv_readers, -1)
+                shared = shared.gather(1, shared.abs().argmax(1, keepdim=True))[:, 0]
+                fed = torch.cat([fed, shared, shared])
+            readers[block.reader : block.reader + block.n_readers] = fed
+    ends = torch.stack([writers[graph.edge_writer.long()], readers[graph.edge_reader.long()]])
+    return ends.gather(0, ends.abs().argmin(0, keepdim=True))[0]
 
 
 def edges_at(graph: Graph, sparsity: float) -> int:

@@ -61,6 +61,8 @@ class Component(NamedTuple):
 class StreamRun:
     """One differentiable run. The tensors of each block of readers are those that gradients can be asked of."""
 
+    start: Float[Tensor, "N D"]
+    """The stream that the first block reads."""
     final: Float[Tensor, "A D"]
     """The input of the final norm at the targets."""
     reads: dict[int, Tensor] = field(default_factory=dict)
@@ -70,7 +72,18 @@ class StreamRun:
     mixed: dict[int, Float[Tensor, "N H v"]] = field(default_factory=dict)
     """By attention block: what its heads give before W_O."""
     written: dict[int, Float[Tensor, "N D"]] = field(default_factory=dict)
-    """By block: what it adds to the stream."""
+    """By block: what it adds to the stream, b_O left out."""
+    dropped: int | None = None
+    """The layer through whose writers no gradient goes back."""
+
+
+class Effects(NamedTuple):
+    """What a backward says about writers."""
+
+    writers: Float[Tensor, "B W"]
+    """To first order, what each writer's ablation takes from the value."""
+    mixed: dict[int, Float[Tensor, "N H v"]]
+    """By attention block, the gradient of what its heads give before W_O."""
 
 
 class Stream:
@@ -154,7 +167,7 @@ class Stream:
         x = self.clean[first]
         x = x if component is None else x - (1 - alpha) * component.difference
         x = x.detach().requires_grad_()
-        run = StreamRun(x)
+        run = StreamRun(x, x)
         with torch.enable_grad():
             for index, layer in enumerate(self.parts.layers):
                 block, before = 2 * index, x
@@ -166,7 +179,7 @@ class Stream:
                     run.reads[block + 1] = read = read.view_as(read)  # a tensor of the MLP's own
                     written = self.mlp(layer, read, rules)
                     if inner:
-                        run.written[block + 1] = written
+                        self._note(run, block + 1, written)
                     x = x + written
             run.final = run.reads[2 * len(self.parts.layers)] = x[self.targets]
         return run
@@ -207,9 +220,14 @@ class Stream:
         mixed = self.mix(index, projected, projected.detach() if rules.attention else None)
         written = head_sum(mixed, layer.attention.output.to(x.dtype), None)
         if inner:
-            run.mixed[2 * index], run.written[2 * index] = mixed, written
+            run.mixed[2 * index] = mixed
+            self._note(run, 2 * index, written)
         bias = layer.attention.output_bias
         return x + written if bias is None else x + written + bias
+
+    def _note(self, run: StreamRun, block: int, written: Float[Tensor, "N D"]) -> None:
+        run.written[block] = written
+        written.register_hook(lambda g: torch.zeros_like(g) if run.dropped == block // 2 else None)
 
     def mlp(self, layer: Layer, x: Float[Tensor, "*n D"], rules: Rules = PLAIN) -> Float[Tensor, "*n D"]:
         """What a layer's MLP writes."""
@@ -312,19 +330,28 @@ class Stream:
         bias = attention.output_bias
         return wide + bias / self.parts.n_heads if self.engine.ablation.splits_bias and bias is not None else wide
 
-    def writer_effects(self, run: StreamRun, gradients: dict[int, Float[Tensor, "N D"]]) -> Float[Tensor, "B W"]:
-        """⟨∂objective/∂z_w, Δ_w⟩ for every writer, example by example.
+    def writer_effects(self, run: StreamRun, value: Tensor, *, again: bool = False) -> "Effects":
+        """⟨∂value/∂z_w, Δ_w⟩ for every writer, example by example, and the gradients of heads before W_O.
 
         Args:
-            run: a run from the embeddings on.
-            gradients: by block, ∂objective/∂(what it adds to the stream); -1 for the embeddings.
+            run: a run from the embeddings on, with `inner`.
+            value: what is explained, of that run.
+            again: keep what another backward of the same run needs.
         """
-        per_token = [(x * gradients[-1]).sum(-1, keepdim=True) for x in self.embeds]
-        for index, mlp in enumerate(self.mlps):
-            heads = self._expanded(index, slice(0, self.parts.n_heads))
-            per_token.append(torch.einsum("nhd,nd->nh", heads, gradients[2 * index]))
-            per_token.append((mlp * gradients[2 * index + 1]).sum(-1, keepdim=True))
-        return self.per_example(torch.cat(per_token, 1))
+        inputs = [run.start, *run.written.values(), *run.mixed.values()]
+        gradients = torch.autograd.grad(value, inputs, retain_graph=again, allow_unused=True)
+        start, *rest = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
+        # A gradient is captured before the hooks of its tensor run, so a dropped layer's own are made zero here.
+        pairs = zip(run.written, rest, strict=False)
+        written = {block: torch.zeros_like(g) if block // 2 == run.dropped else g for block, g in pairs}
+        mixed = dict(zip(run.mixed, rest[len(written) :], strict=True))
+        with torch.no_grad():
+            per_token = [(x * start).sum(-1, keepdim=True) for x in self.embeds]
+            for index, mlp in enumerate(self.mlps):
+                heads = self._expanded(index, slice(0, self.parts.n_heads))
+                per_token.append(torch.einsum("nhd,nd->nh", heads, written[2 * index]))
+                per_token.append((mlp * written[2 * index + 1]).sum(-1, keepdim=True))
+            return Effects(self.per_example(torch.cat(per_token, 1)), mixed)
 
     def per_example(self, per_token: Float[Tensor, "N n"]) -> Float[Tensor, "B n"]:
         """Sums over each example's tokens."""

@@ -117,18 +117,41 @@ class Attention:
             rotary: cosines and sines of the positions, or None for a model without them.
             real: which positions hold a token; padding must stand on the right. None if all do.
         """
-        if self.query_norm is not None:
-            query = self.query_norm(query)
-        if self.key_norm is not None:
-            key = self.key_norm(key)
-        if self.rotate is not None and rotary is not None:
-            query, key = self.rotate(query, key, *rotary)
+        query, key = self.placed(query, key, rotary)
         group = query.shape[1] // key.shape[1]
         if group > 1:
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         allowed = self._allowed(query.shape[2], real, query.device)
         causal = self.causal and allowed is None
         return functional.scaled_dot_product_attention(query, key, value, allowed, is_causal=causal, scale=self.scale)
+
+    def placed(
+        self, query: Float[Tensor, "B H S k"], key: Float[Tensor, "B K S k"], rotary: Rotary | None
+    ) -> tuple[Float[Tensor, "B H S k"], Float[Tensor, "B K S k"]]:
+        """Queries and keys as their products are taken: after their norms and rotations."""
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        if self.key_norm is not None:
+            key = self.key_norm(key)
+        if self.rotate is not None and rotary is not None:
+            query, key = self.rotate(query, key, *rotary)
+        return query, key
+
+    def logits(
+        self,
+        query: Float[Tensor, "B H S k"],
+        key: Float[Tensor, "B H S k"],
+        rotary: Rotary | None,
+        real: Bool[Tensor, "B S"] | None,
+    ) -> Float[Tensor, "B H S S"]:
+        """What the softmax of `mix` is taken of; −∞ where a query does not see a key."""
+        query, key = self.placed(query, key, rotary)
+        length = query.shape[2]
+        allowed = self._allowed(length, real, query.device)
+        if allowed is None:
+            allowed = torch.ones(length, length, dtype=torch.bool, device=query.device)
+            allowed = allowed.tril() if self.causal else allowed
+        return (query @ key.transpose(2, 3) * self.scale).masked_fill(~allowed, -torch.inf)
 
     def _allowed(
         self, length: int, real: Bool[Tensor, "B S"] | None, device: torch.device

@@ -1,0 +1,244 @@
+"""AtP*: attribution patching of components with its two failures mended (Kramár, Lieberum, Shah & Nanda 2024).
+
+* The softmax saturates, and its gradient with it. So what patching a head's queries or keys does to the attention is
+  computed exactly, and only what the head's output does to the metric is linearised (the *QK fix*).
+* A component's direct and indirect effects may cancel. So the gradient is taken L times, each time blocked at one
+  layer's outputs, and the absolute effects are averaged (*GradDrop*).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.discovery._cost import Cost
+from edgewise.discovery._explain import explain
+from edgewise.discovery._noise import uniform
+from edgewise.discovery._objective import example_scores
+from edgewise.discovery._provenance import provenance
+from edgewise.discovery._scores import Scores, edges_of_nodes
+from edgewise.engine import Engine, Objective, Stream
+from edgewise.models import Model
+from edgewise.tasks import Task, metric_function
+
+Keys = Literal["together", "apart"]
+_SUBSETS = 31  # the noise stream that draws subsets
+
+
+def atp_star(
+    model: Model | Engine,
+    task: Task,
+    *,
+    graddrop: bool = True,
+    keys: Keys = "together",
+    split: str = "train",
+    batch_size: int = 32,
+) -> Scores:
+    """AtP* for every writer, and for every head's query, key and value.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: its `metric` is explained; not KL to the model itself.
+        graddrop: average absolute effects over L blocked gradients, example by example, for L backward passes; the
+            scores then have no sign. False: the signed effect by one backward, with the QK fix.
+        keys: patch a head's keys at all positions `together`, which is what ablating the edges into the key does, or
+            each position's `apart`, and sum (the paper's nodes are single positions).
+        split: which examples.
+        batch_size: how many at a time; it does not change the scores.
+
+    Returns:
+        Scores, the mean over the examples: `writers`, `readers`, and edges' made of them.
+
+    Raises:
+        edgewise.InputError: the metric is KL or has no gradient, or `keys` is neither.
+    """
+    if keys not in ("together", "apart"):
+        raise InputError(f"atp-star: keys={keys!r}; choose together or apart")
+    engine, cost = Engine.of(model), Cost()
+    graph = engine.graph
+
+    def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " n"]:
+        per_example = list(_effects(stream, objective, graddrop, keys))
+        cost.spend(stream.n_examples, forwards=1, backwards=len(per_example))
+        if not graddrop:
+            return per_example[0].sum(0)
+        # A component's own layer gives it 0, so its L − 1 other layers are averaged.
+        return torch.stack(per_example).abs().sum((0, 1)) / max(1, len(per_example) - 1)
+
+    found = explain(engine, task, split, batch_size, scores_of, cost, clean_only="atp-star")
+    writers, readers = found.split([graph.n_writers, graph.n_readers])
+    readers = torch.where(torch.arange(graph.n_readers) == graph.n_readers - 1, torch.inf, readers)
+    method = {"name": "atp-star", "graddrop": graddrop, "keys": keys, "split": split}
+    values = edges_of_nodes(graph, writers, readers)
+    return Scores(graph, values, provenance(engine, task, method, cost), writers, readers)
+
+
+def _effects(stream: Stream, objective: Objective, graddrop: bool, keys: Keys) -> Iterator[Float[Tensor, "B n"]]:
+    """The effects of all writers and readers under each blocked gradient, or under the whole one."""
+    run = stream.run(inner=True)
+    value = stream.value(run, objective)
+    changes = [_Patches(stream, run.reads[2 * index].detach(), index, keys) for index in range(len(stream.mlps))]
+    layers = range(len(stream.mlps)) if graddrop and len(stream.mlps) > 1 else [None]
+    for layer in layers:
+        run.dropped = layer
+        found = stream.writer_effects(run, value, again=layer != layers[-1])
+        readers = []
+        for index, patches in enumerate(changes):
+            block = stream.graph.blocks[2 * index + 1]
+            mlp = found.writers[:, stream.graph.writers_of(block)]
+            readers += [patches.effects(found.mixed[2 * index]), mlp]
+        logits = mlp.new_zeros(len(mlp), 1)
+        yield torch.cat([found.writers, *readers, logits], 1)
+
+
+class _Patches:
+    """What patching the queries, keys or values of one layer does to its heads' output."""
+
+    @torch.no_grad()
+    def __init__(self, stream: Stream, projected: Float[Tensor, "n N k"], index: int, keys: Keys) -> None:
+        self.stream, self.index, graph = stream, index, stream.graph
+        base = stream.ablated.base(2 * index).detach().to(stream.dtype).expand(stream.packing.n_tokens, -1)
+        base = base if graph.n_embeddings else base + stream.clean[0]
+        ablated = stream.project(index, base)
+        self.sizes = [stream.parts.n_heads, graph.n_kv_readers, graph.n_kv_readers]
+        clean = stream.mix(index, projected)  # (N, H, v)
+        self.changes = []
+        for kind in range(3):
+            pieces = list(projected.split(self.sizes))
+            pieces[kind] = ablated.split(self.sizes)[kind]
+            self.changes.append(clean - stream.mix(index, torch.cat(pieces)))
+        self.apart = _KeysApart(stream, index, projected, ablated, clean) if keys == "apart" else None
+
+    @torch.no_grad()
+    def effects(self, gradient: Float[Tensor, "N H v"]) -> Float[Tensor, "B n"]:
+        """Of every query, key and value reader of the layer."""
+        found = []
+        for kind, change in enumerate(self.changes):
+            by_head = self.stream.per_example((gradient * change).sum(-1))  # (B, H)
+            if kind == 1 and self.apart is not None:
+                by_head = self.apart.effects(gradient)
+            found.append(by_head.view(len(by_head), self.sizes[kind], -1).sum(-1))
+        return torch.cat(found, 1)
+
+
+class _KeysApart:
+    """One key patched at a time: with `p` its probability and `d` the change of its logit, the head's output moves by
+    `p (eᵈ − 1) / (1 + p (eᵈ − 1))` times the way from the output to that position's value.
+    """
+
+    def __init__(self, stream: Stream, index: int, projected: Tensor, ablated: Tensor, clean: Tensor) -> None:
+        self.stream, attention = stream, stream.parts.layers[index].attention
+        group = stream.parts.n_heads // stream.graph.n_kv_readers
+        query, key, value = stream.unpacked(projected)
+        patched = stream.unpacked(ablated)[1]
+        key, patched, self.value = (x.repeat_interleave(group, 1) for x in (key, patched, value))
+        logits, others = (attention.logits(query, k, stream.rotary, stream.real) for k in (key, patched))
+        seen = torch.isfinite(logits)
+        change = torch.where(seen, others - logits, 0).clamp(max=80)  # e⁸⁰ is all there is to say in float32
+        grown = logits.softmax(-1) * change.expm1()
+        self.weight, self.clean = grown / (1 + grown), stream.packing.unpack(clean)  # (B, H, S, S), (B, H, S, v)
+
+    def effects(self, gradient: Float[Tensor, "N H v"]) -> Float[Tensor, "B H"]:
+        g = self.stream.packing.unpack(gradient)
+        towards = g @ self.value.transpose(2, 3) - (g * self.clean).sum(-1, keepdim=True)
+        return -(self.weight * towards).sum((2, 3))
+
+
+# --------------------------------------------------------------------------------------------------- what may be missed
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What subset sampling says about the components that were not looked at one by one."""
+
+    candidates: Bool[Tensor, " W"]
+    """Which writers were sampled."""
+    effect: Float[Tensor, " W"]
+    """Each one's mean effect on the metric, over subsets with it against those without; NaN for the others."""
+    bound: Float[Tensor, " W"]
+    """An upper bound on its absolute value, at the confidence asked for, each on its own."""
+
+    @property
+    def largest(self) -> float:
+        """The largest bound: no sampled component does more, at that confidence for each."""
+        return float(self.bound[self.candidates].max())
+
+
+@torch.no_grad()
+def missed(
+    model: Model | Engine,
+    task: Task,
+    scores: Scores,
+    *,
+    verified: int = 10,
+    samples: int = 200,
+    share: float = 0.1,
+    confidence: float = 0.99,
+    seed: int = 0,
+    split: str = "train",
+    batch_size: int = 16,
+) -> Missed:
+    """The subset-sampling diagnostic: how much a component outside the top ones may still matter.
+
+    Random subsets of the other components are ablated at once. Where effects add up, the difference in means between
+    subsets with and without a component is its own effect; its normal confidence interval, with each group's own
+    variance, bounds what was missed.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: its `metric` is explained.
+        scores: a node method's, such as `atp_star`'s.
+        verified: how many components of highest absolute score are left out, as looked at already.
+        samples: how many subsets.
+        share: how likely each component is in a subset.
+        confidence: of each bound.
+        seed: of the subsets.
+        split: which examples.
+        batch_size: how many at a time.
+
+    Raises:
+        edgewise.InputError: the scores are no node method's, or a number is out of range.
+    """
+    engine = Engine.of(model)
+    graph = engine.graph
+    if scores.writers is None or scores.graph != graph:
+        raise InputError("missed: the scores are not of this graph's components; give those of atp_star or node_eap")
+    if not (0 <= verified < graph.n_writers and samples >= 8 and 0 < share < 1 and 0.5 < confidence < 1):
+        raise InputError(
+            f"missed: verified={verified}, samples={samples}, share={share}, confidence={confidence}; expected fewer "
+            f"than {graph.n_writers}, at least 8, and two numbers below 1"
+        )
+    candidates = torch.ones(graph.n_writers, dtype=torch.bool)
+    candidates[scores.writers.abs().argsort(descending=True)[:verified]] = False
+    inside = torch.stack([uniform(graph.n_writers, seed, i, _SUBSETS) < share for i in range(samples)]) & candidates
+    metric, drop = metric_function(task.metric), torch.zeros(samples, dtype=torch.float64)
+    for batch in task.batches(split, batch_size):
+        whole = torch.ones(graph.n_edges, device=engine.model.device)
+        full = example_scores(engine, batch, whole, metric).double().sum()
+        for start in range(0, samples, 8):
+            mask = (~inside[start : start + 8, graph.edge_writer.long()]).float().to(engine.model.device)
+            found = example_scores(engine, batch, mask[:, None], metric).double().sum(-1)
+            drop[start : start + 8] += (full - found).cpu()
+    drop /= len(task.split(split))
+    return _compare(candidates, inside.double(), drop, confidence)
+
+
+def _compare(candidates: Tensor, inside: Float[Tensor, "n W"], drop: Float[Tensor, " n"], confidence: float) -> Missed:
+    """Means with and without each component, and the interval of their difference."""
+    means, errors = [], []
+    for group in (inside, 1 - inside):
+        n = group.sum(0)
+        mean = (group * drop[:, None]).sum(0) / n
+        variance = (group * (drop[:, None] - mean).square()).sum(0) / (n - 1)
+        means.append(mean)
+        errors.append(variance / n)
+    effect = torch.where(candidates, means[0] - means[1], torch.nan)
+    reach = torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64))
+    bound = effect.abs() + reach * (errors[0] + errors[1]).sqrt()
+    # A component in fewer than two subsets, or in all but one, was not measured.
+    few = (inside.sum(0) < 2) | (inside.sum(0) > len(inside) - 2)
+    return Missed(candidates, effect, torch.where(few & candidates, torch.inf, bound))
