@@ -21,6 +21,7 @@ from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import normal, uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores, started_from
 from edgewise.discovery._training import (
@@ -201,7 +202,7 @@ def edge_pruning(
             raise InputError("edge pruning: start has no effect without warm_start; set it above 0")
     learner = EdgePruningLearner(engine, task, config, start)
     settings = run_settings(engine, task, "edge-pruning", asdict(config)) | started_from(start)
-    report = run_steps(learner, config.steps, settings, options, "edge pruning")
+    report = run_steps(with_constants(learner, engine, config.steps), config.steps, settings, options, "edge pruning")
     method: dict[str, Any] = {
         "name": "edge-pruning",
         "config": asdict(config),

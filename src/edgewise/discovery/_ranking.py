@@ -18,6 +18,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, check_start, normal_scores, started_from
 from edgewise.discovery._training import (
@@ -178,7 +179,9 @@ def learn_rankings(
     settings = run_settings(engine, task, "ranking", asdict(config) | {"seed": list(seeds)}) | started_from(start)
     if config.patience:
         settings["validation"] = pairs_hash(task.validation)
-    report = run_steps(learner, config.steps, settings, options or RunOptions(), "ranking")
+    report = run_steps(
+        with_constants(learner, engine, config.steps), config.steps, settings, options or RunOptions(), "ranking"
+    )
     method: dict[str, Any] = {
         "name": "ranking",
         "steps": report.steps,

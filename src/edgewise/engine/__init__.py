@@ -11,6 +11,7 @@ from edgewise.engine._engine import Engine as Engine
 from edgewise.engine._footprint import Footprint as Footprint
 from edgewise.engine._footprint import footprint as footprint
 from edgewise.engine._means import mean_writes as mean_writes
+from edgewise.engine._stream import CHUNK_BYTES as CHUNK_BYTES
 from edgewise.engine._stream import PLAIN as PLAIN
 from edgewise.engine._stream import RELEVANCE as RELEVANCE
 from edgewise.engine._stream import Component as Component

@@ -1,0 +1,62 @@
+"""Several methods' scores as one: the mean of their ranks."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.discovery._scores import Scores
+
+
+def ensemble(
+    scores: Sequence[Scores], *, weights: Sequence[float] | None = None, absolute: Sequence[bool] | bool = True
+) -> Scores:
+    """Average ranks, so that methods of different units count alike (as the best entries of the BlackboxNLP 2025 shared
+    task do with scores).
+
+    The result is also a start for a learned ranking, `learn_ranking(..., start=ensemble([...]))`, or for Edge Pruning:
+    its values are standard normal quantiles of the mean rank.
+
+    Args:
+        scores: of one graph, from any methods.
+        weights: one for each; all equal if None.
+        absolute: whether each is ranked by absolute score, as attribution is, or as it stands, as learned scores are.
+
+    Returns:
+        Scores, to be ranked as they stand.
+
+    Raises:
+        edgewise.InputError: there are none, of different graphs, or weights do not fit.
+    """
+    if not scores:
+        raise InputError("ensemble: no scores; give at least one")
+    graph = scores[0].graph
+    if any(each.graph != graph for each in scores):
+        raise InputError("ensemble: the scores are of different graphs; find them all with one convention")
+    shares = [1.0] * len(scores) if weights is None else [float(w) for w in weights]
+    kinds = [absolute] * len(scores) if isinstance(absolute, bool) else list(absolute)
+    if len(shares) != len(scores) or len(kinds) != len(scores) or not all(w >= 0 for w in shares) or not sum(shares):
+        raise InputError(
+            f"ensemble: {len(shares)} weights and {len(kinds)} choices of absolute for {len(scores)} scores"
+        )
+    ranks = [mean_ranks(each.values.abs() if kind else each.values) for each, kind in zip(scores, kinds, strict=True)]
+    mean = sum((w * r for w, r in zip(shares, ranks, strict=True)), torch.zeros(graph.n_edges)) / sum(shares)
+    values = torch.special.ndtri((mean_ranks(mean) - 0.5) / graph.n_edges).float()
+    shared = {k: v for k, v in scores[0].provenance.items() if all(s.provenance.get(k) == v for s in scores)}
+    method = {
+        "name": "ensemble",
+        "of": [each.provenance.get("method", {}) for each in scores],
+        "weights": shares,
+        "absolute": kinds,
+    }
+    costs = [each.provenance.get("cost") for each in scores]
+    return Scores(graph, values, shared | {"method": method, "cost": {"of": costs}})
+
+
+def mean_ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Ranks from 1 up, the mean of theirs for equal values; NaN ranks lowest."""
+    _, place, counts = values.nan_to_num(nan=-torch.inf).unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[place]

@@ -1,0 +1,72 @@
+"""Information flow routes: how much of each reader's input each writer makes up (Ferrando & Voita 2024, section 2)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise.discovery._cost import Cost
+from edgewise.discovery._provenance import provenance
+from edgewise.discovery._scores import Scores
+from edgewise.engine import CHUNK_BYTES, Ablation, Engine, Stream
+from edgewise.models import Model
+from edgewise.tasks import Batch, Task
+
+
+def flow(model: Model | Engine, task: Task, *, split: str = "train", batch_size: int = 32) -> Scores:
+    """The importance of writer w in the stream x that a reader sees, `max(‖x‖₁ − ‖x − z_w‖₁, 0)`, as a share of all
+    writers' at that position; one forward pass on the clean prompts, no metric and no counterfactual.
+
+    Args:
+        model: the model, or an engine that also says which graph; its ablation is only noted.
+        task: its clean prompts are run; `logits` reads at its targets, every other reader at all positions.
+        split: which examples.
+        batch_size: how many at a time; it does not change the scores.
+
+    Returns:
+        Scores in [0, 1], the mean over positions, then over examples. A head's query, key and value share one input and
+        have one score.
+    """
+    engine, cost = Engine.of(model), Cost()
+    graph = engine.graph
+    plain = Engine(engine.model, graph, Ablation("zero"))  # a difference from nothing is what is written
+    total = torch.zeros(graph.n_edges, dtype=torch.float64)
+    for batch in task.batches(split, batch_size):
+        batch = batch.to(engine.model.device)
+        total += _shares(Stream(plain, batch), batch).cpu().double()
+        cost.spend(len(batch.index), forwards=1)
+    cost.examples = len(task.split(split))
+    total /= cost.examples
+    values = total if engine.model.dtype == torch.float64 else total.float()
+    return Scores(graph, values, provenance(engine, task, {"name": "flow", "split": split}, cost))
+
+
+@torch.no_grad()
+def _shares(stream: Stream, batch: Batch) -> Float[Tensor, " E"]:
+    """Every edge's share, the mean over each example's positions, summed over the examples."""
+    graph, last, n_tokens = stream.graph, len(stream.graph.blocks) - 1, stream.packing.n_tokens
+    scores = stream.clean[0].new_zeros(graph.n_edges)
+    weight = 1 / torch.bincount(stream.example)[stream.example].to(scores)  # (N,)
+    step = max(1, CHUNK_BYTES // (2 * graph.n_writers * stream.parts.d_model * scores.element_size()))
+    for start in range(0, n_tokens, step):
+        tokens = torch.arange(start, min(start + step, n_tokens), device=scores.device)
+        written = stream.differences(tokens)
+        for number in range(last):
+            _add(stream, scores, number, written, tokens, weight[tokens])
+    written = stream.differences(stream.targets)
+    _add(stream, scores, last, written, stream.targets, batch.weight.to(scores))
+    return scores
+
+
+def _add(
+    stream: Stream,
+    scores: Float[Tensor, " E"],
+    number: int,
+    written: Float[Tensor, "W T D"],
+    tokens: Int[Tensor, " T"],
+    weight: Float[Tensor, " T"],
+) -> None:
+    block, x = stream.graph.blocks[number], stream.clean[number][tokens]
+    nearer = x.abs().sum(-1) - (x - written[: block.n_writers]).abs().sum(-1)  # (w, T)
+    proximity = nearer.clamp(min=0)
+    share = proximity / proximity.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
+    scores[block.edges].view(block.n_readers, block.n_writers).add_(share @ weight)

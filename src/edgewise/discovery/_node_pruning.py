@@ -1,0 +1,156 @@
+"""Node pruning: a learned ranking of whole components, each with one mask for all that reads it."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.discovery._nodes import node_eap, node_ig
+from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._optimal import with_constants
+from edgewise.discovery._provenance import provenance, run_settings
+from edgewise.discovery._ranking import RankingConfig, soft_top
+from edgewise.discovery._scores import Scores, edges_of_nodes, normal_scores
+from edgewise.discovery._training import (
+    NotFiniteError,
+    RunOptions,
+    optimizer_tensors,
+    restore_optimizer,
+    run_steps,
+)
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.tasks import Task, loss_function
+
+
+@dataclass(frozen=True)
+class NodePruningConfig:
+    """Settings of a run."""
+
+    steps: int = 150
+    batch_size: int = 8
+    learning_rate: float = 0.05
+    """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0."""
+    largest: float = 0.5
+    """The largest budget, as a share of all writers."""
+    smallest: float = 0.02
+    """The smallest budget; budgets are drawn log-uniformly between the two."""
+    hot: float = 0.3
+    """Temperature of the soft top-k at the start, in units of the scores."""
+    cold: float = 0.05
+    """Temperature at the end; it falls geometrically."""
+    warm_examples: int = 64
+    """Training examples for the attribution (`node_ig`, 5 points) whose ranks the scores start from; 0 to start all
+    alike."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises `InputError`."""
+        self.schedule()
+
+    def schedule(self) -> RankingConfig:
+        """The same settings of a ranking of edges, which draws budgets and lowers temperatures in the same way."""
+        try:
+            return RankingConfig(**asdict(self))
+        except InputError as error:
+            raise InputError(str(error).replace("ranking:", "node-pruning:").replace("edges", "writers")) from error
+
+
+def node_pruning(
+    model: Model | Engine,
+    task: Task,
+    config: NodePruningConfig | None = None,
+    *,
+    options: RunOptions | None = None,
+    **changes: Any,
+) -> Scores:
+    """Learn which components to keep: soft top-k masks over writers at budgets drawn anew each step, as
+    `learn_ranking` has them over edges.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: its `train` split is learned from, with its loss.
+        config: the settings.
+        options: checkpoints, progress, logs.
+        **changes: fields of the configuration to change.
+
+    Returns:
+        Scores in (0, 1], the writers' ranks: `writers`, and edges' made of them.
+
+    Raises:
+        edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
+    """
+    config = replace(config or NodePruningConfig(), **changes)
+    engine = Engine.of(model)
+    learner = NodePruningLearner(engine, task, config)
+    settings = run_settings(engine, task, "node-pruning", asdict(config))
+    report = run_steps(
+        with_constants(learner, engine, config.steps), config.steps, settings, options or RunOptions(), "node pruning"
+    )
+    size = min(config.batch_size, len(task.train))
+    method: dict[str, Any] = {"name": "node-pruning", "config": asdict(config), "steps": report.steps}
+    method |= {"seconds": round(report.seconds, 1), "examples_seen": report.steps * size}
+    if report.stopped:
+        method["stopped"] = report.stopped
+    ranks = learner.scores.detach().cpu().argsort(stable=True).argsort() + 1
+    writers = ranks / len(ranks)
+    return Scores(engine.graph, edges_of_nodes(engine.graph, writers), provenance(engine, task, method), writers)
+
+
+class NodePruningLearner:
+    """The writers' scores and their optimiser."""
+
+    def __init__(self, engine: Engine, task: Task, config: NodePruningConfig) -> None:
+        """Set up; `begin` gives the scores their start."""
+        self.engine, self.task, self.config, self.schedule = engine, task, config, config.schedule()
+        self.writer = engine.graph.edge_writer.long().to(engine.model.device)
+        self.scores = torch.zeros(engine.graph.n_writers, device=engine.model.device, requires_grad=True)
+        self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
+        self.loss = loss_function(task.loss)
+
+    def prepare(self) -> None:
+        """Compute the examples' constants."""
+        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Start from attribution's ranks."""
+        if self.config.warm_examples:
+            metric = "logit_diff" if self.task.contrastive else "log_prob"
+            few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=metric)
+            with torch.enable_grad():
+                start = (node_ig if self.engine.graph.n_embeddings else node_eap)(self.engine, few).writers
+            assert start is not None
+            self.scores.copy_(normal_scores(start.abs()))
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        """One step at one budget."""
+        budget = self.schedule.budget(step, self.engine.graph.n_writers)
+        mask = self.mask(budget, self.schedule.temperature(step))
+        batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
+        loss = example_scores(self.engine, batch, mask, self.loss).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        assert self.scores.grad is not None
+        if not finite(loss, [self.scores.grad]):
+            raise NotFiniteError(f"the loss is {loss.item()} or its gradient is not finite")
+        self.optimizer.param_groups[0]["lr"] = self.schedule.rate(step)
+        self.optimizer.step()
+        return {"loss": loss.detach(), "writers": budget}
+
+    def mask(self, budget: float, temperature: float) -> Float[Tensor, " E"]:
+        """Every edge's mask, that of its writer."""
+        return soft_top(self.scores, budget, temperature)[self.writer]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Scores and the optimiser's state."""
+        return {"scores": self.scores} | optimizer_tensors(self.optimizer)
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        self.scores.copy_(tensors["scores"])
+        restore_optimizer(self.optimizer, tensors)
