@@ -91,7 +91,7 @@ def _effects(stream: Stream, objective: Objective, graddrop: bool, keys: Keys) -
             block = stream.graph.blocks[2 * index + 1]
             mlp = found.writers[:, stream.graph.writers_of(block)]
             readers += [patches.effects(found.mixed[2 * index]), mlp]
-        logits = mlp.new_zeros(len(mlp), 1)
+        logits = found.writers.new_zeros(len(found.writers), 1)
         yield torch.cat([found.writers, *readers, logits], 1)
 
 

@@ -66,9 +66,8 @@ def eap_ig(
         total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
         for component in paths:
             share = 1 - component.block / (2 * n_layers + 1)
-            for alpha, weight in points_of:
-                total += weight * stream.edge_gradients(objective, component, alpha).cpu().double()
-                cost.spend(stream.n_examples, share, share)
+            total += stream.edge_gradients(objective, component, points_of).cpu().double()
+            cost.spend(stream.n_examples, share * points, share * points)
         return total
 
     method: dict[str, Any] = {"name": f"eap-ig-{path}", "points": points, "quadrature": rule, "split": split}

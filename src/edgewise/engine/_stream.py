@@ -6,8 +6,9 @@ gradient is taken back through its own projection and norm to ∂objective/∂x_
 Δ_w = z_w − z̃_w of the clean run, which stay the same wherever along the path the gradient was taken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ Objective = Callable[[Float[Tensor, "A V"]], Tensor]
 
 CHUNK_BYTES = 32 << 20
 """How much the differences of one chunk of tokens may take at full width."""
+POINT_BYTES = 512 << 20
+"""How much the gradients of several points may take, which are summed before the one product with the differences."""
 
 
 class Rules(NamedTuple):
@@ -75,6 +78,19 @@ class StreamRun:
     """By block: what it adds to the stream, b_O left out."""
     dropped: int | None = None
     """The layer through whose writers no gradient goes back."""
+
+
+class Point(NamedTuple):
+    """What a gradient at one point of a path leaves."""
+
+    inputs: dict[int, Float[Tensor, "N D"]]
+    gradients: dict[int, Tensor]
+    """By block, of the readers' projections, an MLP's input, the final norm's input."""
+
+    @property
+    def n_bytes(self) -> int:
+        """What it holds."""
+        return sum(x.numel() * x.element_size() for x in (*self.inputs.values(), *self.gradients.values()))
 
 
 class Effects(NamedTuple):
@@ -250,41 +266,53 @@ class Stream:
         self,
         objective: Objective,
         component: Component | None = None,
-        alpha: float = 1.0,
+        points: Sequence[tuple[float, float]] = ((1.0, 1.0),),
         rules: Rules = PLAIN,
     ) -> Float[Tensor, " E"]:
-        """⟨∂objective/∂x_r, Δ_w⟩ for every edge w → r, the gradient taken at a point of a component's path.
+        """⟨∂objective/∂x_r, Δ_w⟩ for every edge w → r, the gradients summed over points of a component's path.
 
         Args:
             objective: what is explained.
             component: what moves; its own edges alone get a number. None for the clean run and all edges.
-            alpha: where along the path: 0 is ablated, 1 is clean.
+            points: where along the path (0 is ablated, 1 is clean), and what each gradient weighs.
             rules: how to go backwards.
         """
+        writers = slice(0, self.graph.n_writers) if component is None else component.writers
+        scores, waiting = self.clean[0].new_zeros(self.graph.n_edges), []
+        for alpha, weight in points:
+            waiting.append(self._gradients(objective, component, alpha, weight, rules))
+            if len(waiting) * waiting[0].n_bytes > POINT_BYTES:
+                self._contract(waiting, writers, rules, scores)
+                waiting = []
+        if waiting:
+            self._contract(waiting, writers, rules, scores)
+        return scores
+
+    def _gradients(
+        self, objective: Objective, component: Component | None, alpha: float, weight: float, rules: Rules
+    ) -> "Point":
         run = self.run(component, alpha, rules)
         gradients = torch.autograd.grad(self.value(run, objective, rules), list(run.reads.values()), allow_unused=True)
-        found = {block: g for block, g in zip(run.reads, gradients, strict=True) if g is not None}
-        every = slice(0, self.graph.n_writers)
-        return self._contract(run, found, every if component is None else component.writers, rules)
+        found = {block: g.mul_(weight) for block, g in zip(run.reads, gradients, strict=True) if g is not None}
+        return Point(run.inputs, found)
 
     @torch.no_grad()
-    def _contract(
-        self, run: StreamRun, gradients: dict[int, Tensor], writers: slice, rules: Rules
-    ) -> Float[Tensor, " E"]:
+    def _contract(self, points: list["Point"], writers: slice, rules: Rules, scores: Float[Tensor, " E"]) -> None:
+        """Add the products of the points' summed gradients with the differences."""
         n_tokens, d_model, last = self.packing.n_tokens, self.parts.d_model, 2 * len(self.parts.layers)
-        scores = self.clean[0].new_zeros(self.graph.n_edges)
         step = max(1, CHUNK_BYTES // ((writers.stop - writers.start) * d_model * scores.element_size()))
         for start in range(0, n_tokens, step):
-            tokens = torch.arange(start, min(start + step, n_tokens), device=scores.device)
+            tokens = slice(start, min(start + step, n_tokens))
             differences = self.differences(tokens, writers).flatten(1)  # (w, T D)
-            for number, g in gradients.items():
+            for number in points[0].gradients:
                 if number != last:
-                    g_x = self._to_input(run, number, g, tokens, rules).flatten(1)  # (n, T D)
-                    self._add(scores, number, writers, g_x, differences)
-        if last in gradients:
+                    each = (self._to_input(point, number, tokens, rules) for point in points)
+                    g_x = reduce(torch.add, each)  # (n, T, D)
+                    self._add(scores, number, writers, g_x.flatten(1), differences)
+        at_end = [point.gradients[last] for point in points if last in point.gradients]
+        if at_end:
             differences = self.differences(self.targets, writers).flatten(1)
-            self._add(scores, last, writers, gradients[last].reshape(1, -1), differences)
-        return scores
+            self._add(scores, last, writers, torch.stack(at_end).sum(0).reshape(1, -1), differences)
 
     def _add(self, scores: Tensor, number: int, writers: slice, g_x: Tensor, differences: Tensor) -> None:
         block = self.graph.blocks[number]
@@ -293,19 +321,18 @@ class Stream:
             table = scores[block.edges].view(block.n_readers, block.n_writers)
             table[:, writers.start : writers.start + n] += g_x @ differences[:n].T
 
-    def _to_input(
-        self, run: StreamRun, number: int, g: Tensor, tokens: Int[Tensor, " T"], rules: Rules
-    ) -> Float[Tensor, "n T D"]:
+    def _to_input(self, point: "Point", number: int, tokens: slice, rules: Rules) -> Float[Tensor, "n T D"]:
         """From the gradient of a block's projections to that of each reader's own input."""
+        g = point.gradients[number]
         if number % 2:
             return g[None, tokens]
         attention = self.parts.layers[number // 2].attention
         projections = self.projections(attention)
         pairs = zip(g[:, tokens].split([len(p.weight) for p in projections]), projections, strict=True)
         back = torch.cat([each @ heads.weight.to(g.dtype).transpose(1, 2) for each, heads in pairs])
-        return normed_back(attention.norm, run.inputs[number][tokens], back, rules.norm)
+        return normed_back(attention.norm, point.inputs[number][tokens], back, rules.norm)
 
-    def differences(self, tokens: Int[Tensor, " T"], writers: slice | None = None) -> Float[Tensor, "w T D"]:
+    def differences(self, tokens: Int[Tensor, " T"] | slice, writers: slice | None = None) -> Float[Tensor, "w T D"]:
         """What writers write beyond their ablated values, at some tokens; of all writers if not told."""
         low, high, _ = (writers or slice(0, self.graph.n_writers)).indices(self.graph.n_writers)
         first, per_layer = self.graph.n_embeddings, self.parts.n_heads + 1
@@ -319,7 +346,7 @@ class Stream:
                 found.append(self.mlps[index][tokens])
         return torch.stack(found)
 
-    def _expanded(self, index: int, heads: slice, tokens: Tensor | None = None) -> Float[Tensor, "T h D"]:
+    def _expanded(self, index: int, heads: slice, tokens: Tensor | slice | None = None) -> Float[Tensor, "T h D"]:
         difference = self.heads[index] if tokens is None else self.heads[index][tokens]
         return self.expand(index, heads, difference[:, heads])
 
