@@ -188,6 +188,30 @@ def test_draw_draws(cli: Cli, found: Path, tmp_path, suffix: str):
     assert str(path) in ran.out
 
 
+def test_curve_judges_every_size_and_draws(cli: Cli, found: Path, tmp_path):
+    ran = cli("curve", found, tmp_path / "c.png", "--sparsities", "0.3,0.8", "--split", "validation", "--json")
+    assert ran.status == 0
+    row = json.loads(ran.out)
+    large, small = row["points"]
+    assert large["edges"] > small["edges"] > 0 and row["conditions"]["split"] == "validation"
+    assert (tmp_path / "c.png").read_bytes().startswith(PNG)
+    assert json.loads((tmp_path / "c.json").read_text()) == row
+    assert "actual edges" in cli("curve", found, tmp_path / "c.svg").out
+
+
+@pytest.mark.parametrize("sizes", ["", "0.9;0.8", "1", "nan", "0.5,2"])
+def test_sizes_that_are_none_are_refused(cli: Cli, found: Path, tmp_path, sizes: str):
+    assert "between 0 and 1" in cli.refused("curve", found, tmp_path / "c.png", "--sparsities", sizes)
+
+
+def test_a_curve_that_cannot_be_drawn_is_refused(cli: Cli, found: Path, tmp_path):
+    assert "choose .png" in cli.refused("curve", found, tmp_path / "c.txt")
+    bare = tmp_path / "bare.safetensors"
+    circuit = Circuit.load(found)
+    Circuit(circuit.graph, circuit.kept, None, circuit.provenance).save(bare)
+    assert "no scores" in cli.refused("curve", bare, tmp_path / "c.png")
+
+
 def test_models_check_prints_json_and_nothing_else(cli: Cli, model: Path):
     ran = cli("models", "check", model, "--json")
     assert ran.status == 0 and ran.err == ""

@@ -1,6 +1,7 @@
 """The commands."""
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 METHODS = ("ranking", "edge-pruning", "eap", "mask-ig")
+DEMO_STEPS = 120  # of the ranking: a demonstration is to take five minutes
 
 
 def main() -> None:
@@ -157,6 +159,48 @@ def draw(
 
 
 @app.command()
+def curve(
+    circuit: Annotated[
+        Path, typer.Argument(help="The circuit.safetensors that find wrote; its scores give the sizes.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf; the numbers go beside it.")],
+    sparsities: Annotated[str, typer.Option(help="The sizes, as actual sparsities.")] = "0.9,0.95,0.98,0.99,0.995",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Judge and draw the circuits of every size that one run's scores give: KL(full ‖ circuit) against edges."""
+    import edgewise as ew
+    from edgewise.evaluation import recorded_ablation
+    from edgewise.report import check_path
+
+    _one_of("--split", split, ("train", "validation", "test"))
+    sizes = _sparsities(sparsities)
+    check_path(out)
+    check_writable(out.parent)
+    loaded_circuit = ew.Circuit.load(circuit)
+    if loaded_circuit.scores is None:
+        raise InputError(f"{circuit}: this circuit has no scores, so there is no other size of it")
+    method = loaded_circuit.provenance.get("method", {})
+    absolute = method.get("selection") == "absolute"
+    scores = ew.Scores(loaded_circuit.graph, loaded_circuit.scores, loaded_circuit.provenance)
+    circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
+    loaded = _load(str(loaded_circuit.provenance.get("model", {}).get("id", "")), device)
+    engine = ew.Engine(loaded, loaded_circuit.graph, recorded_ablation(loaded_circuit))
+    pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
+    name = str(method.get("name", "circuit"))
+    with _show.working("judging the circuits"):
+        found = ew.size_curve(engine, {name: circuits}, pairs, split=split)
+    found.save(out.with_suffix(".json"))
+    ew.draw_curve(found, out)
+    if as_json:
+        print(found.to_json())
+    else:
+        _show.size_curve(found)
+        print(f"drawn to {out}")
+
+
+@app.command()
 def plan(
     config: Annotated[Path, typer.Option("--config", help="A model's config.json; no weights are needed.")],
     batch: Annotated[int, typer.Option("--batch", help="Pairs per step.")] = 32,
@@ -211,9 +255,12 @@ def plan(
 
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
-    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity; everything from the seed."""
-    find(out=out)
+    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, and the curve over sizes;
+    everything from the seed.
+    """
+    find(out=out, steps=DEMO_STEPS)
     evaluate(out / "circuit.safetensors")
+    curve(out / "circuit.safetensors", out / "curve.png")
     for suffix in ("png", "svg"):
         draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
 
@@ -294,6 +341,16 @@ def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, see
     if name in tasks.TASKS:
         return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     return tasks.from_jsonl(name, tokenizer, seed=seed)
+
+
+def _sparsities(text: str) -> list[float]:
+    try:
+        sizes = [float(part) for part in text.split(",")]
+    except ValueError:
+        sizes = [math.nan]
+    if not all(0 < size < 1 for size in sizes):
+        raise InputError(f"--sparsities {text!r}: give numbers between 0 and 1, such as 0.9,0.98")
+    return sizes
 
 
 def _check_task(name: str) -> None:
