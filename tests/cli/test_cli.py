@@ -392,3 +392,38 @@ def test_plan_refusals(cli: Cli, tmp_path: Path):
     assert "not a configuration" in cli.refused("plan", "--config", config)
     assert "--batch 0" in cli.refused("plan", "--config", config, "--batch", 0)
     assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")
+
+
+# ----------------------------------------------------------------------------------------------------------- exchange
+
+
+@pytest.mark.parametrize("name", ["circuit.json", "circuit.pt", "edges.json"])
+def test_a_circuit_goes_out_and_comes_back(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path, name: str):
+    ran = cli("export", found, tmp_path / name, "--d-model", 16)
+    assert ran.status == 0 and f"written to {tmp_path / name}" in ran.out.replace("\n", "")
+    ran = cli("import", tmp_path / name, "--model", model, "--task", pairs, "--out", tmp_path / "back")
+    assert ran.status == 0, ran
+    before, after = Circuit.load(found), Circuit.load(tmp_path / "back" / "circuit.safetensors")
+    assert after.edge_names() == before.edge_names()
+    judged = [
+        json.loads(cli("evaluate", path, "--json").out) for path in (found, tmp_path / "back" / "circuit.safetensors")
+    ]
+    assert judged[0]["metrics"] == judged[1]["metrics"]
+
+
+def test_another_size_is_chosen_by_the_files_scores(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path):
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    choices = ("--model", model, "--task", pairs, "--out", tmp_path, "--sparsity", 0.3, "--absolute")
+    assert cli("import", tmp_path / "c.json", *choices).status == 0
+    assert 0 < Circuit.load(tmp_path / "circuit.safetensors").n_actual <= 32
+    cli("export", found, tmp_path / "edges.json")
+    assert "no scores" in cli.refused("import", tmp_path / "edges.json", *choices)
+
+
+def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow: Path, pairs: Path, tmp_path):
+    assert "--d-model" in cli.refused("export", found, tmp_path / "c.json")
+    assert ".json or .pt" in cli.refused("export", found, tmp_path / "c.csv", "--d-model", 16)
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    assert "is of a model of" in cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
+    assert "--task" in cli.refused("import", tmp_path / "c.json", "--model", model, "--task", "no")
+    assert "--ablation" in cli.refused("import", tmp_path / "c.json", "--model", model, "--ablation", "none")

@@ -44,6 +44,12 @@ def header(model: Model, engine: Engine, task: Task) -> None:
     _console.print(escape(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}"), soft_wrap=True)
 
 
+def notes(lines: list[str]) -> None:
+    """What a command has to say, a line each."""
+    for line in lines:
+        _console.print(escape(line), soft_wrap=True)
+
+
 def found(circuit: Circuit, path: Path) -> None:
     """The circuit that was found."""
     stopped = circuit.provenance.get("method", {}).get("stopped")
