@@ -22,10 +22,12 @@ from edgewise.engine import Engine as Engine
 from edgewise.evaluation import Evaluation as Evaluation
 from edgewise.evaluation import Stability as Stability
 from edgewise.evaluation import evaluate as evaluate
+from edgewise.evaluation import size_curve as size_curve
 from edgewise.evaluation import stability as stability
 from edgewise.graph import Graph as Graph
 from edgewise.graph import GraphSpec as GraphSpec
 from edgewise.models import Model as Model
 from edgewise.report import draw as draw
+from edgewise.report import draw_curve as draw_curve
 
 __version__ = _version("edgewise")
