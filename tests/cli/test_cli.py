@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from edgewise.circuit import Circuit
 from edgewise.cli import main
+from edgewise.cli._methods import LEARNED, METHODS
 
 WORDS = ["a", "cat", "dog", "ran", "sat", "on", "the", "to", "mat", "rug", "Mary", "Ann", "Lee", "Sue", "John"]
 NAMES = ["Mary", "Ann", "Lee", "Sue", "John"]
@@ -124,19 +125,43 @@ def find(model: Path, pairs: Path, out: Path, *others: Any) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------- what works
 
 
-@pytest.mark.parametrize("method", ["ranking", "edge-pruning", "eap", "mask-ig"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "acdc"])
 def test_find_writes_a_circuit_of_at_most_the_size_asked_for(cli: Cli, model: Path, pairs: Path, tmp_path, method: str):
-    learned = ["--steps", 3, "--batch-size", 4] if method in ("ranking", "edge-pruning") else []
+    learned = ["--steps", 3, "--batch-size", 4] if method in LEARNED else ["--points", 2, "--pairs", 2]
     ran = cli(*find(model, pairs, tmp_path, "--method", method, *learned))
     assert ran.status == 0, ran.err
     circuit = Circuit.load(tmp_path / "circuit.safetensors")
     assert 0 < circuit.n_actual <= 0.4 * circuit.graph.n_edges
-    assert circuit.provenance["method"]["name"] == method
+    assert circuit.provenance["method"]["name"] == ("eap-ig-inputs" if method == "eap-ig" else method)
+    if method not in ("ranking", "edge-pruning"):  # which say it in their own way
+        assert method in ("node-pruning", "ensemble") or circuit.provenance["cost"]["examples"] >= 0
     assert circuit.provenance["model"]["id"] == str(model) and circuit.provenance["task"]["name"] == "pairs"
     assert f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual" in ran.out
     # What the user is told has a line each, with the path in one piece, so that it can be copied.
     assert str(tmp_path / "circuit.safetensors") in ran.out
     assert {path.name for path in tmp_path.iterdir()} <= {"circuit.safetensors", "checkpoint.safetensors"}
+
+
+def test_find_by_acdc_is_as_large_as_its_threshold_makes_it(cli: Cli, model: Path, pairs: Path, tmp_path):
+    sizes = []
+    for threshold in (0.0001, 0.5):
+        out = tmp_path / str(threshold)
+        assert cli(*find(model, pairs, out, "--method", "acdc", "--threshold", threshold, "--pairs", 3)).status == 0
+        circuit = Circuit.load(out / "circuit.safetensors")
+        sizes.append(circuit.n_edges)
+        assert circuit.provenance["method"]["threshold"] == threshold and circuit.provenance["cost"]["examples"] == 3
+    assert sizes[0] > sizes[1]
+
+
+def test_a_circuit_with_learned_constants_is_judged_with_them(cli: Cli, model: Path, pairs: Path, tmp_path):
+    learned = ("--method", "ranking", "--ablation", "optimal", "--steps", 3, "--batch-size", 4)
+    assert cli(*find(model, pairs, tmp_path, *learned)).status == 0
+    assert (tmp_path / "constants.safetensors").is_file()
+    ran = cli("evaluate", tmp_path / "circuit.safetensors", "--json")
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["conditions"]["ablation"]["kind"] == "learned"
+    (tmp_path / "constants.safetensors").unlink()
+    assert "constants" in cli.refused("evaluate", tmp_path / "circuit.safetensors")
 
 
 def test_find_takes_the_graph_and_ablation_asked_for(cli: Cli, model: Path, pairs: Path, tmp_path):
@@ -240,6 +265,10 @@ def test_models_list_names_them(cli: Cli):
         ("--sparsity", "-0.1", "-0.1"),
         ("--sparsity", "nan", "nan"),
         ("--method", "magic", "edge-pruning"),
+        ("--points", "0", "points"),
+        ("--quadrature", "simpson", "gauss-legendre"),
+        ("--of", "eap,magic", "magic"),
+        ("--pairs", "0", "pairs"),
         ("--task", "magic", "ioi-t1"),
         ("--task", "missing.jsonl", "missing.jsonl"),
         ("--preset", "magic", "paper"),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from edgewise._files import check_writable
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._exchange import export_circuit, import_circuit
+from edgewise.cli._methods import LEARNED, METHODS, Settings, engine_of, find_circuit, make_engine
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
@@ -30,7 +31,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-METHODS = ("ranking", "edge-pruning", "eap", "mask-ig")
 DEMO_STEPS = 120  # of the ranking: a demonstration is to take five minutes
 
 
@@ -46,7 +46,7 @@ def main() -> None:
 def find(
     model: ModelName = "smollm2-135m",
     task: TaskName = "ioi",
-    method: Annotated[str, typer.Option(help="ranking, edge-pruning, eap or mask-ig.")] = "ranking",
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)} (docs/methods.md).")] = "ranking",
     sparsity: Annotated[float, typer.Option(help="1 − kept edges / all edges; 0.98 keeps 2 %.")] = 0.98,
     out: Out = Path("runs/circuit"),
     preset: Annotated[str, typer.Option(help="edge-pruning: default, or paper (the published settings).")] = "default",
@@ -56,7 +56,19 @@ def find(
     validation: Annotated[int, typer.Option(help="Validation pairs of a built-in task.")] = 200,
     test: Annotated[int, typer.Option(help="Test pairs of a built-in task.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the task's pairs and of the method.")] = 0,
-    ablation: Annotated[str, typer.Option(help="What removed edges carry: interchange or zero.")] = "interchange",
+    points: Annotated[int, typer.Option(help="Quadrature points of a method that integrates gradients.")] = 5,
+    quadrature: Annotated[
+        str, typer.Option(help="gauss-legendre, left, right, midpoint or trapezoid.")
+    ] = "gauss-legendre",
+    threshold: Annotated[float, typer.Option(help="acdc: cut what raises KL by less; it decides the size.")] = 0.01,
+    pairs: Annotated[int, typer.Option(help="acdc and exact: use this many training pairs.")] = 16,
+    of: Annotated[str, typer.Option(help="ensemble: of which methods' ranks.")] = "eap-ig,mask-ig,relevance",
+    ablation: Annotated[
+        str,
+        typer.Option(
+            help="What removed edges carry: interchange, zero, or optimal (constants learned with the masks)."
+        ),
+    ] = "interchange",
     embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
     kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
@@ -73,8 +85,10 @@ def find(
     """Find a circuit and write it to OUT/circuit.safetensors."""
     import edgewise as ew
 
-    config = _config(method, preset, sparsity, steps, batch_size, seed)
-    one_of("--ablation", ablation, ("interchange", "zero"))
+    settings = Settings(method, sparsity, preset, steps, batch_size, seed, points, quadrature, threshold, pairs, of)
+    one_of("--ablation", ablation, ("interchange", "zero", "optimal"))
+    if ablation == "optimal" and method not in LEARNED:
+        raise InputError(f"--ablation optimal: constants are learned with masks, by {', '.join(LEARNED)}")
     one_of("--embeddings", embeddings, ("joint", "split", "off"))
     one_of("--kv", kv, ("physical", "expanded"))
     one_of("--memory", memory, ("default", "lean"))
@@ -85,17 +99,13 @@ def find(
     type_ = None if dtype is None else _DTYPES[dtype]
     loaded = load(model, device, type_)
     graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
-    engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_, matmul=matmul)  # pyright: ignore[reportArgumentType] (checked there)
-    pairs = make_task(task, loaded.tokenizer, train, validation, test, seed)
-    _show.header(loaded, engine, pairs)
+    examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
+    engine = make_engine(loaded, graph, ablation, examples, memory=memory, dtype=type_, matmul=matmul)
+    _show.header(loaded, engine, examples)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
-    if method == "edge-pruning":
-        circuit = ew.edge_pruning(engine, pairs, config, options=options)
-    elif method == "ranking":
-        circuit = ew.learn_ranking(engine, pairs, config, options=options).at(sparsity, actual=True)
-    else:
-        scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[method](engine, pairs, batch_size=batch_size or 32)
-        circuit = scores.at(sparsity, actual=True, absolute=True)
+    circuit = find_circuit(engine, examples, settings, options)
+    if ablation == "optimal":
+        ew.save_constants(engine, out / "constants.safetensors")
     circuit.save(out / "circuit.safetensors")
     _show.found(circuit, out / "circuit.safetensors")
     if "stopped" in circuit.provenance["method"]:
@@ -121,7 +131,6 @@ def evaluate(
 ) -> None:
     """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
     import edgewise as ew
-    from edgewise.evaluation import recorded_ablation
 
     one_of("--split", split, ("train", "validation", "test"))
     one_of("--memory", memory, ("default", "lean"))
@@ -132,8 +141,7 @@ def evaluate(
     source = loaded_circuit.provenance.get("model", {})
     type_ = None if dtype is None else _DTYPES[dtype]
     loaded = load(model or str(source.get("id", "")), device, type_)
-    ablation = recorded_ablation(loaded_circuit)
-    engine = ew.Engine(loaded, loaded_circuit.graph, ablation, memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
+    engine = engine_of(circuit, loaded_circuit, loaded, memory=memory, dtype=type_)
     if task is None:
         pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     else:
@@ -174,7 +182,6 @@ def curve(
 ) -> None:
     """Judge and draw the circuits of every size that one run's scores give: KL(full ‖ circuit) against edges."""
     import edgewise as ew
-    from edgewise.evaluation import recorded_ablation
     from edgewise.report import check_path
 
     one_of("--split", split, ("train", "validation", "test"))
@@ -189,7 +196,7 @@ def curve(
     scores = ew.Scores(loaded_circuit.graph, loaded_circuit.scores, loaded_circuit.provenance)
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
     loaded = load(str(loaded_circuit.provenance.get("model", {}).get("id", "")), device)
-    engine = ew.Engine(loaded, loaded_circuit.graph, recorded_ablation(loaded_circuit))
+    engine = engine_of(circuit, loaded_circuit, loaded)
     pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     name = str(method.get("name", "circuit"))
     with _show.working("judging the circuits"):
@@ -298,27 +305,3 @@ def list_models() -> None:
     for name, description in DEFAULT_MODELS.items():
         print(f"{name}: {description}")
     print(f"families: {', '.join(supported())}")
-
-
-def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_size: int | None, seed: int) -> Any:
-    """A learned method's configuration, None for attribution; what is wrong is refused before anything is loaded."""
-    from edgewise.discovery import EdgePruningConfig, RankingConfig
-
-    if method not in METHODS:
-        raise InputError(f"--method {method!r}: choose {', '.join(METHODS)}")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: use at least 1")
-    if preset not in ("default", "paper"):
-        raise InputError(f"--preset {preset!r}: choose default or paper")
-    if preset == "paper" and method != "edge-pruning":
-        raise InputError(f"--preset paper: these are settings of edge-pruning, not of {method}")
-    if method == "edge-pruning":
-        config = (EdgePruningConfig.paper if preset == "paper" else EdgePruningConfig)(sparsity=sparsity)
-    elif not 0 < sparsity < 1:
-        raise InputError(f"--sparsity {sparsity}: it is 1 − kept edges / all edges, so between 0 and 1; 0.98 keeps 2 %")
-    elif method == "ranking":
-        config = RankingConfig()
-    else:
-        return None
-    given = {name: value for name, value in (("steps", steps), ("batch_size", batch_size)) if value is not None}
-    return replace(config, seed=seed, **given)

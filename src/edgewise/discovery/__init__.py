@@ -6,6 +6,7 @@ from edgewise.discovery._atp_star import atp_star as atp_star
 from edgewise.discovery._atp_star import missed as missed
 from edgewise.discovery._attribution import eap as eap
 from edgewise.discovery._attribution import mask_ig as mask_ig
+from edgewise.discovery._cost import Cost as Cost
 from edgewise.discovery._eap_ig import eap_ig as eap_ig
 from edgewise.discovery._edge_pruning import EdgePruningConfig as EdgePruningConfig
 from edgewise.discovery._edge_pruning import edge_pruning as edge_pruning
@@ -22,6 +23,9 @@ from edgewise.discovery._optimal import load_constants as load_constants
 from edgewise.discovery._optimal import optimal_constants as optimal_constants
 from edgewise.discovery._optimal import save_constants as save_constants
 from edgewise.discovery._polish import polish as polish
+from edgewise.discovery._provenance import provenance as provenance
+from edgewise.discovery._quadrature import QUADRATURES as QUADRATURES
+from edgewise.discovery._quadrature import quadrature as quadrature
 from edgewise.discovery._random import random_scores as random_scores
 from edgewise.discovery._ranking import RankingConfig as RankingConfig
 from edgewise.discovery._ranking import learn_ranking as learn_ranking
