@@ -3,8 +3,8 @@
     python benchmarks/methods.py
     python benchmarks/methods.py --visits 0      # ACDC to its end, at all thresholds
 
-The default model on `ioi`, 16 pairs. ACDC begins at the logits, where a visit runs little of the model, so that its first
-visits are its cheapest: the table says how far it came. Its time includes the runs on which a guess proved wrong.
+The default model on `ioi`, 16 pairs. ACDC begins at the logits, where a visit runs little of the model, so that its
+first visits are its cheapest: the table says how far it came. Its time includes the runs on which a guess proved wrong.
 """
 
 import argparse
