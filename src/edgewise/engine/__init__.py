@@ -10,13 +10,13 @@ from edgewise.engine._downstream import reader_blocks as reader_blocks
 from edgewise.engine._engine import Engine as Engine
 from edgewise.engine._footprint import Footprint as Footprint
 from edgewise.engine._footprint import footprint as footprint
+from edgewise.engine._formulas import PLAIN as PLAIN
+from edgewise.engine._formulas import RELEVANCE as RELEVANCE
+from edgewise.engine._formulas import Rules as Rules
 from edgewise.engine._means import mean_writes as mean_writes
 from edgewise.engine._stream import CHUNK_BYTES as CHUNK_BYTES
-from edgewise.engine._stream import PLAIN as PLAIN
-from edgewise.engine._stream import RELEVANCE as RELEVANCE
 from edgewise.engine._stream import Component as Component
 from edgewise.engine._stream import Objective as Objective
-from edgewise.engine._stream import Rules as Rules
 from edgewise.engine._stream import Stream as Stream
 from edgewise.engine._stream import StreamRun as StreamRun
 from edgewise.engine._writes import Writes as Writes

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edgewise.engine._formulas import mlp_writes, normed
 from edgewise.engine._packing import Packing, pack
-from edgewise.engine._stream import Stream, normed
+from edgewise.engine._stream import Stream
 from edgewise.engine._writes import make_rotary
 from edgewise.graph import Graph
 from edgewise.models import Rotary, Tokens
@@ -188,7 +189,7 @@ class Downstream:
         return (y if bias is None else y + bias[index]).view(-1, *y.shape[-2:])
 
     def _mlp_difference(self, layer: int, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
-        return self.stream.mlp(self.parts.layers[layer], x) - self.stream.ablated.mlp(layer).detach()
+        return mlp_writes(self.parts.layers[layer], x) - self.stream.ablated.mlp(layer).detach()
 
     def _later(self, number: int) -> Later | None:
         block, graph = self.graph.blocks[number], self.graph

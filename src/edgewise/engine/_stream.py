@@ -18,9 +18,10 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine._constants import Prompts, check_targets
 from edgewise.engine._engine import Engine
+from edgewise.engine._formulas import PLAIN, Rules, mlp_writes, normed, normed_back, project
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import head_sum, make_rotary, trace
-from edgewise.models import Attention, Heads, Layer, Norm
+from edgewise.models import Attention, Heads, Layer
 
 Objective = Callable[[Float[Tensor, "A V"]], Tensor]
 """From the logits at the targets to one number."""
@@ -29,25 +30,6 @@ CHUNK_BYTES = 32 << 20
 """How much the differences of one chunk of tokens may take at full width."""
 POINT_BYTES = 512 << 20
 """How much the gradients of several points may take, which are summed before the one product with the differences."""
-
-
-class Rules(NamedTuple):
-    """What the backward holds fixed or shares out, in place of the derivative (RelP: Jafari et al. 2025, after the LRP
-    rules of Ali et al. 2022). None of them changes the forward.
-    """
-
-    norm: bool = False
-    """A norm's scale is a constant."""
-    attention: bool = False
-    """The attention pattern is a constant: queries and keys get no gradient."""
-    activation: bool = False
-    """An activation function's slope is that of its secant through 0, f(z) / z."""
-    gate: bool = False
-    """The two factors of a gated product get half of the gradient each."""
-
-
-PLAIN = Rules()
-RELEVANCE = Rules(True, True, True, True)
 
 
 class Component(NamedTuple):
@@ -193,7 +175,7 @@ class Stream:
                 if block + 1 >= first:
                     read = before if self.parts.parallel else x
                     run.reads[block + 1] = read = read.view_as(read)  # a tensor of the MLP's own
-                    written = self.mlp(layer, read, rules)
+                    written = mlp_writes(layer, read, rules)
                     if inner:
                         self._note(run, block + 1, written)
                     x = x + written
@@ -209,7 +191,7 @@ class Stream:
         """A layer's queries, keys and values, one for each reader, of one shared stream."""
         attention = self.parts.layers[index].attention
         y = normed(attention.norm, x, frozen)
-        return torch.cat([_project(y, heads) for heads in self.projections(attention)])
+        return torch.cat([project(y, heads) for heads in self.projections(attention)])
 
     def mix(self, index: int, projected: Float[Tensor, "n N k"], pattern: Tensor | None = None) -> Tensor:
         """A layer's heads before W_O, `[N, H, v]`, from its readers' projections.
@@ -244,16 +226,6 @@ class Stream:
     def _note(self, run: StreamRun, block: int, written: Float[Tensor, "N D"]) -> None:
         run.written[block] = written
         written.register_hook(lambda g: torch.zeros_like(g) if run.dropped == block // 2 else None)
-
-    def mlp(self, layer: Layer, x: Float[Tensor, "*n D"], rules: Rules = PLAIN) -> Float[Tensor, "*n D"]:
-        """What a layer's MLP writes."""
-        mlp, y = layer.mlp, normed(layer.mlp.norm, x, rules.norm)
-        up = _linear(y, mlp.up, mlp.up_bias)
-        inner = up if mlp.gate is None else _linear(y, mlp.gate, mlp.gate_bias)
-        hidden = _secant(mlp.activation, inner) if rules.activation else mlp.activation(inner)
-        if mlp.gate is not None:
-            hidden = (hidden * up.detach() + hidden.detach() * up) / 2 if rules.gate else hidden * up
-        return _linear(hidden, mlp.down, mlp.down_bias)
 
     def projections(self, attention: Attention) -> tuple[Heads, Heads, Heads]:
         """A layer's queries, keys and values, one for each reader of the graph."""
@@ -383,48 +355,3 @@ class Stream:
     def per_example(self, per_token: Float[Tensor, "N n"]) -> Float[Tensor, "B n"]:
         """Sums over each example's tokens."""
         return per_token.new_zeros(self.n_examples, per_token.shape[1]).index_add_(0, self.example, per_token)
-
-
-def normed(norm: Norm, x: Float[Tensor, "N D"], frozen: bool = False) -> Float[Tensor, "N D"]:
-    """The norm's formula; `frozen` makes its scale a constant of the backward."""
-    if norm.kind == "none":
-        return x
-    x = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
-    inverse = (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    y = x * (inverse.detach() if frozen else inverse)
-    y = y if norm.gain is None else y * norm.gain
-    return y if norm.bias is None else y + norm.bias
-
-
-def normed_back(
-    norm: Norm, x: Float[Tensor, "T D"], gradient: Float[Tensor, "n T D"], frozen: bool = False
-) -> Float[Tensor, "n T D"]:
-    """From the gradient of `normed` to that of its input, for several gradients at one input."""
-    if norm.kind == "none":
-        return gradient
-    x = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
-    inverse = (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    gradient = gradient if norm.gain is None else gradient * norm.gain
-    back = gradient * inverse
-    if not frozen:
-        along = torch.linalg.vecdot(gradient, x)[..., None] * inverse**3 / x.shape[-1]
-        back = back - along * x
-    return back - back.mean(-1, keepdim=True) if norm.kind == "layer" else back
-
-
-def _secant(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """The function, with the slope f(z) / z in place of its derivative."""
-    with torch.no_grad():
-        y, safe = function(z), torch.where(z.abs() < 1e-6, 1e-6, z)  # at 0, of the line through a point beside it
-        slope = function(safe) / safe
-    return y + (z - z.detach()) * slope
-
-
-def _project(y: Float[Tensor, "N D"], heads: Heads) -> Float[Tensor, "n N k"]:
-    projected = torch.matmul(y, heads.weight.to(y.dtype))
-    return projected if heads.bias is None else projected + heads.bias[:, None]
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = x @ weight.to(x.dtype)
-    return y if bias is None else y + bias
