@@ -1,5 +1,6 @@
 """Exact leave-one-out patching: every edge's own effect, by running the model without it."""
 
+import hashlib
 from typing import Any
 
 import torch
@@ -65,8 +66,9 @@ def exact(
     search = Search(engine, task, split, pairs, batch_size, metric_function(task.metric))
     learner = ExactLearner(search, chosen)
     settings = {"split": split, "pairs": pairs, "batch_size": batch_size}
-    patched = {"edges": int(chosen.sum()), "examples": pairs_hash(task.split(split)[:pairs])}
-    identity = run_settings(engine, task, "exact", settings | patched | {"chosen": chosen.nonzero()[:, 0].tolist()})
+    patched = {"edges": int(chosen.sum()), "chosen": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
+    examples = {"examples": pairs_hash(task.split(split)[:pairs])}
+    identity = run_settings(engine, task, "exact", settings | patched | examples)
     report = run_steps(learner, engine.graph.n_readers, identity, options or RunOptions(), "exact patching")
     search.cost.seconds = report.seconds
     method: dict[str, Any] = {"name": "exact", **settings, "edges": patched["edges"]}

@@ -4,6 +4,7 @@ One constant per writer, in place of what it writes on any edge that is removed:
 or jointly with the masks of a learned method, whose engine has the ablation `learned` (`learned_engine`).
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -110,7 +111,7 @@ def optimal_constants(
     if engine.ablation.kind != "learned" or engine.graph != circuit.graph:
         raise InputError("optimal ablation: the engine has another graph or ablation; give the model or learned_engine")
     learner = ConstantsLearner(engine, task, circuit, config)
-    kept = {"kept": circuit.kept.nonzero()[:, 0].tolist()}
+    kept = {"kept": hashlib.sha256(circuit.kept.numpy().tobytes()).hexdigest()}
     report = run_steps(
         learner,
         config.steps,

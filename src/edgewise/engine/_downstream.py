@@ -33,6 +33,8 @@ class Later(NamedTuple):
     """What no candidate changes, for each class of readers with equal masks (at the targets alone for `logits`)."""
     mask: Float[Tensor, "c w"]
     """Each class's masks over the writers from the visited block's own on."""
+    reads: Bool[Tensor, "c w"]
+    """The same on the host."""
     plain: Bool[Tensor, " c"]
     """Which classes keep the edges from all of those that run."""
     readers: Int[Tensor, " n"]
@@ -209,8 +211,8 @@ class Downstream:
         running = self.live[self.own.start : block.n_writers]
         device, dtype = self.all.device, self.stream.dtype
         fixed = classes[:, : self.own.start].to(device, dtype)  # summed by `_add_fixed`
-        places = (x.to(device) for x in (readers, class_of, heads, key_of_head))
-        return Later(number, fixed, own.to(device, dtype), (own | ~running).all(1), *places)
+        places = (readers, class_of, heads, key_of_head)  # on the host, which may index on any device
+        return Later(number, fixed, own.to(device, dtype), own, (own | ~running).all(1), *places)
 
     def _add_fixed(self) -> None:
         """Sum what all later readers get from the writers before the visited block's own."""
@@ -228,6 +230,7 @@ class Downstream:
                 mlp = later.mask[:, self.own.stop - self.own.start]
                 total = total + mlp[:, None, None] * self.aside[tokens]
                 later.mask[:, self.own.stop - self.own.start] = 0  # it is fixed
+                later.reads[:, self.own.stop - self.own.start] = False
             self.later[i] = later._replace(fixed=total)
 
     def _base(self, number: int, tokens: Int[Tensor, " T"]) -> Float[Tensor, "M D"]:
@@ -336,8 +339,10 @@ class Downstream:
         if bool(later.plain.all()):
             return x + (state.total if at is None else state.total[at])
         for columns, each in state.written or ():
-            each = each if at is None else each[:, at]
-            x.view(len(x), -1).addmm_(later.mask[:, columns], each.flatten(1))
+            readers = later.reads[:, columns].any(1).nonzero()[:, 0].to(x.device)  # few, in a sparse circuit
+            if len(readers):
+                each = (each if at is None else each[:, at]).flatten(1)
+                x.view(len(x), -1).index_add_(0, readers, later.mask[readers][:, columns] @ each)
         return x
 
     def _attend(self, later: Later, x: Float[Tensor, "c CN D"], copies: Copies) -> Float[Tensor, "h CN D"]:
