@@ -156,6 +156,8 @@ def test_node_pruning_lowers_the_loss_of_its_circuits():
 
     assert loss(found.writers) < 0.9 * loss(start.writers)
     assert found.provenance["method"]["steps"] == 60
+    cost = found.provenance["cost"]  # sixty masked passes, and once the full and the corrupted run
+    assert (cost["forwards_per_example"], cost["backwards_per_example"], cost["examples"]) == (62, 60, 12)
 
 
 def test_node_pruning_resumes_and_refuses(tmp_path: Path):

@@ -4,6 +4,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgewise.engine import Engine
+from edgewise.tasks import Task
+
 
 @dataclass
 class Cost:
@@ -36,3 +39,14 @@ class Cost:
             "examples": self.examples,
             "seconds": round(seconds, 3),
         }
+
+
+def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:
+    """What a learned method's steps cost: a masked pass forwards and backwards for each example of a step, and once for
+    each example seen, the full model's run and, under interchange, the corrupted one.
+    """
+    seen = min(steps * batch_size, len(task.train))
+    cost = Cost(examples=seen, seconds=seconds)
+    cost.spend(steps * batch_size, forwards=1, backwards=1)
+    cost.spend(seen, forwards=2 if engine.ablation.kind == "interchange" else 1)
+    return cost

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._cost import learned_cost
 from edgewise.discovery._nodes import node_eap, node_ig
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
@@ -95,9 +96,13 @@ def node_pruning(
     method |= {"seconds": round(report.seconds, 1), "examples_seen": report.steps * size}
     if report.stopped:
         method["stopped"] = report.stopped
+    cost = learned_cost(engine, task, report.steps, size, report.seconds)
+    if config.warm_examples:
+        cost.spend(min(config.warm_examples, len(task.train)), forwards=7, backwards=5)  # `node_ig`'s
     ranks = learner.scores.detach().cpu().argsort(stable=True).argsort() + 1
     writers = ranks / len(ranks)
-    return Scores(engine.graph, edges_of_nodes(engine.graph, writers), provenance(engine, task, method), writers)
+    values = edges_of_nodes(engine.graph, writers)
+    return Scores(engine.graph, values, provenance(engine, task, method, cost), writers)
 
 
 class NodePruningLearner:

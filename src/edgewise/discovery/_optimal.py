@@ -19,6 +19,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise._files import atomic_path
 from edgewise.circuit import Circuit
+from edgewise.discovery._cost import learned_cost
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._training import (
@@ -123,7 +124,9 @@ def optimal_constants(
     method |= {"steps": report.steps, "seconds": round(report.seconds, 1)}
     if report.stopped:
         method["stopped"] = report.stopped
-    return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, provenance(engine, task, method))
+    size = min(config.batch_size, len(task.train))
+    cost = learned_cost(engine, task, report.steps, size, report.seconds)
+    return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, provenance(engine, task, method, cost))
 
 
 class ConstantsLearner:
