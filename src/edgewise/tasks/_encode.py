@@ -111,6 +111,22 @@ class Encoder:
                 found.setdefault(ids[-1], word)
         return {word: token for token, word in found.items()}
 
+    def openings(self, words: Sequence[str]) -> dict[str, int]:
+        """The first token of each word where it goes on with a text (see `gap`); unknown ones are left out."""
+        gaps = [self.gap(word) for word in words]
+        heads = self.many([f"is{gap}" for gap in gaps])
+        found = {}
+        for word, head, ids in zip(words, heads, self.many([f"is {word}" for word in words]), strict=True):
+            if ids[: len(head)] == head and len(ids) > len(head):
+                found[word] = ids[len(head)]
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        return {word: token for word, token in found.items() if token != unknown}
+
+    def gap(self, word: str) -> str:
+        """What a prompt ends with where `word` comes next: a space that is a token of its own, or nothing."""
+        bare, spaced, whole = self.many(["is", "is ", f"is {word}"])
+        return " " if len(bare) < len(spaced) < len(whole) and whole[: len(spaced)] == spaced else ""
+
     def contrast(self, first: str, first_ids: Ids, second: str, second_ids: Ids) -> str:
         """Two named tokenisations for a message, cut to the surroundings of their first difference."""
         both = zip(first_ids, second_ids, strict=False)

@@ -45,9 +45,17 @@ class Pair:
     corrupted_text: str
     spans: tuple[int, ...] | None = None
     """The number of the position group that each token is in; None where positions are not grouped."""
+    align: tuple[int, ...] | None = None
+    """For each clean token, the corrupted token that stands for it; None where they go token by token. Only with it
+    may the two prompts have different lengths."""
 
     def __post_init__(self) -> None:
-        lengths = {"corrupted": len(self.corrupted), "spans": len(self.clean if self.spans is None else self.spans)}
+        if self.align is not None and not all(0 <= place < len(self.corrupted) for place in self.align):
+            raise InputError(f"a pair is aligned with tokens outside its {len(self.corrupted)} corrupted ones")
+        lengths = {
+            "corrupted": len(self.corrupted if self.align is None else self.align),
+            "spans": len(self.clean if self.spans is None else self.spans),
+        }
         for name, length in lengths.items():
             if length != len(self.clean):
                 raise InputError(f"a pair's clean has {len(self.clean)} tokens and its {name} {length}; align them")

@@ -7,14 +7,33 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
+from edgewise.tasks._arithmetic import arithmetic
+from edgewise.tasks._boolean import boolean_expressions
+from edgewise.tasks._capitals import capital_country
+from edgewise.tasks._colors import copy_colors
 from edgewise.tasks._custom import from_jsonl
+from edgewise.tasks._docstring import docstring
+from edgewise.tasks._greater_than import greater_than
+from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._pronoun import gendered_pronoun
 from edgewise.tasks._task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1}
+TASKS: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "ioi-t1": ioi_t1,
+    "greater-than": greater_than,
+    "gendered-pronoun": gendered_pronoun,
+    "boolean-expressions": boolean_expressions,
+    "docstring": docstring,
+    "induction": induction,
+    "capital-country": capital_country,
+    "arithmetic": arithmetic,
+    "copy-colors": copy_colors,
+}
 """The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
 
 

@@ -93,7 +93,8 @@ def pairs_hash(*splits: Iterable[Pair]) -> str:
     for split in splits:
         for pair in split:
             targets = [(target.position, target.answers, target.wrong) for target in pair.targets]
-            row = json.dumps([pair.clean, pair.corrupted, targets, pair.spans], separators=(",", ":"))
+            aligned = () if pair.align is None else (pair.align,)
+            row = json.dumps([pair.clean, pair.corrupted, targets, pair.spans, *aligned], separators=(",", ":"))
             digest.update(row.encode() + b"\n")
         digest.update(b"\n")
     return digest.hexdigest()
