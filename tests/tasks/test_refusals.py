@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edgewise._errors import InputError
 from edgewise.tasks import Task, from_jsonl, from_records
-from edgewise.tasks._custom import MAX_LINE_BYTES
+from edgewise.tasks._rows import MAX_LINE_BYTES
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records, word_tokenizer

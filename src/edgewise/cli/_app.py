@@ -11,16 +11,19 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show
+from edgewise.cli import _show, _tasks
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.add_typer(_tasks.app, name="tasks")
 
 ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
-TaskName = Annotated[str, typer.Option("--task", help="A built-in task (ioi, ioi-t1) or a .jsonl file of pairs.")]
+TaskName = Annotated[
+    str, typer.Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -71,7 +74,7 @@ def find(
     _one_of("--kv", kv, ("physical", "expanded"))
     _one_of("--memory", memory, ("default", "lean"))
     _one_of("--dtype", dtype, (None, *_DTYPES))
-    _check_task(task)
+    _tasks.check_task(task)
     check_writable(out)
     type_ = None if dtype is None else _DTYPES[dtype]
     loaded = _load(model, device, type_)
@@ -79,6 +82,7 @@ def find(
     engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
     pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
     _show.header(loaded, engine, pairs)
+    _tasks.warn_if_unable(engine, pairs)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
     if method == "edge-pruning":
         circuit = ew.edge_pruning(engine, pairs, config, options=options)
@@ -118,7 +122,7 @@ def evaluate(
     _one_of("--memory", memory, ("default", "lean"))
     _one_of("--dtype", dtype, (None, *_DTYPES))
     if task is not None:
-        _check_task(task)
+        _tasks.check_task(task)
     loaded_circuit = ew.Circuit.load(circuit)
     source = loaded_circuit.provenance.get("model", {})
     type_ = None if dtype is None else _DTYPES[dtype]
@@ -289,17 +293,7 @@ def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, see
 
     if name in tasks.TASKS:
         return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
-    return tasks.from_jsonl(name, tokenizer, seed=seed)
-
-
-def _check_task(name: str) -> None:
-    """Refuse a task that is neither built in nor a file, before a model is loaded."""
-    from edgewise import tasks
-
-    if name not in tasks.TASKS and not name.endswith(".jsonl"):
-        raise InputError(f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a .jsonl file")
-    if name.endswith(".jsonl") and not Path(name).is_file():
-        raise InputError(f"--task {name!r}: no such file; give a .jsonl file of pairs")
+    return tasks.from_file(name, tokenizer, seed=seed)
 
 
 def _one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:

@@ -16,6 +16,7 @@ from edgewise.engine._constants import (
     check_pairs,
     check_targets,
     interchange_tensors,
+    partners,
 )
 from edgewise.engine._executor import Executor
 from edgewise.engine._packing import Packing, pack
@@ -126,7 +127,7 @@ class Engine:
         for batch in batches:
             fits = not full or self._hidden.pin(batch.clean, self._full_hidden)
             if self.ablation.kind == "interchange":
-                check_pairs(batch.clean, batch.corrupted)
+                check_pairs(batch.clean, batch.corrupted, batch.align)
                 fits = self._store.pin(batch.corrupted, self._ablated) and fits
             if not fits:
                 return
@@ -136,10 +137,13 @@ class Engine:
         """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
         module, no masks.
         """
-        tokens = batch.clean if which == "clean" else batch.corrupted
-        check_targets(tokens, batch.row, batch.position)
+        tokens, position = batch.clean, batch.position
+        if which == "corrupted":
+            tokens = batch.corrupted
+            position = position if batch.align is None else batch.align[batch.row, position]
+        check_targets(tokens, batch.row, position)
         hidden = torch.cat([each for (each,) in self._hidden.lookup(tokens, self._full_hidden)])
-        return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, batch.position)])
+        return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, position)])
 
     def run(
         self,
@@ -249,8 +253,10 @@ class Engine:
         """What ablated edges carry at each packed token."""
         parts, graph = self.model.parts, self.graph
         if self.ablation.kind == "interchange":
-            check_pairs(batch.clean, batch.corrupted)
+            check_pairs(batch.clean, batch.corrupted, batch.align)
             found = Constants(self._store.lookup(batch.corrupted, self._ablated), len(parts.layers))
+            if batch.align is not None:
+                return found.at(partners(batch.clean, batch.corrupted, batch.align)[packing.example_token])
             return found if packing.is_plain else found.at(packing.example_token)
         assert self.constants is not None
         with torch.no_grad():

@@ -83,7 +83,8 @@ def arithmetic(
         raise InputError(f"{_NAME}: there is no operation {operation!r}; use {' or '.join(_TEMPLATES)}")
     encoder = Encoder.of(tokenizer)
     results = [str(number) for number in range(_LEAST, _MOST + 1)]
-    tokens, gap = encoder.openings(results), encoder.gap("7")
+    gap = encoder.gap("7")
+    tokens = encoder.openings(results, gap)
     check_enough(_NAME, "result", results, tokens, "known numbers", _NEEDED)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:

@@ -64,7 +64,7 @@ def capital_country(
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         capitals = dict(pair.split("/") for pair in words_of(CAPITALS, split))
-        tokens = encoder.openings(tuple(capitals.values()))
+        gap, tokens = _openings(encoder, tuple(capitals.values()))
         countries = tuple(country for country, capital in capitals.items() if capital in tokens)
         check_enough(_NAME, f"{split} capital", capitals, countries, "known words", _NEEDED)
         while True:
@@ -74,8 +74,15 @@ def capital_country(
                 continue
             template = choice(random, _TEMPLATES[split])
             pieces: Pieces = [f"{template.format(country=example)} {capitals[example]}. "]
-            pieces += filled(template, {"country": clean}, {"country": corrupted})
-            answers = tuple((f" {capital}", tokens[capital]) for capital in (answer, wrong))
+            pieces += filled(template + gap, {"country": clean}, {"country": corrupted})
+            answers = tuple((capital if gap else f" {capital}", tokens[capital]) for capital in (answer, wrong))
             yield Draft(steps(pieces), (tokens[answer],), (tokens[wrong],), answers)
 
     return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {})
+
+
+def _openings(encoder: Encoder, capitals: tuple[str, ...]) -> tuple[str, dict[str, int]]:
+    """What prompts end with, and the first tokens of the capitals after it; a tokenizer may cut them in two ways."""
+    found = {gap: encoder.openings(capitals, gap) for gap in ("", " ")}
+    gap = max(found, key=lambda each: len(found[each]))
+    return gap, found[gap]

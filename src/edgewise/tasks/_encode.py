@@ -111,16 +111,15 @@ class Encoder:
                 found.setdefault(ids[-1], word)
         return {word: token for token, word in found.items()}
 
-    def openings(self, words: Sequence[str]) -> dict[str, int]:
-        """The first token of each word where it goes on with a text (see `gap`); unknown ones are left out."""
-        gaps = [self.gap(word) for word in words]
-        heads = self.many([f"is{gap}" for gap in gaps])
-        found = {}
-        for word, head, ids in zip(words, heads, self.many([f"is {word}" for word in words]), strict=True):
-            if ids[: len(head)] == head and len(ids) > len(head):
-                found[word] = ids[len(head)]
+    def openings(self, words: Sequence[str], gap: str = "") -> dict[str, int]:
+        """The first token of each word that goes on with a text which ends with `gap`; unknown ones are left out."""
+        head, *phrases = self.many([f"is{gap}", *(f"is {word}" for word in words)])
         unknown = getattr(self.tokenizer, "unk_token_id", None)
-        return {word: token for word, token in found.items() if token != unknown}
+        return {
+            word: ids[len(head)]
+            for word, ids in zip(words, phrases, strict=True)
+            if self.gap(word) == gap and ids[: len(head)] == head != ids and ids[len(head)] != unknown
+        }
 
     def gap(self, word: str) -> str:
         """What a prompt ends with where `word` comes next: a space that is a token of its own, or nothing."""

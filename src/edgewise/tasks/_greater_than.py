@@ -62,11 +62,11 @@ def greater_than(
 ) -> Task:
     """A year above the first one must follow its century.
 
-    Where the tokenizer has the hundred two-digit tokens, the answers are those above the start year's last two digits
-    `YY`, and the wrong ones are `YY` and those below (as in Hanna et al., with the prompt's own year as the pivot).
-    Where it splits numbers digit by digit, the tens digit is judged: right above the start year's, wrong below it, and
-    neither where it is equal, since the next digit then decides. Answers and wrong ones stand nearest first. The
-    corrupted prompt starts in another year of the same century.
+    What is judged is the token after the century: right if a number above the start year's last two digits `YY` begins
+    with it, else wrong. Where the tokenizer has the hundred two-digit tokens, those above `YY` are right, and `YY` and
+    those below are wrong (as in Hanna et al., with the prompt's own year as the pivot). Where it splits numbers digit
+    by digit, tens digits from the start year's own on are right, its own not if `YY` ends in 9. Answers and wrong ones
+    stand nearest first. The corrupted prompt starts in another year of the same century, with other answers.
 
     No template, noun or last two digits `YY` is in two splits; the centuries are shared.
 
@@ -91,7 +91,7 @@ def greater_than(
         while True:
             noun, century = choice(random, nouns), str(choice(random, CENTURIES))
             year, other = choice(random, years), choice(random, years)
-            if numerals.leading(year) == numerals.leading(other):
+            if numerals.least(year) == numerals.least(other):
                 continue
             clean, corrupted = ({"noun": noun, "century": century, "start": century + each} for each in (year, other))
             yield numerals.draft(steps(filled(choice(random, _TEMPLATES[split]), clean, corrupted)), year)
@@ -107,21 +107,20 @@ class _Numerals(NamedTuple):
     tokens: tuple[int, ...]
     """Of "00" to "99", or of "0" to "9"."""
 
-    def leading(self, year: str) -> int:
-        """The number that is judged, of a year's last two digits."""
-        return int(year[: self.width])
+    def least(self, year: str) -> int:
+        """The least of the tokens' numbers with which a number above a year's last two digits begins."""
+        return (int(year) + 1) // 10 ** (2 - self.width)
 
     def usable(self, years: tuple[str, ...]) -> tuple[str, ...]:
         """Those with both right and wrong answers."""
-        return tuple(year for year in years if 0 < self.leading(year) < len(self.tokens) - 1)
+        return tuple(year for year in years if 0 < self.least(year) < len(self.tokens))
 
     def draft(self, texts: tuple[str, ...], year: str) -> Draft:
         """The pair, judged by its start year's last two digits."""
-        pivot = self.leading(year)
-        above = list(range(pivot + 1, len(self.tokens)))
-        below = list(range(pivot if self.width == 2 else pivot - 1, -1, -1))
-        checked = tuple((f"{number:0{self.width}d}", self.tokens[number]) for number in (above[0], pivot))
+        least = self.least(year)
+        above, below = range(least, len(self.tokens)), range(least - 1, -1, -1)
         answers, wrong = (tuple(self.tokens[number] for number in side) for side in (above, below))
+        checked = tuple((f"{number:0{self.width}d}", self.tokens[number]) for number in (least, least - 1))
         return Draft(texts, answers, wrong, checked)
 
 

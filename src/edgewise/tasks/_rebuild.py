@@ -11,8 +11,8 @@ from edgewise.tasks._arithmetic import arithmetic
 from edgewise.tasks._boolean import boolean_expressions
 from edgewise.tasks._capitals import capital_country
 from edgewise.tasks._colors import copy_colors
-from edgewise.tasks._custom import from_jsonl
 from edgewise.tasks._docstring import docstring
+from edgewise.tasks._files import from_file, from_jsonl
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
@@ -52,7 +52,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     kind, arguments = provenance.get("task"), provenance.get("arguments")
     if kind == "records":
         raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
-    builder = {**TASKS, "jsonl": from_jsonl}.get(str(kind))
+    builder = {**TASKS, "jsonl": from_jsonl, "file": from_file}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
     try:

@@ -30,6 +30,8 @@ class Task:
     """What training lowers: a name in `LOSSES` or a callable of (logits `[A, V]`, batch) that gives `[A]`."""
     metric: str | Score = "logit_diff"
     """What attribution explains: a name in `METRICS` or such a callable, of which more is better."""
+    span_names: tuple[str, ...] = ()
+    """The names of the position groups that the pairs' `spans` number; empty where positions are not grouped."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made the pairs, as JSON-able values; `from_provenance` makes them again."""
 
