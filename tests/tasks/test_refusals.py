@@ -55,8 +55,8 @@ REFUSED = {
     ),
     "lengths": (
         {"corrupted": "a dog sat on on the"},
-        "clean and corrupted have 5 and 6 tokens; make them equally many; "
-        "clean: a|cat|sat|on|the, corrupted: a|dog|sat|on|on|the",
+        "clean and corrupted have 5 and 6 tokens; make them equally many, or mark what differs as "
+        "<span:name>text</span> in both; clean: a|cat|sat|on|the, corrupted: a|dog|sat|on|on|the",
     ),
     "span and answer": ({"clean": MARKED}, 'clean has a <predict> span and the record an "answer" too'),
     "span in corrupted alone": ({"corrupted": MARKED}, "corrupted has a <predict> span and clean has none"),

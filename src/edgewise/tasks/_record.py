@@ -287,10 +287,11 @@ def _pair(
     clean_text: str,
     corrupted_text: str,
     encoder: Encoder,
-    unequal: bool = False,
+    unequal: bool | None = None,
 ) -> Pair:
     if not unequal:
-        _check_lengths(clean, corrupted, encoder)
+        remedy = "" if unequal is None else ", or mark what differs as <span:name>text</span> in both"
+        _check_lengths(clean, corrupted, encoder, remedy)
     if clean == corrupted:
         raise InputError(
             "clean and corrupted are the same up to the last prediction; change what the behaviour rests on"
@@ -300,9 +301,9 @@ def _pair(
     return Pair(clean, corrupted, tuple(targets), clean_text, corrupted_text, align=align)
 
 
-def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder) -> None:
+def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder, remedy: str = "") -> None:
     if len(clean) != len(corrupted):
         both = encoder.contrast("clean", clean, "corrupted", corrupted)
         raise InputError(
-            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make them equally many; {both}"
+            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make them equally many{remedy}; {both}"
         )
