@@ -182,6 +182,7 @@ def judge(
     Returns:
         For each name (and `full`), each metric's values, `[n]`.
     """
+    task.check_spans(engine.graph)
     metrics = {name: metric_function(name) for name in names or _metrics_of(task)}
     if names is None and not isinstance(task.metric, str):
         own = score_name(task.metric)

@@ -1,7 +1,7 @@
 """Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,8 +53,10 @@ class Model:
             "note": self.source.get("note", ""),
         }
 
-    def graph(self, embeddings: Embeddings = "joint", kv: KeyValue = "physical") -> Graph:
+    def graph(self, embeddings: Embeddings = "joint", kv: KeyValue = "physical", spans: Sequence[str] = ()) -> Graph:
         """The model's graph under a convention (see `GraphSpec`).
+
+        With `spans`, such as a task's `span_names`, edges carry positions: each position group has all for itself.
 
         Raises:
             InputError: `split` embeddings on a model whose only embedding is that of the tokens.
@@ -64,7 +66,8 @@ class Model:
             raise InputError(
                 f"embeddings='split': {self.family} models have no position embedding to split off; use 'joint'"
             )
-        return Graph(GraphSpec(len(parts.layers), parts.n_heads, parts.n_kv_heads, embeddings, kv, parts.parallel))
+        sizes = len(parts.layers), parts.n_heads, parts.n_kv_heads
+        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans)))
 
 
 def load(

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from edgewise._errors import InputError
+from edgewise.graph import Graph
 from edgewise.tasks._metrics import Score, loss_function, metric_function
 from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
 from edgewise.tasks._splits import SPLITS
@@ -44,6 +45,20 @@ class Task:
         """Whether every example has a wrong answer, so that a logit difference exists."""
         pairs = (pair for split in SPLITS for pair in self.split(split))
         return all(any(target.wrong for target in pair.targets) for pair in pairs)
+
+    def check_spans(self, graph: Graph) -> None:
+        """Refuse a graph whose edges carry other position groups than the pairs have.
+
+        Raises:
+            InputError: they differ.
+        """
+        wanted = graph.spec.spans
+        if wanted and self.span_names != wanted:
+            own = f"the position groups {', '.join(self.span_names)}" if self.span_names else "no position groups"
+            raise InputError(
+                f"{self.name}: its pairs have {own}, and the graph's edges carry {', '.join(wanted)}; "
+                "use model.graph(spans=task.span_names)"
+            )
 
     def split(self, name: str) -> Sequence[Pair]:
         """The pairs of a split.
