@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.circuit import Circuit
 from edgewise.tasks import TASKS
 
 from .test_cli import Cli, cli, find, model, pairs  # noqa: F401 (fixtures)
@@ -75,6 +76,16 @@ def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, 
     path.write_text("".join(json.dumps(dict(zip(keys, each, strict=True))) + "\n" for each in values))
     ran = cli(*find(model, path, tmp_path / "out", "--method", "eap"))
     assert ran.status == 0 and "warning: on " in ran.err and "it does not do this task" in ran.err
+
+
+def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+    ran = cli(*find(model, pairs, tmp_path, "--method", "eap", "--positions"))
+    assert ran.status == 0, ran.err
+    circuit = Circuit.load(tmp_path / "circuit.safetensors")
+    assert circuit.graph.spec.spans == ("rest", "last", "change 1", "change 2")
+    assert {name.rpartition(" @ ")[2] for name in circuit.edge_names()} <= set(circuit.graph.spec.spans)
+    judged = json.loads(cli("evaluate", tmp_path / "circuit.safetensors", "--baselines", "none", "--json").out)
+    assert judged["total_edges"] == circuit.graph.n_edges
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def check_pair(pair: Pair, record: dict[str, Any], tokenizer) -> None:
     assert (pair.clean_text, pair.corrupted_text) == (clean, corrupted) and pair.clean != pair.corrupted
     judged = [target.answers[0] for target in pair.targets]
     read = pair.clean[: pair.targets[0].position + 1]
-    answers = record["answer"] if isinstance(record.get("answer"), list) else [record.get("answer")]
+    answers: list[str] = record["answer"] if isinstance(record.get("answer"), list) else [record.get("answer", "")]
     if record.get("positions") == "all":
         assert (spelled(*pair.clean), spelled(*pair.corrupted)) == (clean, corrupted)
         assert [target.answers for target in pair.targets] == [(token,) for token in pair.clean[1:]]
@@ -200,7 +200,7 @@ def test_any_file_gives_one_line_or_the_pairs_it_says(byte_bpe, tmp_path, share)
 
 def test_damaged_parquet_gives_one_line_or_a_task(byte_bpe, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports] (optional)
 
     rows = [{"clean": f"a cat {n}", "corrupted": f"a dog {n}", "answer": " mat", "split": "train"} for n in range(40)]
     whole, path = tmp_path / "whole.parquet", tmp_path / "pairs.parquet"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ HASHES = {
     "ioi s2-flip": "73890d7657fd5ff989ed5fbc4954700903906467ad8f6b4c1406ee98535c7950",
 }
 # Of the default sizes; (task, seed, counterfactual).
-IOI_HASHES = {
+IOI_HASHES: dict[tuple[Any, int, str], str] = {
     (ioi, 0, "abc"): "790101616a5ce2b12b7e06e22bac0d4bfec5d090c86b453f730f23f1172d3b27",
     (ioi, 3, "s2-flip"): "23841fe1de6b138a439ea872602da95fdeab408f4fb42237768bf44f298bbc78",
     (ioi_t1, 0, "abc"): "f3405ebc9baf4f79843c3d2b0213e7c9f3409ad2571277cfef64fb2faa0ba48c",
@@ -114,7 +115,9 @@ def test_answers_are_what_the_prompts_ask_for():
     def answers(name: str, **options) -> Iterator[tuple[str, str, list[str], list[str]]]:
         for pair in pairs_of(made(name, tokenizer, **options)):
             (target,) = pair.targets
-            right, wrong = ([tokenizer.decode([token]) for token in each] for each in (target.answers, target.wrong))
+            right, wrong = (
+                [str(tokenizer.decode([token])) for token in each] for each in (target.answers, target.wrong)
+            )
             yield pair.clean_text, pair.corrupted_text, right, wrong
 
     capitals = dict(pair.split("/") for pair in capitals_.CAPITALS)
@@ -159,7 +162,9 @@ def test_two_digit_tokens_are_split_at_the_start_year():
     for pair in pairs_of(made("greater-than", tokenizer)):
         year = int(re.findall(r"\d+", pair.clean_text)[0]) % 100
         (target,) = pair.targets
-        right, wrong = ([int(tokenizer.decode([token])) for token in each] for each in (target.answers, target.wrong))
+        right, wrong = (
+            [int(str(tokenizer.decode([token]))) for token in each] for each in (target.answers, target.wrong)
+        )
         assert right == list(range(year + 1, 100)) and wrong == list(range(year, -1, -1))
 
 
@@ -209,7 +214,7 @@ def entities(name: str, text: str, split) -> set[tuple[str, str]]:
     if name == "copy-colors":
         question, *choices = text.splitlines(keepends=True)
         matches = [(each, re.fullmatch(pattern(each), question)) for each in colors_._TEMPLATES[split]]
-        ((template, match),) = [each for each in matches if each[1]]
+        ((template, match),) = [(each, match) for each, match in matches if match]
         assert choices[-1] == "Answer:"
         return {("template", template), *match.groupdict().items(), *(("color", each[3:-1]) for each in choices[:-1])}
     if name == "boolean-expressions":

@@ -5,13 +5,22 @@ import json
 import pytest
 
 from edgewise._errors import InputError
-from edgewise.tasks import Task, check_file, from_dataset, from_file, from_jsonl, from_provenance, from_records
+from edgewise.tasks import (
+    Task,
+    check_file,
+    from_dataset,
+    from_file,
+    from_jsonl,
+    from_provenance,
+    from_records,
+    grouped_by_changes,
+)
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
 
 _KEYS = ("clean", "corrupted", "answer", "wrong_answer", "split")
-ROWS = [
+ROWS: list[dict[str, str]] = [
     dict(zip(_KEYS, values, strict=True))
     for values in (
         ("a cat ran to", "a dog ran to", " Mary", " John", "train"),
@@ -58,7 +67,7 @@ def csv_of(*rows: dict[str, str]) -> str:
 
 def parquet(path, rows) -> str:
     pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet as writer
+    from pyarrow import parquet as writer  # pyright: ignore[reportMissingImports] (optional)
 
     writer.write_table(pyarrow.Table.from_pylist(rows), path)
     return str(path)
@@ -334,3 +343,22 @@ def test_spans_that_align_nothing_are_refused(toy, changes, message):
 def test_spans_are_marked_in_all_pairs_or_in_none(toy):
     with pytest.raises(InputError, match=r"records\[1\]: some pairs mark spans and some mark none"):
         from_records([marked(), CAT], toy)
+
+
+# Groups by changes
+
+
+def test_positions_are_grouped_by_where_prompts_differ(toy):
+    record = {"clean": "Mary Ann ran to a cat on the", "corrupted": "Sue Lee ran to a dog on the", "answer": " mat"}
+    task = grouped_by_changes(from_records([{**record, "split": "train"}], toy))
+    assert task.span_names == ("rest", "last", "change 1", "change 2")
+    assert task.train[0].spans == (2, 2, 0, 0, 0, 3, 0, 1)
+    assert task.batch("train", [0]).span_id is not None
+    with pytest.raises(InputError, match="its positions are grouped already, into rest, last, change 1, change 2"):
+        grouped_by_changes(task)
+
+
+def test_groups_by_changes_are_made_again_from_their_provenance(write, toy):
+    task = grouped_by_changes(from_file(write(lines(*ROWS)), toy))
+    again = from_provenance(task.provenance, toy)
+    assert again == task and again.span_names == ("rest", "last", "change 1")

@@ -57,7 +57,9 @@ def find(
     ablation: Annotated[str, typer.Option(help="What removed edges carry: interchange or zero.")] = "interchange",
     embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
     kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
-    positions: Annotated[bool, typer.Option("--positions", help="Give each marked span edges of its own.")] = False,
+    positions: Annotated[
+        bool, typer.Option("--positions", help="Give each span of the prompts edges of its own.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[
         str | None,
@@ -81,7 +83,7 @@ def find(
     loaded = _load(model, device, type_)
     pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
     if positions and not pairs.span_names:
-        raise InputError(f"--positions: {pairs.name} marks no spans; mark some in its prompts (docs/tasks.md)")
+        pairs = ew.tasks.grouped_by_changes(pairs)
     graph = loaded.graph(embeddings, kv, pairs.span_names if positions else ())  # pyright: ignore[reportArgumentType] (checked there)
     engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
     _show.header(loaded, engine, pairs)

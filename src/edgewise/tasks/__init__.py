@@ -3,6 +3,7 @@
 from edgewise.tasks._arithmetic import arithmetic
 from edgewise.tasks._boolean import boolean_expressions
 from edgewise.tasks._capitals import capital_country
+from edgewise.tasks._changes import grouped_by_changes
 from edgewise.tasks._colors import copy_colors
 from edgewise.tasks._custom import from_records
 from edgewise.tasks._docstring import docstring
@@ -59,6 +60,7 @@ __all__ = [
     "from_records",
     "gendered_pronoun",
     "greater_than",
+    "grouped_by_changes",
     "induction",
     "ioi",
     "ioi_t1",

@@ -10,6 +10,7 @@ from edgewise._errors import InputError
 from edgewise.tasks._arithmetic import arithmetic
 from edgewise.tasks._boolean import boolean_expressions
 from edgewise.tasks._capitals import capital_country
+from edgewise.tasks._changes import grouped_by_changes
 from edgewise.tasks._colors import copy_colors
 from edgewise.tasks._docstring import docstring
 from edgewise.tasks._files import from_file, from_jsonl
@@ -62,4 +63,6 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     for what, changed in (("file_sha256", "the file has changed"), ("sha256", "the tokenizer or the version differs")):
         if provenance.get(what) != task.provenance.get(what):
             raise InputError(f"{task.name}: these are not the pairs that were recorded, as {changed} (by {what})")
+    if provenance.get("spans") == "changes":
+        task = grouped_by_changes(task)
     return replace(task, provenance=dict(provenance))
