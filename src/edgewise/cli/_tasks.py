@@ -225,7 +225,8 @@ def _cells(metrics: dict[str, dict[str, float]]) -> list[str]:
         if name not in metrics:
             return [""] * (1 + len(others))
         each = metrics[name]
-        return [f"{each['value']:.2f} ± {each['margin']:.2f}", *(f"{each[other]:.2f}" for other in others)]
+        margin = "" if each["margin"] is None else f" ± {each['margin']:.2f}"
+        return [f"{each['value']:.2f}{margin}", *(f"{each[other]:.2f}" for other in others)]
 
     return [
         *of("accuracy"),

@@ -24,15 +24,15 @@ class Measure:
 
     value: float
     """On the clean prompts."""
-    margin: float
-    """Half the width of its 95 % interval, from the standard error over the examples."""
+    margin: float | None
+    """Half the width of its 95 % interval, from the standard error over the examples; None for a single example."""
     corrupted: float
     """On the corrupted prompts, judged by the clean answers."""
     chance: float
     """Where all tokens are equally likely; of `choice`, where the right and the wrong answers are."""
     rise: float
     """`value` minus `corrupted`."""
-    rise_margin: float
+    rise_margin: float | None
     """Half the width of its 95 % interval, from the paired differences."""
 
 
@@ -52,13 +52,13 @@ class Ability:
     def complaint(self) -> str | None:
         """One line if the model cannot be seen to do the task, else None."""
         preferred = self.metrics.get("choice")
-        if preferred is not None and preferred.value - preferred.margin <= preferred.chance:
+        if preferred is not None and preferred.value - (preferred.margin or 0) <= preferred.chance:
             return (
                 f"on {self.n} {self.split} examples of {self.task} the model prefers the right answer to the wrong "
                 f"ones in {preferred.value:.0%}, where guessing gives {preferred.chance:.0%}: it does not do this task"
             )
         known = self.metrics["log_prob"]
-        if preferred is None and known.rise - known.rise_margin <= 0:
+        if preferred is None and known.rise - (known.rise_margin or 0) <= 0:
             return (
                 f"on {self.n} {self.split} examples of {self.task} the right answer is no likelier after the clean "
                 f"prompt than after the corrupted one (by {known.rise:.2g} nats): the model does not do this task"
@@ -119,5 +119,5 @@ def _measure(values: Float[Tensor, "3 n"]) -> Measure:
     )
 
 
-def _margin(values: Float[Tensor, " n"]) -> float:
-    return _Z * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("inf")
+def _margin(values: Float[Tensor, " n"]) -> float | None:
+    return _Z * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None
