@@ -1,7 +1,7 @@
 """One training step of Edge Pruning, beside a plain forward and backward of the same model on the same batch.
 
-    python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--preset default|paper]
-    [--steps 16] [--eap] [--dense] [--json]
+    python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--matmul highest|medium]
+    [--preset default|paper] [--steps 16] [--eap] [--dense] [--json]
     python benchmarks/step.py --shape gpt2 --growth          # tables over batch, length and layers
 
 `step_s` is the median over a whole schedule shortened to `--steps` (masks from all kept to 2 %), on 64 pairs seen in
@@ -94,11 +94,11 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
     plain = plain_step(model, task, args.batch)
     preset = EdgePruningConfig.paper() if args.preset == "paper" else EdgePruningConfig()
     changes = {"steps": args.steps, "sparsity_warmup": int(args.steps * 0.7), "lr_warmup": 1, "batch_size": args.batch}
-    changes |= {"start": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
+    changes |= {"initial": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
     settings = replace(preset, **changes)
 
     def begin() -> EdgePruningLearner:
-        learner = EdgePruningLearner(Engine(model, memory=args.memory), task, settings)
+        learner = EdgePruningLearner(Engine(model, memory=args.memory, matmul=args.matmul), task, settings)
         learner.prepare()
         return learner
 
@@ -118,6 +118,7 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         "batch": args.batch,
         "length": args.length,
         "memory": args.memory,
+        "matmul": args.matmul,
         "preset": args.preset,
         "step_s": step_s,
         "plain_s": plain_s,
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5, help="of EAP")
     parser.add_argument("--memory", choices=["default", "lean"], default="default")
+    parser.add_argument("--matmul", choices=["highest", "high", "medium"], default="highest")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--dense", action="store_true", help="also the straightforward formulation (slow, large)")
     parser.add_argument("--eap", action="store_true", help="also EAP over one batch")

@@ -13,6 +13,7 @@ from edgewise.discovery import Scores as Scores
 from edgewise.discovery import eap as eap
 from edgewise.discovery import edge_pruning as edge_pruning
 from edgewise.discovery import learn_ranking as learn_ranking
+from edgewise.discovery import learn_rankings as learn_rankings
 from edgewise.discovery import mask_ig as mask_ig
 from edgewise.discovery import polish as polish
 from edgewise.discovery import random_scores as random_scores
@@ -21,10 +22,12 @@ from edgewise.engine import Engine as Engine
 from edgewise.evaluation import Evaluation as Evaluation
 from edgewise.evaluation import Stability as Stability
 from edgewise.evaluation import evaluate as evaluate
+from edgewise.evaluation import size_curve as size_curve
 from edgewise.evaluation import stability as stability
 from edgewise.graph import Graph as Graph
 from edgewise.graph import GraphSpec as GraphSpec
 from edgewise.models import Model as Model
 from edgewise.report import draw as draw
+from edgewise.report import draw_curve as draw_curve
 
 __version__ = _version("edgewise")

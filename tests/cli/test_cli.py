@@ -188,6 +188,30 @@ def test_draw_draws(cli: Cli, found: Path, tmp_path, suffix: str):
     assert str(path) in ran.out
 
 
+def test_curve_judges_every_size_and_draws(cli: Cli, found: Path, tmp_path):
+    ran = cli("curve", found, tmp_path / "c.png", "--sparsities", "0.3,0.8", "--split", "validation", "--json")
+    assert ran.status == 0
+    row = json.loads(ran.out)
+    large, small = row["points"]
+    assert large["edges"] > small["edges"] > 0 and row["conditions"]["split"] == "validation"
+    assert (tmp_path / "c.png").read_bytes().startswith(PNG)
+    assert json.loads((tmp_path / "c.json").read_text()) == row
+    assert "actual edges" in cli("curve", found, tmp_path / "c.svg").out
+
+
+@pytest.mark.parametrize("sizes", ["", "0.9;0.8", "1", "nan", "0.5,2"])
+def test_sizes_that_are_none_are_refused(cli: Cli, found: Path, tmp_path, sizes: str):
+    assert "between 0 and 1" in cli.refused("curve", found, tmp_path / "c.png", "--sparsities", sizes)
+
+
+def test_a_curve_that_cannot_be_drawn_is_refused(cli: Cli, found: Path, tmp_path):
+    assert "choose .png" in cli.refused("curve", found, tmp_path / "c.txt")
+    bare = tmp_path / "bare.safetensors"
+    circuit = Circuit.load(found)
+    Circuit(circuit.graph, circuit.kept, None, circuit.provenance).save(bare)
+    assert "no scores" in cli.refused("curve", bare, tmp_path / "c.png")
+
+
 def test_models_check_prints_json_and_nothing_else(cli: Cli, model: Path):
     ran = cli("models", "check", model, "--json")
     assert ran.status == 0 and ran.err == ""
@@ -368,3 +392,38 @@ def test_plan_refusals(cli: Cli, tmp_path: Path):
     assert "not a configuration" in cli.refused("plan", "--config", config)
     assert "--batch 0" in cli.refused("plan", "--config", config, "--batch", 0)
     assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")
+
+
+# ----------------------------------------------------------------------------------------------------------- exchange
+
+
+@pytest.mark.parametrize("name", ["circuit.json", "circuit.pt", "edges.json"])
+def test_a_circuit_goes_out_and_comes_back(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path, name: str):
+    ran = cli("export", found, tmp_path / name, "--d-model", 16)
+    assert ran.status == 0 and f"written to {tmp_path / name}" in ran.out.replace("\n", "")
+    ran = cli("import", tmp_path / name, "--model", model, "--task", pairs, "--out", tmp_path / "back")
+    assert ran.status == 0, ran
+    before, after = Circuit.load(found), Circuit.load(tmp_path / "back" / "circuit.safetensors")
+    assert after.edge_names() == before.edge_names()
+    judged = [
+        json.loads(cli("evaluate", path, "--json").out) for path in (found, tmp_path / "back" / "circuit.safetensors")
+    ]
+    assert judged[0]["metrics"] == judged[1]["metrics"]
+
+
+def test_another_size_is_chosen_by_the_files_scores(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path):
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    choices = ("--model", model, "--task", pairs, "--out", tmp_path, "--sparsity", 0.3, "--absolute")
+    assert cli("import", tmp_path / "c.json", *choices).status == 0
+    assert 0 < Circuit.load(tmp_path / "circuit.safetensors").n_actual <= 32
+    cli("export", found, tmp_path / "edges.json")
+    assert "no scores" in cli.refused("import", tmp_path / "edges.json", *choices)
+
+
+def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow: Path, pairs: Path, tmp_path):
+    assert "--d-model" in cli.refused("export", found, tmp_path / "c.json")
+    assert ".json or .pt" in cli.refused("export", found, tmp_path / "c.csv", "--d-model", 16)
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    assert "is of a model of" in cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
+    assert "--task" in cli.refused("import", tmp_path / "c.json", "--model", model, "--task", "no")
+    assert "--ablation" in cli.refused("import", tmp_path / "c.json", "--model", model, "--ablation", "none")

@@ -104,7 +104,7 @@ def _run_both(
     monkeypatch, first: int, slopes: list[float], noise: list, start: float, node_sparsity: float | None
 ) -> Iterator[tuple[Tensor, list[float]]]:
     """What the learner and the hand hold after each of three steps."""
-    config = EdgePruningConfig.paper(sparsity=0.96, start=start, start_spread=0.0, node_sparsity=node_sparsity)
+    config = EdgePruningConfig.paper(sparsity=0.96, initial=start, initial_spread=0.0, node_sparsity=node_sparsity)
     steps = range(first, first + 3)
     learner = _learner(monkeypatch, config, slopes, dict(zip(steps, noise, strict=True)))
     by_hand = _Paper(start, 0.96, node_sparsity)
@@ -158,7 +158,7 @@ def test_the_first_step_learns_nothing(monkeypatch):
 
 
 def test_the_penalty_is_the_lagrangian_of_the_sampled_masks(monkeypatch):
-    config = EdgePruningConfig.paper(sparsity=0.96, start=0.0, start_spread=0.0, node_sparsity=0.72)
+    config = EdgePruningConfig.paper(sparsity=0.96, initial=0.0, initial_spread=0.0, node_sparsity=0.72)
     learner = _learner(monkeypatch, config, FLAT, {})
     edge_noise, node_noise = (torch.tensor(each) for each in NEAR_ZERO[0])
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_the_penalty_is_the_lagrangian_of_the_sampled_masks(monkeypatch):
 
 
 def test_the_masks_are_each_edges_times_its_writers(monkeypatch):
-    learner = _learner(monkeypatch, EdgePruningConfig.paper(start=0.0, start_spread=0.0), FLAT, {})
+    learner = _learner(monkeypatch, EdgePruningConfig.paper(initial=0.0, initial_spread=0.0), FLAT, {})
     edge_noise, node_noise = NEAR_ZERO[1]
     edges = [_hard_concrete(0, u)[0] for u in edge_noise]
     nodes = [_hard_concrete(0, u)[0] for u in node_noise]

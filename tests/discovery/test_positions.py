@@ -10,6 +10,7 @@ import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
+from edgewise.exchange import edge_table, from_edge_table, to_networkx, write_edges, write_mib
 from edgewise.graph import Graph, GraphSpec
 from edgewise.tasks import Pair, Target, Task
 
@@ -151,3 +152,32 @@ def test_a_circuit_with_positions_is_drawn(tmp_path: Path):
     engine, _ = engines("gpt2", torch.float32)
     ew.draw(found("eap", engine), tmp_path / "circuit.svg")
     assert (tmp_path / "circuit.svg").stat().st_size
+
+
+# Elsewhere
+
+
+def test_tables_name_the_group_and_formats_without_positions_refuse(tmp_path: Path):
+    engine, _ = engines("gpt2", torch.float32)
+    circuit = found("eap", engine)
+    table = edge_table(circuit)
+    assert set(table["span"]) <= set(SPANS)
+    again = from_edge_table(table, circuit.graph)
+    assert torch.equal(again.kept, circuit.kept)
+    with pytest.raises(InputError, match="has no column 'span'"):
+        from_edge_table({name: column for name, column in table.items() if name != "span"}, circuit.graph)
+    for write in (
+        lambda: write_edges(circuit, tmp_path / "edges.json"),
+        lambda: write_mib(circuit, tmp_path / "c.pt", 32),
+    ):
+        with pytest.raises(InputError, match="carry other positions"):
+            write()
+
+
+def test_tables_become_networks_with_an_edge_for_each_group():
+    pytest.importorskip("networkx")
+    engine, _ = engines("llama-gqa", torch.float32)
+    circuit = found("eap", engine)
+    network = to_networkx(circuit)
+    assert {data["edge"] for _, _, data in network.edges(data=True)} == set(circuit.kept.nonzero()[:, 0].tolist())
+    assert all(key.rpartition(" @ ")[2] in SPANS for _, _, key in network.edges(keys=True))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgewise.discovery import RankingConfig, Scores, eap, learn_ranking, mask_ig
+from edgewise.discovery import RankingConfig, Scores, eap, learn_ranking, learn_rankings, mask_ig
 from edgewise.discovery._noise import normal
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._ranking import RankingLearner, soft_top
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Engine
 from edgewise.tasks import Task, loss_function
-from tests.discovery.toys import RANKING, learner, quiet, random_task, refused, toy_engine
+from tests.discovery.toys import RANKING, Killed, learner, quiet, random_task, refused, stop, toy_engine
 
 # --------------------------------------------------------------------------------------------------- the soft top-k
 
@@ -82,6 +83,9 @@ def test_budgets_are_log_uniform():
     share = (budgets.log() - math.log(10)) / math.log(40)
     assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
     assert replace(config, seed=1).budget(0, 1000) != config.budget(0, 1000)
+    for first in (0, 17, 1000):  # any ten steps in a row leave no large gap on the log scale
+        few = share[first : first + 10].sort().values
+        assert float(few.diff().max()) < 0.25 and float(few[0]) < 0.25 and float(few[-1]) > 0.75
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def test_budgets_are_log_uniform():
     [
         *({"steps": 0}, {"batch_size": 0}, {"smallest": 0.0}, {"smallest": 0.5, "largest": 0.4}, {"largest": 1.1}),
         *({"smallest": math.nan}, {"largest": math.nan}),
+        *({"patience": -1}, {"validate_every": 0}, {"validation_examples": 0}),
     ],
     ids=str,
 )
@@ -119,7 +124,7 @@ def test_it_starts_from_the_ranks_of_mask_ig():
     begun = learner(RANKING)
     assert isinstance(begun, RankingLearner)
     attribution = mask_ig(toy_engine(), random_task()).values.abs()
-    assert torch.equal(begun.scores.detach(), normal_scores(attribution))
+    assert torch.equal(begun.scores.detach()[0], normal_scores(attribution))
 
 
 def test_it_starts_from_as_many_examples_as_asked():
@@ -127,7 +132,7 @@ def test_it_starts_from_as_many_examples_as_asked():
     few.begin()
     task = random_task()
     attribution = mask_ig(toy_engine(), replace(task, train=task.train[:5])).values.abs()
-    assert torch.equal(few.scores.detach(), normal_scores(attribution))
+    assert torch.equal(few.scores.detach()[0], normal_scores(attribution))
 
 
 def test_without_examples_it_starts_from_noise():
@@ -135,7 +140,7 @@ def test_without_examples_it_starts_from_noise():
     for seed in (0, 0, 1):
         cold = RankingLearner(toy_engine(), random_task(), replace(RANKING, warm_examples=0, seed=seed))
         cold.begin()
-        starts.append(cold.scores.detach().clone())
+        starts.append(cold.scores.detach()[0].clone())
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
     assert abs(float(starts[0].mean())) < 1e-5 and float(starts[0].std()) == pytest.approx(1, abs=0.02)
 
@@ -192,3 +197,79 @@ def test_every_step_has_its_rate():
     for step in range(5):
         learner.step(step)
         assert learner.optimizer.param_groups[0]["lr"] == learner.config.rate(step)
+
+
+# ------------------------------------------------------------------------------------------------- several at a time
+
+
+@pytest.mark.parametrize("changes", [{}, {"straight_through": True}, {"warm_examples": 0}], ids=str)
+def test_rankings_side_by_side_are_those_of_runs_of_their_own(changes: dict[str, Any]):
+    task = random_task(5)  # one batch of all examples, so that their order does not matter
+    config = replace(RANKING, **changes)
+    together = learn_rankings(toy_engine(dtype=torch.float64), task, (3, 4), config, options=quiet())
+    for scores, seed in zip(together, (3, 4), strict=True):
+        alone = learn_ranking(toy_engine(dtype=torch.float64), task, config, seed=seed, options=quiet())
+        # Adam divides a gradient by its size, so what rounding does to tiny ones shows.
+        torch.testing.assert_close(scores.values, alone.values, rtol=1e-3, atol=1e-3)
+        assert scores.provenance["method"]["config"]["seed"] == seed
+    assert not torch.equal(together[0].values, together[1].values)
+
+
+def test_no_seeds_are_refused():
+    assert "no seeds" in refused(lambda: learn_rankings(toy_engine(), random_task(), ()))
+
+
+# -------------------------------------------------------------------------------------------------------- validation
+
+VALIDATED = replace(RANKING, steps=12, patience=2, validate_every=2, validation_examples=3, smallest=0.1)
+
+
+def _validation_loss(engine: Engine, task: Task, values: torch.Tensor) -> float:
+    few = task.batch("validation", range(3))
+    losses = []
+    for share in (0.1, math.sqrt(0.1 * 0.3), 0.3):
+        kept = torch.zeros_like(values)
+        kept[values.topk(round(share * len(values))).indices] = 1
+        losses.append(float(example_scores(engine, few, kept, loss_function("kl")).mean()))
+    return sum(losses) / 3
+
+
+def test_it_gives_the_scores_that_were_best_on_validation(monkeypatch: pytest.MonkeyPatch):
+    seen: list[torch.Tensor] = []
+    real = RankingLearner.validate
+
+    def spy(self: RankingLearner):
+        seen.append(self.scores.detach()[0].clone())
+        real(self)
+
+    monkeypatch.setattr(RankingLearner, "validate", spy)
+    engine, task = toy_engine(), random_task()
+    found = learn_ranking(engine, task, VALIDATED, options=quiet(), learning_rate=1.0, patience=100)
+    assert len(seen) == 6
+    losses = [_validation_loss(engine, task, values) for values in seen]
+    assert torch.equal(found.values, seen[losses.index(min(losses))]) and len(set(losses)) > 3
+
+
+def test_it_stops_when_validation_gets_no_better(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(RankingLearner, "hard", lambda self, budgets: torch.zeros_like(self.scores))  # never better
+    found = learn_ranking(toy_engine(), random_task(), VALIDATED, options=quiet())
+    assert found.provenance["method"]["steps"] == 6  # the first validation sets the mark, the next two are no better
+    assert "stopped" not in found.provenance["method"]
+
+
+def test_a_killed_run_with_validation_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(name: str) -> torch.Tensor:
+        task, options = random_task(), quiet(tmp_path / name)
+        return learn_ranking(toy_engine(), task, VALIDATED, options=options, learning_rate=1.0).values
+
+    with monkeypatch.context() as patch:
+        stop(patch, 5, Killed())
+        with pytest.raises(Killed):
+            run("killed")
+    assert torch.equal(run("killed"), run("whole"))
+    assert torch.equal(run("whole"), run("whole"))  # a run that is over gives the same again
+
+
+def test_patience_without_validation_pairs_is_refused():
+    task = replace(random_task(), validation=[])
+    assert "validation split is empty" in refused(lambda: learn_ranking(toy_engine(), task, VALIDATED))

@@ -143,7 +143,7 @@ def test_without_resume_a_run_starts_anew(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "changed"),
-    [("seed", {"seed": 1}), ("sparsity", {"sparsity": 0.7}), ("steps", {"steps": 9}), ("start", {"start": 1.0})],
+    [("seed", {"seed": 1}), ("sparsity", {"sparsity": 0.7}), ("steps", {"steps": 9}), ("initial", {"initial": 1.0})],
 )
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, field: str, changed: dict[str, Any]):
     find(tmp_path, PRESETS["ours"])

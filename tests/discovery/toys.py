@@ -26,7 +26,7 @@ SHORT: dict[str, Any] = {"steps": 8, "batch_size": 5, "lr_warmup": 2, "sparsity_
 PRESETS = {
     "ours": EdgePruningConfig(**SHORT),
     # Started at 0, where masks are fractional: at the published 10, hardly any mask has a gradient in eight steps.
-    "paper": EdgePruningConfig.paper(**SHORT, start=0.0, node_sparsity=0.3),
+    "paper": EdgePruningConfig.paper(**SHORT, initial=0.0, node_sparsity=0.3),
 }
 
 RANKING = RankingConfig(steps=8, batch_size=5)

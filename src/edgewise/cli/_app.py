@@ -12,6 +12,8 @@ import typer
 from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show, _tasks
+from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
+from edgewise.cli._exchange import export_circuit, import_circuit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
@@ -19,6 +21,8 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(_tasks.app, name="tasks")
+app.command("import")(import_circuit)
+app.command("export")(export_circuit)
 
 ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
 TaskName = Annotated[
@@ -30,6 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 METHODS = ("ranking", "edge-pruning", "eap", "mask-ig")
+DEMO_STEPS = 120  # of the ranking: a demonstration is to take five minutes
 
 
 def main() -> None:
@@ -66,26 +71,30 @@ def find(
         typer.Option(help="float32 or bf16, of weights and stack; unset: weights as stored, stack float32."),
     ] = None,
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
+    matmul: Annotated[
+        str, typer.Option(help="highest; or medium: float32 products as fast as the machine can, maybe in bfloat16.")
+    ] = "highest",
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
     import edgewise as ew
 
     config = _config(method, preset, sparsity, steps, batch_size, seed)
-    _one_of("--ablation", ablation, ("interchange", "zero"))
-    _one_of("--embeddings", embeddings, ("joint", "split", "off"))
-    _one_of("--kv", kv, ("physical", "expanded"))
-    _one_of("--memory", memory, ("default", "lean"))
-    _one_of("--dtype", dtype, (None, *_DTYPES))
-    _tasks.check_task(task)
+    one_of("--ablation", ablation, ("interchange", "zero"))
+    one_of("--embeddings", embeddings, ("joint", "split", "off"))
+    one_of("--kv", kv, ("physical", "expanded"))
+    one_of("--memory", memory, ("default", "lean"))
+    one_of("--matmul", matmul, ("highest", "high", "medium"))
+    one_of("--dtype", dtype, (None, *_DTYPES))
+    check_task(task)
     check_writable(out)
     type_ = None if dtype is None else _DTYPES[dtype]
-    loaded = _load(model, device, type_)
-    pairs = _task(task, loaded.tokenizer, train, validation, test, seed)
+    loaded = load(model, device, type_)
+    pairs = make_task(task, loaded.tokenizer, train, validation, test, seed)
     if positions and not pairs.span_names:
         pairs = ew.tasks.grouped_by_changes(pairs)
     graph = loaded.graph(embeddings, kv, pairs.span_names if positions else ())  # pyright: ignore[reportArgumentType] (checked there)
-    engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
+    engine = ew.Engine(loaded, graph, ew.Ablation(ablation), memory=memory, dtype=type_, matmul=matmul)  # pyright: ignore[reportArgumentType] (checked there)
     _show.header(loaded, engine, pairs)
     _tasks.warn_if_unable(engine, pairs)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
@@ -123,21 +132,21 @@ def evaluate(
     import edgewise as ew
     from edgewise.evaluation import recorded_ablation
 
-    _one_of("--split", split, ("train", "validation", "test"))
-    _one_of("--memory", memory, ("default", "lean"))
-    _one_of("--dtype", dtype, (None, *_DTYPES))
+    one_of("--split", split, ("train", "validation", "test"))
+    one_of("--memory", memory, ("default", "lean"))
+    one_of("--dtype", dtype, (None, *_DTYPES))
     if task is not None:
-        _tasks.check_task(task)
+        check_task(task)
     loaded_circuit = ew.Circuit.load(circuit)
     source = loaded_circuit.provenance.get("model", {})
     type_ = None if dtype is None else _DTYPES[dtype]
-    loaded = _load(model or str(source.get("id", "")), device, type_)
+    loaded = load(model or str(source.get("id", "")), device, type_)
     ablation = recorded_ablation(loaded_circuit)
     engine = ew.Engine(loaded, loaded_circuit.graph, ablation, memory=memory, dtype=type_)  # pyright: ignore[reportArgumentType] (checked there)
     if task is None:
         pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     else:
-        pairs = _task(task, loaded.tokenizer, 200, 200, test, seed)
+        pairs = make_task(task, loaded.tokenizer, 200, 200, test, seed)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
         result = ew.evaluate(engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
@@ -162,6 +171,48 @@ def draw(
 
 
 @app.command()
+def curve(
+    circuit: Annotated[
+        Path, typer.Argument(help="The circuit.safetensors that find wrote; its scores give the sizes.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf; the numbers go beside it.")],
+    sparsities: Annotated[str, typer.Option(help="The sizes, as actual sparsities.")] = "0.9,0.95,0.98,0.99,0.995",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Judge and draw the circuits of every size that one run's scores give: KL(full ‖ circuit) against edges."""
+    import edgewise as ew
+    from edgewise.evaluation import recorded_ablation
+    from edgewise.report import check_path
+
+    one_of("--split", split, ("train", "validation", "test"))
+    sizes = parse_sparsities(sparsities)
+    check_path(out)
+    check_writable(out.parent)
+    loaded_circuit = ew.Circuit.load(circuit)
+    if loaded_circuit.scores is None:
+        raise InputError(f"{circuit}: this circuit has no scores, so there is no other size of it")
+    method = loaded_circuit.provenance.get("method", {})
+    absolute = method.get("selection") == "absolute"
+    scores = ew.Scores(loaded_circuit.graph, loaded_circuit.scores, loaded_circuit.provenance)
+    circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
+    loaded = load(str(loaded_circuit.provenance.get("model", {}).get("id", "")), device)
+    engine = ew.Engine(loaded, loaded_circuit.graph, recorded_ablation(loaded_circuit))
+    pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
+    name = str(method.get("name", "circuit"))
+    with _show.working("judging the circuits"):
+        found = ew.size_curve(engine, {name: circuits}, pairs, split=split)
+    found.save(out.with_suffix(".json"))
+    ew.draw_curve(found, out)
+    if as_json:
+        print(found.to_json())
+    else:
+        _show.size_curve(found)
+        print(f"drawn to {out}")
+
+
+@app.command()
 def plan(
     config: Annotated[Path, typer.Option("--config", help="A model's config.json; no weights are needed.")],
     batch: Annotated[int, typer.Option("--batch", help="Pairs per step.")] = 32,
@@ -179,15 +230,15 @@ def plan(
     from edgewise.engine import footprint
     from edgewise.models import from_config
 
-    _one_of("--dtype", dtype, tuple(_DTYPES))
-    _one_of("--device", device, ("cpu", "cuda"))
-    _one_of("--embeddings", embeddings, ("joint", "split", "off"))
-    _one_of("--kv", kv, ("physical", "expanded"))
+    one_of("--dtype", dtype, tuple(_DTYPES))
+    one_of("--device", device, ("cpu", "cuda"))
+    one_of("--embeddings", embeddings, ("joint", "split", "off"))
+    one_of("--kv", kv, ("physical", "expanded"))
     for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: use at least 1")
     type_ = _DTYPES[dtype]
-    _quiet()
+    quiet()
     model = from_config(config, type_)
     longest = int(getattr(model.module.config, "max_position_embeddings", length))  # pyright: ignore[reportAttributeAccessIssue] (untyped)
     if length > longest:
@@ -216,9 +267,12 @@ def plan(
 
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
-    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity; everything from the seed."""
-    find(out=out)
+    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, and the curve over sizes;
+    everything from the seed.
+    """
+    find(out=out, steps=DEMO_STEPS)
     evaluate(out / "circuit.safetensors")
+    curve(out / "circuit.safetensors", out / "curve.png")
     for suffix in ("png", "svg"):
         draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
 
@@ -231,10 +285,10 @@ def check_model(
 ) -> None:
     """Compare the engine with the model's own module, with all masks 1 and with all masks 0."""
     from edgewise.engine import check
-    from edgewise.models import load
+    from edgewise.models import load as load_unchecked
 
-    _quiet()
-    loaded = load(model, device=device)
+    quiet()
+    loaded = load_unchecked(model, device=device)
     result = check(loaded)
     row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result), "passed": result.passed}
     if as_json:
@@ -253,20 +307,6 @@ def list_models() -> None:
     for name, description in DEFAULT_MODELS.items():
         print(f"{name}: {description}")
     print(f"families: {', '.join(supported())}")
-
-
-def _load(model: str, device: str, dtype: torch.dtype | None = None) -> Any:
-    import edgewise as ew
-
-    _quiet()
-    return ew.load_model(model, device=device, dtype=dtype)
-
-
-def _quiet() -> None:
-    if not sys.stderr.isatty():  # where nobody watches, the bar of loaded weights would only clutter a log
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
 
 
 def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_size: int | None, seed: int) -> Any:
@@ -291,16 +331,3 @@ def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_
         return None
     given = {name: value for name, value in (("steps", steps), ("batch_size", batch_size)) if value is not None}
     return replace(config, seed=seed, **given)
-
-
-def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:
-    from edgewise import tasks
-
-    if name in tasks.TASKS:
-        return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
-    return tasks.from_file(name, tokenizer, seed=seed)
-
-
-def _one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{option} {value!r}: choose {', '.join(filter(None, known))}")

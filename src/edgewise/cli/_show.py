@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine, Footprint
-from edgewise.evaluation import Evaluation
+from edgewise.evaluation import Evaluation, SizeCurve
 from edgewise.models import Model
 from edgewise.tasks import Task
 
@@ -42,6 +42,12 @@ def header(model: Model, engine: Engine, task: Task) -> None:
     _console.print(escape(f"graph    {engine.graph.n_edges:,} edges; {convention}; ablation {engine.ablation.kind}"))
     sizes = f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test"
     _console.print(escape(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}"), soft_wrap=True)
+
+
+def notes(lines: list[str]) -> None:
+    """What a command has to say, a line each."""
+    for line in lines:
+        _console.print(escape(line), soft_wrap=True)
 
 
 def found(circuit: Circuit, path: Path) -> None:
@@ -84,6 +90,20 @@ def evaluation(result: Evaluation) -> None:
         interval = f"{row.low:.3f} to {row.high:.3f}"
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
         table.add_row(f"{escape(name)} {arrow}", f"{row.value:.3f}", interval, *others)
+    _console.print(table)
+
+
+def size_curve(found: SizeCurve) -> None:
+    """A curve as a table."""
+    title = (
+        f"{found.metric} by size; {found.n} {found.conditions['split']} examples, {found.total_edges:,} edges in all"
+    )
+    table = Table(title=escape(title), caption=f"full model {found.full:.3f}, empty circuit {found.empty:.3f}")
+    for name in ("method", "actual edges", "sparsity", found.metric, "95 % interval"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for point in found.points:
+        sparsity, interval = 1 - point.edges / found.total_edges, f"{point.low:.3f} to {point.high:.3f}"
+        table.add_row(escape(point.method), f"{point.edges:,}", f"{sparsity:.2%}", f"{point.value:.3f}", interval)
     _console.print(table)
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from edgewise._errors import InputError
 from edgewise._files import write_atomically
+from edgewise.cli._common import check_task, load, one_of
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
 
@@ -46,8 +47,7 @@ def show(
 
     if n < 1:
         raise InputError(f"-n {n}: use at least 1")
-    if split not in SPLITS:
-        raise InputError(f"--split {split!r}: choose {', '.join(SPLITS)}")
+    one_of("--split", split, SPLITS)
     check_task(task)
     tokenizer = load_tokenizer(model)
     sizes = {each: n if each == split else 0 for each in SPLITS}
@@ -72,16 +72,14 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
-    from edgewise.models import load
     from edgewise.tasks import SPLITS, TASKS, from_file
     from edgewise.tasks import score as measure
 
-    if split not in SPLITS:
-        raise InputError(f"--split {split!r}: choose {', '.join(SPLITS)}")
+    one_of("--split", split, SPLITS)
     names = tasks or list(TASKS)
     for name in names:
         check_task(name)
-    loaded = load(model, device=device)
+    loaded = load(model, device)
     rows = []
     sizes = {each: n if each == split else 0 for each in SPLITS}
     for name in names:
@@ -142,20 +140,6 @@ _LEGEND = """\
 * *chance*: all tokens equally likely; of *choice*, a guess among right and wrong answers.
 * *does it?* no, where the interval of *choice* reaches down to chance.
 """
-
-
-def check_task(name: str) -> None:
-    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded."""
-    from edgewise import tasks
-
-    if name in tasks.TASKS or name.startswith("hf:"):
-        return
-    if not name.endswith(tasks.SUFFIXES):
-        raise InputError(
-            f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
-        )
-    if not Path(name).is_file():
-        raise InputError(f"--task {name!r}: no such file; give a file of pairs")
 
 
 def warn_if_unable(model: Any, task: Any) -> None:

@@ -8,6 +8,7 @@ from edgewise.discovery._polish import polish as polish
 from edgewise.discovery._random import random_scores as random_scores
 from edgewise.discovery._ranking import RankingConfig as RankingConfig
 from edgewise.discovery._ranking import learn_ranking as learn_ranking
+from edgewise.discovery._ranking import learn_rankings as learn_rankings
 from edgewise.discovery._scores import Scores as Scores
 from edgewise.discovery._scores import edges_at as edges_at
 from edgewise.discovery._training import RunOptions as RunOptions

@@ -22,7 +22,7 @@ from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import normal, uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._scores import Scores, edges_at, normal_scores
+from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores, started_from
 from edgewise.discovery._training import (
     NotFiniteError,
     RunOptions,
@@ -56,14 +56,17 @@ class EdgePruningConfig:
     """Steps until the target sparsity is reached. (Paper: 2,500.)"""
     schedule: Literal["linear", "logarithmic"] = "logarithmic"
     """Of the target: linear in the sparsity (paper), or in the logarithm of the edges kept."""
-    start: float = 2.0
+    initial: float = 2.0
     """log α at the start. (Paper: 10, where a mask is fractional once in 3,000 draws and hardly anything has a
     gradient.)"""
-    start_spread: float = 0.01
+    initial_spread: float = 0.01
     """Standard deviation of log α at the start."""
     warm_start: float = 0.0
-    """Add this much times the normal scores of the ranks of |mask-path IG| to log α at the start; 0 for none, as in the
-    paper."""
+    """Add this much times the normal scores of the ranks of |mask-path IG|, or of the scores to start from, to log α at
+    the start; 0 for none, as in the paper."""
+    candidates: float = math.inf
+    """Learn only the masks of the edges that were ranked highest at the start, this many times as many as the circuit
+    will have; the others are cut from the start."""
     weight_decay: float = 0.0
     """On log α. (Paper: AdamW's default 0.01, which at its learning rates pulls masks without gradient to 0.5.)"""
     clip: float | None = None
@@ -94,8 +97,8 @@ class EdgePruningConfig:
             lr_warmup=200,
             sparsity_warmup=2500,
             schedule="linear",
-            start=10.0,
-            start_spread=0.01,
+            initial=10.0,
+            initial_spread=0.01,
             weight_decay=0.01,
             clip=1.0,
             nodes=True,
@@ -105,6 +108,12 @@ class EdgePruningConfig:
             budget="threshold",
         )
         return replace(published, **changes)
+
+    @staticmethod
+    def fast(**changes: Any) -> "EdgePruningConfig":
+        """A short run from the scores of a ranking, on the edges that it puts highest (see `edge_pruning`)."""
+        fast = EdgePruningConfig(steps=80, batch_size=8, sparsity_warmup=40, warm_start=1.0, candidates=4.0)
+        return replace(fast, **changes)
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises `InputError`."""
@@ -132,15 +141,23 @@ class EdgePruningConfig:
             raise InputError(
                 f"edge pruning: steps and batch_size must be positive, got {self.steps} and {self.batch_size}"
             )
+        if not self.candidates >= 1:
+            raise InputError(
+                f"edge pruning: candidates {self.candidates}; it is a multiple of the circuit's size, so at least 1"
+            )
+        if self.candidates < math.inf and not (self.warm_start and self.dual == "exact"):
+            raise InputError("edge pruning: candidates are taken by rank; use warm_start above 0 and dual='exact'")
         if self.dual == "exact" and self.nodes:
             raise InputError("edge pruning: dual='exact' works on edges alone; use dual='ascent' with node masks")
 
     def target(self, step: int) -> float:
-        """The target sparsity at a step."""
+        """The target sparsity at a step: from that of the candidates to that of the circuit."""
         progress = min(step / self.sparsity_warmup, 1.0) if self.sparsity_warmup else 1.0
+        least = 1 - self.sparsity
+        most = min(1.0, self.candidates * least) if self.candidates < math.inf else 1.0
         if self.schedule == "linear":
-            return self.sparsity * progress
-        return 1 - (1 - self.sparsity) ** progress
+            return 1 - (most + (least - most) * progress)
+        return 1 - most * (least / most) ** progress
 
     def rate(self, step: int) -> float:
         """What the learning rates are multiplied by at a step: linear warm-up, then linear decay to 0."""
@@ -154,6 +171,7 @@ def edge_pruning(
     task: Task,
     config: EdgePruningConfig | None = None,
     *,
+    start: Scores | None = None,
     options: RunOptions | None = None,
     **changes: Any,
 ) -> Circuit:
@@ -163,6 +181,8 @@ def edge_pruning(
         model: the model, or an engine that also says which graph and ablation.
         task: its `train` split is learned from, with its loss.
         config: the settings; ours if None.
+        start: scores, such as a learned ranking's, whose ranks stand in for mask-path IG's where the settings ask for a
+            warm start.
         options: checkpoints, progress, logs.
         **changes: fields of the configuration to change.
 
@@ -175,15 +195,22 @@ def edge_pruning(
     config = replace(config or EdgePruningConfig(), **changes)
     options = options or RunOptions()
     engine = Engine.of(model)
-    learner = EdgePruningLearner(engine, task, config)
-    settings = run_settings(engine, task, "edge-pruning", asdict(config))
+    if start is not None:
+        check_start(engine, start)
+        if not config.warm_start:
+            raise InputError("edge pruning: start has no effect without warm_start; set it above 0")
+    learner = EdgePruningLearner(engine, task, config, start)
+    settings = run_settings(engine, task, "edge-pruning", asdict(config)) | started_from(start)
     report = run_steps(learner, config.steps, settings, options, "edge pruning")
-    method = {
+    method: dict[str, Any] = {
         "name": "edge-pruning",
         "config": asdict(config),
         "steps": report.steps,
         "seconds": round(report.seconds, 1),
+        "examples_seen": report.steps * min(config.batch_size, len(task.train)),
     }
+    if start is not None:
+        method["start"] = start.provenance.get("method", {})
     if report.stopped:
         method["stopped"] = report.stopped
     return learner.circuit(provenance(engine, task, method))
@@ -192,9 +219,9 @@ def edge_pruning(
 class EdgePruningLearner:
     """The masks, their multipliers and one optimiser for both."""
 
-    def __init__(self, engine: Engine, task: Task, config: EdgePruningConfig) -> None:
-        """Start from the configuration's seed."""
-        self.engine, self.task, self.config, self.graph = engine, task, config, engine.graph
+    def __init__(self, engine: Engine, task: Task, config: EdgePruningConfig, start: Scores | None = None) -> None:
+        """Start from the configuration's seed; `begin` adds the warm start."""
+        self.engine, self.task, self.config, self.graph, self.start = engine, task, config, engine.graph, start
         device = engine.model.device
         self.edges = _start(self.graph.n_edges, config, _EDGE_START).to(device)
         self.nodes = _start(self.graph.n_writers, config, _NODE_START).to(device)
@@ -218,12 +245,21 @@ class EdgePruningLearner:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Add the warm start, if there is one."""
-        if self.config.warm_start:
+        """Add the warm start, if there is one, and cut what is no candidate."""
+        config = self.config
+        if not config.warm_start:
+            return
+        if self.start is None:
             with torch.enable_grad():
-                attribution = mask_ig(self.engine, self.task).values.abs().to(self.edges.device)
-            self.edges += self.config.warm_start * normal_scores(attribution)
-            self._shift_to(0)
+                values = mask_ig(self.engine, self.task).values.abs()
+        else:
+            values = self.start.values
+        ranks = normal_scores(values.to(self.edges.device))
+        self.edges += config.warm_start * ranks
+        if config.candidates < math.inf:
+            n_candidates = round((1 - config.target(0)) * self.graph.n_edges)
+            self.edges[ranks.argsort(descending=True)[n_candidates:]] = -math.inf
+        self._shift_to(0)
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step: sample masks, run the circuit, descend on the masks and ascend on the multipliers."""
@@ -348,7 +384,7 @@ def _threshold(log_alpha: Float[Tensor, " n"]) -> Tensor:
 
 
 def _start(n: int, config: EdgePruningConfig, stream: int) -> Tensor:
-    return config.start + config.start_spread * normal(n, config.seed, 0, stream)
+    return config.initial + config.initial_spread * normal(n, config.seed, 0, stream)
 
 
 def _inside(noise: Tensor) -> Tensor:

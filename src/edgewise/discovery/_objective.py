@@ -60,4 +60,4 @@ def prepare(engine: Engine, task: Task, steps: int, batch_size: int) -> None:
 
 def finite(loss: Tensor, gradients: list[Tensor]) -> bool:
     """Whether a loss and its gradients are all finite."""
-    return bool(torch.isfinite(loss)) and all(bool(torch.isfinite(g).all()) for g in gradients)
+    return all(bool(torch.isfinite(g).all()) for g in (loss, *gradients))

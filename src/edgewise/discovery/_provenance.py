@@ -14,7 +14,11 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any]) -> dict[str, 
         "model": engine.model.identity,
         "graph": engine.graph.spec.to_dict(),
         "ablation": engine.ablation.to_dict(),
-        "engine": {"memory": engine.memory, "dtype": None if engine.dtype is None else str(engine.dtype)},
+        "engine": {
+            "memory": engine.memory,
+            "dtype": None if engine.dtype is None else str(engine.dtype),
+            "matmul": engine.matmul,
+        },
         "task": dict(task.provenance)
         | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
         "method": method,

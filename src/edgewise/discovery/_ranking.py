@@ -5,8 +5,8 @@ the circuit of every size (after Matryoshka Attribution, arXiv 2609.25518, with 
 and the scores started from attribution).
 """
 
-import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,13 +19,22 @@ from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._scores import Scores, normal_scores
-from edgewise.discovery._training import NotFiniteError, RunOptions, optimizer_tensors, restore_optimizer, run_steps
+from edgewise.discovery._scores import Scores, check_start, normal_scores, started_from
+from edgewise.discovery._training import (
+    NotFiniteError,
+    NothingToGainError,
+    RunOptions,
+    optimizer_tensors,
+    restore_optimizer,
+    run_steps,
+)
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.tasks import Task, loss_function
+from edgewise.tasks import Task, loss_function, pairs_hash
 
 _BUDGET = 11  # the noise stream that draws the budgets
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,12 @@ class RankingConfig:
     from noise."""
     straight_through: bool = False
     """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
+    patience: int = 0
+    """Give the scores that were best on validation (hard circuits of three sizes), and stop after this many
+    validations in a row that were not better; 0 for no validation."""
+    validate_every: int = 50
+    """Steps between validations."""
+    validation_examples: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +78,11 @@ class RankingConfig:
             raise InputError(
                 f"ranking: temperatures {self.hot} and {self.cold} must be above 0, "
                 f"warm_examples {self.warm_examples} at least 0"
+            )
+        if self.patience < 0 or self.validate_every < 1 or self.validation_examples < 1:
+            raise InputError(
+                f"ranking: patience {self.patience} must be at least 0, validate_every {self.validate_every} and "
+                f"validation_examples {self.validation_examples} positive"
             )
         if not 0 < self.smallest <= self.largest <= 1:
             raise InputError(
@@ -79,8 +99,10 @@ class RankingConfig:
         return self.hot * (self.cold / self.hot) ** (step / max(1, self.steps - 1))
 
     def budget(self, step: int, n_edges: int) -> float:
-        """The budget at a step, in edges."""
-        draw = float(uniform(1, self.seed, step, _BUDGET))
+        """The budget at a step, in edges: log-uniform, and any few steps in a row cover the range evenly (Kronecker's
+        sequence of the golden ratio from a random start), since steps of one size teach little about another.
+        """
+        draw = (float(uniform(1, self.seed, 0, _BUDGET)) + step * _GOLDEN) % 1
         return n_edges * math.exp(math.log(self.smallest) + draw * math.log(self.largest / self.smallest))
 
 
@@ -112,16 +134,54 @@ def learn_ranking(
         edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
     """
     config = replace(config or RankingConfig(), **changes)
+    return learn_rankings(model, task, (config.seed,), config, start=start, options=options)[0]
+
+
+def learn_rankings(
+    model: Model | Engine,
+    task: Task,
+    seeds: Sequence[int],
+    config: RankingConfig | None = None,
+    *,
+    start: Scores | None = None,
+    options: RunOptions | None = None,
+    **changes: Any,
+) -> list[Scores]:
+    """Learn several rankings side by side, as circuits of one batch, to see how far they agree (`stability`).
+
+    They see the same examples, in the order of the first seed, and differ in their budgets (and in the noise that they
+    start from, where `warm_examples` is 0). A step takes the memory of a batch that many times as large. Rankings that
+    also differ in their examples take runs of their own.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: its `train` split is learned from.
+        seeds: one for each ranking.
+        config: the settings; its own seed is not used.
+        start: scores that all start from, in place of attribution's ranks.
+        options: checkpoints, progress, logs.
+        **changes: fields of the configuration to change.
+
+    Returns:
+        The scores for each seed, as `learn_ranking` gives them.
+
+    Raises:
+        edgewise.InputError: there are no seeds, a setting is out of range, or a checkpoint belongs to another run.
+    """
+    config = replace(config or RankingConfig(), **changes)
+    if not seeds:
+        raise InputError("ranking: no seeds; give one for each ranking")
     engine = Engine.of(model)
-    if start is not None and start.graph != engine.graph:
-        raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
-    learner = RankingLearner(engine, task, config, start)
-    settings = run_settings(engine, task, "ranking", asdict(config))
     if start is not None:
-        settings["start"] = hashlib.sha256(start.values.numpy().tobytes()).hexdigest()
+        check_start(engine, start)
+    learner = RankingLearner(engine, task, config, start, seeds)
+    settings = run_settings(engine, task, "ranking", asdict(config) | {"seed": list(seeds)}) | started_from(start)
+    if config.patience:
+        settings["validation"] = pairs_hash(task.validation)
     report = run_steps(learner, config.steps, settings, options or RunOptions(), "ranking")
-    method: dict[str, Any] = {"name": "ranking", "config": asdict(config), "steps": report.steps}
-    method |= {
+    method: dict[str, Any] = {
+        "name": "ranking",
+        "steps": report.steps,
         "seconds": round(report.seconds, 1),
         "examples_seen": report.steps * min(config.batch_size, len(task.train)),
     }
@@ -129,21 +189,40 @@ def learn_ranking(
         method["start"] = start.provenance.get("method", {})
     if report.stopped:
         method["stopped"] = report.stopped
-    return Scores(engine.graph, learner.scores.detach().cpu(), provenance(engine, task, method))
+    found = learner.result()
+    return [
+        Scores(engine.graph, row, provenance(engine, task, method | {"config": asdict(replace(config, seed=seed))}))
+        for seed, row in zip(seeds, found.detach().cpu(), strict=True)
+    ]
 
 
 class RankingLearner:
-    """The scores and their optimiser."""
+    """The scores, one row for each ranking, and their optimiser."""
 
-    def __init__(self, engine: Engine, task: Task, config: RankingConfig, start: Scores | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        config: RankingConfig,
+        start: Scores | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
         """Set up; `begin` gives the scores their start."""
-        self.engine, self.task, self.config, self.start = engine, task, config, start
-        self.scores = torch.zeros(engine.graph.n_edges, device=engine.model.device, requires_grad=True)
+        self.engine, self.task, self.start = engine, task, start
+        self.configs = [replace(config, seed=seed) for seed in (seeds or (config.seed,))]
+        self.config = self.configs[0]
+        n_edges, device = engine.graph.n_edges, engine.model.device
+        self.scores = torch.zeros(len(self.configs), n_edges, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
         self.loss = loss_function(task.loss)
+        self.best = torch.zeros(len(self.configs), n_edges, device=device)
+        self.best_loss = torch.full((len(self.configs),), torch.inf, dtype=torch.float64)
+        self.worse = torch.zeros((), dtype=torch.long)  # validations since the last better one of any ranking
 
     def prepare(self) -> None:
         """Compute the examples' constants."""
+        if self.config.patience and not len(self.task.validation):
+            raise InputError(f"{self.task.name}: its validation split is empty; give it some pairs, or use patience=0")
         prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
 
     @torch.no_grad()
@@ -158,40 +237,81 @@ class RankingLearner:
                 few = replace(few, metric="logit_diff" if few.contrastive else "log_prob")
             with torch.enable_grad():
                 start = mask_ig(self.engine, few).values.abs()
+            self.scores.copy_(normal_scores(start))
         else:
-            start = uniform(self.engine.graph.n_edges, self.config.seed, 0)
-        self.scores.copy_(normal_scores(start))
+            for row, config in zip(self.scores, self.configs, strict=True):
+                row.copy_(normal_scores(uniform(self.engine.graph.n_edges, config.seed, 0)))
 
     def step(self, step: int) -> dict[str, Tensor | float]:
-        """One step at one budget."""
+        """One step, each ranking at one budget."""
         config = self.config
-        budget = config.budget(step, self.engine.graph.n_edges)
-        mask = soft_top(self.scores, budget, config.temperature(step))
-        options = {}
+        if config.patience and step and step % config.validate_every == 0:
+            self.validate()
+            if int(self.worse) >= config.patience:
+                raise NothingToGainError
+        budgets = [each.budget(step, self.engine.graph.n_edges) for each in self.configs]
+        rows, options = zip(self.scores, budgets, strict=True), {}
+        mask = torch.stack([soft_top(row, budget, config.temperature(step)) for row, budget in rows])
         if config.straight_through:
-            hard = torch.zeros_like(mask).index_fill_(0, self.scores.topk(round(budget)).indices, 1.0)
-            mask, options = hard + (mask - mask.detach()), {"gradients": "all"}
+            mask, options = self.hard(budgets) + (mask - mask.detach()), {"gradients": "all"}
         else:
             mask = torch.where(mask < config.cut, 0.0, torch.where(mask > 1 - config.cut, 1.0, mask))
         batch = step_batch(self.task, config.batch_size, config.seed, step)
-        loss = example_scores(self.engine, batch, mask, self.loss, **options).mean()
+        losses = example_scores(self.engine, batch, mask[:, None], self.loss, **options).mean(-1)  # (C,)
         self.optimizer.zero_grad()
-        loss.backward()
+        losses.sum().backward()
         assert self.scores.grad is not None
-        if not finite(loss, [self.scores.grad]):
-            raise NotFiniteError(f"the loss is {loss.item()} or its gradient is not finite")
+        if not finite(losses, [self.scores.grad]):
+            raise NotFiniteError(f"the loss is {losses.sum().item()} or its gradient is not finite")
         self.optimizer.param_groups[0]["lr"] = config.rate(step)
         self.optimizer.step()
-        return {"loss": loss.detach(), "edges": budget}
+        return {"loss": losses.detach().mean(), "edges": sum(budgets) / len(budgets)}
+
+    @torch.no_grad()
+    def hard(self, budgets: list[float]) -> Float[Tensor, "C E"]:
+        """The circuits of these sizes, as masks."""
+        mask = torch.zeros_like(self.scores)
+        for row, scores, budget in zip(mask, self.scores, budgets, strict=True):
+            row[scores.topk(round(budget)).indices] = 1
+        return mask
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Compare the loss of hard circuits on validation, averaged over three sizes, with the best so far."""
+        config, n_edges = self.config, self.engine.graph.n_edges
+        few = replace(self.task, validation=self.task.validation[: config.validation_examples])
+        shares = [config.smallest * (config.largest / config.smallest) ** place for place in _VALIDATED]
+        masks = [self.hard([share * n_edges] * len(self.configs)) for share in shares]
+        total = torch.zeros_like(self.best_loss)
+        for batch in few.batches("validation", config.batch_size):
+            for mask in masks:
+                total += example_scores(self.engine, batch, mask[:, None], self.loss).double().sum(-1).cpu()
+        better = total < self.best_loss
+        self.best_loss = torch.where(better, total, self.best_loss)
+        self.best = torch.where(better.to(self.best.device)[:, None], self.scores.detach(), self.best)
+        self.worse = torch.zeros_like(self.worse) if better.any() else self.worse + 1
+
+    def result(self) -> Float[Tensor, "C E"]:
+        """The scores as they are, or with `patience` those that were best on validation."""
+        if not self.config.patience:
+            return self.scores
+        self.validate()
+        return self.best
 
     def tensors(self) -> dict[str, Tensor]:
-        """Scores and the optimiser's state."""
-        return {"scores": self.scores} | optimizer_tensors(self.optimizer)
+        """Scores and the optimiser's state, and with `patience` the best scores."""
+        tensors = {"scores": self.scores} | optimizer_tensors(self.optimizer)
+        if self.config.patience:
+            tensors |= {"best": self.best, "best_loss": self.best_loss, "worse": self.worse}
+        return tensors
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.scores.copy_(tensors["scores"])
+        if self.config.patience:
+            self.best.copy_(tensors["best"])
+            self.best_loss, self.worse = tensors["best_loss"].clone(), tensors["worse"].clone()
         restore_optimizer(self.optimizer, tensors)
 
 

@@ -1,5 +1,6 @@
 """What every attribution method returns: one number per edge, from which circuits of any size are chosen."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
+from edgewise.engine import Engine
 from edgewise.graph import Graph
 
 
@@ -91,6 +93,17 @@ def edges_at(graph: Graph, sparsity: float) -> int:
         )
     # A hair above, so that 0.98 of 1,000 edges is 20 and not 19 for want of a bit.
     return int((1 - sparsity) * graph.n_edges + 1e-6)
+
+
+def check_start(engine: Engine, start: Scores) -> None:
+    """Refuse scores of another graph than the engine's to start from. Raises `InputError`."""
+    if start.graph != engine.graph:
+        raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
+
+
+def started_from(start: Scores | None) -> dict[str, str]:
+    """What tells a run that starts from these scores from another, for its checkpoint."""
+    return {} if start is None else {"start": hashlib.sha256(start.values.numpy().tobytes()).hexdigest()}
 
 
 def normal_scores(values: Float[Tensor, " E"]) -> Float[Tensor, " E"]:

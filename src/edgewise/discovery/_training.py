@@ -75,6 +75,10 @@ class NotFiniteError(Exception):
     """A loss or gradient is NaN or infinite; the learner's state is still that of the last good step."""
 
 
+class NothingToGainError(Exception):
+    """More steps would not help: the run is over; raised before anything but the learner's tally is changed."""
+
+
 @dataclass(frozen=True)
 class RunReport:
     """How a run went."""
@@ -142,6 +146,8 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
                 if options.out is not None and time.monotonic() - saved > options.checkpoint_seconds:
                     _save(learner, step, before + time.monotonic() - begin, config, options.out)
                     saved = time.monotonic()
+        except NothingToGainError:
+            pass
         except KeyboardInterrupt:
             step = good[0]  # an interrupt may come in the middle of an update, or just after it
             learner.restore(good[1])

@@ -20,6 +20,7 @@ from edgewise.engine._constants import (
     partners,
 )
 from edgewise.engine._executor import Executor
+from edgewise.engine._matmul import MATMULS, Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
 from edgewise.engine._reads import Read
@@ -51,6 +52,7 @@ class Engine:
         path: Literal["fast", "reference"] = "fast",
         memory: Literal["default", "lean"] = "default",
         dtype: torch.dtype | None = None,
+        matmul: Matmul = "highest",
     ) -> None:
         """Set up.
 
@@ -67,17 +69,23 @@ class Engine:
                 rounding) in a fraction of the memory, for more time; see docs/performance.md.
             dtype: the type of the stack and of products with the weights, such as `torch.bfloat16` for a model in it;
                 masks, sums and gradients stay in float32. None: that of the masks, float32 or the model's float64.
+            matmul: what PyTorch may do to products of float32 matrices in masked runs, as in
+                `torch.set_float32_matmul_precision`. `medium` lets it use bfloat16 where the processor multiplies it
+                faster, which is good enough to learn masks by and not to judge them; see docs/performance.md.
 
         Raises:
-            InputError: the ablation needs constants and there are none, or the other way round; `memory` or `dtype` is
-                not one of those.
+            InputError: the ablation needs constants and there are none, or the other way round; `memory`, `dtype` or
+                `matmul` is not one of those.
         """
         self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
         if memory not in ("default", "lean"):
             raise InputError(f"memory={memory!r}: choose 'default' or 'lean'")
         if dtype not in (None, model.dtype):
             raise InputError(f"dtype={dtype}: the model is in {model.dtype}; load it in the type wanted")
+        if matmul not in MATMULS:
+            raise InputError(f"matmul={matmul!r}: choose {', '.join(MATMULS[:-1])} or {MATMULS[-1]}")
         self.path, self.memory, self.dtype, self.cache_bytes = path, memory, dtype, cache_bytes
+        self.matmul: Matmul = matmul
         own = model.graph(self.graph.spec.embeddings, self.graph.spec.kv)
         if Graph(replace(self.graph.spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
@@ -232,7 +240,7 @@ class Engine:
             self.dtype,
         )
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
-        return _Run.apply(executor, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
+        return _Run.apply(executor, self.matmul, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
     def _by_group(self, mask: Tensor) -> Float[Tensor, "C P n"]:
         """A mask with a row for each circuit and position group."""
@@ -284,10 +292,13 @@ class _Run(torch.autograd.Function):
     """The executor as one differentiable operation of the masks and of the ablated values."""
 
     @staticmethod
-    def forward(ctx, executor: Executor, targets: Tensor, keep: bool, masks: Tensor, *ablated: Tensor) -> Tensor:
-        final = executor.forward(targets, keep)
+    def forward(
+        ctx, executor: Executor, matmul: Matmul, targets: Tensor, keep: bool, masks: Tensor, *ablated: Tensor
+    ) -> Tensor:
+        with matmul_precision(matmul):
+            final = executor.forward(targets, keep)
         if keep:
-            ctx.executor = executor
+            ctx.executor, ctx.matmul = executor, matmul
         return final
 
     @staticmethod
@@ -299,8 +310,8 @@ class _Run(torch.autograd.Function):
             raise RuntimeError(
                 "a masked run can be differentiated once, since its stacks are freed on the way; run it again"
             )
-        wanted = any(ctx.needs_input_grad[4:])
-        gradients = executor.backward(gradient, ablated=wanted)
-        n_ablated = len(ctx.needs_input_grad) - 4
-        rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * n_ablated
-        return None, None, None, gradients.masks, *rest
+        needs = ctx.needs_input_grad[5:]  # of the ablated values
+        with matmul_precision(ctx.matmul):
+            gradients = executor.backward(gradient, ablated=any(needs))
+        rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * len(needs)
+        return None, None, None, None, gradients.masks, *rest

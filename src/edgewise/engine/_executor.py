@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._constants import Constants
+from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, Plan
 from edgewise.engine._reads import MlpRead, Read, Saved, centre, inverse_rms, read_backward, read_forward
@@ -143,7 +144,7 @@ class Executor:
     def _write_heads(self, plan: LayerPlan, layer: Layer, saved: Saved, heads: HeadSlots) -> None:
         if not len(plan.heads):
             return
-        mixed = layer.attention.mix(*self._unpacked(plan, saved.projected), self.rotary, self.real)
+        mixed = self._mix(plan, layer, saved.projected)
         ablated = self.constants.heads(plan.layer).detach()
         ablated = ablated if len(plan.heads) == self.parts.n_heads else ablated[:, plan.heads]
         difference = self.packing.pack(mixed).to(self.masks.dtype) - ablated  # (N, h, v)
@@ -269,9 +270,10 @@ class Executor:
         if mixed_gradient is not None:
             with torch.enable_grad():  # rotary, query and key norms and the softmax are differentiated by autograd
                 projected = saved.projected.requires_grad_()
-                mixed = layer.attention.mix(*self._unpacked(plan, projected), self.rotary, self.real)
+                mixed = self._mix(plan, layer, projected)
             grid = self.packing.unpack(mixed_gradient.transpose(0, 1).to(projected.dtype))
-            (gradient,) = torch.autograd.grad(mixed, projected, grid)
+            with matmul_precision("highest"):
+                (gradient,) = torch.autograd.grad(mixed, projected, grid)
             saved = saved._replace(projected=saved.projected.detach())
         read, base = self._attention_read(plan), self._base(2 * plan.layer)
         masks = read_backward(
@@ -326,6 +328,10 @@ class Executor:
             return None
         share = bias.to(self.masks.dtype) / self.parts.n_heads
         return centre(share) if self.centred else share
+
+    def _mix(self, plan: LayerPlan, layer: Layer, projected: Float[Tensor, "n N k"]) -> Float[Tensor, "B h S v"]:
+        with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
+            return layer.attention.mix(*self._unpacked(plan, projected), self.rotary, self.real)
 
     def _unpacked(self, plan: LayerPlan, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, keys and values repeated to the running query heads."""

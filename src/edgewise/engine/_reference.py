@@ -5,7 +5,7 @@ everything; the fast executor is held equal to it by the tests.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, embeddings, make_rotary
 from edgewise.graph import Graph
-from edgewise.models import Heads, Norm, Parts
+from edgewise.models import Attention, Heads, Norm, Parts, Rotary
 
 
 def reference_logits(
@@ -39,62 +39,94 @@ def reference_logits(
         ablated: what removed edges carry, per packed token or the same for all.
         targets: packed tokens whose next-token logits are wanted, `[A]`.
     """
-    row = torch.empty(packing.n_tokens, dtype=torch.long, device=masks.device)
-    for segment in packing.segments:
-        row[segment.start : segment.stop] = segment.row
     clean = tuple(term[packing.example_token].detach() for term in embeddings(parts, graph, packing))
-    always = torch.zeros_like(clean[0]) if graph.n_embeddings else clean[0]  # c: what is never masked
-    written = list(clean) if graph.n_embeddings else []  # z_w, each (N, D)
-    replaced = [term.expand_as(clean[0]) for term in ablated.embeds] if graph.n_embeddings else []  # z̃_w
+    if graph.n_embeddings:
+        residual = _Residual(
+            list(clean), [term.expand_as(clean[0]) for term in ablated.embeds], torch.zeros_like(clean[0])
+        )
+    else:
+        residual = _Residual([], [], clean[0])
+    run = _ReferenceRun(parts, graph, packing, masks)
     rotary = make_rotary(parts, packing)
+    for index, layer in enumerate(parts.layers):
+        before, first = residual, graph.blocks[2 * index].reader
+        mixed = run.attend(residual, layer.attention, first, rotary)  # (N, H, v)
+        residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
+        mlp_input = run.stream(before if parts.parallel else residual, first + parts.n_heads + 2 * graph.n_kv_readers)
+        mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(mlp_input))
+        residual = residual.plus([mlp_written], [ablated.mlps[index].expand_as(mlp_written)])
+    return parts.unembed(_frozen(parts.final_norm.module)(run.stream(residual, graph.n_readers - 1)[targets]))
 
-    def stream(reader: int, written: list[Tensor], replaced: list[Tensor], always: Tensor) -> Float[Tensor, "N D"]:
-        x = always
-        for writer in range(int(graph.visible[reader])):
-            mask = masks[row, int(graph.offset[reader]) + writer][:, None]  # (N, 1)
-            x = x + mask * written[writer] + (1 - mask) * replaced[writer]
+
+class _Residual(NamedTuple):
+    """What has been written so far, each writer's part on its own."""
+
+    written: list[Float[Tensor, "N D"]]
+    """z_w: what each writer writes in the circuit's run."""
+    replaced: list[Float[Tensor, "N D"]]
+    """z̃_w: what its removed edges carry."""
+    always: Float[Tensor, "N D"]
+    """c: what is never masked."""
+
+    def plus(self, written: list[Tensor], replaced: list[Tensor]) -> "_Residual":
+        """With further writers."""
+        return _Residual(self.written + written, self.replaced + replaced, self.always)
+
+
+class _ReferenceRun:
+    """A batch under masks."""
+
+    def __init__(self, parts: Parts, graph: Graph, packing: Packing, masks: Float[Tensor, "CP E"]) -> None:
+        self.parts, self.graph, self.packing, self.masks = parts, graph, packing, masks
+        self.row = torch.empty(packing.n_tokens, dtype=torch.long, device=masks.device)  # of the masks, for each token
+        for segment in packing.segments:
+            self.row[segment.start : segment.stop] = segment.row
+
+    def stream(self, residual: _Residual, reader: int) -> Float[Tensor, "N D"]:
+        """A reader's input, `c + Σ_w [m_rw z_w + (1 − m_rw) z̃_w]`, edge by edge."""
+        x = residual.always
+        for writer in range(int(self.graph.visible[reader])):
+            mask = self.masks[self.row, int(self.graph.offset[reader]) + writer][:, None]  # (N, 1)
+            x = x + mask * residual.written[writer] + (1 - mask) * residual.replaced[writer]
         return x
 
-    def project(first: int, heads: Heads, norm: Norm, n: int) -> Float[Tensor, "CB n S k"]:
+    def attend(self, residual: _Residual, own: Attention, first: int, rotary: Rotary | None) -> Float[Tensor, "N H v"]:
+        """A layer's heads, whose readers start at `first`."""
+        n_heads, keys = self.parts.n_heads, self.graph.n_kv_readers
+        query = self.project(residual, own.query, own.norm, first, n_heads)
+        key = self.project(residual, own.key, own.norm, first + n_heads, keys)
+        value = self.project(residual, own.value, own.norm, first + n_heads + keys, keys)
+        real = None if self.packing.full else self.packing.real.repeat(self.packing.n_copies, 1)
+        frozen = replace(own, query_norm=_frozen(own.query_norm), key_norm=_frozen(own.key_norm))
+        return self.packing.pack(frozen.mix(query, key, value, rotary, real))
+
+    def project(self, residual: _Residual, heads: Heads, norm: Norm, first: int, n: int) -> Float[Tensor, "CB n S k"]:
+        """The projections of `n` readers, each of its own input; fewer heads are repeated."""
         repeats = n // len(heads.weight)
         outputs = []
         for i in range(n):
-            y = _frozen(norm.module)(stream(first + i, written, replaced, always)) @ heads.weight[i // repeats]
+            y = _frozen(norm.module)(self.stream(residual, first + i)) @ heads.weight[i // repeats]
             outputs.append(y if heads.bias is None else y + heads.bias[i // repeats])
-        return packing.unpack(torch.stack(outputs, 1))
+        return self.packing.unpack(torch.stack(outputs, 1))
 
-    keys = graph.n_kv_readers
-    for index, layer in enumerate(parts.layers):
-        attention = replace(
-            layer.attention,
-            query_norm=_frozen(layer.attention.query_norm),
-            key_norm=_frozen(layer.attention.key_norm),
-        )
-        first = graph.blocks[2 * index].reader
-        query = project(first, attention.query, attention.norm, parts.n_heads)
-        key = project(first + parts.n_heads, attention.key, attention.norm, keys)
-        value = project(first + parts.n_heads + keys, attention.value, attention.norm, keys)
-        real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
-        mixed = packing.pack(attention.mix(query, key, value, rotary, real))  # (N, H, v)
-        share = torch.zeros_like(always[0])
-        if attention.output_bias is not None and ablation.splits_bias:
-            share = attention.output_bias / parts.n_heads
-        heads_written = [mixed[:, head] @ attention.output[head] + share for head in range(parts.n_heads)]
-        heads_replaced = [
-            (ablated.heads[index][:, head] @ attention.output[head]).expand_as(always) for head in range(parts.n_heads)
-        ]
-        mlp = first + parts.n_heads + 2 * keys
-        before = (written, replaced, always)  # what the MLP of a parallel block reads
-        if attention.output_bias is not None and not ablation.splits_bias:
-            always = always + attention.output_bias
-        written, replaced = written + heads_written, replaced + heads_replaced
-        mlp_input = stream(mlp, *before) if parts.parallel else stream(mlp, written, replaced, always)
-        mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(mlp_input))
-        written.append(mlp_written)
-        replaced.append(ablated.mlps[index].expand_as(always))
-    return parts.unembed(
-        _frozen(parts.final_norm.module)(stream(graph.n_readers - 1, written, replaced, always)[targets])
-    )
+
+def _add_heads(
+    residual: _Residual,
+    attention: Attention,
+    mixed: Float[Tensor, "N H v"],
+    ablated: Float[Tensor, "M H v"],
+    splits_bias: bool,
+) -> _Residual:
+    """The heads' writes through W_O; b_O is shared among them, or always on."""
+    always, bias, n_heads = residual.always, attention.output_bias, mixed.shape[1]
+    share = torch.zeros_like(always[0])
+    if bias is not None and splits_bias:
+        share = bias / n_heads
+    elif bias is not None:
+        always = always + bias
+    written = [mixed[:, head] @ attention.output[head] + share for head in range(n_heads)]
+    replaced = [(ablated[:, head] @ attention.output[head]).expand_as(always) for head in range(n_heads)]
+    return _Residual(residual.written, residual.replaced, always).plus(written, replaced)
 
 
 def _frozen(module: Any) -> Any:

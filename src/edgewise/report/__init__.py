@@ -3,7 +3,9 @@
 Drawing needs matplotlib (`pip install edgewise[plot]`), which is imported only when something is drawn.
 """
 
-from edgewise.report._curve import Point, curve
+from edgewise.evaluation import Point
+from edgewise.report._canvas import check_path
+from edgewise.report._curve import curve, draw_curve
 from edgewise.report._picture import draw
 
-__all__ = ["Point", "curve", "draw"]
+__all__ = ["Point", "check_path", "curve", "draw", "draw_curve"]

@@ -4,11 +4,12 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from edgewise._errors import InputError
+from edgewise.evaluation import Point, SizeCurve
 from edgewise.report._canvas import INK, QUIET, canvas, printable, write
-from edgewise.report._caption import shorten
+from edgewise.report._caption import heading, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,18 +28,6 @@ LINES = [
 ]
 """Colour, marker and dash of each method in turn; marker and dash hold where colours are not seen."""
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
-
-
-class Point(NamedTuple):
-    """A circuit's size and its measured value."""
-
-    method: str
-    edges: int
-    """Edges kept; say in the caption whether nominal or actual."""
-    value: float
-    low: float | None = None
-    """Lower end of the interval; None where there is none."""
-    high: float | None = None
 
 
 def curve(
@@ -88,6 +77,37 @@ def curve(
         references = _draw_references(axes, full, empty)
         _finish(axes, [point.edges for point in points], total, measure)
         _draw_key(axes, [*methods, *references])
+
+
+def draw_curve(found: SizeCurve, path: str | Path, *, title: str | None = None, log: bool = False) -> None:
+    """Draw what `size_curve` found, with the conditions it was measured under.
+
+    Args:
+        found: the curve.
+        path: the file to write; `.png`, `.svg` or `.pdf`.
+        title: the heading; task and model if None.
+        log: a logarithmic vertical axis.
+
+    Raises:
+        InputError: what `curve` raises.
+    """
+    conditions = found.conditions
+    ablation = " with ".join(filter(None, (conditions["ablation"]["kind"], conditions["ablation"]["source"])))
+    caption = (
+        f"{found.n} {conditions['split']} examples, hard masks, at the answers, ablation {ablation}; actual edges; "
+        "band: 95 % bootstrap interval over the examples"
+    )
+    curve(
+        [point for point in found.points if point.edges],  # one without edges is the empty circuit's line
+        path,
+        total=found.total_edges,
+        empty=found.empty,
+        full=None if found.metric == "kl" else found.full,  # 0 by definition
+        measure="KL(full ‖ circuit), nats" if found.metric == "kl" else found.metric,
+        title=title or heading(conditions),
+        caption=caption,
+        log=log,
+    )
 
 
 def _check(points: Sequence[Point], log: bool) -> None:

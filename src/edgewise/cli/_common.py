@@ -1,0 +1,66 @@
+"""What several commands do: load, make the task, refuse what is wrong before any of that."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgewise._errors import InputError
+
+
+def load(model: str, device: str, dtype: torch.dtype | None = None) -> Any:
+    """Load a model, quietly where nobody watches."""
+    import edgewise as ew
+
+    quiet()
+    return ew.load_model(model, device=device, dtype=dtype)
+
+
+def quiet() -> None:
+    """Show no bar of loaded weights where nobody watches."""
+    if not sys.stderr.isatty():  # it would only clutter a log
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
+def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:
+    """The built-in task of that name, or that of a file."""
+    from edgewise import tasks
+
+    if name in tasks.TASKS:
+        return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
+    return tasks.from_file(name, tokenizer, seed=seed)
+
+
+def check_task(name: str) -> None:
+    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded."""
+    from edgewise import tasks
+
+    if name in tasks.TASKS or name.startswith("hf:"):
+        return
+    if not name.endswith(tasks.SUFFIXES):
+        raise InputError(
+            f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
+        )
+    if not Path(name).is_file():
+        raise InputError(f"--task {name!r}: no such file; give a file of pairs")
+
+
+def parse_sparsities(text: str) -> list[float]:
+    """Numbers between commas. Raises `InputError`."""
+    try:
+        sizes = [float(part) for part in text.split(",")]
+    except ValueError:
+        sizes = [math.nan]
+    if not all(0 < size < 1 for size in sizes):
+        raise InputError(f"--sparsities {text!r}: give numbers between 0 and 1, such as 0.9,0.98")
+    return sizes
+
+
+def one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
+    """Refuse a value that an option does not know. Raises `InputError`."""
+    if value not in known:
+        raise InputError(f"{option} {value!r}: choose {', '.join(filter(None, known))}")

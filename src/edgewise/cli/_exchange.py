@@ -1,0 +1,85 @@
+"""Circuits from and to the files of others."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable
+from edgewise.cli import _show
+from edgewise.cli._common import check_task, load, make_task, one_of
+
+
+def import_circuit(
+    file: Annotated[Path, typer.Argument(help="EAP-IG's or MIB's .json or .pt, or Edge Pruning's edges.json.")],
+    model: Annotated[str, typer.Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
+    out: Annotated[Path, typer.Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
+    task: Annotated[str, typer.Option(help="The task it is for; recorded for evaluate.")] = "ioi",
+    ablation: Annotated[str, typer.Option(help="What its removed edges carry: interchange or zero.")] = "interchange",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Choose edges anew by the file's scores: 1 − kept actual edges / all edges.")
+    ] = None,
+    absolute: Annotated[bool, typer.Option(help="With --sparsity: by absolute score.")] = False,
+) -> None:
+    """Read a circuit of another tool, on the model's own graph, and write it to OUT/circuit.safetensors."""
+    import edgewise as ew
+
+    one_of("--ablation", ablation, ("interchange", "zero"))
+    check_task(task)
+    check_writable(out)
+    loaded = load(model, "cpu")
+    physical = loaded.graph()
+    circuit = _read(file, physical)
+    spec = replace(circuit.graph.spec, kv="physical")
+    if spec != replace(physical.spec, embeddings=spec.embeddings):
+        raise InputError(f"{file}: is of a model of {_sizes(spec)}; {model} has {_sizes(physical.spec)}")
+    if sparsity is not None:
+        if circuit.scores is None:
+            raise InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
+        scores = ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
+        circuit = scores.at(sparsity, actual=True, absolute=absolute)
+    pairs = make_task(task, loaded.tokenizer, 200, 200, 256, 0)
+    provenance = circuit.provenance | {
+        "model": loaded.identity,
+        "ablation": ew.Ablation(ablation).to_dict(),  # pyright: ignore[reportArgumentType] (checked there)
+        "task": dict(pairs.provenance) | {"name": pairs.name},
+    }
+    circuit = ew.Circuit(circuit.graph, circuit.kept, circuit.scores, provenance)
+    circuit.save(out / "circuit.safetensors")
+    _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {circuit.graph.spec.kv}, as the file has them"])
+    _show.found(circuit, out / "circuit.safetensors")
+
+
+def export_circuit(
+    circuit: Annotated[Path, typer.Argument(help="The circuit.safetensors that find wrote.")],
+    out: Annotated[Path, typer.Argument(help="A .pt or .json file for EAP-IG and MIB, or a file named edges.json.")],
+    d_model: Annotated[int, typer.Option(help="Width of the model, which EAP-IG's and MIB's files name.")] = 0,
+) -> None:
+    """Write a circuit for another tool, and say what had to be changed for it."""
+    import edgewise as ew
+    from edgewise.exchange import write_edges, write_mib
+
+    check_writable(out.parent)
+    loaded = ew.Circuit.load(circuit)
+    if out.name == "edges.json":
+        changed = write_edges(loaded, out)
+    elif d_model < 1:
+        raise InputError("--d-model: EAP-IG's and MIB's files name the width of the model; give it")
+    else:
+        changed = write_mib(loaded, out, d_model)
+    _show.notes([*changed, f"written to {out}"])
+
+
+def _read(file: Path, graph: Any) -> Any:
+    from edgewise.exchange import read_edges, read_mib
+    from edgewise.exchange._reading import read_json
+
+    if file.suffix == ".json" and isinstance(read_json(file), list):
+        return read_edges(file, graph)
+    return read_mib(file, graph.spec.n_kv_heads)
+
+
+def _sizes(spec: Any) -> str:
+    return f"{spec.n_layers} layers of {spec.n_heads} heads, {spec.n_kv_heads} for keys and values"

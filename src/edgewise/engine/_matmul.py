@@ -1,0 +1,25 @@
+"""What PyTorch may do to products of float32 matrices, for the length of a masked run.
+
+PyTorch has one setting for the whole process (`torch.set_float32_matmul_precision`); it is put back after each run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import torch
+
+Matmul: TypeAlias = Literal["highest", "high", "medium"]
+
+MATMULS: tuple[Matmul, ...] = ("highest", "high", "medium")
+
+
+@contextmanager
+def matmul_precision(level: Matmul) -> Iterator[None]:
+    """Set PyTorch's precision of float32 products, and put it back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(level)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

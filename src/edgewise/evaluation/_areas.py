@@ -1,0 +1,151 @@
+"""Faithfulness as the share of the behaviour that a circuit keeps, over sizes, and the areas that MIB makes of it.
+
+`f(C) = (m(C) − m(∅)) / (m(M) − m(∅))`, m the mean of a metric over the examples, M the full model, ∅ the circuit
+without edges: a ratio of means, not a mean of ratios. CPR and CMD are those of Mueller et al. 2025 (MIB, arXiv
+2504.13151): the trapezoid areas under f and under |1 − f| over the nominal share of edges, from 0.1 % to all. Larger
+circuits weigh most in both (half of the axis lies between 50 % and all), and CPR grows without bound for circuits that
+exaggerate a behaviour; so the areas over the logarithm of the size, where every size weighs alike, stand beside them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery import Scores
+from edgewise.engine import Engine
+from edgewise.evaluation._evaluate import judge
+from edgewise.models import Model
+from edgewise.tasks import METRICS, Task
+
+MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The sizes that MIB's circuit track judges, as shares of all edges."""
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Faithfulness over sizes, for one way of choosing edges."""
+
+    selection: str
+    """`signed`: the highest scores; `absolute`: the largest, whatever their sign."""
+    shares: tuple[float, ...]
+    """Nominal sizes as shares of all edges."""
+    edges: tuple[int, ...]
+    """Nominal sizes, `int(share · E)`."""
+    actual: tuple[int, ...]
+    """Edges of them that can carry signal."""
+    values: tuple[float, ...]
+    """The metric's mean at each size."""
+    faithfulness: tuple[float, ...]
+    cpr: float
+    """The area under the faithfulness (circuit performance ratio)."""
+    cmd: float
+    """The area between the faithfulness and 1 (circuit–model distance)."""
+    log_cpr: float
+    """As `cpr` over log size, divided by the axis's length: the mean over sizes on a logarithmic scale."""
+    log_cmd: float
+
+
+@dataclass(frozen=True)
+class MibScores:
+    """What MIB's circuit track would say of scores, with the raw values."""
+
+    metric: str
+    full: float
+    """The full model's mean, m(M)."""
+    empty: float
+    """The empty circuit's, m(∅)."""
+    n: int
+    signed: Areas
+    """Its `cpr` is the one that MIB reports."""
+    absolute: Areas
+    """Its `cmd` is the one that MIB reports."""
+
+
+def faithfulness(circuit: Any, full: float, empty: float) -> Any:
+    """The share of the behaviour that a circuit keeps, from means: `(m(C) − m(∅)) / (m(M) − m(∅))`.
+
+    Raises:
+        InputError: the full model's value is that of the empty circuit.
+    """
+    if full == empty:
+        raise InputError(f"faithfulness: full model and empty circuit both have {full:g}; there is nothing to keep")
+    return (circuit - empty) / (full - empty)
+
+
+def areas(shares: Sequence[float], values: Sequence[float], *, log: bool = False) -> tuple[float, float]:
+    """The areas under f and under |1 − f| by the trapezoid rule.
+
+    Args:
+        shares: sizes as shares of all edges, rising.
+        values: f at each.
+        log: over the logarithm of the size, divided by the axis's length.
+
+    Returns:
+        The two areas, CPR and CMD.
+    """
+    x, f = np.asarray(shares, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if len(x) < 2 or len(x) != len(f) or (np.diff(x) <= 0).any() or (log and x[0] <= 0):
+        raise InputError(f"areas: sizes {list(shares)} with {len(f)} values; give rising sizes, two or more")
+    axis = np.log(x) if log else x
+    length = axis[-1] - axis[0] if log else 1.0
+    return float(np.trapezoid(f, axis) / length), float(np.trapezoid(np.abs(1 - f), axis) / length)
+
+
+def mib_scores(
+    model: Model | Engine,
+    scores: Scores,
+    task: Task,
+    *,
+    metric: str = "logit_diff",
+    shares: Sequence[float] = MIB_SHARES,
+    split: str = "test",
+    batch_size: int = 32,
+) -> MibScores:
+    """CPR and CMD of scores, as MIB's circuit track has them.
+
+    At each size the `int(share · E)` highest scores are kept and what cannot carry signal is dropped; the axis is the
+    nominal size. (MIB counts edges on the graph with keys and values for every query head: give it
+    `model.graph(kv="expanded")` for its own numbers under grouped-query attention.)
+
+    Args:
+        model: the model, or an engine of the scores' graph.
+        scores: the scores.
+        task: the behaviour; MIB's metric is the difference of two logits.
+        metric: one of `edgewise.tasks.METRICS`, higher for a stronger behaviour.
+        shares: the sizes.
+        split: which examples.
+        batch_size: how many at a time; it does not change the numbers.
+
+    Raises:
+        edgewise.InputError: the metric is unknown or says nothing here.
+    """
+    if metric not in METRICS:
+        raise InputError(f"metric {metric!r}: choose {', '.join(METRICS)}")
+    engine = Engine.of(model, scores.graph)
+    n_edges, sizes = scores.graph.n_edges, [int(share * scores.graph.n_edges) for share in shares]
+    if bad := [share for share in shares if not 0 < share <= 1]:
+        raise InputError(f"shares: {bad[0]} is no share of {n_edges} edges; give numbers above 0 and up to 1")
+    kinds = ("signed", "absolute")
+    circuits = {
+        f"{kind} {place}": scores.top(size, absolute=kind == "absolute").pruned()
+        for kind in kinds
+        for place, size in enumerate(sizes)
+    }
+    none = Circuit(scores.graph, torch.zeros(n_edges, dtype=torch.bool), None, scores.provenance)
+    judged = judge(engine, {**circuits, "empty": none}, task, split, batch_size, names=(metric,))
+    means = {name: float(each[metric].mean()) for name, each in judged.items()}
+    found = {}
+    for kind in kinds:
+        values = [means[f"{kind} {place}"] for place in range(len(sizes))]
+        kept = [float(faithfulness(value, means["full"], means["empty"])) for value in values]
+        actual = tuple(circuits[f"{kind} {place}"].n_actual for place in range(len(sizes)))
+        linear, logarithmic = areas(shares, kept), areas(shares, kept, log=True)
+        found[kind] = Areas(
+            kind, tuple(shares), tuple(sizes), actual, tuple(values), tuple(kept), *linear, *logarithmic
+        )
+    return MibScores(metric, means["full"], means["empty"], len(task.split(split)), **found)

@@ -1,0 +1,112 @@
+"""Faithfulness against size: several circuits of each method judged on the same examples."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from edgewise._errors import InputError
+from edgewise._files import write_atomically
+from edgewise.circuit import Circuit
+from edgewise.engine import Engine
+from edgewise.evaluation._evaluate import judge, recorded_ablation
+from edgewise.evaluation._statistics import bootstrap
+from edgewise.models import Model
+from edgewise.tasks import METRICS, Task
+
+
+class Point(NamedTuple):
+    """A circuit's size and its measured value."""
+
+    method: str
+    edges: int
+    """Edges kept; say in a caption whether nominal or actual."""
+    value: float
+    low: float | None = None
+    """Lower end of the interval; None where there is none."""
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class SizeCurve:
+    """A metric by method and size."""
+
+    metric: str
+    points: tuple[Point, ...]
+    """Actual edges, the mean over the examples and its 95 % bootstrap interval."""
+    full: float
+    """The full model's mean."""
+    empty: float
+    """That of the empty circuit: every edge ablated."""
+    total_edges: int
+    n: int
+    """Examples judged."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """Split, task, ablation, graph and model."""
+
+    def to_json(self) -> str:
+        """As JSON."""
+        row = asdict(self) | {"points": [point._asdict() for point in self.points]}
+        return json.dumps(row, indent=2, allow_nan=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomically(path, self.to_json() + "\n")
+
+
+def size_curve(
+    model: Model | Engine,
+    circuits: Mapping[str, Sequence[Circuit]],
+    task: Task,
+    *,
+    metric: str = "kl",
+    split: str = "test",
+    batch_size: int = 32,
+) -> SizeCurve:
+    """Judge circuits of several sizes, with hard masks.
+
+    Args:
+        model: the model, or an engine of the circuits' graph and ablation.
+        circuits: for each method its circuits, such as `[scores.at(s, actual=True) for s in (0.9, 0.98)]`.
+        task: the behaviour.
+        metric: one of `edgewise.tasks.METRICS`.
+        split: which examples.
+        batch_size: how many at a time; it does not change the numbers.
+
+    Raises:
+        edgewise.InputError: there are no circuits, no examples or no such metric, or a circuit is of another graph.
+    """
+    named = {f"{method} {number}": each for method, found in circuits.items() for number, each in enumerate(found)}
+    if not named:
+        raise InputError("size_curve: no circuits; give at least one")
+    if metric not in METRICS:
+        raise InputError(f"metric {metric!r}: choose {', '.join(METRICS)}")
+    if metric == "logit_diff" and not task.contrastive:
+        raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; choose kl or log_prob")
+    first = next(iter(named.values()))
+    engine = Engine.of(model, first.graph, recorded_ablation(first))
+    if other := next((name for name, each in named.items() if each.graph != engine.graph), None):
+        raise InputError(f"size_curve: {other} is a circuit of another graph than {engine.graph.spec}")
+    if not len(task.split(split)):
+        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
+    empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, first.provenance)
+    values = judge(engine, {**named, "": empty}, task, split, batch_size, names=(metric,))
+    points = [
+        Point(method, each.n_actual, *bootstrap(values[f"{method} {number}"][metric]))
+        for method, found in circuits.items()
+        for number, each in enumerate(found)
+    ]
+    conditions = {
+        "split": split,
+        "task": dict(task.provenance) | {"name": task.name},
+        "ablation": engine.ablation.to_dict(),
+        "graph": engine.graph.spec.to_dict(),
+        "model": engine.model.identity,
+        "edges": "actual",
+        "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
+    }
+    full, none = float(values["full"][metric].mean()), float(values[""][metric].mean())
+    return SizeCurve(metric, tuple(points), full, none, engine.graph.n_edges, len(task.split(split)), conditions)

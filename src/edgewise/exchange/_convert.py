@@ -1,0 +1,96 @@
+"""The same circuit under another convention of its model's graph, and what that did to it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.graph import EMBED, KEY, VALUE, Graph
+
+# What a change of convention does; kept in the result's provenance.
+_NOTES = {
+    ("kv", "expanded", "physical"): "an edge into a shared key or value is in if any of its copies was",
+    ("kv", "physical", "expanded"): "an edge into a shared key or value became one for each of its query heads",
+    ("embeddings", "split", "joint"): "an edge from the embedding is in if the token's or the position's was",
+    (
+        "embeddings",
+        "joint",
+        "split",
+    ): "an edge from the embedding became two, from the token's and the position's",
+    ("embeddings", "off", "joint"): "all edges from the embedding are in: it had reached every reader unmasked",
+    ("embeddings", "off", "split"): "all edges from the embeddings are in: they had reached every reader unmasked",
+    ("embeddings", "joint", "off"): "edges from the embedding are gone: it now reaches every reader unmasked",
+    ("embeddings", "split", "off"): "edges from the embeddings are gone: they now reach every reader unmasked",
+}
+
+
+def convert(circuit: Circuit, graph: Graph) -> Circuit:
+    """A circuit on another graph of the same model: other embedding writers, other counting of keys and values.
+
+    Where several edges become one, it takes the highest of their scores. Where embeddings were no writers, their new
+    edges take the highest score of all.
+
+    Args:
+        circuit: the circuit.
+        graph: the graph to have it on.
+
+    Returns:
+        The circuit; `provenance["converted"]` says what changed, one line for each convention.
+
+    Raises:
+        edgewise.InputError: the graphs are of different models.
+    """
+    source, target = circuit.graph.spec, graph.spec
+    if source == target:
+        return circuit
+    for name in ("n_layers", "n_heads", "n_kv_heads", "parallel", "spans"):
+        if getattr(source, name) != getattr(target, name):
+            raise InputError(
+                f"convert: the circuit's graph has {name}={getattr(source, name)} and the other {name}="
+                f"{getattr(target, name)}; these are different models or carry other positions"
+            )
+    changes = [(name, getattr(source, name), getattr(target, name)) for name in ("kv", "embeddings")]
+    notes = [f"{name} {old} to {new}: {_NOTES[name, old, new]}" for name, old, new in changes if old != new]
+    scores = None
+    if circuit.scores is not None:
+        finite = circuit.scores[circuit.scores.isfinite()]
+        scores = _carried(circuit.graph, graph, circuit.scores.float(), float(finite.max()) if len(finite) else 0.0)
+    kept = _carried(circuit.graph, graph, circuit.kept.float(), 1.0) > 0
+    provenance: dict[str, Any] = dict(circuit.provenance) | {"graph": target.to_dict()}
+    provenance["converted"] = [*circuit.provenance.get("converted", []), *notes]
+    return Circuit(graph, kept, scores, provenance)
+
+
+def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked: float) -> Float[Tensor, " F"]:
+    """One value per edge carried to the target's edges by way of the finest graph, whose keys, values and embeddings
+    are all apart: spread there, then the highest taken. `unmasked` is that of edges the source does not have.
+    """
+    dense = torch.full((source.n_readers, source.n_writers + 1), -torch.inf)
+    dense[source.edge_reader.long(), source.edge_writer.long()] = values.nan_to_num(nan=-torch.inf)
+    dense[:, -1] = unmasked  # the column of embeddings that are no writers
+    readers, writers = _fine_readers(source), _fine_writers(source)
+    fine = dense[readers][:, torch.where(writers < 0, source.n_writers, writers)]
+    rows, columns = _fine_readers(target), _fine_writers(target)
+    merged = torch.full((target.n_readers, len(columns)), -torch.inf)
+    merged = merged.scatter_reduce(0, rows[:, None].expand_as(fine), fine, "amax")
+    merged, columns = merged[:, columns >= 0], columns[columns >= 0]
+    final = torch.full((target.n_readers, target.n_writers), -torch.inf)
+    final = final.scatter_reduce(1, columns.expand_as(merged), merged, "amax")
+    return final[target.edge_reader.long(), target.edge_writer.long()]
+
+
+def _fine_readers(graph: Graph) -> Int[Tensor, " Rf"]:
+    """The reader that each reader of the finest graph (keys and values for every query head) belongs to."""
+    group = graph.spec.n_heads // graph.n_kv_readers
+    shared = (graph.reader_kind == KEY) | (graph.reader_kind == VALUE)
+    return torch.arange(graph.n_readers).repeat_interleave(torch.where(shared, group, 1))
+
+
+def _fine_writers(graph: Graph) -> Int[Tensor, " Wf"]:
+    """The writer that each writer of the finest graph (two embeddings) belongs to; -1 for embeddings that are none."""
+    rest = torch.arange(graph.n_writers)[graph.writer_kind != EMBED]
+    embeddings = {"joint": [0, 0], "split": [0, 1], "off": [-1, -1]}[graph.spec.embeddings]
+    return torch.cat([torch.tensor(embeddings), rest])

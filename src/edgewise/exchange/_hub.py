@@ -1,0 +1,68 @@
+"""Circuits on the Hugging Face hub: one `.safetensors` file in a repository."""
+
+import tempfile
+from pathlib import Path
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+
+FILE = "circuit.safetensors"
+
+
+def push(
+    circuit: Circuit, repository: str, *, file: str = FILE, private: bool = False, token: str | None = None
+) -> str:
+    """Upload a circuit, making the repository if it is not there.
+
+    Args:
+        circuit: the circuit.
+        repository: `owner/name`.
+        file: what to call it there.
+        private: whether a new repository is private.
+        token: access token; that of `hf auth login` if None.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        edgewise.InputError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / FILE
+        circuit.save(path)
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            commit = api.upload_file(path_or_fileobj=path, path_in_repo=file, repo_id=repository)
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise InputError(f"{repository}: cannot upload ({_first_line(error)})") from error
+    return str(commit.commit_url)
+
+
+def pull(repository: str, *, file: str = FILE, revision: str | None = None, token: str | None = None) -> Circuit:
+    """Download a circuit.
+
+    Args:
+        repository: `owner/name`.
+        file: its name there.
+        revision: branch, tag or commit.
+        token: access token; that of `hf auth login` if None.
+
+    Raises:
+        edgewise.InputError: there is no such file, it is no circuit, or the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        path = hf_hub_download(repository, file, revision=revision, token=token)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"{repository}: cannot download {file} ({_first_line(error)})") from error
+    return Circuit.load(path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

@@ -1,0 +1,169 @@
+"""Circuits as EAP-IG writes them and MIB's circuit track takes them: a JSON of named edges, or a `.pt` of matrices.
+
+Both are of one graph: one embedding writer called `input`, keys and values for every query head. (Formats: the `Graph`
+of github.com/hannamw/EAP-IG, `to_json` and `to_pt`.)
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise._files import atomic_path, write_atomically
+from edgewise.circuit import Circuit
+from edgewise.exchange._convert import convert
+from edgewise.exchange._reading import read_json, read_pickle
+from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
+
+_LETTER = {QUERY: "q", KEY: "k", VALUE: "v"}
+_PT_KEYS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")
+
+
+def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
+    """Write a circuit for EAP-IG or MIB.
+
+    Args:
+        circuit: the circuit; edges without a score get 1 if they are kept, else 0.
+        path: a `.json` or `.pt` file.
+        d_model: D of the model, which these files name.
+
+    Returns:
+        What had to be changed for it, a line each; nothing if its graph is that of the format.
+
+    Raises:
+        edgewise.InputError: the suffix is another, or the file cannot be written.
+    """
+    path = Path(path)
+    spec = circuit.graph.spec
+    graph = Graph(GraphSpec(spec.n_layers, spec.n_heads, spec.n_kv_heads, "joint", "expanded", spec.parallel))
+    before = len(circuit.provenance.get("converted", []))
+    circuit = convert(circuit, graph)
+    scores = circuit.kept.float() if circuit.scores is None else circuit.scores.float()
+    changed = circuit.provenance.get("converted", [])[before:]
+    if not scores.isfinite().all():  # NaN and infinity are no JSON, and sort differently in every reader
+        lowest = float(scores[scores.isfinite()].min()) if scores.isfinite().any() else 0.0
+        scores = torch.where(scores.isfinite(), scores, lowest - 1)
+        changed = [*changed, f"scores: those that are not finite became {lowest - 1:g}, below all others"]
+    cfg = {
+        "n_layers": spec.n_layers,
+        "n_heads": spec.n_heads,
+        "parallel_attn_mlp": spec.parallel,
+        "d_model": d_model,
+    }
+    used = torch.zeros(graph.n_writers, dtype=torch.bool)
+    used[graph.edge_writer[circuit.actual].long()] = True
+    if path.suffix == ".json":
+        nodes = dict(zip(_writers(graph), ({"in_graph": x} for x in used.tolist()), strict=True))
+        names = _edge_names(graph)
+        rows = zip(names, scores.tolist(), circuit.kept.tolist(), strict=True)
+        edges = {name: {"score": score, "in_graph": kept} for name, score, kept in rows}
+        content = {"cfg": cfg, "nodes": nodes | {"logits": {"in_graph": True}}, "edges": edges}
+        write_atomically(path, json.dumps(content, allow_nan=False))
+    elif path.suffix == ".pt":
+        matrix, kept = torch.zeros(2, graph.n_writers, graph.n_readers)
+        rows, columns = graph.edge_writer.long(), graph.edge_reader.long()
+        matrix[rows, columns], kept[rows, columns] = scores, circuit.kept.float()
+        content = dict(zip(_PT_KEYS, (cfg, _writers(graph), _readers(graph), matrix, kept.bool(), used), strict=True))
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+    else:
+        raise InputError(f"{path}: EAP-IG's and MIB's circuits are .json or .pt files")
+    return changed
+
+
+def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
+    """Read a circuit of EAP-IG or MIB, with its scores.
+
+    Args:
+        path: a `.json` or `.pt` file.
+        n_kv_heads: key and value heads per layer of the model, which these files do not name; as many as query heads
+            if None.
+
+    Returns:
+        The circuit, on the graph with keys and values for every query head; `convert` gives it on another. Its scores
+        choose circuits of other sizes. Nodes and neurons that the file has beside are not read.
+
+    Raises:
+        edgewise.InputError: it is no such file, or something in it is wrong; the message names it.
+    """
+    path = Path(path)
+    content = read_json(path) if path.suffix == ".json" else read_pickle(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; a circuit of EAP-IG is a dictionary")
+    graph = _graph(path, content.get("cfg"), n_kv_heads)
+    if "edges_scores" in content:
+        kept, scores = _matrices(path, content, graph)
+    else:
+        kept, scores = _named(path, content.get("edges"), graph)
+    method = {"name": "imported", "format": "EAP-IG", "file": path.name}
+    return Circuit(graph, kept, scores, {"graph": graph.spec.to_dict(), "method": method})
+
+
+def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
+    try:
+        n_layers, n_heads, parallel = int(cfg["n_layers"]), int(cfg["n_heads"]), bool(cfg["parallel_attn_mlp"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its cfg must name n_layers, n_heads and parallel_attn_mlp, got {cfg!r:.100}"
+        ) from error
+    if n_layers * n_heads > 1 << 20:
+        raise InputError(f"{path}: its cfg has {n_layers} layers of {n_heads} heads; there is no such model")
+    try:
+        return Graph(GraphSpec(n_layers, n_heads, n_kv_heads or n_heads, "joint", "expanded", parallel))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
+    if not isinstance(edges, dict):
+        raise InputError(f"{path}: has no dictionary of edges")
+    numbers = {name: number for number, name in enumerate(_edge_names(graph))}
+    kept, scores = torch.zeros(graph.n_edges, dtype=torch.bool), torch.full((graph.n_edges,), torch.nan)
+    for name, row in edges.items():
+        if name not in numbers:
+            raise InputError(
+                f"{path}: {name!r:.100} is no edge of {graph.spec.n_layers} layers of {graph.spec.n_heads} heads"
+            )
+        try:
+            kept[numbers[name]], scores[numbers[name]] = bool(row["in_graph"]), float(row["score"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: edge {name!r} has {str(row)[:100]!r}; expected a score and in_graph") from error
+    return kept, scores
+
+
+def _matrices(path: Path, content: dict[str, Any], graph: Graph) -> tuple[Tensor, Tensor]:
+    for key, names in (("src_nodes", _writers(graph)), ("dst_nodes", _readers(graph))):
+        if content.get(key) != names:
+            raise InputError(f"{path}: its {key} are not those of its cfg, from {names[0]} to {names[-1]}")
+    shape = (graph.n_writers, graph.n_readers)
+    found = []
+    for key in ("edges_in_graph", "edges_scores"):
+        matrix = content.get(key)
+        if not isinstance(matrix, Tensor) or tuple(matrix.shape) != shape:
+            raise InputError(f"{path}: its {key} is no matrix of {shape[0]} writers and {shape[1]} readers")
+        found.append(matrix[graph.edge_writer.long(), graph.edge_reader.long()])
+    return found[0].bool(), found[1].float()
+
+
+def _writers(graph: Graph) -> list[str]:
+    return ["input", *graph.writer_names[1:]]
+
+
+def _readers(graph: Graph) -> list[str]:
+    names = []
+    rows = zip(graph.reader_kind.tolist(), graph.reader_layer.tolist(), graph.reader_head.tolist(), strict=True)
+    for kind, layer, head in rows:
+        if kind in (MLP_IN, LOGITS):
+            names.append(f"m{layer}" if kind == MLP_IN else "logits")
+        else:
+            names.append(f"a{layer}.h{head}<{_LETTER[kind]}>")
+    return names
+
+
+def _edge_names(graph: Graph) -> list[str]:
+    writers, readers = _writers(graph), _readers(graph)
+    ends = zip(graph.edge_writer.tolist(), graph.edge_reader.tolist(), strict=True)
+    return [f"{writers[w]}->{readers[r]}" for w, r in ends]

@@ -1,0 +1,127 @@
+"""Circuits as tables and as networkx graphs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.graph import EMBED, HEAD, KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph
+
+if TYPE_CHECKING:
+    import networkx
+
+_WRITERS = {EMBED: "embedding", HEAD: "head"}
+_READERS = {QUERY: "query", KEY: "key", VALUE: "value", MLP_IN: "mlp", LOGITS: "logits"}
+
+
+def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[Any]]:
+    """The edges as columns, for `pandas.DataFrame(...)` or `polars.DataFrame(...)`.
+
+    Args:
+        circuit: the circuit.
+        kept_only: the kept edges alone, or all of the graph's.
+
+    Returns:
+        `edge` (its number), `writer`, `writer_kind`, `writer_layer` (−1 for embeddings), `reader`, `reader_kind`,
+        `reader_layer`, `kept`, `actual` (it can carry signal), `span`, if edges carry positions, and `score`, if there
+        are scores.
+    """
+    graph = circuit.graph
+    edges = circuit.kept.nonzero()[:, 0] if kept_only else torch.arange(graph.n_edges)
+    writers, readers = graph.edge_writer[edges].long(), graph.edge_reader[edges].long()
+    table: dict[str, list[Any]] = {
+        "edge": edges.tolist(),
+        "writer": [graph.writer_names[w] for w in writers.tolist()],
+        "writer_kind": [_WRITERS.get(kind, "mlp") for kind in graph.writer_kind[writers].tolist()],
+        "writer_layer": graph.writer_layer[writers].tolist(),
+        "reader": [graph.reader_names[r] for r in readers.tolist()],
+        "reader_kind": [_READERS[kind] for kind in graph.reader_kind[readers].tolist()],
+        "reader_layer": graph.reader_layer[readers].tolist(),
+        "kept": circuit.kept[edges].tolist(),
+        "actual": circuit.actual[edges].tolist(),
+    }
+    if graph.spec.spans:
+        table["span"] = [graph.spec.spans[edge // graph.n_plain] for edge in edges.tolist()]
+    if circuit.scores is not None:
+        table["score"] = circuit.scores[edges].tolist()
+    return table
+
+
+def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit:
+    """The circuit of the edges that a table names.
+
+    Args:
+        table: columns `writer` and `reader`, `span` where the graph's edges carry positions, and if wanted `kept` and
+            `score`; a pandas or polars frame is one.
+        graph: the graph.
+
+    Raises:
+        edgewise.InputError: a column is missing, or a row names no edge of the graph or one that another row named.
+    """
+    needed = ("writer", "reader", "span") if graph.spec.spans else ("writer", "reader")
+    columns = {name: list(table[name]) for name in (*needed, "kept", "score") if name in table}
+    if missing := set(needed) - columns.keys():
+        raise InputError(f"edge table: it has no column {min(missing)!r}")
+    names = zip(*(columns[name] for name in needed), strict=True)
+    edges = [
+        graph.edge_id(f"{writer} -> {reader}" + "".join(f" @ {name}" for name in span))
+        for writer, reader, *span in names
+    ]
+    if len(set(edges)) < len(edges):
+        again = next(edge for number, edge in enumerate(edges) if edge in edges[:number])
+        raise InputError(f"edge table: {graph.edge_name(again)!r} stands in two rows; give each edge once")
+    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+    kept[edges] = torch.tensor([bool(x) for x in columns.get("kept", [True] * len(edges))], dtype=torch.bool)
+    scores = None
+    if "score" in columns:
+        scores = torch.full((graph.n_edges,), torch.nan)
+        scores[edges] = torch.tensor([float(x) for x in columns["score"]])
+    return Circuit(
+        graph, kept, scores, {"graph": graph.spec.to_dict(), "method": {"name": "imported", "format": "table"}}
+    )
+
+
+def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":
+    """The kept edges as a `networkx.MultiDiGraph` of components.
+
+    Nodes are embeddings, heads, MLPs and `logits`, with `kind` and `layer`. An edge's key is the input that it goes
+    to: `q`, `k`, `v`, or `in` for MLPs and logits, with the position group where edges carry one (`q @ subject`); its
+    attributes are `edge` (the number), `actual` and, if there are scores, `score`. An edge into a key or value that
+    query heads share goes to each of them, with the same number.
+
+    Raises:
+        edgewise.InputError: networkx is not installed.
+    """
+    try:
+        import networkx
+    except ImportError as error:
+        raise InputError("to_networkx: networkx is not installed; pip install networkx") from error
+    graph, result = circuit.graph, networkx.MultiDiGraph()
+    for name, kind, layer in zip(
+        graph.writer_names, graph.writer_kind.tolist(), graph.writer_layer.tolist(), strict=True
+    ):
+        result.add_node(name, kind=_WRITERS.get(kind, "mlp"), layer=layer)
+    result.add_node("logits", kind="logits", layer=graph.spec.n_layers)
+    group = graph.spec.n_heads // graph.n_kv_readers
+    for edge in circuit.kept.nonzero()[:, 0].tolist():
+        reader = int(graph.edge_reader[edge])
+        kind, layer, head = (
+            int(graph.reader_kind[reader]),
+            int(graph.reader_layer[reader]),
+            int(graph.reader_head[reader]),
+        )
+        attributes: dict[str, Any] = {"edge": edge, "actual": bool(circuit.actual[edge])}
+        if circuit.scores is not None:
+            attributes["score"] = float(circuit.scores[edge])
+        if kind in (MLP_IN, LOGITS):
+            targets, key = [f"m{layer}" if kind == MLP_IN else "logits"], "in"
+        else:
+            heads = range(head * group, (head + 1) * group) if kind != QUERY else [head]
+            targets, key = [f"a{layer}.h{each}" for each in heads], {QUERY: "q", KEY: "k", VALUE: "v"}[kind]
+        if graph.spec.spans:
+            key += f" @ {graph.spec.spans[edge // graph.n_plain]}"
+        for target in targets:
+            result.add_edge(graph.writer_names[int(graph.edge_writer[edge])], target, key=key, **attributes)
+    return result

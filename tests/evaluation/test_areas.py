@@ -1,0 +1,63 @@
+"""Faithfulness, CPR and CMD: against numbers worked out by hand, and against each circuit judged alone."""
+
+import math
+
+import numpy as np
+import pytest
+
+from edgewise.discovery import eap
+from edgewise.evaluation import MIB_SHARES, areas, faithfulness, judge, mib_scores
+from tests.discovery.toys import random_task, refused, toy_engine
+
+
+def test_faithfulness_is_a_ratio_of_means():
+    assert faithfulness(3.0, full=5.0, empty=1.0) == 0.5
+    assert faithfulness(7.0, full=5.0, empty=1.0) == 1.5  # more than the model
+    assert "nothing to keep" in refused(lambda: faithfulness(1.0, 2.0, 2.0))
+
+
+def test_areas_by_hand():
+    # Trapezoids: 0.4 · (0 + 0.5)/2 + 0.5 · (0.5 + 2)/2 = 0.1 + 0.625, and of |1 − f|: 0.4 · 1.5/2 + 0.5 · 1.5/2.
+    assert areas((0.1, 0.5, 1.0), (0.0, 0.5, 2.0)) == pytest.approx((0.725, 0.675))
+    # Over log size, halves of the axis from 0.01 to 1: (0 + 1)/2 and (1 + 1)/2.
+    assert areas((0.01, 0.1, 1.0), (0.0, 1.0, 1.0), log=True) == pytest.approx((0.75, 0.25))
+
+
+def test_a_perfect_circuit_has_the_axis_below_it():
+    assert areas(MIB_SHARES, [1.0] * 10) == pytest.approx((0.999, 0.0))
+    assert areas(MIB_SHARES, [1.0] * 10, log=True) == pytest.approx((1.0, 0.0))
+
+
+@pytest.mark.parametrize("shares", [(0.5,), (0.5, 0.1), (0.1, 0.1), (0.1, 0.2, 0.3)])
+def test_sizes_that_are_no_axis_are_refused(shares: tuple[float, ...]):
+    refused(lambda: areas(shares, (1.0, 1.0)))
+
+
+def test_mib_scores_are_made_of_circuits_judged_alone():
+    engine, task = toy_engine(), random_task()
+    scores, shares = eap(engine, task), (0.05, 0.2, 0.5, 1.0)
+    found = mib_scores(engine, scores, task, shares=shares)
+    for chosen in (found.signed, found.absolute):
+        circuits = {
+            str(k): scores.top(int(share * engine.graph.n_edges), absolute=chosen.selection == "absolute")
+            for k, share in enumerate(shares)
+        }
+        judged = judge(engine, circuits, task, "test", names=("logit_diff",))
+        values = [float(judged[name]["logit_diff"].mean()) for name in circuits]
+        assert chosen.values == pytest.approx(values, abs=1e-5)
+        assert chosen.actual == tuple(circuit.n_actual for circuit in circuits.values())
+        kept = (np.array(values) - found.empty) / (found.full - found.empty)
+        widths, mean = np.diff(shares), (kept[1:] + kept[:-1]) / 2
+        assert chosen.cpr == pytest.approx(float((widths * mean).sum()), abs=1e-5)
+        away = np.abs(1 - kept)
+        assert chosen.cmd == pytest.approx(float((widths * (away[1:] + away[:-1]) / 2).sum()), abs=1e-5)
+        assert chosen.faithfulness[-1] == pytest.approx(1, abs=1e-5)  # all edges are the model
+        assert math.isfinite(chosen.log_cpr) and chosen.log_cmd >= 0
+    assert found.signed.values != found.absolute.values and found.n == 4
+
+
+def test_what_mib_does_not_know_is_refused():
+    engine, task = toy_engine(), random_task()
+    scores = eap(engine, task)
+    assert "choose" in refused(lambda: mib_scores(engine, scores, task, metric="beauty"))
+    assert "above 0" in refused(lambda: mib_scores(engine, scores, task, shares=(0.0, 1.0)))

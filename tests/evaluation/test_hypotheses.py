@@ -1,0 +1,195 @@
+"""The tests of Shi et al.: against scipy and numbers by hand, and on a model whose circuit was planted."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from edgewise.circuit import Circuit
+from edgewise.discovery import random_scores
+from edgewise.engine import Engine
+from edgewise.evaluation import (
+    Verdict,
+    equivalence,
+    hypothesis_tests,
+    independence,
+    minimality,
+    partial_necessity,
+    sufficiency,
+)
+from edgewise.evaluation._hypotheses import _inflate
+from edgewise.models import load
+from edgewise.tasks import Pair, Target, Task
+from tests.discovery.toys import random_pairs, refused, toy_engine
+from tests.tiny import CONFIGURATIONS
+
+# --------------------------------------------------------------------------------------------------- one test each
+
+
+def test_equivalence_by_hand():
+    # 3 wins of 4: |k/4 − ½| ≥ ¼ for k in 0, 1, 3, 4, at p = 0.6 all but k = 2, whose chance is 6 · 0.36 · 0.16.
+    model = np.zeros(4)
+    found = equivalence(np.array([1.0, 2.0, 3.0, -1.0]), model)
+    assert found.statistic == 0.75 and found.p_value == pytest.approx(1 - 6 * 0.36 * 0.16)
+    assert not found.rejected and found.supports
+
+
+def test_equivalence_is_a_two_sided_binomial_without_tolerance():
+    draw = np.random.default_rng(0)
+    for n in (11, 30):
+        circuit = draw.normal(0.3, 1, n)
+        wins = int((circuit > 0).sum())
+        found = equivalence(circuit, np.zeros(n), epsilon=0.0)
+        assert found.p_value == pytest.approx(stats.binomtest(wins, n, 0.5).pvalue)
+
+
+def test_equal_performances_are_equivalent_and_worse_ones_are_not():
+    values = np.random.default_rng(1).normal(size=200)
+    assert equivalence(values, values).p_value == pytest.approx(1)
+    found = equivalence(values - 1, values)
+    assert found.statistic == 0 and found.rejected and not found.supports
+
+
+def test_independence_by_hand():
+    # Two values each: kernels [[1, k], [k, 1]] centred are ±(1 − k)/2, so HSIC = 4 · ((1 − k)/2)² / 1, k = e^(−1/2).
+    found = independence(np.array([0.0, 2.0]), np.array([5.0, 1.0]), permutations=50)
+    assert found.statistic == pytest.approx((1 - np.exp(-0.5)) ** 2)
+    assert found.p_value == 1  # every order of two is as dependent
+
+
+def test_independence_tells_dependence_that_no_correlation_shows():
+    draw = np.random.default_rng(2)
+    x, y = draw.normal(size=(2, 120))
+    assert independence(x, y).supports
+    found = independence(x**2, x, permutations=200)
+    assert abs(np.corrcoef(x**2, x)[0, 1]) < 0.3 and found.rejected and found.p_value == pytest.approx(1 / 201)
+    assert independence(np.ones(20), x[:20]).p_value == 1  # what is constant depends on nothing
+
+
+def test_independence_has_its_level():
+    draw = np.random.default_rng(3)
+    rejections = [independence(*draw.normal(size=(2, 25)), permutations=99).rejected for _ in range(100)]
+    assert 0 <= sum(rejections) <= 12  # binomial(100, 0.05) exceeds 12 once in 700
+
+
+@pytest.mark.parametrize("better", [85, 90, 97, 100])
+def test_sufficiency_and_necessity_are_binomial(better: int):
+    random = np.concatenate([np.full(better, 2.0), np.full(100 - better, 0.5)])
+    expected = stats.binomtest(better, 100, 0.9, alternative="greater").pvalue
+    enough = sufficiency(1.0, random)
+    assert enough.p_value == pytest.approx(expected) and enough.supports == (expected < 0.05)
+    needed = partial_necessity(1.0, -random + 2)
+    assert needed.p_value == pytest.approx(expected) and needed.statistic == better / 100
+    assert not sufficiency(2.0, np.full(100, 2.0)).supports  # as good as random is not better
+
+
+def test_minimality_by_hand():
+    random = np.linspace(0.0, 0.99, 100)
+    found = minimality(np.array([0.505, 2.0, 0.895]), random)
+    assert found.details["share_larger"] == [0.51, 1.0, 0.9]
+    least = stats.binomtest(51, 100, 0.9, alternative="less").pvalue
+    assert found.p_value == pytest.approx(3 * least) and found.details["unnecessary"] == [0]
+    assert not found.supports and minimality(np.array([2.0, 0.895]), random).supports
+
+
+def test_minimality_corrects_for_the_number_of_edges():
+    random = np.concatenate([np.zeros(84), np.ones(16)])  # 84 of 100 where 90 are expected: p = 0.04
+    assert not minimality(np.array([0.5]), random).supports
+    assert minimality(np.full(10, 0.5), random).supports
+
+
+# ---------------------------------------------------------------------------------------------------- a planted circuit
+
+LIVE = {"embed", "a0.h1", "a1.h2", "m1", "m0"}
+"""The writers of the planted model that write anything."""
+
+
+@cache
+def _planted() -> tuple[Engine, Task]:
+    """A GPT-2 most of whose components write nothing, so that their edges cannot matter."""
+    torch.manual_seed(0)
+    module: Any = CONFIGURATIONS["gpt2-untied"]().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.4 if parameter.ndim > 1 else 0.2))
+        for layer, block in enumerate(module.transformer.h):
+            weight = block.attn.c_proj.weight.view(4, 8, 32)
+            for head in range(4):
+                if f"a{layer}.h{head}" not in LIVE:
+                    weight[head] = 0
+    # One answer for all: a token's own frequency would tie the complement's performance to the model's.
+    target = Target(5, (7,), (9,))
+    pairs = [Pair(each.clean, each.corrupted, (target,), "", "") for each in random_pairs(96, 2, 6, 6)]
+    return Engine(load(module.double())), Task("planted", pairs[:4], pairs[:4], pairs)
+
+
+def _edges_among(live: set[str]) -> Circuit:
+    graph = _planted()[0].graph
+    names = [name.split(" -> ") for name in graph.edge_names(torch.arange(graph.n_edges))]
+    kept = [w in live and (r == "logits" or r.rsplit(".", 1)[0] in live or r in live) for w, r in names]
+    return Circuit(graph, torch.tensor(kept), None, {"ablation": {"kind": "interchange", "source": "corrupted"}})
+
+
+@cache
+def _tested(which: str) -> dict[str, Verdict]:
+    engine, task = _planted()
+    right = _edges_among(LIVE)
+    chance = random_scores(engine.graph, 99).top_actual(right.n_actual)
+    circuits = {
+        "right": right,
+        "random": chance,
+        "half": _edges_among(LIVE - {"m0", "a0.h1"}),
+        "inflated": _edges_among(LIVE | {"a0.h0", "a1.h0"}),
+    }
+    return hypothesis_tests(
+        engine,
+        circuits[which],
+        task,
+        metric="logit_diff",
+        n_random=100 if which == "right" else 40,
+        max_edges=None,
+        batch_size=96,
+    )
+
+
+def test_the_right_circuit_passes_them_all():
+    found = _tested("right")
+    assert {name: each.supports for name, each in found.items()} == dict.fromkeys(found, True)
+    assert found["equivalence"].statistic == 0.5  # it computes what the model does
+    assert len(found) == 5
+
+
+def test_a_wrong_circuit_fails_those_that_can_tell():
+    half, random = _tested("half"), _tested("random")
+    assert not half["independence"].supports  # what it lacks goes on in the complement
+    assert not random["sufficiency"].supports and not random["partial necessity"].supports
+    assert not random["independence"].supports
+
+
+def test_a_circuit_with_idle_parts_is_not_minimal():
+    found = _tested("inflated")
+    assert not found["minimality"].supports and found["equivalence"].supports
+    idle = found["minimality"].details["unnecessary"]
+    assert idle and all("a0.h0" in name or "a1.h0" in name for name in idle)
+
+
+def test_an_inflated_circuit_has_a_path_more():
+    engine, _ = _planted()
+    circuit, generator = _edges_among({"m1"}), np.random.default_rng(0)
+    for _ in range(20):
+        inflated, edge = _inflate(circuit, generator)
+        assert inflated[edge] and not circuit.kept[edge] and not (circuit.kept & ~inflated).any()
+        added = Circuit(engine.graph, inflated & ~circuit.kept, None, circuit.provenance)
+        whole = Circuit(engine.graph, inflated, None, circuit.provenance)
+        assert (whole.actual & added.kept).sum() == added.n_edges  # all of it can carry signal
+
+
+def test_circuits_of_nothing_or_everything_are_refused():
+    engine = toy_engine()
+    for fill in (torch.zeros, torch.ones):
+        circuit = Circuit(engine.graph, fill(engine.graph.n_edges, dtype=torch.bool))
+        assert "has" in refused(lambda c=circuit: hypothesis_tests(engine, c, _planted()[1]))
+    assert "one per example" in refused(lambda: equivalence(np.zeros(3), np.zeros(4)))
