@@ -13,6 +13,7 @@ from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
+from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -20,6 +21,7 @@ models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
