@@ -21,6 +21,7 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(_tasks.app, name="tasks")
+app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
