@@ -13,6 +13,7 @@ from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show, _tasks
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
+from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
