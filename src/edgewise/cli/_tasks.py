@@ -210,7 +210,7 @@ def _cells(metrics: dict[str, dict[str, float]]) -> list[str]:
             return [""] * (1 + len(others))
         each = metrics[name]
         margin = "" if each["margin"] is None else f" ± {each['margin']:.2f}"
-        return [f"{each['value']:.2f}{margin}", *(f"{each[other]:.2f}" for other in others)]
+        return [f"{_rounded(each['value'])}{margin}", *(_rounded(each[other]) for other in others)]
 
     return [
         *of("accuracy"),
@@ -218,3 +218,8 @@ def _cells(metrics: dict[str, dict[str, float]]) -> list[str]:
         *of("logit_diff", "corrupted", "chance"),
         *of("prob_diff", "corrupted"),
     ]
+
+
+def _rounded(value: float) -> str:
+    """Two digits, and nothing below zero that rounds to it."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
