@@ -150,6 +150,7 @@ class Batch:
     row: Int[Tensor, " A"]
     position: Int[Tensor, " A"]
     span_id: Int[Tensor, "B S"] | None
+    align: Int[Tensor, "B S"] | None = None
 
 
 def draw_prompts(lengths: Sequence[int] = (6, 3, 5), n_groups: int = 2, seed: int = 0) -> list[Prompt]:

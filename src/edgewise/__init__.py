@@ -38,6 +38,7 @@ from edgewise.engine import Ablation as Ablation
 from edgewise.engine import Engine as Engine
 from edgewise.evaluation import Evaluation as Evaluation
 from edgewise.evaluation import Stability as Stability
+from edgewise.evaluation import compare as compare
 from edgewise.evaluation import evaluate as evaluate
 from edgewise.evaluation import size_curve as size_curve
 from edgewise.evaluation import stability as stability

@@ -48,6 +48,8 @@ class GraphSpec:
     parallel: bool = False
     """Attention and MLP of a layer read the same residual stream (GPT-NeoX), so the MLP does not read its own layer's
     heads."""
+    spans: tuple[str, ...] = ()
+    """Names of the position groups, where edges carry positions: each group then has all edges for itself."""
 
     def __post_init__(self) -> None:
         """Check the sizes. Raises `InputError` for a spec that describes no model."""
@@ -59,10 +61,13 @@ class GraphSpec:
             raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
         if self.kv not in ("physical", "expanded"):
             raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
+        object.__setattr__(self, "spans", tuple(self.spans))  # a file's header gives a list
+        if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
+            raise InputError(f"graph: spans={self.spans}; give names that differ")
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, for a file's header."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "spans" or value}
 
 
 class Block(NamedTuple):
@@ -89,7 +94,8 @@ class Block(NamedTuple):
 class Graph:
     """All writers, readers and edges of one model under one stated convention.
 
-    Edges are numbered reader-major: edge `offset[r] + w` for each writer `w < visible[r]`.
+    Edges are numbered reader-major: edge `offset[r] + w` for each writer `w < visible[r]`. Where they carry positions,
+    all of the first group come first, then all of the next: edge `group * n_plain + offset[r] + w`.
     """
 
     spec: GraphSpec
@@ -109,7 +115,10 @@ class Graph:
     """How many writers each reader sees."""
     offset: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     """First edge of each reader."""
+    n_plain: int = field(init=False, compare=False)
+    """Edges of one position group."""
     n_edges: int = field(init=False, compare=False)
+    """E, all edges."""
 
     def __post_init__(self) -> None:
         """Number everything; all of it follows from the spec."""
@@ -141,7 +150,8 @@ class Graph:
         ends = visible.cumsum(0)
         set_(self, "visible", visible)
         set_(self, "offset", ends - visible)
-        set_(self, "n_edges", int(ends[-1]))
+        set_(self, "n_plain", int(ends[-1]))
+        set_(self, "n_edges", self.n_plain * self.n_groups)
         set_(self, "blocks", tuple(self._make_blocks(per_layer)))
 
     def _make_blocks(self, per_layer: int) -> Iterator[Block]:
@@ -151,6 +161,11 @@ class Graph:
             yield Block("attention", layer, first, per_layer - 1, visible[first], offset[first])
             yield Block("mlp", layer, mlp, 1, visible[mlp], offset[mlp])
         yield Block("logits", self.spec.n_layers, self.n_readers - 1, 1, visible[-1], offset[-1])
+
+    @property
+    def n_groups(self) -> int:
+        """P, how many position groups have edges of their own; 1 where edges carry no positions."""
+        return len(self.spec.spans) or 1
 
     @property
     def n_embeddings(self) -> int:
@@ -175,12 +190,14 @@ class Graph:
     @cached_property
     def edge_reader(self) -> Int[Tensor, " E"]:
         """Reader of each edge (int32)."""
-        return torch.repeat_interleave(torch.arange(self.n_readers, dtype=torch.int32), self.visible)
+        readers = torch.repeat_interleave(torch.arange(self.n_readers, dtype=torch.int32), self.visible)
+        return readers.repeat(self.n_groups)
 
     @cached_property
     def edge_writer(self) -> Int[Tensor, " E"]:
         """Writer of each edge (int32)."""
-        return torch.cat([torch.arange(b.n_writers, dtype=torch.int32).repeat(b.n_readers) for b in self.blocks])
+        runs = [torch.arange(block.n_writers, dtype=torch.int32).repeat(block.n_readers) for block in self.blocks]
+        return torch.cat(runs).repeat(self.n_groups)
 
     @cached_property
     def writer_names(self) -> list[str]:
@@ -203,15 +220,23 @@ class Graph:
         return [*names, "logits"]
 
     def edge_name(self, edge: int) -> str:
-        """The name of an edge, e.g. `a5.h1 -> a9.h3.q`. Raises `InputError` for a number that is no edge."""
+        """The name of an edge, e.g. `a5.h1 -> a9.h3.q`, with its position group as ` @ subject`.
+
+        Raises:
+            InputError: the number is no edge.
+        """
         if not 0 <= edge < self.n_edges:
             raise InputError(f"edge {edge}: the graph has edges 0 to {self.n_edges - 1}")
-        return f"{self.writer_names[self.edge_writer[edge]]} -> {self.reader_names[self.edge_reader[edge]]}"
+        return self.edge_names(torch.tensor([edge]))[0]
 
     def edge_names(self, edges: Int[Tensor, " n"]) -> list[str]:
         """The names of several edges."""
         writers, readers = self.edge_writer[edges].tolist(), self.edge_reader[edges].tolist()
-        return [f"{self.writer_names[w]} -> {self.reader_names[r]}" for w, r in zip(writers, readers, strict=True)]
+        groups = [f" @ {name}" for name in self.spec.spans] or [""]
+        return [
+            f"{self.writer_names[writer]} -> {self.reader_names[reader]}{groups[edge // self.n_plain]}"
+            for edge, writer, reader in zip(edges.tolist(), writers, readers, strict=True)
+        ]
 
     def edge_id(self, name: str) -> int:
         """The number of the edge with this name.
@@ -220,9 +245,11 @@ class Graph:
             InputError: the name is not of the form `writer -> reader`, or one of them is not in this graph, or the
                 writer is not before the reader.
         """
-        match = re.fullmatch(r"\s*(\S+)\s*->\s*(\S+)\s*", name)
-        if not match:
+        match = re.fullmatch(r"\s*(\S+)\s*->\s*(\S+)\s*(?:@\s*(.*\S)\s*)?", name)
+        if not match or (match[3] is None) != (not self.spec.spans):
             raise InputError(f"edge {name!r}: expected 'writer -> reader', such as {self.edge_name(0)!r}")
+        if match[3] is not None and match[3] not in self.spec.spans:
+            raise InputError(f"edge {name!r}: no position group {match[3]!r}; use {', '.join(self.spec.spans)}")
         writer, reader = self._writer_ids.get(match[1]), self._reader_ids.get(match[2])
         if writer is None:
             raise InputError(
@@ -234,7 +261,8 @@ class Graph:
             )
         if writer >= int(self.visible[reader]):
             raise InputError(f"edge {name!r}: {match[1]} does not come before {match[2]}")
-        return int(self.offset[reader]) + writer
+        group = self.spec.spans.index(match[3]) if match[3] is not None else 0
+        return group * self.n_plain + int(self.offset[reader]) + writer
 
     @cached_property
     def _writer_ids(self) -> dict[str, int]:
@@ -260,43 +288,46 @@ class Graph:
         Returns:
             The kept edges that can carry signal, `[E]`; their number is the circuit's *actual* size.
         """
-        useful = self._reaches_logits(kept)
-        alive = kept & useful[self.edge_reader.long()]
+        by_group = kept.view(self.n_groups, self.n_plain)
+        reader, writer = (each[: self.n_plain].long() for each in (self.edge_reader, self.edge_writer))
+        alive = by_group & self._reaches_logits(by_group)[:, reader]
         if ablation == "interchange" and self.n_embeddings:
-            alive &= self._reached_from_embeddings(kept)[self.edge_writer.long()]
-        return alive
+            alive &= self._reached_from_embeddings(by_group)[:, writer]
+        return alive.view(-1)
 
-    def _reaches_logits(self, kept: Bool[Tensor, " E"]) -> Bool[Tensor, " R"]:
-        useful_writer = torch.zeros(self.n_writers, dtype=torch.bool)
-        useful = torch.ones(self.n_readers, dtype=torch.bool)
+    def _reaches_logits(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P R"]:
+        useful_writer = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
+        useful = torch.ones(self.n_groups, self.n_readers, dtype=torch.bool)
         for block in reversed(self.blocks):
             readers = slice(block.reader, block.reader + block.n_readers)
             if block.kind != "logits":
-                useful[readers] = self._readers_of(block, useful_writer[self.writers_of(block)])
-            edges = kept[block.edges].view(block.n_readers, block.n_writers)
-            useful_writer[: block.n_writers] |= (edges & useful[readers, None]).any(0)
+                useful[:, readers] = self._readers_of(block, useful_writer[:, self.writers_of(block)])
+            edges = kept[:, block.edges].view(self.n_groups, block.n_readers, block.n_writers)
+            useful_writer[:, : block.n_writers] |= (edges & useful[:, readers, None]).any(1)
         return useful
 
-    def _reached_from_embeddings(self, kept: Bool[Tensor, " E"]) -> Bool[Tensor, " W"]:
-        reached = torch.zeros(self.n_writers, dtype=torch.bool)
-        reached[: self.n_embeddings] = True
+    def _reached_from_embeddings(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P W"]:
+        reached = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
+        reached[:, : self.n_embeddings] = True
         for block in self.blocks[:-1]:
-            edges = kept[block.edges].view(block.n_readers, block.n_writers)
-            reader = (edges & reached[: block.n_writers]).any(1)
+            edges = kept[:, block.edges].view(self.n_groups, block.n_readers, block.n_writers)
+            reader = (edges & reached[:, None, : block.n_writers]).any(2)
             if block.kind == "mlp":
-                reached[self.writers_of(block)] = reader
+                reached[:, self.writers_of(block)] = reader
             else:
-                query, key, value = reader.split([self.spec.n_heads, self.n_kv_readers, self.n_kv_readers])
+                query, key, value = reader.split([self.spec.n_heads, self.n_kv_readers, self.n_kv_readers], 1)
                 group = self.spec.n_heads // self.n_kv_readers
-                reached[self.writers_of(block)] = query | (key | value).repeat_interleave(group)
+                seen = (key | value).any(0, keepdim=True)  # by tokens of any group
+                reached[:, self.writers_of(block)] = query | seen.repeat_interleave(group, 1)
         return reached
 
-    def _readers_of(self, block: Block, writers: Bool[Tensor, " n"]) -> Bool[Tensor, " m"]:
+    def _readers_of(self, block: Block, writers: Bool[Tensor, "P n"]) -> Bool[Tensor, "P m"]:
         """Which readers of the block feed any of the marked ones among its writers."""
         if block.kind == "mlp":
             return writers
-        shared = writers.view(self.n_kv_readers, -1).any(1)  # a key or value head serves a group of query heads
-        return torch.cat([writers, shared, shared])
+        # A key or value head serves a group of query heads, and tokens of any position group.
+        shared = writers.view(self.n_groups, self.n_kv_readers, -1).any(2).any(0, keepdim=True)
+        return torch.cat([writers, shared.expand(self.n_groups, -1), shared.expand(self.n_groups, -1)], 1)
 
     def writers_of(self, block: Block) -> slice:
         """The writers that the readers of an attention or MLP block feed: a layer's heads, or its MLP."""

@@ -456,3 +456,21 @@ def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow
     assert "is of a model of" in cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
     assert "--task" in cli.refused("import", tmp_path / "c.json", "--model", model, "--task", "no")
     assert "--ablation" in cli.refused("import", tmp_path / "c.json", "--model", model, "--ablation", "none")
+
+
+# ------------------------------------------------------------------------------------------------------------ compare
+
+
+def test_compare_prints_what_circuits_share(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path):
+    choices = ("--model", model, "--task", pairs, "--method", "eap", "--sparsity", 0.3, "--out", tmp_path / "eap")
+    assert cli("find", *choices).status == 0
+    other = tmp_path / "eap" / "circuit.safetensors"
+    ran = cli("compare", found, other, "--out", tmp_path / "c.json", "--json")
+    assert ran.status == 0 and ran.err == "", ran
+    row = json.loads(ran.out)
+    assert row["pairs"][0]["other"] == "eap" and row == json.loads((tmp_path / "c.json").read_text())
+    assert set(row["judged"]["pairs"]) == {"full", found.parent.name, "eap", "intersection", "union"}
+    table = cli("compare", found, other, "--task", pairs).out
+    assert "IoU" in table and "intersection" in table
+    assert "given twice" in cli.refused("compare", found, found)
+    assert "at least two" in cli.refused("compare", found)

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from edgewise._errors import InputError
-from edgewise.tasks import TASKS, Task, from_provenance, ioi, ioi_t1
+from edgewise.tasks import Task, from_provenance, ioi, ioi_t1
 from edgewise.tasks._draw import choice, generator, sample
 from edgewise.tasks._splits import SPLITS, words_of
 from edgewise.tasks._templates import IOI_T1_TEMPLATE, IOI_TEMPLATES
@@ -71,7 +71,7 @@ def test_a_template_keeps_its_split_for_good():
 # The pairs
 
 
-@pytest.mark.parametrize("build", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("build", [ioi, ioi_t1])
 @pytest.mark.parametrize("counterfactual", ["abc", "s2-flip"])
 def test_pairs_are_aligned_and_answered_by_one_token(tokenizer, build, counterfactual):
     task = build(tokenizer, train=30, validation=20, test=20, seed=3, counterfactual=counterfactual)
@@ -184,7 +184,7 @@ def test_seeds_differ_and_sizes_extend(words):
     assert ioi(words, 40, 5, 5).train[:20] == ioi(words, 20, 5, 5).train
 
 
-@pytest.mark.parametrize("build", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("build", [ioi, ioi_t1])
 def test_a_task_is_made_again_from_its_provenance(tokenizer, build):
     task = build(tokenizer, 12, 3, 5, seed=4, counterfactual="s2-flip")
     again = from_provenance(task.provenance, tokenizer)

@@ -58,10 +58,10 @@ def test_spans_are_laid_out_like_the_tokens(side, expected):
 
 
 def test_moving_a_batch_moves_all_of_it():
-    batch = collate([pair(2, spans=(0, 1))], [0]).with_full_logits(torch.zeros(1, 9))
+    batch = collate([replace(pair(2, spans=(0, 1)), align=(0, 1))], [0]).with_full_logits(torch.zeros(1, 9))
     moved = batch.to("meta")
     assert isinstance(moved, Batch) and {tensor.device.type for tensor in tensors(moved)} == {"meta"}
-    assert len(tensors(moved)) == len(tensors(batch)) == 12
+    assert len(tensors(moved)) == len(tensors(batch)) == 13
     assert {tensor.device.type for tensor in tensors(batch)} == {"cpu"}
 
 

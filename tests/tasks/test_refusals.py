@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edgewise._errors import InputError
 from edgewise.tasks import Task, from_jsonl, from_records
-from edgewise.tasks._custom import MAX_LINE_BYTES
+from edgewise.tasks._rows import MAX_LINE_BYTES
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records, word_tokenizer
@@ -55,8 +55,8 @@ REFUSED = {
     ),
     "lengths": (
         {"corrupted": "a dog sat on on the"},
-        "clean and corrupted have 5 and 6 tokens; make them equally many; "
-        "clean: a|cat|sat|on|the, corrupted: a|dog|sat|on|on|the",
+        "clean and corrupted have 5 and 6 tokens; make them equally many, or mark what differs as "
+        "<span:name>text</span> in both; clean: a|cat|sat|on|the, corrupted: a|dog|sat|on|on|the",
     ),
     "span and answer": ({"clean": MARKED}, 'clean has a <predict> span and the record an "answer" too'),
     "span in corrupted alone": ({"corrupted": MARKED}, "corrupted has a <predict> span and clean has none"),

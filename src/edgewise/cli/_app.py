@@ -11,8 +11,9 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show
+from edgewise.cli import _show, _tasks
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
+from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._methods import LEARNED, METHODS, Settings, engine_of, find_circuit, make_engine
 
@@ -21,11 +22,15 @@ models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.add_typer(_tasks.app, name="tasks")
+app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
 ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
-TaskName = Annotated[str, typer.Option("--task", help="A built-in task (ioi, ioi-t1) or a .jsonl file of pairs.")]
+TaskName = Annotated[
+    str, typer.Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -71,6 +76,9 @@ def find(
     ] = "interchange",
     embeddings: Annotated[str, typer.Option(help="joint, split, or off (embeddings are not writers).")] = "joint",
     kv: Annotated[str, typer.Option(help="Key and value readers: physical, or expanded to query heads.")] = "physical",
+    positions: Annotated[
+        bool, typer.Option("--positions", help="Give each span of the prompts edges of its own.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[
         str | None,
@@ -98,10 +106,13 @@ def find(
     check_writable(out)
     type_ = None if dtype is None else _DTYPES[dtype]
     loaded = load(model, device, type_)
-    graph = loaded.graph(embeddings, kv)  # pyright: ignore[reportArgumentType] (checked there)
     examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
+    if positions and not examples.span_names:
+        examples = ew.tasks.grouped_by_changes(examples)
+    graph = loaded.graph(embeddings, kv, examples.span_names if positions else ())  # pyright: ignore[reportArgumentType] (checked there)
     engine = make_engine(loaded, graph, ablation, examples, memory=memory, dtype=type_, matmul=matmul)
     _show.header(loaded, engine, examples)
+    _tasks.warn_if_unable(engine, examples)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
     circuit = find_circuit(engine, examples, settings, options)
     if ablation == "optimal":

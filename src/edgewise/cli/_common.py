@@ -32,17 +32,21 @@ def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int,
 
     if name in tasks.TASKS:
         return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
-    return tasks.from_jsonl(name, tokenizer, seed=seed)
+    return tasks.from_file(name, tokenizer, seed=seed)
 
 
 def check_task(name: str) -> None:
-    """Refuse a task that is neither built in nor a file, before a model is loaded."""
+    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded."""
     from edgewise import tasks
 
-    if name not in tasks.TASKS and not name.endswith(".jsonl"):
-        raise InputError(f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a .jsonl file")
-    if name.endswith(".jsonl") and not Path(name).is_file():
-        raise InputError(f"--task {name!r}: no such file; give a .jsonl file of pairs")
+    if name in tasks.TASKS or name.startswith("hf:"):
+        return
+    if not name.endswith(tasks.SUFFIXES):
+        raise InputError(
+            f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
+        )
+    if not Path(name).is_file():
+        raise InputError(f"--task {name!r}: no such file; give a file of pairs")
 
 
 def parse_sparsities(text: str) -> list[float]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine, Footprint
-from edgewise.evaluation import Evaluation, SizeCurve
+from edgewise.evaluation import Comparison, Evaluation, SizeCurve
 from edgewise.models import Model
 from edgewise.tasks import Task
 
@@ -105,6 +105,32 @@ def size_curve(found: SizeCurve) -> None:
         sparsity, interval = 1 - point.edges / found.total_edges, f"{point.low:.3f} to {point.high:.3f}"
         table.add_row(escape(point.method), f"{point.edges:,}", f"{sparsity:.2%}", f"{point.value:.3f}", interval)
     _console.print(table)
+
+
+def comparison(found: Comparison) -> None:
+    """Circuits side by side."""
+    table = Table(title=escape(f"shared edges, of {found.total_edges:,}"))
+    for name in ("circuits", "shared", "IoU", "of the first", "of the second"):
+        table.add_column(name, justify="left" if name == "circuits" else "right")
+    for pair in found.pairs:
+        names = escape(f"{pair.one} ({found.edges[pair.one]:,}), {pair.other} ({found.edges[pair.other]:,})")
+        table.add_row(names, f"{pair.shared:,}", f"{pair.iou:.3f}", f"{pair.of_one:.1%}", f"{pair.of_other:.1%}")
+    _console.print(table)
+    for task, rows in found.judged.items():
+        table = Table(
+            title=escape(f"{task}: {found.n[task]} {found.conditions['split']} examples"),
+            caption="kl in nats, full ‖ circuit, with its 95 % bootstrap interval over the examples",
+        )
+        metrics = list(next(iter(rows.values())))
+        table.add_column("circuit", no_wrap=True)
+        for name in ("actual edges", "kl", "95 % interval", *metrics[1:]):
+            table.add_column(escape(name), justify="right")
+        for who, each in rows.items():
+            edges = found.actual.get(who, found.total_edges)
+            value, low, high = each["kl"]
+            shown = [f"{value:.3f}", f"{low:.3f} to {high:.3f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
+            table.add_row(escape("full model" if who == "full" else who), f"{edges:,}", *shown)
+        _console.print(table)
 
 
 def _caption(result: Evaluation) -> str:

@@ -85,6 +85,7 @@ def _mask_gradient(
             "eap: the metric is KL to the model itself, whose gradient at the full model is 0; use logit_diff or "
             "log_prob"
         )
+    task.check_spans(engine.graph)
     metric = metric_function(task.metric)
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):

@@ -30,6 +30,7 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | 
 
 def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's numbers: a checkpoint of other settings is of another run."""
+    task.check_spans(engine.graph)
     constants = () if engine.constants is None else engine.constants.tensors()
     identity = {
         "method": method,

@@ -95,9 +95,8 @@ def _random_prompts(model: Model) -> Any:
         Tokens(torch.randint(n_tokens, mask.shape, generator=generator), mask).to(model.device) for _ in range(2)
     )
     row, position = torch.arange(2), lengths - 1
-    return SimpleNamespace(
-        clean=clean, corrupted=corrupted, row=row.to(model.device), position=position.to(model.device), span_id=None
-    )
+    targets = {"row": row.to(model.device), "position": position.to(model.device)}
+    return SimpleNamespace(clean=clean, corrupted=corrupted, span_id=None, align=None, **targets)
 
 
 def _user_logits(model: Model, batch: Any, tokens: Tokens) -> Tensor:

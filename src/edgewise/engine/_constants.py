@@ -30,6 +30,8 @@ class Prompts(Protocol):
     def position(self) -> Int[Tensor, " A"]: ...
     @property
     def span_id(self) -> Int[Tensor, "B S"] | None: ...
+    @property
+    def align(self) -> Int[Tensor, "B S"] | None: ...
 
 
 class Constants:
@@ -162,8 +164,15 @@ def check_targets(tokens: Tokens, row: Int[Tensor, " A"], position: Int[Tensor, 
         )
 
 
-def check_pairs(clean: Tokens, corrupted: Tokens) -> None:
-    """Raise `InputError` unless clean and corrupted prompts are equally long."""
+def check_pairs(clean: Tokens, corrupted: Tokens, align: Int[Tensor, "B S"] | None = None) -> None:
+    """Raise `InputError` unless clean and corrupted prompts are equally long, or aligned token by token otherwise."""
+    if align is not None:
+        inside = (align >= 0) & (align < corrupted.mask.shape[1])
+        real = corrupted.mask.gather(1, align.where(inside, 0)) & inside
+        if not bool(real[clean.mask].all()):
+            bad = int((~real & clean.mask).any(1).nonzero()[0, 0])
+            raise InputError(f"batch: example {bad} is aligned with a corrupted token that is not there")
+        return
     lengths, others = clean.mask.sum(1), corrupted.mask.sum(1)
     if len(lengths) != len(others) or not torch.equal(lengths, others):
         bad = (
@@ -173,6 +182,12 @@ def check_pairs(clean: Tokens, corrupted: Tokens) -> None:
             f"batch: example {bad} has clean and corrupted prompts of different token length; interchange pairs them "
             f"token by token"
         )
+
+
+def partners(clean: Tokens, corrupted: Tokens, align: Int[Tensor, "B S"]) -> Int[Tensor, " n"]:
+    """For each clean token in plain order, the number of its corrupted token in plain order."""
+    numbers = (corrupted.mask.flatten().cumsum(0) - 1).view(corrupted.mask.shape)
+    return numbers.gather(1, align)[clean.mask]
 
 
 @torch.no_grad()

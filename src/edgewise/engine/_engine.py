@@ -1,6 +1,7 @@
 """The engine: run a model under masks on its edges, and differentiate what comes out with respect to them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from edgewise.engine._constants import (
     check_pairs,
     check_targets,
     interchange_tensors,
+    partners,
 )
 from edgewise.engine._executor import Executor
 from edgewise.engine._matmul import MATMULS, Matmul, matmul_precision
@@ -85,17 +87,18 @@ class Engine:
         self.path, self.memory, self.dtype, self.cache_bytes = path, memory, dtype, cache_bytes
         self.matmul: Matmul = matmul
         own = model.graph(self.graph.spec.embeddings, self.graph.spec.kv)
-        if own != self.graph:
+        if Graph(replace(self.graph.spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
+        self._plain = own  # what runs: position groups are rows of masks
         needs = self.ablation.kind not in ("interchange", "zero")
         if needs != (constants is not None):
             raise InputError(
                 f"ablation {self.ablation.kind!r}: " + ("pass its constants" if needs else "takes no constants")
             )
         if self.ablation.kind == "zero":
-            constants = constant_writes(model.parts, self.graph)
+            constants = constant_writes(model.parts, own)
         if constants is not None:
-            constants.check(model.parts, self.graph)
+            constants.check(model.parts, own)
         self.constants = constants
         # Hidden states take D numbers per token, constants some four times D for every layer.
         self._store = ExampleStore(cache_bytes - cache_bytes // 16)
@@ -134,7 +137,7 @@ class Engine:
         for batch in batches:
             fits = not full or self._hidden.pin(batch.clean, self._full_hidden)
             if self.ablation.kind == "interchange":
-                check_pairs(batch.clean, batch.corrupted)
+                check_pairs(batch.clean, batch.corrupted, batch.align)
                 fits = self._store.pin(batch.corrupted, self._ablated) and fits
             if not fits:
                 return
@@ -144,10 +147,13 @@ class Engine:
         """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
         module, no masks.
         """
-        tokens = batch.clean if which == "clean" else batch.corrupted
-        check_targets(tokens, batch.row, batch.position)
+        tokens, position = batch.clean, batch.position
+        if which == "corrupted":
+            tokens = batch.corrupted
+            position = position if batch.align is None else batch.align[batch.row, position]
+        check_targets(tokens, batch.row, position)
         hidden = torch.cat([each for (each,) in self._hidden.lookup(tokens, self._full_hidden)])
-        return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, batch.position)])
+        return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, position)])
 
     def run(
         self,
@@ -175,10 +181,11 @@ class Engine:
         Raises:
             InputError: the mask has the wrong size, or the prompts of a pair differ in length.
         """
+        single, mask = mask.ndim == 1, self._by_group(mask)
+        n_copies, n_groups, _ = mask.shape
         masks = self._rows(mask)
         if gradients == "fractional":
             masks = torch.where((masks > 0) & (masks < 1), masks, masks.detach())
-        n_copies, n_groups, _ = mask.shape if mask.ndim == 3 else (1, 1, 0)
         if n_groups > 1 and batch.span_id is None:
             raise InputError(
                 f"mask: it has {n_groups} position groups, and the batch has no span_id to say which token is in which"
@@ -186,17 +193,17 @@ class Engine:
         packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
         check_targets(batch.clean, batch.row, batch.position)
         targets = packing.where(batch.row, batch.position)
-        terms = embeddings(self.model.parts, self.graph, packing)
+        terms = embeddings(self.model.parts, self._plain, packing)
         clean = tuple(term[packing.example_token] for term in terms)
         constants = self.constants_of(batch, packing)
         if self.path == "reference":
             logits = reference_logits(
-                self.model.parts, self.graph, self.ablation, packing, masks, constants.writes(), targets
+                self.model.parts, self._plain, self.ablation, packing, masks, constants.writes(), targets
             )
         else:
             final = self._execute(packing, masks, clean, constants, targets, gradients == "all", skip)
             logits = self.model.parts.unembed(self.model.parts.final_norm(final))
-        return logits if mask.ndim == 1 else logits.view(n_copies, -1, logits.shape[-1])
+        return logits if single else logits.view(n_copies, -1, logits.shape[-1])
 
     def _execute(
         self,
@@ -211,7 +218,7 @@ class Engine:
         ablated = () if self.constants is None else self.constants.tensors()
         learned = any(x.requires_grad for x in ablated)
         plan = make_plan(
-            self.graph,
+            self._plain,
             masks,
             self.ablation.kind,
             all_edges=all_edges,
@@ -220,7 +227,7 @@ class Engine:
         )
         executor = Executor(
             self.model.parts,
-            self.graph,
+            self._plain,
             packing,
             masks.detach(),
             plan,
@@ -235,13 +242,20 @@ class Engine:
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
         return _Run.apply(executor, self.matmul, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
-    def _rows(self, mask: Tensor) -> Float[Tensor, "CP E"]:
-        if mask.ndim not in (1, 3) or mask.shape[-1] != self.graph.n_edges:
-            raise InputError(
-                f"mask: shape {tuple(mask.shape)}; expected [E] or [C, P, E] with E = {self.graph.n_edges}"
+    def _by_group(self, mask: Tensor) -> Float[Tensor, "C P n"]:
+        """A mask with a row for each circuit and position group."""
+        graph, shape = self.graph, tuple(mask.shape)
+        fits = shape[-1:] == (graph.n_edges,) and (mask.ndim == 1 or (mask.ndim == 3 and shape[1] == 1))
+        if not fits and (mask.ndim != 3 or shape[-1] != graph.n_plain):
+            positions = (
+                f" (E = {graph.n_plain} for each of {graph.n_groups} position groups)" if graph.spec.spans else ""
             )
+            raise InputError(f"mask: shape {shape}; expected [E] or [C, P, E] with E = {graph.n_edges}{positions}")
         if not mask.numel():
-            raise InputError(f"mask: shape {tuple(mask.shape)} holds no circuit; give at least one")
+            raise InputError(f"mask: shape {shape} holds no circuit; give at least one")
+        return mask.reshape(-1, graph.n_groups, graph.n_plain) if fits else mask
+
+    def _rows(self, mask: Float[Tensor, "C P n"]) -> Float[Tensor, "CP n"]:
         dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
         return mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
 
@@ -251,14 +265,16 @@ class Engine:
         return (packing.pack(hidden[:, None])[:, 0],)
 
     def _ablated(self, packing: Packing) -> tuple[Tensor, ...]:
-        return interchange_tensors(self.model.parts, self.graph, self.ablation, packing)
+        return interchange_tensors(self.model.parts, self._plain, self.ablation, packing)
 
     def constants_of(self, batch: Prompts, packing: Packing) -> Constants:
         """What ablated edges carry at each packed token."""
-        parts, graph = self.model.parts, self.graph
+        parts, graph = self.model.parts, self._plain
         if self.ablation.kind == "interchange":
-            check_pairs(batch.clean, batch.corrupted)
+            check_pairs(batch.clean, batch.corrupted, batch.align)
             found = Constants(self._store.lookup(batch.corrupted, self._ablated), len(parts.layers))
+            if batch.align is not None:
+                return found.at(partners(batch.clean, batch.corrupted, batch.align)[packing.example_token])
             return found if packing.is_plain else found.at(packing.example_token)
         assert self.constants is not None
         with torch.no_grad():

@@ -94,8 +94,16 @@ class Stream:
         Args:
             engine: model, graph and ablation.
             batch: paired prompts and targets.
+
+        Raises:
+            InputError: the graph's edges carry positions.
         """
         self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
+        if self.graph.spec.spans:
+            raise InputError(
+                "graph: its edges carry positions, which this method does not tell apart; use one without spans, or "
+                "eap, mask-ig or a learned method"
+            )
         self.packing = pack(batch.clean)
         check_targets(batch.clean, batch.row, batch.position)
         self.targets = self.packing.where(batch.row, batch.position)

@@ -6,6 +6,8 @@ from edgewise.evaluation._areas import MibScores as MibScores
 from edgewise.evaluation._areas import areas as areas
 from edgewise.evaluation._areas import faithfulness as faithfulness
 from edgewise.evaluation._areas import mib_scores as mib_scores
+from edgewise.evaluation._compare import Comparison as Comparison
+from edgewise.evaluation._compare import compare as compare
 from edgewise.evaluation._curve import Point as Point
 from edgewise.evaluation._curve import SizeCurve as SizeCurve
 from edgewise.evaluation._curve import size_curve as size_curve

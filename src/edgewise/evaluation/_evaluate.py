@@ -18,7 +18,7 @@ from edgewise.discovery import Scores, eap, random_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.evaluation._statistics import bootstrap
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, METRICS, Batch, Task, metric_function, reduce, score_name
+from edgewise.tasks import LOWER_IS_BETTER, METRICS, SET_METRICS, Batch, Task, metric_function, reduce, score_name
 
 N_RANDOM = 3
 """How many random circuits stand for chance."""
@@ -182,6 +182,7 @@ def judge(
     Returns:
         For each name (and `full`), each metric's values, `[n]`.
     """
+    task.check_spans(engine.graph)
     metrics = {name: metric_function(name) for name in names or _metrics_of(task)}
     if names is None and not isinstance(task.metric, str):
         own = score_name(task.metric)
@@ -201,7 +202,8 @@ def judge(
 
 
 def _metrics_of(task: Task) -> list[str]:
-    return [name for name in METRICS if name != "logit_diff" or task.contrastive]
+    sets = SET_METRICS if task.metric in SET_METRICS else ()
+    return [*(name for name in METRICS if name != "logit_diff" or task.contrastive), *sets]
 
 
 def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:

@@ -211,6 +211,8 @@ def hypothesis_tests(
         edgewise.InputError: the circuit has no edges or all of them, or the metric says nothing.
     """
     engine, circuit = Engine.of(model, circuit.graph), circuit.pruned()
+    if circuit.graph.spec.spans:
+        raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
     if not 0 < circuit.n_edges < circuit.graph.n_edges:
         raise InputError(f"hypothesis tests: the circuit has {circuit.n_edges} of {circuit.graph.n_edges} edges")
     generator = np.random.default_rng(seed)

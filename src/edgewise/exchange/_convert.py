@@ -46,11 +46,11 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
     source, target = circuit.graph.spec, graph.spec
     if source == target:
         return circuit
-    for name in ("n_layers", "n_heads", "n_kv_heads", "parallel"):
+    for name in ("n_layers", "n_heads", "n_kv_heads", "parallel", "spans"):
         if getattr(source, name) != getattr(target, name):
             raise InputError(
                 f"convert: the circuit's graph has {name}={getattr(source, name)} and the other {name}="
-                f"{getattr(target, name)}; these are different models"
+                f"{getattr(target, name)}; these are different models or carry other positions"
             )
     changes = [(name, getattr(source, name), getattr(target, name)) for name in ("kv", "embeddings")]
     notes = [f"{name} {old} to {new}: {_NOTES[name, old, new]}" for name, old, new in changes if old != new]

@@ -33,7 +33,7 @@ def write_edges(circuit: Circuit, path: str | Path) -> list[str]:
         What had to be changed for it, a line each.
     """
     spec, before = circuit.graph.spec, len(circuit.provenance.get("converted", []))
-    graph = Graph(replace(spec, kv="physical"))
+    graph = Graph(replace(spec, kv="physical", spans=()))
     circuit = convert(circuit, graph)
     ours = {value: key for key, value in _EMBEDDINGS.items() if key != "token_embeds"}
     writers = [ours.get(name, name) for name in graph.writer_names]

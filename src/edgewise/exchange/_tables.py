@@ -25,7 +25,8 @@ def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[An
 
     Returns:
         `edge` (its number), `writer`, `writer_kind`, `writer_layer` (−1 for embeddings), `reader`, `reader_kind`,
-        `reader_layer`, `kept`, `actual` (it can carry signal), and `score`, if there are scores.
+        `reader_layer`, `kept`, `actual` (it can carry signal), `span`, if edges carry positions, and `score`, if there
+        are scores.
     """
     graph = circuit.graph
     edges = circuit.kept.nonzero()[:, 0] if kept_only else torch.arange(graph.n_edges)
@@ -41,6 +42,8 @@ def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[An
         "kept": circuit.kept[edges].tolist(),
         "actual": circuit.actual[edges].tolist(),
     }
+    if graph.spec.spans:
+        table["span"] = [graph.spec.spans[edge // graph.n_plain] for edge in edges.tolist()]
     if circuit.scores is not None:
         table["score"] = circuit.scores[edges].tolist()
     return table
@@ -50,17 +53,22 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
     """The circuit of the edges that a table names.
 
     Args:
-        table: columns `writer` and `reader`, and if wanted `kept` and `score`; a pandas or polars frame is one.
+        table: columns `writer` and `reader`, `span` where the graph's edges carry positions, and if wanted `kept` and
+            `score`; a pandas or polars frame is one.
         graph: the graph.
 
     Raises:
         edgewise.InputError: a column is missing, or a row names no edge of the graph or one that another row named.
     """
-    columns = {name: list(table[name]) for name in ("writer", "reader", "kept", "score") if name in table}
-    if missing := {"writer", "reader"} - columns.keys():
+    needed = ("writer", "reader", "span") if graph.spec.spans else ("writer", "reader")
+    columns = {name: list(table[name]) for name in (*needed, "kept", "score") if name in table}
+    if missing := set(needed) - columns.keys():
         raise InputError(f"edge table: it has no column {min(missing)!r}")
-    names = zip(columns["writer"], columns["reader"], strict=True)
-    edges = [graph.edge_id(f"{writer} -> {reader}") for writer, reader in names]
+    names = zip(*(columns[name] for name in needed), strict=True)
+    edges = [
+        graph.edge_id(f"{writer} -> {reader}" + "".join(f" @ {name}" for name in span))
+        for writer, reader, *span in names
+    ]
     if len(set(edges)) < len(edges):
         again = next(edge for number, edge in enumerate(edges) if edge in edges[:number])
         raise InputError(f"edge table: {graph.edge_name(again)!r} stands in two rows; give each edge once")
@@ -79,8 +87,9 @@ def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":
     """The kept edges as a `networkx.MultiDiGraph` of components.
 
     Nodes are embeddings, heads, MLPs and `logits`, with `kind` and `layer`. An edge's key is the input that it goes
-    to: `q`, `k`, `v`, or `in` for MLPs and logits; its attributes are `edge` (the number), `actual` and, if there are
-    scores, `score`. An edge into a key or value that query heads share goes to each of them, with the same number.
+    to: `q`, `k`, `v`, or `in` for MLPs and logits, with the position group where edges carry one (`q @ subject`); its
+    attributes are `edge` (the number), `actual` and, if there are scores, `score`. An edge into a key or value that
+    query heads share goes to each of them, with the same number.
 
     Raises:
         edgewise.InputError: networkx is not installed.
@@ -111,6 +120,8 @@ def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":
         else:
             heads = range(head * group, (head + 1) * group) if kind != QUERY else [head]
             targets, key = [f"a{layer}.h{each}" for each in heads], {QUERY: "q", KEY: "k", VALUE: "v"}[kind]
+        if graph.spec.spans:
+            key += f" @ {graph.spec.spans[edge // graph.n_plain]}"
         for target in targets:
             result.add_edge(graph.writer_names[int(graph.edge_writer[edge])], target, key=key, **attributes)
     return result

@@ -4,6 +4,7 @@ from edgewise.models._default import DEFAULT_MODELS as DEFAULT_MODELS
 from edgewise.models._load import Model as Model
 from edgewise.models._load import from_config as from_config
 from edgewise.models._load import load as load
+from edgewise.models._load import load_tokenizer as load_tokenizer
 from edgewise.models._load import supported as supported
 from edgewise.models._load import wrap as wrap
 from edgewise.models._parts import Attention as Attention

@@ -56,13 +56,7 @@ def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrain
         InputError: there is no such model, the package that carries it is not installed, or the cache cannot be
             written.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    if name not in DEFAULT_MODELS:
-        raise InputError(f"{name}: not a built-in model; built in: {', '.join(DEFAULT_MODELS)}")
-    gguf, version = _installed_gguf(name)
-    digest = _sha256(gguf)
-    folder = _cached(name, gguf, digest)
+    folder, digest, version = _folder(name)
     identity = {
         "id": name,
         "revision": f"{_DISTRIBUTION} {version}",
@@ -70,8 +64,12 @@ def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrain
         "dtype": "float32",
         "note": DEFAULT_MODELS[name],
     }
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    return _load_module(folder), tokenizer, identity
+    return _load_module(folder), _load_tokenizer(folder), identity
+
+
+def load_default_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerFast:
+    """Load a built-in model's tokenizer alone; see `load_default`."""
+    return _load_tokenizer(_folder(name)[0])
 
 
 def cache_folder() -> Path:
@@ -85,6 +83,15 @@ def cache_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "edgewise"
+
+
+def _folder(name: str) -> tuple[Path, str, str]:
+    """The folder with a converted model, the hash of the file it was made of, and the version of the package."""
+    if name not in DEFAULT_MODELS:
+        raise InputError(f"{name}: not a built-in model; built in: {', '.join(DEFAULT_MODELS)}")
+    gguf, version = _installed_gguf(name)
+    digest = _sha256(gguf)
+    return _cached(name, gguf, digest), digest, version
 
 
 def _installed_gguf(name: str) -> tuple[Path, str]:
@@ -177,6 +184,12 @@ def _write(gguf: Path, digest: str, folder: Path) -> None:
     for path in folder.iterdir():  # or a power cut after the rename could leave files without their content
         with open(path, "r+b") as file:
             os.fsync(file.fileno())
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def _load_module(folder: Path) -> LlamaForCausalLM:

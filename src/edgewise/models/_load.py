@@ -1,7 +1,7 @@
 """Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import nn
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
 from edgewise.models import _gpt2, _llama, _neox, _plain
-from edgewise.models._default import DEFAULT_MODELS, load_default
+from edgewise.models._default import DEFAULT_MODELS, load_default, load_default_tokenizer
 from edgewise.models._parts import Parts
 
 _ADAPTERS: dict[str, tuple[str, Callable[[Any], Parts]]] = {name: (family, adapter.parts) for family, adapter in
@@ -53,8 +53,10 @@ class Model:
             "note": self.source.get("note", ""),
         }
 
-    def graph(self, embeddings: Embeddings = "joint", kv: KeyValue = "physical") -> Graph:
+    def graph(self, embeddings: Embeddings = "joint", kv: KeyValue = "physical", spans: Sequence[str] = ()) -> Graph:
         """The model's graph under a convention (see `GraphSpec`).
+
+        With `spans`, such as a task's `span_names`, edges carry positions: each position group has all for itself.
 
         Raises:
             InputError: `split` embeddings on a model whose only embedding is that of the tokens.
@@ -64,7 +66,8 @@ class Model:
             raise InputError(
                 f"embeddings='split': {self.family} models have no position embedding to split off; use 'joint'"
             )
-        return Graph(GraphSpec(len(parts.layers), parts.n_heads, parts.n_kv_heads, embeddings, kv, parts.parallel))
+        sizes = len(parts.layers), parts.n_heads, parts.n_kv_heads
+        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans)))
 
 
 def load(
@@ -92,6 +95,32 @@ def load(
         module.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue] (transformers' wrapper hides the signature)
         return wrap(module, tokenizer or own_tokenizer, source)
     return _from_pretrained(str(model), tokenizer, dtype, device, revision)
+
+
+def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
+    """A model's tokenizer alone, without its weights.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    if str(model) in DEFAULT_MODELS:
+        return load_default_tokenizer(str(model))
+    from transformers import AutoTokenizer
+
+    path = Path(model).expanduser()
+    local = path.exists() or str(model).startswith((".", "/", "~"))
+    try:
+        if not local:
+            _reach(str(model), revision)
+        return AutoTokenizer.from_pretrained(
+            str(path) if local else str(model), trust_remote_code=False, revision=revision
+        )
+    except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"model {str(model)!r}: its tokenizer could not be loaded ({reason[:160]}); give "
+            f"{', '.join(DEFAULT_MODELS)}, a hub id that this machine can reach, or a local directory"
+        ) from error
 
 
 def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:

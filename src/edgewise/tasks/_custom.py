@@ -1,31 +1,31 @@
-"""A user's own pairs, from dicts or from a JSONL file."""
+"""A user's own pairs, from dicts or from wherever else records come."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from hashlib import sha256
 from math import isclose
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgewise._errors import InputError
 from edgewise.tasks._draw import generator, sample
-from edgewise.tasks._encode import Encoder, Ids, quote
+from edgewise.tasks._encode import Encoder
+from edgewise.tasks._marks import REST
 from edgewise.tasks._metrics import Score
 from edgewise.tasks._pairs import Pair
 from edgewise.tasks._record import pair_of, split_of
 from edgewise.tasks._splits import SPLITS, Split
+from edgewise.tasks._store import PairStore
 from edgewise.tasks._task import Task, pairs_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_LINE_BYTES = 1 << 20  # a pair of prompts is a few hundred; a longer line is some other kind of file
-_PROPORTIONS = (0.6, 0.2, 0.2)
+Placed: TypeAlias = "tuple[str, Any]"
+"""A record, or the refusal that stands for it, with the words that name its place in a message."""
+
+PROPORTIONS = (0.6, 0.2, 0.2)
 
 
 def from_records(
@@ -33,7 +33,7 @@ def from_records(
     tokenizer: PreTrainedTokenizerBase,
     name: str = "records",
     *,
-    proportions: Sequence[float] = _PROPORTIONS,
+    proportions: Sequence[float] = PROPORTIONS,
     seed: int = 0,
     loss: str | Score = "kl",
     metric: str | Score | None = None,
@@ -71,44 +71,49 @@ def from_records(
         InputError: there is no record, or one of them cannot be used; the message names the first such.
     """
     placed = ((f"{name}[{number}]", record) for number, record in enumerate(records))
-    splits = _splits(name, placed, Encoder.of(tokenizer), proportions, seed)
-    return _task(name, splits, loss, metric, {"task": "records"})
+    options = {"proportions": proportions, "seed": seed, "loss": loss, "metric": metric}
+    return made(name, placed, tokenizer, {"task": "records"}, **options)
 
 
-def from_jsonl(
-    path: str | os.PathLike[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    proportions: Sequence[float] = _PROPORTIONS,
-    seed: int = 0,
-    loss: str | Score = "kl",
-    metric: str | Score | None = None,
-) -> Task:
-    """A task of the pairs in a JSONL file: UTF-8 text, on each line a JSON object as `from_records` takes it.
-
-    The task is called after the file. Empty lines are skipped.
-
-    Raises:
-        InputError: the file cannot be read, holds no pair, or one of its lines cannot be used; the message names it.
-    """
-    shown = str(path)
-    digest = hashlib.sha256()
-    splits = _splits(shown, _records_in(shown, digest.update), Encoder.of(tokenizer), proportions, seed)
-    arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
-    made_by = {"task": "jsonl", "arguments": arguments, "file_sha256": digest.hexdigest()}
-    return _task(Path(shown).stem, splits, loss, metric, made_by)
-
-
-def _task(
+def made(
     name: str,
-    splits: dict[Split, tuple[Pair, ...]],
+    placed: Iterable[Placed],
+    tokenizer: PreTrainedTokenizerBase,
+    made_by: dict[str, Any],
+    *,
+    proportions: Sequence[float],
+    seed: int,
     loss: str | Score,
     metric: str | Score | None,
-    made_by: dict[str, Any],
+    skip: bool = False,
+    shown: str | None = None,
+    finish: Callable[[], dict[str, Any]] = dict,
 ) -> Task:
+    """A task of records that come one by one; what it holds of them in memory does not grow with their texts.
+
+    Args:
+        name: what the task is called.
+        placed: the records, each with the words that name it in a message.
+        tokenizer: the model's.
+        made_by: the start of the provenance.
+        proportions: see `from_records`.
+        seed: see `from_records`.
+        loss: see `from_records`.
+        metric: see `from_records`.
+        skip: leave out records that cannot be used, and count them in the provenance.
+        shown: what the task is called in messages; its name if None.
+        finish: gives what of the provenance is known only after the last record.
+    """
+    names = {REST: 0}
+    splits, skipped = _splits(shown or name, placed, Encoder.of(tokenizer), proportions, seed, names, skip)
     sizes = {split: len(pairs) for split, pairs in splits.items()}
-    provenance = {**made_by, "name": name, "sizes": sizes, "sha256": pairs_hash(*splits.values())}
-    task = Task(name, *splits.values(), loss=loss, metric=metric or "log_prob", provenance=provenance)
+    provenance = {**made_by, **finish(), "name": name, "sizes": sizes, "sha256": pairs_hash(*splits.values())}
+    if skip:
+        provenance["skipped"] = skipped
+    span_names = tuple(names) if len(names) > 1 else ()
+    task = Task(
+        name, *splits.values(), loss=loss, metric=metric or "log_prob", span_names=span_names, provenance=provenance
+    )
     if metric is None and task.contrastive:
         return replace(task, metric="logit_diff")
     if "logit_diff" in (loss, metric) and not task.contrastive:
@@ -119,95 +124,72 @@ def _task(
 
 
 def _splits(
-    name: str, placed: Iterable[tuple[str, Any]], encoder: Encoder, proportions: Sequence[float], seed: int
-) -> dict[Split, tuple[Pair, ...]]:
-    """The pairs of the records, each of which comes with the words that name it in a message."""
-    pairs: list[Pair] = []
+    name: str,
+    placed: Iterable[Placed],
+    encoder: Encoder,
+    proportions: Sequence[float],
+    seed: int,
+    names: dict[str, int],
+    skip: bool,
+) -> tuple[dict[Split, Sequence[Pair]], int]:
+    """The pairs of the records by split, and how many records were left out."""
+    store, skipped = PairStore(), 0
     asked: list[Split | None] = []
+    prompts: list[bytes] = []  # what tells clean prompts apart, where they are yet to be dealt out
+    spans = False
     for where, record in placed:
         try:
-            if not isinstance(record, Mapping):
-                raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
-            pairs.append(pair_of(record, encoder))
-            asked.append(split_of(record))
-            if (asked[-1] is None) != (asked[0] is None):
-                raise InputError('some pairs have a "split" and some have none; give one to all of them, or to none')
+            pair, split = usable(record, encoder, names)
         except InputError as error:
+            if skip:
+                skipped += 1
+                continue
             raise InputError(f"{where}: {error}") from None
-    if not pairs:
-        raise InputError(f"{name}: holds no pairs; give at least one")
-    splits = _dealt(name, pairs, proportions, seed) if asked[0] is None else asked
-    return {split: tuple(pair for pair, its in zip(pairs, splits, strict=True) if its == split) for split in SPLITS}
+        if asked and (split is None) != (asked[0] is None):
+            raise InputError(f'{where}: some pairs have a "split" and some have none; give one to all, or to none')
+        if asked and (pair.spans is not None) != spans:
+            raise InputError(f"{where}: some pairs mark spans and some mark none; mark them in all, or in none")
+        spans = pair.spans is not None
+        store.append(pair)
+        asked.append(split)
+        if split is None:
+            prompts.append(sha256(repr(pair.clean).encode()).digest()[:16])
+    if not asked:
+        raise InputError(f"{name}: holds no pairs{' that can be used' if skipped else ''}; give at least one")
+    splits = _dealt(name, prompts, proportions, seed) if asked[0] is None else asked
+    return {
+        split: store.select([number for number, its in enumerate(splits) if its == split]) for split in SPLITS
+    }, skipped
 
 
-def _dealt(name: str, pairs: Sequence[Pair], proportions: Sequence[float], seed: int) -> list[Split]:
+def usable(record: Any, encoder: Encoder, names: dict[str, int]) -> tuple[Pair, Split | None]:
+    """The pair of a record and the split it asks for.
+
+    Raises:
+        InputError: it cannot be used, or is itself the reason why there is none.
+    """
+    if isinstance(record, InputError):
+        raise record
+    if not isinstance(record, Mapping):
+        raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
+    return pair_of(record, encoder, names), split_of(record)
+
+
+def _dealt(name: str, prompts: Sequence[bytes], proportions: Sequence[float], seed: int) -> list[Split]:
     """A split for each pair, the same for pairs with the same clean prompt, so that none leaks into another."""
     if len(proportions) != 3 or min(proportions) < 0 or not proportions[0] > 0 or not isclose(sum(proportions), 1):
         raise InputError(
             f"{name}: proportions {proportions} must be three, for train, validation and test, that sum to 1"
         )
-    prompts = list(dict.fromkeys(pair.clean for pair in pairs))
-    validation, test = (max(1, round(len(prompts) * share)) if share else 0 for share in proportions[1:])
-    train = len(prompts) - validation - test
+    different = list(dict.fromkeys(prompts))
+    validation, test = (max(1, round(len(different) * share)) if share else 0 for share in proportions[1:])
+    train = len(different) - validation - test
     if train < 1:
         raise InputError(
-            f'{name}: {len(prompts)} different prompts are too few for three splits; add some, or give each a "split"'
+            f'{name}: {len(different)} different prompts are too few for three splits; add some, or give each a "split"'
         )
-    shuffled = sample(generator("split", seed), prompts, len(prompts))
-    split_of_prompt: dict[Ids, Split] = {}
+    shuffled = sample(generator("split", seed), different, len(different))
+    split_of_prompt: dict[bytes, Split] = {}
     for place, prompt in enumerate(shuffled):
         split_of_prompt[prompt] = "train" if place < train else "validation" if place < train + validation else "test"
-    return [split_of_prompt[pair.clean] for pair in pairs]
-
-
-def _records_in(path: str, seen: Callable[[bytes], object]) -> Iterator[tuple[str, Any]]:
-    """Each record of a JSONL file with the place it stands at; `seen` is given the file's bytes on the way."""
-    with _opened(path) as file:
-        for number in count(1):
-            line = file.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
-            seen(line)
-            try:
-                text = _decoded(line, first=number == 1)
-                if text.strip():
-                    yield f"{path}:{number}", _parsed(text)
-            except InputError as error:
-                raise InputError(f"{path}:{number}: {error}") from None
-
-
-def _opened(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{quote(path)}: cannot be read ({reason}); give a JSONL file of pairs") from None
-
-
-def _decoded(line: bytes, first: bool) -> str:
-    if len(line) > MAX_LINE_BYTES:
-        raise InputError(f"the line is longer than {MAX_LINE_BYTES} bytes; put one pair of prompts on each line")
-    try:
-        return line.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8 text") from None
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
-    except InputError:
-        raise
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg}, column {error.colno}); put one object on each line") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in thousands
-        raise InputError(f"not JSON of ours ({str(error)[:80]}); put one object of texts on each line") from None
-
-
-def _without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in items:
-        if key in found:
-            raise InputError(f"{quote(key)} is given twice; keep one")
-        found[key] = value
-    return found
+    return [split_of_prompt[prompt] for prompt in prompts]

@@ -111,6 +111,21 @@ class Encoder:
                 found.setdefault(ids[-1], word)
         return {word: token for token, word in found.items()}
 
+    def openings(self, words: Sequence[str], gap: str = "") -> dict[str, int]:
+        """The first token of each word that goes on with a text which ends with `gap`; unknown ones are left out."""
+        head, *phrases = self.many([f"is{gap}", *(f"is {word}" for word in words)])
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        return {
+            word: ids[len(head)]
+            for word, ids in zip(words, phrases, strict=True)
+            if self.gap(word) == gap and ids[: len(head)] == head != ids and ids[len(head)] != unknown
+        }
+
+    def gap(self, word: str) -> str:
+        """What a prompt ends with where `word` comes next: a space that is a token of its own, or nothing."""
+        bare, spaced, whole = self.many(["is", "is ", f"is {word}"])
+        return " " if len(bare) < len(spaced) < len(whole) and whole[: len(spaced)] == spaced else ""
+
     def contrast(self, first: str, first_ids: Ids, second: str, second_ids: Ids) -> str:
         """Two named tokenisations for a message, cut to the surroundings of their first difference."""
         both = zip(first_ids, second_ids, strict=False)

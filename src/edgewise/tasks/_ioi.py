@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from string import Formatter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from edgewise._errors import InputError
 from edgewise.tasks._draw import choice, generator, sample
 from edgewise.tasks._encode import Encoder, Ids
+from edgewise.tasks._generate import Sizes, check_sizes, collect, single_tokens
 from edgewise.tasks._pairs import Pair, Target
 from edgewise.tasks._splits import SPLITS, Split, words_of
 from edgewise.tasks._task import Task, pairs_hash
@@ -59,7 +61,7 @@ def ioi(
     Raises:
         InputError: an argument is impossible, or the tokenizer has too few of the words as single tokens.
     """
-    return _task("ioi", IOI_TEMPLATES, tokenizer, (train, validation, test), seed, counterfactual)
+    return _task("ioi", IOI_TEMPLATES, tokenizer, Sizes(train, validation, test), seed, counterfactual)
 
 
 def ioi_t1(
@@ -75,7 +77,7 @@ def ioi_t1(
     The names of a split are in no other.
     """
     templates: dict[Split, tuple[str, ...]] = dict.fromkeys(SPLITS, (IOI_T1_TEMPLATE,))
-    return _task("ioi-t1", templates, tokenizer, (train, validation, test), seed, counterfactual)
+    return _task("ioi-t1", templates, tokenizer, Sizes(train, validation, test), seed, counterfactual)
 
 
 @dataclass(frozen=True)
@@ -108,25 +110,23 @@ def _task(
     name: str,
     templates: dict[Split, tuple[str, ...]],
     tokenizer: PreTrainedTokenizerBase,
-    sizes: tuple[int, int, int],
+    sizes: Sizes,
     seed: int,
     counterfactual: Counterfactual,
 ) -> Task:
-    named = dict(zip(SPLITS, sizes, strict=True))
-    for argument, value in {**named, "seed": seed}.items():
-        if type(value) is not int or value < 0:
-            raise InputError(f"{name}: {argument}={value!r} is no whole number from 0; give one")
+    check_sizes(name, sizes, seed)
     if counterfactual not in _COUNTERFACTUALS:
         raise InputError(f"{name}: there is no counterfactual {counterfactual!r}; use {' or '.join(_COUNTERFACTUALS)}")
     encoder = Encoder.of(tokenizer)
     splits = []
-    for split, size in named.items():
+    for split, size in zip(SPLITS, sizes, strict=True):
         pool = _pool(name, split, templates[split], encoder)
         drawn = _drawn(pool, generator(name, seed, split), flip=counterfactual == "s2-flip")
-        splits.append(_aligned(f"{name}: {split}", drawn, size, encoder))
+        make = partial(_pairs, encoder=encoder)
+        splits.append(collect(f"{name}: {split}", drawn, size, make, lambda pair: pair.clean_text))
     provenance = {
         "task": name,
-        "arguments": {**named, "seed": seed, "counterfactual": counterfactual},
+        "arguments": {**sizes._asdict(), "seed": seed, "counterfactual": counterfactual},
         "sha256": pairs_hash(*splits),
     }
     return Task(name, *splits, loss="kl", metric="logit_diff", provenance=provenance)
@@ -134,13 +134,7 @@ def _task(
 
 def _pool(name: str, split: Split, templates: tuple[str, ...], encoder: Encoder) -> _Pool:
     def usable(kind: str, words: tuple[str, ...], needed: int) -> dict[str, int]:
-        found = encoder.single_tokens(words)
-        if len(found) < needed:
-            raise InputError(
-                f"{name}: of our {len(words)} {split} {kind}s this tokenizer has {len(found)} as single tokens and "
-                f"{needed} are needed; use another tokenizer, or pairs of your own (from_jsonl)"
-            )
-        return found
+        return single_tokens(name, f"{split} {kind}", words, encoder, needed)
 
     blanks = {field for template in templates for _, field, _, _ in Formatter().parse(template)}
     fillers = {kind: tuple(usable(kind, words_of(_FILLERS[kind], split), 1)) for kind in _FILLERS if kind in blanks}
@@ -170,25 +164,14 @@ def _drawn(pool: _Pool, random: Random, flip: bool) -> Iterator[_Draw]:
         indirect_object_first = not indirect_object_first
 
 
-def _aligned(where: str, drawn: Iterator[_Draw], size: int, encoder: Encoder) -> tuple[Pair, ...]:
-    """The first `size` different pairs that the tokenizer keeps aligned."""
-    pairs: dict[str, Pair] = {}
-    attempts = 20 * size + 200
-    while (missing := size - len(pairs)) > 0:
-        if attempts <= 0:
-            raise InputError(
-                f"{where}: only {len(pairs)} different pairs found that this tokenizer aligns; ask for fewer"
-            )
-        attempts -= missing
-        draws = [next(drawn) for _ in range(missing)]
-        texts = [
-            (each.clean, each.corrupted, f"{each.clean} {each.answer}", f"{each.clean} {each.wrong}") for each in draws
-        ]
-        ids = encoder.many([text for each in texts for text in each])
-        for number, draw in enumerate(draws):
-            if pair := _pair(draw, *ids[4 * number : 4 * number + 4]):
-                pairs.setdefault(pair.clean_text, pair)
-    return tuple(pairs.values())
+def _pairs(draws: list[_Draw], encoder: Encoder) -> list[Pair | None]:
+    texts = [
+        text
+        for each in draws
+        for text in (each.clean, each.corrupted, f"{each.clean} {each.answer}", f"{each.clean} {each.wrong}")
+    ]
+    ids = encoder.many(texts)
+    return [_pair(draw, *ids[4 * number : 4 * number + 4]) for number, draw in enumerate(draws)]
 
 
 def _pair(draw: _Draw, clean: Ids, corrupted: Ids, with_answer: Ids, with_wrong: Ids) -> Pair | None:

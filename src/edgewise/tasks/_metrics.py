@@ -63,6 +63,26 @@ def negative_logit_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[
     return -logit_diff(logits, batch)
 
 
+def prob_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Probability of the answers minus probability of the wrong answers, over the whole vocabulary; higher is better.
+
+    On greater-than it is the probability difference of Hanna et al. 2023 (arXiv 2305.00586), whose pivot is the start
+    year of the prompt itself. A target without a wrong answer counts with its answers alone.
+    """
+    return _probability(logits, batch.answers) - _probability(logits, batch.wrong)
+
+
+def prob_diff_10(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """`prob_diff` of the first ten answers and the first ten wrong answers, where these are listed nearest first."""
+    return _probability(logits, batch.answers[:, :10]) - _probability(logits, batch.wrong[:, :10])
+
+
+def choice(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """1 where the likeliest of all answers and wrong answers is an answer, else 0; higher is better."""
+    logits = _precise(logits)
+    return (_highest(logits, batch.answers) > _highest(logits, batch.wrong)).to(logits.dtype)
+
+
 def accuracy(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """1 where the likeliest next token is one of the answers, else 0; higher is better."""
     logits = _precise(logits)
@@ -83,7 +103,11 @@ METRICS: dict[str, Score] = {
     "exact_match": exact_match,
     "kl": kl,
 }
-SELF_CONTAINED = frozenset({cross_entropy, log_prob, logit_diff, negative_logit_diff, accuracy})
+SET_METRICS: dict[str, Score] = {"prob_diff": prob_diff, "prob_diff_10": prob_diff_10}
+"""Metrics for tasks whose right and wrong answers are sets; shown where a task's own metric is one of them."""
+SELF_CONTAINED = frozenset(
+    {cross_entropy, log_prob, logit_diff, negative_logit_diff, prob_diff, prob_diff_10, choice, accuracy}
+)
 """The scores that do not look at the full model's logits. (A user's own may.)"""
 LOWER_IS_BETTER = frozenset({"kl"})
 """The metrics of which less is better. Of a user's own metric more is better."""
@@ -104,7 +128,7 @@ def metric_function(metric: str | Score) -> Score:
     Raises:
         InputError: there is no such metric; when called: it does not give one value per target.
     """
-    return _resolve(metric, METRICS, "metric")
+    return _resolve(metric, METRICS | SET_METRICS, "metric")
 
 
 def score_name(score: str | Score) -> str:
@@ -132,6 +156,23 @@ def _any_of(logits: Float[Tensor, "*C A V"], tokens: Int[Tensor, "A K"]) -> Floa
     chosen = logits.gather(-1, tokens.clamp(min=0).expand(*logits.shape[:-1], tokens.shape[-1]))
     absent = (tokens < 0) & (tokens >= 0).any(-1, keepdim=True)
     return chosen.masked_fill(absent, -torch.inf).logsumexp(-1)
+
+
+def _highest(logits: Float[Tensor, "*C A V"], tokens: Int[Tensor, "A K"]) -> Float[Tensor, "*C A"]:
+    """The largest logit of each target's tokens; −∞ where there is none."""
+    if tokens.shape[-1] == 0:
+        return logits.new_full(logits.shape[:-1], -torch.inf)
+    chosen = logits.gather(-1, tokens.clamp(min=0).expand(*logits.shape[:-1], tokens.shape[-1]))
+    return chosen.masked_fill(tokens < 0, -torch.inf).amax(-1)
+
+
+def _probability(logits: Float[Tensor, "*C A V"], tokens: Int[Tensor, "A K"]) -> Float[Tensor, "*C A"]:
+    """The probability of each target's set of tokens; 0 of an empty set."""
+    if tokens.shape[-1] == 0:
+        return logits.new_zeros(logits.shape[:-1])
+    probabilities = _precise(logits).softmax(-1)
+    chosen = probabilities.gather(-1, tokens.clamp(min=0).expand(*logits.shape[:-1], tokens.shape[-1]))
+    return chosen.masked_fill(tokens < 0, 0).sum(-1)
 
 
 def _precise(logits: Tensor) -> Tensor:

@@ -45,9 +45,17 @@ class Pair:
     corrupted_text: str
     spans: tuple[int, ...] | None = None
     """The number of the position group that each token is in; None where positions are not grouped."""
+    align: tuple[int, ...] | None = None
+    """For each clean token, the corrupted token that stands for it; None where they go token by token. Only with it
+    may the two prompts have different lengths."""
 
     def __post_init__(self) -> None:
-        lengths = {"corrupted": len(self.corrupted), "spans": len(self.clean if self.spans is None else self.spans)}
+        if self.align is not None and not all(0 <= place < len(self.corrupted) for place in self.align):
+            raise InputError(f"a pair is aligned with tokens outside its {len(self.corrupted)} corrupted ones")
+        lengths = {
+            "corrupted": len(self.corrupted if self.align is None else self.align),
+            "spans": len(self.clean if self.spans is None else self.spans),
+        }
         for name, length in lengths.items():
             if length != len(self.clean):
                 raise InputError(f"a pair's clean has {len(self.clean)} tokens and its {name} {length}; align them")
@@ -63,7 +71,7 @@ class Batch:
 
     clean: Tokens
     corrupted: Tokens
-    """Same shape and same mask as `clean`."""
+    """Same shape and same mask as `clean`, unless `align` says which token belongs to which."""
     row: Int[Tensor, " A"]
     """The example that each target belongs to, ascending."""
     position: Int[Tensor, " A"]
@@ -78,6 +86,9 @@ class Batch:
     """The number of each example in its split."""
     span_id: Int[Tensor, "B S"] | None = None
     """The position group of each token; 0 at padding."""
+    align: Int[Tensor, "B S"] | None = None
+    """For each clean token, the column in `corrupted.ids` of the token that stands for it; 0 at padding. None where
+    they go column by column."""
     full_logits: Float[Tensor, "A V"] | None = None
     """What the full model says at the targets; the losses and metrics that compare with it need it."""
 
@@ -111,33 +122,46 @@ def collate(pairs: Sequence[Pair], index: Sequence[int], pad_side: PadSide = "ri
         raise InputError("a batch of no pairs; ask for at least one")
     if pad_side not in ("left", "right"):
         raise InputError(f"pad_side: {pad_side!r} is no side; use 'left' or 'right'")
-    lengths = [len(pair.clean) for pair in pairs]
-    width = max(lengths)
-    before = [width - length if pad_side == "left" else 0 for length in lengths]
-
-    def laid_out(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
-        return torch.tensor([_filled(row, width, 0, start) for row, start in zip(rows, before, strict=True)])
-
-    mask = laid_out([[1] * length for length in lengths]).bool()
+    clean, before = _grid([pair.clean for pair in pairs], pad_side)
+    corrupted, shifts = _grid([pair.corrupted for pair in pairs], pad_side)
     targets = [(row, target, len(pair.targets)) for row, pair in enumerate(pairs) for target in pair.targets]
     return Batch(
-        clean=Tokens(laid_out([pair.clean for pair in pairs]), mask),
-        corrupted=Tokens(laid_out([pair.corrupted for pair in pairs]), mask),
+        clean=clean,
+        corrupted=corrupted,
         row=torch.tensor([row for row, _, _ in targets]),
         position=torch.tensor([before[row] + target.position for row, target, _ in targets]),
         answers=_ragged([target.answers for _, target, _ in targets]),
         wrong=_ragged([target.wrong for _, target, _ in targets]),
         weight=torch.tensor([1 / count for _, _, count in targets]),
         index=torch.tensor(list(index)),
-        span_id=_span_id(pairs, laid_out),
+        span_id=_span_id(pairs, pad_side),
+        align=_align(pairs, shifts, pad_side),
     )
 
 
-def _span_id(pairs: Sequence[Pair], laid_out) -> Int[Tensor, "B S"] | None:
+def _grid(rows: Sequence[Sequence[int]], pad_side: PadSide) -> tuple[Tokens, list[int]]:
+    """Rows of different lengths as one grid, and how many columns of padding stand before each."""
+    width = max(map(len, rows))
+    before = [width - len(row) if pad_side == "left" else 0 for row in rows]
+    ids, mask = (
+        torch.tensor([_filled(row, width, 0, start) for row, start in zip(each, before, strict=True)])
+        for each in (rows, [[1] * len(row) for row in rows])
+    )
+    return Tokens(ids, mask.bool()), before
+
+
+def _span_id(pairs: Sequence[Pair], pad_side: PadSide) -> Int[Tensor, "B S"] | None:
     spans = [pair.spans for pair in pairs if pair.spans is not None]
     if spans and len(spans) < len(pairs):
         raise InputError("only some of the pairs group their positions into spans; let all of them, or none")
-    return laid_out(spans) if spans else None
+    return _grid(spans, pad_side)[0].ids if spans else None
+
+
+def _align(pairs: Sequence[Pair], shifts: Sequence[int], pad_side: PadSide) -> Int[Tensor, "B S"] | None:
+    if all(pair.align is None for pair in pairs):
+        return None
+    places = [range(len(pair.clean)) if pair.align is None else pair.align for pair in pairs]
+    return _grid([[place + shift for place in row] for row, shift in zip(places, shifts, strict=True)], pad_side)[0].ids
 
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Int[Tensor, "A K"]:

@@ -7,14 +7,34 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
-from edgewise.tasks._custom import from_jsonl
+from edgewise.tasks._arithmetic import arithmetic
+from edgewise.tasks._boolean import boolean_expressions
+from edgewise.tasks._capitals import capital_country
+from edgewise.tasks._changes import grouped_by_changes
+from edgewise.tasks._colors import copy_colors
+from edgewise.tasks._docstring import docstring
+from edgewise.tasks._files import from_file, from_jsonl
+from edgewise.tasks._greater_than import greater_than
+from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._pronoun import gendered_pronoun
 from edgewise.tasks._task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1}
+TASKS: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "ioi-t1": ioi_t1,
+    "greater-than": greater_than,
+    "gendered-pronoun": gendered_pronoun,
+    "boolean-expressions": boolean_expressions,
+    "docstring": docstring,
+    "induction": induction,
+    "capital-country": capital_country,
+    "arithmetic": arithmetic,
+    "copy-colors": copy_colors,
+}
 """The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
 
 
@@ -33,7 +53,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     kind, arguments = provenance.get("task"), provenance.get("arguments")
     if kind == "records":
         raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
-    builder = {**TASKS, "jsonl": from_jsonl}.get(str(kind))
+    builder = {**TASKS, "jsonl": from_jsonl, "file": from_file}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
     try:
@@ -43,4 +63,6 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     for what, changed in (("file_sha256", "the file has changed"), ("sha256", "the tokenizer or the version differs")):
         if provenance.get(what) != task.provenance.get(what):
             raise InputError(f"{task.name}: these are not the pairs that were recorded, as {changed} (by {what})")
+    if provenance.get("spans") == "changes":
+        task = grouped_by_changes(task)
     return replace(task, provenance=dict(provenance))

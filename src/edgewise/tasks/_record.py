@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from edgewise._errors import InputError
 from edgewise.tasks._encode import Encoder, Ids, quote
+from edgewise.tasks._marks import REST, Mark, groups, of_tokens, partners, unmarked
 from edgewise.tasks._pairs import Pair, Target
 from edgewise.tasks._splits import Split
 
@@ -16,14 +18,37 @@ _SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", 
 _OPEN, _CLOSE = "<predict>", "</predict>"
 
 
-def pair_of(record: Mapping[str, Any], encoder: Encoder) -> Pair:
+def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] | None = None) -> Pair:
     """The pair that a record describes; its forms are those of `from_records`.
+
+    Args:
+        record: the record.
+        encoder: of the model's tokenizer.
+        names: the numbers of the named spans, which gets those of new names.
 
     Raises:
         InputError: it describes none; the message does not say where the record stands, for the caller knows.
     """
     _check_keys(record)
-    clean, corrupted = _text(record, "clean"), _text(record, "corrupted")
+    clean, clean_marks = unmarked(_text(record, "clean"), "clean")
+    corrupted, corrupted_marks = unmarked(_text(record, "corrupted"), "corrupted")
+    pair = _pair_of(record, clean, corrupted, bool(clean_marks or corrupted_marks), encoder)
+    if not clean_marks and not corrupted_marks:
+        return pair
+    here, there = (
+        of_tokens([_moved(mark, text) for mark in marks], plain, ids, key, encoder)
+        for marks, text, plain, ids, key in (
+            (clean_marks, clean, pair.clean_text, pair.clean, "clean"),
+            (corrupted_marks, corrupted, pair.corrupted_text, pair.corrupted, "corrupted"),
+        )
+    )
+    align = partners(here, there, len(pair.clean), len(pair.corrupted))
+    spans = groups(here, len(pair.clean), {REST: 0} if names is None else names)
+    return replace(pair, spans=spans, align=align)
+
+
+def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: bool, encoder: Encoder) -> Pair:
+    """The pair, before its marked spans are looked at; `unequal` if these may explain unequal lengths."""
     answers, wrong = _texts(record, "answer"), _texts(record, "wrong_answer")
     clean_span, corrupted_span = _span(clean, "clean"), _span(corrupted, "corrupted")
     if record.get("positions") is not None:
@@ -40,7 +65,7 @@ def pair_of(record: Mapping[str, Any], encoder: Encoder) -> Pair:
         raise InputError("corrupted has a <predict> span and clean has none; mark the clean one")
     if not answers:
         raise InputError('nothing to predict; give an "answer", a <predict> span in clean, or "positions": "all"')
-    return _answered(clean, corrupted, answers, wrong, encoder)
+    return _answered(clean, corrupted, answers, wrong, unequal, encoder)
 
 
 def split_of(record: Mapping[str, Any]) -> Split | None:
@@ -112,7 +137,19 @@ def _every_position(clean: str, corrupted: str, encoder: Encoder) -> Pair:
     return _pair(ids, corrupted_ids, targets, clean, corrupted, encoder)
 
 
-def _answered(clean: str, corrupted: str, answers: Sequence[str], wrong: Sequence[str], encoder: Encoder) -> Pair:
+def _moved(mark: Mark, text: str) -> Mark:
+    """A mark of a text as one of the text without its <predict> tags."""
+
+    def place(of: int) -> int:
+        tags = ((text.find(tag), len(tag)) for tag in (_OPEN, _CLOSE))
+        return of - sum(min(length, of - start) for start, length in tags if 0 <= start < of)
+
+    return Mark(mark.name, place(mark.start), place(mark.stop))
+
+
+def _answered(
+    clean: str, corrupted: str, answers: Sequence[str], wrong: Sequence[str], unequal: bool, encoder: Encoder
+) -> Pair:
     prompt, tokens = _continued(encoder, "clean", clean, answers)
     corrupted_prompt, corrupted_tokens = _continued(encoder, "corrupted", corrupted, answers)
     if corrupted_tokens != tokens:
@@ -123,7 +160,7 @@ def _answered(clean: str, corrupted: str, answers: Sequence[str], wrong: Sequenc
     forced = tokens[0][:-1]
     right = [tuple(dict.fromkeys(each)) for each in zip(*tokens, strict=True)]
     targets = _targets(prompt, right, _leaving(clean, prompt, right, wrong, encoder))
-    return _pair(prompt + forced, corrupted_prompt + forced, targets, clean, corrupted, encoder)
+    return _pair(prompt + forced, corrupted_prompt + forced, targets, clean, corrupted, encoder, unequal)
 
 
 def _continued(encoder: Encoder, key: str, prompt: str, answers: Sequence[str]) -> tuple[Ids, list[Ids]]:
@@ -244,19 +281,29 @@ def _targets(prompt: Ids, right: Sequence[tuple[int, ...]], wrong: Sequence[Sequ
 
 
 def _pair(
-    clean: Ids, corrupted: Ids, targets: Sequence[Target], clean_text: str, corrupted_text: str, encoder: Encoder
+    clean: Ids,
+    corrupted: Ids,
+    targets: Sequence[Target],
+    clean_text: str,
+    corrupted_text: str,
+    encoder: Encoder,
+    unequal: bool | None = None,
 ) -> Pair:
-    _check_lengths(clean, corrupted, encoder)
+    if not unequal:
+        remedy = "" if unequal is None else ", or mark what differs as <span:name>text</span> in both"
+        _check_lengths(clean, corrupted, encoder, remedy)
     if clean == corrupted:
         raise InputError(
             "clean and corrupted are the same up to the last prediction; change what the behaviour rests on"
         )
-    return Pair(clean, corrupted, tuple(targets), clean_text, corrupted_text)
+    # A pair of unequal lengths must have partners; the caller replaces these with those of its marked spans.
+    align = None if len(clean) == len(corrupted) else (len(corrupted) - 1,) * len(clean)
+    return Pair(clean, corrupted, tuple(targets), clean_text, corrupted_text, align=align)
 
 
-def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder) -> None:
+def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder, remedy: str = "") -> None:
     if len(clean) != len(corrupted):
         both = encoder.contrast("clean", clean, "corrupted", corrupted)
         raise InputError(
-            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make them equally many; {both}"
+            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make them equally many{remedy}; {both}"
         )

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from edgewise._errors import InputError
+from edgewise.graph import Graph
 from edgewise.tasks._metrics import Score, loss_function, metric_function
 from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
 from edgewise.tasks._splits import SPLITS
@@ -30,6 +31,8 @@ class Task:
     """What training lowers: a name in `LOSSES` or a callable of (logits `[A, V]`, batch) that gives `[A]`."""
     metric: str | Score = "logit_diff"
     """What attribution explains: a name in `METRICS` or such a callable, of which more is better."""
+    span_names: tuple[str, ...] = ()
+    """The names of the position groups that the pairs' `spans` number; empty where positions are not grouped."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made the pairs, as JSON-able values; `from_provenance` makes them again."""
 
@@ -42,6 +45,20 @@ class Task:
         """Whether every example has a wrong answer, so that a logit difference exists."""
         pairs = (pair for split in SPLITS for pair in self.split(split))
         return all(any(target.wrong for target in pair.targets) for pair in pairs)
+
+    def check_spans(self, graph: Graph) -> None:
+        """Refuse a graph whose edges carry other position groups than the pairs have.
+
+        Raises:
+            InputError: they differ.
+        """
+        wanted = graph.spec.spans
+        if wanted and self.span_names != wanted:
+            own = f"the position groups {', '.join(self.span_names)}" if self.span_names else "no position groups"
+            raise InputError(
+                f"{self.name}: its pairs have {own}, and the graph's edges carry {', '.join(wanted)}; "
+                "use model.graph(spans=task.span_names)"
+            )
 
     def split(self, name: str) -> Sequence[Pair]:
         """The pairs of a split.
@@ -93,7 +110,8 @@ def pairs_hash(*splits: Iterable[Pair]) -> str:
     for split in splits:
         for pair in split:
             targets = [(target.position, target.answers, target.wrong) for target in pair.targets]
-            row = json.dumps([pair.clean, pair.corrupted, targets, pair.spans], separators=(",", ":"))
+            aligned = () if pair.align is None else (pair.align,)
+            row = json.dumps([pair.clean, pair.corrupted, targets, pair.spans, *aligned], separators=(",", ":"))
             digest.update(row.encode() + b"\n")
         digest.update(b"\n")
     return digest.hexdigest()

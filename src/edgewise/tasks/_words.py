@@ -6,12 +6,9 @@ the seed or the tokenizer: a circuit found with one seed can be judged on anothe
 words. So append words, and never reorder, insert or remove them.
 """
 
+from edgewise.tasks._splits import listed
 
-def _listed(words: str) -> tuple[str, ...]:
-    return tuple(words.split())
-
-
-FEMALE_NAMES = _listed(
+FEMALE_NAMES = listed(
     """
     Mary Anna Emma Elizabeth Margaret Alice Clara Sarah Laura Julia Helen Ruth Catherine Jane Martha Susan Linda
     Barbara Patricia Jennifer Jessica Karen Nancy Lisa Betty Sandra Ashley Emily Donna Michelle Carol Amanda Melissa
@@ -30,7 +27,7 @@ FEMALE_NAMES = _listed(
     """
 )
 
-MALE_NAMES = _listed(
+MALE_NAMES = listed(
     """
     John James Robert Michael David William Richard Joseph Thomas Charles Daniel Matthew Anthony Donald Steven Paul
     Andrew Joshua Kenneth Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob Gary Nicholas Eric
@@ -51,7 +48,7 @@ MALE_NAMES = _listed(
 )
 
 # Each reads well after "a" and in "gave a … to".
-OBJECTS = _listed(
+OBJECTS = listed(
     """
     ball book ring drink snack hat coat key map bag cup pen toy gift letter card box bottle camera guitar phone watch
     necklace basket blanket candle flower cookie sandwich cake pie lamp knife kite drum doll puzzle scarf sweater
@@ -68,7 +65,7 @@ OBJECTS = _listed(
 )
 
 # Each reads well after "at the", "near the" and "left the".
-PLACES = _listed(
+PLACES = listed(
     """
     store school park market station library museum hospital restaurant garden house office beach church zoo airport
     theater hotel cafe mall gym farm lake river bank club studio harbor castle palace temple bakery pharmacy gallery

@@ -1,0 +1,112 @@
+"""What a large training set costs: memory, and seconds a step, beside a small one.
+
+    python benchmarks/data.py --shape gpt2 --examples 100000 --batch 32 [--small 200] [--steps 16] [--json]
+
+Each size runs in a process of its own: it makes `induction` pairs for a tokenizer of whole words, then takes steps of
+Edge Pruning. `small` examples' constants (the corrupted run, the full model's logits) are cached and seen again; of
+`examples` they are computed anew in each step. The two are held against each other by
+
+* `extra_plain`: (large step − small step) / plain forward + backward, to be at most 1;
+* `bytes_per_example`: growth of the process's resident memory from one size to the other, per example, without the
+  cache of constants, which has a bound of its own.
+
+Steps and plain passes take turns, so that both see the same machine.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+from _measure import rss_bytes, seconds
+from _shapes import SHAPES, random_weights
+from step import plain_step
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from edgewise.discovery import EdgePruningConfig
+from edgewise.discovery._edge_pruning import EdgePruningLearner
+from edgewise.engine import Engine
+from edgewise.models import load
+from edgewise.tasks import induction
+from edgewise.tasks._induction import _HEADS
+from edgewise.tasks._words import OBJECTS, PLACES
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for every word of the task."""
+    heads = " ".join(head for heads in _HEADS.values() for head in heads).replace(":", " :").split()
+    words = dict.fromkeys(["[UNK]", "the", "is", *heads, *OBJECTS, *PLACES])
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def measure(args: argparse.Namespace, examples: int) -> dict[str, Any]:
+    """One size: seconds to make the task and a step, and what is resident after each."""
+    model = load(random_weights(SHAPES[args.shape](), device=args.device))
+    before = rss_bytes()
+    make_s, task = seconds(lambda: induction(word_tokenizer(), examples, 1, 1))
+    made = rss_bytes()
+    settings = replace(
+        EdgePruningConfig(),
+        steps=args.steps,
+        sparsity_warmup=int(args.steps * 0.7),
+        lr_warmup=1,
+        batch_size=args.batch,
+    )
+    learner = EdgePruningLearner(Engine(model), task, settings)
+    prepare_s, _ = seconds(learner.prepare)
+    plain = plain_step(model, task, args.batch)
+    plain()
+    times = [(seconds(lambda step=step: learner.step(step))[0], seconds(plain)[0]) for step in range(args.steps)]
+    step_s, plain_s = (statistics.median(column) for column in zip(*times, strict=True))
+    return {
+        "examples": examples,
+        "make_s": make_s,
+        "make_bytes": made - before,
+        "prepare_s": prepare_s,
+        "step_s": step_s,
+        "plain_s": plain_s,
+        "rss_bytes": rss_bytes(),
+    }
+
+
+def main() -> None:
+    """Parse, measure each size in its own process, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(SHAPES), default="gpt2")
+    parser.add_argument("--small", type=int, default=200)
+    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one size, in this process
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.only is not None:
+        print(json.dumps(measure(args, args.only)))
+        return
+    small, large = (_in_process(args, size) for size in (args.small, args.examples))
+    row = {"shape": args.shape, "batch": args.batch, "small": small, "large": large}
+    row["extra_plain"] = (large["step_s"] - small["step_s"]) / large["plain_s"]
+    row["bytes_per_example"] = (large["make_bytes"] - small["make_bytes"]) / (args.examples - args.small)
+    if args.json:
+        print(json.dumps(row))
+        return
+    for name in small:
+        print(f"{name:12} {small[name]:>18,.3f} {large[name]:>18,.3f}")
+    print(f"extra_plain {row['extra_plain']:.2f}, bytes_per_example {row['bytes_per_example']:.0f}")
+
+
+def _in_process(args: argparse.Namespace, examples: int) -> dict[str, Any]:
+    options = [f"--{name}={getattr(args, name)}" for name in ("shape", "batch", "steps", "device")]
+    command = [sys.executable, __file__, f"--only={examples}", *options]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Circuits side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable
+from edgewise.cli import _show
+from edgewise.cli._common import check_task, load, make_task, one_of
+
+
+def compare(
+    circuits: Annotated[list[Path], typer.Argument(help="Two or more circuit.safetensors.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge them on this task or .jsonl file (several times); their own if not given."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model; the first circuit's own if not given.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json file.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """What circuits share, and how each, their intersection and their union do on each task."""
+    import edgewise as ew
+
+    one_of("--split", split, ("train", "validation", "test"))
+    for name in task or []:
+        check_task(name)
+    if len(circuits) < 2:
+        raise InputError(f"compare: {len(circuits)} circuit; give at least two")
+    if out is not None:
+        check_writable(out.parent)
+    found = [ew.Circuit.load(path) for path in circuits]
+    loaded = load(model or str(found[0].provenance.get("model", {}).get("id", "")), device)
+    if task:
+        tasks = [make_task(name, loaded.tokenizer, 200, 200, 256, 0) for name in task]
+    else:
+        sources = {str(each.provenance.get("task", {})): each.provenance.get("task", {}) for each in found}
+        tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]
+    with _show.working("judging the circuits"):
+        result = ew.compare(loaded, dict(zip(_names(circuits), found, strict=True)), tasks, split=split)
+    if out is not None:
+        result.save(out)
+    if as_json:
+        print(result.to_json())
+    else:
+        _show.comparison(result)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    parts = [path.with_suffix("").parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            shared = {part[-1] for part in parts} if length > 1 else set()
+            return ["/".join(part[-length:-1]) or part[-1] for part in parts] if len(shared) == 1 else names
+    raise InputError(f"compare: {paths[0]} is given twice; give different circuits")

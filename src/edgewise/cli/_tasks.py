@@ -1,0 +1,225 @@
+"""The commands about tasks: what there is, what a model is given, how well it does, and whether a file can be used."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from edgewise._errors import InputError
+from edgewise._files import write_atomically
+from edgewise.cli._common import check_task, load, one_of
+
+app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
+
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Of the pairs, if the task is built in.")]
+
+_console = Console(highlight=False)
+
+
+@app.command("list")
+def list_tasks() -> None:
+    """The built-in tasks, with a line about each."""
+    from edgewise import tasks
+
+    for name, build in tasks.TASKS.items():
+        print(f"{name}: {(build.__doc__ or '').split('.')[0].replace(chr(10), ' ')}.")
+
+
+@app.command()
+def show(
+    task: Annotated[str, typer.Argument(help="A built-in task, or a file of pairs.")],
+    model: ModelName = "smollm2-135m",
+    n: Annotated[int, typer.Option("-n", help="How many pairs.")] = 5,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Print pairs as the model is given them: tokens, what is predicted, right and wrong answers."""
+    from edgewise.models import load_tokenizer
+    from edgewise.tasks import SPLITS, TASKS, from_file
+
+    if n < 1:
+        raise InputError(f"-n {n}: use at least 1")
+    one_of("--split", split, SPLITS)
+    check_task(task)
+    tokenizer = load_tokenizer(model)
+    sizes = {each: n if each == split else 0 for each in SPLITS}
+    made = TASKS[task](tokenizer, **sizes, seed=seed) if task in TASKS else from_file(task, tokenizer, seed=seed)
+    for number, pair in enumerate(made.split(split)[:n]):
+        if as_json:
+            print(json.dumps(asdict(pair)))
+        else:
+            _print_pair(number, pair, made, tokenizer)
+
+
+@app.command()
+def score(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks or files; all built-in ones if not given.")] = None,
+    model: ModelName = "smollm2-135m",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    n: Annotated[int, typer.Option("-n", help="Examples of a built-in task.")] = 256,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
+    from edgewise.tasks import SPLITS, TASKS, from_file
+    from edgewise.tasks import score as measure
+
+    one_of("--split", split, SPLITS)
+    names = tasks or list(TASKS)
+    for name in names:
+        check_task(name)
+    loaded = load(model, device)
+    rows = []
+    sizes = {each: n if each == split else 0 for each in SPLITS}
+    for name in names:
+        for options in _VARIANTS.get(name, ({},)):
+            if name in TASKS:
+                task = TASKS[name](loaded.tokenizer, **sizes, seed=seed, **options)
+            else:
+                task = from_file(name, loaded.tokenizer, seed=seed)
+            ability = measure(loaded, task, split=split, batch_size=batch_size)
+            rows.append({"task": task.name, "options": options, **asdict(ability), "complaint": ability.complaint})
+            if as_json:
+                print(json.dumps(rows[-1]), flush=True)
+            else:
+                _console.print(escape(f"{_title(rows[-1])}: {_line(rows[-1])}"), soft_wrap=True)
+    if out is not None:
+        write_atomically(out, _markdown(rows, loaded.identity, split, seed))
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file, or hf:NAME of a data set.")],
+    model: ModelName = "smollm2-135m",
+    limit: Annotated[int, typer.Option(help="Print at most so many refusals; all are counted.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Say which pairs of a file can be used with a model's tokenizer, and why the others cannot."""
+    from edgewise.models import load_tokenizer
+    from edgewise.tasks import check_file
+
+    check_task(file)
+    result = check_file(file, load_tokenizer(model))
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        for refusal in result.refusals[:limit]:
+            print(refusal)
+        if len(result.refusals) > limit:
+            print(f"… and {len(result.refusals) - limit} more; --limit shows them")
+        print(f"{file}: {result.usable} of {result.usable + len(result.refusals)} pairs can be used")
+        for note in result.notes:
+            print(f"note: {note}")
+    if result.refusals or not result.usable:
+        raise typer.Exit(1)
+
+
+_VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
+    "boolean-expressions": ({"form": "few-shot"}, {"form": "instruction"}, {"form": "zero-shot"}),
+    "arithmetic": ({"operation": "addition"}, {"operation": "subtraction"}),
+}
+"""The forms of a task that are scored each."""
+
+
+_LEGEND = """\
+* *accuracy*: the likeliest of all tokens is right (chance below 0.002). *choice*: of right and wrong answers the
+  likeliest is right. *logit difference*: answers − wrong answers, sets by logsumexp. *probability difference*:
+  likewise, over the whole vocabulary. Means over the examples ± half their 95 % intervals.
+* *corrupted*: the same on the corrupted prompts, judged by the clean answers; what an empty circuit has.
+* *chance*: all tokens equally likely; of *choice*, a guess among right and wrong answers.
+* *does it?* no, where the interval of *choice* reaches down to chance.
+"""
+
+
+def warn_if_unable(model: Any, task: Any) -> None:
+    """Say on the error stream that a model does not do a task: a circuit for it would explain nothing."""
+    from edgewise.tasks import score
+
+    split = "validation" if len(task.validation) else "train"
+    if complaint := score(model, task, split=split, n=64).complaint:
+        Console(stderr=True, highlight=False).print(f"warning: {escape(complaint)}", soft_wrap=True)
+
+
+def _print_pair(number: int, pair: Any, task: Any, tokenizer: Any) -> None:
+    def shown(ids: Sequence[int], marked: set[int]) -> str:
+        tokens = [escape(tokenizer.decode([token]).replace("\n", "⏎")) for token in ids]
+        return "[dim]|[/]".join(f"[reverse]{x}[/]" if i in marked else x for i, x in enumerate(tokens))
+
+    partners = range(len(pair.clean)) if pair.align is None else pair.align
+    changed = {i for i, j in enumerate(partners) if pair.clean[i] != pair.corrupted[j]}
+    _console.print(f"[bold]{number}[/]  clean      {shown(pair.clean, changed)}", soft_wrap=True)
+    _console.print(f"   corrupted  {shown(pair.corrupted, {partners[i] for i in changed})}", soft_wrap=True)
+    if pair.spans is not None:
+        names = [task.span_names[span] for span in pair.spans]
+        _console.print(escape(f"   spans      {' '.join(names)}"), soft_wrap=True)
+    for target in pair.targets[:8]:
+        right, wrong = (
+            ", ".join(repr(tokenizer.decode([token])) for token in each) for each in (target.answers, target.wrong)
+        )
+        _console.print(
+            escape(f"   token {target.position + 1} predicts {right}{f', not {wrong}' if wrong else ''}"),
+            soft_wrap=True,
+        )
+
+
+def _title(row: dict[str, Any]) -> str:
+    return " ".join([row["task"], *(str(value) for value in row["options"].values())])
+
+
+def _line(row: dict[str, Any]) -> str:
+    measures = row["metrics"]
+    shown = [f"{name} {each['value']:.3f} (chance {each['chance']:.3f})" for name, each in measures.items()]
+    return f"{', '.join(shown)}; n {row['n']}{'; WARNING: the model does not do this task' if row['complaint'] else ''}"
+
+
+def _markdown(rows: list[dict[str, Any]], identity: dict[str, str], split: str, seed: int) -> str:
+    """The scores as a page that says how they were taken."""
+    note = f" ({identity['note']})" if identity["note"] else ""
+    which = f"{identity['id']}{note}, {identity['dtype']}, weights {identity['weights_hash'][:12]}"
+    lines = [
+        f"# How well {identity['id']} does the built-in tasks",
+        "",
+        f"Written by `edgewise tasks score --model {identity['id']} --out FILE`. Model: {which}; the {split} split, "
+        f"seed {seed}; the user's own module, no masks.",
+        "",
+        _LEGEND,
+        "| task | n | accuracy | choice | corrupted | chance | logit difference | corrupted | chance "
+        "| probability difference | corrupted | does it? |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [_title(row), str(row["n"]), *_cells(row["metrics"]), "no" if row["complaint"] else "yes"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(metrics: dict[str, dict[str, float]]) -> list[str]:
+    def of(name: str, *others: str) -> list[str]:
+        if name not in metrics:
+            return [""] * (1 + len(others))
+        each = metrics[name]
+        margin = "" if each["margin"] is None else f" ± {each['margin']:.2f}"
+        return [f"{_rounded(each['value'])}{margin}", *(_rounded(each[other]) for other in others)]
+
+    return [
+        *of("accuracy"),
+        *of("choice", "corrupted", "chance"),
+        *of("logit_diff", "corrupted", "chance"),
+        *of("prob_diff", "corrupted"),
+    ]
+
+
+def _rounded(value: float) -> str:
+    """Two digits, and nothing below zero that rounds to it."""
+    return f"{value:.2f}".replace("-0.00", "0.00")

@@ -1,0 +1,115 @@
+"""Arithmetic on two two-digit numbers: after "The sum of 23 and 45 is" comes " 68".
+
+The task of the MIB benchmark (Mueller et al. 2025, arXiv 2504.13151), in our own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from edgewise._errors import InputError
+from edgewise.tasks._draw import choice
+from edgewise.tasks._encode import Encoder
+from edgewise.tasks._generate import Draft, Sizes, check_enough, filled, generated, steps
+from edgewise.tasks._splits import Split, split_of
+from edgewise.tasks._task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Operation: TypeAlias = Literal["addition", "subtraction"]
+
+_NAME = "arithmetic"
+_TEMPLATES: dict[Operation, dict[Split, tuple[str, ...]]] = {
+    "addition": {
+        "train": (
+            "The sum of {a} and {b} is",
+            "{a} plus {b} equals",
+            "Question: What is {a} plus {b}? Answer:",
+            "If you add {a} and {b} you get",
+            "We have {a} + {b} =",
+        ),
+        "validation": ("Q: How much is {a} plus {b}? A:", "The result of {a} + {b} is"),
+        "test": ("Adding {a} to {b} gives", "What is the sum of {a} and {b}? It is"),
+    },
+    "subtraction": {
+        "train": (
+            "The difference between {a} and {b} is",
+            "{a} minus {b} equals",
+            "Question: What is {a} minus {b}? Answer:",
+            "If you take {b} away from {a} you get",
+            "We have {a} - {b} =",
+        ),
+        "validation": ("Q: How much is {a} minus {b}? A:", "The result of {a} - {b} is"),
+        "test": ("Subtracting {b} from {a} gives", "What is {b} less than {a}? It is"),
+    },
+}
+_LEAST, _MOST = 10, 99
+_NEEDED = 20  # results that the tokenizer can begin
+
+
+def arithmetic(
+    tokenizer: PreTrainedTokenizerBase,
+    train: int = 200,
+    validation: int = 200,
+    test: int = 256,
+    seed: int = 0,
+    operation: Operation = "addition",
+) -> Task:
+    """The sum or the difference of two numbers, all three from 10 to 99.
+
+    The answer is judged by its first token: the number itself where the tokenizer has it, its first digit where it
+    splits numbers into digits. The corrupted prompt has two other numbers, and the wrong answer is their result, which
+    begins with another token. No template and no pair of numbers, in either order, is in two splits; single numbers
+    are.
+
+    Args:
+        tokenizer: the model's.
+        train: how many pairs to train on.
+        validation: how many to choose by.
+        test: how many to judge on.
+        seed: another seed draws other pairs.
+        operation: "addition", or "subtraction" of the smaller number from the larger.
+
+    Returns:
+        The task, with metric "logit_diff".
+
+    Raises:
+        InputError: an argument is impossible, or the tokenizer knows too few numbers.
+    """
+    if operation not in _TEMPLATES:
+        raise InputError(f"{_NAME}: there is no operation {operation!r}; use {' or '.join(_TEMPLATES)}")
+    encoder = Encoder.of(tokenizer)
+    results = [str(number) for number in range(_LEAST, _MOST + 1)]
+    gap = encoder.gap("7")
+    tokens = encoder.openings(results, gap)
+    check_enough(_NAME, "result", results, tokens, "known numbers", _NEEDED)
+
+    def draws(split: Split, random: Random) -> Iterator[Draft]:
+        while True:
+            (a, b), other = (_numbers(split, operation, random) for _ in range(2))
+            answer, wrong = (str(_result(operation, *each)) for each in ((a, b), other))
+            if answer not in tokens or wrong not in tokens or tokens[answer] == tokens[wrong]:
+                continue
+            template = choice(random, _TEMPLATES[operation][split]) + gap
+            clean, corrupted = ({"a": str(x), "b": str(y)} for x, y in ((a, b), other))
+            answers = tuple((each if gap else f" {each}", tokens[each]) for each in (answer, wrong))
+            yield Draft(steps(filled(template, clean, corrupted)), (tokens[answer],), (tokens[wrong],), answers)
+
+    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {"operation": operation})
+
+
+def _numbers(split: Split, operation: Operation, random: Random) -> tuple[int, int]:
+    """Two numbers whose pair belongs to the split; of a difference, the larger first."""
+    while True:
+        a, b = (_LEAST + int(random.random() * (_MOST - _LEAST + 1)) for _ in range(2))
+        if operation == "subtraction":
+            a, b = max(a, b), min(a, b)
+        if _LEAST <= _result(operation, a, b) <= _MOST and split_of(_NAME, min(a, b), max(a, b)) == split:
+            return a, b
+
+
+def _result(operation: Operation, a: int, b: int) -> int:
+    return a + b if operation == "addition" else a - b

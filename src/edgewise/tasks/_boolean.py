@@ -1,0 +1,193 @@
+"""Boolean expressions: after "(True and False) or not False is" comes " True".
+
+The task on which Bhaskar et al. 2024 (arXiv 2406.16778) compared circuits of instructions and of examples, in the
+spirit of BIG-Bench Hard (Suzgun et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from edgewise._errors import InputError
+from edgewise.tasks._chat import has_chat, in_chat
+from edgewise.tasks._draw import choice
+from edgewise.tasks._encode import Encoder
+from edgewise.tasks._generate import Draft, Pieces, Sizes, generated, steps
+from edgewise.tasks._splits import Split, split_of
+from edgewise.tasks._task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Form: TypeAlias = Literal["few-shot", "instruction", "zero-shot"]
+
+_NAME = "boolean-expressions"
+_FORMS = ("few-shot", "instruction", "zero-shot")
+_INSTRUCTION = "Evaluate the following Boolean expression as either True or False. Answer with one word.\n\n"
+_SHOTS = (
+    "(False or True) and not False is True\n"
+    "not (True or False) or False is False\n"
+    "(True and not True) or (False or False) is False\n"
+)
+_MOST_LITERALS, _DEEPEST, _MOST_NOTS = 6, 3, 2
+_SWAPS = {"True": "False", "False": "True", "and": "or", "or": "and"}
+
+
+def boolean_expressions(
+    tokenizer: PreTrainedTokenizerBase,
+    train: int = 200,
+    validation: int = 200,
+    test: int = 256,
+    seed: int = 0,
+    form: Form = "few-shot",
+    chat: bool | None = None,
+) -> Task:
+    """The value of an expression of True, False, and, or, not and parentheses.
+
+    The corruption is minimal: one literal is negated or one `and` swapped with an `or`, such that the value changes;
+    the wrong answer is the corrupted expression's value. True and False take turns. Expressions have two to six
+    literals, nest up to three deep and stand in parentheses but for the outermost operation.
+
+    What may not leak is the shape of an expression, with its literals and operators left blank: no shape is in two
+    splits, and a pair shares its shape.
+
+    Args:
+        tokenizer: the model's.
+        train: how many pairs to train on.
+        validation: how many to choose by.
+        test: how many to judge on.
+        seed: another seed draws other pairs.
+        form: "few-shot" puts three fixed, solved expressions before it, the same in clean and corrupted prompts;
+            "instruction" says what to do; "zero-shot" is the expression and " is".
+        chat: put an instruction into the tokenizer's chat template; by default if there is one.
+
+    Returns:
+        The task, with metric "logit_diff".
+
+    Raises:
+        InputError: an argument is impossible, or True and False are no single tokens.
+    """
+    if form not in _FORMS:
+        raise InputError(f"{_NAME}: there is no form {form!r}; use {', '.join(_FORMS)}")
+    encoder = Encoder.of(tokenizer)
+    chat = form == "instruction" and (has_chat(tokenizer) if chat is None else chat)
+    before, after = {"few-shot": (_SHOTS, " is"), "zero-shot": ("", " is")}.get(form, (_INSTRUCTION, "\nAnswer:"))
+    space = "" if chat else " "
+    tokens = _answers(encoder, chat)
+
+    def draws(split: Split, random: Random) -> Iterator[Draft]:
+        value = True
+        while True:
+            if (pieces := _changed(_expression(random, _DEEPEST), value, split, random)) is None:
+                continue
+            question: Pieces = [before, *pieces] if chat else [before, *pieces, after]
+            answers = tuple((f"{space}{each}", tokens[each]) for each in (str(value), str(not value)))
+            texts = steps(in_chat(question, encoder) if chat else question)
+            yield Draft(texts, (answers[0][1],), (answers[1][1],), answers)
+            value = not value
+
+    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {"form": form, "chat": chat})
+
+
+def _answers(encoder: Encoder, chat: bool) -> dict[str, int]:
+    """The tokens of True and False as answers: after a space, or at the start of the assistant's turn."""
+    if not chat:
+        found = encoder.openings(("True", "False"))
+    else:
+        head = "".join(piece for piece in in_chat(["?"], encoder) if isinstance(piece, str))
+        start, *whole = encoder.many([head, f"{head}True", f"{head}False"])
+        found = {
+            word: ids[len(start)]
+            for word, ids in zip(("True", "False"), whole, strict=True)
+            if ids[: len(start)] == start and len(ids) > len(start)
+        }
+    if len(set(found.values())) < 2:
+        raise InputError(f"{_NAME}: this tokenizer does not tell True from False by one token; use another tokenizer")
+    return found
+
+
+class _Node(NamedTuple):
+    """An expression."""
+
+    words: tuple[str, ...]
+    literals: int
+    shape: str
+    """Its parentheses and `not`s, with blanks for literals and operators."""
+
+
+def _expression(random: Random, depth: int) -> _Node:
+    """A random operation on two random operands."""
+    left, right = (_operand(random, depth - 1) for _ in range(2))
+    operator = choice(random, ("and", "or"))
+    words = (*left.words, operator, *right.words)
+    return _Node(words, left.literals + right.literals, f"{left.shape}*{right.shape}")
+
+
+def _operand(random: Random, depth: int) -> _Node:
+    """A literal or an operation in parentheses, perhaps negated."""
+    if depth and random.random() < 0.5:
+        inner = _expression(random, depth)
+        node = _Node(("(", *inner.words, ")"), inner.literals, f"({inner.shape})")
+    else:
+        node = _Node((choice(random, ("True", "False")),), 1, "x")
+    nots = int(random.random() ** 2 * (_MOST_NOTS + 1))  # often none
+    return _Node(("not",) * nots + node.words, node.literals, "-" * nots + node.shape)
+
+
+def _changed(node: _Node, value: bool, split: Split, random: Random) -> Pieces | None:
+    """The expression with one change that turns `value` into its opposite; None if it is none of this split's, of
+    another value, or has no such change.
+    """
+    if node.literals > _MOST_LITERALS or split_of(_NAME, node.shape) != split or _value(node.words) != value:
+        return None
+    changeable = [place for place, word in enumerate(node.words) if word in _SWAPS]
+    turning = [place for place in changeable if _value(_swapped(node.words, place)) != value]
+    if not turning:
+        return None
+    place = choice(random, turning)
+    pieces: Pieces = []
+    for number, word in enumerate(node.words):
+        if number and node.words[number - 1] != "(" and word != ")":
+            pieces.append(" ")
+        pieces.append((word, _SWAPS[word]) if number == place else word)
+    return pieces
+
+
+def _swapped(words: tuple[str, ...], place: int) -> tuple[str, ...]:
+    return (*words[:place], _SWAPS[words[place]], *words[place + 1 :])
+
+
+def _value(words: tuple[str, ...]) -> bool:
+    """The value under the usual precedence, `not` before `and` before `or`."""
+    value, rest = _disjunction(list(words))
+    assert not rest
+    return value
+
+
+def _disjunction(words: list[str]) -> tuple[bool, list[str]]:
+    value, words = _conjunction(words)
+    while words[:1] == ["or"]:
+        other, words = _conjunction(words[1:])
+        value = value or other
+    return value, words
+
+
+def _conjunction(words: list[str]) -> tuple[bool, list[str]]:
+    value, words = _negation(words)
+    while words[:1] == ["and"]:
+        other, words = _negation(words[1:])
+        value = value and other
+    return value, words
+
+
+def _negation(words: list[str]) -> tuple[bool, list[str]]:
+    word, *rest = words
+    if word == "not":
+        value, rest = _negation(rest)
+        return not value, rest
+    if word == "(":
+        value, rest = _disjunction(rest)
+        return value, rest[1:]
+    return word == "True", rest

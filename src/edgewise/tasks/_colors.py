@@ -1,0 +1,92 @@
+"""Copied colours: a multiple-choice question whose answer stands in the prompt.
+
+The task of the MIB benchmark (Mueller et al. 2025, arXiv 2504.13151) with its symbol counterfactual, in our own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+from edgewise.tasks._chat import in_chat
+from edgewise.tasks._draw import choice, sample
+from edgewise.tasks._encode import Encoder
+from edgewise.tasks._generate import Draft, Pieces, Sizes, check_enough, generated, steps
+from edgewise.tasks._splits import Split, listed, words_of
+from edgewise.tasks._task import Task
+from edgewise.tasks._words import OBJECTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NAME = "copy-colors"
+_TEMPLATES: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "The {object} is {color}. What color is the {object}?\n",
+        "I have a {color} {object}. Which color does the {object} have?\n",
+        "Question: A {object} is painted {color}. What is its color?\n",
+        "She bought a {object}, and it is {color}. Of which color is it?\n",
+    ),
+    "validation": ("My {object} is {color}. What is the color of my {object}?\n",),
+    "test": ("A {object} is {color}. What color is a {object}?\n",),
+}
+# Basic and common colour words of English; written for this library. A colour keeps its split for good: only append.
+COLORS = listed(
+    """
+    red blue green black white yellow brown gray orange purple pink gold silver tan navy cream violet turquoise beige
+    crimson ivory scarlet bronze maroon teal lavender indigo amber copper olive
+    """
+)
+_CHOICES = 4
+
+
+def copy_colors(
+    tokenizer: PreTrainedTokenizerBase,
+    train: int = 200,
+    validation: int = 200,
+    test: int = 256,
+    seed: int = 0,
+    chat: bool = False,
+) -> Task:
+    """The letter of the choice that names the colour; the corrupted prompt letters the same choices differently.
+
+    Clean choices are A to D, corrupted ones four other letters. The wrong answers are the other three clean letters, so
+    that guessing among the choices is right in a quarter. No template, object or colour is in two splits; the letters
+    are shared.
+
+    Args:
+        tokenizer: the model's.
+        train: how many pairs to train on.
+        validation: how many to choose by.
+        test: how many to judge on.
+        seed: another seed draws other pairs.
+        chat: put the question into the tokenizer's chat template, with "Answer:" after it.
+
+    Returns:
+        The task, with metric "logit_diff".
+
+    Raises:
+        InputError: an argument is impossible, the tokenizer has too few letters, or no chat template.
+    """
+    encoder = Encoder.of(tokenizer)
+    tokens = encoder.openings(ascii_uppercase)
+    letters, others = ascii_uppercase[:_CHOICES], ascii_uppercase[_CHOICES:]
+    for part in (letters, others):
+        check_enough(_NAME, "letter", part, [each for each in part if each in tokens], "known letters", len(part))
+
+    def draws(split: Split, random: Random) -> Iterator[Draft]:
+        while True:
+            colors = sample(random, words_of(COLORS, split), _CHOICES)
+            right = int(random.random() * _CHOICES)
+            words = {"object": choice(random, words_of(OBJECTS, split)), "color": colors[right]}
+            question: Pieces = [choice(random, _TEMPLATES[split]).format(**words)]
+            for letter, other, color in zip(letters, sample(random, others, _CHOICES), colors, strict=True):
+                question += [(letter, other), f". {color}\n"]
+            pieces = [*in_chat(question, encoder), "Answer:"] if chat else [*question, "Answer:"]
+            answer, *wrong = (letters[right], *(letter for letter in letters if letter != letters[right]))
+            answers = tuple((f" {each}", tokens[each]) for each in (answer, *wrong))
+            yield Draft(steps(pieces), (tokens[answer],), tuple(tokens[each] for each in wrong), answers)
+
+    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {"chat": chat})

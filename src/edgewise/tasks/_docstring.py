@@ -1,0 +1,76 @@
+"""Docstrings: the next parameter that a Python docstring must describe is the next one of the signature.
+
+The behaviour that Heimersheim & Janiak 2023 ("A circuit for Python docstrings in a 4-layer attention-only transformer")
+found; wordings and names are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import TYPE_CHECKING
+
+from edgewise.tasks._draw import choice, sample
+from edgewise.tasks._encode import Encoder
+from edgewise.tasks._generate import Draft, Sizes, filled, generated, single_tokens, steps
+from edgewise.tasks._splits import Split, listed, words_of
+from edgewise.tasks._task import Task
+from edgewise.tasks._words import OBJECTS, PLACES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NAME = "docstring"
+# {a} to {d} are the parameters, {w} to {z} nouns.
+_TEMPLATES: dict[Split, tuple[str, ...]] = {
+    "train": (
+        'def {f}(self, {a}, {b}, {c}, {d}):\n    """{x} {y}\n\n    :param {a}: {z}\n    :param {b}: {w}\n    :param',
+        'def {f}({a}, {b}, {c}, {d}):\n    """{x}\n\n    @param {a}: {z}\n    @param {b}: {w} {y}\n    @param',
+        'def {f}(cls, {a}, {b}, {c}, {d}):\n    """{x} {y} {z}\n\n    :arg {a}: {w}\n    :arg {b}: {z}\n    :arg',
+    ),
+    "validation": (
+        'def {f}({a}, {b}, {c}, {d}):\n    """{x} {z}\n\n    :keyword {a}: {y}\n    :keyword {b}: {w}\n    :keyword',
+    ),
+    "test": ('def {f}(self, {a}, {b}, {c}, {d}):\n    """{x} {y}\n\n    @arg {a}: {z}\n    @arg {b}: {w}\n    @arg',),
+}
+# Usual names of parameters; written for this library. A name keeps its split for good, so only append.
+PARAMETERS = listed(
+    """
+    file path size name key value index count start stop step limit mode type text line word node tree graph edge
+    source target parent child root level depth width height length offset scale color shape image frame video audio
+    user group role token code state event action time date year month week day hour rate price cost total amount
+    score rank order page table column row cell field record query filter pattern prefix suffix format style class
+    model layer weight bias input output error message title body header footer link url host port proxy session
+    request response status method option config data buffer cache queue stack list array vector matrix tensor batch
+    seed sample label feature axis angle speed force mass point center radius area volume region country city address
+    phone email account password secret version branch commit tag remote local origin
+    """
+)
+_FUNCTIONS = listed("load send build check update remove handle process create merge parse convert draw apply visit")
+_NEEDED = 8  # four names in the clean signature and four others in the corrupted one
+
+
+def docstring(
+    tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
+) -> Task:
+    """The third parameter's name, after two have been described in the order of the signature.
+
+    The corrupted prompt has other names, in signature and docstring alike, all different; wrong answers are the other
+    three names of the clean signature. No layout of the docstring, name or describing noun is in two splits; the names
+    of functions are shared. Arguments, result and errors as of `greater_than`, with metric "logit_diff".
+    """
+    encoder = Encoder.of(tokenizer)
+
+    def draws(split: Split, random: Random) -> Iterator[Draft]:
+        tokens = single_tokens(_NAME, f"{split} parameter", words_of(PARAMETERS, split), encoder, _NEEDED)
+        nouns = words_of(OBJECTS, split) + words_of(PLACES, split)
+        while True:
+            chosen = sample(random, tuple(tokens), _NEEDED)
+            words = dict(zip("xyzw", sample(random, nouns, 4), strict=True)) | {"f": choice(random, _FUNCTIONS)}
+            clean, corrupted = ({**words, **dict(zip("abcd", each, strict=True))} for each in (chosen[:4], chosen[4:]))
+            answer, *wrong = (clean[place] for place in "cabd")
+            texts = steps(filled(choice(random, _TEMPLATES[split]), clean, corrupted))
+            answers = tuple((f" {each}", tokens[each]) for each in (answer, *wrong))
+            yield Draft(texts, (tokens[answer],), tuple(tokens[each] for each in wrong), answers)
+
+    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {})

@@ -1,0 +1,265 @@
+"""Tasks from files and from Hugging Face data sets, and what is wrong with such a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgewise._errors import InputError
+from edgewise.tasks._custom import PROPORTIONS, Placed, made, usable
+from edgewise.tasks._encode import Encoder, quote
+from edgewise.tasks._marks import REST
+from edgewise.tasks._metrics import Score
+from edgewise.tasks._mib import is_mib, record_of
+from edgewise.tasks._rows import READERS, jsonl_rows
+from edgewise.tasks._splits import SPLITS
+from edgewise.tasks._task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SUFFIXES = tuple(READERS)
+HUB = "hf:"
+"""Before the name of a data set of the Hugging Face hub, `hf:NAME` or `hf:NAME:CONFIGURATION`."""
+
+
+def from_jsonl(
+    path: str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    proportions: Sequence[float] = PROPORTIONS,
+    seed: int = 0,
+    loss: str | Score = "kl",
+    metric: str | Score | None = None,
+) -> Task:
+    """A task of the pairs in a JSONL file: UTF-8 text, on each line a JSON object as `from_records` takes it.
+
+    The task is called after the file. Empty lines are skipped.
+
+    Raises:
+        InputError: the file cannot be read, holds no pair, or one of its lines cannot be used; the message names it.
+    """
+    shown, digest = str(path), hashlib.sha256()
+    arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
+    return made(
+        Path(shown).stem,
+        jsonl_rows(shown, digest.update),
+        tokenizer,
+        {"task": "jsonl", "arguments": arguments},
+        proportions=proportions,
+        seed=seed,
+        loss=loss,
+        metric=metric,
+        shown=shown,
+        finish=lambda: {"file_sha256": digest.hexdigest()},
+    )
+
+
+def from_file(
+    path: str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    proportions: Sequence[float] = PROPORTIONS,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    skip: bool = False,
+    loss: str | Score = "kl",
+    metric: str | Score | None = None,
+) -> Task:
+    """A task of the pairs in a JSONL, CSV or Parquet file, or in a data set of the hub (`hf:NAME[:CONFIGURATION]`).
+
+    Rows are records as `from_records` takes them, or have the columns of the MIB benchmark (`prompt`, `choices` and
+    `answerKey` or `label`, and `…_counterfactual`). Only what the task keeps stays in memory, whatever the file's size.
+
+    Args:
+        path: the file; its suffix says which kind it is.
+        tokenizer: the model's.
+        proportions: see `from_records`.
+        seed: see `from_records`.
+        counterfactual: which counterfactual of MIB's rows is the corrupted prompt; by default the one MIB uses.
+        skip: leave out the pairs that cannot be used (`provenance["skipped"]` counts them), in place of refusing all.
+        loss: see `Task`.
+        metric: see `from_records`.
+
+    Raises:
+        InputError: the file cannot be read, or a pair cannot be used; the message names the place.
+    """
+    shown = str(path)
+    if shown.endswith(".jsonl") and counterfactual is None and not skip and not _is_mib_file(shown):
+        return from_jsonl(path, tokenizer, proportions=proportions, seed=seed, loss=loss, metric=metric)
+    digest = hashlib.sha256()
+    arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
+    arguments |= {"counterfactual": counterfactual, "skip": skip}
+    return made(
+        Path(shown.removeprefix(HUB)).stem,
+        _translated(_rows(shown, digest), counterfactual),
+        tokenizer,
+        {"task": "file", "arguments": arguments},
+        proportions=proportions,
+        seed=seed,
+        loss=loss,
+        metric=metric,
+        skip=skip,
+        shown=shown,
+        finish=lambda: {} if shown.startswith(HUB) else {"file_sha256": digest.hexdigest()},
+    )
+
+
+def from_dataset(
+    dataset: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str = "dataset",
+    *,
+    proportions: Sequence[float] = PROPORTIONS,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    skip: bool = False,
+    loss: str | Score = "kl",
+    metric: str | Score | None = None,
+) -> Task:
+    """A task of a Hugging Face `datasets` object, streamed or not: its rows are those of `from_file`.
+
+    Args:
+        dataset: a `Dataset` or `IterableDataset`, or several by split as `load_dataset` gives them (train, validation
+            or val, test; others are left out).
+        tokenizer: the model's.
+        name: what the task is called, also in messages.
+        proportions: see `from_records`; used where the data set is not split.
+        seed: see `from_records`.
+        counterfactual: see `from_file`.
+        skip: see `from_file`.
+        loss: see `Task`.
+        metric: see `from_records`.
+
+    Raises:
+        InputError: it has no rows, or one of them cannot be used.
+    """
+    options: dict[str, Any] = {"proportions": proportions, "seed": seed, "skip": skip, "loss": loss, "metric": metric}
+    placed = _translated(_rows_of(dataset, name), counterfactual)
+    return made(name, placed, tokenizer, {"task": "records"}, **options)
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What of a file can be used."""
+
+    usable: int
+    """Pairs."""
+    refusals: tuple[str, ...]
+    """For each other row one line: its place, what is wrong, what would be right."""
+    notes: tuple[str, ...]
+    """What is allowed but may not be meant."""
+
+
+def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual: str | None = None) -> FileCheck:
+    """Look at every row of a file or data set, and say which cannot be used and why.
+
+    Raises:
+        InputError: it cannot be read at all.
+    """
+    encoder, names = Encoder.of(tokenizer), {REST: 0}
+    refusals: list[str] = []
+    prompts: dict[bytes, set[str | None]] = {}
+    count = marked = answered = 0
+    rows = _translated(_rows(path, hashlib.sha256()), counterfactual)
+    while True:
+        try:
+            where, record = next(rows, (None, None))
+        except InputError as error:  # nothing can be read after it
+            refusals.append(str(error))
+            break
+        if where is None:
+            break
+        try:
+            pair, split = usable(record, encoder, names)
+        except InputError as error:
+            refusals.append(f"{where}: {error}")
+            continue
+        count += 1
+        marked += pair.spans is not None
+        answered += all(target.wrong for target in pair.targets)
+        prompts.setdefault(hashlib.sha256(repr(pair.clean).encode()).digest()[:16], set()).add(split)
+    return FileCheck(count, tuple(refusals), tuple(_notes(count, marked, answered, list(prompts.values()))))
+
+
+def _notes(count: int, marked: int, answered: int, splits: Sequence[set[str | None]]) -> Iterator[str]:
+    if leaking := sum(len(each) > 1 for each in splits):
+        yield f"{leaking} clean prompts stand in more than one split, so that what is learned leaks into what is judged"
+    if named := [None in each for each in splits]:
+        if any(named) and not all(named):
+            yield 'some pairs have a "split" and some have none; the file will be refused'
+        if not any(named) and (missing := [split for split in SPLITS if not any(split in each for each in splits)]):
+            yield f"no pair is in the split {' or '.join(missing)}"
+    if 0 < marked < count:
+        yield "some pairs mark spans and some mark none; the file will be refused"
+    if 0 < answered < count:
+        yield "some pairs have wrong answers and some have none, so that there is no logit difference"
+
+
+def _rows(path: str, digest: Any) -> Iterator[Placed]:
+    """The rows of a file or of a data set of the hub."""
+    if path.startswith(HUB):
+        return _rows_of(_from_hub(path.removeprefix(HUB)), path)
+    suffix = Path(path).suffix
+    if suffix not in READERS:
+        raise InputError(f"{quote(path)}: the suffix {quote(suffix)} is not known; use {', '.join(READERS)} or hf:NAME")
+    return READERS[suffix](path, digest.update)
+
+
+def _from_hub(name: str) -> Any:
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError as error:
+        raise InputError(f"hf:{name}: this needs datasets; pip install 'edgewise[data]'") from error
+    place, _, configuration = name.partition(":")
+    try:
+        return load_dataset(place, configuration or None, streaming=True)
+    except Exception as error:  # the hub client raises many kinds; the user needs one line
+        reason = quote(" ".join(str(error).split()))[1:-1]
+        raise InputError(f"hf:{name}: could not be loaded ({reason}); give a data set that can be reached") from error
+
+
+def _rows_of(dataset: Any, name: str) -> Iterator[Placed]:
+    """The rows of a data set, with the name of its split where it has several."""
+    if not isinstance(dataset, Mapping):
+        yield from _numbered(dataset, name)
+        return
+    known = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+    if not any(split in known for split in dataset):
+        raise InputError(
+            f"{name}: has the splits {', '.join(map(str, dataset))}; give one of them, or name them {', '.join(SPLITS)}"
+        )
+    for split, part in dataset.items():
+        if split in known:
+            for where, row in _numbered(part, f"{name}:{split}"):
+                yield where, {**row, "split": known[split]} if isinstance(row, Mapping) else row
+
+
+def _numbered(rows: Iterable[Any], name: str) -> Iterator[Placed]:
+    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
+        raise InputError(f"{name}: a {type(rows).__name__} is no data set; give one of the datasets library, or rows")
+    for number, row in enumerate(rows):
+        present = {key: value for key, value in row.items() if value is not None} if isinstance(row, Mapping) else row
+        yield f"{name}[{number}]", present
+
+
+def _translated(placed: Iterator[Placed], counterfactual: str | None) -> Iterator[Placed]:
+    """MIB's rows as records of ours, others as they are."""
+    for where, row in placed:
+        if not isinstance(row, Mapping) or not is_mib(row):
+            yield where, row
+            continue
+        try:
+            yield where, record_of(row, counterfactual)
+        except InputError as error:
+            yield where, error
+
+
+def _is_mib_file(path: str) -> bool:
+    """Whether a JSONL file's first row has MIB's columns."""
+    _, row = next(jsonl_rows(path, lambda _: None), ("", None))
+    return isinstance(row, Mapping) and is_mib(row)

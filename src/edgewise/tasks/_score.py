@@ -1,0 +1,123 @@
+"""How well a model itself does a task: a circuit can explain no more than the model does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.tasks._metrics import Score, accuracy, choice, log_prob, logit_diff, prob_diff, reduce
+from edgewise.tasks._pairs import Batch
+from edgewise.tasks._task import Task
+
+_Z = NormalDist().inv_cdf(0.975)  # a 95 % interval of a mean is so many standard errors to each side
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric of the full model, a mean over the examples."""
+
+    value: float
+    """On the clean prompts."""
+    margin: float | None
+    """Half the width of its 95 % interval, from the standard error over the examples; None for a single example."""
+    corrupted: float
+    """On the corrupted prompts, judged by the clean answers."""
+    chance: float
+    """Where all tokens are equally likely; of `choice`, where the right and the wrong answers are."""
+    rise: float
+    """`value` minus `corrupted`."""
+    rise_margin: float | None
+    """Half the width of its 95 % interval, from the paired differences."""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """What a model makes of one split of a task."""
+
+    task: str
+    split: str
+    n: int
+    """Examples."""
+    metrics: dict[str, Measure]
+    """`accuracy` (the likeliest token of all is right), `choice` (of right and wrong answers the likeliest is right),
+    `logit_diff`, `prob_diff` and `log_prob` (nats); `choice` and the differences only with wrong answers."""
+
+    @property
+    def complaint(self) -> str | None:
+        """One line if the model cannot be seen to do the task, else None."""
+        preferred = self.metrics.get("choice")
+        if preferred is not None and preferred.value - (preferred.margin or 0) <= preferred.chance:
+            return (
+                f"on {self.n} {self.split} examples of {self.task} the model prefers the right answer to the wrong "
+                f"ones in {preferred.value:.0%}, where guessing gives {preferred.chance:.0%}: it does not do this task"
+            )
+        known = self.metrics["log_prob"]
+        if preferred is None and known.rise - (known.rise_margin or 0) <= 0:
+            return (
+                f"on {self.n} {self.split} examples of {self.task} the right answer is no likelier after the clean "
+                f"prompt than after the corrupted one (by {known.rise:.2g} nats): the model does not do this task"
+            )
+        return None
+
+
+def score(
+    model: Model | Engine, task: Task, *, split: str = "test", n: int | None = None, batch_size: int = 32
+) -> Ability:
+    """Measure the full model on a task.
+
+    Args:
+        model: the model, or an engine of it.
+        task: the behaviour.
+        split: which examples.
+        n: how many of them, from the first on; all if None.
+        batch_size: how many at a time; it does not change the numbers.
+
+    Raises:
+        edgewise.InputError: there is no such split, or it is empty.
+    """
+    engine = Engine.of(model)
+    chosen = replace(task, **{split: task.split(split)[:n]})
+    metrics: dict[str, Score] = {"accuracy": accuracy, "log_prob": log_prob}
+    if all(any(target.wrong for target in pair.targets) for pair in chosen.split(split)):
+        metrics = {"accuracy": accuracy, "choice": choice, "logit_diff": logit_diff, "prob_diff": prob_diff} | metrics
+    rows: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    for batch in chosen.batches(split, batch_size):
+        batch = batch.to(engine.model.device)
+        clean = engine.full(batch)
+        said = clean, engine.full(batch, "corrupted"), torch.zeros_like(clean)
+        for name, metric in metrics.items():
+            values = [reduce(metric(logits, batch), batch) for logits in said]
+            if name == "choice":
+                values[2] = reduce(_share(batch).to(values[0].dtype), batch)
+            rows[name].append(torch.stack(values).double().cpu())
+    return Ability(
+        task.name, split, len(chosen.split(split)), {name: _measure(torch.cat(x, 1)) for name, x in rows.items()}
+    )
+
+
+def _share(batch: Batch) -> Float[Tensor, " A"]:
+    """The share of right answers among each target's right and wrong ones."""
+    right, wrong = ((each >= 0).sum(-1) for each in (batch.answers, batch.wrong))
+    return right / (right + wrong)
+
+
+def _measure(values: Float[Tensor, "3 n"]) -> Measure:
+    clean, corrupted, chance = values
+    return Measure(
+        float(clean.mean()),
+        _margin(clean),
+        float(corrupted.mean()),
+        float(chance.mean()),
+        float((clean - corrupted).mean()),
+        _margin(clean - corrupted),
+    )
+
+
+def _margin(values: Float[Tensor, " n"]) -> float | None:
+    return _Z * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None

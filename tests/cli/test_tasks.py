@@ -1,0 +1,105 @@
+"""`edgewise tasks`: list, show, score and check, and the warning of `find`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgewise.circuit import Circuit
+from edgewise.tasks import TASKS
+
+from .test_cli import Cli, cli, find, model, pairs  # noqa: F401 (fixtures)
+
+
+def test_list_names_every_task(cli: Cli):  # noqa: F811 (a fixture)
+    lines = cli("tasks", "list").out.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(TASKS)
+    assert all(len(line) > len(name) + 20 for line, name in zip(lines, TASKS, strict=True))
+
+
+def test_show_prints_tokens_and_answers(cli: Cli, model: Path, pairs: Path):  # noqa: F811
+    out = cli("tasks", "show", pairs, "--model", model, "-n", 2).out
+    assert "clean" in out and "|ran|to|the|" in out and "predicts 'mat', not 'rug'" in out
+    assert out.count("corrupted") == 2
+    rows = [
+        json.loads(line) for line in cli("tasks", "show", pairs, "--model", model, "-n", 3, "--json").out.splitlines()
+    ]
+    assert len(rows) == 3 and rows[0]["targets"][0]["answers"]
+
+
+def test_show_prints_built_in_pairs_and_their_chosen_split(cli: Cli):  # noqa: F811
+    out = cli("tasks", "show", "greater-than", "-n", 1, "--split", "test").out
+    assert "predicts '" in out and "not '" in out
+
+
+def test_show_names_spans(cli: Cli, model: Path, tmp_path: Path):  # noqa: F811
+    path = tmp_path / "spans.jsonl"
+    record = {
+        "clean": "<span:who>Mary Ann</span> ran to the",
+        "corrupted": "<span:who>John</span> ran to the",
+        "answer": " mat",
+    }
+    path.write_text(json.dumps({**record, "split": "train"}) + "\n")
+    out = cli("tasks", "show", path, "--model", model).out
+    assert "spans      who who rest rest rest" in out and "John|ran|to|the" in out
+
+
+def test_score_says_what_chance_is_and_writes_a_page(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+    page = tmp_path / "tasks.md"
+    out = cli("tasks", "score", pairs, "--model", model, "--split", "train", "--out", page).out
+    assert "pairs: accuracy" in out and "choice" in out and "(chance 0.500)" in out
+    written = page.read_text()
+    assert written.startswith(f"# How well {model} does") and "| pairs | 6 |" in written
+    row = json.loads(cli("tasks", "score", pairs, "--model", model, "--split", "train", "--json").out)
+    assert row["n"] == 6 and set(row["metrics"]) == {"accuracy", "choice", "logit_diff", "prob_diff", "log_prob"}
+
+
+def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+    good = cli("tasks", "check", pairs, "--model", model)
+    assert good.status == 0 and "10 of 10 pairs can be used" in good.out
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(pairs.read_text() + '{"clean": "a cat", "corrupted": "a dog sat", "answer": " mat"}\n{\n')
+    ran = cli("tasks", "check", bad, "--model", model)
+    assert ran.status == 1 and f"{bad}:11: clean and corrupted have 2 and 3 tokens" in ran.out
+    assert f"{bad}:12: not JSON" in ran.out and "10 of 12 pairs can be used" in ran.out
+    few = cli("tasks", "check", bad, "--model", model, "--limit", 1)
+    assert "… and 1 more; --limit shows them" in few.out
+    assert len(json.loads(cli("tasks", "check", bad, "--model", model, "--json").out)["refusals"]) == 2
+
+
+def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, tmp_path: Path):  # noqa: F811
+    path = tmp_path / "nonsense.jsonl"
+    names = ["Mary", "Ann", "Lee", "Sue", "John"]
+    rows = [(a, b) for a in names for b in names if a != b]
+    keys = ("clean", "corrupted", "answer", "wrong_answer")
+    values = [(f"{a} ran to", f"{b} ran to", f" {c}", f" {d}") for a, b in rows for c, d in ((a, b), (b, a))]
+    path.write_text("".join(json.dumps(dict(zip(keys, each, strict=True))) + "\n" for each in values))
+    ran = cli(*find(model, path, tmp_path / "out", "--method", "eap"))
+    assert ran.status == 0 and "warning: on " in ran.err and "it does not do this task" in ran.err
+
+
+def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+    ran = cli(*find(model, pairs, tmp_path, "--method", "eap", "--positions"))
+    assert ran.status == 0, ran.err
+    circuit = Circuit.load(tmp_path / "circuit.safetensors")
+    assert circuit.graph.spec.spans == ("rest", "last", "change 1", "change 2")
+    assert {name.rpartition(" @ ")[2] for name in circuit.edge_names()} <= set(circuit.graph.spec.spans)
+    judged = json.loads(cli("evaluate", tmp_path / "circuit.safetensors", "--baselines", "none", "--json").out)
+    assert judged["total_edges"] == circuit.graph.n_edges
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tasks", "show", "nothing"), "choose ioi, ioi-t1, greater-than"),
+        (("tasks", "show", "absent.csv"), "no such file; give a file of pairs"),
+        (("tasks", "show", "ioi", "-n", 0), "-n 0: use at least 1"),
+        (("tasks", "show", "ioi", "--split", "dev"), "--split 'dev': choose train, validation, test"),
+        (("tasks", "score", "ioi", "--split", "dev"), "--split 'dev'"),
+        (("tasks", "score", "nothing"), "choose ioi"),
+        (("tasks", "check", "pairs.xlsx"), "give a file (.jsonl, .csv, .parquet) or hf:NAME"),
+        (("tasks", "show", "ioi", "--model", "./absent"), "its tokenizer could not be loaded"),
+    ],
+)
+def test_refusals(cli: Cli, arguments, message):  # noqa: F811
+    assert message in cli.refused(*arguments)

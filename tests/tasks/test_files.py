@@ -1,0 +1,364 @@
+"""Pairs from CSV, Parquet, data sets and MIB's columns, and what `check_file` says of a file."""
+
+import json
+
+import pytest
+
+from edgewise._errors import InputError
+from edgewise.tasks import (
+    Task,
+    check_file,
+    from_dataset,
+    from_file,
+    from_jsonl,
+    from_provenance,
+    from_records,
+    grouped_by_changes,
+)
+from edgewise.tasks._splits import SPLITS
+
+from .conftest import CAT, lines, records
+
+_KEYS = ("clean", "corrupted", "answer", "wrong_answer", "split")
+ROWS: list[dict[str, str]] = [
+    dict(zip(_KEYS, values, strict=True))
+    for values in (
+        ("a cat ran to", "a dog ran to", " Mary", " John", "train"),
+        ("a cat sat on the", "a dog sat on the", " mat", " rug", "test"),
+        ("a cat, a dog", "a dog, a dog", " sat", " ran", "validation"),
+    )
+]
+IOI = {
+    "prompt": "Mary and Ann ran to the mat , Mary ran to",
+    "template": "{name_A} and {name_B} ran",
+    "metadata": {"indirect_object": "Ann", "subject": "Mary", "random_c": "Sue"},
+    "choices": ["Ann", "Mary"],
+    "answerKey": 0,
+    "abc_counterfactual": {
+        "prompt": "Lee and Sue ran to the mat , John ran to", "choices": ["Sue", "Lee"], "answerKey": 0,
+    },
+    "s2_io_flip_counterfactual": {
+        "prompt": "Mary and Ann ran to the mat , Ann ran to", "choices": ["Mary", "Ann"], "answerKey": 0,
+    },
+}  # fmt: skip
+CHOICES = {
+    "prompt": "the cat sat . 1 . cat 2 . dog to",
+    "choices": {"label": ["1", "2"], "text": ["cat", "dog"]},
+    "answerKey": 0,
+    "symbol_counterfactual": {
+        "prompt": "the cat sat . 3 . cat 4 . dog to",
+        "choices": {"label": ["3", "4"], "text": ["cat", "dog"]},
+        "answerKey": 0,
+    },
+}
+SUM = {
+    "prompt": "1 + 2 = ",
+    "label": "3",
+    "operator": "+",
+    "random_counterfactual": {"prompt": "2 + 4 = ", "label": "6"},
+}
+
+
+def csv_of(*rows: dict[str, str]) -> str:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[f'"{row.get(key, "")}"' for key in keys] for row in rows]
+    return "\r\n".join(",".join(row) for row in [keys, *cells]) + "\r\n"
+
+
+def parquet(path, rows) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer  # pyright: ignore[reportMissingImports] (optional)
+
+    writer.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def text(tokenizer, ids) -> str:
+    return " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+def same(task: Task, other: Task) -> bool:
+    return [task.split(split) for split in SPLITS] == [other.split(split) for split in SPLITS]
+
+
+# Kinds of files
+
+
+def test_csv_and_jsonl_are_the_same_pairs(toy, write):
+    expected = from_jsonl(write(lines(*ROWS)), toy)
+    for data in (csv_of(*ROWS), "\ufeff" + csv_of(*ROWS), csv_of(*ROWS).replace("\r\n", "\n\n")):
+        task = from_file(write(data, "pairs.csv"), toy)
+        assert same(task, expected) and task.metric == "logit_diff" and task.name == "pairs"
+        assert from_provenance(task.provenance, toy) == task
+
+
+def test_parquet_holds_the_same_pairs_and_sets_of_answers(toy, tmp_path):
+    path = parquet(tmp_path / "pairs.parquet", ROWS)
+    task = from_file(path, toy)
+    assert same(task, from_records(ROWS, toy)) and from_provenance(task.provenance, toy) == task
+    several = parquet(tmp_path / "sets.parquet", [{**ROWS[0], "answer": [" Mary", " Sue"]}])
+    assert len(from_file(several, toy).train[0].targets[0].answers) == 2
+
+
+def test_a_changed_file_is_noticed(toy, write):
+    provenance = from_file(write(csv_of(*ROWS), "pairs.csv"), toy).provenance
+    write(csv_of(*ROWS[:2]), "pairs.csv")
+    with pytest.raises(InputError, match="the file has changed"):
+        from_provenance(provenance, toy)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_data_sets_streamed_or_not(toy, tmp_path, stream):
+    datasets = pytest.importorskip("datasets")
+    by_split = {}
+    for row in ROWS:
+        name = "val" if row["split"] == "validation" else row["split"]
+        by_split[name] = str(tmp_path / f"{name}.jsonl")
+        (tmp_path / f"{name}.jsonl").write_text(lines({key: value for key, value in row.items() if key != "split"}))
+    loaded = datasets.load_dataset("json", data_files=by_split, streaming=stream, cache_dir=str(tmp_path / "cache"))
+    assert same(from_dataset(loaded, toy), from_records(ROWS, toy))
+    only = from_dataset(loaded["train"], toy, proportions=(1, 0, 0))
+    assert only.train == from_records(ROWS, toy).train
+
+
+def test_rows_of_any_kind_may_stand_for_a_data_set(toy):
+    assert same(from_dataset(iter(ROWS), toy), from_records(ROWS, toy))
+    split = {split: [{**row, "split": None} for row in ROWS if row["split"] == split] for split in SPLITS}
+    assert same(from_dataset({**split, "extra": [{}]}, toy), from_records(ROWS, toy))
+    with pytest.raises(InputError, match=r"dataset: has the splits dev; give one of them, or name them train"):
+        from_dataset({"dev": ROWS}, toy)
+    with pytest.raises(InputError, match="dataset: a int is no data set"):
+        from_dataset(3, toy)
+
+
+# MIB's columns
+
+
+@pytest.mark.parametrize(
+    ("row", "counterfactual", "corrupted", "answer", "wrong"),
+    [
+        (IOI, None, "Mary and Ann ran to the mat , Ann ran to", "Ann", "Mary"),
+        (IOI, "abc", "Lee and Sue ran to the mat , John ran to", "Ann", "Mary"),
+        (CHOICES, None, "the cat sat . 3 . cat 4 . dog to", "1", "3"),
+        (SUM, None, "2 + 4 =", "3", "6"),
+    ],
+    ids=["ioi", "ioi abc", "choices", "sum"],
+)
+def test_mib_rows(toy, write, row, counterfactual, corrupted, answer, wrong):
+    split = {split: [row] for split in SPLITS}
+    (pair,) = from_dataset(split, toy, counterfactual=counterfactual).train
+    (target,) = pair.targets
+    assert pair.corrupted_text.strip() == corrupted
+    assert (text(toy, target.answers), text(toy, target.wrong)) == (answer, wrong)
+    path = write(lines(*({**row, "split": split} for split in SPLITS)))
+    assert from_file(path, toy, counterfactual=counterfactual).train == (pair,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"s2_io_flip_counterfactual": None}, "abc"),
+        (
+            {"s2_io_flip_counterfactual": "text"},
+            '"prompt" of the row and of its s2_io_flip_counterfactual must be text',
+        ),
+        ({"prompt": 3}, "must be text"),
+        ({"metadata": None, "answerKey": 7}, 'has neither a "label" nor "choices" that its "answerKey" numbers'),
+        ({"metadata": None, "choices": "Ann"}, 'has neither a "label" nor "choices"'),
+    ],
+)
+def test_mib_rows_that_cannot_be_used(toy, change, message):
+    row = {**IOI, **change}
+    if message == "abc":
+        assert from_dataset([row], toy, proportions=(1, 0, 0)).train[0].corrupted_text.startswith("Lee")
+        with pytest.raises(
+            InputError, match=r'dataset\[0\]: has no counterfactual "s2_io_flip_counterfactual"; it has'
+        ):
+            from_dataset([row], toy, counterfactual="s2_io_flip")
+    else:
+        with pytest.raises(InputError, match="dataset.0.: .*" + message):
+            from_dataset([row], toy)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("", "holds no pairs"),
+        ("clean,answer\na,b\n", ':1: the first line must name the columns, "clean" and "corrupted" among them'),
+        ("clean,corrupted,clean\n", ':1: the column "clean" is named twice'),
+        ("clean,corrupted\na\n", ":2: has 1 cells where the header names 2"),
+        ("clean,corrupted\na,b,c\n", ":2: has 3 cells"),
+        ('clean,corrupted\n"a"b,c\n', ":2: not CSV"),
+        ('clean,corrupted\n"a,b\n', "not CSV"),
+        (b"clean,corrupted\n\xff,b\n", ":2: byte 1 of the line is not UTF-8"),
+        ("clean,corrupted\n" + "a" * 200_000 + ",b\n", ":2: not CSV (field larger"),
+        ("clean,corrupted\n,a cat\n", ':2: has no "clean"'),
+        ("clean,corrupted,answr\na,b,c\n", ':2: there is no key "answr"; did you mean "answer"?'),
+        ("clean,corrupted\n" + "x" * (1 << 21), "the line is longer than"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_csv_that_cannot_be_used_is_refused(toy, write, data, message):
+    path = write(data, "pairs.csv")
+    with pytest.raises(InputError) as refusal:
+        from_file(path, toy)
+    assert message in str(refusal.value) and str(refusal.value).startswith(path)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert check_file(path, toy).usable == 0
+
+
+def test_damaged_parquet_is_refused(toy, tmp_path):
+    path = tmp_path / "pairs.parquet"
+    whole = tmp_path / "whole.parquet"
+    parquet(whole, ROWS)
+    for data in (b"", b"PAR1", whole.read_bytes()[:-20], whole.read_bytes()[:40] + whole.read_bytes()[60:]):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="not a Parquet file that can be read"):
+            from_file(path, toy)
+
+
+def test_unknown_suffixes_and_absent_files_are_refused(toy, tmp_path):
+    with pytest.raises(InputError, match="the suffix .* is not known; use .jsonl, .csv, .parquet or hf:NAME"):
+        from_file(tmp_path / "pairs.xlsx", toy)
+    with pytest.raises(InputError, match="No such file"):
+        from_file(tmp_path / "absent.csv", toy)
+
+
+def test_skipping_leaves_out_what_cannot_be_used_and_counts_it(toy, write):
+    bad = {**ROWS[0], "corrupted": "a dog ran to to"}
+    path = write(lines(ROWS[0], bad, *ROWS[1:]) + "[1]\n")
+    with pytest.raises(InputError, match=":2: clean and corrupted have 4 and 5 tokens"):
+        from_file(path, toy)
+    task = from_file(path, toy, skip=True)
+    assert same(task, from_records(ROWS, toy)) and task.provenance["skipped"] == 2
+    assert from_provenance(task.provenance, toy) == task
+    with pytest.raises(InputError, match="holds no pairs that can be used"):
+        from_file(write(lines(bad)), toy, skip=True)
+
+
+# What a file is like
+
+
+def test_check_names_every_refusal_and_what_may_not_be_meant(toy, write):
+    bad = {**ROWS[0], "corrupted": "a dog ran to to"}
+    leak = {**ROWS[0], "split": "test"}
+    result = check_file(write(lines(*ROWS, bad, leak, CAT) + "{\n"), toy)
+    assert result.usable == 5 and [each.split(": ")[0][-2:] for each in result.refusals] == [":4", ":7"]
+    notes = " ".join(result.notes)
+    assert "1 clean prompts stand in more than one split" in notes or "2 clean prompts" in notes
+    assert "some pairs have wrong answers and some have none" in notes
+
+
+def test_check_of_a_good_file_has_nothing_to_say(toy, write):
+    result = check_file(write(lines(*ROWS)), toy)
+    assert (result.usable, result.refusals, result.notes) == (3, (), ())
+    assert check_file(write(lines(*records(9))), toy).notes == ()
+    assert "no pair is in the split validation or test" in check_file(write(lines(ROWS[0])), toy).notes
+    mixed = check_file(write(lines(ROWS[0], *records(1))), toy).notes
+    assert any("some have none; the file will be refused" in note for note in mixed)
+
+
+# Marked spans
+
+
+def marked(**changes) -> dict[str, str]:
+    record = {
+        "clean": "<span:who>Mary Ann Lee</span> ran to <span:what>a mat</span> on the",
+        "corrupted": "<span:who>John</span> ran to <span:what>a big dog</span> on the".replace("big", "cat"),
+        "answer": " mat",
+        "split": "train",
+    }
+    return {**record, **changes}
+
+
+def test_unequal_lengths_are_aligned_by_their_spans(toy):
+    task = from_records([marked()], toy)
+    (pair,) = task.train
+    assert task.span_names == ("rest", "who", "what")
+    assert text(toy, pair.clean) == "Mary Ann Lee ran to a mat on the"
+    assert text(toy, pair.corrupted) == "John ran to a cat dog on the"
+    assert pair.spans == (1, 1, 1, 0, 0, 2, 2, 0, 0)
+    assert pair.align == (0, 0, 0, 1, 2, 4, 5, 6, 7)  # the last of a span with the last
+    batch = task.batch("train", [0], "left")
+    assert batch.align is not None and batch.span_id is not None
+    assert batch.clean.ids.shape == (1, 9) and batch.corrupted.ids.shape == (1, 8)
+    assert from_records([marked()], toy).provenance["sha256"] == task.provenance["sha256"]
+
+
+def test_spans_of_equal_lengths_only_name_positions(toy):
+    record = marked(corrupted="<span:who>Sue Ann Lee</span> ran to <span:what>a rug</span> on the")
+    (pair,) = from_records([record], toy).train
+    assert pair.align is None and pair.spans == (1, 1, 1, 0, 0, 2, 2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "clean", ["a <span:x>cat</span> <predict>sat</predict>", "a <span:x>cat <predict>sat</predict></span>"]
+)
+def test_spans_beside_and_around_what_is_predicted(toy, clean):
+    corrupted = clean.replace("cat", "dog")
+    (pair,) = from_records([{"clean": clean, "corrupted": corrupted, "split": "train"}], toy).train
+    assert text(toy, pair.clean) == "a cat" and pair.spans == (0, 1)
+
+
+def test_spans_with_a_space_on_either_side(byte_bpe):
+    for clean in (
+        "a<span:x> cat</span> sat on the",
+        "a <span:x>cat</span> sat on the",
+        "a<span:x> cat </span>sat on the",
+    ):
+        record = {"clean": clean, "corrupted": clean.replace("cat", "mat"), "answer": " mat", "split": "train"}
+        (pair,) = from_records([record], byte_bpe).train
+        where = [token for token, span in zip(pair.clean, pair.spans or (), strict=True) if span]
+        assert byte_bpe.decode(where) == " cat"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clean": "<span:who>Mary</span> ran"}, 'clean marks the spans "who" and corrupted "who, what"'),
+        ({"clean": "<span:>Mary</span> ran"}, 'clean: "<span:>" stands where it cannot'),
+        ({"clean": "Mary</span> ran"}, 'clean: "</span>" stands where it cannot'),
+        ({"clean": "<span:a><span:b>Mary</span></span> ran"}, 'clean: "<span:b>" stands where it cannot'),
+        ({"clean": "<span:who>Mary ran"}, 'clean: the span "who" is not closed'),
+        ({"clean": "<span:who></span>Mary ran"}, 'clean: the span "who" is empty'),
+        ({"clean": "<span:who>Mary</span> ran ran to <span:what>a mat</span> on the"},
+         '3 tokens of clean and 2 of corrupted stand unmarked before "what"'),
+        ({"clean": "<span:who>Mary</span> ran to <span:what>a mat</span> on on the"},
+         '3 tokens of clean and 2 of corrupted stand unmarked before "the end"'),
+        ({"clean": "<span:who>Ma</span>ry ran to <span:what>a mat</span> on the"},
+         'clean: the span "who" begins or ends within a token; mark whole words'),
+        ({"corrupted": "John ran to a dog on on the"}, 'clean marks the spans "who, what" and corrupted ""'),
+    ],
+)  # fmt: skip
+def test_spans_that_align_nothing_are_refused(toy, changes, message):
+    with pytest.raises(InputError) as refusal:
+        from_records([marked(**changes)], toy)
+    assert f"records[0]: {message}" in str(refusal.value)
+    assert json.dumps(str(refusal.value)).isascii() and len(str(refusal.value).splitlines()) == 1
+
+
+def test_spans_are_marked_in_all_pairs_or_in_none(toy):
+    with pytest.raises(InputError, match=r"records\[1\]: some pairs mark spans and some mark none"):
+        from_records([marked(), CAT], toy)
+
+
+# Groups by changes
+
+
+def test_positions_are_grouped_by_where_prompts_differ(toy):
+    record = {"clean": "Mary Ann ran to a cat on the", "corrupted": "Sue Lee ran to a dog on the", "answer": " mat"}
+    task = grouped_by_changes(from_records([{**record, "split": "train"}], toy))
+    assert task.span_names == ("rest", "last", "change 1", "change 2")
+    assert task.train[0].spans == (2, 2, 0, 0, 0, 3, 0, 1)
+    assert task.batch("train", [0]).span_id is not None
+    with pytest.raises(InputError, match="its positions are grouped already, into rest, last, change 1, change 2"):
+        grouped_by_changes(task)
+
+
+def test_groups_by_changes_are_made_again_from_their_provenance(write, toy):
+    task = grouped_by_changes(from_file(write(lines(*ROWS)), toy))
+    again = from_provenance(task.provenance, toy)
+    assert again == task and again.span_names == ("rest", "last", "change 1")
