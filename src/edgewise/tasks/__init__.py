@@ -3,9 +3,11 @@
 from edgewise.tasks._custom import from_jsonl, from_records
 from edgewise.tasks._ioi import ioi, ioi_t1
 from edgewise.tasks._metrics import (
+    CLOSE,
     LOSSES,
     LOWER_IS_BETTER,
     METRICS,
+    OUTPUT_METRICS,
     SELF_CONTAINED,
     Score,
     loss_function,
@@ -14,13 +16,16 @@ from edgewise.tasks._metrics import (
     score_name,
 )
 from edgewise.tasks._pairs import Batch, Pair, Target
+from edgewise.tasks._program import program
 from edgewise.tasks._rebuild import TASKS, from_provenance
 from edgewise.tasks._task import Task, pairs_hash
 
 __all__ = [
+    "CLOSE",
     "LOSSES",
     "LOWER_IS_BETTER",
     "METRICS",
+    "OUTPUT_METRICS",
     "SELF_CONTAINED",
     "TASKS",
     "Batch",
@@ -36,6 +41,7 @@ __all__ = [
     "loss_function",
     "metric_function",
     "pairs_hash",
+    "program",
     "reduce",
     "score_name",
 ]

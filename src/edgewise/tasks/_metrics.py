@@ -75,7 +75,32 @@ def exact_match(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, 
     return (logits.argmax(-1) == _full_logits(batch, "exact_match").argmax(-1)).to(logits.dtype)
 
 
-LOSSES: dict[str, Score] = {"kl": kl, "cross_entropy": cross_entropy, "logit_diff": negative_logit_diff}
+def squared_distance(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Squared distance to the full model's outputs, summed over the outputs; lower is better. For models whose outputs
+    are numbers rather than logits, such as compiled programs. Needs `batch.full_logits`.
+    """
+    return (_precise(logits) - _precise(_full_logits(batch, "l2"))).square().sum(-1)
+
+
+def close(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """1 where every output is within `CLOSE` of the full model's, else 0; higher is better. Needs `batch.full_logits`."""
+    logits = _precise(logits)
+    return ((logits - _precise(_full_logits(batch, "close"))).abs() <= CLOSE).all(-1).to(logits.dtype)
+
+
+def value(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """The first output itself, for models whose one output is a number."""
+    return _precise(logits)[..., 0]
+
+
+CLOSE = 0.05
+"""What counts as the same number, as Edge Pruning's evaluation of xproportion has it."""
+LOSSES: dict[str, Score] = {
+    "kl": kl,
+    "cross_entropy": cross_entropy,
+    "logit_diff": negative_logit_diff,
+    "l2": squared_distance,
+}
 METRICS: dict[str, Score] = {
     "logit_diff": logit_diff,
     "log_prob": log_prob,
@@ -83,9 +108,11 @@ METRICS: dict[str, Score] = {
     "exact_match": exact_match,
     "kl": kl,
 }
-SELF_CONTAINED = frozenset({cross_entropy, log_prob, logit_diff, negative_logit_diff, accuracy})
+OUTPUT_METRICS: dict[str, Score] = {"l2": squared_distance, "close": close, "value": value}
+"""Metrics of outputs taken as numbers. A task says if these are what it is judged by (`Task.metrics`)."""
+SELF_CONTAINED = frozenset({cross_entropy, log_prob, logit_diff, negative_logit_diff, accuracy, value})
 """The scores that do not look at the full model's logits. (A user's own may.)"""
-LOWER_IS_BETTER = frozenset({"kl"})
+LOWER_IS_BETTER = frozenset({"kl", "l2"})
 """The metrics of which less is better. Of a user's own metric more is better."""
 
 
@@ -104,7 +131,7 @@ def metric_function(metric: str | Score) -> Score:
     Raises:
         InputError: there is no such metric; when called: it does not give one value per target.
     """
-    return _resolve(metric, METRICS, "metric")
+    return _resolve(metric, METRICS | OUTPUT_METRICS, "metric")
 
 
 def score_name(score: str | Score) -> str:

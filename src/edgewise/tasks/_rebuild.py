@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from edgewise._errors import InputError
 from edgewise.tasks._custom import from_jsonl
 from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._program import program
 from edgewise.tasks._task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1}
+TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1, "program": program}
 """The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
 
 

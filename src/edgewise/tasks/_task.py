@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise.tasks._metrics import Score, loss_function, metric_function
+from edgewise.tasks._metrics import METRICS, Score, loss_function, metric_function
 from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
 from edgewise.tasks._splits import SPLITS
 
@@ -32,16 +32,39 @@ class Task:
     """What attribution explains: a name in `METRICS` or such a callable, of which more is better."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made the pairs, as JSON-able values; `from_provenance` makes them again."""
+    metrics: tuple[str, ...] | None = None
+    """The metrics that evaluation reports; None for all in `METRICS` that the pairs allow."""
 
     def __post_init__(self) -> None:
         loss_function(self.loss)
         metric_function(self.metric)
+        for name in self.metrics or ():
+            metric_function(name)
 
     @cached_property
     def contrastive(self) -> bool:
         """Whether every example has a wrong answer, so that a logit difference exists."""
         pairs = (pair for split in SPLITS for pair in self.split(split))
         return all(any(target.wrong for target in pair.targets) for pair in pairs)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The names of the metrics that evaluation reports."""
+        if self.metrics is not None:
+            return self.metrics
+        return tuple(name for name in METRICS if name != "logit_diff" or self.contrastive)
+
+    @property
+    def distance(self) -> str:
+        """The metric that says how far a circuit is from the full model."""
+        return "l2" if self.metrics is not None and "l2" in self.metrics else "kl"
+
+    @property
+    def explained(self) -> str:
+        """A metric that attribution can explain whatever the task's own is: it has a gradient at the full model."""
+        if self.metrics is not None and "accuracy" not in self.metrics:
+            return "value"  # the outputs are numbers, which no answer is among
+        return "logit_diff" if self.contrastive else "log_prob"
 
     def split(self, name: str) -> Sequence[Pair]:
         """The pairs of a split.
