@@ -11,16 +11,22 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show
+from edgewise.cli import _show, _tracr
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.add_typer(_tracr.app, name="tracr")
 
-ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
-TaskName = Annotated[str, typer.Option("--task", help="A built-in task (ioi, ioi-t1) or a .jsonl file of pairs.")]
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task", help="A built-in task (ioi, ioi-t1; program for a compiled model) or a .jsonl file of pairs."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -85,6 +91,8 @@ def find(
     elif method == "ranking":
         circuit = ew.learn_ranking(engine, pairs, config, options=options).at(sparsity, actual=True)
     else:
+        if method == "eap" and pairs.metric in ew.tasks.LOWER_IS_BETTER:  # it has no gradient at the full model
+            pairs = replace(pairs, metric=pairs.explained)
         scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[method](engine, pairs, batch_size=batch_size or 32)
         circuit = scores.at(sparsity, actual=True, absolute=True)
     circuit.save(out / "circuit.safetensors")
@@ -239,9 +247,9 @@ def check_model(
 @models_app.command("list")
 def list_models() -> None:
     """The models that need no hub, and the supported families."""
-    from edgewise.models import DEFAULT_MODELS, supported
+    from edgewise.models import DEFAULT_MODELS, SHIPPED, supported
 
-    for name, description in DEFAULT_MODELS.items():
+    for name, description in (DEFAULT_MODELS | SHIPPED).items():
         print(f"{name}: {description}")
     print(f"families: {', '.join(supported())}")
 
@@ -286,7 +294,11 @@ def _config(method: str, preset: str, sparsity: float, steps: int | None, batch_
 
 def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:
     from edgewise import tasks
+    from edgewise.models import ProgramTokenizer
 
+    compiled = isinstance(tokenizer, ProgramTokenizer)
+    if compiled and name != "program":
+        raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
     if name in tasks.TASKS:
         return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     return tasks.from_jsonl(name, tokenizer, seed=seed)

@@ -139,7 +139,7 @@ def recorded_ablation(circuit: Circuit) -> Ablation | None:
 def best_attribution(
     engine: Engine, task: Task, n_actual: int, scores: Scores | None, batch_size: int = 32
 ) -> tuple[str, Circuit]:
-    """EAP's circuit of an actual size: by signed or absolute score, whichever is nearer to the full model on validation."""
+    """EAP's circuit of an actual size: by signed or absolute score, whichever is nearer to the model on validation."""
     # The field's metric, and one with a gradient: the task's own may be the user's and have none.
     explained = replace(task, metric=task.explained)
     scores = scores or eap(engine, explained, batch_size=batch_size)

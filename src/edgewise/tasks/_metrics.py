@@ -82,8 +82,17 @@ def squared_distance(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Ten
     return (_precise(logits) - _precise(_full_logits(batch, "l2"))).square().sum(-1)
 
 
+def mismatch(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """How wrong an output is, from 0 for the full model's to 1 for one far from it: `d / (d + 4 CLOSE²)`, where d is
+    the squared distance; lower is better. It asks for equal outputs rather than near ones: once an output is wrong,
+    it hardly matters how far. Needs `batch.full_logits`.
+    """
+    distance = squared_distance(logits, batch)
+    return distance / (distance + 4 * CLOSE**2)
+
+
 def close(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
-    """1 where every output is within `CLOSE` of the full model's, else 0; higher is better. Needs `batch.full_logits`."""
+    """1 where every output is within `CLOSE` of the full model's, else 0; higher is better. Needs the full model's."""
     logits = _precise(logits)
     return ((logits - _precise(_full_logits(batch, "close"))).abs() <= CLOSE).all(-1).to(logits.dtype)
 
@@ -100,6 +109,7 @@ LOSSES: dict[str, Score] = {
     "cross_entropy": cross_entropy,
     "logit_diff": negative_logit_diff,
     "l2": squared_distance,
+    "mismatch": mismatch,
 }
 METRICS: dict[str, Score] = {
     "logit_diff": logit_diff,

@@ -73,9 +73,9 @@ def _drawn(known: Program, count: int, random: Random) -> list[tuple[int, int]]:
 
 def _pair(known: Program, clean: int, corrupted: int) -> Pair:
     length = int(known.lengths[clean])
-    ids = [tuple(known.inputs[row, :length].tolist()) for row in (clean, corrupted)]
+    ids, other = (tuple(known.inputs[row, :length].tolist()) for row in (clean, corrupted))
     said = known.expected[clean, :length]
     # A numerical program has one output, and so no answers among several: its one stands for itself.
     answers = torch.zeros_like(said) if known.outputs is None else said
     targets = tuple(Target(position, (int(answers[position]),)) for position in range(1, length))
-    return Pair(*ids, targets, *map(known.text, ids))
+    return Pair(ids, other, targets, known.text(ids), known.text(other))

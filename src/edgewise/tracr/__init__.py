@@ -10,5 +10,8 @@ from edgewise.tracr._recovery import Recovery as Recovery
 from edgewise.tracr._recovery import auroc as auroc
 from edgewise.tracr._recovery import compare as compare
 from edgewise.tracr._recovery import smallest_agreeing as smallest_agreeing
+from edgewise.tracr._search import eliminate as eliminate
+from edgewise.tracr._search import prune_program as prune_program
+from edgewise.tracr._search import rank_program as rank_program
 from edgewise.tracr._truth import Truth as Truth
 from edgewise.tracr._truth import find_truth as find_truth

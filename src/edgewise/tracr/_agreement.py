@@ -58,24 +58,31 @@ class Agreement:
         self.engine, self.output = engine, output
         self.program: Program = engine.model.module.program
         self.pairs = _pairs(self.program, engine.ablation.kind == "interchange")  # (n, 2)
+        if not len(self.pairs):
+            raise InputError(f"{self.program.name}: no two of its inputs are equally long; interchange needs pairs")
         self.lengths = self.program.lengths[self.pairs[:, 0]]
         alone = torch.arange(len(self.program.inputs))[:, None].repeat(1, 2)
         engine.prepare(self._inputs(rows) for rows in alone.split(64))
         generator = torch.Generator().manual_seed(0)
         self.witnesses = torch.randperm(len(self.pairs), generator=generator)[: WITNESSES // 2].tolist()
-        everything = torch.ones(1, engine.graph.n_edges)
-        if len(self.pairs) and not bool(self.holds(everything.bool())):
+        if self.first(torch.ones(1, engine.graph.n_edges, dtype=torch.bool)) is None:
             raise InputError(f"{self.program.name}: the model's own answers do not win by {MARGIN}; compare it raw")
 
     @torch.no_grad()
     def holds(self, kept: Bool[Tensor, "C E"]) -> Bool[Tensor, " C"]:
         """Which of the circuits agree with the model on every input."""
-        if not len(self.pairs) or not len(kept):
-            return torch.ones(len(kept), dtype=torch.bool)
+        if not len(kept):
+            return torch.ones(0, dtype=torch.bool)
         good = self._on(kept, torch.tensor(sorted(self.witnesses)))[0]
         for i in good.nonzero()[:, 0].tolist():
             good[i] = self._everywhere(kept[i])
         return good
+
+    @torch.no_grad()
+    def first(self, kept: Bool[Tensor, "C E"]) -> int | None:
+        """The first of the circuits that agrees with the model on every input; None if none does."""
+        good = self._on(kept, torch.tensor(sorted(self.witnesses)))[0]
+        return next((i for i in good.nonzero()[:, 0].tolist() if self._everywhere(kept[i])), None)
 
     @torch.no_grad()
     def share(self, kept: Bool[Tensor, " E"]) -> float:

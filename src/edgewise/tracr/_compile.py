@@ -21,7 +21,7 @@ from edgewise.models._compiled import Value
 MOST_INPUTS = 4096
 """How many inputs are listed with a program; of more, a sample of this size."""
 SAME = 1e-4
-"""How far an output may be from Tracr's own; both are float32, and compiled programs multiply rounding errors by 100."""
+"""How far an output may be from Tracr's own; compiled programs multiply float32's rounding errors by 100."""
 RIGHT = 0.05
 """How far an output may be from what the program says; a compiled number is an approximation."""
 _BOS, _PAD = "BOS", "PAD"
@@ -223,7 +223,7 @@ def _linear_layers(n_layers: int) -> Iterator[tuple[str, str]]:
 
 def _unembedding(assembled: Any, d_model: int) -> Float[Tensor, "D V"]:
     """The matrix that Tracr closes over, by what it makes of the identity."""
-    import haiku
+    import haiku  # pyright: ignore[reportMissingImports] (optional)
 
     def apply(x: Any) -> Any:
         return assembled.get_compiled_model().unembed(x, use_unembed_argmax=False)
@@ -235,7 +235,7 @@ def _unembedding(assembled: Any, d_model: int) -> Float[Tensor, "D V"]:
 @torch.no_grad()
 def _compare(module: CompiledTransformer, assembled: Any) -> None:
     """Raise unless the model's outputs are Tracr's own, and its answers the program's, on every listed input."""
-    import jax
+    import jax  # pyright: ignore[reportMissingImports] (optional)
 
     program = module.program
     forward = jax.jit(assembled.forward)

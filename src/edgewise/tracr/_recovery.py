@@ -88,7 +88,7 @@ def smallest_agreeing(scores: Scores, agreement: Agreement, *, absolute: bool = 
     n_edges = scores.graph.n_edges
     for start in range(0, n_edges + 1, _AT_A_TIME):
         circuits = [scores.top(k, absolute=absolute) for k in range(start, min(start + _AT_A_TIME, n_edges + 1))]
-        agreeing = agreement.holds(torch.stack([circuit.kept for circuit in circuits])).nonzero()[:, 0]
-        if len(agreeing):
-            return circuits[int(agreeing[0])].pruned()
+        first = agreement.first(torch.stack([circuit.kept for circuit in circuits]))
+        if first is not None:
+            return circuits[first].pruned()
     raise AssertionError("the whole model agrees with itself")
