@@ -49,8 +49,8 @@ def compile_(
     else:
         if vocab is None or max_len is None:
             raise InputError(f"tracr compile {program}: give its --vocab and --max-len")
-        name, found = tracr.load_source(program)
         symbols = _symbols(vocab)
+        name, found = tracr.load_source(program)
         module = tracr.compile_program(found, symbols, max_len, name=name, longest=longest, seed=seed)
     save_compiled(module, out)
     _show.compiled(module, out)

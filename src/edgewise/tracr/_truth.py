@@ -24,7 +24,7 @@ from edgewise.tracr._live import live_edges
 
 MOST_CIRCUITS = 1 << 16
 """Up to how many circuits all are tried."""
-ORDERS = 20
+ORDERS = 8
 """In how many random orders edges are taken away where there are too many circuits to try all."""
 _AT_A_TIME = 512
 

@@ -1,7 +1,7 @@
 """Known circuits: every program of Tracr's library, its true edges computed, every method's circuit held against them.
 
-    python benchmarks/tracr.py --out runs/tracr [--programs reverse …] [--methods ranking …] [--seeds 10 11 12]
-    python benchmarks/tracr.py --out runs/tracr --write      # the table and pictures in docs/results
+    python benchmarks/known_circuits.py --out runs/tracr [--programs reverse …] [--methods ranking …] [--seeds 10 11 12]
+    python benchmarks/known_circuits.py --out runs/tracr --write      # the table and pictures in docs/results
 
 Needs the extra `tracr`, but for the two programs that come with the package. Each model, truth and run is a file under
 `--out`; what is there is not done again. All methods have one setting for all programs, except the published ones of
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _tracr_report import write
+from _known_circuits_report import write
 
 import edgewise as ew
 from edgewise import tracr
@@ -110,8 +110,10 @@ def model_of(name: str, out: Path) -> ew.Model:
     return ew.load_model(path)
 
 
-def truth_of(engine: ew.Engine, path: Path, output: Any) -> Truth:
+def truth_of(engine: ew.Engine, output: Any, out: Path) -> Truth:
     """The truth, from its file if it has one."""
+    name, embeddings = engine.model.module.program.name, engine.graph.spec.embeddings
+    path = out / "truth" / f"{name}-{engine.ablation.kind}-{embeddings}-{output}.json"
     if not path.is_file():
         start = time.monotonic()
         tracr.find_truth(engine, output).save(path)
@@ -120,20 +122,25 @@ def truth_of(engine: ew.Engine, path: Path, output: Any) -> Truth:
 
 
 def study(name: str, methods: list[str], seeds: list[int] | None, out: Path) -> None:
-    """All truths of a program, and all runs."""
+    """All runs of a program."""
     model = model_of(name, out)
-    outputs = ("decoded",) if model.module.program.outputs is None else ("decoded", "raw")
     for ablation in ABLATIONS:
-        for embeddings in ("split", "joint"):
-            for output in outputs:
-                engine = ew.Engine(model, model.graph(embeddings), ew.Ablation(ablation))
-                truth_of(engine, out / "truth" / f"{name}-{ablation}-{embeddings}-{output}.json", output)
-        truth = Truth.load(out / "truth" / f"{name}-{ablation}-joint-decoded.json")
         engine = ew.Engine(model, model.graph("joint"), ew.Ablation(ablation))
+        truth = truth_of(engine, "decoded", out)
         agreement = Agreement(engine)
         for method in methods:
             for seed in seeds or (MANY_SEEDS if f"tracr:{name}" in SHIPPED else SEEDS):
                 run(engine, agreement, truth, method, seed, out / "runs")
+
+
+def other_truths(name: str, out: Path) -> None:
+    """What is true where raw outputs must be equal, or where token and position embeddings are apart."""
+    model = model_of(name, out)
+    outputs = ("decoded",) if model.module.program.outputs is None else ("decoded", "raw")
+    for ablation in ABLATIONS:
+        for embeddings in ("joint", "split"):
+            for output in outputs:
+                truth_of(ew.Engine(model, model.graph(embeddings), ew.Ablation(ablation)), output, out)
 
 
 def run(engine: ew.Engine, agreement: Agreement, truth: Truth, method: str, seed: int, out: Path) -> None:
@@ -177,6 +184,8 @@ def main() -> None:
         return
     for name in arguments.programs:
         study(name, arguments.methods, arguments.seeds, arguments.out)
+    for name in arguments.programs:
+        other_truths(name, arguments.out)
 
 
 if __name__ == "__main__":
