@@ -19,8 +19,8 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 HEADING = (
     "# Known circuits: programs compiled with Tracr",
     "",
-    "Written by `python benchmarks/known_circuits.py --out runs/tracr --write` from what the study has so far. How the truth is",
-    "computed and what the words mean: [docs/tracr.md](../tracr.md). Joint embeddings unless a column says split.",
+    "Written by `python benchmarks/known_circuits.py --out runs/tracr --write` from what the study has so far. How the",
+    "truth is computed and what the words mean: [docs/tracr.md](../tracr.md). Joint embeddings unless a column says split.",
     "",
 )
 METHODS = (
@@ -50,7 +50,7 @@ def write(out: Path) -> None:
     lines = [*HEADING, *_programs(models), *_truths(names, truths), *_recovery(names, rows)]
     lines += [*_failures(names, models, rows, truths, out), *_pictures(names, truths, rows, out)]
     write_atomically(RESULTS / "tracr.md", "\n".join(lines) + "\n")
-    kept = [{key: row[key] for key in row if key not in ("settings",)} for row in rows]
+    kept = [{key: row[key] for key in row if key != "settings"} for row in rows]
     data = {"runs": kept, "truths": {name: truth.to_dict() for name, truth in truths.items()}}
     write_atomically(RESULTS / "tracr.json", json.dumps(data, indent=0) + "\n")
 
@@ -63,8 +63,8 @@ def _model(name: str, out: Path) -> ew.Model:
 def _programs(models: dict[str, ew.Model]) -> Iterable[str]:
     yield "## Programs"
     yield ""
-    yield "Outputs equal Tracr's own on every input listed, to the difference given; the study's inputs are all sequences of"
-    yield "1 to *longest* symbols on which the program is defined, and under interchange all pairs of equally long ones."
+    yield "Outputs equal Tracr's own on every input listed, to the difference given; the study's inputs are all sequences"
+    yield "of 1 to *longest* symbols on which the program is defined, and under interchange all pairs of equally long ones."
     yield ""
     yield "| program | symbols | longest | inputs | layers × heads | edges joint / split | off Tracr by |"
     yield "|---|---|---|---|---|---|---|"
@@ -77,7 +77,8 @@ def _programs(models: dict[str, ew.Model]) -> Iterable[str]:
         inputs = f"{len(program.inputs)}" + (f" ({undefined} undefined)" if undefined else "")
         off = f"{program.origin['largest_difference_from_tracr']:.0e}"
         longest = program.origin["longest_listed"]
-        yield f"| {name} | `{symbols}` | {longest} | {inputs} | {config.n_layers} × {config.n_heads} | {edges} | {off} |"
+        size = f"{config.n_layers} × {config.n_heads}"
+        yield f"| {name} | `{symbols}` | {longest} | {inputs} | {size} | {edges} | {off} |"
     yield ""
 
 
@@ -88,7 +89,7 @@ def _truths(names: list[str], truths: dict[str, Truth]) -> Iterable[str]:
     yield "*necessary*: edges whose removal alone changes some output. *all*: every circuit of live edges was tried, so"
     yield "there is no other minimal set; otherwise deletion in random orders, then all single and double removals."
     yield ""
-    yield "| program | ablation | live | necessary | minimal | tried | raw output | split: necessary, minimal | inputs |"
+    yield "| program | ablation | live | necessary | minimal | tried | raw | split: necessary, minimal | inputs |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in names:
         for ablation in ("zero", "interchange"):
@@ -127,16 +128,17 @@ def _not_unique(stem: str, truth: Truth) -> Iterable[str]:
     for edges in truth.minimal:
         names = truth.graph.edge_names
         without, more = (names(some.nonzero()[:, 0]) for some in (truth.necessary & ~edges, edges & ~truth.necessary))
-        yield f"* {int(edges.sum())} edges, without {', '.join(without) or 'none of them'}; with {', '.join(more) or 'no other'}"
+        size, lacks, has = int(edges.sum()), ", ".join(without) or "none of them", ", ".join(more) or "no other"
+        yield f"* {size} edges, without {lacks}; with {has}"
     yield ""
 
 
 def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
     yield "## Recovery"
     yield ""
-    yield "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all edges of the"
-    yield "graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that gives the model's output"
-    yield "on every input: the truth is never looked at."
+    yield "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all edges of"
+    yield "the graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that gives the model's"
+    yield "output on every input: the truth is never looked at."
     yield ""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
     yield "| program | ablation | " + " | ".join(methods) + " |"
@@ -155,7 +157,7 @@ def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
                 done.setdefault((row["program"], row["ablation"]), []).append(row["exact"])
         good = sum(np.mean(each) > 0.5 for each in done.values())
         both = sum(all(np.mean(done.get((name, a), [0])) > 0.5 for a in ("zero", "interchange")) for name in names)
-        yield f"* {method}: exact in most seeds in {good} of {len(done)} settings, under both ablations in {both} programs"
+        yield f"* {method}: exact in most seeds in {good} of {len(done)} settings; in both ablations of {both} programs"
     yield ""
 
 
@@ -174,10 +176,10 @@ def _failures(
     """For each failed run of the learned methods: which edges are too many, and which true edge ranks last."""
     yield "## Failures"
     yield ""
-    yield "Runs of the learned methods that were not exact. *Inert* extra edges carry nothing in any circuit; *redundant* ones"
-    yield "carry something that no output needs. Both are kept only because a true edge ranks below them. The last columns say"
-    yield "why it does: the squared distance to the model's outputs of the true circuit without that edge, and of the empty"
-    yield "circuit. Where the first is no smaller, the edge is worth nothing at any size below the whole circuit's."
+    yield "Runs of the learned methods that were not exact. *Inert* extra edges carry nothing in any circuit; *redundant*"
+    yield "ones carry something that no output needs. They are kept because a true edge ranks below them. The last columns"
+    yield "say why it may: the squared distance to the model's outputs of the true circuit without that edge, and of the"
+    yield "empty circuit. Where the first is no smaller, the edge is worth nothing at a size below the whole circuit's."
     yield ""
     yield "| program | ablation | method | seed | inert | redundant | lowest true edge | rank | without it | empty |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
