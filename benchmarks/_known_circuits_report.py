@@ -1,6 +1,7 @@
 """The page of `tracr.py`: truths, recovery, what went wrong and why, and a picture per program."""
 
 import json
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ HEADING = (
     "# Known circuits: programs compiled with Tracr",
     "",
     "Written by `python benchmarks/known_circuits.py --out runs/tracr --write` from what the study has so far. How the",
-    "truth is computed and what the words mean: [docs/tracr.md](../tracr.md). Joint embeddings unless a column says split.",
+    "truth is computed and what the words mean: [docs/tracr.md](../tracr.md). Joint embeddings unless said otherwise.",
     "",
 )
 METHODS = (
@@ -55,6 +56,10 @@ def write(out: Path) -> None:
     write_atomically(RESULTS / "tracr.json", json.dumps(data, indent=0) + "\n")
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 118)
+
+
 def _model(name: str, out: Path) -> ew.Model:
     place = f"tracr:{name}" if f"tracr:{name}" in SHIPPED else out / "models" / f"{name}.safetensors"
     return load_module(place)
@@ -63,8 +68,11 @@ def _model(name: str, out: Path) -> ew.Model:
 def _programs(models: dict[str, ew.Model]) -> Iterable[str]:
     yield "## Programs"
     yield ""
-    yield "Outputs equal Tracr's own on every input listed, to the difference given; the study's inputs are all sequences"
-    yield "of 1 to *longest* symbols on which the program is defined, and under interchange all pairs of equally long ones."
+    yield from _wrapped(
+        "Outputs equal Tracr's own on every input listed, to the difference given; the study's inputs are all "
+        "sequences of 1 to *longest* symbols on which the program is defined, and under interchange all pairs of "
+        "equally long ones."
+    )
     yield ""
     yield "| program | symbols | longest | inputs | layers × heads | edges joint / split | off Tracr by |"
     yield "|---|---|---|---|---|---|---|"
@@ -85,9 +93,12 @@ def _programs(models: dict[str, ew.Model]) -> Iterable[str]:
 def _truths(names: list[str], truths: dict[str, Truth]) -> Iterable[str]:
     yield "## Truths"
     yield ""
-    yield "Sizes of the minimal sets that are enough (several: not unique). *live*: edges that can carry anything;"
-    yield "*necessary*: edges whose removal alone changes some output. *all*: every circuit of live edges was tried, so"
-    yield "there is no other minimal set; otherwise deletion in random orders, then all single and double removals."
+    yield from _wrapped(
+        "Sizes of the minimal sets that are enough (several: not unique). *live*: edges that can carry anything; "
+        "*necessary*: edges whose removal alone changes some output. *all*: every circuit of live edges was "
+        "tried, so there is no other minimal set; otherwise deletion in random orders, then all single and double "
+        "removals."
+    )
     yield ""
     yield "| program | ablation | live | necessary | minimal | tried | raw | split: necessary, minimal | inputs |"
     yield "|---|---|---|---|---|---|---|---|---|"
@@ -136,9 +147,11 @@ def _not_unique(stem: str, truth: Truth) -> Iterable[str]:
 def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
     yield "## Recovery"
     yield ""
-    yield "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all edges of"
-    yield "the graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that gives the model's"
-    yield "output on every input: the truth is never looked at."
+    yield from _wrapped(
+        "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all "
+        "edges of the graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that "
+        "gives the model's output on every input: the truth is never looked at."
+    )
     yield ""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
     yield "| program | ablation | " + " | ".join(methods) + " |"
@@ -176,10 +189,13 @@ def _failures(
     """For each failed run of the learned methods: which edges are too many, and which true edge ranks last."""
     yield "## Failures"
     yield ""
-    yield "Runs of the learned methods that were not exact. *Inert* extra edges carry nothing in any circuit; *redundant*"
-    yield "ones carry something that no output needs. They are kept because a true edge ranks below them. The last columns"
-    yield "say why it may: the squared distance to the model's outputs of the true circuit without that edge, and of the"
-    yield "empty circuit. Where the first is no smaller, the edge is worth nothing at a size below the whole circuit's."
+    yield from _wrapped(
+        "Runs of the learned methods that were not exact. *Inert* extra edges carry nothing in any circuit; "
+        "*redundant* ones carry something that no output needs. They are kept because a true edge ranks below "
+        "them. The last columns say why it may: the squared distance to the model's outputs of the true circuit "
+        "without that edge, and of the empty circuit. Where the first is no smaller, the edge is worth nothing at "
+        "a size below the whole circuit's."
+    )
     yield ""
     yield "| program | ablation | method | seed | inert | redundant | lowest true edge | rank | without it | empty |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
