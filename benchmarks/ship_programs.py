@@ -1,4 +1,4 @@
-"""Compile the programs that come with the package anew (needs the extra `tracr`): python benchmarks/ship_programs.py."""
+"""Compile the programs that come with the package anew: `python benchmarks/ship_programs.py` (with the extra tracr)."""
 
 from pathlib import Path
 
