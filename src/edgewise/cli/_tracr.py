@@ -86,7 +86,7 @@ def find(
     ablation: AblationName = "interchange",
     embeddings: EmbeddingsName = "joint",
     method: Annotated[str, typer.Option(help="ranking, or edge-pruning.")] = "ranking",
-    eliminate: Annotated[bool, typer.Option(help="Then take away edges one by one where nothing changes.")] = False,
+    eliminate: Annotated[bool, typer.Option(help="Then take away edges one by one where nothing changes.")] = True,
     train: Annotated[int, typer.Option(help="Pairs of inputs to train on.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the pairs and of the method.")] = 0,
 ) -> None:
