@@ -299,8 +299,8 @@ def _task(name: str, tokenizer: Any, train: int, validation: int, test: int, see
     compiled = isinstance(tokenizer, ProgramTokenizer)
     if compiled and name != "program":
         raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
-    if name in tasks.TASKS:
-        return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
+    if name in tasks.ALL_TASKS:
+        return tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     return tasks.from_jsonl(name, tokenizer, seed=seed)
 
 
@@ -308,8 +308,8 @@ def _check_task(name: str) -> None:
     """Refuse a task that is neither built in nor a file, before a model is loaded."""
     from edgewise import tasks
 
-    if name not in tasks.TASKS and not name.endswith(".jsonl"):
-        raise InputError(f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a .jsonl file")
+    if name not in tasks.ALL_TASKS and not name.endswith(".jsonl"):
+        raise InputError(f"--task {name!r}: choose {', '.join(tasks.ALL_TASKS)}, or give a .jsonl file")
     if name.endswith(".jsonl") and not Path(name).is_file():
         raise InputError(f"--task {name!r}: no such file; give a .jsonl file of pairs")
 

@@ -17,10 +17,11 @@ from edgewise.tasks._metrics import (
 )
 from edgewise.tasks._pairs import Batch, Pair, Target
 from edgewise.tasks._program import program
-from edgewise.tasks._rebuild import TASKS, from_provenance
+from edgewise.tasks._rebuild import ALL_TASKS, TASKS, from_provenance
 from edgewise.tasks._task import Task, pairs_hash
 
 __all__ = [
+    "ALL_TASKS",
     "CLOSE",
     "LOSSES",
     "LOWER_IS_BETTER",

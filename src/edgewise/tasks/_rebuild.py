@@ -15,8 +15,10 @@ from edgewise.tasks._task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1, "program": program}
+TASKS: dict[str, Callable[..., Task]] = {"ioi": ioi, "ioi-t1": ioi_t1}
 """The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
+ALL_TASKS: dict[str, Callable[..., Task]] = {**TASKS, "program": program}
+"""Those, and the task of compiled programs, which takes no other model's tokenizer."""
 
 
 def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
@@ -34,7 +36,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     kind, arguments = provenance.get("task"), provenance.get("arguments")
     if kind == "records":
         raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
-    builder = {**TASKS, "jsonl": from_jsonl}.get(str(kind))
+    builder = {**ALL_TASKS, "jsonl": from_jsonl}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
     try:
