@@ -170,5 +170,5 @@ def test_a_callable_of_the_wrong_shape_is_refused(batch, own, message):
 
 @pytest.mark.parametrize("unknown", ["accuracy", "", 3, None])
 def test_an_unknown_loss_is_refused(unknown):
-    with pytest.raises(InputError, match=r"^loss: .*use kl, cross_entropy, logit_diff or a callable"):
+    with pytest.raises(InputError, match=r"^loss: .*use kl, cross_entropy, logit_diff, l2, mismatch or a callable"):
         loss_function(unknown)

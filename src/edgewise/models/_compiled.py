@@ -161,6 +161,15 @@ def find_compiled(model: str | Path) -> Path | None:
     if str(model) in SHIPPED:
         return Path(__file__).parent / "programs" / f"{str(model).removeprefix('tracr:')}.safetensors"
     path = Path(model).expanduser()
-    if path.suffix == ".safetensors" and path.is_file():
+    if path.suffix == ".safetensors" and path.is_file() and _says_program(path):
         return path
     return path / FILE if (path / FILE).is_file() else None
+
+
+def _says_program(path: Path) -> bool:
+    """Whether a file's header is one of ours; other models' weights have the same suffix."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "edgewise-program" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False

@@ -13,7 +13,7 @@ from torch import nn
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
 from edgewise.models import _gpt2, _llama, _neox, _plain
-from edgewise.models._compiled import SHIPPED, ProgramTokenizer, find_compiled, load_compiled
+from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, load_default
 from edgewise.models._parts import Parts
 
@@ -193,7 +193,7 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
         reason = " ".join(str(error).split())
         raise InputError(
-            f"model {name!r}: could not be loaded ({reason[:160]}); give {', '.join([*DEFAULT_MODELS, *SHIPPED])}, "
+            f"model {name!r}: could not be loaded ({reason[:160]}); give {', '.join(DEFAULT_MODELS)}, "
             "a hub id that this machine can reach, or a local directory"
         ) from error
     source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
