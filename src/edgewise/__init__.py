@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from edgewise import tasks as tasks
+from edgewise import tracr as tracr
 from edgewise._errors import InputError as InputError
 from edgewise._load import load_model as load_model
 from edgewise.circuit import Circuit as Circuit
@@ -30,5 +31,6 @@ from edgewise.graph import GraphSpec as GraphSpec
 from edgewise.models import Model as Model
 from edgewise.report import draw as draw
 from edgewise.report import draw_curve as draw_curve
+from edgewise.report import draw_recovery as draw_recovery
 
 __version__ = _version("edgewise")

@@ -11,7 +11,7 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show, _tasks
+from edgewise.cli import _show, _tasks, _tracr
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
@@ -22,11 +22,12 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(_tasks.app, name="tasks")
+app.add_typer(_tracr.app, name="tracr")
 app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
-ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
 TaskName = Annotated[
     str, typer.Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")
 ]
@@ -105,6 +106,8 @@ def find(
     elif method == "ranking":
         circuit = ew.learn_ranking(engine, pairs, config, options=options).at(sparsity, actual=True)
     else:
+        if method == "eap" and pairs.metric in ew.tasks.LOWER_IS_BETTER:  # it has no gradient at the full model
+            pairs = replace(pairs, metric=pairs.explained)
         scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[method](engine, pairs, batch_size=batch_size or 32)
         circuit = scores.at(sparsity, actual=True, absolute=True)
     circuit.save(out / "circuit.safetensors")
@@ -304,9 +307,9 @@ def check_model(
 @models_app.command("list")
 def list_models() -> None:
     """The models that need no hub, and the supported families."""
-    from edgewise.models import DEFAULT_MODELS, supported
+    from edgewise.models import DEFAULT_MODELS, SHIPPED, supported
 
-    for name, description in DEFAULT_MODELS.items():
+    for name, description in (DEFAULT_MODELS | SHIPPED).items():
         print(f"{name}: {description}")
     print(f"families: {', '.join(supported())}")
 
