@@ -1,8 +1,8 @@
 """A transcoder's loss and its gradient, written by hand: everything after the encoder costs what the active features
 cost.
 
-With residual `r = ŷ − y` and a weight `w_t` for each token (which is all that the normalisations differ in), the loss is
-`Σ_t w_t ‖r_t‖²`, so `g = ∂loss/∂ŷ = 2 w r`, and with z sparse
+With residual `r = ŷ − y` and a weight `w_t` for each token (which is all that the normalisations differ in), the loss
+is `Σ_t w_t ‖r_t‖²`, so `g = ∂loss/∂ŷ = 2 w r`, and with z sparse
 
     ∂W_dec = zᵀ g        ∂z = (g W_decᵀ at the entries)        ∂W_enc = ∂preᵀ x        ∂b_in = −(Σ_t ∂pre_t) W_enc
 """
@@ -135,7 +135,7 @@ class _Run:
         window = margin if kind == "jumprelu" else 0.0
         self.entries: Products = select(transcoder, x, training=True, low=low, margin=window, ranks=ranks)
         self.pre = self.entries.codes.value
-        self.threshold = transcoder.threshold.detach()[self.entries.codes.index] if kind == "jumprelu" else None
+        self.threshold = transcoder.threshold.detach()[self.entries.codes.feature] if kind == "jumprelu" else None
         self.z = transcoder.activate(self.pre, self.threshold)
         self.on = self.z != 0
 
@@ -151,7 +151,7 @@ class _Run:
     @torch.no_grad()
     def backward(self, gradient: Tensor, x: Tensor, objective: Objective, n: int) -> Tensor:
         """Set the gradients of the error and the sparsity penalty; returns the penalty."""
-        transcoder, index = self.transcoder, self.entries.codes.index
+        transcoder, index = self.transcoder, self.entries.codes.feature
         flat = gradient.reshape(len(gradient), -1)  # (N, M E)
         transcoder.W_dec.grad = self.entries.pull(self.z, flat)
         transcoder.b_dec.grad = gradient[:, 0].sum(0)
@@ -184,7 +184,7 @@ class _Run:
         assert self.transcoder.W_dec.grad is not None
         sums = self.entries.sums(z)
         self.transcoder.W_dec.grad.addcmul_(table, (rate * sums / norms.clamp(min=1e-12))[:, None])
-        at = norms[self.entries.codes.index]
+        at = norms[self.entries.codes.feature]
         return rate * (z * at).sum(), rate * self.z.sign() * at
 
     @torch.no_grad()
@@ -239,7 +239,7 @@ class _Run:
         return self.on.sum().to(self.z)
 
     def fired(self, ranks: Ranks) -> Tensor:
-        counts = torch.bincount(self.entries.codes.index[self.on], minlength=self.transcoder.n_features)
+        counts = torch.bincount(self.entries.codes.feature[self.on], minlength=self.transcoder.n_features)
         return ranks.sum(counts) > 0
 
     def cut(self, ranks: Ranks) -> Tensor:

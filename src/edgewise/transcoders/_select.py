@@ -57,7 +57,7 @@ def select(
     bound = (transcoder.threshold.detach() - margin) if activation.thresholded else 0.0
     found = _of_mask([pre > bound for pre in _chunks(x, weight, bias, low)])
     entries = Products(found, len(weight))
-    entries.codes = found.with_values(entries.inner(x, weight) + bias[found.index])
+    entries.codes = found.with_values(entries.inner(x, weight) + bias[found.feature])
     return entries
 
 

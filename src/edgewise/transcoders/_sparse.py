@@ -23,25 +23,25 @@ class Codes(NamedTuple):
 
     offsets: Int[Tensor, " N+1"]
     """Where each token's entries begin, and at last how many there are in all."""
-    index: Int[Tensor, " A"]
+    feature: Int[Tensor, " A"]
     """The feature of each entry."""
     value: Float[Tensor, " A"]
     """Its activation."""
 
     def with_values(self, value: Float[Tensor, " A"]) -> "Codes":
         """The same entries with other values."""
-        return Codes(self.offsets, self.index, value)
+        return Codes(self.offsets, self.feature, value)
 
     @property
     def tokens(self) -> Int[Tensor, " A"]:
         """The token of each entry."""
         counts = self.offsets.diff()
-        return torch.repeat_interleave(counts, output_size=len(self.index))
+        return torch.repeat_interleave(counts, output_size=len(self.feature))
 
     def dense(self, n_features: int) -> Float[Tensor, "N F"]:
         """As a matrix with its zeros."""
         out = self.value.new_zeros(len(self.offsets) - 1, n_features)
-        return out.index_put_((self.tokens, self.index), self.value)
+        return out.index_put_((self.tokens, self.feature), self.value)
 
     @staticmethod
     def of(dense: Float[Tensor, "N F"]) -> "Codes":
@@ -53,7 +53,7 @@ class Codes(NamedTuple):
 def decode(codes: Codes, table: Float[Tensor, "F E"]) -> Float[Tensor, "N E"]:
     """`z W` for sparse activations z; differentiable in the values and the table."""
     return functional.embedding_bag(
-        codes.index, table, codes.offsets[:-1], mode="sum", per_sample_weights=codes.value.to(table.dtype)
+        codes.feature, table, codes.offsets[:-1], mode="sum", per_sample_weights=codes.value.to(table.dtype)
     )
 
 
@@ -73,23 +73,23 @@ class Transposed(NamedTuple):
 
 def transpose(codes: Codes, n_features: int) -> Transposed:
     """Sort the entries by feature."""
-    order = codes.index.argsort(stable=True)
-    offsets = _offsets(codes.index[order], n_features)[:-1]
+    order = codes.feature.argsort(stable=True)
+    offsets = _offsets(codes.feature[order], n_features)[:-1]
     return Transposed(offsets, codes.tokens[order], order)
 
 
 def products(codes: Codes, rows: Float[Tensor, "N D"], table: Float[Tensor, "F D"]) -> Float[Tensor, " A"]:
     """The entries of `rows tableᵀ` where the codes have entries."""
-    if not len(codes.index):
+    if not len(codes.feature):
         return rows.new_zeros(0)
     if rows.is_cpu:
         shape = (len(rows), len(table))
         pattern = torch.sparse_csr_tensor(
-            codes.offsets, codes.index, rows.new_zeros(len(codes.index)), shape, check_invariants=False
+            codes.offsets, codes.feature, rows.new_zeros(len(codes.feature)), shape, check_invariants=False
         )
         return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0.0).values()
     tokens, size = codes.tokens, max(1, _GATHER_ELEMENTS // rows.shape[1])
-    pairs = zip(tokens.split(size), codes.index.split(size), strict=True)
+    pairs = zip(tokens.split(size), codes.feature.split(size), strict=True)
     return torch.cat([torch.linalg.vecdot(rows[t], table[f]) for t, f in pairs])
 
 
@@ -102,7 +102,7 @@ class Products:
         """Set up for codes (their values do not matter); `dense` forces a way."""
         self.codes, self.n_features = codes, n_features
         size = (len(codes.offsets) - 1) * n_features
-        self.is_dense = len(codes.index) > size * DENSE_SHARE if dense is None else dense
+        self.is_dense = len(codes.feature) > size * DENSE_SHARE if dense is None else dense
         self._transposed: Transposed | None = None
 
     def decode(self, value: Float[Tensor, " A"], table: Float[Tensor, "F E"]) -> Float[Tensor, "N E"]:
@@ -113,7 +113,7 @@ class Products:
     def inner(self, rows: Float[Tensor, "N D"], table: Float[Tensor, "F D"]) -> Float[Tensor, " A"]:
         """The entries of `rows Wᵀ`."""
         if self.is_dense:
-            return (rows @ table.T)[self.codes.tokens, self.codes.index]
+            return (rows @ table.T)[self.codes.tokens, self.codes.feature]
         return products(self.codes, rows, table)
 
     def pull(self, value: Float[Tensor, " A"], rows: Float[Tensor, "N E"]) -> Float[Tensor, "F E"]:
@@ -126,7 +126,7 @@ class Products:
 
     def sums(self, value: Float[Tensor, " A"]) -> Float[Tensor, " F"]:
         """The sum of each feature's values."""
-        return value.new_zeros(self.n_features).index_add_(0, self.codes.index, value)
+        return value.new_zeros(self.n_features).index_add_(0, self.codes.feature, value)
 
 
 def _offsets(sorted_index: Int[Tensor, " A"], n: int) -> Int[Tensor, " n+1"]:

@@ -86,8 +86,8 @@ class Transcoder(nn.Module):
     """`z = activation((x − b_in) W_encᵀ + b_enc)`, `y = z W_dec + b_dec (+ x W_skipᵀ)`.
 
     A row of `W_enc` and of `W_dec` is a feature. A cross-layer transcoder's row of `W_dec` holds its vectors for all
-    the layers that it writes to, one after the other; `b_dec` and the skip connection belong to the first of them (later
-    layers have transcoders of their own, with biases of their own).
+    the layers that it writes to, one after the other; `b_dec` and the skip connection belong to the first of them
+    (later layers have transcoders of their own, with biases of their own).
     """
 
     W_enc: nn.Parameter
@@ -163,7 +163,7 @@ class Transcoder(nn.Module):
         found = select(self, self.centre(x), low=low).codes
         threshold = None
         if self.activation.thresholded:
-            threshold = self.threshold[found.index] if len(self.threshold) > 1 else self.threshold
+            threshold = self.threshold[found.feature] if len(self.threshold) > 1 else self.threshold
         return found.with_values(self.activate(found.value, threshold))
 
     def decode(self, codes: Codes, x: Float[Tensor, "N D"]) -> Float[Tensor, "N M E"]:
