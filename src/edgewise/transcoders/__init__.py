@@ -5,6 +5,8 @@ from edgewise.transcoders._gradients import NORMALIZATIONS as NORMALIZATIONS
 from edgewise.transcoders._gradients import Objective as Objective
 from edgewise.transcoders._gradients import Outcome as Outcome
 from edgewise.transcoders._gradients import loss_and_gradients as loss_and_gradients
+from edgewise.transcoders._native import load as load
+from edgewise.transcoders._native import save as save
 from edgewise.transcoders._ranks import ALONE as ALONE
 from edgewise.transcoders._ranks import Ranks as Ranks
 from edgewise.transcoders._sites import Site as Site
