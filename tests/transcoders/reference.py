@@ -82,7 +82,7 @@ def dense_loss(
         k = min(wanted, int(dead[i].sum()))
         pre = pre_activations(t, x).masked_fill(~dead[i], -torch.inf)
         values, index = pre.topk(k)
-        values = values.relu() if t.activation.counted else torch.nn.functional.softplus(values)
+        values = torch.nn.functional.softplus(values)
         again = (torch.zeros_like(pre).scatter(1, index, values) @ t.W_dec).unflatten(1, (-1, t.spec.d_out))
         first = n_targets - again.shape[1]
         for j in range(again.shape[1]):

@@ -7,6 +7,7 @@ from edgewise._errors import InputError
 from edgewise.transcoders import Activation, Objective, Site, TranscoderSpec
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
+READS = ("resid_mid", "mlp_normalized", "mlp_in")
 SCHEDULES = ("constant", "linear")
 
 
@@ -84,6 +85,8 @@ class TrainingConfig:
             raise InputError(f"tokens {self.tokens}, batch {self.batch_tokens}: give tokens for at least one batch")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate}: it must be above 0")
+        if self.reads not in READS:
+            raise InputError(f"reads {self.reads!r}: a transcoder must read an MLP's input: {', '.join(READS)}")
         for text in self.activations:
             self.parse(text)
         if len(set(self.names)) < len(self.names):

@@ -115,6 +115,8 @@ def evaluate_transcoders(
     layers = sorted({site.layer for each in transcoders for site in each.spec.writes})
     own = [each.spec.writes[0].layer for each in transcoders]
     is_set = any(len(each.spec.writes) > 1 for each in transcoders)
+    if is_set:
+        transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
     means = _means(model, tokens, layers, exclude_special)
     changes: dict[str, Mapping[int, Substitute] | Replacement] = {}
     for i, each in enumerate([] if is_set else transcoders):

@@ -1,4 +1,4 @@
-"""A model whose MLPs' outputs come from transcoders: the user's own module, changed within a context and whole after it."""
+"""A model whose MLPs' outputs come from transcoders: the user's own module, changed within a context alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

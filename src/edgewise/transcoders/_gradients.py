@@ -214,8 +214,8 @@ class _Run:
     def _would_be(self, encoder: Tensor, bias: Tensor, k: int, low: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The k most active of the dead features: activations, their slopes, and which they are `[N, k]`.
 
-        A dead feature of `topk` has positive pre-activations that were not among the largest. One of `relu` or
-        `jumprelu` has none at all, so a rectified value would have no gradient: it takes part as softplus.
+        The rectified value that others use has no gradient where no token reaches a feature at all, which is what dead
+        mostly means; softplus has one everywhere, and is nearly the same where a feature is reached.
         """
         if low:
             pre = functional.linear(self.x.bfloat16(), encoder.bfloat16(), bias.bfloat16())
@@ -224,8 +224,6 @@ class _Run:
         index = pre.topk(k, sorted=False).indices.sort(1).values
         entries = Products(fixed(index), len(bias))
         exact = entries.inner(self.x, encoder) + bias[index.flatten()]
-        if self.transcoder.activation.counted:
-            return exact.relu(), (exact > 0).to(exact), index
         return functional.softplus(exact), exact.sigmoid(), index
 
     @torch.no_grad()
