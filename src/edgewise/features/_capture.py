@@ -139,15 +139,20 @@ def _observed(
             handle.remove()
 
 
-def real_tokens(model: Model, ids: Int[Tensor, "B S"], *, exclude_special: bool) -> Bool[Tensor, "B S"]:
-    """Which tokens count: all, or all but each row's first and the tokenizer's special tokens (BOS, padding, …).
+def special_tokens(model: Model, ids: Int[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
+    """Where the tokenizer's special tokens stand (BOS, padding, …); nowhere without a tokenizer."""
+    special = sorted(getattr(model.tokenizer, "all_special_ids", None) or [])
+    return torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=ids.device))
 
-    The first position takes part in the exclusion whatever stands there: attention sinks make its vectors tens of times
-    longer than all others, with or without a BOS.
+
+def real_tokens(model: Model, ids: Int[Tensor, "B S"], *, exclude_special: bool) -> Bool[Tensor, "B S"]:
+    """Which tokens count: all, or all but each row's first and the special ones.
+
+    The first position is left out whatever stands there: attention sinks make its vectors tens of times longer than
+    all others, with or without a BOS.
     """
-    keep = torch.ones_like(ids, dtype=torch.bool)
-    if exclude_special:
-        keep[:, 0] = False
-        special = getattr(model.tokenizer, "all_special_ids", None) or []
-        keep &= ~torch.isin(ids, torch.tensor(sorted(special), dtype=ids.dtype, device=ids.device))
+    if not exclude_special:
+        return torch.ones_like(ids, dtype=torch.bool)
+    keep = ~special_tokens(model, ids)
+    keep[:, 0] = False
     return keep

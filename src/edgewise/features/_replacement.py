@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.features._capture import centre, check_transcoder, input_at, modules_of, real_tokens
+from edgewise.features._capture import centre, check_transcoder, input_at, modules_of, special_tokens
 from edgewise.models import Model
 from edgewise.transcoders import Codes, Transcoder
 
@@ -181,8 +181,7 @@ def _special(model: Model, ids: Int[Tensor, "B S"], named: Mapping[str, Any]) ->
     """Special tokens, and each sequence's first: not the first column of a step that continues from a cache."""
     mask, cache = named.get("attention_mask"), named.get("past_key_values")
     begins = cache is None or not hasattr(cache, "get_seq_length") or cache.get_seq_length() == 0
-    special = ~real_tokens(model, ids, exclude_special=True)
-    special[:, 0] = ~real_tokens(model, ids.repeat(1, 2), exclude_special=True)[:, ids.shape[1]]
+    special = special_tokens(model, ids)
     if begins:
         first = torch.zeros_like(ids[:, 0]) if mask is None else mask.to(torch.int).argmax(1)
         special[torch.arange(len(ids), device=ids.device), first] = True
