@@ -11,13 +11,14 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show
+from edgewise.cli import _show, _transcoder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.add_typer(_transcoder.app, name="transcoder")
 
 ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
 TaskName = Annotated[str, typer.Option("--task", help="A built-in task (ioi, ioi-t1) or a .jsonl file of pairs.")]

@@ -9,6 +9,8 @@ from edgewise.features._judge import Loss as Loss
 from edgewise.features._judge import TranscoderEvaluation as TranscoderEvaluation
 from edgewise.features._judge import evaluate_transcoders as evaluate_transcoders
 from edgewise.features._replacement import Replacement as Replacement
+from edgewise.features._sweep import Sweep as Sweep
+from edgewise.features._sweep import sweep as sweep
 from edgewise.features._text import TokenRows as TokenRows
 from edgewise.features._text import read_tokens as read_tokens
 from edgewise.features._train import Trained as Trained

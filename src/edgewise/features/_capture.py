@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgewise._errors import InputError
 from edgewise.models import Layer, Model
-from edgewise.transcoders import Site, Transcoder
+from edgewise.transcoders import CAPTURED, Site, Transcoder
 
 
 class _Stop(Exception):  # noqa: N818 (no error: the rest of the forward is not needed)
@@ -24,6 +24,8 @@ def check_site(model: Model, site: Site, width: int | None = None) -> None:
     Raises:
         InputError: there is no such layer, or a vector there has another width.
     """
+    if site.kind not in CAPTURED:
+        raise InputError(f"site {site}: cannot be read off a model here; {', '.join(CAPTURED)} can")
     n_layers, d_model = len(model.parts.layers), model.parts.d_model
     if site.layer >= n_layers:
         raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")

@@ -6,12 +6,16 @@ from typing import Any
 from edgewise._errors import InputError
 
 KINDS = {
+    "resid_pre": "the residual stream before the layer",
     "resid_mid": "the residual stream that the layer's MLP norm reads",
     "mlp_normalized": "after the MLP's norm, before the norm's gain and bias",
     "mlp_in": "what the MLP is given: after the norm's gain and bias",
     "mlp_out": "what the MLP adds to the residual stream (after a post-norm, where there is one)",
+    "resid_post": "the residual stream after the layer",
 }
 """The vectors that a site can name, and what each is."""
+CAPTURED = ("resid_mid", "mlp_normalized", "mlp_in", "mlp_out")
+"""Those that can be read off a model here; the others are named in other tools' files."""
 
 
 @dataclass(frozen=True)
