@@ -108,6 +108,7 @@ def _settings(transcoder: Transcoder) -> dict[str, Any]:
         "b_dec_init_method": known.get("b_dec_init_method", "mean"),
         "l1_coefficient": known.get("l1_coefficient", 0.0),
         "use_ghost_grads": False,
+        "is_sparse_connection": False,
         "dtype": transcoder.W_enc.dtype,
         "device": torch.device("cpu"),
         "seed": known.get("seed", 42),
