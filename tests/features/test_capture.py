@@ -20,10 +20,11 @@ def test_sites_are_what_the_modules_own_run_shows(name: str):
     model = tiny(name)
     seen: dict[str, torch.Tensor] = {}
     norm, mlp = modules_of(model.parts.layers[1])
-    handles = [
-        norm.register_forward_hook(lambda _m, given, out: seen.update(resid_mid=given[0], mlp_in=out)),
-        mlp.register_forward_hook(lambda _m, given, out: seen.update(given=given[0], mlp_out=out)),
-    ]
+
+    def note(name: str) -> Any:
+        return lambda _module, given, out: seen.update({f"{name}_in": given[0], f"{name}_out": out})
+
+    handles = [norm.register_forward_hook(note("norm")), mlp.register_forward_hook(note("mlp"))]
     with torch.no_grad():
         model.module(input_ids=IDS)
     for handle in handles:
@@ -32,9 +33,9 @@ def test_sites_are_what_the_modules_own_run_shows(name: str):
     sites = [Site(kind, 1, centred) for kind in kinds for centred in (False, True)]
     found = capture(model, sites, IDS)
     expected = {
-        "mlp_in": seen["given"],
+        "mlp_in": seen["mlp_in"],
         "mlp_out": seen["mlp_out"],
-        "resid_mid": seen.get("resid_mid", seen["given"]),
+        "resid_mid": seen.get("norm_in", seen["mlp_in"]),
     }
     gain, bias = model.parts.layers[1].mlp.norm.gain, model.parts.layers[1].mlp.norm.bias
     normalized = found[Site("mlp_normalized", 1)]

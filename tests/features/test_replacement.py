@@ -172,7 +172,11 @@ def test_special_and_first_tokens_keep_the_mlps_own_output():
     mlp = modules_of(model.parts.layers[0])[1]
     with torch.no_grad():
         model.module(input_ids=ids)
-        handle = mlp.register_forward_hook(lambda _m, _given, out: seen.append(out))
+
+        def note(_module: Any, _given: Any, out: Any) -> None:
+            seen.append(out)
+
+        handle = mlp.register_forward_hook(note)
         model.module(input_ids=ids)
         Replacement(model, transcoder, exclude_special=True).logits(ids)
         Replacement(model, transcoder).logits(ids)

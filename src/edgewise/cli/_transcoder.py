@@ -65,6 +65,7 @@ def train(
     out: Out = Path("runs/transcoders"),
 ) -> None:
     """Train transcoders and write them to OUT; under torchrun, on all its processes."""
+    from edgewise.cli import _show_transcoder as show
     from edgewise.discovery import RunOptions
     from edgewise.features import CachedActivations
     from edgewise.features import train as run
@@ -79,9 +80,9 @@ def train(
     rows = rows.split(hold_out)[0] if hold_out else rows
     kept = None if cache is None else CachedActivations(cache)
     options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds, log=tuple(log or ()))
-    _show.training(loaded, rows, config)
+    show.training(loaded, rows, config)
     trained = run(loaded, rows, config, cache=kept, options=options)
-    _show.trained(trained, out)
+    show.trained(trained, out)
     if trained.stopped:
         raise typer.Exit(130)  # what follows in a script should not go on with half a run
 
@@ -100,6 +101,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
+    from edgewise.cli import _show_transcoder as show
     from edgewise.features import evaluate_transcoders
 
     found = [each for source in transcoders for each in _read(source, None, device)]
@@ -109,7 +111,7 @@ def evaluate(
     loaded = _load(name, device)
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
-    with _show.counting("judging") as progress:
+    with show.counting("judging") as progress:
         result = evaluate_transcoders(loaded, found, rows, exclude_special=not include_special, progress=progress)
     _show.compare_weights(found[0].provenance.get("model", {"weights_hash": None}), loaded.identity)
     if out is not None:
@@ -117,7 +119,7 @@ def evaluate(
     if as_json:
         print(result.to_json())
     else:
-        _show.transcoders(result)
+        show.transcoders(result)
 
 
 @app.command()
@@ -142,6 +144,7 @@ def sweep(
     out: Out = Path("runs/sweep"),
 ) -> None:
     """Train transcoders and MLP-output autoencoders on the same tokens; draw loss against active features."""
+    from edgewise.cli import _show_transcoder as show
     from edgewise.discovery import RunOptions
     from edgewise.features import sweep as run
 
@@ -154,12 +157,12 @@ def sweep(
         raise InputError(f"--hold-out {hold_out}: a sweep judges on held-out rows; give a share such as 0.05")
     check_writable(out)
     training, held_out = _rows(loaded, text, context, limit).split(hold_out)
-    _show.training(loaded, training, config)
+    show.training(loaded, training, config)
     options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds)
-    with _show.counting("judging") as progress:
+    with show.counting("judging") as progress:
         result = run(loaded, training, held_out, config, options=options, progress=progress)
     result.save(out / "sweep.json")
-    _show.swept(result, config.layers, out)
+    show.swept(result, config.layers, out)
 
 
 @app.command()
@@ -177,6 +180,7 @@ def cache(
     device: Device = "cpu",
 ) -> None:
     """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
+    from edgewise.cli import _show_transcoder as show
     from edgewise.features import write_cache
     from edgewise.transcoders import Site
 
@@ -186,7 +190,7 @@ def cache(
     rows = rows.split(hold_out)[0] if hold_out else rows
     sites = [Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
     low = _precision(precision) == "bfloat16"
-    with _show.counting("running the model") as progress:
+    with show.counting("running the model") as progress:
         write_cache(loaded, rows, sites, out, dtype=dtype, low=low, progress=progress)
     print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 
@@ -211,11 +215,11 @@ def convert(
 
 @app.command()
 def formats() -> None:
-    """The formats that can be read and written."""
+    """The formats that can be read and written, and the activations that each has."""
     from edgewise.transcoders import FORMATS
 
     for name, each in FORMATS.items():
-        print(f"{name:20} {'read, write' if each.write else 'read       '}  {each.what}")
+        print(f"{name:20} {each.what}")
 
 
 def _load(name: str, device: str) -> Any:

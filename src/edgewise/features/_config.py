@@ -38,8 +38,8 @@ class TrainingConfig:
     """Of Adam; `4e-4 / √(F / 2¹⁴)` if None (the slope in F is Gao et al.'s)."""
     schedule: str = "linear"
     """After the warm-up: `constant`, or over the last fifth falling to 0 in a line."""
-    warmup: int = 100
-    """Steps over which the learning rate rises from 0."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises from 0; a twentieth of all, and at most 1,000, if None."""
     sparsity_warmup: int = 0
     """Steps over which the sparsity coefficient rises from 0."""
     clip: float | None = 1.0
@@ -153,8 +153,10 @@ class TrainingConfig:
     def rate(self, step: int, n_features: int) -> float:
         """The learning rate at a step."""
         peak = self.learning_rate or 4e-4 / (n_features / 2**14) ** 0.5
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (self.steps - step) / max(1, self.steps // 5)) if self.schedule == "linear" else 1.0
+        warmup = min(1000, self.steps // 20) if self.warmup is None else self.warmup
+        rise = min(1.0, (step + 1) / max(1, warmup))
+        left = max(0, self.steps - step)
+        fall = min(1.0, left / max(1, self.steps // 5)) if self.schedule == "linear" else 1.0
         return peak * rise * fall
 
     def to_dict(self) -> dict[str, Any]:

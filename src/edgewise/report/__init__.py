@@ -5,5 +5,6 @@ Drawing needs matplotlib (`pip install edgewise[plot]`), which is imported only 
 
 from edgewise.report._curve import Point, curve
 from edgewise.report._picture import draw
+from edgewise.report._tradeoff import Tradeoff, tradeoff
 
-__all__ = ["Point", "curve", "draw"]
+__all__ = ["Point", "Tradeoff", "curve", "draw", "tradeoff"]
