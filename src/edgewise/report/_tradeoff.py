@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgewise._errors import InputError
-from edgewise.report._canvas import INK, QUIET, canvas, printable, write
+from edgewise.report._canvas import INK, QUIET, canvas, write
 from edgewise.report._caption import shorten
-from edgewise.report._curve import LINES
+from edgewise.report._curve import LINES, draw_key
 
 WIDTH, HEIGHT = 7.6, 4.4
 """Of the page in inches."""
@@ -62,22 +62,20 @@ def tradeoff(
             write(page, 0.3, top - 0.54 - 0.15 * number, note, 7.5, color=QUIET)
         axes = page.figure.add_axes((0.75 / WIDTH, 0.6 / top, 5.05 / WIDTH, (HEIGHT - 1.2) / top))
         axes.set_xscale("log")
-        for number, kind in enumerate(dict.fromkeys(point.kind for point in points)):
+        kinds = list(dict.fromkeys(point.kind for point in points))
+        for number, kind in enumerate(kinds):
             line = sorted((point for point in points if point.kind == kind), key=lambda point: point.active)
             colour, marker, dash = LINES[number % len(LINES)]
             x, y = [p.active for p in line], [p.loss for p in line]
-            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, linewidth=1.5, markersize=5, label=kind)
+            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, linewidth=1.5, markersize=5, label=str(number))
             axes.fill_between(x, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.12, linewidth=0)
-        for number, (name, value) in enumerate(references):
-            axes.axhline(value, color=INK, linewidth=0.9, linestyle=("--", ":", "-.")[number % 3],
-                         label=f"{name} ({value:.3f})")  # fmt: skip
+        for number, (_, value) in enumerate(references):
+            dash = ("--", ":", "-.")[number % 3]
+            axes.axhline(value, color=INK, linewidth=0.9, linestyle=dash, label=str(number))
         axes.set_xlabel("active features per token (logarithmic)", fontsize=8)
         axes.set_ylabel("next-token loss, nats", fontsize=8)
         axes.tick_params(labelsize=7.5, color=QUIET)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
-        legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-            text.set_text("\n".join(textwrap.wrap(printable(text.get_text()), 22)))
+        draw_key(axes, [*kinds, *(f"{name} ({value:.3f})" for name, value in references)])
