@@ -1,5 +1,6 @@
 """`edgewise transcoder`: train, judge, compare, cache and convert."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +71,9 @@ def train(
     from edgewise.features import CachedActivations
     from edgewise.features import train as run
 
+    first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     loaded = _load(model, device)
     config = _config(loaded, layers, features, activation, tuple(kind.split(",")), preset, seed, {
         "reads": reads, "skip": skip or None, "tokens": tokens, "batch_tokens": batch_tokens,
@@ -80,9 +84,11 @@ def train(
     rows = rows.split(hold_out)[0] if hold_out else rows
     kept = None if cache is None else CachedActivations(cache)
     options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds, log=tuple(log or ()))
-    show.training(loaded, rows, config)
+    if first:
+        show.training(loaded, rows, config)
     trained = run(loaded, rows, config, cache=kept, options=options)
-    show.trained(trained, out)
+    if first:
+        show.trained(trained, out)
     if trained.stopped:
         raise typer.Exit(130)  # what follows in a script should not go on with half a run
 

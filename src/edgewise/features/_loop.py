@@ -67,7 +67,7 @@ def run(
             if time.monotonic() - saved > options.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
-            if bool(ranks.sum(torch.tensor(float(interrupted())))):
+            if bool(ranks.sum(torch.tensor(float(interrupted())))) and step < n_steps:
                 stopped = f"interrupted after step {step}"
     close()
     save()

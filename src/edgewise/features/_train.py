@@ -67,7 +67,7 @@ def train(
     options = options or RunOptions(checkpoint_seconds=300.0)
     if cache is not None and not torch.equal(cache.ids, tokens.ids):
         raise InputError(f"{cache.folder}: the cache is of other tokens than this text; write it anew")
-    with processes() as ranks:
+    with processes(model.device) as ranks:
         learner = TranscoderLearner(model, tokens, config, cache, ranks)
         settings = {
             "method": "transcoders",
