@@ -1,6 +1,6 @@
 """What `edgewise transcoder` prints."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from rich.table import Table
 
 from edgewise.features import Loss, Sweep, TokenRows, Trained, TrainingConfig, TranscoderEvaluation
 from edgewise.models import Model
+from edgewise.transcoders import Transcoder
 
 _console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
 
 
 def training(model: Model, rows: TokenRows, config: TrainingConfig) -> None:
@@ -133,7 +135,7 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the error stream; yields what to call with the number done and that of all."""
+    """A bar on the error stream, from the first call on of what it yields: with the number done and that of all."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -141,9 +143,26 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
+    bar = progress.add_task(what, total=None)
+
+    def update(done: int, total: int) -> None:
+        progress.start()  # not before: a training's bar may come first
+        progress.update(bar, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        progress.stop()
+
+
+def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
+    """Say so if a transcoder was trained on other weights."""
+    now = model.identity["weights_hash"]
+    for each in transcoders:
+        before = each.provenance.get("model", {}).get("weights_hash", now)
+        if before != now:
+            _errors.print(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}")
 
 
 def print_line(text: str) -> None:

@@ -9,7 +9,6 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show
 
 app = typer.Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
 
@@ -119,7 +118,7 @@ def evaluate(
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
         result = evaluate_transcoders(loaded, found, rows, exclude_special=not include_special, progress=progress)
-    _show.compare_weights(found[0].provenance.get("model", {"weights_hash": None}), loaded.identity)
+    show.compare_weights(found, loaded)
     if out is not None:
         result.save(out)
     if as_json:

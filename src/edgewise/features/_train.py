@@ -253,6 +253,8 @@ class TranscoderLearner:
             if not name.startswith("optimizer."):
                 tensor.copy_(tensors[name])
         restore_optimizer(self.optimizer, tensors)
+        for parameter, state in self.optimizer.state.items():
+            state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
 
 
 def _sites(jobs: Sequence[Job]) -> list[Site]:
