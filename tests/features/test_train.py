@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from edgewise.discovery import RunOptions
 from edgewise.discovery._training import CHECKPOINT
-from edgewise.features import TrainingConfig, train, write_cache
+from edgewise.features import TrainingConfig, capture, train, write_cache
 from edgewise.features._train import TranscoderLearner
 from edgewise.transcoders import Site, load
 from tests.features.toys import ALL_KINDS, config, differing, learn, refused, text, weights
@@ -83,6 +83,17 @@ def test_an_interrupt_ends_the_run_after_the_step_and_keeps_everything(tmp_path,
     again = learn(tmp_path)
     assert again.stopped is None and again.steps == 12
     assert differing(weights(again), weights(learn())) == []
+
+
+def test_every_batch_topk_transcoder_learns_a_threshold_that_keeps_about_k():
+    model, rows = tiny("gpt2", torch.float32), text(256)
+    changes = {"kinds": ("cross-layer",), "activations": ("batch_topk:8",), "tokens": 32 * 300}
+    (transcoders,) = learn(model=model, rows=rows, **changes).transcoders.values()
+    assert transcoders[0].threshold != transcoders[1].threshold
+    for transcoder in transcoders:
+        (x,) = capture(model, [transcoder.spec.reads], rows.ids).values()
+        active = (transcoder.encode(x.flatten(0, 1)) != 0).sum(1).float().mean()
+        assert 6 < active < 10
 
 
 def test_jobs_do_not_touch_each_other():

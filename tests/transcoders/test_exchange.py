@@ -84,7 +84,7 @@ CASES: dict[str, tuple[str, str, Callable[[], list[Transcoder]]]] = {
         "t",
         lambda: [made("jumprelu", layer=layer, skip=True, reads="mlp_normalized") for layer in range(3)],
     ),
-    "circuit-tracer topk": ("circuit-tracer", "t", lambda: [Transcoder(signed().spec)] and [_at_layer_0(signed())]),
+    "circuit-tracer topk": ("circuit-tracer", "t", lambda: [at_layer_0(signed())]),
     "circuit-tracer cross-layer": ("circuit-tracer", "t", lambda: cross_layer("relu")),
     "circuit-tracer cross-layer jumprelu": ("circuit-tracer", "t", lambda: cross_layer("jumprelu")),
     "gemma-scope": ("gemma-scope", "layer_3.npz", lambda: [made("jumprelu", reads="mlp_normalized")]),
@@ -101,7 +101,7 @@ CASES: dict[str, tuple[str, str, Callable[[], list[Transcoder]]]] = {
 }
 
 
-def _at_layer_0(transcoder: Transcoder) -> Transcoder:
+def at_layer_0(transcoder: Transcoder) -> Transcoder:
     spec = {**transcoder.spec.__dict__, "reads": Site("mlp_in", 0), "writes": (Site("mlp_out", 0),)}
     other = Transcoder(TranscoderSpec(**spec))
     other.load_state_dict(transcoder.state_dict())

@@ -130,7 +130,7 @@ def test_batch_topk_finds_a_batch_whose_features_crowd_on_few_tokens():
     x[3] *= 100  # nearly all of the batch's largest are this token's
     outcome = loss_and_gradients([t], [x], draw(N, 1, D_OUT, seed=2), Objective())
     pre = t.pre_activations(x).detach().flatten()
-    assert outcome.cut == pre.topk(4 * N).values.min()
+    assert outcome.cuts[0] == pre.topk(4 * N).values.min()
     assert outcome.active == 4
 
 

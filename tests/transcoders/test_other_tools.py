@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgewise.transcoders import Transcoder, read, write
 from tests.transcoders.reference import draw
-from tests.transcoders.test_exchange import D, _at_layer_0, as_authors, cross_layer, made, signed, tied
+from tests.transcoders.test_exchange import D, as_authors, at_layer_0, cross_layer, made, signed, tied
 
 X = draw(50, D, seed=9, dtype=torch.float32)
 
@@ -106,7 +106,7 @@ def test_circuit_tracers_topk(tmp_path):
     from circuit_tracer.transcoder.activation_functions import TopK  # pyright: ignore
     from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder  # pyright: ignore
 
-    ours = _at_layer_0(signed())
+    ours = at_layer_0(signed())
     theirs = SingleLayerTranscoder(D, ours.n_features, TopK(4), 0, device=torch.device("cpu"), dtype=torch.float32)
     theirs.load_state_dict({name: x for name, x in ours.state_dict().items() if name != "threshold"})
     same(ours, theirs(X), theirs.encode(X))

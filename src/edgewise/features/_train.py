@@ -213,16 +213,15 @@ class TranscoderLearner:
     @torch.no_grad()
     def _after(self, job: Job, outcome: Outcome, step: int) -> None:
         """What follows an update: constraints, thresholds, and which features were silent."""
-        for transcoder, silent, fired in zip(
-            self.transcoders[job.name], self.silent[job.name], outcome.fired, strict=True
-        ):
+        kept = zip(self.transcoders[job.name], self.silent[job.name], outcome.fired, outcome.cuts, strict=True)
+        for transcoder, silent, fired, cut in kept:
             silent.add_(self.config.batch_tokens).masked_fill_(fired, 0)
             if self.config.unit_norm:
                 transcoder.W_dec.div_(transcoder.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12))
             if transcoder.activation.kind == "jumprelu":
                 transcoder.threshold.clamp_(min=0)
-            if outcome.cut is not None:
-                transcoder.threshold.lerp_(outcome.cut.to(transcoder.threshold), 1 - _THRESHOLD_MEMORY if step else 1.0)
+            if transcoder.activation.kind == "batch_topk":
+                transcoder.threshold.lerp_(cut.to(transcoder.threshold), 1 - _THRESHOLD_MEMORY if step else 1.0)
 
     def _measured(self, name: str) -> dict[str, Tensor]:
         outcome, silent = self.outcomes[name], torch.cat(self.silent[name])

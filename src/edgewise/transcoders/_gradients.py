@@ -68,8 +68,8 @@ class Outcome(NamedTuple):
     """Active features per token, of all the transcoders together."""
     fired: tuple[Bool[Tensor, " F"], ...]
     """Which features were active, for each transcoder."""
-    cut: Float[Tensor, ""] | None
-    """The least pre-activation that `batch_topk` kept."""
+    cuts: tuple[Float[Tensor, ""], ...]
+    """The least pre-activation that was kept, for each transcoder (what `batch_topk` takes its threshold from)."""
 
 
 def loss_and_gradients(
@@ -121,7 +121,7 @@ def loss_and_gradients(
         totals[2:] / variance,
         totals[1] / n,
         tuple(run.fired(ranks) for run in runs),
-        runs[0].cut(ranks) if transcoders[0].activation.kind == "batch_topk" else None,
+        tuple(run.cut(ranks) for run in runs),
     )
 
 
