@@ -35,8 +35,8 @@ class TrainingConfig:
     """To train on; rounded down to whole batches. Passes over the text are repeated as needed, in new orders."""
     batch_tokens: int = 2048
     learning_rate: float | None = None
-    """Of Adam; `1e-3 / √(F / 2¹⁴)` if None: the slope in F is Gao et al.'s, the height is for short runs (on one layer of
-    SmolLM2-135M, 0.4 million tokens, F = 4,608, twice that was better still and half of it worse)."""
+    """Of Adam; `1e-3 / √(F / 2¹⁴)` if None: the slope in F is Gao et al.'s, the height is for short runs (on one layer
+    of SmolLM2-135M, 0.4 million tokens, F = 4,608, twice that was better still and half of it worse)."""
     schedule: str = "linear"
     """After the warm-up: `constant`, or over the last fifth falling to 0 in a line."""
     warmup: int | None = None
