@@ -59,35 +59,26 @@ def trained(result: Trained, out: Path) -> None:
 
 def transcoders(result: TranscoderEvaluation) -> None:
     """An evaluation as tables."""
-    own = result.original.loss
-    table = Table(
-        title=f"{result.tokens:,} tokens predicted; the model's own loss is {own:.4f} nats",
-        caption="\n".join(
-            (
-                "loss: next token, nats, with this MLP alone replaced; 95 % bootstrap interval over rows",
-                f"replaced at {result.conditions['replaced_positions']}; KL(model ‖ changed model) in nats",
-                "zero, mean: the layer's MLP output ablated; explained: 1 − squared error / variance",
-            )
-        ),
+    features = Table(title="features", caption="explained: 1 − squared error / variance about the mean")
+    for name in ("reads", "activation", "active", "explained", "live"):
+        features.add_column(name, justify="left" if name in ("reads", "activation") else "right")
+    losses = Table(
+        title=f"loss with one MLP replaced; {result.tokens:,} tokens; the model's own is {result.original.loss:.4f}",
+        caption=f"nats per next token; 95 % bootstrap interval over rows; KL(model ‖ changed model); replaced at\n"
+        f"{result.conditions['replaced_positions']}; zero, mean: the layer's MLP output ablated",
         caption_justify="left",
     )
-    columns = ("reads", "activation", "active", "explained", "live", "loss", "95 % interval", "KL", "zero", "mean")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("reads", "activation") else "right")
+    for name in ("reads", "loss", "95 % interval", "KL", "zero", "mean"):
+        losses.add_column(name, justify="left" if name == "reads" else "right")
     for each in result.transcoders:
         layer = int(each.writes[0].split()[1])
-        loss = each.replaced
-        table.add_row(
-            escape(each.reads),
-            escape(each.activation),
-            f"{each.active:.1f}",
-            f"{each.explained:.4f}",
-            f"{each.live:,} of {each.n_features:,}",
-            *(("", "", "") if loss is None else _cells(loss)),
-            f"{result.zero[layer].loss:.4f}",
-            f"{result.mean[layer].loss:.4f}",
-        )
-    _console.print(table)
+        live = f"{each.live:,} of {each.n_features:,}"
+        features.add_row(escape(each.reads), each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live)
+        cells = ("", "", "") if each.replaced is None else _cells(each.replaced)
+        ablated = (f"{result.zero[layer].loss:.4f}", f"{result.mean[layer].loss:.4f}")
+        losses.add_row(escape(each.reads), *cells, *ablated)
+    _console.print(features)
+    _console.print(losses)
     if result.all:
         together = Table(title="all of these MLPs changed at once")
         for name in ("", "loss", "95 % interval", "KL"):
