@@ -2,8 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from edgewise import features as features
 from edgewise import tasks as tasks
 from edgewise import tracr as tracr
+from edgewise import transcoders as transcoders
 from edgewise._errors import InputError as InputError
 from edgewise._load import load_model as load_model
 from edgewise.circuit import Circuit as Circuit

@@ -31,7 +31,8 @@ def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int,
     from edgewise import tasks
     from edgewise.models import ProgramTokenizer
 
-    if isinstance(tokenizer, ProgramTokenizer) and name != "program":
+    compiled = isinstance(tokenizer, ProgramTokenizer)  # in a name, or the type checker takes no other tokenizer
+    if compiled and name != "program":
         raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
     if name in tasks.ALL_TASKS:
         return tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
@@ -45,9 +46,8 @@ def check_task(name: str) -> None:
     if name in tasks.ALL_TASKS or name.startswith("hf:"):
         return
     if not name.endswith(tasks.SUFFIXES):
-        raise InputError(
-            f"--task {name!r}: choose {', '.join(tasks.ALL_TASKS)}, or give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
-        )
+        files = f"a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
+        raise InputError(f"--task {name!r}: choose {', '.join(tasks.ALL_TASKS)}, or give {files}")
     if not Path(name).is_file():
         raise InputError(f"--task {name!r}: no such file; give a file of pairs")
 
