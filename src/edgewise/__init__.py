@@ -2,7 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from edgewise import features as features
 from edgewise import tasks as tasks
+from edgewise import tracr as tracr
+from edgewise import transcoders as transcoders
 from edgewise._errors import InputError as InputError
 from edgewise._load import load_model as load_model
 from edgewise.circuit import Circuit as Circuit
@@ -47,5 +50,6 @@ from edgewise.graph import GraphSpec as GraphSpec
 from edgewise.models import Model as Model
 from edgewise.report import draw as draw
 from edgewise.report import draw_curve as draw_curve
+from edgewise.report import draw_recovery as draw_recovery
 
 __version__ = _version("edgewise")

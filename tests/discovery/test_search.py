@@ -147,13 +147,8 @@ def test_acdc_by_other_losses(loss: str, absolute: bool):
     engine, task = toy_engine(dtype=torch.float64), random_task(3)
     (found,) = acdc(engine, task, 0.003, loss=loss, absolute=absolute, options=quiet())
     assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
-    score = loss_function(loss if loss != "l2" else _l2)
+    score = loss_function(loss)
     assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.003, score, absolute).kept)
-
-
-def _l2(logits: Tensor, batch: Batch) -> Tensor:
-    assert batch.full_logits is not None
-    return ((logits - batch.full_logits) ** 2).mean(-1)
 
 
 def test_the_order_of_writers_is_one_s_choice_and_matters():

@@ -54,7 +54,7 @@ def test_kl_is_of_the_full_model_to_the_circuit(batch):
     p, q = FULL.softmax(-1), LOGITS.softmax(-1)
     torch.testing.assert_close(metric("kl", LOGITS, batch), (p * (p / q).log()).sum(-1), rtol=1e-12, atol=1e-12)
     assert metric("kl", FULL, batch).abs().max() < 1e-12
-    assert {"kl"} == LOWER_IS_BETTER
+    assert {"kl", "l2"} == LOWER_IS_BETTER
 
 
 @given(st.data())
@@ -170,5 +170,5 @@ def test_a_callable_of_the_wrong_shape_is_refused(batch, own, message):
 
 @pytest.mark.parametrize("unknown", ["accuracy", "", 3, None])
 def test_an_unknown_loss_is_refused(unknown):
-    with pytest.raises(InputError, match=r"^loss: .*use kl, cross_entropy, logit_diff or a callable"):
+    with pytest.raises(InputError, match=r"^loss: .*use kl, cross_entropy, logit_diff, l2, mismatch or a callable"):
         loss_function(unknown)

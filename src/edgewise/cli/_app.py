@@ -11,7 +11,7 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show, _tasks
+from edgewise.cli import _show, _tasks, _tracr, _transcoder
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
@@ -23,11 +23,13 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(_tasks.app, name="tasks")
+app.add_typer(_tracr.app, name="tracr")
+app.add_typer(_transcoder.app, name="transcoder")
 app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
-ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
 TaskName = Annotated[
     str, typer.Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")
 ]
@@ -65,7 +67,7 @@ def find(
     quadrature: Annotated[
         str, typer.Option(help="gauss-legendre, left, right, midpoint or trapezoid.")
     ] = "gauss-legendre",
-    threshold: Annotated[float, typer.Option(help="acdc: cut what raises KL by less; it decides the size.")] = 0.01,
+    threshold: Annotated[float, typer.Option(help="acdc: cut what raises the loss by less; decides the size.")] = 0.01,
     pairs: Annotated[int, typer.Option(help="acdc and exact: use this many training pairs.")] = 16,
     of: Annotated[str, typer.Option(help="ensemble: of which methods' ranks.")] = "eap-ig,mask-ig,relevance",
     ablation: Annotated[
@@ -311,8 +313,8 @@ def check_model(
 @models_app.command("list")
 def list_models() -> None:
     """The models that need no hub, and the supported families."""
-    from edgewise.models import DEFAULT_MODELS, supported
+    from edgewise.models import DEFAULT_MODELS, SHIPPED, supported
 
-    for name, description in DEFAULT_MODELS.items():
+    for name, description in (DEFAULT_MODELS | SHIPPED).items():
         print(f"{name}: {description}")
     print(f"families: {', '.join(supported())}")

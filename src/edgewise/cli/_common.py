@@ -29,9 +29,13 @@ def quiet() -> None:
 def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:
     """The built-in task of that name, or that of a file."""
     from edgewise import tasks
+    from edgewise.models import ProgramTokenizer
 
-    if name in tasks.TASKS:
-        return tasks.TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
+    compiled = isinstance(tokenizer, ProgramTokenizer)  # in a name, or the type checker takes no other tokenizer
+    if compiled and name != "program":
+        raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
+    if name in tasks.ALL_TASKS:
+        return tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     return tasks.from_file(name, tokenizer, seed=seed)
 
 
@@ -39,12 +43,11 @@ def check_task(name: str) -> None:
     """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded."""
     from edgewise import tasks
 
-    if name in tasks.TASKS or name.startswith("hf:"):
+    if name in tasks.ALL_TASKS or name.startswith("hf:"):
         return
     if not name.endswith(tasks.SUFFIXES):
-        raise InputError(
-            f"--task {name!r}: choose {', '.join(tasks.TASKS)}, or give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
-        )
+        files = f"a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
+        raise InputError(f"--task {name!r}: choose {', '.join(tasks.ALL_TASKS)}, or give {files}")
     if not Path(name).is_file():
         raise InputError(f"--task {name!r}: no such file; give a file of pairs")
 

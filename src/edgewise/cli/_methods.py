@@ -23,6 +23,7 @@ ATTRIBUTION = (
     "exact",
     "ensemble",
 )
+AT_FULL_MODEL = ("eap", "relevance", "node-eap", "atp-star")
 METHODS = (*LEARNED, *ATTRIBUTION, "acdc")
 
 
@@ -104,6 +105,8 @@ def attribute(name: str, engine: Any, task: Any, settings: Settings, options: An
     import edgewise as ew
     from edgewise.discovery import Cost, provenance
 
+    if name in AT_FULL_MODEL and task.metric in ew.tasks.LOWER_IS_BETTER:  # it has no gradient there
+        task = replace(task, metric=task.explained)
     size: dict[str, Any] = {"batch_size": settings.batch_size or 32}
     path: dict[str, Any] = {"points": settings.points, "rule": settings.quadrature, **size}
     exact = {"pairs": settings.pairs, "batch_size": settings.batch_size or 16, "options": options}

@@ -11,8 +11,9 @@ from rich.table import Table
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine, Footprint
 from edgewise.evaluation import Comparison, Evaluation, SizeCurve
-from edgewise.models import Model
+from edgewise.models import CompiledTransformer, Model
 from edgewise.tasks import Task
+from edgewise.tracr import Recovery, Truth
 
 _console = Console(highlight=False)
 _PLANNED = (
@@ -138,11 +139,17 @@ def _caption(result: Evaluation) -> str:
     lines = [
         f"split {conditions['split']}; ablation {' with '.join(filter(None, _ablation(conditions)))}; "
         "hard masks; at the answers",
-        "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer; random and EAP: at most the same actual size",
+        f"{_units(result)}; random and EAP: at most the same actual size",
     ]
     if "eap" in conditions:
         lines.append(f"EAP's edges by {conditions['eap']['selection']} score, chosen on validation")
     return escape("\n".join(lines))
+
+
+def _units(result: Evaluation) -> str:
+    if "l2" in result.metrics:
+        return "l2: squared distance to the full model's outputs, summed over them"
+    return "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer"
 
 
 def _ablation(conditions: dict[str, Any]) -> tuple[str, str]:
@@ -165,3 +172,50 @@ def compare_weights(recorded: dict[str, Any], present: dict[str, str]) -> None:
     if recorded.get("weights_hash") != present["weights_hash"]:
         before, now = str(recorded.get("weights_hash"))[:12], present["weights_hash"][:12]
         _errors.print(f"note: the circuit was found on weights {before}, this model's are {now}", soft_wrap=True)
+
+
+def compiled(module: CompiledTransformer, out: Path) -> None:
+    """What was compiled."""
+    program, config = module.program, module.config
+    inputs = f"{len(program.inputs):,} inputs" + ("" if program.complete else " (a sample)")
+    undefined = program.origin.get("undefined_inputs")
+    _console.print(
+        escape(
+            f"{program.name}: {config.n_layers} layers of {config.n_heads} heads, width {config.d_model}; {inputs}"
+            + (f", {undefined:,} more where it is undefined" if undefined else "")
+            + f"; off Tracr's own outputs by at most {program.origin['largest_difference_from_tracr']:.1e} -> {out}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def truth(found: Truth) -> None:
+    """The true circuits of a program."""
+    what = "pairs of inputs" if found.ablation == "interchange" else "inputs"
+    _console.print(
+        escape(
+            f"{found.program}: {found.ablation} ablation, embeddings {found.graph.spec.embeddings}, {found.output} "
+            f"output equal on all {found.inputs:,} {what}"
+        ),
+        soft_wrap=True,
+    )
+    _console.print(f"{int(found.live.sum())} of {found.graph.n_edges:,} edges can carry anything")
+    _console.print(f"{int(found.necessary.sum())} edges are necessary: without any one of them, some output changes")
+    tried = f"all {found.circuits:,} circuits tried" if found.exhaustive else f"{found.circuits:,} circuits tried"
+    sets = "the only minimal set that is enough" if found.unique else f"{len(found.minimal)} minimal sets are enough"
+    _console.print(f"{sets}, {int(found.edges.sum())} edges ({tried}):")
+    for name in found.graph.edge_names(found.edges.nonzero()[:, 0]):
+        note = "" if found.necessary[found.graph.edge_id(name)] else "  (not necessary by itself)"
+        _console.print(escape(f"  {name}{note}"))
+
+
+def recovery(found: Recovery, true: Truth) -> None:
+    """A circuit beside the true one."""
+    area = "" if found.auroc is None else f", AUROC {found.auroc:.3f}"
+    _console.print(
+        f"{'exactly the true circuit' if found.exact else 'not the true circuit'} of {int(true.edges.sum())} edges: "
+        f"precision {found.precision:.3f}, recall {found.recall:.3f}{area}"
+    )
+    for word, names in (("missing", found.missing), ("extra", found.extra)):
+        for name in names:
+            _console.print(escape(f"  {word}: {name}"))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -16,17 +15,11 @@ from edgewise.discovery._search import Search
 from edgewise.discovery._training import RunOptions, run_steps
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.tasks import Batch, Score, Task, loss_function, pairs_hash, score_name
+from edgewise.tasks import Score, Task, loss_function, pairs_hash, score_name
 
 Order = Literal["descending", "ascending", "random"]
 ORDERS = ("descending", "ascending", "random")
 _ORDER = 21  # the noise stream that shuffles writers
-
-
-def l2(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
-    """Mean squared difference from the full model's logits (for compiled programs, whose outputs are numbers)."""
-    assert batch.full_logits is not None
-    return (logits - batch.full_logits).square().mean(-1)
 
 
 def acdc(
@@ -34,7 +27,7 @@ def acdc(
     task: Task,
     thresholds: Sequence[float] | float = 0.01,
     *,
-    loss: str | Score = "kl",
+    loss: str | Score | None = None,
     absolute: bool = False,
     order: Order = "descending",
     seed: int = 0,
@@ -51,9 +44,9 @@ def acdc(
 
     Args:
         model: the model, or an engine that also says which graph and ablation (interchange or zero in the paper).
-        task: the behaviour; its metric is not used.
+        task: the behaviour; its loss decides, unless another is given.
         thresholds: τ, one circuit for each.
-        loss: `kl`, `logit_diff` (its fall), `cross_entropy`, `l2` of the logits, or a callable, lower being better.
+        loss: `kl`, `logit_diff` (its fall), `l2` of the outputs, …, or a callable, lower being better.
         absolute: compare the change's absolute value with τ, so that edges whose loss would fall are kept too.
         order: in which order a reader's writers are tried: `descending` from the latest, `ascending`, or `random`.
         seed: of the random order.
@@ -76,7 +69,8 @@ def acdc(
         raise InputError(f"acdc: thresholds {values}; give at least one finite number")
     if order not in ORDERS:
         raise InputError(f"acdc: order={order!r}; choose {', '.join(ORDERS)}")
-    score = l2 if loss == "l2" else loss_function(loss)
+    loss = task.loss if loss is None else loss
+    score = loss_function(loss)
     search = Search(engine, task, split, pairs, batch_size, score)
     learner = AcdcLearner(search, values, absolute, order, seed)
     config = {"thresholds": values, "loss": score_name(loss), "absolute": absolute, "order": order, "seed": seed}

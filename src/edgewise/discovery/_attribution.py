@@ -82,8 +82,8 @@ def _mask_gradient(
 ) -> Float[Tensor, " E"]:
     if points == [(1.0, 1.0)] and task.metric in LOWER_IS_BETTER:
         raise InputError(
-            "eap: the metric is KL to the model itself, whose gradient at the full model is 0; use logit_diff or "
-            "log_prob"
+            "eap: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is 0; use "
+            "logit_diff or log_prob, or value where the output is a number"
         )
     task.check_spans(engine.graph)
     metric = metric_function(task.metric)

@@ -37,8 +37,8 @@ def explain(
     """
     if clean_only and task.metric in LOWER_IS_BETTER:
         raise InputError(
-            f"{clean_only}: the metric is KL to the model itself, whose gradient at the full model is 0; use "
-            "logit_diff or log_prob"
+            f"{clean_only}: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is "
+            "0; use logit_diff or log_prob, or value where the output is a number"
         )
     sign = -1 if task.metric in LOWER_IS_BETTER else 1
     total: Tensor | None = None

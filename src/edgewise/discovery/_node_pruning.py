@@ -124,8 +124,7 @@ class NodePruningLearner:
     def begin(self) -> None:
         """Start from attribution's ranks."""
         if self.config.warm_examples:
-            metric = "logit_diff" if self.task.contrastive else "log_prob"
-            few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=metric)
+            few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=self.task.explained)
             with torch.enable_grad():
                 start = (node_ig if self.engine.graph.n_embeddings else node_eap)(self.engine, few).writers
             assert start is not None

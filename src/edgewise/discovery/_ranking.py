@@ -237,7 +237,7 @@ class RankingLearner:
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
             if few.metric in ("accuracy", "exact_match"):  # they have no gradient
-                few = replace(few, metric="logit_diff" if few.contrastive else "log_prob")
+                few = replace(few, metric=few.explained)
             with torch.enable_grad():
                 start = mask_ig(self.engine, few).values.abs()
             self.scores.copy_(normal_scores(start))

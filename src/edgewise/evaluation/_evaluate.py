@@ -18,7 +18,7 @@ from edgewise.discovery import Scores, eap, random_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.evaluation._statistics import bootstrap
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, METRICS, SET_METRICS, Batch, Task, metric_function, reduce, score_name
+from edgewise.tasks import LOWER_IS_BETTER, METRICS, OUTPUT_METRICS, Batch, Task, metric_function, reduce, score_name
 
 N_RANDOM = 3
 """How many random circuits stand for chance."""
@@ -139,16 +139,16 @@ def recorded_ablation(circuit: Circuit) -> Ablation | None:
 def best_attribution(
     engine: Engine, task: Task, n_actual: int, scores: Scores | None, batch_size: int = 32
 ) -> tuple[str, Circuit]:
-    """EAP's circuit of an actual size: by signed or absolute score, whichever has the lower KL on validation."""
+    """EAP's circuit of an actual size: by signed or absolute score, whichever is nearer to the model on validation."""
     # The field's metric, and one with a gradient: the task's own may be the user's and have none.
-    explained = replace(task, metric="logit_diff" if task.contrastive else "log_prob")
+    explained = replace(task, metric=task.explained)
     scores = scores or eap(engine, explained, batch_size=batch_size)
     circuits = {
         "signed": scores.top_actual(n_actual),
         "absolute": scores.top_actual(n_actual, absolute=True),
     }
-    values = judge(engine, circuits, task, _choosing_split(task), batch_size, names=("kl",))
-    best = min(circuits, key=lambda name: values[name]["kl"].mean())
+    values = judge(engine, circuits, task, _choosing_split(task), batch_size, names=(task.distance,))
+    best = min(circuits, key=lambda name: values[name][task.distance].mean())
     return best, circuits[best]
 
 
@@ -183,10 +183,10 @@ def judge(
         For each name (and `full`), each metric's values, `[n]`.
     """
     task.check_spans(engine.graph)
-    metrics = {name: metric_function(name) for name in names or _metrics_of(task)}
+    metrics = {name: metric_function(name) for name in names or task.reported}
     if names is None and not isinstance(task.metric, str):
         own = score_name(task.metric)
-        metrics[f"custom:{own}" if own in METRICS else own] = metric_function(task.metric)
+        metrics[f"custom:{own}" if own in METRICS | OUTPUT_METRICS else own] = metric_function(task.metric)
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
     device = engine.model.device
     masks = {who: circuit.kept.to(device, torch.float32) for who, circuit in circuits.items()}
@@ -199,11 +199,6 @@ def judge(
             for name, metric in metrics.items():
                 rows[who][name].append(reduce(metric(logits, batch), batch).cpu())
     return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
-
-
-def _metrics_of(task: Task) -> list[str]:
-    sets = SET_METRICS if task.metric in SET_METRICS else ()
-    return [*(name for name in METRICS if name != "logit_diff" or task.contrastive), *sets]
 
 
 def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:

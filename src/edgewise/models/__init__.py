@@ -1,5 +1,11 @@
 """Models: the user's own modules, and where their parts are."""
 
+from edgewise.models._compiled import SHIPPED as SHIPPED
+from edgewise.models._compiled import CompiledTransformer as CompiledTransformer
+from edgewise.models._compiled import Program as Program
+from edgewise.models._compiled import ProgramTokenizer as ProgramTokenizer
+from edgewise.models._compiled import load_compiled as load_compiled
+from edgewise.models._compiled import save_compiled as save_compiled
 from edgewise.models._default import DEFAULT_MODELS as DEFAULT_MODELS
 from edgewise.models._load import Model as Model
 from edgewise.models._load import from_config as from_config

@@ -13,6 +13,7 @@ from torch import nn
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
 from edgewise.models import _gpt2, _llama, _neox, _plain
+from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, load_default, load_default_tokenizer
 from edgewise.models._parts import Parts
 
@@ -94,6 +95,9 @@ def load(
         module, own_tokenizer, source = load_default(str(model))
         module.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue] (transformers' wrapper hides the signature)
         return wrap(module, tokenizer or own_tokenizer, source)
+    if (path := find_compiled(model)) is not None:
+        module = load_compiled(path).to(device=device, dtype=dtype)
+        return wrap(module, tokenizer or ProgramTokenizer(module.program), {"id": str(model)})
     return _from_pretrained(str(model), tokenizer, dtype, device, revision)
 
 

@@ -7,5 +7,7 @@ from edgewise.evaluation import Point
 from edgewise.report._canvas import check_path
 from edgewise.report._curve import curve, draw_curve
 from edgewise.report._picture import draw
+from edgewise.report._recovery import draw_recovery
+from edgewise.report._tradeoff import Tradeoff, tradeoff
 
-__all__ = ["Point", "check_path", "curve", "draw", "draw_curve"]
+__all__ = ["Point", "Tradeoff", "check_path", "curve", "draw", "draw_curve", "draw_recovery", "tradeoff"]

@@ -76,7 +76,7 @@ def curve(
             _draw_method(axes, [point for point in points if point.method == method], number)
         references = _draw_references(axes, full, empty)
         _finish(axes, [point.edges for point in points], total, measure)
-        _draw_key(axes, [*methods, *references])
+        draw_key(axes, [*methods, *references])
 
 
 def draw_curve(found: SizeCurve, path: str | Path, *, title: str | None = None, log: bool = False) -> None:
@@ -159,7 +159,7 @@ def _draw_references(axes: "Axes", full: float | None, empty: float | None) -> l
     return names
 
 
-def _draw_key(axes: "Axes", names: list[str]) -> None:
+def draw_key(axes: "Axes", names: list[str]) -> None:
     """The key at the right, with names as they are: a label would hide one that starts with `_`."""
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
     for text, name in zip(legend.get_texts(), names, strict=True):

@@ -66,16 +66,38 @@ def draw(
     edges = actual[max(len(actual) - most, 0) :]
     kinds = graph.reader_kind[graph.edge_reader[edges].long()].numpy()
     looks = strokes(None if scores is None else scores[edges], kinds, signed)
-    curves = route(layout, graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist())
-
-    left, right = _sides(layout, curves)
-    inner = right - left - 2 * MARGIN
     size = counts(circuit.n_edges, len(actual), graph.n_edges)
     if len(edges) < len(actual):
         size += f"; drawn: {len(edges):,} of them" + (", the strongest" if scores is not None else "")
-    lines = _wrap(size, inner)
-    lines += _wrap(conditions(circuit.provenance, graph.spec), inner)
-    name = title or heading(circuit.provenance)
+    words = [size, conditions(circuit.provenance, graph.spec)]
+    paint(path, layout, edges, looks, title or heading(circuit.provenance), words, dpi)
+
+
+def paint(
+    path: str | Path,
+    layout: Layout,
+    edges: Int[np.ndarray, " n"],
+    looks: Strokes,
+    name: str,
+    words: list[str],
+    dpi: int = 200,
+) -> None:
+    """Draw some edges of a model on a page of their own.
+
+    Args:
+        path: the file to write.
+        layout: where the model's nodes are.
+        edges: their numbers, the one to lie on top last.
+        looks: theirs, in the same order.
+        name: the title.
+        words: what stands under it, each in lines of its own.
+        dpi: pixels per inch of a PNG.
+    """
+    graph = layout.graph
+    curves = route(layout, graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist())
+    left, right = _sides(layout, curves)
+    inner = right - left - 2 * MARGIN
+    lines = [line for text in words for line in _wrap(text, inner)]
     key = legend_rows(looks, layout.shares_keys, inner)
     top = layout.height + 0.62 + LINE * len(lines)
     with canvas(path, (left, right, -legend_height(key), top), dpi) as axes:

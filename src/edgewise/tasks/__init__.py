@@ -12,9 +12,11 @@ from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
 from edgewise.tasks._metrics import (
+    CLOSE,
     LOSSES,
     LOWER_IS_BETTER,
     METRICS,
+    OUTPUT_METRICS,
     SELF_CONTAINED,
     SET_METRICS,
     Score,
@@ -24,16 +26,20 @@ from edgewise.tasks._metrics import (
     score_name,
 )
 from edgewise.tasks._pairs import Batch, Pair, Target
+from edgewise.tasks._program import program
 from edgewise.tasks._pronoun import gendered_pronoun
-from edgewise.tasks._rebuild import TASKS, from_provenance
+from edgewise.tasks._rebuild import ALL_TASKS, TASKS, from_provenance
 from edgewise.tasks._score import Ability, Measure, score
 from edgewise.tasks._splits import SPLITS
 from edgewise.tasks._task import Task, pairs_hash
 
 __all__ = [
+    "ALL_TASKS",
+    "CLOSE",
     "LOSSES",
     "LOWER_IS_BETTER",
     "METRICS",
+    "OUTPUT_METRICS",
     "SELF_CONTAINED",
     "SET_METRICS",
     "SPLITS",
@@ -67,6 +73,7 @@ __all__ = [
     "loss_function",
     "metric_function",
     "pairs_hash",
+    "program",
     "reduce",
     "score",
     "score_name",

@@ -95,7 +95,42 @@ def exact_match(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, 
     return (logits.argmax(-1) == _full_logits(batch, "exact_match").argmax(-1)).to(logits.dtype)
 
 
-LOSSES: dict[str, Score] = {"kl": kl, "cross_entropy": cross_entropy, "logit_diff": negative_logit_diff}
+def squared_distance(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """Squared distance to the full model's outputs, summed over the outputs; lower is better. For models whose outputs
+    are numbers rather than logits, such as compiled programs. Needs `batch.full_logits`.
+    """
+    return (_precise(logits) - _precise(_full_logits(batch, "l2"))).square().sum(-1)
+
+
+def mismatch(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """How wrong an output is, from 0 for the full model's to 1 for one far from it: `d / (d + 4 CLOSE²)`, where d is
+    the squared distance; lower is better. It asks for equal outputs rather than near ones: once an output is wrong,
+    it hardly matters how far. Needs `batch.full_logits`.
+    """
+    distance = squared_distance(logits, batch)
+    return distance / (distance + 4 * CLOSE**2)
+
+
+def close(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """1 where every output is within `CLOSE` of the full model's, else 0; higher is better. Needs the full model's."""
+    logits = _precise(logits)
+    return ((logits - _precise(_full_logits(batch, "close"))).abs() <= CLOSE).all(-1).to(logits.dtype)
+
+
+def value(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """The first output itself, for models whose one output is a number."""
+    return _precise(logits)[..., 0]
+
+
+CLOSE = 0.05
+"""What counts as the same number, as Edge Pruning's evaluation of xproportion has it."""
+LOSSES: dict[str, Score] = {
+    "kl": kl,
+    "cross_entropy": cross_entropy,
+    "logit_diff": negative_logit_diff,
+    "l2": squared_distance,
+    "mismatch": mismatch,
+}
 METRICS: dict[str, Score] = {
     "logit_diff": logit_diff,
     "log_prob": log_prob,
@@ -106,10 +141,12 @@ METRICS: dict[str, Score] = {
 SET_METRICS: dict[str, Score] = {"prob_diff": prob_diff, "prob_diff_10": prob_diff_10}
 """Metrics for tasks whose right and wrong answers are sets; shown where a task's own metric is one of them."""
 SELF_CONTAINED = frozenset(
-    {cross_entropy, log_prob, logit_diff, negative_logit_diff, prob_diff, prob_diff_10, choice, accuracy}
+    {cross_entropy, log_prob, logit_diff, negative_logit_diff, prob_diff, prob_diff_10, choice, accuracy, value}
 )
+OUTPUT_METRICS: dict[str, Score] = {"l2": squared_distance, "close": close, "value": value}
+"""Metrics of outputs taken as numbers. A task says if these are what it is judged by (`Task.metrics`)."""
 """The scores that do not look at the full model's logits. (A user's own may.)"""
-LOWER_IS_BETTER = frozenset({"kl"})
+LOWER_IS_BETTER = frozenset({"kl", "l2"})
 """The metrics of which less is better. Of a user's own metric more is better."""
 
 
@@ -128,7 +165,7 @@ def metric_function(metric: str | Score) -> Score:
     Raises:
         InputError: there is no such metric; when called: it does not give one value per target.
     """
-    return _resolve(metric, METRICS | SET_METRICS, "metric")
+    return _resolve(metric, METRICS | SET_METRICS | OUTPUT_METRICS, "metric")
 
 
 def score_name(score: str | Score) -> str:

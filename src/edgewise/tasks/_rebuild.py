@@ -17,6 +17,7 @@ from edgewise.tasks._files import from_file, from_jsonl
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._program import program
 from edgewise.tasks._pronoun import gendered_pronoun
 from edgewise.tasks._task import Task
 
@@ -36,6 +37,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "copy-colors": copy_colors,
 }
 """The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
+ALL_TASKS: dict[str, Callable[..., Task]] = {**TASKS, "program": program}
+"""Those, and the task of compiled programs, which takes no other model's tokenizer."""
 
 
 def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
@@ -53,7 +56,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     kind, arguments = provenance.get("task"), provenance.get("arguments")
     if kind == "records":
         raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
-    builder = {**TASKS, "jsonl": from_jsonl, "file": from_file}.get(str(kind))
+    builder = {**ALL_TASKS, "jsonl": from_jsonl, "file": from_file}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
     try:

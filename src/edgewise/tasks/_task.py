@@ -11,7 +11,7 @@ from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.graph import Graph
-from edgewise.tasks._metrics import Score, loss_function, metric_function
+from edgewise.tasks._metrics import METRICS, SET_METRICS, Score, loss_function, metric_function
 from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
 from edgewise.tasks._splits import SPLITS
 
@@ -35,10 +35,14 @@ class Task:
     """The names of the position groups that the pairs' `spans` number; empty where positions are not grouped."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made the pairs, as JSON-able values; `from_provenance` makes them again."""
+    metrics: tuple[str, ...] | None = None
+    """The metrics that evaluation reports; None for all in `METRICS` that the pairs allow."""
 
     def __post_init__(self) -> None:
         loss_function(self.loss)
         metric_function(self.metric)
+        for name in self.metrics or ():
+            metric_function(name)
 
     @cached_property
     def contrastive(self) -> bool:
@@ -59,6 +63,26 @@ class Task:
                 f"{self.name}: its pairs have {own}, and the graph's edges carry {', '.join(wanted)}; "
                 "use model.graph(spans=task.span_names)"
             )
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The names of the metrics that evaluation reports."""
+        if self.metrics is not None:
+            return self.metrics
+        sets = SET_METRICS if self.metric in SET_METRICS else ()
+        return (*(name for name in METRICS if name != "logit_diff" or self.contrastive), *sets)
+
+    @property
+    def distance(self) -> str:
+        """The metric that says how far a circuit is from the full model."""
+        return "l2" if self.metrics is not None and "l2" in self.metrics else "kl"
+
+    @property
+    def explained(self) -> str:
+        """A metric that attribution can explain whatever the task's own is: it has a gradient at the full model."""
+        if self.metrics is not None and "accuracy" not in self.metrics:
+            return "value"  # the outputs are numbers, which no answer is among
+        return "logit_diff" if self.contrastive else "log_prob"
 
     def split(self, name: str) -> Sequence[Pair]:
         """The pairs of a split.

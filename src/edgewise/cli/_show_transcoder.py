@@ -1,0 +1,165 @@
+"""What `edgewise transcoder` prints."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgewise.features import Loss, Sweep, TokenRows, Trained, TrainingConfig, TranscoderEvaluation
+from edgewise.models import Model
+from edgewise.transcoders import Transcoder
+
+_console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def training(model: Model, rows: TokenRows, config: TrainingConfig) -> None:
+    """What is about to be trained."""
+    source, parts = model.identity, model.parts
+    note = f" ({source['note']})" if source["note"] else ""
+    print_line(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}")
+    passes = config.steps * config.batch_tokens / rows.n_tokens
+    print_line(f"text     {', '.join(rows.source.get('text', []))}: {rows.n_tokens:,} tokens, seen {passes:.2g} times")
+    names = config.names
+    shown = ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
+    sizes = f"{config.jobs(parts.d_model)[0].specs[0].n_features:,} features each"
+    print_line(
+        f"training {shown}; {sizes}; {config.steps:,} steps of {config.batch_tokens:,} tokens; {config.precision}"
+    )
+
+
+def trained(result: Trained, out: Path) -> None:
+    """What a run made."""
+    if result.stopped:
+        _console.print(
+            f"[bold]stopped:[/] {escape(result.stopped)}; the same command goes on from there", soft_wrap=True
+        )
+    table = Table(
+        title=f"after {result.steps:,} steps, {result.seconds:,.0f} s",
+        caption="of the last training batch; explained: 1 − squared error / variance; active: features per token",
+        caption_justify="left",
+    )
+    for name in ("transcoder", "loss", "explained", "active", "dead"):
+        table.add_column(name, justify="left" if name == "transcoder" else "right")
+    for name, values in result.metrics.items():
+        table.add_row(
+            escape(name),
+            f"{values['loss']:.4g}",
+            f"{values['explained']:.4f}",
+            f"{values['active']:.1f}",
+            f"{values['dead']:.1%}",
+        )
+    _console.print(table)
+    print_line(f"written to {out}")
+
+
+def transcoders(result: TranscoderEvaluation) -> None:
+    """An evaluation as tables."""
+    features = Table(title="features", caption="explained: 1 − squared error / variance about the mean")
+    for name in ("reads", "activation", "active", "explained", "live"):
+        features.add_column(name, justify="left" if name in ("reads", "activation") else "right")
+    losses = Table(
+        title=f"loss with one MLP replaced; {result.tokens:,} tokens; the model's own is {result.original.loss:.4f}",
+        caption=f"nats per next token; 95 % bootstrap interval over rows; KL(model ‖ changed model); replaced at\n"
+        f"{result.conditions['replaced_positions']}; zero, mean: the layer's MLP output ablated",
+        caption_justify="left",
+    )
+    for name in ("reads", "loss", "95 % interval", "KL", "zero", "mean"):
+        losses.add_column(name, justify="left" if name == "reads" else "right")
+    for each in result.transcoders:
+        layer = int(each.writes[0].split()[1])
+        live = f"{each.live:,} of {each.n_features:,}"
+        features.add_row(escape(each.reads), each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live)
+        cells = ("", "", "") if each.replaced is None else _cells(each.replaced)
+        ablated = (f"{result.zero[layer].loss:.4f}", f"{result.mean[layer].loss:.4f}")
+        losses.add_row(escape(each.reads), *cells, *ablated)
+    _console.print(features)
+    _console.print(losses)
+    if result.all:
+        together = Table(title="all of these MLPs changed at once")
+        for name in ("", "loss", "95 % interval", "KL"):
+            together.add_column(name, justify="right" if name else "left")
+        for name, loss in result.all.items():
+            together.add_row(name, *_cells(loss))
+        _console.print(together)
+
+
+def swept(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
+    """A sweep as a table and, where matplotlib is installed, pictures."""
+    table = Table(title=f"held-out loss; the model's own is {result.original.loss:.4f} nats")
+    for name in ("trained", "active", "explained", "loss", "95 % interval", "KL"):
+        table.add_column(name, justify="left" if name == "trained" else "right")
+    for name, each in result.jobs.items():
+        assert each.replaced is not None
+        table.add_row(escape(name), f"{each.active:.1f}", f"{each.explained:.4f}", *_cells(each.replaced))
+    _console.print(table)
+    draw_sweep(result, layers, out)
+
+
+def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
+    """A picture for each layer: `sweep-layer8.png`."""
+    from edgewise.report import Tradeoff, tradeoff
+
+    seen, text = result.config["tokens_seen"], result.conditions["text"]
+    for layer in layers:
+        points = [Tradeoff(kind, active, loss.loss, loss.low, loss.high) for kind, active, loss in result.points(layer)]
+        path = out / f"sweep-layer{layer}.png"
+        caption = (
+            f"{result.conditions['model']['id']}, trained on {seen:,} tokens of {', '.join(text['text'])}; judged on "
+            f"{text['rows']} rows held out; replaced at {result.conditions['replaced_positions']}; bands: "
+            f"{result.conditions['interval']}. Mean ablation: {result.mean[layer].loss:.3f}, zero: "
+            f"{result.zero[layer].loss:.3f}."
+        )
+        tradeoff(
+            points,
+            path,
+            references=[("the model itself", result.original.loss)],
+            title=f"Layer {layer}: loss with its MLP replaced, by active features",
+            caption=caption,
+        )
+        print_line(f"drawn to {path}")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error stream, from the first call on of what it yields: with the number done and that of all."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
+    bar = progress.add_task(what, total=None)
+
+    def update(done: int, total: int) -> None:
+        progress.start()  # not before: a training's bar may come first
+        progress.update(bar, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        progress.stop()
+
+
+def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
+    """Say so if a transcoder was trained on other weights."""
+    now = model.identity["weights_hash"]
+    for each in transcoders:
+        before = each.provenance.get("model", {}).get("weights_hash", now)
+        if before != now:
+            _errors.print(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}")
+
+
+def print_line(text: str) -> None:
+    """A line of plain text, never wrapped."""
+    _console.print(escape(text), soft_wrap=True)
+
+
+def _cells(loss: Loss) -> tuple[str, str, str]:
+    return f"{loss.loss:.4f}", f"{loss.low:.4f} to {loss.high:.4f}", f"{loss.kl:.4f}"

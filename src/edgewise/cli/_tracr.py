@@ -1,0 +1,176 @@
+"""The commands for compiled programs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable
+from edgewise.cli import _show
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Programs compiled with Tracr, whose true circuits can be computed.",
+    add_completion=False,
+)
+
+Compiled = Annotated[str, typer.Argument(help="tracr:reverse, tracr:xproportion, or what compile wrote.")]
+AblationName = Annotated[str, typer.Option("--ablation", help="What removed edges carry: interchange or zero.")]
+EmbeddingsName = Annotated[str, typer.Option("--embeddings", help="joint or split.")]
+OutputName = Annotated[str, typer.Option("--output", help="What must be equal: decoded answers, or raw outputs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command("compile")
+def compile_(
+    program: Annotated[
+        str, typer.Argument(help="my_rasp.py:program (the file is run), or a program of Tracr's library.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write program.safetensors in.")],
+    vocab: Annotated[str | None, typer.Option("--vocab", help="Symbols, with commas: a,b,c or 1,2,3.")] = None,
+    max_len: Annotated[int | None, typer.Option("--max-len", help="Symbols that an input may have.")] = None,
+    longest: Annotated[
+        int | None, typer.Option(help="Symbols of the longest input to study; max-len if unset.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample of inputs, where there are too many.")] = 0,
+) -> None:
+    """Compile a RASP program to a model that find, evaluate and the commands here take as --model OUT."""
+    from edgewise import tracr
+    from edgewise.models import save_compiled
+
+    check_writable(out)
+    if program in tracr.LIBRARY:
+        if vocab is not None or max_len is not None or longest is not None:
+            raise InputError(f"tracr compile {program}: the library's programs have their own vocabulary and lengths")
+        module = tracr.compile_library(program)
+    else:
+        if vocab is None or max_len is None:
+            raise InputError(f"tracr compile {program}: give its --vocab and --max-len")
+        symbols = _symbols(vocab)
+        name, found = tracr.load_source(program)
+        module = tracr.compile_program(found, symbols, max_len, name=name, longest=longest, seed=seed)
+    save_compiled(module, out)
+    _show.compiled(module, out)
+
+
+@app.command()
+def truth(
+    model: Compiled,
+    ablation: AblationName = "interchange",
+    embeddings: EmbeddingsName = "joint",
+    output: OutputName = "decoded",
+    out: Annotated[Path | None, typer.Option("--out", help="Also write it as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute which edges the output needs, and which are enough."""
+    from edgewise import tracr
+
+    engine = _engine(model, ablation, embeddings, output)
+    with _show.working("trying circuits"):
+        found = tracr.find_truth(engine, output)  # pyright: ignore[reportArgumentType] (checked there)
+    if out is not None:
+        found.save(out)
+    if as_json:
+        print(json.dumps(found.to_dict()))
+    else:
+        _show.truth(found)
+
+
+@app.command()
+def find(
+    model: Compiled,
+    out: Annotated[Path, typer.Option("--out", help="Folder for circuit.safetensors.")] = Path("runs/program"),
+    ablation: AblationName = "interchange",
+    embeddings: EmbeddingsName = "joint",
+    method: Annotated[str, typer.Option(help="ranking, or edge-pruning.")] = "ranking",
+    eliminate: Annotated[bool, typer.Option(help="Then take away edges one by one where nothing changes.")] = True,
+    train: Annotated[int, typer.Option(help="Pairs of inputs to train on.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the pairs and of the method.")] = 0,
+) -> None:
+    """Find the smallest circuit that gives the model's output on every input; no size needs to be known."""
+    import edgewise as ew
+    from edgewise import tracr
+
+    methods = {"ranking": tracr.rank_program, "edge-pruning": tracr.prune_program}
+    if method not in methods:
+        raise InputError(f"--method {method!r}: choose {', '.join(methods)}")
+    check_writable(out)
+    engine = _engine(model, ablation, embeddings, "decoded")
+    task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)
+    _show.header(engine.model, engine, task)
+    agreement = tracr.Agreement(engine)
+    scores = methods[method](engine, task, seed=seed, options=ew.RunOptions(out=out))
+    if stopped := scores.provenance["method"].get("stopped"):
+        print(f"stopped: {stopped}; the same command goes on from there")
+        raise typer.Exit(130)
+    circuit = tracr.smallest_agreeing(scores, agreement)
+    circuit = tracr.eliminate(circuit, agreement) if eliminate else circuit
+    circuit.save(out / "circuit.safetensors")
+    _show.found(circuit, out / "circuit.safetensors")
+
+
+@app.command()
+def compare(
+    circuit: Annotated[Path, typer.Argument(help="A circuit.safetensors.")],
+    truth: Annotated[Path, typer.Argument(help="What `edgewise tracr truth --out` wrote.")],
+    picture: Annotated[Path | None, typer.Option("--draw", help="Also draw both: .png, .svg or .pdf.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a circuit against the true one."""
+    import edgewise as ew
+    from edgewise import tracr
+
+    found, true = ew.Circuit.load(circuit), tracr.Truth.load(truth)
+    if found.ablation != true.ablation:
+        raise InputError(f"{circuit}: found under {found.ablation} ablation, the truth is of {true.ablation}")
+    recovery = tracr.compare(found, true)
+    if picture is not None:
+        ew.draw_recovery(found, true.edges, picture)
+    if as_json:
+        print(json.dumps(asdict(recovery)))
+    else:
+        _show.recovery(recovery, true)
+
+
+@app.command("list")
+def list_() -> None:
+    """The programs of Tracr's library, with what they are compiled for here."""
+    from edgewise.models import SHIPPED
+    from edgewise.tracr import LIBRARY
+
+    for name, entry in LIBRARY.items():
+        shipped = f"; comes with edgewise as tracr:{name}" if f"tracr:{name}" in SHIPPED else ""
+        print(f"{name}: of {' '.join(map(str, entry.vocabulary))}, up to {entry.max_length} symbols{shipped}")
+
+
+def _engine(model: str, ablation: str, embeddings: str, output: str) -> Any:
+    import edgewise as ew
+    from edgewise.models import CompiledTransformer
+
+    for option, value, known in (
+        ("--ablation", ablation, ("interchange", "zero")),
+        ("--embeddings", embeddings, ("joint", "split")),
+        ("--output", output, ("decoded", "raw")),
+    ):
+        if value not in known:
+            raise InputError(f"{option} {value!r}: choose {', '.join(known)}")
+    loaded = ew.load_model(model)
+    if not isinstance(loaded.module, CompiledTransformer):
+        raise InputError(f"model {model!r}: not a compiled program; compile one with `edgewise tracr compile`")
+    return ew.Engine(loaded, loaded.graph(embeddings), ew.Ablation(ablation))  # pyright: ignore[reportArgumentType] (checked above)
+
+
+def _symbols(text: str) -> list[Any]:
+    """Numbers if all are, texts otherwise."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"--vocab {text!r}: an empty symbol; separate the symbols by single commas")
+    for kind in (int, float):
+        try:
+            return [kind(part) for part in parts]
+        except ValueError:
+            continue
+    return parts

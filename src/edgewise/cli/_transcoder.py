@@ -1,0 +1,296 @@
+"""`edgewise transcoder`: train, judge, compare, cache and convert."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable
+
+app = typer.Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
+
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
+Layers = Annotated[str, typer.Option("--layers", help="Such as 8,12 or 4-9, or all.")]
+Text = Annotated[
+    list[str],
+    typer.Option("--text", help="builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, hf:NAME[:CONFIG]."),
+]
+Context = Annotated[int, typer.Option("--context", help="Tokens per row.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Read at most so many tokens of the text.")]
+Features = Annotated[str, typer.Option("--features", help="Such as 8x (times the model's width) or 4608.")]
+Activations = Annotated[
+    str | None,
+    typer.Option("--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3."),
+]
+Reads = Annotated[str | None, typer.Option("--reads", help="mlp_in, mlp_normalized or resid_mid.")]
+Tokens = Annotated[int | None, typer.Option("--tokens", help="To train on (the text is repeated as needed).")]
+Batch = Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per step.")]
+Pool = Annotated[int | None, typer.Option("--pool-tokens", help="Tokens shuffled together, kept in memory.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of Adam.")]
+Precision = Annotated[str | None, typer.Option(help="bfloat16 (proposals and the language model) or float32.")]
+HoldOut = Annotated[float, typer.Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
+Seed = Annotated[int, typer.Option("--seed")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, …")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for results; a run that was cut short resumes from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command()
+def train(
+    text: Text,
+    model: ModelName = "smollm2-135m",
+    layers: Layers = "all",
+    features: Features = "8x",
+    activation: Activations = None,
+    kind: Annotated[str, typer.Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
+    preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
+    reads: Reads = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Add a linear map of the input.")] = False,
+    tokens: Tokens = None,
+    batch_tokens: Batch = None,
+    pool_tokens: Pool = None,
+    learning_rate: Rate = None,
+    precision: Precision = None,
+    context: Context = 128,
+    limit: Limit = None,
+    hold_out: HoldOut = 0.05,
+    cache: Annotated[Path | None, typer.Option(help="Read activations from what `cache` wrote.")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
+    log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    out: Out = Path("runs/transcoders"),
+) -> None:
+    """Train transcoders and write them to OUT; under torchrun, on all its processes."""
+    from edgewise.cli import _show_transcoder as show
+    from edgewise.discovery import RunOptions
+    from edgewise.features import CachedActivations
+    from edgewise.features import train as run
+
+    first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    loaded = _load(model, device)
+    config = _config(loaded, layers, features, activation, tuple(kind.split(",")), preset, seed, {
+        "reads": reads, "skip": skip or None, "tokens": tokens, "batch_tokens": batch_tokens,
+        "pool_tokens": pool_tokens, "learning_rate": learning_rate, "precision": precision,
+    })  # fmt: skip
+    check_writable(out)
+    rows = _rows(loaded, text, context, limit)
+    rows = rows.split(hold_out)[0] if hold_out else rows
+    kept = None if cache is None else CachedActivations(cache)
+    options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds, log=tuple(log or ()))
+    if first:
+        show.training(loaded, rows, config)
+    trained = run(loaded, rows, config, cache=kept, options=options)
+    if first:
+        show.trained(trained, out)
+    if trained.stopped:
+        raise typer.Exit(130)  # what follows in a script should not go on with half a run
+
+
+@app.command()
+def evaluate(
+    transcoders: Annotated[list[str], typer.Argument(help="Files or folders of any format, or hub ids.")],
+    text: Text,
+    model: Annotated[str | None, typer.Option("--model", help="The model; the transcoders' own if not given.")] = None,
+    context: Context = 128,
+    limit: Limit = None,
+    hold_out: HoldOut = 0.05,
+    include_special: Annotated[bool, typer.Option(help="Also replace at special and first tokens.")] = False,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", help="Also write JSON to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
+    from edgewise.cli import _show_transcoder as show
+    from edgewise.features import evaluate_transcoders
+
+    found = [each for source in transcoders for each in _read(source, None, device)]
+    name = model or str(found[0].provenance.get("model", {}).get("id", ""))
+    if not name:
+        raise InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
+    loaded = _load(name, device)
+    rows = _rows(loaded, text, context, limit)
+    rows = rows.split(hold_out)[1] if hold_out else rows
+    with show.counting("judging") as progress:
+        result = evaluate_transcoders(loaded, found, rows, exclude_special=not include_special, progress=progress)
+    show.compare_weights(found, loaded)
+    if out is not None:
+        result.save(out)
+    if as_json:
+        print(result.to_json())
+    else:
+        show.transcoders(result)
+
+
+@app.command()
+def sweep(
+    text: Text,
+    model: ModelName = "smollm2-135m",
+    layers: Layers = "8",
+    features: Features = "8x",
+    activation: Activations = "topk:8,topk:16,topk:32,topk:64",
+    preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
+    tokens: Tokens = None,
+    batch_tokens: Batch = None,
+    pool_tokens: Pool = None,
+    learning_rate: Rate = None,
+    precision: Precision = None,
+    context: Context = 128,
+    limit: Limit = None,
+    hold_out: HoldOut = 0.05,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    out: Out = Path("runs/sweep"),
+) -> None:
+    """Train transcoders and MLP-output autoencoders on the same tokens; draw loss against active features."""
+    from edgewise.cli import _show_transcoder as show
+    from edgewise.discovery import RunOptions
+    from edgewise.features import sweep as run
+
+    loaded = _load(model, device)
+    config = _config(loaded, layers, features, activation, ("transcoder", "autoencoder"), preset, seed, {
+        "tokens": tokens, "batch_tokens": batch_tokens, "pool_tokens": pool_tokens, "learning_rate": learning_rate,
+        "precision": precision,
+    })  # fmt: skip
+    if not 0 < hold_out < 1:
+        raise InputError(f"--hold-out {hold_out}: a sweep judges on held-out rows; give a share such as 0.05")
+    check_writable(out)
+    training, held_out = _rows(loaded, text, context, limit).split(hold_out)
+    show.training(loaded, training, config)
+    options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds)
+    with show.counting("judging") as progress:
+        result = run(loaded, training, held_out, config, options=options, progress=progress)
+    result.save(out / "sweep.json")
+    show.swept(result, config.layers, out)
+
+
+@app.command()
+def cache(
+    text: Text,
+    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    model: ModelName = "smollm2-135m",
+    layers: Layers = "all",
+    reads: Reads = None,
+    dtype: Annotated[str, typer.Option(help="Of what is stored: float32, bfloat16 or float16.")] = "bfloat16",
+    precision: Precision = None,
+    context: Context = 128,
+    limit: Limit = None,
+    hold_out: HoldOut = 0.05,
+    device: Device = "cpu",
+) -> None:
+    """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
+    from edgewise.cli import _show_transcoder as show
+    from edgewise.features import write_cache
+    from edgewise.transcoders import Site
+
+    loaded = _load(model, device)
+    chosen = _layers(loaded, layers)
+    rows = _rows(loaded, text, context, limit)
+    rows = rows.split(hold_out)[0] if hold_out else rows
+    sites = [Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
+    low = _precision(precision) == "bfloat16"
+    with show.counting("running the model") as progress:
+        write_cache(loaded, rows, sites, out, dtype=dtype, low=low, progress=progress)
+    print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="A file or folder of any format, or a hub id (org/name[/folder][@rev]).")
+    ],
+    out: Annotated[Path, typer.Argument(help="Where to write it.")],
+    to: Annotated[str, typer.Option("--to", help="The format to write; `edgewise transcoder formats` lists them.")],
+    origin: Annotated[str | None, typer.Option("--from", help="The format to read; found out if not given.")] = None,
+) -> None:
+    """Convert transcoders from one tool's files to another's."""
+    from edgewise.transcoders import write
+
+    found = _read(source, origin, "cpu")
+    write(found, out, to)
+    sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
+    print(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")
+
+
+@app.command()
+def formats() -> None:
+    """The formats that can be read and written, and the activations that each has."""
+    from edgewise.transcoders import FORMATS
+
+    for name, each in FORMATS.items():
+        print(f"{name:20} {each.what}")
+
+
+def _load(name: str, device: str) -> Any:
+    import edgewise as ew
+    from edgewise.cli._app import _quiet
+
+    _quiet()
+    return ew.load_model(name, device=device)
+
+
+def _read(source: str, origin: str | None, device: str) -> list[Any]:
+    from edgewise.transcoders import read
+
+    return [each.to(device) for each in read(source, origin)]
+
+
+def _rows(model: Any, text: list[str], context: int, limit: int | None) -> Any:
+    from edgewise.features import read_tokens
+
+    vocabulary = int(model.module.config.vocab_size)
+    return read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
+
+
+def _layers(model: Any, text: str) -> tuple[int, ...]:
+    n = len(model.parts.layers)
+    if text == "all":
+        return tuple(range(n))
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise InputError(f"--layers {text!r}: write 8,12 or 4-9, or all")
+        found += range(int(low), int(high or low) + 1)
+    if not found or max(found) >= n:
+        raise InputError(f"--layers {text!r}: the model has {n} layers, 0 to {n - 1}")
+    return tuple(found)
+
+
+def _precision(precision: str | None) -> str:
+    if precision not in (None, "bfloat16", "float32"):
+        raise InputError(f"--precision {precision!r}: choose bfloat16 or float32")
+    return precision or "bfloat16"
+
+
+def _config(
+    model: Any,
+    layers: str,
+    features: str,
+    activation: str | None,
+    kinds: tuple[str, ...],
+    preset: str,
+    seed: int,
+    others: dict[str, Any],
+) -> Any:
+    from edgewise.features import TrainingConfig
+
+    if preset not in ("default", "paper"):
+        raise InputError(f"--preset {preset!r}: choose default or paper")
+    chosen = _layers(model, layers)
+    config = TrainingConfig.paper(chosen) if preset == "paper" else TrainingConfig(chosen)
+    given: dict[str, Any] = {"kinds": kinds, "seed": seed}
+    number, times = features.removesuffix("x"), features.endswith("x")
+    try:
+        given |= {"expansion": float(number)} if times else {"features": int(number)}
+    except ValueError as error:
+        raise InputError(f"--features {features!r}: write 8x (times the model's width) or a number") from error
+    if activation is not None:
+        given["activations"] = tuple(activation.split(","))
+    return replace(config, **given, **{name: value for name, value in others.items() if value is not None})

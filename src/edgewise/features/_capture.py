@@ -1,0 +1,160 @@
+"""Reading sites off a model: one forward of the user's own module, stopped after the last layer that is asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from edgewise._errors import InputError
+from edgewise.models import Layer, Model
+from edgewise.transcoders import CAPTURED, Site, Transcoder
+
+
+class _Stop(Exception):  # noqa: N818 (no error: the rest of the forward is not needed)
+    """The last layer that is asked for has been seen."""
+
+
+def check_site(model: Model, site: Site, width: int | None = None) -> None:
+    """Refuse a site that a model does not have, or of another width.
+
+    Raises:
+        InputError: there is no such layer, or a vector there has another width.
+    """
+    if site.kind not in CAPTURED:
+        raise InputError(f"site {site}: cannot be read off a model here; {', '.join(CAPTURED)} can")
+    n_layers, d_model = len(model.parts.layers), model.parts.d_model
+    if site.layer >= n_layers:
+        raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
+    if width is not None and width != d_model:
+        raise InputError(f"site {site}: the transcoder has width {width} there, the model {d_model}")
+
+
+def check_transcoder(model: Model, transcoder: Transcoder) -> None:
+    """Refuse a transcoder whose sites or widths are not the model's. Raises `InputError`."""
+    check_site(model, transcoder.spec.reads, transcoder.spec.d_in)
+    for site in transcoder.spec.writes:
+        check_site(model, site, transcoder.spec.d_out)
+
+
+def modules_of(layer: Layer) -> tuple[nn.Module, nn.Module]:
+    """The user's own norm and MLP of a layer."""
+    norm, mlp = layer.mlp.norm.module, layer.mlp.module
+    assert isinstance(norm, nn.Module) and isinstance(mlp, nn.Module)
+    return norm, mlp
+
+
+def input_at(layer: Layer, kind: str, residual: Tensor | None, given: Tensor) -> Tensor:
+    """An MLP's input as a site names it, from what the norm and the MLP were given.
+
+    Args:
+        layer: which one.
+        kind: `resid_mid`, `mlp_normalized` or `mlp_in`.
+        residual: the norm's input; None where the layer has no norm.
+        given: the MLP's own input.
+    """
+    if kind == "mlp_in" or residual is None:
+        return given
+    return residual if kind == "resid_mid" else replace(layer.mlp.norm, gain=None, bias=None)(residual)
+
+
+def centre(x: Float[Tensor, "*N D"], site: Site) -> Float[Tensor, "*N D"]:
+    """Without the mean over the components, where the site says so."""
+    return x - x.mean(-1, keepdim=True) if site.centred else x
+
+
+@torch.no_grad()
+def capture(
+    model: Model,
+    sites: Sequence[Site],
+    ids: Int[Tensor, "B S"],
+    *,
+    low: bool = False,
+) -> dict[Site, Float[Tensor, "B S D"]]:
+    """The vectors at sites, from one forward that stops after the last of them.
+
+    Args:
+        model: the model; left as it was.
+        sites: which vectors.
+        ids: tokens without padding.
+        low: let products with weights run in bfloat16 (the residual stream stays as it is).
+
+    Raises:
+        InputError: the model has no such site.
+    """
+    for site in sites:
+        check_site(model, site)
+    found: dict[Site, Tensor] = {}
+    last = max(site.layer for site in sites)
+
+    def note(index: int, residual: Tensor | None, given: Tensor, output: Tensor) -> None:
+        layer = model.parts.layers[index]
+        for site in sites:
+            if site.layer == index:
+                value = output if site.kind == "mlp_out" else input_at(layer, site.kind, residual, given)
+                found[site] = centre(value.detach().to(model.dtype), site)
+        if index == last:
+            raise _Stop
+
+    ids = ids.to(model.device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    with _observed(model, sorted({site.layer for site in sites}), note), lowered(model, low), suppress(_Stop):
+        model.parts.hidden(ids, mask, positions)
+    return {site: found[site] for site in sites}
+
+
+def lowered(model: Model, low: bool) -> Any:
+    """A context in which products with weights run in bfloat16, if asked."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=low)
+
+
+@contextmanager
+def _observed(
+    model: Model, layers: Sequence[int], note: Callable[[int, Tensor | None, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Call `note` after each of the layers' MLPs; the hooks are gone when the context is left."""
+    handles: list[Any] = []
+    residuals: dict[int, Tensor] = {}
+
+    def watch(index: int) -> None:
+        norm, mlp = modules_of(model.parts.layers[index])
+
+        def keep_residual(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            residuals[index] = arguments[0]
+
+        def seen(_module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            note(index, residuals.get(index), arguments[0], output)
+
+        handles.append(norm.register_forward_pre_hook(keep_residual))
+        handles.append(mlp.register_forward_hook(seen))
+
+    try:
+        for index in layers:
+            watch(index)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def special_tokens(model: Model, ids: Int[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
+    """Where the tokenizer's special tokens stand (BOS, padding, …); nowhere without a tokenizer."""
+    special = sorted(getattr(model.tokenizer, "all_special_ids", None) or [])
+    return torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=ids.device))
+
+
+def real_tokens(model: Model, ids: Int[Tensor, "B S"], *, exclude_special: bool) -> Bool[Tensor, "B S"]:
+    """Which tokens count: all, or all but each row's first and the special ones.
+
+    The first position is left out whatever stands there: attention sinks make its vectors tens of times longer than
+    all others, with or without a BOS.
+    """
+    if not exclude_special:
+        return torch.ones_like(ids, dtype=torch.bool)
+    keep = ~special_tokens(model, ids)
+    keep[:, 0] = False
+    return keep

@@ -1,0 +1,81 @@
+"""What sparsity costs: the loss with an MLP replaced, against how many features are active."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgewise._errors import InputError
+from edgewise.report._canvas import INK, QUIET, canvas, write
+from edgewise.report._caption import shorten
+from edgewise.report._curve import LINES, draw_key
+
+WIDTH, HEIGHT = 7.6, 4.4
+"""Of the page in inches."""
+
+
+class Tradeoff(NamedTuple):
+    """One trained set of features."""
+
+    kind: str
+    """The line that it stands on."""
+    active: float
+    """Active features per token."""
+    loss: float
+    """Next-token loss with the MLP replaced, in nats."""
+    low: float
+    high: float
+    """The interval's ends."""
+
+
+def tradeoff(
+    points: Sequence[Tradeoff],
+    path: str | Path,
+    *,
+    references: Sequence[tuple[str, float]] = (),
+    title: str = "Loss by sparsity",
+    caption: str = "",
+    dpi: int = 200,
+) -> None:
+    """Draw the loss against the number of active features, a line for each kind.
+
+    Args:
+        points: in any order; kinds are drawn in the order in which they first occur.
+        path: the file; `.png`, `.svg` or `.pdf`.
+        references: values with their names, as lines across (the model's own loss, an ablation's).
+        title: the heading.
+        caption: what else a reader must know.
+        dpi: pixels per inch of a PNG.
+
+    Raises:
+        InputError: no points, or one without active features; or what `draw` raises about the file.
+    """
+    if not points:
+        raise InputError("tradeoff: there are no points to draw; give at least one")
+    if none := next((point for point in points if not point.active > 0), None):
+        raise InputError(f"tradeoff: {none.kind} has {none.active} active features, which no logarithmic axis can show")
+    notes = textwrap.wrap(caption, 120)
+    top = HEIGHT + 0.15 * len(notes)
+    with canvas(path, (0.0, WIDTH, 0.0, top), dpi) as page:
+        write(page, 0.3, top - 0.3, shorten(title), 12, weight="bold")
+        for number, note in enumerate(notes):
+            write(page, 0.3, top - 0.54 - 0.15 * number, note, 7.5, color=QUIET)
+        axes = page.figure.add_axes((0.75 / WIDTH, 0.6 / top, 5.05 / WIDTH, (HEIGHT - 1.2) / top))
+        axes.set_xscale("log")
+        kinds = list(dict.fromkeys(point.kind for point in points))
+        for number, kind in enumerate(kinds):
+            line = sorted((point for point in points if point.kind == kind), key=lambda point: point.active)
+            colour, marker, dash = LINES[number % len(LINES)]
+            x, y = [p.active for p in line], [p.loss for p in line]
+            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, linewidth=1.5, markersize=5, label=str(number))
+            axes.fill_between(x, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.12, linewidth=0)
+        for number, (_, value) in enumerate(references):
+            dash = ("--", ":", "-.")[number % 3]
+            axes.axhline(value, color=INK, linewidth=0.9, linestyle=dash, label=str(number))
+        axes.set_xlabel("active features per token (logarithmic)", fontsize=8)
+        axes.set_ylabel("next-token loss, nats", fontsize=8)
+        axes.tick_params(labelsize=7.5, color=QUIET)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        draw_key(axes, [*kinds, *(f"{name} ({value:.3f})" for name, value in references)])

@@ -1,0 +1,94 @@
+"""How much of a true circuit a method found."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery import Scores
+from edgewise.tracr._agreement import Agreement
+from edgewise.tracr._truth import Truth
+
+_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A circuit beside the true one (of several, the one that it shares most with)."""
+
+    exact: bool
+    """Whether its edges are those of a true circuit, no more and no less."""
+    precision: float
+    """The share of its edges that are true; 1 for a circuit without edges."""
+    recall: float
+    """The share of the true edges that it has; 1 where there are none."""
+    auroc: float | None
+    """The chance that a true edge scores above one that is not, ties counting half; None without scores, or without
+    edges of both kinds."""
+    missing: tuple[str, ...]
+    """True edges that it lacks."""
+    extra: tuple[str, ...]
+    """Edges that it has and that are not true."""
+
+
+def compare(circuit: Circuit, truth: Truth, *, absolute: bool = False) -> Recovery:
+    """Hold a circuit's actual edges against the truth.
+
+    Args:
+        circuit: the circuit; its scores, if it has any, are those of all edges.
+        truth: what is true of the same graph.
+        absolute: rank by absolute score.
+
+    Raises:
+        InputError: they are of different graphs.
+    """
+    if circuit.graph != truth.graph:
+        raise InputError(f"recovery: the circuit is of {circuit.graph.spec}, the truth of {truth.graph.spec}")
+    found = circuit.graph.prune(circuit.kept, truth.ablation)
+    true = max(truth.minimal, key=lambda edges: int((edges & found).sum()) - int((edges ^ found).sum()))
+    both, names = int((found & true).sum()), circuit.graph.edge_names
+    scores = None if circuit.scores is None else circuit.scores.abs() if absolute else circuit.scores
+    return Recovery(
+        exact=bool((found == true).all()),
+        precision=both / int(found.sum()) if found.any() else 1.0,
+        recall=both / int(true.sum()) if true.any() else 1.0,
+        auroc=None if scores is None else auroc(scores, true),
+        missing=tuple(names((true & ~found).nonzero()[:, 0])),
+        extra=tuple(names((found & ~true).nonzero()[:, 0])),
+    )
+
+
+def auroc(scores: Float[Tensor, " E"], true: Bool[Tensor, " E"]) -> float | None:
+    """Area under the curve of true against false positives over all thresholds (Mann & Whitney 1947); None where all
+    edges or none are true.
+    """
+    n_true, n_false = int(true.sum()), int((~true).sum())
+    if not n_true or not n_false:
+        return None
+    values, marks = scores.double().numpy(), true.numpy()
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]  # ties share the mean of their ranks
+    return float((rank[marks].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
+
+
+def smallest_agreeing(scores: Scores, agreement: Agreement, *, absolute: bool = False) -> Circuit:
+    """The smallest of a ranking's circuits that gives the model's output on every input, without its idle edges.
+
+    It needs the model and its inputs, not the truth: this is how a ranking names one circuit here.
+
+    Args:
+        scores: the ranking.
+        agreement: of the same engine.
+        absolute: rank by absolute score.
+    """
+    n_edges = scores.graph.n_edges
+    for start in range(0, n_edges + 1, _AT_A_TIME):
+        circuits = [scores.top(k, absolute=absolute) for k in range(start, min(start + _AT_A_TIME, n_edges + 1))]
+        first = agreement.first(torch.stack([circuit.kept for circuit in circuits]))
+        if first is not None:
+            return circuits[first].pruned()
+    raise AssertionError("the whole model agrees with itself")

@@ -1,0 +1,100 @@
+"""`edgewise transcoder` on a tiny model, and what a user can get wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import WORDS, Cli, cli, model
+
+__all__ = ["cli", "model"]  # fixtures
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ("--context", 8, "--tokens", 128, "--batch-tokens", 16, "--pool-tokens", 64, "--features", "2x")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"{WORDS[i % 15]} {WORDS[i * i % 13]} " for i in range(600)))
+    return path
+
+
+@pytest.fixture
+def trained(cli: Cli, model: Path, text: Path, tmp_path: Path) -> Path:
+    ran = cli("transcoder", "train", "--model", model, "--text", text, *SMALL, "--activation", "topk:2,relu@0.01",
+              "--out", tmp_path / "run")  # fmt: skip
+    assert ran.status == 0, ran
+    assert "layer1.transcoder.relu@0.01" in ran.out and "8 steps of 16 tokens" in ran.out
+    return tmp_path / "run"
+
+
+def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    ran = cli("transcoder", "evaluate", *files, "--text", text, "--context", 8, "--out", tmp_path / "e.json")
+    assert ran.status == 0 and "all of these MLPs" in ran.out, ran
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert [each["active"] for each in found["transcoders"]] == pytest.approx([2, 2], abs=0.5)
+    ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--json")
+    assert json.loads(ran.out)["original"] == found["original"]
+    ran = cli("transcoder", "convert", files[1], tmp_path / "layers.1.mlp", "--to", "sparsify")
+    assert ran.status == 0 and "layer 1 mlp_in" in ran.out
+    ran = cli("transcoder", "convert", tmp_path / "layers.1.mlp", tmp_path / "back.safetensors", "--to", "edgewise")
+    assert ran.status == 0 and (tmp_path / "back.safetensors").stat().st_size > 0
+    refused = cli.refused("transcoder", "convert", files[0], tmp_path / "x", "--to", "saelens")
+    assert "no topk:2 activation" in refused
+    assert "give --model" in cli.refused("transcoder", "evaluate", tmp_path / "back.safetensors", "--text", text)
+
+
+def test_a_finished_run_is_taken_up(cli: Cli, model: Path, text: Path, trained: Path):
+    before = (trained / "layer0.transcoder.topk2.safetensors").read_bytes()
+    ran = cli("transcoder", "train", "--model", model, "--text", text, *SMALL, "--activation", "topk:2,relu@0.01",
+              "--out", trained)  # fmt: skip
+    assert ran.status == 0 and "after 8 steps" in ran.out
+    assert (trained / "layer0.transcoder.topk2.safetensors").read_bytes() == before
+
+
+def test_sweep_draws_loss_against_active_features(cli: Cli, model: Path, text: Path, tmp_path: Path):
+    ran = cli("transcoder", "sweep", "--model", model, "--text", text, *SMALL, "--layers", 1, "--activation",
+              "topk:1,topk:4", "--out", tmp_path)  # fmt: skip
+    assert ran.status == 0, ran
+    assert (tmp_path / "sweep-layer1.png").read_bytes().startswith(PNG)
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert len(found["jobs"]) == 4 and found["config"]["tokens_seen"] == 128
+
+
+def test_training_from_a_cache(cli: Cli, model: Path, text: Path, tmp_path: Path):
+    ran = cli("transcoder", "cache", "--model", model, "--text", text, "--context", 8, "--out", tmp_path / "cache")
+    assert ran.status == 0 and "4 sites" in ran.out, ran
+    command = ("transcoder", "train", "--model", model, "--text", text, *SMALL, "--activation", "topk:2")
+    assert cli(*command, "--cache", tmp_path / "cache", "--out", tmp_path / "run").status == 0
+    refused = cli.refused(*command, "--cache", tmp_path / "cache", "--hold-out", 0, "--out", tmp_path / "other")
+    assert "other tokens" in refused
+
+
+def test_formats_are_listed(cli: Cli):
+    ran = cli("transcoder", "formats")
+    assert "sparsify" in ran.out and "gemma-scope-2" in ran.out
+
+
+def test_what_a_user_can_get_wrong(cli: Cli, model: Path, text: Path, tmp_path: Path):
+    command = ["transcoder", "train", "--model", model, "--text", text, *SMALL, "--out", tmp_path / "run"]
+    for extra, says in (
+        (("--layers", "7"), "the model has 2 layers"),
+        (("--layers", "x"), "4-9, or all"),
+        (("--features", "many"), "8x"),
+        (("--activation", "topk:2,topk:2"), "each once"),
+        (("--activation", "gelu"), "choose relu, topk"),
+        (("--kind", "decoder"), "choose transcoder"),
+        (("--preset", "mine"), "default or paper"),
+        (("--precision", "int8"), "bfloat16 or float32"),
+        (("--reads", "mlp_out"), "must read an MLP's input"),
+        (("--tokens", 3), "at least one batch"),
+        (("--hold-out", 1), "too few"),
+        (("--context", 1), "at least 2"),
+        (("--cache", tmp_path / "none"), "not a cache"),
+    ):
+        assert says in cli.refused(*command, *extra), extra
+    assert "no such file" in cli.refused("transcoder", "train", "--model", model, "--text", "none.txt")
+    assert "no such file" in cli.refused("transcoder", "evaluate", tmp_path / "t.safetensors", "--text", text)
+    assert "hold" in cli.refused(*command[:1], "sweep", *command[2:], "--layers", 1, "--hold-out", 0)
