@@ -52,8 +52,9 @@ def write(out: Path) -> None:
     lines += [*_failures(names, models, rows, truths, out), *_pictures(names, truths, rows, out)]
     write_atomically(RESULTS / "tracr.md", "\n".join(lines) + "\n")
     kept = [{key: row[key] for key in row if key != "settings"} for row in rows]
-    data = {"runs": kept, "truths": {name: truth.to_dict() for name, truth in truths.items()}}
-    write_atomically(RESULTS / "tracr.json", json.dumps(data, indent=0) + "\n")
+    runs = ",\n".join(json.dumps(row) for row in kept)
+    known = ",\n".join(f"{json.dumps(name)}: {json.dumps(truth.to_dict())}" for name, truth in truths.items())
+    write_atomically(RESULTS / "tracr.json", f'{{"runs": [\n{runs}\n],\n"truths": {{\n{known}\n}}}}\n')
 
 
 def _wrapped(text: str) -> list[str]:
@@ -248,7 +249,7 @@ def _pictures(names: list[str], truths: dict[str, Truth], rows: list[Row], out: 
         files = sorted((out / "runs").glob(f"{name}-zero-{DRAWN}-[0-9]*.safetensors"))
         if files:
             circuit, truth = ew.Circuit.load(files[0]), truths[f"{name}-zero-joint-decoded"]
-            picture = RESULTS / "tracr" / f"{name}.svg"
-            ew.draw_recovery(circuit, truth.edges, picture, title=f"{name}: found beside true")
-            yield f"![{name}](tracr/{name}.svg)"
+            picture = RESULTS / "tracr" / f"{name}.png"
+            ew.draw_recovery(circuit, truth.edges, picture, title=f"{name}: found beside true", dpi=80)
+            yield f"![{name}](tracr/{name}.png)"
             yield ""

@@ -9,6 +9,7 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
+from edgewise.cli._common import load
 
 app = typer.Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
 
@@ -73,7 +74,7 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    loaded = _load(model, device)
+    loaded = load(model, device)
     config = _config(loaded, layers, features, activation, tuple(kind.split(",")), preset, seed, {
         "reads": reads, "skip": skip or None, "tokens": tokens, "batch_tokens": batch_tokens,
         "pool_tokens": pool_tokens, "learning_rate": learning_rate, "precision": precision,
@@ -113,7 +114,7 @@ def evaluate(
     name = model or str(found[0].provenance.get("model", {}).get("id", ""))
     if not name:
         raise InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
-    loaded = _load(name, device)
+    loaded = load(name, device)
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
@@ -153,7 +154,7 @@ def sweep(
     from edgewise.discovery import RunOptions
     from edgewise.features import sweep as run
 
-    loaded = _load(model, device)
+    loaded = load(model, device)
     config = _config(loaded, layers, features, activation, ("transcoder", "autoencoder"), preset, seed, {
         "tokens": tokens, "batch_tokens": batch_tokens, "pool_tokens": pool_tokens, "learning_rate": learning_rate,
         "precision": precision,
@@ -189,7 +190,7 @@ def cache(
     from edgewise.features import write_cache
     from edgewise.transcoders import Site
 
-    loaded = _load(model, device)
+    loaded = load(model, device)
     chosen = _layers(loaded, layers)
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
@@ -225,14 +226,6 @@ def formats() -> None:
 
     for name, each in FORMATS.items():
         print(f"{name:20} {each.what}")
-
-
-def _load(name: str, device: str) -> Any:
-    import edgewise as ew
-    from edgewise.cli._app import _quiet
-
-    _quiet()
-    return ew.load_model(name, device=device)
 
 
 def _read(source: str, origin: str | None, device: str) -> list[Any]:

@@ -152,7 +152,7 @@ def _streamed(source: str) -> Iterator[str]:
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
-        raise InputError(f"text {source!r}: it needs the package datasets; pip install 'edgewise[text]'") from error
+        raise InputError(f"text {source!r}: it needs the package datasets; pip install 'edgewise[data]'") from error
     name, config, split = [*source[3:].split(":"), "", ""][:3]
     try:
         for record in load_dataset(name, config or None, split=split or "train", streaming=True):
