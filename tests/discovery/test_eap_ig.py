@@ -1,6 +1,7 @@
 """EAP-IG and relevance: equal to plain hooks, adding up where they should, and not the formulas known to be wrong."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,6 +89,17 @@ def test_relevance_is_what_plain_hooks_say(name: str, family: str):
 def test_relevance_without_rules_is_eap(name: str, ablation: Any):
     engine, task = Engine(tiny(name), ablation=Ablation(ablation)), random_task(5)
     near(relevance(engine, task, rules=()).values, eap(engine, task).values, 3e-7)  # eap rounds to float32
+
+
+def test_pairs_of_unequal_length_are_compared_token_by_aligned_token():
+    pairs = [
+        replace(pair, corrupted=(*pair.corrupted, 7, 8), align=tuple(i + (i > 1) for i in range(len(pair.clean))))
+        for pair in random_pairs(4)
+    ]
+    engine, task = toy_engine(dtype=torch.float64), Task("toy", pairs, [], [])
+    values = eap(engine, task).values
+    near(relevance(engine, task, rules=()).values, values, 3e-7)
+    assert not torch.equal(values, eap(engine, random_task(4)).values)
 
 
 def test_heads_that_move_apart_have_paths_of_their_own():
@@ -218,6 +230,10 @@ def test_what_makes_no_sense_is_refused():
     assert "no gradient" in refused(lambda: eap_ig(engine, random_task(metric="accuracy")))
     off = toy_engine(graph=tiny("gpt2", torch.float32).graph("off"))
     assert "no writers" in refused(lambda: eap_ig(off, task))
+    by_span = toy_engine(graph=tiny("gpt2", torch.float32).graph(spans=("a", "b")))
+    spans = [replace(pair, spans=tuple(i % 2 for i in range(len(pair.clean)))) for pair in task.train]
+    grouped = replace(task, train=spans, validation=[], test=[], span_names=("a", "b"))
+    assert "positions" in refused(lambda: eap_ig(by_span, grouped))
 
 
 def test_the_result_says_what_it_cost():

@@ -1,6 +1,7 @@
 """Exact patching and ACDC: edge for edge and step for step what one run after the other would say; resumable."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,20 @@ def test_exact_of_a_lower_is_better_metric_has_its_sign_turned():
     engine = toy_engine(dtype=torch.float64)
     values = exact(engine, random_task(3, metric="kl"), options=quiet()).values
     assert float(values.min()) > -1e-9 and float(values.max()) > 0.01  # less KL is better: keeping an edge helps
+
+
+def test_exact_of_pairs_of_unequal_length():
+    pairs = [
+        replace(pair, corrupted=(*pair.corrupted, 7), align=tuple(i + (i > 1) for i in range(len(pair.clean))))
+        for pair in random_task(3).train[:3]
+    ]
+    engine, task = toy_engine(dtype=torch.float64), Task("toy", pairs, [], [])
+    masks = 1 - torch.eye(engine.graph.n_edges, dtype=torch.float64)[::9]
+    score, batch = metric_function("logit_diff"), task.batch("train", range(3))
+    full = _mean(engine, batch, torch.ones(engine.graph.n_edges), score)
+    with torch.no_grad():
+        expected = full - example_scores(engine, batch, masks[:, None], score).mean(-1)
+    near(exact(engine, task, options=quiet()).values[::9], expected, 1e-8)
 
 
 def test_exact_takes_metrics_that_have_no_gradient():
