@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgewise import load_model
 from edgewise.circuit import Circuit
 from edgewise.discovery import acdc, eap, exact
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._search import Search
 from edgewise.engine import Ablation, Engine
 from edgewise.graph import Graph
-from edgewise.tasks import Batch, Score, Task, loss_function, metric_function
+from edgewise.tasks import Batch, Score, Task, loss_function, metric_function, program
 from tests.discovery.toys import Killed, near, quiet, random_task, refused, scores_of, toy_engine
 from tests.engines import engine as engine_under
 from tests.tiny import tiny
@@ -164,6 +165,16 @@ def test_acdc_by_other_losses(loss: str, absolute: bool):
     assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
     score = loss_function(loss)
     assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.003, score, absolute).kept)
+
+
+def test_acdc_finds_the_circuit_that_a_program_was_compiled_to():
+    model = load_model("tracr:reverse")
+    task = program(model.tokenizer)
+    (found,) = acdc(Engine(model, ablation=Ablation("zero")), task, 0.001, pairs=64, options=quiet())
+    expected = (
+        "embed>a0.h0.v embed>m0 a0.h0>m0 embed>m1 m0>m1 m1>m2 m2>a3.h0.q embed>a3.h0.k embed>a3.h0.v a3.h0>logits"
+    )
+    assert [name.replace(" -> ", ">") for name in found.pruned().edge_names()] == expected.split()
 
 
 def test_the_order_of_writers_is_one_s_choice_and_matters():
