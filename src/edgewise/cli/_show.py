@@ -120,16 +120,16 @@ def comparison(found: Comparison) -> None:
     for task, rows in found.judged.items():
         table = Table(
             title=escape(f"{task}: {found.n[task]} {found.conditions['split']} examples"),
-            caption="kl in nats, full ‖ circuit, with its 95 % bootstrap interval over the examples",
+            caption="actual edges; kl in nats, full ‖ circuit, with its 95 % bootstrap interval over the examples",
         )
         metrics = list(next(iter(rows.values())))
         table.add_column("circuit", no_wrap=True)
-        for name in ("actual edges", "kl", "95 % interval", *metrics[1:]):
+        for name in ("edges", "kl", "95 %", *metrics[1:]):
             table.add_column(escape(name), justify="right")
         for who, each in rows.items():
             edges = found.actual.get(who, found.total_edges)
             value, low, high = each["kl"]
-            shown = [f"{value:.3f}", f"{low:.3f} to {high:.3f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
+            shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
             table.add_row(escape("full model" if who == "full" else who), f"{edges:,}", *shown)
         _console.print(table)
 
