@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise._errors import InputError
-from edgewise.tasks import Pair, Task, from_jsonl, from_provenance, from_records
+from edgewise.tasks import Pair, Task, from_file, from_jsonl, from_provenance, from_records
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
@@ -235,3 +235,38 @@ def test_a_file_is_read_again_from_its_provenance(toy, write, tmp_path):
     (tmp_path / "pairs.jsonl").unlink()
     with pytest.raises(InputError, match="cannot be read"):
         from_provenance(provenance, toy)
+
+
+def test_a_prompt_is_dealt_to_one_split_however_long_its_answers(toy):
+    prompts = [
+        f"a {one} sat on {two} {three}" for one in ("cat", "dog") for two in "123456" for three in ("rug", "mat")
+    ]
+    answers = (" Mary", " Ann Lee", " Sue John Lee")
+    rows = [
+        {"clean": prompt, "corrupted": prompt.replace("a ", "the ", 1), "answer": answer}
+        for prompt in prompts
+        for answer in answers
+    ]
+    task = from_records(rows, toy)
+    of_prompt: dict[tuple[int, ...], set[str]] = {}
+    for split in SPLITS:
+        for pair in task.split(split):
+            of_prompt.setdefault(pair.clean[: pair.targets[0].position + 1], set()).add(split)
+    assert len(of_prompt) == len(prompts) and {len(splits) for splits in of_prompt.values()} == {1}
+
+
+def _marked(name: str) -> dict[str, str]:
+    words = (("clean", "cat"), ("corrupted", "dog"))
+    return {key: f"a <span:{name}>{word}</span> sat on the" for key, word in words} | {"answer": " mat"}
+
+
+def test_a_row_that_is_left_out_leaves_no_span_behind(toy, write):
+    rows = [_marked("ghost") | {"split": "tset"}, *(_marked("animal") | {"split": split} for split in SPLITS)]
+    path = write("\n".join(map(json.dumps, rows)))
+    assert from_file(path, toy, skip=True).span_names == ("rest", "animal")
+
+
+@pytest.mark.parametrize("name", [" ", " x", "rest", "a\nb"])
+def test_a_span_that_no_edge_could_name_is_refused(toy, name: str):
+    with pytest.raises(InputError, match="stands where it cannot"):
+        from_records([_marked(name) | {"split": "train"}], toy)

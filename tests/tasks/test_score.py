@@ -93,7 +93,7 @@ def test_scores_are_the_modules_own_beside_corrupted_and_chance():
             measured = result.metrics[name]
             assert math.isclose(measured.value if which == "clean" else measured.corrupted, value, abs_tol=1e-9)
     chances = {name: each.chance for name, each in result.metrics.items()}
-    uniform = {"accuracy": 0, "choice": 2 / 3, "logit_diff": math.log(2), "prob_diff": 1 / VOCABULARY}
+    uniform = {"accuracy": 2 / VOCABULARY, "choice": 2 / 3, "logit_diff": math.log(2), "prob_diff": 1 / VOCABULARY}
     assert all(math.isclose(chances[name], value, abs_tol=1e-6) for name, value in uniform.items())
     assert math.isclose(chances["log_prob"], math.log(2 / VOCABULARY), abs_tol=1e-6)
     assert score(model, task, split="train", n=4).n == 4
@@ -114,6 +114,8 @@ def test_without_wrong_answers_there_are_no_differences():
         ({"choice": Measure(0.1, 0.1, 0.5, 0.5, -0.4, 0.1)}, False),
         ({}, True),
         ({"log_prob": Measure(-3, 0.1, -3.1, -5, 0.1, 0.2)}, False),
+        # Always right by a constant guess: as likely after the corrupted prompt.
+        ({"choice": Measure(1, 0, 1, 0.5, 0, 0), "log_prob": Measure(-1, 0, -1, -5, 0, 0)}, False),
     ],
 )
 def test_a_model_that_is_not_above_chance_does_not_do_the_task(measures, able):

@@ -146,6 +146,8 @@ def warn_if_unable(model: Any, task: Any) -> None:
     """Say on the error stream that a model does not do a task: a circuit for it would explain nothing."""
     from edgewise.tasks import score
 
+    if task.metrics is not None:  # its outputs are no predictions of a next token
+        return
     split = "validation" if len(task.validation) else "train"
     if complaint := score(model, task, split=split, n=64).complaint:
         Console(stderr=True, highlight=False).print(f"warning: {escape(complaint)}", soft_wrap=True)

@@ -153,7 +153,7 @@ def _splits(
         store.append(pair)
         asked.append(split)
         if split is None:
-            prompts.append(sha256(repr(pair.clean).encode()).digest()[:16])
+            prompts.append(prompt_key(pair))
     if not asked:
         raise InputError(f"{name}: holds no pairs{' that can be used' if skipped else ''}; give at least one")
     splits = _dealt(name, prompts, proportions, seed) if asked[0] is None else asked
@@ -172,7 +172,16 @@ def usable(record: Any, encoder: Encoder, names: dict[str, int]) -> tuple[Pair, 
         raise record
     if not isinstance(record, Mapping):
         raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
-    return pair_of(record, encoder, names), split_of(record)
+    split = split_of(record)  # first: what is refused must not leave the name of a span
+    return pair_of(record, encoder, names), split
+
+
+def prompt_key(pair: Pair) -> bytes:
+    """What tells clean prompts apart: the tokens before the first answer, whichever answers follow; all of them where
+    every token is judged.
+    """
+    first = pair.targets[0].position
+    return sha256(repr(pair.clean[: first + 1] if first else pair.clean).encode()).digest()[:16]
 
 
 def _dealt(name: str, prompts: Sequence[bytes], proportions: Sequence[float], seed: int) -> list[Split]:

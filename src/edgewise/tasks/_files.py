@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
-from edgewise.tasks._custom import PROPORTIONS, Placed, made, usable
+from edgewise.tasks._custom import PROPORTIONS, Placed, made, prompt_key, usable
 from edgewise.tasks._encode import Encoder, quote
 from edgewise.tasks._marks import REST
 from edgewise.tasks._metrics import Score
@@ -182,7 +182,7 @@ def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual:
         count += 1
         marked += pair.spans is not None
         answered += all(target.wrong for target in pair.targets)
-        prompts.setdefault(hashlib.sha256(repr(pair.clean).encode()).digest()[:16], set()).add(split)
+        prompts.setdefault(prompt_key(pair), set()).add(split)
     return FileCheck(count, tuple(refusals), tuple(_notes(count, marked, answered, list(prompts.values()))))
 
 

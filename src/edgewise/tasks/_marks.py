@@ -26,14 +26,15 @@ def unmarked(text: str, key: str) -> tuple[str, tuple[Mark, ...]]:
     """A text without its marks, and where these were.
 
     Raises:
-        InputError: a span is opened within another, closed unopened, left open, empty, or has no name.
+        InputError: a span is opened within another, closed unopened, left open, empty, or has no name that can be used.
     """
     plain, marks, opened, done = "", [], None, 0
     for tag in _TAG.finditer(text):
         plain += text[done : tag.start()]
         done = tag.end()
         name = tag[1]
-        if (name is None) == (opened is None) or name == "":
+        bad = name is not None and (name != name.strip() or not name.isprintable() or name in ("", REST))
+        if (name is None) == (opened is None) or bad:
             raise InputError(
                 f"{key}: {quote(tag[0])} stands where it cannot; write <span:name>text</span>, side by side"
             )

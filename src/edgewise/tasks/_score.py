@@ -57,8 +57,8 @@ class Ability:
                 f"on {self.n} {self.split} examples of {self.task} the model prefers the right answer to the wrong "
                 f"ones in {preferred.value:.0%}, where guessing gives {preferred.chance:.0%}: it does not do this task"
             )
-        known = self.metrics["log_prob"]
-        if preferred is None and known.rise - (known.rise_margin or 0) <= 0:
+        known = self.metrics["log_prob"]  # a constant guess may be preferred always, and is no likelier than before
+        if known.rise - (known.rise_margin or 0) <= 0:
             return (
                 f"on {self.n} {self.split} examples of {self.task} the right answer is no likelier after the clean "
                 f"prompt than after the corrupted one (by {known.rise:.2g} nats): the model does not do this task"
@@ -95,6 +95,9 @@ def score(
             values = [reduce(metric(logits, batch), batch) for logits in said]
             if name == "choice":
                 values[2] = reduce(_share(batch).to(values[0].dtype), batch)
+            elif name == "accuracy":  # not that of equal logits, whose likeliest token is the first of all
+                right = (batch.answers >= 0).sum(-1).to(values[0].dtype)
+                values[2] = reduce(right / clean.shape[-1], batch)
             rows[name].append(torch.stack(values).double().cpu())
     return Ability(
         task.name, split, len(chosen.split(split)), {name: _measure(torch.cat(x, 1)) for name, x in rows.items()}
