@@ -132,7 +132,8 @@ def _operand(random: Random, depth: int) -> _Node:
         node = _Node(("(", *inner.words, ")"), inner.literals, f"({inner.shape})")
     else:
         node = _Node((choice(random, ("True", "False")),), 1, "x")
-    nots = int(random.random() ** 2 * (_MOST_NOTS + 1))  # often none
+    draw = random.random()
+    nots = int(draw * draw * (_MOST_NOTS + 1))  # often none; a power may differ in its last bit between machines
     return _Node(("not",) * nots + node.words, node.literals, "-" * nots + node.shape)
 
 

@@ -140,11 +140,11 @@ METRICS: dict[str, Score] = {
 }
 SET_METRICS: dict[str, Score] = {"prob_diff": prob_diff, "prob_diff_10": prob_diff_10}
 """Metrics for tasks whose right and wrong answers are sets; shown where a task's own metric is one of them."""
+OUTPUT_METRICS: dict[str, Score] = {"l2": squared_distance, "close": close, "value": value}
+"""Metrics of outputs taken as numbers. A task says if these are what it is judged by (`Task.metrics`)."""
 SELF_CONTAINED = frozenset(
     {cross_entropy, log_prob, logit_diff, negative_logit_diff, prob_diff, prob_diff_10, choice, accuracy, value}
 )
-OUTPUT_METRICS: dict[str, Score] = {"l2": squared_distance, "close": close, "value": value}
-"""Metrics of outputs taken as numbers. A task says if these are what it is judged by (`Task.metrics`)."""
 """The scores that do not look at the full model's logits. (A user's own may.)"""
 LOWER_IS_BETTER = frozenset({"kl", "l2"})
 """The metrics of which less is better. Of a user's own metric more is better."""
