@@ -227,7 +227,7 @@ def _failures(
 @torch.no_grad()
 def _costs(model: ew.Model, truth: Truth) -> tuple[torch.Tensor, float]:
     """How far the true circuit is from the model without each of its edges, `[n]`, and how far the empty one is."""
-    engine = ew.Engine(model, truth.graph, ew.Ablation(truth.ablation))  # pyright: ignore[reportArgumentType]
+    engine = ew.Engine(model, truth.graph, ew.Ablation(truth.ablation))  # pyright: ignore[reportArgumentType] (a truth's own)
     task = ew.tasks.program(model.tokenizer)
     batch = task.batch("test", range(len(task.test)))
     batch = batch.with_full_logits(engine.full(batch))

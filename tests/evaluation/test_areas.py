@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgewise.discovery import eap
+from edgewise.engine import Ablation
 from edgewise.evaluation import MIB_SHARES, areas, faithfulness, judge, mib_scores
 from tests.discovery.toys import random_task, refused, toy_engine
 
@@ -61,3 +62,10 @@ def test_what_mib_does_not_know_is_refused():
     scores = eap(engine, task)
     assert "choose" in refused(lambda: mib_scores(engine, scores, task, metric="beauty"))
     assert "above 0" in refused(lambda: mib_scores(engine, scores, task, shares=(0.0, 1.0)))
+
+
+def test_scores_are_judged_under_the_ablation_they_were_found_under():
+    task, engine = random_task(), toy_engine(ablation=Ablation("zero"))
+    scores = eap(engine, task)
+    assert mib_scores(engine.model, scores, task) == mib_scores(engine, scores, task)
+    assert "ablation" in refused(lambda: mib_scores(toy_engine(), scores, task))

@@ -18,7 +18,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge
+from edgewise.evaluation._evaluate import judge, recorded_ablation
 from edgewise.models import Model
 from edgewise.tasks import METRICS, Task
 
@@ -126,7 +126,8 @@ def mib_scores(
     """
     if metric not in METRICS:
         raise InputError(f"metric {metric!r}: choose {', '.join(METRICS)}")
-    engine = Engine.of(model, scores.graph)
+    none = Circuit(scores.graph, torch.zeros(scores.graph.n_edges, dtype=torch.bool), None, scores.provenance)
+    engine = Engine.of(model, scores.graph, recorded_ablation(none))
     n_edges, sizes = scores.graph.n_edges, [int(share * scores.graph.n_edges) for share in shares]
     if bad := [share for share in shares if not 0 < share <= 1]:
         raise InputError(f"shares: {bad[0]} is no share of {n_edges} edges; give numbers above 0 and up to 1")
@@ -136,7 +137,6 @@ def mib_scores(
         for kind in kinds
         for place, size in enumerate(sizes)
     }
-    none = Circuit(scores.graph, torch.zeros(n_edges, dtype=torch.bool), None, scores.provenance)
     judged = judge(engine, {**circuits, "empty": none}, task, split, batch_size, names=(metric,))
     means = {name: float(each[metric].mean()) for name, each in judged.items()}
     found = {}
