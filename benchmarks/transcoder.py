@@ -156,7 +156,7 @@ def measure(args: argparse.Namespace) -> dict[str, float | str]:
         except ImportError:
             found[name] = "not installed"
             steps.pop(name, None)
-        except (NotImplementedError, RuntimeError) as error:
+        except (NotImplementedError, RuntimeError) as error:  # another library without a CPU path: the table says so
             found[name] = f"does not run here ({type(error).__name__})"
             steps.pop(name, None)
     times: dict[str, list[float]] = {name: [] for name in steps}

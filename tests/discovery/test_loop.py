@@ -106,7 +106,7 @@ def test_checkpoints_are_as_frequent_as_asked(monkeypatch, tmp_path):
     # Each look at the clock is a second later: a step takes one look, a checkpoint one more.
     saved, clock = [], iter(range(10_000))
     monkeypatch.setattr(_training, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    monkeypatch.setattr(_training, "_save", lambda _learner, step, *_: saved.append(step))
+    monkeypatch.setattr(_training, "save_checkpoint", lambda _learner, step, *_: saved.append(step))
     run_steps(_Counter(), 20, {}, quiet(tmp_path, checkpoint_seconds=4.5), "counting")
     assert 3 <= len(saved) <= 6 and saved[-1] == 20
     assert all(b - a <= 6 for a, b in pairwise(saved))

@@ -106,13 +106,13 @@ def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset:
 
 @pytest.mark.parametrize("preset", LEARNED)
 def test_ctrl_c_between_two_steps_keeps_the_one_before(tmp_path, monkeypatch, preset: str):
-    config, save = LEARNED[preset], _training._save
+    config, save = LEARNED[preset], _training.save_checkpoint
 
     def interrupted(learner, step, *rest):
-        monkeypatch.setattr(_training, "_save", save)
+        monkeypatch.setattr(_training, "save_checkpoint", save)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "_save", interrupted)
+    monkeypatch.setattr(_training, "save_checkpoint", interrupted)
     find(tmp_path / "cut", config)
     for name in ("cut", "whole"):
         assert "stopped" not in find(tmp_path / name, config).provenance["method"]

@@ -110,8 +110,8 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     """
     if options.out is not None:
         check_writable(options.out)
-    write, close = _loggers(options)
-    step, before, fresh = _resume(learner, config, options)
+    write, close = open_loggers(options)
+    step, before, fresh = resume(learner, config, options)
     begin = saved = time.monotonic()
     stopped = None
     good, begun = (step, learner.tensors()), not fresh
@@ -132,7 +132,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
                 learner.begin()
                 begun = True
                 if options.out is not None:  # what a run begins with may be the longest part of a short one
-                    _save(learner, 0, time.monotonic() - begin, config, options.out)
+                    save_checkpoint(learner, 0, time.monotonic() - begin, config, options.out)
             while step < n_steps:
                 good = (step, {name: tensor.detach().clone() for name, tensor in learner.tensors().items()})
                 metrics = learner.step(step)
@@ -144,7 +144,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
                     note = " ".join(f"{name} {value:.3g}" for name, value in values.items())
                     progress.update(bar, completed=step, note=note)
                 if options.out is not None and time.monotonic() - saved > options.checkpoint_seconds:
-                    _save(learner, step, before + time.monotonic() - begin, config, options.out)
+                    save_checkpoint(learner, step, before + time.monotonic() - begin, config, options.out)
                     saved = time.monotonic()
         except NothingToGainError:
             pass
@@ -157,7 +157,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     close()
     report = RunReport(step, before + time.monotonic() - begin, stopped)
     if options.out is not None and begun:
-        _save(learner, step, report.seconds, config, options.out)
+        save_checkpoint(learner, step, report.seconds, config, options.out)
     return report
 
 
@@ -178,7 +178,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             optimizer.state[parameter][field] = value if field == "step" else value.to(parameter)
 
 
-def _resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tuple[int, float, bool]:
+def resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tuple[int, float, bool]:
     """Take up a checkpoint if there is one: steps done, seconds spent, whether the run is a fresh one."""
     path = None if options.out is None else options.out / CHECKPOINT
     if path is None or not options.resume or not path.is_file():
@@ -206,14 +206,14 @@ def _resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tu
     return step, seconds, False
 
 
-def _save(learner: Learner, step: int, seconds: float, config: dict[str, Any], out: Path) -> None:
+def save_checkpoint(learner: Learner, step: int, seconds: float, config: dict[str, Any], out: Path) -> None:
     header = {"step": step, "seconds": seconds, "config": config}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.tensors().items()}
     with atomic_path(out / CHECKPOINT) as temporary:
         save_file(tensors, temporary, metadata={"edgewise": json.dumps(header)})
 
 
-def _loggers(options: RunOptions) -> tuple[list[Callable[[dict[str, float], int], None]], Callable[[], None]]:
+def open_loggers(options: RunOptions) -> tuple[list[Callable[[dict[str, float], int], None]], Callable[[], None]]:
     """The writers asked for, and what closes them."""
     write: list[Callable[[dict[str, float], int], None]] = []
     closers: list[Callable[[], Any]] = []

@@ -36,14 +36,14 @@ def run(
     first = ranks.rank == 0
     if options.out is not None and first:
         check_writable(options.out)
-    write, close = runs._loggers(options) if first else ([], lambda: None)
-    step, before, fresh = runs._resume(learner, config, options)
+    write, close = runs.open_loggers(options) if first else ([], lambda: None)
+    step, before, fresh = runs.resume(learner, config, options)
     begin = saved = time.monotonic()
     stopped, reached = None, step
 
     def save() -> None:
         if options.out is not None and first:
-            runs._save(learner, step, before + time.monotonic() - begin, config, options.out)
+            runs.save_checkpoint(learner, step, before + time.monotonic() - begin, config, options.out)
 
     with _bar(options, first) as progress, _interrupts() as interrupted:
         bar = progress.add_task("training", total=n_steps, completed=step, note="starting" if fresh else "going on")
