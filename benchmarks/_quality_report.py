@@ -26,7 +26,14 @@ HEADING = (
     "Two CPU cores.",
     "",
 )
-LEARNED = ("ranking", "ranking + polish", "edge pruning", "edge pruning, paper")
+LEARNED = (
+    "ranking",
+    "ranking + polish",
+    "edge pruning",
+    "edge pruning, fast",
+    "edge pruning, paper in short",
+    "edge pruning, paper",
+)
 
 
 class Cell(NamedTuple):
