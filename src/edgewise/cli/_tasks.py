@@ -105,7 +105,7 @@ def check(
     limit: Annotated[int, typer.Option(help="Print at most so many refusals; all are counted.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Say which pairs of a file can be used with a model's tokenizer, and why the others cannot."""
+    """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
     from edgewise.models import load_tokenizer
     from edgewise.tasks import check_file
 
@@ -118,10 +118,12 @@ def check(
             print(refusal)
         if len(result.refusals) > limit:
             print(f"… and {len(result.refusals) - limit} more; --limit shows them")
+        for problem in result.problems:
+            print(problem)
         print(f"{file}: {result.usable} of {result.usable + len(result.refusals)} pairs can be used")
         for note in result.notes:
             print(f"note: {note}")
-    if result.refusals or not result.usable:
+    if result.refused:
         raise typer.Exit(1)
 
 
