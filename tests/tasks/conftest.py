@@ -6,12 +6,14 @@ import string
 from collections.abc import Sequence
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from edgewise.tasks._splits import SPLITS, words_of
 from edgewise.tasks._templates import IOI_T1_TEMPLATE, IOI_TEMPLATES
 from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
+
+from .vocabularies import unigram_tokenizer
 
 TEMPLATES = [IOI_T1_TEMPLATE, *(template for split in SPLITS for template in IOI_TEMPLATES[split])]
 WORDS = "a cat dog ran sat on the to mat rug Mary Ann Lee Sue John 1 2 3 4 5 6"
@@ -38,19 +40,8 @@ def byte_bpe() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def unigram() -> PreTrainedTokenizerFast:
-    """As sentencepiece's: a space is a visible mark before the word; `<s>` before each text and `</s>` after it."""
-    pieces = sorted({f"▁{word}" for line in _sentences() for word in line.split()})
-    letters = sorted({"▁", *"".join(pieces), *string.printable.split()[0]})
-    vocabulary = [(special, 0.0) for special in ("<unk>", "<s>", "</s>")]
-    vocabulary += [(piece, -8.0) for piece in pieces] + [(letter, -12.0) for letter in letters]
-    backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        special_tokens=[("<s>", backend.token_to_id("<s>")), ("</s>", backend.token_to_id("</s>"))],
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    pieces = sorted({word for line in _sentences() for word in line.split()})
+    return unigram_tokenizer(pieces, ["▁", *string.printable.split()[0]])
 
 
 @pytest.fixture(scope="session")

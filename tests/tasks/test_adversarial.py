@@ -85,7 +85,7 @@ class Maker:
 
     def file(self, suffix: str) -> bytes:
         records = [self.record() for _ in range(self.draw.choice([0, 1, 1, 1, 2, 3]))]
-        data = (jsonl_of if suffix == ".jsonl" else csv_of)(records)
+        data = jsonl_of(records) if suffix == ".jsonl" else csv_of(records, self.wild and self.draw.random() < 0.5)
         for _ in range(self.draw.choice([0, 0, 1, 3]) if self.wild else 0):
             start, stop = sorted(self.draw.randint(0, len(data)) for _ in range(2))
             stop = stop if self.draw.random() < 0.2 else min(stop, start + 2)
@@ -98,12 +98,16 @@ def jsonl_of(records: list[Any]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode(errors="surrogatepass")
 
 
-def csv_of(records: list[Any]) -> bytes:
+def csv_of(records: list[Any], spaced: bool = False) -> bytes:
+    """Lists in JSON; `spaced` as people write by hand, all cells quoted and a space after each comma."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, KEYS, restval="", extrasaction="ignore")
+    writer = csv.DictWriter(out, KEYS, restval="", extrasaction="ignore", quoting=csv.QUOTE_ALL if spaced else 0)
     writer.writeheader()
-    writer.writerows(record for record in records if isinstance(record, dict))
-    return out.getvalue().encode(errors="surrogatepass")
+    rows = ({key: json.dumps(x) if isinstance(x, list) else x for key, x in record.items()}
+            for record in records if isinstance(record, dict))  # fmt: skip
+    writer.writerows(rows)
+    text = out.getvalue()
+    return (text.replace('","', '", "') if spaced else text).encode(errors="surrogatepass")
 
 
 # What the records say, read by other means
@@ -114,8 +118,12 @@ def said(path: str) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         if path.endswith(".jsonl"):
             return [json.loads(line) for line in file.read().split("\n") if line.strip()]
-        rows = csv.DictReader(file)
-        return [{key: value for key, value in row.items() if value} for row in rows]
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return [
+            {key: json.loads(value) if value[:2] == '["' else value for key, value in row.items()}
+            for row in rows
+            if row
+        ]
 
 
 def check_pair(pair: Pair, record: dict[str, Any], tokenizer) -> None:
@@ -185,8 +193,10 @@ def test_any_file_gives_one_line_or_the_pairs_it_says(byte_bpe, tmp_path, share)
         checked = outcome(check_file, path, byte_bpe)
         if isinstance(made, str):
             assert made.startswith(path), made
+            assert isinstance(checked, str) or checked.refused, (case, made)
             continue
         assert isinstance(made, Task) and not checked.refusals, (case, checked)
+        assert checked.refused == (not made.train), (case, checked)
         left = {split: iter(made.split(split)) for split in SPLITS}
         records = said(path)
         assert checked.usable == len(records) == sum(len(made.split(split)) for split in SPLITS)

@@ -1,8 +1,9 @@
 """Every built-in task on three tokenizers: aligned pairs, one token judged, splits that share nothing."""
 
 import re
-from collections.abc import Iterator
-from itertools import combinations
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain, combinations
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from edgewise.tasks import _docstring as docstring_
 from edgewise.tasks import _greater_than as greater_
 from edgewise.tasks import _induction as induction_
 from edgewise.tasks import _pronoun as pronoun_
-from edgewise.tasks._splits import SPLITS, split_of, words_of
+from edgewise.tasks import _words as words_
+from edgewise.tasks._splits import SPLITS, Split, split_of, words_of
 from edgewise.tasks._store import IN_MEMORY
+from edgewise.tasks._templates import IOI_TEMPLATES
 
 from .conftest import word_tokenizer
 from .vocabularies import TOKENIZERS
@@ -37,16 +40,16 @@ HASHES = {
     "ioi-t1": "b95eaec355f79626bb725a313a41aa165695b4ca7aabaaab2db35f8fe9f8c291",
     "greater-than": "afc511e9ce84fcf530d7349d0212a2941bb1e2364a4e96f4199d5f612d964a32",
     "gendered-pronoun": "2e01d5cc15eaaddee2169d4494e837c29fdec452a87159407508b36e24af7ce9",
-    "boolean-expressions": "ea5feb30790c737b9311f1fefbd30904f3b723ac0b803e42d17bbac3d36836b7",
-    "docstring": "17a8436f01bdb155529e69869214ee079cd2fa2378cdcd28a9c1a71d769b28ce",
-    "induction": "55239c3c389e02635dbe99d527d77d3cbce16fa9402f15a747ac60d9ec516e41",
+    "boolean-expressions": "da8cc953769ea95212f3994923bdbd5d2ac2bd40ce500591926e2e0a25ed5c88",
+    "docstring": "2039b037bf344aa0b5a04cb9c9cb63a83d2eae89fa5c43454cfe3c9bf114badb",
+    "induction": "364b8c3ac68bfd882cd4fec30c2e756b83e6753a086a95ed931d88d3c2b10e71",
     "capital-country": "906dfe412eead609d9a44aeb99abfd40baa7b3407e4e594c49bba8278312d54b",
-    "arithmetic": "1226dde84a36c4ff5ad08bfcb27119e61c835624cbeb0b6e5a23316e3ff04ece",
+    "arithmetic": "52e901055888dd7f81587625d20c2b3c528ec2de6d281076ce5573c54af0278f",
     "copy-colors": "7b1d7ea14076ee1d0f4c0e2df02ebd02b4d07c5aaeedfe59819799ad6a0cbd7c",
-    "boolean-expressions instruction": "652137c0e676f5e40ca64424638846a591cff4528833251fbc52d4bba7a3277d",
-    "boolean-expressions zero-shot": "1f424240edf731b90aac171c4328a16194c41c7d6b9b3c03743e9c1e69b8d923",
-    "boolean-expressions instruction False": "203a8b88a9f7df59c55028ecc8e711253e5c79330b7502dca38d856b11bac994",
-    "arithmetic subtraction": "981a3aa43e16e9e4afcd634063b4824f2640aa84baf0b9d4529a1c60ae712327",
+    "boolean-expressions instruction": "2ee1665808069594935eee3392bc2085a14582ec35eef551afaa0c8c3f8941da",
+    "boolean-expressions zero-shot": "4e1ee68d376170cb9378ebb61bfb422ecd6c2074706bb3b13ee13ea70e99fdd5",
+    "boolean-expressions instruction False": "5708ed324cdbaf290f1364e6f516cab27b7148660c81b71bbcca0b6f16735e45",
+    "arithmetic subtraction": "157844b6b03bcc87ff67faf49ac5e6b2dfbd2c612dd0c8152facfbd17d0a68ff",
     "ioi s2-flip": "73890d7657fd5ff989ed5fbc4954700903906467ad8f6b4c1406ee98535c7950",
 }
 # Of the default sizes; (task, seed, counterfactual).
@@ -127,6 +130,7 @@ def test_answers_are_what_the_prompts_ask_for():
     for operation, sign in (("addition", 1), ("subtraction", -1)):
         for clean, corrupted, (right,), (wrong,) in answers("arithmetic", operation=operation):
             numbers = [sorted(map(int, re.findall(r"\d+", text)), reverse=True) for text in (clean, corrupted)]
+            assert not {*numbers[0]} & {*numbers[1]}
             assert [str(a + sign * b)[0] for a, b in numbers] == [right, wrong]
     for clean, _, right, wrong in answers("greater-than"):
         start, century = re.findall(r"\d+", clean)
@@ -145,6 +149,8 @@ def test_answers_are_what_the_prompts_ask_for():
         for text, answer in ((clean, right), (corrupted, wrong)):
             *listed, last = text.split()
             assert listed[listed.index(last) + 1] == answer.strip()
+        assert Counter(clean.split()) == Counter(corrupted.split())  # nothing tells them apart but the order
+        assert wrong.strip() in clean.split()
     for clean, _, (right,), wrong in answers("docstring"):
         signature = re.findall(r"\w+", clean[clean.index("(") : clean.index(")")])[-4:]
         assert right.strip() == signature[2] and {each.strip() for each in wrong} == {*signature} - {signature[2]}
@@ -155,6 +161,21 @@ def test_answers_are_what_the_prompts_ask_for():
         assert sorted([right, *wrong]) == [" A", " B", " C", " D"]
         assert not {letter for letter, _ in choices} & {letter for letter, _ in others}
         assert [color for _, color in choices] == [color for _, color in others]
+
+
+def test_an_expression_is_none_of_the_worked_examples():
+    shots = boolean_._SHOTS.splitlines()
+    shapes = [re.sub("True|False", "x", re.sub(" and | or ", "*", each.replace("not ", "-"))) for each in shots]
+    assert [each.removesuffix(" is x") for each in shapes] == list(boolean_._SHOWN_SHAPES)
+    asked = pairs_of(made("boolean-expressions", TOKENIZERS["unigram"](), (400, 150, 150)))
+    for pair in asked:
+        *shown, expression = pair.clean_text.splitlines()
+        assert shown == shots and not any(each.startswith(expression) for each in shots)
+        found = re.sub("True|False", "x", re.sub(" and | or ", "*", expression.replace("not ", "-")))
+        assert found.removesuffix(" is") not in boolean_._SHOWN_SHAPES
+    for form in ("few-shot", "instruction", "zero-shot"):
+        task = made("boolean-expressions", TOKENIZERS["unigram"](), (400, 150, 150), form=form)
+        assert len({pair.clean_text for pair in pairs_of(task)}) == 700
 
 
 def test_two_digit_tokens_are_split_at_the_start_year():
@@ -198,11 +219,11 @@ def entities(name: str, text: str, split) -> set[tuple[str, str]]:
         blanks = {kind: word for kind, word in found[1].groupdict().items() if kind not in ("century", "f")}
         if "start" in blanks:
             blanks["start"] = blanks["start"][2:]
-        kinds = {**dict.fromkeys("abcd", "parameter"), **dict.fromkeys("xyzw", "noun")} if name == "docstring" else {}
-        return {("template", found[0])} | {(kinds.get(kind, kind), word) for kind, word in blanks.items()}
+        # Words are words, whatever blank they fill: none may be a noun in one split and a parameter in another.
+        return {("template", found[0])} | {("word", word) for word in blanks.values()}
     if name == "induction":
         (head,) = [each for each in induction_._HEADS[split] if text.startswith(each)]
-        return {("template", head)} | {("noun", word) for word in text.removeprefix(head).split()}
+        return {("template", head)} | {("word", word) for word in text.removeprefix(head).split()}
     if name == "capital-country":
         found = []
         for each in capitals_._TEMPLATES[split]:
@@ -216,7 +237,8 @@ def entities(name: str, text: str, split) -> set[tuple[str, str]]:
         matches = [(each, re.fullmatch(pattern(each), question)) for each in colors_._TEMPLATES[split]]
         ((template, match),) = [(each, match) for each, match in matches if match]
         assert choices[-1] == "Answer:"
-        return {("template", template), *match.groupdict().items(), *(("color", each[3:-1]) for each in choices[:-1])}
+        words = *match.groupdict().values(), *(each[3:-1] for each in choices[:-1])
+        return {("template", template), *(("word", word) for word in words)}
     if name == "boolean-expressions":
         expression = text.splitlines()[-1].removesuffix(" is")
         return {("shape", re.sub("True|False", "x", re.sub("and|or", "*", expression)))}
@@ -243,6 +265,42 @@ def test_no_template_or_entity_is_in_two_splits_even_across_seeds(name):
     for a, b in combinations(SPLITS, 2):
         assert used[0][a] and used[1][b] and not used[0][a] & used[1][b]
         assert not used[0][a] & used[0][b]
+
+
+IOI_WORDS = (words_.FEMALE_NAMES, words_.MALE_NAMES, words_.OBJECTS, words_.PLACES)
+CAPITALS = {
+    split: [name for pair in words_of(capitals_.CAPITALS, split) for name in pair.split("/")] for split in SPLITS
+}
+WORDS_OF: dict[str, Callable[[Split], list[str]]] = {
+    "ioi": lambda split: [word for words in IOI_WORDS for word in words_of(words, split)],
+    "greater-than": lambda split: [*words_of(greater_.NOUNS, split)],
+    "docstring": lambda split: [*words_of(docstring_.PARAMETERS, split), *docstring_._nouns(split)],
+    "capital-country": CAPITALS.__getitem__,
+    "copy-colors": lambda split: [*words_of(colors_.COLORS, split), *words_of(words_.OBJECTS, split)],
+}  # what fills the blanks; gendered-pronoun and induction take lists of ioi's
+
+
+@pytest.mark.parametrize("name", WORDS_OF)
+def test_no_word_of_one_split_is_in_any_list_of_another_nor_in_two_lists(name):
+    words = {split: WORDS_OF[name](split) for split in SPLITS}
+    assert len({*chain(*words.values())}) == sum(map(len, words.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "templates"),
+    [
+        ("ioi", IOI_TEMPLATES),
+        ("ioi", pronoun_._TEMPLATES),
+        ("ioi", induction_._HEADS),
+        ("greater-than", greater_._TEMPLATES),
+        ("docstring", docstring_._TEMPLATES),
+        ("capital-country", capitals_._TEMPLATES),
+        ("copy-colors", colors_._TEMPLATES),
+    ],
+)
+def test_no_template_holds_a_word_that_fills_blanks(name, templates):
+    fixed = set(re.findall(r"\w+", re.sub(r"{\w+}", " ", " ".join(chain(*templates.values())))))
+    assert fixed and not fixed & {word for split in SPLITS for word in WORDS_OF[name](split)}
 
 
 @pytest.mark.parametrize(
@@ -371,7 +429,12 @@ def test_tokenizers_without_the_words_and_impossible_sizes_are_refused(name):
         ("boolean-expressions", {"form": "long"}, "there is no form 'long'; use few-shot, instruction, zero-shot"),
         ("arithmetic", {"operation": "division"}, "there is no operation 'division'; use addition or subtraction"),
         ("copy-colors", {"chat": True}, "chat=True: this tokenizer has no chat template; use chat=False"),
+        ("copy-colors", {"chat": "no"}, "copy-colors: chat='no' is neither True nor False; give one"),
+        ("copy-colors", {"chat": None}, "chat=None is neither True nor False"),
         ("boolean-expressions", {"form": "instruction", "chat": True}, "chat=True: this tokenizer has no"),
+        ("boolean-expressions", {"form": "instruction", "chat": 1}, "chat=1 is neither True nor False"),
+        ("boolean-expressions", {"chat": True}, "chat=True is for form='instruction'; leave it out with 'few-shot'"),
+        ("boolean-expressions", {"form": "zero-shot", "chat": True}, "leave it out with 'zero-shot'"),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(name, options, message):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise._errors import InputError
-from edgewise.tasks import Pair, Task, from_file, from_jsonl, from_provenance, from_records
+from edgewise.tasks import Pair, Task, from_file, from_provenance, from_records
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
@@ -217,7 +217,7 @@ def test_a_file_gives_what_its_records_give(toy, write, data):
     path = write(
         "".join(data.replace("{}", json.dumps(each)) + "\n" for each in records(10)[:1]) + lines(*records(10)[1:])
     )
-    task, same = from_jsonl(path, toy), from_records(records(10), toy, "pairs")
+    task, same = from_file(path, toy), from_records(records(10), toy, "pairs")
     assert task.name == "pairs"
     assert replace(task, provenance={}) == replace(same, provenance={})
     assert task.provenance["sha256"] == same.provenance["sha256"]
@@ -225,7 +225,7 @@ def test_a_file_gives_what_its_records_give(toy, write, data):
 
 def test_a_file_is_read_again_from_its_provenance(toy, write, tmp_path):
     path = write(lines(*records(10)))
-    task = from_jsonl(path, toy, seed=5, proportions=(0.4, 0.3, 0.3))
+    task = from_file(path, toy, seed=5, proportions=(0.4, 0.3, 0.3))
     provenance = json.loads(json.dumps(task.provenance))
     again = from_provenance(provenance, toy)
     assert again == task and isinstance(again, Task)

@@ -1,5 +1,7 @@
 """Pairs from CSV, Parquet, data sets and MIB's columns, and what `check_file` says of a file."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -10,11 +12,11 @@ from edgewise.tasks import (
     check_file,
     from_dataset,
     from_file,
-    from_jsonl,
     from_provenance,
     from_records,
     grouped_by_changes,
 )
+from edgewise.tasks._rows import _value
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
@@ -85,7 +87,7 @@ def same(task: Task, other: Task) -> bool:
 
 
 def test_csv_and_jsonl_are_the_same_pairs(toy, write):
-    expected = from_jsonl(write(lines(*ROWS)), toy)
+    expected = from_file(write(lines(*ROWS)), toy)
     for data in (csv_of(*ROWS), "\ufeff" + csv_of(*ROWS), csv_of(*ROWS).replace("\r\n", "\n\n")):
         task = from_file(write(data, "pairs.csv"), toy)
         assert same(task, expected) and task.metric == "logit_diff" and task.name == "pairs"
@@ -131,6 +133,34 @@ def test_rows_of_any_kind_may_stand_for_a_data_set(toy):
         from_dataset(3, toy)
 
 
+def test_a_csv_cell_may_hold_a_list_of_answers(toy, write):
+    rows = [{**ROWS[0], "answer": [" Mary", " Sue"], "wrong_answer": [" John"]}, *ROWS[1:]]
+    cells = [{key: json.dumps(x) if isinstance(x, list) else x for key, x in row.items()} for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _KEYS)
+    writer.writeheader()
+    writer.writerows(cells)
+    task = from_file(write(text.getvalue(), "pairs.csv"), toy)
+    assert same(task, from_records(rows, toy)) and len(task.train[0].targets[0].answers) == 2
+
+
+@pytest.mark.parametrize("text", ["[a]", "[0]", "a, [b]", "['a'] b"])
+def test_other_brackets_in_a_csv_cell_are_text(text):
+    assert _value("answer", text) == text and _value("clean", "['a']") == "['a']"
+
+
+def test_csv_rows_of_commas_alone_are_no_records(toy, write):
+    data = csv_of(*ROWS).replace("\r\n", "\r\n,,,,\r\n")
+    assert same(from_file(write(",,,,\r\n" + data, "pairs.csv"), toy), from_records(ROWS, toy))
+
+
+def test_a_csv_record_stands_where_it_begins(toy, write):
+    data = 'clean,corrupted,answer\n\n"a\ncat",a dog ran,"\n\nmat"\n,a dog, mat\n"a\n\ncat"x,y,z\n'
+    path = write(data, "pairs.csv")
+    result = check_file(path, toy)
+    assert [each.split(": ")[0] for each in result.refusals] == [f"{path}:{n}" for n in (3, 7, 8)]
+
+
 # MIB's columns
 
 
@@ -145,12 +175,11 @@ def test_rows_of_any_kind_may_stand_for_a_data_set(toy):
     ids=["ioi", "ioi abc", "choices", "sum"],
 )
 def test_mib_rows(toy, write, row, counterfactual, corrupted, answer, wrong):
-    split = {split: [row] for split in SPLITS}
-    (pair,) = from_dataset(split, toy, counterfactual=counterfactual).train
+    (pair,) = from_dataset({"train": [row]}, toy, counterfactual=counterfactual).train
     (target,) = pair.targets
     assert pair.corrupted_text.strip() == corrupted
     assert (text(toy, target.answers), text(toy, target.wrong)) == (answer, wrong)
-    path = write(lines(*({**row, "split": split} for split in SPLITS)))
+    path = write(lines({**row, "split": "train"}))
     assert from_file(path, toy, counterfactual=counterfactual).train == (pair,)
 
 
@@ -180,6 +209,17 @@ def test_mib_rows_that_cannot_be_used(toy, change, message):
             from_dataset([row], toy)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_of_two_kinds_in_one_file_are_refused(toy, write, order):
+    path = write(lines(*[{**SUM, "split": "train"}, *ROWS][::order]))
+    here, there = ('"clean"', "MIB's columns")[::order]
+    line = 2 if order == 1 else 4
+    expected = f"{path}:{line}: has {here}, and rows before it have {there}; make two files of them"
+    with pytest.raises(InputError) as refusal:
+        from_file(path, toy)
+    assert str(refusal.value) == expected == check_file(path, toy).refusals[0]
+
+
 # Refusals
 
 
@@ -198,6 +238,16 @@ def test_mib_rows_that_cannot_be_used(toy, change, message):
         ("clean,corrupted\n,a cat\n", ':2: has no "clean"'),
         ("clean,corrupted,answr\na,b,c\n", ':2: there is no key "answr"; did you mean "answer"?'),
         ("clean,corrupted\n" + "x" * (1 << 21), "the line is longer than"),
+        ('clean,corrupted\na cat, "a dog"\n', ":2: a space stands between a comma and a quote"),
+        ('clean,corrupted\n "a cat",a dog\n', ":2: a space stands between a comma and a quote"),
+        ('clean,corrupted\na cat, "a, dog"\n', ":2: a space stands between a comma and a quote"),
+        ('clean, "corrupted"\na cat,a dog\n', ":1: a space stands between a comma and a quote"),
+        (
+            "clean,corrupted,answer\na,b,\"[' mat', ' rug']\"\n",
+            ':2: "answer" looks like a list and is not one of texts',
+        ),
+        ('clean,corrupted,answer\na,b,"["" mat"", 3]"\n', ':2: "answer" looks like a list'),
+        ("clean,corrupted,answer\na,b,[]\n", ':2: "answer" is empty'),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -237,28 +287,88 @@ def test_skipping_leaves_out_what_cannot_be_used_and_counts_it(toy, write):
     assert from_provenance(task.provenance, toy) == task
     with pytest.raises(InputError, match="holds no pairs that can be used"):
         from_file(write(lines(bad)), toy, skip=True)
+    rows = from_records([bad, None, *ROWS], toy, skip=True)  # pyright: ignore[reportArgumentType] (a wrong one)
+    assert same(rows, task) and rows.provenance["skipped"] == 2
 
 
 # What a file is like
 
 
+def _marked(name: str) -> dict[str, str]:
+    words = (("clean", "cat"), ("corrupted", "dog"))
+    return {key: f"a <span:{name}>{word}</span> ran on the" for key, word in words} | {
+        "answer": " mat",
+        "split": "train",
+    }
+
+
 def test_check_names_every_refusal_and_what_may_not_be_meant(toy, write):
     bad = {**ROWS[0], "corrupted": "a dog ran to to"}
     leak = {**ROWS[0], "split": "test"}
-    result = check_file(write(lines(*ROWS, bad, leak, CAT) + "{\n"), toy)
-    assert result.usable == 5 and [each.split(": ")[0][-2:] for each in result.refusals] == [":4", ":7"]
-    notes = " ".join(result.notes)
-    assert "1 clean prompts stand in more than one split" in notes or "2 clean prompts" in notes
-    assert "some pairs have wrong answers and some have none" in notes
+    path = write(lines(*ROWS, bad, leak, {**CAT, "split": "test"}) + "{\n")
+    result = check_file(path, toy)
+    assert result.usable == 4 and [each.split(": ")[0] for each in result.refusals] == [
+        f"{path}:{n}" for n in (4, 5, 7)
+    ]
+    assert result.refused and result.problems == ()
+    assert result.notes == ("some pairs have wrong answers and some have none, so that there is no logit difference",)
 
 
 def test_check_of_a_good_file_has_nothing_to_say(toy, write):
     result = check_file(write(lines(*ROWS)), toy)
-    assert (result.usable, result.refusals, result.notes) == (3, (), ())
+    assert (result.usable, result.refusals, result.problems, result.notes) == (3, (), (), ()) and not result.refused
     assert check_file(write(lines(*records(9))), toy).notes == ()
-    assert "no pair is in the split validation or test" in check_file(write(lines(ROWS[0])), toy).notes
-    mixed = check_file(write(lines(ROWS[0], *records(1))), toy).notes
-    assert any("some have none; the file will be refused" in note for note in mixed)
+    assert check_file(write(lines(ROWS[0])), toy).notes == ("no pair is in the split validation or test",)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (lines(), "{path}: holds no pairs"),
+        (lines(*records(2)), "{path}: 2 different prompts are too few for three splits"),
+        (lines(ROWS[0], *records(4)), '{path}:2: some pairs have a "split" and some have none'),
+        (lines(*records(4), ROWS[0], ROWS[1]), '{path}:5: some pairs have a "split" and some have none'),
+        (lines(CAT, _marked("who")), "{path}:2: some pairs mark spans and some mark none"),
+        (lines({**ROWS[0], "split": "test"}), "{path}: no pair is in the split train"),
+    ],
+    ids=["empty", "few", "split first", "split last", "spans", "no train"],
+)
+def test_check_refuses_what_makes_no_task(toy, write, data, problem):
+    """Whatever `find` refuses, every row of it being fine; and in the same words."""
+    path = write(data)
+    result = check_file(path, toy)
+    assert result.refused and not result.refusals and len(result.problems) == 1
+    assert result.problems[0].startswith(problem.format(path=path))
+    if "train" not in problem:  # such a task can be made, and judged on
+        with pytest.raises(InputError) as refusal:
+            from_file(path, toy)
+        assert str(refusal.value) == result.problems[0]
+
+
+# One prompt in two splits
+
+
+def test_a_clean_prompt_in_two_splits_is_refused(toy, write):
+    again = {**ROWS[0], "corrupted": "the dog ran to", "answer": " Sue", "split": "test"}
+    path = write(lines(*ROWS, again))
+    expected = f"{path}:4: its clean prompt is in the split train too ({path}:1), so that what is learned would leak"
+    with pytest.raises(InputError) as refusal:
+        from_file(path, toy)
+    assert str(refusal.value).startswith(expected)
+    assert [each[: len(expected)] for each in check_file(path, toy).refusals] == [expected]
+    task = from_file(path, toy, skip=True)
+    assert same(task, from_records(ROWS, toy)) and task.provenance["skipped"] == 1
+    # In one split a prompt may stand as often as wanted, also as a corrupted one in another.
+    fine = [*ROWS, {**again, "split": "train"}, {**ROWS[1], "clean": "a dog sat on the", "corrupted": ROWS[1]["clean"]}]
+    assert len(from_records(fine, toy).train) == 2
+
+
+def test_dealt_out_or_asked_for_no_clean_prompt_is_in_two_splits(toy):
+    rows = [{**row, "answer": answer} for row in records(30) for answer in (" the", " mat", " rug")]
+    for each in (rows, [{**row, "split": SPLITS[number // 3 % 3]} for number, row in enumerate(rows)]):
+        task = from_records(each, toy)
+        prompts = [{pair.clean for pair in task.split(split)} for split in SPLITS]
+        assert all(prompts) and sum(map(len, prompts)) == len(set().union(*prompts)) == 30
 
 
 # Marked spans

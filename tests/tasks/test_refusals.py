@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgewise._errors import InputError
-from edgewise.tasks import Task, from_jsonl, from_records
+from edgewise.tasks import Task, from_file, from_records
 from edgewise.tasks._rows import MAX_LINE_BYTES
 from edgewise.tasks._splits import SPLITS
 
@@ -27,6 +27,8 @@ REFUSED = {
     "clean null": ({"clean": None}, 'of type NoneType; it must be text'),
     "half a surrogate": ({"clean": "a \ud800 cat"}, '"clean" holds half a surrogate pair'),
     "misspelt": ({"wrong_answers": " rug"}, 'there is no key "wrong_answers"; did you mean "wrong_answer"?'),
+    "begun": ({"wrong": " rug"}, 'there is no key "wrong"; did you mean "wrong_answer"?'),
+    "spaced": ({"Wrong answer": " rug"}, 'there is no key "Wrong answer"; did you mean "wrong_answer"?'),
     "miscased": ({"Split": "test"}, 'there is no key "Split"; did you mean "split"?'),
     "no such split": ({"split": "dev"}, '"split" is "dev"; use train, validation, val, test'),
     "split of a wrong type": ({"split": ["train"]}, '"split" is'),
@@ -100,7 +102,7 @@ REFUSED = {
 def test_what_cannot_be_used_is_refused_with_its_line(toy, write, change, expected):
     record = {key: value for key, value in {**CAT, **change}.items() if value is not ...}
     path = write(lines(CAT, record))
-    message = refusal(from_jsonl, path, toy)
+    message = refusal(from_file, path, toy)
     assert message.startswith(f"{path}:2: ") and expected in message
     assert refusal(from_records, [CAT, record], toy, "mine") == message.replace(f"{path}:2", "mine[1]")
 
@@ -126,19 +128,20 @@ def test_what_cannot_be_used_is_refused_with_its_line(toy, write, change, expect
 )
 def test_lines_that_are_no_record_are_refused(toy, write, line, expected):
     path = write(lines(CAT).encode() + line + b"\n")
-    assert refusal(from_jsonl, path, toy).startswith(f"{path}:2: ")
-    assert expected in refusal(from_jsonl, path, toy)
+    assert refusal(from_file, path, toy).startswith(f"{path}:2: ")
+    assert expected in refusal(from_file, path, toy)
 
 
 @pytest.mark.parametrize("data", ["", "\n\n \r\n", "\ufeff"])
 def test_empty_files_are_refused(toy, write, data):
-    assert refusal(from_jsonl, write(data), toy).endswith("pairs.jsonl: holds no pairs; give at least one")
+    assert refusal(from_file, write(data), toy).endswith("pairs.jsonl: holds no pairs; give at least one")
 
 
 def test_files_that_cannot_be_read_are_refused(toy, tmp_path):
-    assert "No such file or directory" in refusal(from_jsonl, tmp_path / "absent.jsonl", toy)
-    assert "Is a directory" in refusal(from_jsonl, tmp_path, toy)
-    assert "cannot be read" in refusal(from_jsonl, "null\0character", toy)
+    assert "No such file or directory" in refusal(from_file, tmp_path / "absent.jsonl", toy)
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "Is a directory" in refusal(from_file, tmp_path / "folder.jsonl", toy)
+    assert "cannot be read" in refusal(from_file, "null\0character.jsonl", toy)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_any_record_gives_one_line_or_a_task(byte_bpe, record):
 @given(data=FILE)
 def test_any_file_gives_one_line_or_a_task(byte_bpe, write, data):
     path = write(data)
-    made = outcome(from_jsonl, path, byte_bpe)
+    made = outcome(from_file, path, byte_bpe)
     assert isinstance(made, Task) or (len(made.splitlines()) == 1 and made.startswith(path))
 
 

@@ -11,7 +11,7 @@ from edgewise._errors import InputError
 from edgewise.tasks import SET_METRICS, Measure, Pair, Target, Task, metric_function, score
 from edgewise.tasks._metrics import choice
 from edgewise.tasks._pairs import collate
-from edgewise.tasks._score import Ability
+from edgewise.tasks._score import Ability, _wilson
 
 from ..tiny import VOCABULARY, tiny
 
@@ -107,23 +107,55 @@ def test_without_wrong_answers_there_are_no_differences():
 
 
 @pytest.mark.parametrize(
-    ("measures", "able"),
+    ("measures", "verdict"),
     [
-        ({"choice": Measure(0.9, 0.1, 0.5, 0.5, 0.4, 0.1)}, True),
-        ({"choice": Measure(0.6, 0.1, 0.5, 0.5, 0.1, 0.1)}, False),
-        ({"choice": Measure(0.1, 0.1, 0.5, 0.5, -0.4, 0.1)}, False),
-        ({}, True),
-        ({"log_prob": Measure(-3, 0.1, -3.1, -5, 0.1, 0.2)}, False),
+        ({"choice": Measure(0.9, 0.8, 0.95, 0.5, 0.5, 0.4, 0.1)}, None),
+        ({"choice": Measure(0.6, 0.5, 0.7, 0.5, 0.5, 0.1, 0.1)}, "that may be chance, it is not seen to do this task"),
+        ({"choice": Measure(1, 0.44, 1, 0, 0.5, 1, 0)}, "that may be chance, it is not seen to do this task"),
+        ({"choice": Measure(0.1, 0, 0.2, 0.5, 0.5, -0.4, 0.1)}, "guessing gives 50%: it does not do this task"),
+        ({}, None),
+        ({"log_prob": Measure(-3, -3.1, -2.9, -3.1, -5, 0.1, 0.2)}, "the model does not do this task"),
         # Always right by a constant guess: as likely after the corrupted prompt.
-        ({"choice": Measure(1, 0, 1, 0.5, 0, 0), "log_prob": Measure(-1, 0, -1, -5, 0, 0)}, False),
+        (
+            {"choice": Measure(1, 0.9, 1, 1, 0.5, 0, 0), "log_prob": Measure(-1, -1, -1, -1, -5, 0, 0)},
+            "the model does not do this task",
+        ),
     ],
 )
-def test_a_model_that_is_not_above_chance_does_not_do_the_task(measures, able):
-    known = {"accuracy": Measure(0, 0, 0, 0, 0, 0), "log_prob": Measure(-1, 0.1, -3, -5, 2, 0.2)}
+def test_a_model_that_is_not_above_chance_does_not_do_the_task(measures, verdict):
+    known = {"accuracy": Measure(0, 0, 0, 0, 0, 0, 0), "log_prob": Measure(-1, -1.1, -0.9, -3, -5, 2, 0.2)}
     complaint = Ability("x", "test", 64, known | measures).complaint
-    assert (complaint is None) == able
+    assert (complaint is None) == (verdict is None)
     if complaint:
-        assert "on 64 test examples of x" in complaint and "does not do this task" in complaint
+        assert complaint.startswith("on 64 test examples of x") and complaint.endswith(verdict)
+
+
+@torch.no_grad()
+def test_shares_have_wilsons_interval_which_is_never_a_point():
+    """Against the formula (Wilson 1927), at 0, at 1 and between; the other metrics have the mean's own interval."""
+    model, z = tiny("gpt2"), 1.959964
+    shares = set()
+    for answers in ((1, 2), (3,), tuple(range(VOCABULARY - 1))):
+        wrong = (VOCABULARY - 1,) if len(answers) > 2 else (4,)
+        result = score(model, Task("random", pairs(9, Target(4, answers, wrong)), (), ()), split="train")
+        for name in ("accuracy", "choice"):
+            each, n = result.metrics[name], 9
+            centre = (each.value * n + z**2 / 2) / (n + z**2)
+            half = z / (n + z**2) * math.sqrt(n * each.value * (1 - each.value) + z**2 / 4)
+            assert each.low is not None and each.high is not None and 0 <= each.low < each.high <= 1
+            assert math.isclose(each.low, centre - half, abs_tol=1e-6)
+            assert math.isclose(each.high, centre + half, abs_tol=1e-6)
+            shares.add(each.value)
+        each = result.metrics["logit_diff"]
+        assert each.low is not None and each.high is not None
+        assert math.isclose(each.high - each.value, each.value - each.low, abs_tol=1e-9)
+    assert {0, 1} & shares and len(shares) > 1
+
+
+def test_examples_that_are_right_in_part_have_an_interval_too():
+    low, high = _wilson(torch.tensor([1.0, 1.0, 0.5, 1.0]))
+    whole = [_wilson(torch.tensor([1.0, 1.0, last, 1.0])) for last in (0.0, 1.0)]
+    assert (low, high) == (whole[0][0], whole[1][1]) and low < 3.5 / 4 < high
 
 
 def test_empty_and_unknown_splits_are_refused():

@@ -1,6 +1,7 @@
 """Three tokenizers that know the built-in tasks' words, each cutting texts in its own way."""
 
 import string
+from collections.abc import Sequence
 from functools import cache
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -48,13 +49,17 @@ def pairwise_bpe() -> PreTrainedTokenizerFast:
 
 @cache
 def unigram() -> PreTrainedTokenizerFast:
-    """As sentencepiece's: a visible mark for a space, single digits, `<s>` before a text and `</s>` after it."""
+    """As sentencepiece's, with single digits."""
     # Some words must be several tokens.
     spelled = {pair.split("/")[1] for pair in _capitals.CAPITALS}
-    pieces = [f"▁{word}" for word in dict.fromkeys(WORDS) if word not in spelled]
-    letters = ["▁", "\n", *string.printable[:94]]
+    pieces = [word for word in dict.fromkeys(WORDS) if word not in spelled]
+    return unigram_tokenizer(pieces, ["▁", "\n", *string.printable[:94]])
+
+
+def unigram_tokenizer(words: Sequence[str], letters: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Words after a space, letters for all else; a visible mark for a space, `<s>` before a text, `</s>` after it."""
     vocabulary = [(special, 0.0) for special in ("<unk>", "<s>", "</s>")]
-    vocabulary += [(piece, -8.0) for piece in pieces] + [(letter, -12.0) for letter in letters]
+    vocabulary += [(f"▁{word}", -8.0) for word in words] + [(letter, -12.0) for letter in letters]
     backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()

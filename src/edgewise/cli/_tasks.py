@@ -105,7 +105,7 @@ def check(
     limit: Annotated[int, typer.Option(help="Print at most so many refusals; all are counted.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Say which pairs of a file can be used with a model's tokenizer, and why the others cannot."""
+    """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
     from edgewise.models import load_tokenizer
     from edgewise.tasks import check_file
 
@@ -118,10 +118,12 @@ def check(
             print(refusal)
         if len(result.refusals) > limit:
             print(f"… and {len(result.refusals) - limit} more; --limit shows them")
+        for problem in result.problems:
+            print(problem)
         print(f"{file}: {result.usable} of {result.usable + len(result.refusals)} pairs can be used")
         for note in result.notes:
             print(f"note: {note}")
-    if result.refusals or not result.usable:
+    if result.refused:
         raise typer.Exit(1)
 
 
@@ -135,10 +137,12 @@ _VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
 _LEGEND = """\
 * *accuracy*: the likeliest of all tokens is right (chance below 0.002). *choice*: of right and wrong answers the
   likeliest is right. *logit difference*: answers − wrong answers, sets by logsumexp. *probability difference*:
-  likewise, over the whole vocabulary. Means over the examples ± half their 95 % intervals.
+  likewise, over the whole vocabulary. Means over the examples, and their 95 % intervals in brackets: Wilson's of
+  *accuracy* and *choice*, 1.96 standard errors to each side of the differences.
 * *corrupted*: the same on the corrupted prompts, judged by the clean answers; what an empty circuit has.
 * *chance*: all tokens equally likely; of *choice*, a guess among right and wrong answers.
-* *does it?* no, where the interval of *choice* reaches down to chance.
+* *does it?* no, where the interval of *choice* reaches down to chance, or the answer is no likelier than after the
+  corrupted prompt.
 """
 
 
@@ -182,7 +186,8 @@ def _title(row: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     measures = row["metrics"]
     shown = [f"{name} {each['value']:.3f} (chance {each['chance']:.3f})" for name, each in measures.items()]
-    return f"{', '.join(shown)}; n {row['n']}{'; WARNING: the model does not do this task' if row['complaint'] else ''}"
+    warning = "; WARNING: the model is not seen to do this task" if row["complaint"] else ""
+    return f"{', '.join(shown)}; n {row['n']}{warning}"
 
 
 def _markdown(rows: list[dict[str, Any]], identity: dict[str, str], split: str, seed: int) -> str:
@@ -206,13 +211,14 @@ def _markdown(rows: list[dict[str, Any]], identity: dict[str, str], split: str, 
     return "\n".join(lines) + "\n"
 
 
-def _cells(metrics: dict[str, dict[str, float]]) -> list[str]:
+def _cells(metrics: dict[str, dict[str, Any]]) -> list[str]:
     def of(name: str, *others: str) -> list[str]:
         if name not in metrics:
             return [""] * (1 + len(others))
         each = metrics[name]
-        margin = "" if each["margin"] is None else f" ± {each['margin']:.2f}"
-        return [f"{_rounded(each['value'])}{margin}", *(_rounded(each[other]) for other in others)]
+        bounds = [each["low"], each["high"]]
+        interval = "" if None in bounds else f" ({' to '.join(map(_rounded, bounds))})"
+        return [f"{_rounded(each['value'])}{interval}", *(_rounded(each[other]) for other in others)]
 
     return [
         *of("accuracy"),

@@ -7,7 +7,7 @@ from edgewise.tasks._changes import grouped_by_changes
 from edgewise.tasks._colors import copy_colors
 from edgewise.tasks._custom import from_records
 from edgewise.tasks._docstring import docstring
-from edgewise.tasks._files import SUFFIXES, FileCheck, check_file, from_dataset, from_file, from_jsonl
+from edgewise.tasks._files import SUFFIXES, FileCheck, check_file, from_dataset, from_file
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
@@ -61,7 +61,6 @@ __all__ = [
     "docstring",
     "from_dataset",
     "from_file",
-    "from_jsonl",
     "from_provenance",
     "from_records",
     "gendered_pronoun",

@@ -61,9 +61,9 @@ def arithmetic(
     """The sum or the difference of two numbers, all three from 10 to 99.
 
     The answer is judged by its first token: the number itself where the tokenizer has it, its first digit where it
-    splits numbers into digits. The corrupted prompt has two other numbers, and the wrong answer is their result, which
-    begins with another token. No template and no pair of numbers, in either order, is in two splits; single numbers
-    are.
+    splits numbers into digits. The corrupted prompt has two other numbers, neither of them in the clean one, and the
+    wrong answer is their result, which begins with another token. No template and no pair of numbers, in either order,
+    is in two splits; single numbers are.
 
     Args:
         tokenizer: the model's.
@@ -91,7 +91,7 @@ def arithmetic(
         while True:
             (a, b), other = (_numbers(split, operation, random) for _ in range(2))
             answer, wrong = (str(_result(operation, *each)) for each in ((a, b), other))
-            if answer not in tokens or wrong not in tokens or tokens[answer] == tokens[wrong]:
+            if {a, b} & {*other} or not {answer, wrong} <= tokens.keys() or tokens[answer] == tokens[wrong]:
                 continue
             template = choice(random, _TEMPLATES[operation][split]) + gap
             clean, corrupted = ({"a": str(x), "b": str(y)} for x, y in ((a, b), other))

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from edgewise._errors import InputError
-from edgewise.tasks._chat import has_chat, in_chat
+from edgewise.tasks._chat import check_chat, has_chat, in_chat
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Pieces, Sizes, generated, steps
@@ -31,6 +31,7 @@ _SHOTS = (
     "not (True or False) or False is False\n"
     "(True and not True) or (False or False) is False\n"
 )
+_SHOWN_SHAPES = ("(x*x)*-x", "-(x*x)*x", "(x*-x)*(x*x)")  # of the worked examples, as `_Node.shape`
 _MOST_LITERALS, _DEEPEST, _MOST_NOTS = 6, 3, 2
 _SWAPS = {"True": "False", "False": "True", "and": "or", "or": "and"}
 
@@ -51,7 +52,8 @@ def boolean_expressions(
     literals, nest up to three deep and stand in parentheses but for the outermost operation.
 
     What may not leak is the shape of an expression, with its literals and operators left blank: no shape is in two
-    splits, and a pair shares its shape.
+    splits, none that is asked for is that of a worked example, and a pair shares its shape. All clean prompts of a
+    split differ.
 
     Args:
         tokenizer: the model's.
@@ -61,7 +63,8 @@ def boolean_expressions(
         seed: another seed draws other pairs.
         form: "few-shot" puts three fixed, solved expressions before it, the same in clean and corrupted prompts;
             "instruction" says what to do; "zero-shot" is the expression and " is".
-        chat: put an instruction into the tokenizer's chat template; by default if there is one.
+        chat: put an instruction into the tokenizer's chat template; by default if there is one. The other forms are
+            never put there.
 
     Returns:
         The task, with metric "logit_diff".
@@ -71,16 +74,21 @@ def boolean_expressions(
     """
     if form not in _FORMS:
         raise InputError(f"{_NAME}: there is no form {form!r}; use {', '.join(_FORMS)}")
+    if chat is not None:
+        check_chat(_NAME, chat)
+    if chat and form != "instruction":
+        raise InputError(f"{_NAME}: chat=True is for form='instruction'; leave it out with {form!r}")
     encoder = Encoder.of(tokenizer)
     chat = form == "instruction" and (has_chat(tokenizer) if chat is None else chat)
     before, after = {"few-shot": (_SHOTS, " is"), "zero-shot": ("", " is")}.get(form, (_INSTRUCTION, "\nAnswer:"))
-    space = "" if chat else " "
+    space, shown = "" if chat else " ", _SHOWN_SHAPES if form == "few-shot" else ()
     tokens = _answers(encoder, chat)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         value = True
         while True:
-            if (pieces := _changed(_expression(random, _DEEPEST), value, split, random)) is None:
+            node = _expression(random, _DEEPEST)
+            if node.shape in shown or (pieces := _changed(node, value, split, random)) is None:
                 continue
             question: Pieces = [before, *pieces] if chat else [before, *pieces, after]
             answers = tuple((f"{space}{each}", tokens[each]) for each in (str(value), str(not value)))
@@ -88,7 +96,9 @@ def boolean_expressions(
             yield Draft(texts, (answers[0][1],), (answers[1][1],), answers)
             value = not value
 
-    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {"form": form, "chat": chat})
+    options = {"form": form, "chat": chat}
+    sizes = Sizes(train, validation, test)
+    return generated(_NAME, draws, encoder, sizes, seed, options, identity=lambda pair: pair.clean_text)
 
 
 def _answers(encoder: Encoder, chat: bool) -> dict[str, int]:

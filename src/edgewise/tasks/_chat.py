@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
 from edgewise.tasks._encode import Encoder, quote
@@ -15,6 +15,12 @@ _QUESTION = "QUESTION"
 # Templates that write today's date (Llama 3's) or a train of thought (Qwen 3's) would give other prompts every day, or
 # no answer at the next token.
 _FIXED = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
+
+def check_chat(name: str, chat: Any) -> None:
+    """Refuse what is neither True nor False: any text would count as True."""
+    if not isinstance(chat, bool):
+        raise InputError(f"{name}: chat={chat!r} is neither True nor False; give one")
 
 
 def has_chat(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -10,7 +10,7 @@ from random import Random
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from edgewise.tasks._chat import in_chat
+from edgewise.tasks._chat import check_chat, in_chat
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Pieces, Sizes, check_enough, generated, steps
@@ -70,6 +70,7 @@ def copy_colors(
     Raises:
         InputError: an argument is impossible, the tokenizer has too few letters, or no chat template.
     """
+    check_chat(_NAME, chat)
     encoder = Encoder.of(tokenizer)
     tokens = encoder.openings(ascii_uppercase)
     letters, others = ascii_uppercase[:_CHOICES], ascii_uppercase[_CHOICES:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import isclose
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -35,6 +35,7 @@ def from_records(
     *,
     proportions: Sequence[float] = PROPORTIONS,
     seed: int = 0,
+    skip: bool = False,
     loss: str | Score = "kl",
     metric: str | Score | None = None,
 ) -> Task:
@@ -54,9 +55,9 @@ def from_records(
       as what stands before it. `"wrong_answer"` is allowed here too, and is what would stand in the span.
     * `{"clean", "corrupted", "positions": "all"}`: the prediction of every next token of the clean text is judged.
 
-    Each record may have a `"split"`: "train", "validation" (or "val") or "test". Where none has, they are dealt out
-    at random, records with the same clean prompt to the same split. Other keys are ignored, unless they look like a
-    misspelling.
+    Each record may have a `"split"`: "train", "validation" (or "val") or "test", the same for records with the same
+    clean prompt. Where none has, they are dealt out at random, records with the same clean prompt to the same split.
+    Other keys are ignored, unless they look like a misspelling.
 
     Args:
         records: the pairs.
@@ -64,6 +65,7 @@ def from_records(
         name: what the task is called, also in messages.
         proportions: of train, validation and test, where no record has a split.
         seed: of that dealing.
+        skip: leave out the records that cannot be used (`provenance["skipped"]` counts them), in place of refusing all.
         loss: see `Task`.
         metric: see `Task`; by default "logit_diff" if every pair has a wrong answer, else "log_prob".
 
@@ -71,7 +73,7 @@ def from_records(
         InputError: there is no record, or one of them cannot be used; the message names the first such.
     """
     placed = ((f"{name}[{number}]", record) for number, record in enumerate(records))
-    options = {"proportions": proportions, "seed": seed, "loss": loss, "metric": metric}
+    options = {"proportions": proportions, "seed": seed, "skip": skip, "loss": loss, "metric": metric}
     return made(name, placed, tokenizer, {"task": "records"}, **options)
 
 
@@ -104,13 +106,13 @@ def made(
         shown: what the task is called in messages; its name if None.
         finish: gives what of the provenance is known only after the last record.
     """
-    names = {REST: 0}
-    splits, skipped = _splits(shown or name, placed, Encoder.of(tokenizer), proportions, seed, names, skip)
+    found = Gathered(Encoder.of(tokenizer))
+    splits, skipped = _splits(shown or name, placed, found, proportions, seed, skip)
     sizes = {split: len(pairs) for split, pairs in splits.items()}
     provenance = {**made_by, **finish(), "name": name, "sizes": sizes, "sha256": pairs_hash(*splits.values())}
     if skip:
         provenance["skipped"] = skipped
-    span_names = tuple(names) if len(names) > 1 else ()
+    span_names = tuple(found.names) if len(found.names) > 1 else ()
     task = Task(
         name, *splits.values(), loss=loss, metric=metric or "log_prob", span_names=span_names, provenance=provenance
     )
@@ -123,57 +125,83 @@ def made(
     return task
 
 
+@dataclass
+class Gathered:
+    """Pairs that came one by one, and what of the earlier ones decides whether the next may stand beside them."""
+
+    encoder: Encoder
+    names: dict[str, int] = field(default_factory=lambda: {REST: 0})
+    """The numbers of the named spans."""
+    store: PairStore = field(default_factory=PairStore)
+    splits: list[Split | None] = field(default_factory=list)
+    """What each pair asks for."""
+    prompts: list[bytes] = field(default_factory=list)
+    """What tells clean prompts apart, where they are yet to be dealt out."""
+    homes: dict[bytes, tuple[Split, str]] = field(default_factory=dict)
+    """The split of each clean prompt, and where it first stands, where pairs ask for a split."""
+    kinds: set[tuple[bool, bool]] = field(default_factory=set)
+    """Whether pairs ask for a split, and whether they mark spans: every combination seen."""
+
+    def add(self, where: str, record: Any) -> None:
+        """Take the pair of a record.
+
+        Raises:
+            InputError: it cannot be used, or is itself the reason why there is none.
+        """
+        if isinstance(record, InputError):
+            raise record
+        if not isinstance(record, Mapping):
+            raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
+        split = split_of(record)  # first: what is refused must not leave the name of a span
+        pair = pair_of(record, self.encoder, self.names)
+        key = prompt_key(pair)
+        if split is None:
+            self.prompts.append(key)
+        elif (home := self.homes.setdefault(key, (split, where)))[0] != split:
+            raise InputError(
+                f"its clean prompt is in the split {home[0]} too ({home[1]}), so that what is learned would leak into "
+                "what is judged; keep it in one of them, or give no pair a split"
+            )
+        self.store.append(pair)
+        self.splits.append(split)
+        self.kinds.add((split is not None, pair.spans is not None))
+
+    def mixed(self) -> str | None:
+        """What some of the pairs have and some have not, where that must not be."""
+        having = [len({kind[what] for kind in self.kinds}) > 1 for what in range(2)]
+        if having[0]:
+            return 'some pairs have a "split" and some have none; give one to all, or to none'
+        return "some pairs mark spans and some mark none; mark them in all, or in none" if having[1] else None
+
+    def dealt(self, name: str, proportions: Sequence[float], seed: int) -> Sequence[Split | None]:
+        """The split of each pair.
+
+        Raises:
+            InputError: they are too few to deal out.
+        """
+        return self.splits if not self.prompts else _dealt(name, self.prompts, proportions, seed)
+
+
 def _splits(
-    name: str,
-    placed: Iterable[Placed],
-    encoder: Encoder,
-    proportions: Sequence[float],
-    seed: int,
-    names: dict[str, int],
-    skip: bool,
+    name: str, placed: Iterable[Placed], found: Gathered, proportions: Sequence[float], seed: int, skip: bool
 ) -> tuple[dict[Split, Sequence[Pair]], int]:
     """The pairs of the records by split, and how many records were left out."""
-    store, skipped = PairStore(), 0
-    asked: list[Split | None] = []
-    prompts: list[bytes] = []  # what tells clean prompts apart, where they are yet to be dealt out
-    spans = False
+    skipped = 0
     for where, record in placed:
         try:
-            pair, split = usable(record, encoder, names)
+            found.add(where, record)
         except InputError as error:
-            if skip:
-                skipped += 1
-                continue
-            raise InputError(f"{where}: {error}") from None
-        if asked and (split is None) != (asked[0] is None):
-            raise InputError(f'{where}: some pairs have a "split" and some have none; give one to all, or to none')
-        if asked and (pair.spans is not None) != spans:
-            raise InputError(f"{where}: some pairs mark spans and some mark none; mark them in all, or in none")
-        spans = pair.spans is not None
-        store.append(pair)
-        asked.append(split)
-        if split is None:
-            prompts.append(prompt_key(pair))
-    if not asked:
+            if not skip:
+                raise InputError(f"{where}: {error}") from None
+            skipped += 1
+            continue
+        if problem := found.mixed():
+            raise InputError(f"{where}: {problem}")
+    if not found.splits:
         raise InputError(f"{name}: holds no pairs{' that can be used' if skipped else ''}; give at least one")
-    splits = _dealt(name, prompts, proportions, seed) if asked[0] is None else asked
-    return {
-        split: store.select([number for number, its in enumerate(splits) if its == split]) for split in SPLITS
-    }, skipped
-
-
-def usable(record: Any, encoder: Encoder, names: dict[str, int]) -> tuple[Pair, Split | None]:
-    """The pair of a record and the split it asks for.
-
-    Raises:
-        InputError: it cannot be used, or is itself the reason why there is none.
-    """
-    if isinstance(record, InputError):
-        raise record
-    if not isinstance(record, Mapping):
-        raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
-    split = split_of(record)  # first: what is refused must not leave the name of a span
-    return pair_of(record, encoder, names), split
+    splits = found.dealt(name, proportions, seed)
+    numbers = {split: [number for number, its in enumerate(splits) if its == split] for split in SPLITS}
+    return {split: found.store.select(numbers[split]) for split in SPLITS}, skipped
 
 
 def prompt_key(pair: Pair) -> bytes:

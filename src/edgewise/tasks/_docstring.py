@@ -56,14 +56,15 @@ def docstring(
     """The third parameter's name, after two have been described in the order of the signature.
 
     The corrupted prompt has other names, in signature and docstring alike, all different; wrong answers are the other
-    three names of the clean signature. No layout of the docstring, name or describing noun is in two splits; the names
-    of functions are shared. Arguments, result and errors as of `greater_than`, with metric "logit_diff".
+    three names of the clean signature. No layout of the docstring, name or describing noun is in two splits, and no
+    noun is also a name; the names of functions are shared. Arguments, result and errors as of `greater_than`, with
+    metric "logit_diff".
     """
     encoder = Encoder.of(tokenizer)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         tokens = single_tokens(_NAME, f"{split} parameter", words_of(PARAMETERS, split), encoder, _NEEDED)
-        nouns = words_of(OBJECTS, split) + words_of(PLACES, split)
+        nouns = _nouns(split)
         while True:
             chosen = sample(random, tuple(tokens), _NEEDED)
             words = dict(zip("xyzw", sample(random, nouns, 4), strict=True)) | {"f": choice(random, _FUNCTIONS)}
@@ -74,3 +75,10 @@ def docstring(
             yield Draft(texts, (tokens[answer],), tuple(tokens[each] for each in wrong), answers)
 
     return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {})
+
+
+def _nouns(split: Split) -> tuple[str, ...]:
+    """The nouns that describe parameters. Those that are names of parameters too, such as "key", are left out: they
+    could describe themselves, and their name may belong to another split.
+    """
+    return tuple(word for word in words_of(OBJECTS, split) + words_of(PLACES, split) if word not in PARAMETERS)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
-from edgewise.tasks._custom import PROPORTIONS, Placed, made, prompt_key, usable
+from edgewise.tasks._custom import PROPORTIONS, Gathered, Placed, made
 from edgewise.tasks._encode import Encoder, quote
-from edgewise.tasks._marks import REST
 from edgewise.tasks._metrics import Score
 from edgewise.tasks._mib import is_mib, record_of
-from edgewise.tasks._rows import READERS, jsonl_rows
+from edgewise.tasks._rows import READERS
 from edgewise.tasks._splits import SPLITS
 from edgewise.tasks._task import Task
 
@@ -25,38 +24,6 @@ if TYPE_CHECKING:
 SUFFIXES = tuple(READERS)
 HUB = "hf:"
 """Before the name of a data set of the Hugging Face hub, `hf:NAME` or `hf:NAME:CONFIGURATION`."""
-
-
-def from_jsonl(
-    path: str | os.PathLike[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    proportions: Sequence[float] = PROPORTIONS,
-    seed: int = 0,
-    loss: str | Score = "kl",
-    metric: str | Score | None = None,
-) -> Task:
-    """A task of the pairs in a JSONL file: UTF-8 text, on each line a JSON object as `from_records` takes it.
-
-    The task is called after the file. Empty lines are skipped.
-
-    Raises:
-        InputError: the file cannot be read, holds no pair, or one of its lines cannot be used; the message names it.
-    """
-    shown, digest = str(path), hashlib.sha256()
-    arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
-    return made(
-        Path(shown).stem,
-        jsonl_rows(shown, digest.update),
-        tokenizer,
-        {"task": "jsonl", "arguments": arguments},
-        proportions=proportions,
-        seed=seed,
-        loss=loss,
-        metric=metric,
-        shown=shown,
-        finish=lambda: {"file_sha256": digest.hexdigest()},
-    )
 
 
 def from_file(
@@ -89,8 +56,6 @@ def from_file(
         InputError: the file cannot be read, or a pair cannot be used; the message names the place.
     """
     shown = str(path)
-    if shown.endswith(".jsonl") and counterfactual is None and not skip and not _is_mib_file(shown):
-        return from_jsonl(path, tokenizer, proportions=proportions, seed=seed, loss=loss, metric=metric)
     digest = hashlib.sha256()
     arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
     arguments |= {"counterfactual": counterfactual, "skip": skip}
@@ -151,20 +116,27 @@ class FileCheck:
     """Pairs."""
     refusals: tuple[str, ...]
     """For each other row one line: its place, what is wrong, what would be right."""
+    problems: tuple[str, ...]
+    """Why the usable pairs make no task together, a line each; none if they do."""
     notes: tuple[str, ...]
     """What is allowed but may not be meant."""
 
+    @property
+    def refused(self) -> bool:
+        """Whether `find` refuses the file."""
+        return bool(self.refusals or self.problems)
+
 
 def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual: str | None = None) -> FileCheck:
-    """Look at every row of a file or data set, and say which cannot be used and why.
+    """Look at every row of a file or data set, and say which cannot be used and why; and what is wrong with them all.
 
     Raises:
         InputError: it cannot be read at all.
     """
-    encoder, names = Encoder.of(tokenizer), {REST: 0}
+    found = Gathered(Encoder.of(tokenizer))
     refusals: list[str] = []
-    prompts: dict[bytes, set[str | None]] = {}
-    count = marked = answered = 0
+    problems: dict[str, str] = {}  # each is said once, of the first row that shows it
+    contrasted = 0
     rows = _translated(_rows(path, hashlib.sha256()), counterfactual)
     while True:
         try:
@@ -175,29 +147,27 @@ def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual:
         if where is None:
             break
         try:
-            pair, split = usable(record, encoder, names)
+            found.add(where, record)
         except InputError as error:
             refusals.append(f"{where}: {error}")
             continue
-        count += 1
-        marked += pair.spans is not None
-        answered += all(target.wrong for target in pair.targets)
-        prompts.setdefault(prompt_key(pair), set()).add(split)
-    return FileCheck(count, tuple(refusals), tuple(_notes(count, marked, answered, list(prompts.values()))))
-
-
-def _notes(count: int, marked: int, answered: int, splits: Sequence[set[str | None]]) -> Iterator[str]:
-    if leaking := sum(len(each) > 1 for each in splits):
-        yield f"{leaking} clean prompts stand in more than one split, so that what is learned leaks into what is judged"
-    if named := [None in each for each in splits]:
-        if any(named) and not all(named):
-            yield 'some pairs have a "split" and some have none; the file will be refused'
-        if not any(named) and (missing := [split for split in SPLITS if not any(split in each for each in splits)]):
-            yield f"no pair is in the split {' or '.join(missing)}"
-    if 0 < marked < count:
-        yield "some pairs mark spans and some mark none; the file will be refused"
-    if 0 < answered < count:
-        yield "some pairs have wrong answers and some have none, so that there is no logit difference"
+        if problem := found.mixed():
+            problems.setdefault(problem, f"{where}: {problem}")
+        contrasted += all(target.wrong for target in found.store.read(len(found.store) - 1).targets)
+    count, notes = len(found.splits), []
+    try:
+        splits = set(found.dealt(path, PROPORTIONS, 0)) if count and not problems else {*SPLITS}
+        if "train" not in splits:
+            problems["train"] = f"{path}: no pair is in the split train, to find a circuit on; give some"
+        if missing := [split for split in SPLITS[1:] if split not in splits]:
+            notes.append(f"no pair is in the split {' or '.join(missing)}")
+    except InputError as error:
+        problems["dealt"] = str(error)
+    if not count and not refusals:
+        problems["none"] = f"{path}: holds no pairs; give at least one"
+    if 0 < contrasted < count:
+        notes.append("some pairs have wrong answers and some have none, so that there is no logit difference")
+    return FileCheck(count, tuple(refusals), tuple(problems.values()), tuple(notes))
 
 
 def _rows(path: str, digest: Any) -> Iterator[Placed]:
@@ -248,18 +218,20 @@ def _numbered(rows: Iterable[Any], name: str) -> Iterator[Placed]:
 
 
 def _translated(placed: Iterator[Placed], counterfactual: str | None) -> Iterator[Placed]:
-    """MIB's rows as records of ours, others as they are."""
+    """MIB's rows as records of ours, others as they are; a file has those of one kind."""
+    first: bool | None = None
     for where, row in placed:
-        if not isinstance(row, Mapping) or not is_mib(row):
+        theirs = isinstance(row, Mapping) and is_mib(row)
+        if theirs or (isinstance(row, Mapping) and "clean" in row):
+            first = theirs if first is None else first
+            if theirs != first:
+                here, there = ("MIB's columns", '"clean"') if theirs else ('"clean"', "MIB's columns")
+                yield where, InputError(f"has {here}, and rows before it have {there}; make two files of them")
+                continue
+        if not theirs:
             yield where, row
             continue
         try:
             yield where, record_of(row, counterfactual)
         except InputError as error:
             yield where, error
-
-
-def _is_mib_file(path: str) -> bool:
-    """Whether a JSONL file's first row has MIB's columns."""
-    _, row = next(jsonl_rows(path, lambda _: None), ("", None))
-    return isinstance(row, Mapping) and is_mib(row)

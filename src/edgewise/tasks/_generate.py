@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from random import Random
 from string import Formatter
 from typing import Any, NamedTuple, TypeVar
@@ -51,6 +52,7 @@ def generated(
     seed: int,
     options: Mapping[str, Any],
     metric: str = "logit_diff",
+    identity: Callable[[Pair], str] | None = None,
 ) -> Task:
     """A built-in task.
 
@@ -62,6 +64,7 @@ def generated(
         seed: another seed draws other pairs.
         options: the task's own arguments, for its provenance.
         metric: what attribution explains.
+        identity: what makes two pairs the same; both prompts if None.
 
     Raises:
         InputError: a size or the seed is no whole number, or there are too few pairs that the tokenizer aligns.
@@ -70,7 +73,8 @@ def generated(
     splits = []
     for split, size in zip(SPLITS, sizes, strict=True):
         drafts = draws(split, generator(name, seed, split)) if size else iter(())
-        splits.append(collect(f"{name}: {split}", drafts, size, lambda some: _pairs(some, encoder), _texts_of))
+        make = partial(_pairs, encoder=encoder)
+        splits.append(collect(f"{name}: {split}", drafts, size, make, identity or _texts_of))
     arguments = {**sizes._asdict(), "seed": seed, **options}
     provenance = {"task": name, "arguments": arguments, "sha256": pairs_hash(*splits)}
     return Task(name, *splits, loss="kl", metric=metric, provenance=provenance)
@@ -142,7 +146,7 @@ def check_enough(name: str, kind: str, words: Collection[str], usable: Collectio
     if len(usable) < needed:
         raise InputError(
             f"{name}: of our {len(words)} {kind}s this tokenizer has {len(usable)} as {what} and "
-            f"{needed} are needed; use another tokenizer, or pairs of your own (from_jsonl)"
+            f"{needed} are needed; use another tokenizer, or pairs of your own (from_file)"
         )
 
 

@@ -133,7 +133,7 @@ def _numerals(encoder: Encoder) -> _Numerals:
     shown = encoder.contrast("1732", encoder("in 1732"), "17", encoder("in 17"))
     raise InputError(
         f"greater-than: this tokenizer splits years neither after the century nor digit by digit; {shown}; "
-        "use another tokenizer, or pairs of your own (from_jsonl)"
+        "use another tokenizer, or pairs of your own (from_file)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Induction: in "lamp coin … lamp" comes " coin" again.
+"""Induction: in "lamp coin kite … lamp" comes " coin" again.
 
 The behaviour of induction heads (Olsson et al. 2022, "In-context learning and induction heads").
 """
@@ -30,28 +30,33 @@ _SHORTEST, _LONGEST = 4, 10  # words before they come again
 def induction(
     tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
 ) -> Task:
-    """A list of different nouns, and again its beginning: the next noun of the list follows.
+    """A list of different nouns, and then a part of it again: the next noun of the list follows.
 
-    The corrupted prompt has another noun in the answer's place in the list, and is then followed by that one, the wrong
-    answer. Lists have 4 to 10 nouns (fewer if the tokenizer has few as single tokens) and begin again for at least one.
-    No noun and no opening phrase is in two splits. Arguments, result and errors as of `greater_than`, with metric
+    In the corrupted prompt the answer and another noun of the list have changed places, so that this one follows, the
+    wrong answer. Both prompts hold the same words equally often: to repeat just any word of the prompt is no answer.
+    Lists have 4 to 10 nouns (fewer if the tokenizer has few as single tokens), of which at least one comes again. No
+    noun and no opening phrase is in two splits. Arguments, result and errors as of `greater_than`, with metric
     "logit_diff".
     """
     encoder = Encoder.of(tokenizer)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         words = words_of(OBJECTS, split) + words_of(PLACES, split)
-        tokens = single_tokens("induction", f"{split} noun", words, encoder, _SHORTEST + 1)
-        longest = min(_LONGEST, len(tokens) - 1)
+        tokens = single_tokens("induction", f"{split} noun", words, encoder, _SHORTEST)
+        longest = min(_LONGEST, len(tokens))
         while True:
             length = _SHORTEST + int(random.random() * (longest - _SHORTEST + 1))
-            *listed, other = sample(random, tuple(tokens), length + 1)
-            again = 1 + int(random.random() * (length - 1))  # the answer is noun number `again`, counted from 0
-            answer = listed[again]
+            listed = sample(random, tuple(tokens), length)
+            start, stop = sorted(sample(random, range(length), 2))  # what comes again, up to the answer
+            others = [*listed[:start], *listed[stop + 1 :]]
+            if not others:
+                continue
+            answer, other = listed[stop], choice(random, others)
+            swapped = {answer: other, other: answer}
             pieces: Pieces = [choice(random, _HEADS[split])]
             for word in listed:
-                pieces += [" ", (word, other) if word == answer else word]
-            pieces += [f" {word}" for word in listed[:again]]
+                pieces += [" ", (word, swapped[word]) if word in swapped else word]
+            pieces += [f" {word}" for word in listed[start:stop]]
             answers = tuple((f" {word}", tokens[word]) for word in (answer, other))
             yield Draft(steps(pieces), (tokens[answer],), (tokens[other],), answers)
 

@@ -53,8 +53,8 @@ _EITHER = frozenset(
     listed(
         """
         Robin Leslie Dana Tracy Ashley Kelly Shirley Beverly Jesse Lee Alex Sam Chris Charlie Max Francis Terry Willie
-        Billy Bobby Joe Jackie Logan Wei Mei Yuki Jamie Perry Carol Lynn Austin Ryan Sidney Nick Ali Andrea Nicola Sasha
-        Marion Kim Pat Simone Toby Angel Jean Ray Jo Bernie Joel Juan Jose Mitchell Tyler Jordan Evan Dominic Gabriel
+        Billy Bobby Joe Logan Wei Mei Yuki Perry Carol Austin Ryan Sidney Nick Ali Andrea Simone Toby Joel Juan Jose
+        Mitchell Tyler Evan Dominic Gabriel
         """
     )
 )

@@ -13,7 +13,7 @@ from edgewise.tasks._capitals import capital_country
 from edgewise.tasks._changes import grouped_by_changes
 from edgewise.tasks._colors import copy_colors
 from edgewise.tasks._docstring import docstring
-from edgewise.tasks._files import from_file, from_jsonl
+from edgewise.tasks._files import from_file
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
@@ -47,7 +47,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     The loss and the metric are the task's defaults, for the provenance is that of the pairs.
 
     Args:
-        provenance: of a built-in task or of a JSONL file, which must be where it was.
+        provenance: of a built-in task or of a file, which must be where it was.
         tokenizer: the one that the task was made with.
 
     Raises:
@@ -56,7 +56,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     kind, arguments = provenance.get("task"), provenance.get("arguments")
     if kind == "records":
         raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
-    builder = {**ALL_TASKS, "jsonl": from_jsonl, "file": from_file}.get(str(kind))
+    builder = {**ALL_TASKS, "file": from_file}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
     try:

@@ -90,8 +90,15 @@ class _Span(NamedTuple):
 
 def _check_keys(record: Mapping[str, Any]) -> None:
     for key in record:
-        if key not in _KEYS and (meant := get_close_matches(str(key).lower(), _KEYS, n=1, cutoff=0.85)):
-            raise InputError(f'there is no key {quote(str(key))}; did you mean "{meant[0]}"?')
+        if key not in _KEYS and (meant := _meant(str(key))):
+            raise InputError(f'there is no key {quote(str(key))}; did you mean "{meant}"?')
+
+
+def _meant(key: str) -> str | None:
+    """The key that another looks like: nearly the same, or its first letters ("wrong")."""
+    plain = key.strip().lower().replace(" ", "_").replace("-", "_")
+    begun = [each for each in _KEYS if len(plain) > 3 and each.startswith(plain)]
+    return next(iter(begun or get_close_matches(plain, _KEYS, n=1, cutoff=0.85)), None)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from edgewise.tasks._encode import quote
 
 MAX_LINE_BYTES = 1 << 20  # a pair of prompts is a few hundred; a longer line is some other kind of file
 _AT_ONCE = 1024  # rows of a Parquet file read together
+_LIST = re.compile(r"\s*\[\s*(['\"].*)?\]\s*", re.DOTALL)  # of quoted texts, whether JSON or Python wrote it
 
 
 def jsonl_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
@@ -32,30 +34,43 @@ def jsonl_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
 
 
 def csv_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
-    """The records of a CSV file with a header, as spreadsheets write it; an empty cell is an absent value."""
-    reader = csv.reader((_decoded(line, first=number == 1) for number, line in _lines(path, seen)), strict=True)
+    """The records of a CSV file with a header, as spreadsheets write it; an empty cell is an absent value.
+
+    A record stands where its first line does. Records of empty cells alone are no records.
+    """
+    lines: list[str] = []  # of one record
+
+    def decoded() -> Iterator[str]:
+        for number, line in _lines(path, seen):
+            lines.append(_decoded(line, first=number == 1))
+            yield lines[-1]
+
+    reader = csv.reader(decoded(), strict=True)
     header: list[str] | None = None
     while True:
+        lines.clear()
+        where = f"{path}:{reader.line_num + 1}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise InputError(f"{path}:{reader.line_num}: not CSV ({error}); write it as spreadsheets do") from None
+            raise InputError(f"{where}: not CSV ({error}); write it as spreadsheets do") from None
         except InputError as error:
             raise InputError(f"{path}:{reader.line_num + 1}: {error}") from None
         if cells is None:
             return
-        where = f"{path}:{reader.line_num}"
-        if not cells:
+        if not any(cells):
             continue
-        if header is None:
-            header = _header(where, cells)
-        elif len(cells) != len(header):
-            yield (
-                where,
-                InputError(f"has {len(cells)} cells where the header names {len(header)}; quote cells with commas"),
-            )
-        else:
-            yield where, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+        try:
+            _refuse_spaced_quotes(lines, cells)
+            if header is not None:
+                yield where, _of_cells(header, cells)
+                continue
+        except InputError as error:
+            if header is not None:
+                yield where, error
+                continue
+            raise InputError(f"{where}: {error}") from None
+        header = _header(where, cells)
 
 
 def parquet_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
@@ -110,6 +125,37 @@ def _lines(path: str, seen: Callable[[bytes], object]) -> Iterator[tuple[int, by
                     "put one pair of prompts on each line"
                 )
             yield number, line
+
+
+def _refuse_spaced_quotes(lines: Sequence[str], cells: list[str]) -> None:
+    """Refuse `a, "b"`: read to the letter, the space and the quotes would be part of the text."""
+    if not any(' "' in line for line in lines):
+        return
+    try:
+        bare = next(csv.reader(lines, skipinitialspace=True, strict=True))
+    except csv.Error:
+        bare = []
+    if len(bare) != len(cells) or any(b not in (a, a.lstrip(" ")) for a, b in zip(cells, bare, strict=True)):
+        raise InputError("a space stands between a comma and a quote and would be text; write cells without it")
+
+
+def _of_cells(header: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) != len(header):
+        raise InputError(f"has {len(cells)} cells where the header names {len(header)}; quote cells with commas")
+    return {name: _value(name, cell) for name, cell in zip(header, cells, strict=True) if cell}
+
+
+def _value(name: str, cell: str) -> str | list[str]:
+    """A cell's text; or its texts, where answers are written as a list in JSON."""
+    if name not in ("answer", "wrong_answer") or not _LIST.fullmatch(cell):
+        return cell
+    try:
+        texts = json.loads(cell)
+    except (ValueError, RecursionError):
+        texts = None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f'"{name}" looks like a list and is not one of texts in JSON; write ["…", "…"]')
+    return texts
 
 
 def _header(where: str, cells: list[str]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import torch
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 
 from edgewise.engine import Engine
@@ -24,8 +26,11 @@ class Measure:
 
     value: float
     """On the clean prompts."""
-    margin: float | None
-    """Half the width of its 95 % interval, from the standard error over the examples; None for a single example."""
+    low: float | None
+    """Where its 95 % interval begins: Wilson's of a share of right examples (`accuracy`, `choice`), else 1.96 standard
+    errors below, which of a single example is None."""
+    high: float | None
+    """Where it ends."""
     corrupted: float
     """On the corrupted prompts, judged by the clean answers."""
     chance: float
@@ -52,10 +57,13 @@ class Ability:
     def complaint(self) -> str | None:
         """One line if the model cannot be seen to do the task, else None."""
         preferred = self.metrics.get("choice")
-        if preferred is not None and preferred.value - (preferred.margin or 0) <= preferred.chance:
+        if preferred is not None and preferred.low is not None and preferred.low <= preferred.chance:
+            verdict = (
+                "it does not do" if preferred.value <= preferred.chance else "that may be chance, it is not seen to do"
+            )
             return (
                 f"on {self.n} {self.split} examples of {self.task} the model prefers the right answer to the wrong "
-                f"ones in {preferred.value:.0%}, where guessing gives {preferred.chance:.0%}: it does not do this task"
+                f"ones in {preferred.value:.0%}, where guessing gives {preferred.chance:.0%}: {verdict} this task"
             )
         known = self.metrics["log_prob"]  # a constant guess may be preferred always, and is no likelier than before
         if known.rise - (known.rise_margin or 0) <= 0:
@@ -100,7 +108,10 @@ def score(
                 values[2] = reduce(right / clean.shape[-1], batch)
             rows[name].append(torch.stack(values).double().cpu())
     return Ability(
-        task.name, split, len(chosen.split(split)), {name: _measure(torch.cat(x, 1)) for name, x in rows.items()}
+        task.name,
+        split,
+        len(chosen.split(split)),
+        {name: _measure(torch.cat(x, 1), name in ("accuracy", "choice")) for name, x in rows.items()},
     )
 
 
@@ -110,16 +121,29 @@ def _share(batch: Batch) -> Float[Tensor, " A"]:
     return right / (right + wrong)
 
 
-def _measure(values: Float[Tensor, "3 n"]) -> Measure:
+def _measure(values: Float[Tensor, "3 n"], share: bool) -> Measure:
     clean, corrupted, chance = values
+    mean, margin = float(clean.mean()), _margin(clean)
+    low, high = (None, None) if margin is None else (mean - margin, mean + margin)
     return Measure(
-        float(clean.mean()),
-        _margin(clean),
+        mean,
+        *(_wilson(clean) if share else (low, high)),
         float(corrupted.mean()),
         float(chance.mean()),
         float((clean - corrupted).mean()),
         _margin(clean - corrupted),
     )
+
+
+def _wilson(values: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, which has a width at 0 and 1 too. An example with several targets may be right
+    in part: then the interval is that of whole examples around it, for such a mean varies less than theirs.
+    """
+    right, n = round(float(values.sum()), 6), len(values)
+    low, high = (
+        binomtest(int(count), n).proportion_ci(0.95, method="wilson") for count in (math.floor(right), math.ceil(right))
+    )
+    return float(low.low), float(high.high)
 
 
 def _margin(values: Float[Tensor, " n"]) -> float | None:
