@@ -14,7 +14,7 @@ BATCH = collate(draw_prompts((6, 3, 5)), "left")
 def _walk(run: Engine, share: tuple[float, ...], seed: int = 1) -> None:
     """Cut at random from the logits backwards, and compare some candidates of every reader that is read."""
     graph, generator = run.graph, torch.Generator().manual_seed(seed)
-    down, blocks = Downstream(Stream(run, BATCH), BATCH.clean), reader_blocks(graph)
+    down, blocks = Downstream(Stream(run, BATCH)), reader_blocks(graph)
     kept, entered = torch.ones(graph.n_edges, dtype=torch.bool), None
     assert_close(down.full(), _logits(run, kept))
     for reader in reversed(range(graph.n_readers)):
@@ -62,7 +62,7 @@ def test_candidates_of_a_whole_model_and_of_a_sparse_one(name: str):
 
 def test_opening_after_a_drop_counts_what_was_dropped():
     run = engine(tiny("gpt2"))
-    down, graph = Downstream(Stream(run, BATCH), BATCH.clean), run.graph
+    down, graph = Downstream(Stream(run, BATCH)), run.graph
     kept = torch.ones(graph.n_edges, dtype=torch.bool)
     reader = graph.reader_names.index("a2.h1.q")
     down.enter(reader_blocks(graph)[reader], kept)

@@ -12,6 +12,9 @@ from edgewise.discovery._cost import Cost
 from edgewise.engine import Downstream, Engine, Stream, reader_blocks
 from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, reduce
 
+SCORE_BYTES = 16 << 20
+"""How much of the candidates' logits is scored at once: several passes, which should find them in the cache."""
+
 
 class Search:
     """Some pairs of a task, a score, and where the search stands."""
@@ -48,7 +51,7 @@ class Search:
             batch = batch.to(self.engine.model.device)
             if self.score not in SELF_CONTAINED:
                 batch = batch.with_full_logits(self.engine.full(batch))
-            self.parts.append((Downstream(Stream(self.engine, batch), batch.clean), batch))
+            self.parts.append((Downstream(Stream(self.engine, batch)), batch))
         self.cost.spend(self.n_examples, forwards=2 if self.engine.ablation.kind == "interchange" else 1)
 
     def open(self, reader: int, kept: Bool[Tensor, " E"], which: int = 0) -> bool:
@@ -90,7 +93,9 @@ class Search:
         total = torch.zeros(len(removed), dtype=torch.float64)
         for down, batch in self.parts:
             logits = down.candidates(writers, removed.to(self.engine.model.device))
-            total += reduce(self.score(logits, batch), batch).double().sum(-1).cpu()
+            some = max(1, SCORE_BYTES // (logits[0].numel() * logits.element_size()))
+            scores = [reduce(self.score(each, batch), batch) for each in logits.split(some)]
+            total += torch.cat(scores).double().sum(-1).cpu()
         n_blocks = len(self.engine.graph.blocks)
         share = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
         self.cost.spend(self.n_examples * len(removed), forwards=share)

@@ -1,0 +1,140 @@
+"""What comes after a visited block, and which of it a change reaches.
+
+A candidate changes what a few writers write. What it changes further down follows from the kept edges alone: readers
+that see a changed writer, and what they feed. All else stays as it is in the circuit of which the candidates lack
+edges, whose inputs and outputs are known; so a changed reader's input is its known input plus the changes it sees.
+
+Most of a circuit's late components matter at the answers alone: only what a key or a value reads, directly or through
+a query or an MLP that matters elsewhere, is needed at other positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from edgewise.graph import Block, Graph
+
+
+class Reading(NamedTuple):
+    """Readers of one block with equal masks, needed at the same tokens; so their inputs are one."""
+
+    readers: tuple[int, ...]
+    """Counted within their block: queries, keys, values."""
+    wide: bool
+    """Needed wherever candidates can differ, not only at the answers."""
+    row: Bool[Tensor, " w"]
+    """Which writers are read, of those from the visited block's own on (on the host)."""
+    fixed: Float[Tensor, "T D"]
+    """What comes from the writers before those."""
+
+
+class Fed(NamedTuple):
+    """A head or an MLP."""
+
+    wide: bool
+    """Needed wherever candidates can differ, not only at the answers."""
+    readers: tuple[int, ...]
+    """Which readers of its block it is made from."""
+
+
+@dataclass(frozen=True)
+class Later:
+    """A block of readers as far as it is alive."""
+
+    block: Block
+    readings: tuple[Reading, ...]
+    writers: dict[int, Fed]
+    """What it feeds: heads by their number, an MLP as 0; nothing for `logits`."""
+    column: int
+    """Where its layer's first head, or its MLP, stands among the writers from the visited block's own on."""
+
+
+class Sum(NamedTuple):
+    """How a reading's input changes: by all changes so far, or none, plus some with their signs."""
+
+    reading: int
+    total: bool
+    columns: tuple[tuple[int, int], ...]
+
+
+class Step(NamedTuple):
+    """What a change reaches in one block."""
+
+    number: int
+    """Among the later blocks."""
+    sums: tuple[Sum, ...]
+    writers: tuple[int, ...]
+
+
+class Plan(NamedTuple):
+    """What a change reaches. The pairs are of what is wanted at the answers and of what is wanted wide."""
+
+    steps: tuple[Step, ...]
+    columns: tuple[frozenset[int], frozenset[int]]
+    """Writers whose change is read by itself."""
+    totals: tuple[bool, bool]
+    """Whether the sum of all changes so far is."""
+
+
+def made_of(graph: Graph, block: Block, writer: int) -> tuple[int, ...]:
+    """The readers of a block, counted within it, that one of the heads (or the MLP) which it feeds is made from."""
+    if block.kind == "mlp":
+        return (0,)
+    heads, keys = graph.spec.n_heads, graph.n_kv_readers
+    key = writer * keys // heads
+    return writer, heads + key, heads + keys + key
+
+
+def needed_wide(graph: Graph, alive: Bool[Tensor, " E"], number: int) -> Bool[Tensor, " W"]:
+    """Which writers are needed at other positions than the answers, of those from block `number`'s own on."""
+    wide = torch.zeros(graph.n_writers, dtype=torch.bool)
+    for block in reversed(graph.blocks[number + 1 : -1]):
+        rows = alive[block.edges].view(block.n_readers, block.n_writers)
+        needed = wide[graph.writers_of(block)]
+        if block.kind == "attention":  # its keys and values are, as far as they are alive
+            needed = torch.cat([needed, torch.ones(block.n_readers - len(needed), dtype=torch.bool)])
+        wide[: block.n_writers] |= rows[needed].any(0)
+    return wide
+
+
+def reached(
+    laters: Sequence[Later], changed: Bool[Tensor, " w"], wide: Bool[Tensor, " w"], *, everything: bool = False
+) -> Plan:
+    """What a change of some writers reaches.
+
+    Args:
+        laters: the blocks after the visited one.
+        changed: which writers change at first, of those from the visited block's own on.
+        wide: which of all those are needed wide.
+        everything: run all blocks, reached or not.
+    """
+    seen = changed.clone()
+    steps: list[Step] = []
+    columns: tuple[set[int], set[int]] = set(), set()
+    totals = [False, False]
+    for number, later in enumerate(laters):
+        sums: list[Sum] = []
+        for i, reading in enumerate(later.readings):
+            so_far = seen & wide if reading.wide else seen
+            n, n_seen = len(reading.row), int(so_far.sum())
+            read = so_far[:n] & reading.row
+            n_read = int(read.sum())
+            if not n_read and not everything:
+                continue
+            total = 2 * n_read > n_seen
+            if total:  # and then without those that it does not see
+                read = torch.cat([so_far[:n] & ~reading.row, so_far[n:]])
+            some = read.nonzero()[:, 0].tolist()
+            sums.append(Sum(i, total, tuple((column, -1 if total else 1) for column in some)))
+            columns[reading.wide].update(some)
+            totals[reading.wide] |= total
+        changing = {reader for each in sums for reader in later.readings[each.reading].readers}
+        writers = tuple(w for w, fed in later.writers.items() if changing.intersection(fed.readers))
+        if sums:
+            steps.append(Step(number, tuple(sums), writers))
+        seen[[later.column + w for w in writers]] = True
+    return Plan(tuple(steps), (frozenset(columns[0]), frozenset(columns[1])), (totals[0], totals[1]))

@@ -1,0 +1,227 @@
+"""Blocks of a model, run again for several candidates as copies of one batch, as far as a change reaches."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.engine._formulas import mlp_writes, normed
+from edgewise.engine._later import Fed, Later, Plan, Sum
+from edgewise.engine._places import Grid, Places
+from edgewise.engine._stream import Stream
+
+
+@dataclass
+class Known:
+    """One run of a block. What candidates change is counted from it."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    """Of its readings, `[1, T, D]`."""
+    projected: dict[int, Tensor] = field(default_factory=dict)
+    """By reader: a query's, `[1, T, k]`; a key's or a value's of all tokens, `[1, N, k]`. Placed."""
+    written: dict[int, Tensor] = field(default_factory=dict)
+    """By head, its mixed values before W_O; an MLP's output. `[1, T, ·]`."""
+
+
+class Changes:
+    """What writers write in the candidates beyond what they write in the known run."""
+
+    def __init__(self, plan: Plan, answers_of_wide: Tensor) -> None:
+        """Nothing yet.
+
+        Args:
+            plan: says which changes are read.
+            answers_of_wide: where the answers stand among the tokens that are needed wide.
+        """
+        self.plan, self.answers = plan, answers_of_wide
+        self.total: list[Tensor | None] = [None, None]
+        self.single: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
+
+    def wanted(self, column: int, wide: bool) -> bool:
+        """Whether anyone reads this writer's change by itself."""
+        return column in self.plan.columns[0] or (wide and column in self.plan.columns[1])
+
+    def add(self, column: int | None, wide: bool, change: Float[Tensor, "C T D"]) -> None:
+        """One writer's change at its own tokens; of several together (None) where none is wanted by itself."""
+        for stack in (0, 1) if wide else (0,):
+            single, total = column in self.plan.columns[stack], self.total[stack]
+            if single or self.plan.totals[stack]:
+                here = change[:, self.answers] if wide and not stack else change
+                if self.plan.totals[stack]:
+                    self.total[stack] = here if total is None else total + here
+                if single and column is not None:
+                    self.single[stack][column] = here
+
+    def input(self, known: Float[Tensor, "1 T D"], what: Sum, wide: bool, n: int) -> Float[Tensor, "C T D"]:
+        """A reading's input in each candidate."""
+        total = self.total[wide] if what.total else None
+        x = known.expand(n, -1, -1).clone() if total is None else known + total
+        for column, sign in what.columns:
+            x.add_(self.single[wide][column], alpha=sign)
+        return x
+
+
+class Rerun:
+    """Runs blocks again."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Set up.
+
+        Args:
+            stream: the batch's clean run.
+        """
+        self.stream, self.parts, self.graph = stream, stream.parts, stream.graph
+        tokens = torch.cat([stream.changed, stream.targets]).unique()
+        self.grid, self.places = Grid(stream), (Places(stream, stream.targets), Places(stream, tokens))
+        """The answers, and all tokens at which candidates can differ."""
+        self.answers_of_wide = torch.searchsorted(tokens, stream.targets)
+        self.whole = len(tokens) == stream.packing.n_tokens
+        self._clean: dict[tuple[int, int], Tensor] = {}
+
+    def project(
+        self, layer: int, reader: int, y: Float[Tensor, "C T D"], tokens: Tensor | slice
+    ) -> Float[Tensor, "C T k"]:
+        """One reader's projection of a normed input at some tokens; placed, if it is a query or a key."""
+        attention, heads, keys = self.parts.layers[layer].attention, self.parts.n_heads, self.graph.n_kv_readers
+        kind, index = (0, reader) if reader < heads else divmod(reader - heads + keys, keys)
+        index = index * self.parts.n_kv_heads // keys if kind else index  # one of several copies, where expanded
+        heads = (attention.query, attention.key, attention.value)[kind]
+        x = y @ heads.weight[index].to(y.dtype)
+        x = x if heads.bias is None else x + heads.bias[index]
+        return x if kind == 2 else self.grid.placed(attention, x, tokens, "key" if kind else "query")
+
+    def in_full(self, layer: int, reader: int, new: Float[Tensor, "C W k"], known: Known) -> Float[Tensor, "C N k"]:
+        """A key's or value's projection at all tokens, from that where it can differ."""
+        if self.whole:
+            return new
+        old = known.projected[reader] if reader in known.projected else self._clean_projection(layer, reader)
+        full = old.expand(len(new), -1, -1).clone()
+        full[:, self.places[1].tokens] = new
+        return full
+
+    def _clean_projection(self, layer: int, reader: int) -> Float[Tensor, "1 N k"]:
+        if (layer, reader) not in self._clean:
+            y = normed(self.parts.layers[layer].attention.norm, self.stream.clean[2 * layer])[None]
+            self._clean[layer, reader] = self.project(layer, reader, y, slice(None))
+        return self._clean[layer, reader]
+
+    def mixed(
+        self, layer: int, heads: Mapping[int, Fed], new: Mapping[int, Tensor], known: Known
+    ) -> dict[int, Float[Tensor, "C T v"]]:
+        """What some heads give before W_O.
+
+        Args:
+            layer: the layer.
+            heads: which.
+            new: projections that differ from the known ones, by reader.
+            known: the others.
+        """
+        attention, found = self.parts.layers[layer].attention, {}
+        for wide in (False, True):
+            some = {head: fed for head, fed in heads.items() if fed.wide == wide}
+            if some:
+                query, key, value = (
+                    self._joined([new.get(reader, known.projected.get(reader)) for reader in role])
+                    for role in zip(*(fed.readers for fed in some.values()), strict=True)
+                )
+                query = query.expand(max(len(query), len(key), len(value)), -1, -1, -1)
+                mixed = self.grid.attend(attention, query, key, value, self.places[wide])
+                found |= dict(zip(some, mixed.unbind(1), strict=True))
+        return found
+
+    def _joined(self, projected: Sequence[Tensor | None]) -> Float[Tensor, "C h T k"]:
+        present = [x for x in projected if x is not None]
+        n = max(len(x) for x in present)
+        return torch.stack([x.expand(n, -1, -1) for x in present], 1)
+
+    def add_heads(
+        self, changes: Changes, later: Later, change: Mapping[int, Float[Tensor, "C T v"]], *, bias: bool = False
+    ) -> None:
+        """Write some heads' changes, through W_O; with their shares of b_O if told."""
+        attention, heads = self.parts.layers[later.block.layer].attention, self.parts.n_heads
+        b_o = attention.output_bias if bias and self.stream.engine.ablation.splits_bias else None
+        together: dict[bool, list[int]] = {False: [], True: []}
+        for head, z in change.items():
+            wide, column = later.writers[head].wide, later.column + head
+            if changes.wanted(column, wide):
+                wide_z = z @ attention.output[head].to(z.dtype)
+                changes.add(column, wide, wide_z if b_o is None else wide_z + b_o / heads)
+            else:
+                together[wide].append(head)
+        for wide, some in together.items():
+            if some and (changes.plan.totals[0] or (wide and changes.plan.totals[1])):
+                z = torch.cat([change[head] for head in some], -1)
+                output = attention.output if len(some) == heads else attention.output[some]
+                total = z @ output.flatten(0, 1).to(z.dtype)
+                changes.add(None, wide, total if b_o is None else total + b_o * (len(some) / heads))
+
+    def run(
+        self,
+        plan: Plan,
+        laters: Sequence[Later],
+        known: Sequence[Known],
+        changes: Changes,
+        n: int,
+        record: list[Known] | None = None,
+    ) -> Float[Tensor, "C A D"]:
+        """Run what a change reaches.
+
+        Args:
+            plan: what that is.
+            laters: the blocks after the visited one.
+            known: what their changes are counted from.
+            changes: the visited block's; others are added.
+            n: how many candidates.
+            record: is given what every block did.
+
+        Returns:
+            The final norm's inputs at the answers.
+        """
+        final = known[-1].inputs[0].expand(n, -1, -1)  # where no change gets as far
+        for step in plan.steps:
+            later, before = laters[step.number], known[step.number]
+            kind, layer = later.block.kind, later.block.layer
+            run, x = Known(), final
+            for each in step.sums:
+                reading = later.readings[each.reading]
+                x = changes.input(before.inputs[each.reading], each, reading.wide, n)
+                run.inputs.append(x)
+                if kind == "attention":
+                    y = normed(self.parts.layers[layer].attention.norm, x)
+                    run.projected |= self._projections(layer, reading.readers, y, reading.wide, before)
+            if kind == "mlp":
+                wide = later.writers[0].wide
+                run.written[0] = mlp_writes(self.parts.layers[layer], x)
+                changes.add(later.column, wide, run.written[0] - before.written[0])
+            elif kind == "logits":
+                final = x
+            else:
+                heads = {head: later.writers[head] for head in step.writers}
+                run.written = self.mixed(layer, heads, run.projected, before)
+                change = {head: z - before.written[head] for head, z in run.written.items()}
+                self.add_heads(changes, later, change, bias=record is not None)
+            if record is not None:
+                record.append(run)
+        return final
+
+    def _projections(
+        self, layer: int, readers: Iterable[int], y: Float[Tensor, "C T D"], wide: bool, known: Known
+    ) -> dict[int, Tensor]:
+        projected = {reader: self.project(layer, reader, y, self.places[wide].tokens) for reader in readers}
+        heads = self.parts.n_heads
+        return {r: x if r < heads else self.in_full(layer, r, x, known) for r, x in projected.items()}
+
+    def ablated(self, later: Later) -> Known:
+        """What a block's differences are counted from."""
+        known = Known([reading.fixed[None] for reading in later.readings])
+        layer, stream = later.block.layer, self.stream
+        for writer, fed in later.writers.items():
+            if later.block.kind == "mlp":
+                value = stream.ablated.mlp(layer).detach()
+            else:
+                value = stream.ablated.heads(layer)[:, writer].detach()
+            tokens = self.places[fed.wide].tokens
+            known.written[writer] = (value if len(value) == 1 else value[tokens]).to(stream.dtype)[None]
+        return known
