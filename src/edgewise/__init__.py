@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from edgewise import bench as bench
 from edgewise import features as features
 from edgewise import tasks as tasks
 from edgewise import tracr as tracr

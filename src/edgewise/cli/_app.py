@@ -12,6 +12,7 @@ import typer
 from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show, _tasks, _tracr, _transcoder
+from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
@@ -25,6 +26,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(_tasks.app, name="tasks")
 app.add_typer(_tracr.app, name="tracr")
 app.add_typer(_transcoder.app, name="transcoder")
+app.command()(bench)
+app.command()(plot)
 app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)

@@ -24,6 +24,8 @@ from edgewise.evaluation._hypotheses import independence as independence
 from edgewise.evaluation._hypotheses import minimality as minimality
 from edgewise.evaluation._hypotheses import partial_necessity as partial_necessity
 from edgewise.evaluation._hypotheses import sufficiency as sufficiency
+from edgewise.evaluation._needed import Needed as Needed
+from edgewise.evaluation._needed import edges_needed as edges_needed
 from edgewise.evaluation._stability import Stability as Stability
 from edgewise.evaluation._stability import stability as stability
 from edgewise.evaluation._statistics import Interval as Interval

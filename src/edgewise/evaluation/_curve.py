@@ -56,6 +56,22 @@ class SizeCurve:
         """Write it as JSON, whole or not at all."""
         write_atomically(path, self.to_json() + "\n")
 
+    @staticmethod
+    def load(path: str | Path) -> "SizeCurve":
+        """Read what `save` wrote.
+
+        Raises:
+            edgewise.InputError: there is no such file, or it is another one.
+        """
+        path = Path(path)
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            return SizeCurve(**row | {"points": tuple(Point(**point) for point in row["points"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: no curve that `edgewise curve` wrote ({' '.join(str(error).split())})"
+            ) from error
+
 
 def size_curve(
     model: Model | Engine,

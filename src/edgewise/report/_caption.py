@@ -15,7 +15,7 @@ LONGEST = 90
 
 def heading(provenance: Mapping[str, Any]) -> str:
     """`ioi in smollm2-135m`, or as much of it as is known."""
-    task, model = (_last_part(name_of(provenance.get(key))) for key in ("task", "model"))
+    task, model = (last_part(name_of(provenance.get(key))) for key in ("task", "model"))
     if task and model:
         return f"{task} in {model}"
     return task or model or "Circuit"
@@ -66,7 +66,7 @@ def shorten(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
-def _last_part(name: str | None) -> str | None:
+def last_part(name: str | None) -> str | None:
     """The last part of a local path, and any other name as it is."""
     return PurePath(name).name or name if name and name.startswith(("/", "./", "../", "~")) else name
 

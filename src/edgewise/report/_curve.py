@@ -73,9 +73,9 @@ def curve(
             axes.set_yscale("log")
         methods = list(dict.fromkeys(point.method for point in points))
         for number, method in enumerate(methods):
-            _draw_method(axes, [point for point in points if point.method == method], number)
+            draw_method(axes, [point for point in points if point.method == method], number)
         references = _draw_references(axes, full, empty)
-        _finish(axes, [point.edges for point in points], total, measure)
+        finish_axes(axes, [point.edges for point in points], total, measure)
         draw_key(axes, [*methods, *references])
 
 
@@ -125,7 +125,8 @@ def _check(points: Sequence[Point], log: bool) -> None:
             )
 
 
-def _draw_method(axes: "Axes", points: list[Point], number: int) -> None:
+def draw_method(axes: "Axes", points: list[Point], number: int) -> None:
+    """One method's line, markers and band."""
     colour, marker, dash = LINES[number % len(LINES)]
     points = sorted(points, key=lambda point: point.edges)
     edges = [point.edges for point in points]
@@ -167,7 +168,7 @@ def draw_key(axes: "Axes", names: list[str]) -> None:
         text.set_text("\n".join(textwrap.wrap(printable(shorten(name)), 22)))
 
 
-def _finish(axes: "Axes", edges: list[int], total: int | None, measure: str) -> None:
+def finish_axes(axes: "Axes", edges: list[int], total: int | None, measure: str) -> None:
     """Scales and labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

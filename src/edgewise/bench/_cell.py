@@ -1,0 +1,190 @@
+"""One cell of a bench: one model, task, method and seed. What is done is in files, each written whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewise._errors import InputError
+from edgewise._files import write_atomically
+from edgewise.bench._config import BenchConfig, MethodSpec, TaskSpec, folder_name
+from edgewise.bench._methods import METHODS, Job, candidates, cost
+from edgewise.circuit import Circuit
+from edgewise.engine import Engine
+from edgewise.evaluation import judge
+from edgewise.tasks import Task, pairs_hash
+
+FOUND, FAILED = "found.json", "failed.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a cell's files are, and which it must have.
+
+    `found.json` says what was found, under which settings and at what cost; `validation.json` and `test.json` hold
+    every judged circuit's metrics, example by example; `SPARSITY.safetensors` are the circuits that were chosen.
+    """
+
+    root: Path
+    model: str
+    task: TaskSpec
+    method: MethodSpec
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Of all its files."""
+        parts = (self.model, self.task.name, self.method.name, f"seed {self.seed}")
+        return self.root.joinpath(*map(folder_name, parts))
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"{self.model} · {self.task.name} · {self.method.name} · seed {self.seed}"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on it."""
+        return self.folder / "lock"
+
+    def sizes(self) -> list[str]:
+        """The names of its sizes."""
+        return [f"{sparsity:g}" for sparsity in self.method.sparsities]
+
+    def done(self, config: BenchConfig) -> bool:
+        """Whether everything that the bench asks for is found and judged."""
+        test = self.read("test.json")
+        sizes = {row["size"] for row in test.get("circuits", {}).values()}
+        return set(self.sizes()) <= sizes and set(config.metrics) <= set(test["asked"])
+
+    def read(self, name: str) -> dict[str, Any]:
+        """One of its files; nothing if there is none. Raises `InputError` if it cannot be read."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """One of its files."""
+        write_atomically(self.folder / name, json.dumps(content, allow_nan=False) + "\n")
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse what is there if it was found with other settings than these. Raises `InputError`."""
+        recorded = self.read(FOUND).get("settings", {})
+        wanted = json.loads(json.dumps(settings))
+        if different := sorted(key for key in wanted if recorded and recorded.get(key) != wanted[key]):
+            raise InputError(
+                f"{self.folder}: found with other settings ({', '.join(different)}); choose another --out, give the "
+                "method another `name`, or remove that folder"
+            )
+
+
+def cells(config: BenchConfig, root: Path) -> list[Cell]:
+    """All of a bench, in its order."""
+    return [
+        Cell(root, model, task, method, seed)
+        for model in config.models
+        for task in config.tasks
+        for method in config.methods
+        for seed in method.seeds
+    ]
+
+
+def asked(cell: Cell, config: BenchConfig) -> dict[str, Any]:
+    """What decides a cell's numbers, as far as the bench's file says it; sizes and metrics may be added later."""
+    return {
+        "method": cell.method.method,
+        "settings": cell.method.settings,
+        "seed": cell.seed,
+        "task": [cell.task.task, cell.task.options],
+        "conventions": [config.ablation, config.embeddings, config.kv],
+    }
+
+
+def settings_of(cell: Cell, config: BenchConfig, engine: Engine, task: Task) -> dict[str, Any]:
+    """All that decides a cell's numbers."""
+    return asked(cell, config) | {
+        "model": engine.model.identity,
+        "graph": engine.graph.spec.to_dict(),
+        "pairs": pairs_hash(task.train, task.validation, task.test),
+    }
+
+
+def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint_seconds: float = 30.0) -> None:
+    """Find and judge what is missing of a cell.
+
+    Of several ways to choose edges by score the one nearest to the model on validation is taken, size by size; the
+    test split is only judged.
+
+    Raises:
+        InputError: something is wrong with the method's settings or its result.
+    """
+    settings = settings_of(cell, config, engine, task)
+    cell.check(settings)
+    method = cell.method
+    job = Job(engine, task, cell.seed, method.settings, method.sparsities, cell.folder, checkpoint_seconds)
+    parts = METHODS[method.method].find(job)
+    row = {"settings": settings, "task": {"name": task.name} | dict(task.provenance), "cost": cost(job, parts)}
+    cell.write(FOUND, row | {"edges": engine.graph.n_edges})
+    found: dict[str, dict[str, Circuit]] = {}
+    for sparsity, size in zip(method.sparsities, cell.sizes(), strict=True):
+        found[size] = candidates(method.method, parts, sparsity)
+    metrics = tuple(name for name in config.metrics if name != "logit_diff" or task.contrastive)
+    metrics = tuple(dict.fromkeys((task.distance, *metrics)))
+    chosen = {size: next(iter(each)) for size, each in found.items()}
+    if any(len(each) > 1 for each in found.values()):
+        chosen = _choose(cell, found, engine, task, metrics)
+    best = {size: {chosen[size]: each[chosen[size]]} for size, each in found.items()}
+    for size, each in best.items():
+        next(iter(each.values())).save(cell.folder / f"chosen {size}.safetensors")
+    _judge(cell, "test", best, engine, task, metrics, config.metrics)
+
+
+def _choose(
+    cell: Cell, found: dict[str, dict[str, Circuit]], engine: Engine, task: Task, metrics: tuple[str, ...]
+) -> dict[str, str]:
+    """For each size, how to choose edges: what is nearest to the model on validation."""
+    split = "validation" if len(task.validation) else "train"
+    judged = _judge(cell, split, found, engine, task, metrics, metrics)
+    best = {}
+    for size in found:
+        rows = [row for row in judged.values() if row["size"] == size]
+        best[size] = min(rows, key=lambda row: float(np.mean(row["values"][task.distance])))["selection"]
+    return best
+
+
+def _judge(
+    cell: Cell,
+    split: str,
+    found: dict[str, dict[str, Circuit]],
+    engine: Engine,
+    task: Task,
+    metrics: tuple[str, ...],
+    asked: tuple[str, ...],
+) -> dict[str, dict[str, Any]]:
+    """Judge what is not yet judged on a split, and give all of it; `asked` may name metrics that the pairs forbid."""
+    name = f"{split}.json"
+    content = cell.read(name)
+    judged: dict[str, dict[str, Any]] = content.get("circuits", {})
+    wanted = {f"{size} {selection}".strip(): (size, selection) for size, each in found.items() for selection in each}
+    known = {key for key, row in judged.items() if set(metrics) <= row["values"].keys()}
+    missing = {key: found[size][selection] for key, (size, selection) in wanted.items() if key not in known}
+    if missing:
+        values = judge(engine, missing, task, split, names=metrics)
+        for key, circuit in missing.items():
+            size, selection = wanted[key]
+            judged[key] = {
+                "size": size,
+                "selection": selection,
+                "edges": circuit.n_edges,
+                "actual": circuit.n_actual,
+                "values": {metric: x.tolist() for metric, x in values[key].items()},
+            }
+        full = {metric: float(x.mean()) for metric, x in values["full"].items()}
+        row = {"split": split, "distance": task.distance, "asked": list(asked), "full": full}
+        cell.write(name, row | {"circuits": judged})
+    return {key: judged[key] for key in wanted}

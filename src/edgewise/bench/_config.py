@@ -1,0 +1,179 @@
+"""What a bench is to run, read from a YAML file and checked before anything is loaded."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgewise._errors import InputError
+from edgewise.bench._methods import EMPTY, METHODS, check_settings
+from edgewise.tasks import ALL_TASKS, METRICS, OUTPUT_METRICS, SET_METRICS, SUFFIXES
+
+_KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
+_PAIRS = {"train": 200, "validation": 200, "test": 256, "seed": 0}
+_METRICS = ("kl", "logit_diff", "accuracy", "exact_match")
+_SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One line of the tables."""
+
+    name: str
+    method: str
+    """Which of `METHODS`."""
+    settings: dict[str, Any]
+    sparsities: tuple[float, ...]
+    """Sizes, as actual sparsities; for Edge Pruning with a threshold, its targets."""
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One behaviour."""
+
+    name: str
+    task: str
+    """A built-in task, or a file of pairs."""
+    options: dict[str, Any]
+    """Of its builder, sizes and seed among them."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Methods × tasks × models × sizes × seeds."""
+
+    models: tuple[str, ...]
+    tasks: tuple[TaskSpec, ...]
+    methods: tuple[MethodSpec, ...]
+    metrics: tuple[str, ...] = _METRICS
+    """A metric that a task's pairs do not allow is left out there."""
+    ablation: str = "interchange"
+    embeddings: str = "joint"
+    kv: str = "physical"
+
+    @staticmethod
+    def load(path: str | Path) -> "BenchConfig":
+        """Read a `.yaml` file.
+
+        Raises:
+            InputError: there is none, it is no YAML, or something in it is wrong; the message names it.
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); give a bench's .yaml file") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: no YAML ({' '.join(str(error).split())[:200]})") from error
+        try:
+            return BenchConfig.of(content)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    @staticmethod
+    def of(content: Any) -> "BenchConfig":
+        """Check what a file or a caller gives.
+
+        Raises:
+            InputError: something in it is wrong.
+        """
+        if not isinstance(content, Mapping):
+            raise InputError(f"a bench is a mapping with {', '.join(_KEYS[:3])}, not {str(content)[:60]!r}")
+        _known("bench", content, _KEYS)
+        if missing := [key for key in _KEYS[:3] if not content.get(key)]:
+            raise InputError(f"bench: {missing[0]} is missing; give at least one")
+        sparsities = _numbers("sparsities", content.get("sparsities", _SPARSITIES))
+        seeds = _seeds("seeds", content.get("seeds", (0,)))
+        pairs = {**_PAIRS, **_mapping("pairs", content.get("pairs", {}))}
+        _known("pairs", pairs, tuple(_PAIRS))
+        methods = (EMPTY, *_listed(content["methods"]))
+        config = BenchConfig(
+            tuple(str(model) for model in _listed(content["models"])),
+            tuple(_task(entry, pairs) for entry in _listed(content["tasks"])),
+            tuple(_method(entry, sparsities, seeds) for entry in methods),
+            tuple(_listed(content.get("metrics", _METRICS))),
+            str(content.get("ablation", "interchange")),
+            str(content.get("embeddings", "joint")),
+            str(content.get("kv", "physical")),
+        )
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        known = METRICS | SET_METRICS | OUTPUT_METRICS
+        for what, given, choices in (
+            ("metrics", self.metrics, tuple(known)),
+            ("ablation", (self.ablation,), ("interchange", "zero")),
+            ("embeddings", (self.embeddings,), ("joint", "split", "off")),
+            ("kv", (self.kv,), ("physical", "expanded")),
+        ):
+            if unknown := [each for each in given if each not in choices]:
+                raise InputError(f"{what}: {unknown[0]!r} is unknown; choose {', '.join(choices)}")
+        for what, names in (
+            ("models", self.models),
+            ("tasks", [task.name for task in self.tasks]),
+            ("methods", [method.name for method in self.methods]),
+        ):
+            folders = [folder_name(name) for name in names]
+            if again := [name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1]:
+                raise InputError(f"{what}: two are called {again[0]!r}; give one of them another `name`")
+
+
+def folder_name(name: str) -> str:
+    """A name as one part of a path."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "-"
+
+
+def _task(entry: Any, pairs: dict[str, Any]) -> TaskSpec:
+    row = {"task": entry} if isinstance(entry, str) else dict(_mapping("tasks", entry))
+    name = str(row.pop("task", ""))
+    if name not in ALL_TASKS and not name.endswith(SUFFIXES):
+        raise InputError(f"tasks: {name!r} is unknown; choose {', '.join(ALL_TASKS)}, or a file of pairs")
+    label = str(row.pop("name", Path(name).stem if name.endswith(SUFFIXES) else name))
+    return TaskSpec(label, name, pairs | row if name in ALL_TASKS else {"seed": pairs["seed"]} | row)
+
+
+def _method(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...]) -> MethodSpec:
+    row = {"method": entry} if isinstance(entry, str) else dict(_mapping("methods", entry))
+    method = str(row.pop("method", ""))
+    if method not in METHODS:
+        raise InputError(f"methods: {method!r} is unknown; choose {', '.join(sorted(METHODS))}")
+    name = str(row.pop("name", method))
+    own = _numbers(f"{name}: sparsities", row.pop("sparsities", sparsities), target=method == "edge-pruning")
+    given = _seeds(f"{name}: seeds", row.pop("seeds", seeds))
+    given = given if METHODS[method].seeded else given[:1]
+    check_settings(method, row, own)
+    return MethodSpec(name, method, row, (1.0,) if method == EMPTY else own, given)
+
+
+def _known(what: str, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    if unknown := [key for key in row if key not in keys]:
+        raise InputError(f"{what}: there is no {unknown[0]!r}; use {', '.join(keys)}")
+
+
+def _mapping(what: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{what}: {str(value)[:60]!r}; give a name, or a mapping of settings")
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _numbers(what: str, value: Any, *, target: bool = False) -> tuple[float, ...]:
+    numbers = _listed(value)
+    if not numbers or not all(isinstance(x, (int, float)) and x > 0 and (target or x < 1) for x in numbers):
+        raise InputError(f"{what}: {value!r}; give numbers between 0 and 1, such as [0.9, 0.98]")
+    return tuple(float(x) for x in numbers)
+
+
+def _seeds(what: str, value: Any) -> tuple[int, ...]:
+    seeds = _listed(value)
+    if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(f"{what}: {value!r}; give different whole numbers, such as [0, 1, 2]")
+    return tuple(seeds)

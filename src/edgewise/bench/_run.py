@@ -1,0 +1,199 @@
+"""Running a bench: what is done is skipped, what is missing is done by whichever process gets to it first."""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable, write_atomically
+from edgewise._load import load_model
+from edgewise.bench._cell import FAILED, Cell, asked, cells, settings_of, work
+from edgewise.bench._config import BenchConfig, TaskSpec
+from edgewise.bench._methods import Interrupted
+from edgewise.bench._table import require_pyarrow, write_table
+from edgewise.engine import Ablation, Engine
+from edgewise.models import Model
+from edgewise.tasks import ALL_TASKS, Task, from_file
+
+TABLE = "bench.parquet"
+_WAIT = 1.0  # seconds between looks at what another process is working on
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one process did."""
+
+    done: tuple[str, ...]
+    """Cells that it found or judged."""
+    failed: tuple[str, ...]
+    """Cells that it could not do, each with the reason."""
+
+
+def run_bench(
+    config: BenchConfig | str | Path,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    device: str | None = None,
+    checkpoint_seconds: float = 30.0,
+    say: Callable[[str], None] = print,
+) -> tuple[Path, Pass]:
+    """Run a bench, or what is left of it, and write its table.
+
+    Args:
+        config: the bench, or its `.yaml` file.
+        out: the folder; what is in it is not done again. Other processes may work on it at the same time.
+        jobs: how many processes; each loads a model for itself.
+        threads: of each process; the machine's cores shared out if None.
+        device: where the models go.
+        checkpoint_seconds: how much work of a learned method a kill may cost.
+        say: told a line per cell (of this process alone).
+
+    Returns:
+        The table's path, and what this call did. A cell that fails does not stop the others; it is tried again the next
+        time.
+
+    Raises:
+        InputError: something in the file is wrong, or a folder was made with other settings.
+        KeyboardInterrupt: it was told to stop; the same call goes on from there.
+    """
+    config = config if isinstance(config, BenchConfig) else BenchConfig.load(config)
+    out = Path(out)
+    if jobs < 1 or (threads is not None and threads < 1):
+        raise InputError(f"bench: {jobs} jobs of {threads} threads; use at least 1")
+    require_pyarrow()
+    check_writable(out)
+    if jobs == 1:
+        found = one_process(config, out, threads, device, checkpoint_seconds, say)
+    else:
+        threads = threads or max(1, torch.get_num_threads() // jobs)
+        found = _processes(config, out, jobs, threads, device, checkpoint_seconds)
+    return gather(config, out), found
+
+
+def gather(config: BenchConfig, out: str | Path) -> Path:
+    """Write the table of what is done so far, and give its path. Raises `InputError`."""
+    table = Path(out) / TABLE
+    check_writable(out)
+    with FileLock(Path(out) / "table.lock"):
+        write_table(cells(config, Path(out)), config, table)
+    return table
+
+
+def one_process(
+    config: BenchConfig,
+    out: Path,
+    threads: int | None = None,
+    device: str | None = None,
+    checkpoint_seconds: float = 30.0,
+    say: Callable[[str], None] = print,
+) -> Pass:
+    """Work until every cell is done, by this process or by another, or has failed."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    begun, done, failed = time.time(), list[str](), list[str]()
+    for cell in cells(config, out):
+        cell.check(asked(cell, config))
+    for name in config.models:
+        pending = [cell for cell in cells(config, out) if cell.model == name and not cell.done(config)]
+        if not pending:
+            continue
+        engine, tasks = prepare(config, name, device)
+        for cell in pending:
+            cell.check(settings_of(cell, config, engine, tasks[cell.task.name]))
+        while pending:
+            waiting = []
+            for cell in pending:
+                ended = _try(cell, config, engine, tasks[cell.task.name], checkpoint_seconds, begun)
+                if ended is None:
+                    waiting.append(cell)
+                elif ended:
+                    done.append(cell.name) if ended == "done" else failed.append(f"{cell.name}: {ended}")
+                    say(f"{cell.name}: {ended}")
+            if len(waiting) == len(pending):
+                time.sleep(_WAIT)
+            pending = waiting
+    return Pass(tuple(done), tuple(failed))
+
+
+def prepare(config: BenchConfig, model: str, device: str | None = None) -> tuple[Engine, dict[str, Task]]:
+    """A model's engine and all tasks for it, so that what is wrong with one shows before any long work."""
+    loaded = load_model(model, device=device)
+    tasks = {spec.name: make_task(spec, loaded) for spec in config.tasks}
+    graph = loaded.graph(config.embeddings, config.kv)  # pyright: ignore[reportArgumentType] (checked with the file)
+    return Engine(loaded, graph, Ablation(config.ablation)), tasks  # pyright: ignore[reportArgumentType] (likewise)
+
+
+def make_task(spec: TaskSpec, model: Model) -> Task:
+    """A task for a model's tokenizer. Raises `InputError`."""
+    try:
+        if spec.task in ALL_TASKS:
+            return ALL_TASKS[spec.task](model.tokenizer, **spec.options)
+        return from_file(spec.task, model.tokenizer, **spec.options)
+    except TypeError as error:
+        raise InputError(f"tasks: {spec.name} does not take these settings ({error})") from error
+
+
+def _try(
+    cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint_seconds: float, begun: float
+) -> str | None:
+    """Do a cell: `done`, empty if another process has done it, None if one is at it, or why it failed."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    failure = cell.folder / FAILED
+    try:
+        with FileLock(cell.lock, timeout=0):
+            if cell.done(config) or (failure.is_file() and failure.stat().st_mtime > begun):
+                return ""  # another process's, in this pass
+            try:
+                work(cell, config, engine, task, checkpoint_seconds)
+            except Interrupted as error:
+                raise KeyboardInterrupt(str(error)) from None
+            except Exception as error:  # one bad cell must not cost a night's work: it is reported, with its traceback
+                reason = f"failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+                cell.write(FAILED, {"error": reason, "traceback": traceback.format_exc()})
+                return reason
+            failure.unlink(missing_ok=True)
+            return "done"
+    except Timeout:
+        return None
+
+
+def _processes(
+    config: BenchConfig, out: Path, jobs: int, threads: int | None, device: str | None, checkpoint_seconds: float
+) -> Pass:
+    context = get_context("spawn")  # a fork of a process whose PyTorch has threads may hang
+    folder = out / "jobs"
+    folder.mkdir(exist_ok=True)
+    arguments = (config, out, threads, device, checkpoint_seconds)
+    workers: list[Any] = [
+        context.Process(target=_worker, args=(folder / f"{number}.txt", arguments), daemon=True)
+        for number in range(jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    failed = [cell.name for cell in cells(config, out) if not cell.done(config)]
+    if any(worker.exitcode for worker in workers):
+        reasons = [(folder / f"{number}.txt").read_text() for number, w in enumerate(workers) if w.exitcode]
+        raise InputError(f"bench: {len(reasons)} of {jobs} processes stopped early: {' '.join(reasons[0].split())}")
+    return Pass((), tuple(failed))
+
+
+def _worker(report: Path, arguments: tuple[Any, ...]) -> None:
+    """One of several processes; what it could not say to its parent stands in a file."""
+    write_atomically(report, "killed")
+    try:
+        one_process(*arguments)
+        write_atomically(report, "done")
+    except BaseException as error:
+        write_atomically(report, f"{type(error).__name__}: {error}")
+        raise

@@ -1,0 +1,70 @@
+"""Studies: a bench, and the picture of its table."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgewise._errors import InputError
+from edgewise._files import check_writable
+from edgewise.cli import _show
+from edgewise.cli._common import quiet
+
+
+def bench(
+    config: Annotated[Path, typer.Argument(help="A .yaml file of models, tasks, methods, sizes and seeds.")],
+    out: Annotated[Path, typer.Option(help="Folder of all results; what is done there is skipped.")] = Path(
+        "runs/bench"
+    ),
+    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads of each; the cores shared out if not given.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    write: Annotated[Path | None, typer.Option(help="Also write a page (.md) with tables and the figure.")] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Only gather what is done so far.")] = False,
+) -> None:
+    """Find and judge circuits of many methods, tasks and seeds; go on where an earlier run stopped."""
+    from edgewise.bench import BenchConfig, BenchTable, gather, run_bench
+    from edgewise.report import write_bench
+
+    if write is not None:
+        if write.suffix != ".md":
+            raise InputError(f"--write {write}: give a .md file")
+        check_writable(write.parent)
+    quiet()
+    asked = BenchConfig.load(config)
+    failed: tuple[str, ...] = ()
+    if table_only:
+        table = gather(asked, out)
+    else:
+        table, found = run_bench(asked, out, jobs=jobs, threads=threads, device=device)
+        failed = found.failed
+    print(f"table -> {table}")
+    if write is not None:
+        write_bench(BenchTable.load(table), write, command=f"edgewise bench {shlex.quote(str(config))}")
+        print(f"page -> {write}, {write.with_suffix('.png')}")
+    if failed:
+        _show.notes([f"failed: {each}" for each in failed])
+        sys.exit(1)
+
+
+def plot(
+    table: Annotated[Path, typer.Argument(help="The bench.parquet that bench wrote, or the .json that curve wrote.")],
+    out: Annotated[Path, typer.Option(help="Where to draw it: .png, .svg or .pdf.")],
+    metric: Annotated[str | None, typer.Option(help="Another metric than the distance to the model (KL).")] = None,
+    linear: Annotated[bool, typer.Option("--linear", help="A linear vertical axis.")] = False,
+) -> None:
+    """Draw faithfulness against size with intervals: one line per method, one panel per task."""
+    from edgewise.bench import BenchTable
+    from edgewise.evaluation import SizeCurve
+    from edgewise.report import check_path, draw_bench, draw_curve
+
+    check_path(out)
+    check_writable(out.parent)
+    if table.suffix == ".json":
+        found = SizeCurve.load(table)
+        draw_curve(found, out, log=not linear and all(point.value > 0 for point in found.points))
+    else:
+        draw_bench(BenchTable.load(table), out, metric=metric, log=not linear)
+    print(f"drawn to {out}")

@@ -1,0 +1,192 @@
+"""A bench's page: tables of the distance to the model by method and size, edges needed for the same, and costs."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgewise._files import write_atomically
+from edgewise.bench import BenchPoint, BenchTable, is_attribution, is_empty
+from edgewise.evaluation import bootstrap, edges_needed
+from edgewise.report._caption import last_part
+from edgewise.report._panels import draw_bench
+
+BEST = "best attribution"
+
+
+def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise bench", note: str = "") -> None:
+    """Write a Markdown page about a bench, and its figure beside it.
+
+    Args:
+        table: what `edgewise bench` wrote.
+        path: the `.md` file; the figure has its name and `.png`.
+        command: how the table was made.
+        note: what else stands at the top.
+
+    Raises:
+        InputError: a file cannot be written, or the table is empty.
+    """
+    path = Path(path)
+    draw_bench(table, path.with_suffix(".png"))
+    write_atomically(path, bench_page(table, path.with_suffix(".png").name, command=command, note=note))
+
+
+def bench_page(table: BenchTable, figure: str, *, command: str, note: str = "") -> str:
+    """The page's text."""
+    lines = ["# Methods × tasks × sizes", "", *_heading(table, command), ""]
+    lines += [note, ""] if note else []
+    lines += [f"![The distance to the model by size]({figure})", ""]
+    for model, task in table.panels():
+        points = table.points(model, task)
+        best = table.best_attribution(model, task)
+        lines += [f"## `{task}` in `{last_part(model)}`", "", *_distances(points, best), ""]
+        if needed := _needed(points, best):
+            lines += [*needed, ""]
+        lines += [*_costs(points), ""]
+    return "\n".join(lines)
+
+
+def _heading(table: BenchTable, command: str) -> list[str]:
+    software = ", ".join(f"{name} {number}" for name, number in table.about["software"].items())
+    cells, seconds = table.about["cells"], _seconds(table)
+    first = table.rows[0]
+    return [
+        f"Written by `{command}` ({cells['done']} of {cells['asked']} cells done; finding took {_time(seconds)}",
+        f"of processes' time in all; {software}).",
+        "",
+        "The distance is KL(full ‖ circuit) in nats unless a table says otherwise: the mean over the test examples",
+        "and over the seeds, with its 95 % bootstrap interval over the examples, and ± the standard deviation of the",
+        f"seeds' means. Hard masks, at the answers, {first['ablation']} ablation. Columns are the sizes asked for, in",
+        "cells stand the actual edges. Of attribution by absolute and by signed score, and of several attribution",
+        "methods (*best attribution*), what is nearest to the model on validation is shown; test examples choose",
+        "nothing.",
+    ]
+
+
+def _distances(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[str]:
+    sizes = sorted({point.size for point in points if not is_empty(point.algorithm)})
+    names = list(dict.fromkeys(point.method for point in points if not is_empty(point.algorithm)))
+    rows = {name: {point.size: point for point in points if point.method == name} for name in names}
+    reference = {point.size: point for point in best}
+    empty = [point for point in points if is_empty(point.algorithm)]
+    shown = points[0]
+    lines = [f"{shown.metric}, {shown.values.shape[1]} examples, of {shown.total:,} edges."]
+    if empty:
+        lines[0] = lines[0][:-1] + f"; the empty circuit has {empty[0].values.mean():.3f}."
+    lines += ["", "| method (seeds) | " + " | ".join(f"{_percent(size)}" for size in sizes) + " |"]
+    lines += ["|---|" + "---|" * len(sizes)]
+    if len({point.method for point in points if is_attribution(point.algorithm)}) > 1:
+        lines.append("| *best attribution* | " + " | ".join(_chosen(reference.get(size)) for size in sizes) + " |")
+    for name in names:
+        seeds = max(len(point.values) for point in rows[name].values())
+        cells = [_cell(rows[name].get(size)) for size in sizes]
+        lines.append(f"| {name} ({seeds}) | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(point: BenchPoint | None) -> str:
+    if point is None:
+        return ""
+    mean, low, high = bootstrap(point.by_example)
+    means = point.values.mean(1)
+    spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ""
+    sign = f", {point.selection}" if is_attribution(point.algorithm) else ""
+    return f"{_number(mean)} [{_number(low)}, {_number(high)}]{spread}; {point.edges:,.0f}{sign}"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no minus before 0.000
+
+
+def _chosen(point: BenchPoint | None) -> str:
+    return "" if point is None else f"{point.by_example.mean():.3f}; {point.method}, {point.selection}"
+
+
+def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[str]:
+    """How many edges each method with several sizes needs for what the others have at theirs."""
+    names = list(dict.fromkeys(point.method for point in points))
+    curves = {name: _rising([p for p in points if p.method == name and not is_empty(p.algorithm)]) for name in names}
+    curves = {
+        name: curve for name, curve in curves.items() if len(curve) > 1 and not is_attribution(curve[0].algorithm)
+    }
+    goals = [(BEST, point) for point in best if point.size == _nearest(best)]
+    goals += [
+        (point.method, point)
+        for point in points
+        if point.algorithm in ("edge-pruning", "acdc")
+        and point.size == _nearest([p for p in points if p.method == point.method])
+    ]
+    if not goals or not curves:
+        return []
+    lines = [
+        "Edges needed for the same distance, on a line over the logarithm of the size between measured sizes (95 %",
+        "interval over the examples; their share of the other circuit's edges):",
+        "",
+        "| as near as | edges | " + " | ".join(curves) + " |",
+        "|---|---|" + "---|" * len(curves),
+    ]
+    for name, goal in goals:
+        cells = ["" if goal.method == other else _share(curve, goal) for other, curve in curves.items()]
+        title = f"{name} ({goal.method})" if name == BEST else name
+        lines.append(
+            f"| {title}, {_number(float(goal.by_example.mean()))} | {goal.edges:,.0f} | " + " | ".join(cells) + " |"
+        )
+    return lines
+
+
+def _share(curve: list[BenchPoint], goal: BenchPoint) -> str:
+    sizes = [point.edges for point in curve]
+    found = edges_needed(sizes, np.stack([point.by_example for point in curve]), goal.by_example)
+
+    def number(edges: float) -> str:
+        if not edges:
+            return f"≤ {sizes[0]:,.0f}"
+        return f"> {sizes[-1]:,.0f}" if math.isinf(edges) else f"{edges:,.0f}"
+
+    share = sizes[0] if not found.edges else found.edges
+    sign = "≤ " if not found.edges else ""
+    ratio = "" if math.isinf(share) else f"; {sign}{share / goal.edges:.2f} ×"
+    return f"{number(found.edges)} [{number(found.low)}, {number(found.high)}]{ratio}"
+
+
+def _rising(points: Sequence[BenchPoint]) -> list[BenchPoint]:
+    """By size, each size once."""
+    return list({point.edges: point for point in sorted(points, key=lambda point: point.edges) if point.edges}.values())
+
+
+def _nearest(points: Sequence[BenchPoint]) -> float:
+    """The size nearest to 98 %, where the literature compares."""
+    return min((point.size for point in points), key=lambda size: abs(size - 0.98), default=0.98)
+
+
+def _costs(points: Sequence[BenchPoint]) -> list[str]:
+    lines = [
+        "| method | examples seen | forwards | backwards (of one example) | seconds, each seed |",
+        "|---|---|---|---|---|",
+    ]
+    for point in {point.method: point for point in points if not is_empty(point.algorithm)}.values():
+        cost = {name: values[0] for name, values in point.cost.items()}
+        seconds = ", ".join(f"{each:,.0f}" for each in point.cost["seconds"])
+        counts = " | ".join(f"{cost[name]:,.0f}" for name in ("examples", "forwards", "backwards"))
+        lines.append(f"| {point.method} | {counts} | {seconds} |")
+    return lines
+
+
+def _seconds(table: BenchTable) -> float:
+    cells = {(row["model"], row["task"], row["method"], row["seed"]): row["seconds"] for row in table.rows}
+    return sum(cells.values())
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _percent(size: float) -> str:
+    return f"{100 * size:g} %"

@@ -1,0 +1,213 @@
+"""A bench: what its table says, and that neither kills nor other processes change it."""
+
+import json
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewise import InputError
+from edgewise.bench import BenchConfig, BenchTable, gather, run_bench
+from edgewise.bench._run import one_process, prepare
+from edgewise.circuit import Circuit
+from edgewise.evaluation import bootstrap, judge
+from tests.bench.toys import METHODS, bench_file
+
+pytest.importorskip("pyarrow")
+
+
+def quietly(path: Path, out: Path, **choices: Any) -> BenchTable:
+    table, found = run_bench(path, out, say=lambda _: None, **choices)
+    assert not found.failed
+    return BenchTable.load(table)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BenchTable]:
+    """A bench that ran undisturbed: its folder and its table."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, quietly(bench_file(folder, out / "bench.yaml"), out)
+
+
+@pytest.fixture(scope="module")
+def server() -> ForkServerContext:
+    """New processes in a moment: they are forked from one that has everything imported."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["edgewise.bench", "edgewise.models", "transformers"])
+    return context
+
+
+def timeless(table: BenchTable) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in table.rows]
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_row_is_its_circuit_judged_alone(folder: Path, whole: tuple[Path, BenchTable]):
+    out, table = whole
+    config = BenchConfig.load(out / "bench.yaml")
+    engine, tasks = prepare(config, config.models[0])
+    task = tasks["names"]
+    tests = [row for row in table.rows if row["split"] == "test"]
+    assert {row["method"] for row in tests} == {"empty", "random", "eap", "mask-ig", "acdc", "ours", "edge-pruning"}
+    for row in tests:
+        place = out / next(each.name for each in out.iterdir() if each.name.endswith("model")) / "names"
+        circuit = Circuit.load(place / row["method"] / f"seed-{row['seed']}" / f"chosen {row['size']:g}.safetensors")
+        values = judge(engine, {"it": circuit}, task, "test", names=(row["metric"],))
+        assert row["values"] == pytest.approx(values["it"][row["metric"]].tolist(), abs=1e-6)
+        assert (row["value"], row["low"], row["high"]) == pytest.approx(bootstrap(np.array(row["values"])))
+        assert row["full"] == pytest.approx(values["full"][row["metric"]].mean())
+        assert row["actual_edges"] == circuit.n_actual and row["total_edges"] == engine.graph.n_edges
+        assert row["n"] == len(task.test) and row["distance"] == (row["metric"] == "kl")
+
+
+def test_circuits_have_the_size_asked_for_and_the_sign_that_validation_prefers(whole: tuple[Path, BenchTable]):
+    rows = whole[1].rows
+    for row in rows:
+        if row["method"] in ("eap", "mask-ig", "ours", "random", "acdc"):
+            assert row["actual_edges"] <= (1 - row["size"]) * row["total_edges"] + 1e-6
+    tried = [row for row in rows if row["split"] == "validation" and row["metric"] == "kl"]
+    assert {row["method"] for row in tried} == {"eap", "mask-ig"}
+    for method, size in {(row["method"], row["size"]) for row in tried}:
+        here = {row["selection"]: row["value"] for row in tried if (row["method"], row["size"]) == (method, size)}
+        assert set(here) == {"signed", "absolute"}
+        test = [row for row in rows if (row["method"], row["size"], row["split"]) == (method, size, "test")]
+        assert {row["selection"] for row in test} == {min(here, key=lambda sign: here[sign])}
+    best = whole[1].best_attribution(*whole[1].panels()[0])
+    assert [point.size for point in best] == [0.4, 0.7, 0.9]
+    for point in best:
+        assert min(row["value"] for row in tried if row["size"] == point.size) == min(
+            row["value"] for row in tried if (row["size"], row["method"]) == (point.size, point.method)
+        )
+
+
+def test_costs_are_what_the_methods_spent(whole: tuple[Path, BenchTable]):
+    cost = {row["method"]: (row["examples"], row["forwards"], row["backwards"]) for row in whole[1].rows}
+    n = cost["eap"][0]  # all training pairs, once clean and once corrupted
+    assert cost["random"] == (0, 0, 0) and cost["eap"] == (n, 2 * n, n) and cost["mask-ig"] == (n, 3 * n, 2 * n)
+    assert cost["ours"][2] == 6 * 4 + 5 * n, "steps, and the attribution that it starts from"
+    assert cost["edge-pruning"][2] == 12 * 4
+    assert cost["acdc"][0] == 4 and cost["acdc"][1] > 4
+
+
+def test_more_sizes_and_metrics_are_added_without_finding_anything_again(folder: Path, whole: tuple[Path, BenchTable]):
+    out, table = whole
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("scores.safetensors")}
+    more = {"sparsities": [0.4, 0.7, 0.8, 0.9], "metrics": ["kl", "logit_diff", "accuracy", "exact_match"]}
+    added = quietly(bench_file(folder, out / "more.yaml", **more), out)
+    assert before and before == {path: path.stat().st_mtime_ns for path in out.rglob("scores.safetensors")}
+    assert {row["size"] for row in added.rows if row["method"] == "ours"} == {0.4, 0.7, 0.8, 0.9}
+    assert "exact_match" in {row["metric"] for row in added.rows if row["method"] == "ours"}
+    quietly(out / "bench.yaml", out)  # and asked for fewer, it says what it said
+    known = {
+        (row["method"], row["seed"], row["size"], row["metric"], row["selection"], row["split"]) for row in table.rows
+    }
+    again = BenchTable.load(gather(BenchConfig.load(out / "bench.yaml"), out))
+    same = [row for row in timeless(again) if row["metric"] != "exact_match"]
+    assert same == timeless(table) and len(known) == len(table.rows)
+
+
+# ------------------------------------------------------------------------------------------------- kills and company
+
+
+def test_killed_ten_times_at_random_it_ends_with_the_same_table(
+    folder: Path, whole: tuple[Path, BenchTable], server: ForkServerContext, tmp_path: Path
+):
+    path, random_ = bench_file(folder, tmp_path / "bench.yaml"), random.Random(0)
+    killed = 0
+    while killed < 10:
+        process = server.Process(
+            target=run_bench, args=(path, tmp_path), kwargs={"checkpoint_seconds": 0.0, "threads": 1}
+        )
+        process.start()
+        time.sleep(random_.uniform(0.1, 0.8))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -9
+        if process.exitcode == 0:  # it got to its end: take some of its work away, so that there is some to kill
+            next(tmp_path.rglob("test.json")).unlink()
+    assert not list(tmp_path.rglob("failed.json"))
+    assert timeless(quietly(path, tmp_path)) == timeless(whole[1])
+
+
+def test_two_processes_on_one_folder_share_the_cells(
+    folder: Path, whole: tuple[Path, BenchTable], server: ForkServerContext, tmp_path: Path
+):
+    config = BenchConfig.load(bench_file(folder, tmp_path / "bench.yaml"))
+    with ProcessPoolExecutor(2, server) as pool:
+        one, other = pool.map(one_process, [config] * 2, [tmp_path / "out"] * 2, [1, 1])
+    assert not one.failed and not other.failed
+    assert not set(one.done) & set(other.done), "a cell was done twice"
+    assert len(one.done) + len(other.done) == 9
+    assert timeless(BenchTable.load(gather(config, tmp_path / "out"))) == timeless(whole[1])
+
+
+# --------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = bench_file(folder, tmp_path / "bench.yaml", methods=["random", "eap"])
+    with monkeypatch.context() as patch:
+        patch.setattr("edgewise.discovery._attribution._mask_gradient", lambda *_: 1 / 0)
+        table, found = run_bench(path, tmp_path, say=lambda _: None)
+    assert len(found.failed) == 1 and "eap" in found.failed[0] and "ZeroDivisionError" in found.failed[0]
+    assert {row["method"] for row in BenchTable.load(table).rows} == {"empty", "random"}
+    assert {row["method"] for row in quietly(path, tmp_path).rows} == {"empty", "random", "eap"}
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_what_was_found_with_other_settings_is_refused_before_any_work(
+    folder: Path, whole: tuple[Path, BenchTable], tmp_path: Path
+):
+    out, _ = whole
+    longer = [{"name": "ours", "method": "ranking", "steps": 7}]
+    with pytest.raises(InputError, match=r"ours.seed-0: found with other settings \(settings\)"):
+        run_bench(bench_file(folder, tmp_path / "bench.yaml", methods=longer), out)
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-3]))
+    other = {"name": "names", "task": str(tmp_path / "pairs.jsonl")}
+    with pytest.raises(InputError, match="found with other settings"):
+        run_bench(bench_file(folder, tmp_path / "other.yaml", tasks=other), out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["beauty"]}, "'beauty' is unknown"),
+        ({"methods": []}, "methods is missing"),
+        ({"methods": [{"method": "ranking", "stepz": 3}]}, "no setting 'stepz'"),
+        ({"methods": [{"method": "ranking", "steps": 0}]}, "must be positive"),
+        ({"methods": [{"method": "eap-ig", "dots": 3}]}, "no setting 'dots'"),
+        ({"methods": [{"method": "acdc", "thresholds": 3}]}, "give a list"),
+        ({"methods": [{"method": "edge-pruning", "preset": "rough"}]}, "choose default, paper, fast"),
+        ({"methods": ["eap", "eap"]}, "two are called 'eap'"),
+        ({"tasks": "beauty"}, "'beauty' is unknown"),
+        ({"sparsities": [1.5]}, "between 0 and 1"),
+        ({"seeds": [0, 0]}, "different whole numbers"),
+        ({"metrics": ["beauty"]}, "'beauty' is unknown"),
+        ({"pairs": {"trains": 3}}, "no 'trains'"),
+        ({"modles": "x"}, "no 'modles'"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(folder: Path, tmp_path: Path, changes: dict, message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        BenchConfig.load(bench_file(folder, tmp_path / "bench.yaml", **changes))
+    assert "\n" not in str(caught.value) and "bench.yaml" in str(caught.value)
+
+
+def test_steps_keep_the_paper_s_proportions():
+    from edgewise.bench._methods import edge_pruning_config
+
+    config = edge_pruning_config({"preset": "paper", "steps": 300}, 0.98, 1)
+    assert (config.lr_warmup, config.sparsity_warmup, config.seed) == (20, 250, 1)
+    assert edge_pruning_config({"preset": "paper", "steps": 300, "lr_warmup": 7}, 0.98, 0).lr_warmup == 7
+    assert METHODS[-1]["preset"] == "paper"

@@ -1,0 +1,66 @@
+"""The commands about benches, as a user gives them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgewise.cli import main
+from tests.bench.toys import bench_file, save_model, save_pairs
+
+pytest.importorskip("pyarrow")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
+    monkeypatch.setattr("sys.argv", ["edgewise", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_bench_then_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    save_model(tmp_path / "model")
+    save_pairs(tmp_path / "pairs.jsonl")
+    path, out = bench_file(tmp_path, tmp_path / "b.yaml", methods=["random", "eap"]), tmp_path / "runs"
+    assert not run(monkeypatch, "bench", path, "--out", out, "--jobs", 2, "--write", tmp_path / "page.md")
+    told = capsys.readouterr().out
+    assert f"table -> {out / 'bench.parquet'}" in told and "page.png" in told
+    assert "(4 of 4 cells done" in (tmp_path / "page.md").read_text()
+    assert not run(monkeypatch, "plot", out / "bench.parquet", "--out", tmp_path / "a.pdf", "--metric", "accuracy")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    before = (out / "bench.parquet").read_bytes()
+    assert not run(monkeypatch, "bench", path, "--out", out)
+    assert (out / "bench.parquet").read_bytes() == before, "what is done is not done again"
+
+
+def test_plot_draws_what_curve_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    conditions = {"ablation": {"kind": "zero", "source": ""}, "split": "test", "task": {"name": "toy"}}
+    points = [{"method": "eap", "edges": 10, "value": 1.0, "low": 0.5, "high": 2.0}]
+    row = {"metric": "kl", "points": points, "full": 0.0, "empty": 2.0, "total_edges": 100, "n": 4}
+    (tmp_path / "curve.json").write_text(json.dumps(row | {"conditions": conditions}))
+    assert not run(monkeypatch, "plot", tmp_path / "curve.json", "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "{}/none.yaml"), "none.yaml: cannot be read"),
+        (("bench", "{}/b.yaml", "--write", "page.txt"), "give a .md file"),
+        (("plot", "{}/none.parquet", "--out", "{}/a.png"), "no such file"),
+        (("plot", "{}/b.yaml", "--out", "{}/a.png"), "not a table of `edgewise bench`"),
+        (("plot", "{}/none.json", "--out", "{}/a.png"), "no curve that `edgewise curve` wrote"),
+        (("plot", "{}/b.yaml", "--out", "{}/a.gif"), "cannot draw to a .gif file"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+):
+    (tmp_path / "b.yaml").write_text("a: 1")
+    assert run(monkeypatch, *(each.format(tmp_path) for each in arguments)) == 2
+    told = capsys.readouterr().err
+    assert message in " ".join(told.split()) and told.count("edgewise: ") == 1

@@ -1,0 +1,65 @@
+"""A bench's figure and page, from a table made by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise import InputError
+from edgewise.bench import BenchTable
+from edgewise.report import bench_page, draw_bench, write_bench
+
+
+def row(method: str, algorithm: str, size: float, edges: int, kl: float, **changes: Any) -> dict[str, Any]:
+    """One circuit of a graph of 1,000 edges on four examples that are all alike."""
+    settled = {"model": "/somewhere/small", "task": "toy", "seed": 0, "split": "test", "selection": "signed"}
+    counts = {"edges": edges, "actual_edges": edges, "total_edges": 1000, "n": 4, "values": [kl] * 4}
+    numbers = {"value": kl, "low": kl, "high": kl, "full": 0.0}
+    cost = {"examples": 16.0, "forwards": 32.0, "backwards": 8.0, "seconds": 60.0}
+    metric = {"metric": "kl", "lower_is_better": True, "distance": True, "ablation": "interchange", "settings": "{}"}
+    known = settled | counts | numbers | cost | metric
+    return known | {"method": method, "algorithm": algorithm, "size": size} | changes
+
+
+def table() -> BenchTable:
+    rows = [row("empty", "empty", 1.0, 0, 4.0)]
+    for size, edges, eap, ig, ours in ((0.9, 100, 1.0, 1.2, 0.5), (0.98, 20, 2.0, 1.6, 1.0), (0.995, 5, 3.0, 3.1, 2.0)):
+        for method, kl in (("eap", eap), ("eap-ig", ig)):
+            rows += [row(method, method, size, edges, kl - 0.01, split="validation")]
+            rows += [row(method, method, size, edges, kl)]
+        rows += [row("ours", "ranking", size, edges, ours + 0.1 * seed, seed=seed) for seed in (-1, 1)]
+    rows += [row("paper", "edge-pruning", 0.98, 30, 1.0)]
+    about = {"software": {"edgewise": "0"}, "cells": {"asked": 6, "done": 6}}
+    return BenchTable(rows, about)
+
+
+def test_the_page_says_what_the_table_holds():
+    page = bench_page(table(), "it.png", command="edgewise bench it.yaml")
+    lines = page.splitlines()
+    assert "`edgewise bench it.yaml` (6 of 6 cells done" in page and "![" in page and "(it.png)" in page
+    assert "## `toy` in `small`" in lines and "the empty circuit has 4.000" in page
+    assert "| method (seeds) | 90 % | 98 % | 99.5 % |" in lines
+    best = next(line for line in lines if line.startswith("| *best attribution*"))
+    assert best.split(" | ")[1:] == ["1.000; eap, signed", "1.600; eap-ig, signed", "3.000; eap, signed |"]
+    ours = next(line for line in lines if line.startswith("| ours (2)"))
+    assert "1.000 [1.000, 1.000] ± 0.141; 20" in ours  # of 0.9 and 1.1
+    # From 2.0 at 5 edges to 1.0 at 20, 1.6 is at 5 · 4^0.4.
+    assert any(line.startswith("| best attribution (eap-ig), 1.600 | 20 | 9 [9, 9]; 0.44 × |") for line in lines), page
+    assert any(line.startswith("| paper, 1.000 | 30 | 20 [20, 20]; 0.67 × |") for line in lines), page
+    assert "| ours | 16 | 32 | 8 | 60, 60 |" in lines
+
+
+def test_the_figure_has_a_panel_per_task_and_is_the_same_each_time(tmp_path: Path):
+    found = table()
+    two = BenchTable([*found.rows, *({**each, "task": "another"} for each in found.rows)], found.about)
+    for name in ("a.svg", "b.svg", "one.png"):
+        draw_bench(two if name.endswith("svg") else found, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    for part in ("another", "toy", "ours", "paper", "sparsity (of 1,000 edges)", "KL(full ‖ circuit), nats"):
+        assert part in text
+    assert "/somewhere" not in text
+    write_bench(found, tmp_path / "page.md")
+    assert (tmp_path / "page.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+    with pytest.raises(InputError, match="nothing to draw for accuracy; it has kl"):
+        draw_bench(found, tmp_path / "c.png", metric="accuracy")
