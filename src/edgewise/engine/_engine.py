@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -119,6 +120,7 @@ class Engine:
         self._workspace = Workspace()
         self._hidden = ExampleStore(cache_bytes // 16)
         self.features = feature_layers(model, own, self.ablation.kind, transcoders)
+        self._transcoders = transcoders
         self._clean = ExampleStore(features_bytes)
         self._blocks = {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
         if self.features:
@@ -140,6 +142,17 @@ class Engine:
         if ablation is not None and ablation != model.ablation:
             raise InputError(f"engine: its ablation is {model.ablation}; expected {ablation}")
         return model
+
+    def under(self, ablation: Ablation) -> "Engine":
+        """An engine of the same model, graph and transcoders under an ablation that takes no constants."""
+        return Engine(self.model, self.graph, ablation, transcoders=self._transcoders)
+
+    @cached_property
+    def transcoder_identity(self) -> dict[str, dict[str, Any]]:
+        """What a saved circuit says of the transcoders: for each layer with features, a hash of the weights, activation
+        kind, site, and whether special tokens are left out.
+        """
+        return {str(layer): each.identity() for layer, each in self.features.items()}
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Prompts], *, full: bool = True) -> None:

@@ -51,25 +51,24 @@ class FeatureLayer:
     """Whether the features are off at special tokens and at each prompt's first, as in the transcoder's training."""
 
     @staticmethod
-    def of(model: Model, transcoder: Transcoder, features: Sequence[int]) -> "FeatureLayer":
-        """Some of a transcoder's features."""
-        chosen = torch.tensor(features, dtype=torch.long, device=transcoder.W_enc.device)
+    def of(model: Model, transcoder: Transcoder, features: Sequence[int] | None = None) -> "FeatureLayer":
+        """Some of a transcoder's features; all if None."""
 
-        def moved(x: Tensor) -> Tensor:
-            return x.detach().to(model.device, model.dtype)
+        def chosen(x: Tensor) -> Tensor:
+            x = x.detach()
+            if features is not None and len(x) == transcoder.n_features:
+                x = x[torch.tensor(features, dtype=torch.long, device=x.device)]
+            return x.to(model.device, model.dtype)
 
-        threshold = None
-        if transcoder.activation.thresholded:
-            own = transcoder.threshold
-            threshold = moved(own[chosen] if len(own) > 1 else own)
+        threshold = chosen(transcoder.threshold) if transcoder.activation.thresholded else None
         layer = transcoder.spec.reads.layer
         return FeatureLayer(
             layer,
             model.parts.layers[layer],
             transcoder,
-            moved(transcoder.W_enc[chosen]),
-            moved(transcoder.b_enc[chosen]),
-            moved(transcoder.W_dec[chosen]),
+            chosen(transcoder.W_enc),
+            chosen(transcoder.b_enc),
+            chosen(transcoder.W_dec),
             threshold,
             bool(transcoder.provenance.get("method", {}).get("exclude_special", False)),
         )
@@ -99,6 +98,12 @@ class FeatureLayer:
     def pre_activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:
         """The chosen features', of what `read` gives."""
         return functional.linear(x, self.encoder, self.encoder_bias)
+
+    def off(self, model: Model, packing: Packing) -> Bool[Tensor, " N"] | None:
+        """The tokens at which all features are off, in plain order; None if there are none."""
+        if not self.excludes_special:
+            return None
+        return special_tokens(model, packing.ids[packing.real]) | (packing.positions[packing.real] == 0)
 
     def bound(self, x: Float[Tensor, "N D"], off: Bool[Tensor, " N"] | None) -> Float[Tensor, "N m"]:
         """What a pre-activation must exceed for its feature to be on, with one column for all features or one for each.
@@ -224,11 +229,8 @@ def clean_tensors(
     """
     tensors: list[Tensor] = []
     for index, features in layers.items():
-        off = None
-        if features.excludes_special:
-            off = special_tokens(model, packing.ids[packing.real]) | (packing.token_positions() == 0)
         x = features.read(streams[index].to(model.dtype))
-        bound = features.bound(x, off)
+        bound = features.bound(x, features.off(model, packing))
         activations = activate(features.pre_activations(x), bound)
         tensors += [writes.mlps[index] - activations @ features.decoder, bound]
     return tuple(tensors)
