@@ -47,6 +47,8 @@ class FeatureLayer:
     decoder: Float[Tensor, "n D"]
     threshold: Float[Tensor, " m"] | None
     """Stored thresholds, one for each feature or one for all; None for `relu` and `topk`."""
+    everything: tuple[Float[Tensor, "F D"], Float[Tensor, " F"]] | None
+    """The encoder and its bias of all features, which `topk` chooses among; None for other kinds."""
     excludes_special: bool
     """Whether the features are off at special tokens and at each prompt's first, as in the transcoder's training."""
 
@@ -54,13 +56,16 @@ class FeatureLayer:
     def of(model: Model, transcoder: Transcoder, features: Sequence[int] | None = None) -> "FeatureLayer":
         """Some of a transcoder's features; all if None."""
 
+        def moved(x: Tensor) -> Tensor:
+            return x.detach().to(model.device, model.dtype)
+
         def chosen(x: Tensor) -> Tensor:
-            x = x.detach()
-            if features is not None and len(x) == transcoder.n_features:
-                x = x[torch.tensor(features, dtype=torch.long, device=x.device)]
-            return x.to(model.device, model.dtype)
+            if features is None or len(x) != transcoder.n_features:
+                return moved(x)
+            return moved(x[torch.tensor(features, dtype=torch.long, device=x.device)])
 
         threshold = chosen(transcoder.threshold) if transcoder.activation.thresholded else None
+        counts = transcoder.activation.kind == "topk"
         layer = transcoder.spec.reads.layer
         return FeatureLayer(
             layer,
@@ -70,6 +75,7 @@ class FeatureLayer:
             chosen(transcoder.b_enc),
             chosen(transcoder.W_dec),
             threshold,
+            (moved(transcoder.W_enc), moved(transcoder.b_enc)) if counts else None,
             bool(transcoder.provenance.get("method", {}).get("exclude_special", False)),
         )
 
@@ -114,23 +120,25 @@ class FeatureLayer:
         """
         activation = self.transcoder.activation
         if activation.kind == "topk":
-            assert activation.k is not None
-            bound = self._between(x, activation.k)
+            assert activation.k is not None and self.everything is not None
+            bound = _between(x, *self.everything, activation.k)
         else:
             bound = (x.new_zeros(1) if self.threshold is None else self.threshold).expand(len(x), -1)
         bound = bound.clamp(min=0) if activation.rectified else bound
         return bound if off is None else bound.masked_fill(off[:, None], torch.inf)
 
-    def _between(self, x: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N 1"]:
-        """The middle between the k-th and the next largest pre-activation of all features."""
-        transcoder, found = self.transcoder, []
-        if k == transcoder.n_features:
-            return x.new_full((len(x), 1), -torch.inf)
-        weight, bias = (w.detach().to(x) for w in (transcoder.W_enc, transcoder.b_enc))
-        for rows in x.split(max(1, _CHUNK_BYTES // (len(weight) * x.element_size()))):
-            largest = functional.linear(rows, weight, bias).topk(k + 1).values
-            found.append(largest[:, -2:].mean(1, keepdim=True))
-        return torch.cat(found)
+
+def _between(
+    x: Float[Tensor, "N D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, " F"], k: int
+) -> Float[Tensor, "N 1"]:
+    """The middle between the k-th and the next largest pre-activation of all features."""
+    if k == len(weight):
+        return x.new_full((len(x), 1), -torch.inf)
+    step, found = max(1, _CHUNK_BYTES // (len(weight) * x.element_size())), []
+    for rows in x.split(step):
+        largest = functional.linear(rows, weight, bias).topk(k + 1).values
+        found.append(largest[:, -2:].mean(1, keepdim=True))
+    return torch.cat(found)
 
 
 def activate(pre: Float[Tensor, "*N n"], bound: Float[Tensor, "*N m"]) -> Float[Tensor, "*N n"]:

@@ -92,6 +92,7 @@ def evaluate(
         InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
     """
     engine = Engine.of(model, circuit.graph, recorded_ablation(circuit))
+    _check_transcoders(engine, circuit, "circuit")
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     if unknown := set(baselines) - {"random", "eap"}:
