@@ -1,6 +1,8 @@
 """Counts of the literature, names and order of all edges, and which edges carry signal."""
 
+import dataclasses
 import itertools
+import json
 import random
 import time
 from typing import Any
@@ -9,7 +11,21 @@ import pytest
 import torch
 
 from edgewise._errors import InputError
-from edgewise.graph import EMBED, HEAD, KEY, LOGITS, MLP, MLP_IN, QUERY, VALUE, Graph, GraphSpec
+from edgewise.graph import (
+    EMBED,
+    ERROR,
+    FEATURE,
+    FEATURE_IN,
+    HEAD,
+    KEY,
+    LOGITS,
+    MLP,
+    MLP_IN,
+    QUERY,
+    VALUE,
+    Graph,
+    GraphSpec,
+)
 
 SMALL = [
     GraphSpec(layers, heads, kv_heads, embeddings, kv, parallel)
@@ -18,11 +34,21 @@ SMALL = [
     )
     if kv == "physical" or heads != kv_heads  # they are the same graph otherwise
 ]
+FEATURED = [
+    GraphSpec(1, 3, 3, features=((0, (2, 9)),)),
+    GraphSpec(3, 4, 2, features=((0, (5,)), (2, (0, 3, 4)))),
+    GraphSpec(3, 3, 1, "split", features=((1, ()),)),
+    GraphSpec(3, 3, 1, "off", "expanded", True, features=((0, (1, 2)), (1, ()), (2, (7,)))),
+    GraphSpec(3, 4, 2, parallel=True, features=((1, (0, 1)),)),
+]
+"""With transcoder features in MLPs' places; a layer may have an error term alone."""
+SMALL += FEATURED
 
 
 def _id(spec: GraphSpec) -> str:
     order = "parallel" if spec.parallel else "sequential"
-    return f"{spec.n_layers}x{spec.n_heads}:{spec.n_kv_heads}-{spec.embeddings}-{spec.kv}-{order}"
+    features = "".join(f"-{layer}:{len(chosen)}" for layer, chosen in spec.features)
+    return f"{spec.n_layers}x{spec.n_heads}:{spec.n_kv_heads}-{spec.embeddings}-{spec.kv}-{order}{features}"
 
 
 # --------------------------------------------------------------------------------------------------------------- counts
@@ -109,8 +135,10 @@ def _expected(spec: GraphSpec) -> list[tuple[str, list[str]]]:
         readers += [(f"a{layer}.h{h}.q", before) for h in range(spec.n_heads)]
         readers += [(f"a{layer}.{key}.{kind}", before) for kind in "kv" for key in keys]
         writers = writers + [f"a{layer}.h{h}" for h in range(spec.n_heads)]
-        readers += [(f"m{layer}", before if spec.parallel else list(writers))]
-        writers = [*writers, f"m{layer}"]
+        seen, features = before if spec.parallel else list(writers), dict(spec.features).get(layer)
+        components = [f"m{layer}"] if features is None else [f"m{layer}.f{feature}" for feature in features]
+        readers += [(component, seen) for component in components]
+        writers = [*writers, *components, *([] if features is None else [f"m{layer}.error"])]
     return [*readers, ("logits", writers)]
 
 
@@ -140,7 +168,8 @@ def test_kinds_layers_and_heads_agree_with_the_names(spec: GraphSpec):
         if name == "logits":
             assert (kind, layer, head) == (LOGITS, spec.n_layers, -1)
         elif name.startswith("m"):
-            assert (kind, layer, head) == (MLP_IN, int(name[1:]), -1)
+            where, _, feature = name[1:].partition(".")
+            assert (kind, layer, head) == (FEATURE_IN if feature else MLP_IN, int(where), -1)
         else:
             where, key, letter = name.split(".")
             assert (kind, layer) == ({"q": QUERY, "k": KEY, "v": VALUE}[letter], int(where[1:]))
@@ -151,7 +180,8 @@ def _writer(name: str) -> tuple[int, int, int]:
     if "embed" in name:
         return EMBED, -1, -1
     if name.startswith("m"):
-        return MLP, int(name[1:]), -1
+        where, _, feature = name[1:].partition(".")
+        return {"": MLP, "e": ERROR, "f": FEATURE}[feature[:1]], int(where), -1
     layer, head = name[1:].split(".h")
     return HEAD, int(layer), int(head)
 
@@ -159,7 +189,8 @@ def _writer(name: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("spec", SMALL, ids=_id)
 def test_blocks_cover_all_edges_as_dense_matrices(spec: GraphSpec):
     graph = Graph(spec)
-    assert [block.kind for block in graph.blocks] == ["attention", "mlp"] * spec.n_layers + ["logits"]
+    kinds = [("attention", "mlp" if spec.features_of(i) is None else "features") for i in range(spec.n_layers)]
+    assert [block.kind for block in graph.blocks] == [*itertools.chain.from_iterable(kinds), "logits"]
     edges = torch.arange(graph.n_edges)
     assert torch.equal(torch.cat([edges[block.edges] for block in graph.blocks]), edges)
     for block in graph.blocks:
@@ -167,12 +198,15 @@ def test_blocks_cover_all_edges_as_dense_matrices(spec: GraphSpec):
         writers, readers = graph.edge_writer[block.edges].view(shape), graph.edge_reader[block.edges].view(shape)
         assert writers.tolist() == [list(range(block.n_writers))] * block.n_readers
         assert readers.tolist() == [[block.reader + i] * block.n_writers for i in range(block.n_readers)]
-        assert {int(x) for x in graph.reader_layer[block.reader : block.reader + block.n_readers]} == {block.layer}
+        assert (graph.reader_layer[block.reader : block.reader + block.n_readers] == block.layer).all()
         if block.kind == "logits":
             continue
         written = graph.writer_names[graph.writers_of(block)]
-        heads = [f"a{block.layer}.h{h}" for h in range(spec.n_heads)]
-        assert written == (heads if block.kind == "attention" else [f"m{block.layer}"])
+        heads, own = (
+            [f"a{block.layer}.h{h}" for h in range(spec.n_heads)],
+            slice(block.reader, block.reader + len(written)),
+        )
+        assert written == (heads if block.kind == "attention" else graph.reader_names[own])
 
 
 def test_graphs_are_equal_if_their_specs_are():
@@ -181,6 +215,17 @@ def test_graphs_are_equal_if_their_specs_are():
     assert Graph(GraphSpec(2, 4, 2)) != Graph(GraphSpec(2, 4, 2, kv="expanded"))
     spec = GraphSpec(2, 4, 2, "off", "expanded", True)
     assert GraphSpec(**spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize("spec", FEATURED, ids=_id)
+def test_features_are_part_of_what_a_graph_is(spec: GraphSpec):
+    plain = dataclasses.replace(spec, features=())
+    assert Graph(spec) != Graph(plain) and "features" not in plain.to_dict()
+    assert Graph(spec) == Graph(GraphSpec(**json.loads(json.dumps(spec.to_dict()))))
+    backwards = tuple((layer, chosen[::-1]) for layer, chosen in spec.features[::-1])
+    assert dataclasses.replace(spec, features=backwards) == spec
+    other = tuple((layer, (*chosen, 100)) for layer, chosen in spec.features)
+    assert Graph(dataclasses.replace(spec, features=other)) != Graph(spec)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +269,10 @@ def test_numbers_that_are_no_edge(edge: int):
         ({"n_kv_heads": 3}, "4 query heads cannot share 3 KV heads evenly"),
         ({"embeddings": "none"}, "embeddings='none'; choose one of joint, split, off"),
         ({"kv": "shared"}, "kv='shared'; choose physical or expanded"),
+        ({"features": ((2, (1,)),)}, "features of layer 2; name each of the layers 0 to 1 once"),
+        ({"features": ((1, (1,)), (1, (2,)))}, "features of layer 1; name each of the layers 0 to 1 once"),
+        ({"features": ((0, (1, 1)),)}, "features of layer 0: give numbers from 0 on, each once"),
+        ({"features": ((0, (-1, 1)),)}, "features of layer 0: give numbers from 0 on, each once"),
     ],
 )
 def test_specs_that_describe_no_model(choices: dict[str, Any], complaint: str):
@@ -261,7 +310,8 @@ def _on_a_path(spec: GraphSpec, kept: list[str], from_embeddings: bool) -> set[s
                 for next_writer in _fed_by(spec, reader):
                     walk(next_writer, (*path, name))
 
-    starts = {"embed", "tok_embed", "pos_embed"} if from_embeddings else {source for _, source, _ in edges}
+    sources = {source for _, source, _ in edges}
+    starts = {source for source in sources if not from_embeddings or source.endswith(("embed", ".error"))}
     for writer in starts:
         walk(writer, ())
     return found

@@ -18,11 +18,13 @@ from edgewise.discovery import RunOptions as RunOptions
 from edgewise.discovery import Scores as Scores
 from edgewise.discovery import acdc as acdc
 from edgewise.discovery import atp_star as atp_star
+from edgewise.discovery import choose_features as choose_features
 from edgewise.discovery import eap as eap
 from edgewise.discovery import eap_ig as eap_ig
 from edgewise.discovery import edge_pruning as edge_pruning
 from edgewise.discovery import ensemble as ensemble
 from edgewise.discovery import exact as exact
+from edgewise.discovery import feature_effects as feature_effects
 from edgewise.discovery import flow as flow
 from edgewise.discovery import learn_ranking as learn_ranking
 from edgewise.discovery import learn_rankings as learn_rankings

@@ -107,6 +107,9 @@ class Circuit:
     def _combined(self, other: "Circuit", combine: Callable[[Tensor, Tensor], Tensor], name: str) -> "Circuit":
         if self.graph != other.graph:
             raise InputError(f"{name}: the circuits are of different graphs, {self.graph.spec} and {other.graph.spec}")
+        kinds = [circuit.provenance.get("transcoders") for circuit in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise InputError(f"{name}: the circuits' features are of different transcoders")
         parents = {"method": {"name": name, "of": [self.provenance, other.provenance]}}
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
         if "ablation" not in shared:  # of two kinds, only edges that are idle under any ablation count as idle

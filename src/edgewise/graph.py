@@ -1,7 +1,8 @@
 """The graph of a model: writers, readers and the edges between them, as tensors.
 
-A *writer* adds to the residual stream (an embedding, an attention head after W_O, an MLP). A *reader* reads from it (a
-head's query, key or value input, an MLP's input, the final norm). Writers are numbered in the order in which they
+A *writer* adds to the residual stream (an embedding, an attention head after W_O, an MLP; in a layer whose MLP is taken
+apart by a transcoder, each chosen feature and one error term). A *reader* reads from it (a head's query, key or value
+input, an MLP's or a feature's input, the final norm). Writers are numbered in the order in which they
 write, so every reader sees a *prefix* of them; the edges into one reader are therefore a contiguous run, and the edges
 into one block of readers a dense matrix. All of the library rests on this numbering: edge `offset[r] + w` joins writer
 `w` to reader `r`.
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,10 +24,13 @@ from edgewise._errors import InputError
 Embeddings = Literal["joint", "split", "off"]
 KeyValue = Literal["physical", "expanded"]
 
-EMBED, HEAD, MLP = 0, 1, 2
+EMBED, HEAD, MLP, FEATURE, ERROR = 0, 1, 2, 3, 4
 """Kinds of writer, as in `Graph.writer_kind`."""
-QUERY, KEY, VALUE, MLP_IN, LOGITS = 0, 1, 2, 3, 4
+QUERY, KEY, VALUE, MLP_IN, LOGITS, FEATURE_IN = 0, 1, 2, 3, 4, 5
 """Kinds of reader, as in `Graph.reader_kind`."""
+
+Features = tuple[tuple[int, tuple[int, ...]], ...]
+"""Layers with chosen features of a transcoder in the MLP's place, in order, and which features."""
 
 EMBEDDING_NAMES: dict[str, tuple[str, ...]] = {"joint": ("embed",), "split": ("tok_embed", "pos_embed"), "off": ()}
 
@@ -50,6 +55,9 @@ class GraphSpec:
     heads."""
     spans: tuple[str, ...] = ()
     """Names of the position groups, where edges carry positions: each group then has all edges for itself."""
+    features: Features = ()
+    """Layers whose MLP is taken apart, and into which features of its transcoder. What these features do not explain
+    of the MLP's output is the layer's error term, a writer without a reader."""
 
     def __post_init__(self) -> None:
         """Check the sizes. Raises `InputError` for a spec that describes no model."""
@@ -64,10 +72,15 @@ class GraphSpec:
         object.__setattr__(self, "spans", tuple(self.spans))  # a file's header gives a list
         if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
             raise InputError(f"graph: spans={self.spans}; give names that differ")
+        object.__setattr__(self, "features", _checked_features(self.features, self.n_layers))
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, for a file's header."""
-        return {name: value for name, value in asdict(self).items() if name != "spans" or value}
+        return {name: value for name, value in asdict(self).items() if name not in ("spans", "features") or value}
+
+    def features_of(self, layer: int) -> tuple[int, ...] | None:
+        """A layer's features; None for a layer with an MLP."""
+        return dict(self.features).get(layer)
 
 
 class Block(NamedTuple):
@@ -75,7 +88,7 @@ class Block(NamedTuple):
     `offset`.
     """
 
-    kind: Literal["attention", "mlp", "logits"]
+    kind: Literal["attention", "mlp", "features", "logits"]
     layer: int
     reader: int
     """First reader."""
@@ -104,17 +117,19 @@ class Graph:
     writer_layer: Int[Tensor, " W"] = field(init=False, repr=False, compare=False)
     """Layer of each writer; -1 for embeddings."""
     writer_head: Int[Tensor, " W"] = field(init=False, repr=False, compare=False)
-    """Head of each writer; -1 for embeddings and MLPs."""
+    """Head of each writer; -1 for all others."""
     reader_kind: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     reader_layer: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     """Layer of each reader; `n_layers` for `logits`."""
     reader_head: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
-    """Head of each reader (the KV head for physical keys and values under grouped-query attention); -1 for MLPs and
-    `logits`."""
+    """Head of each reader (the KV head for physical keys and values under grouped-query attention); -1 for MLPs,
+    features and `logits`."""
     visible: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     """How many writers each reader sees."""
     offset: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     """First edge of each reader."""
+    starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """First writer of each layer, and at last how many writers there are."""
     n_plain: int = field(init=False, compare=False)
     """Edges of one position group."""
     n_edges: int = field(init=False, compare=False)
@@ -122,45 +137,53 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Number everything; all of it follows from the spec."""
-        spec = self.spec
-        heads, layers = spec.n_heads, spec.n_layers
-        keys = self.n_kv_readers
-        first = self.n_embeddings
-        layer = torch.arange(layers)
-        set_ = object.__setattr__
+        spec, set_ = self.spec, object.__setattr__
+        heads, keys, layers = spec.n_heads, self.n_kv_readers, range(spec.n_layers)
+        inputs = [QUERY] * heads + [KEY] * keys + [VALUE] * keys
+        input_heads = [*range(heads), *range(keys), *range(keys)]
+        writers = [[HEAD] * heads + self._writers_in_mlp(layer) for layer in layers]
+        readers = [inputs + self._readers_in_mlp(layer) for layer in layers]
 
-        writers = torch.tensor([[HEAD] * heads + [MLP]]).expand(layers, -1)
-        set_(self, "writer_kind", torch.cat([torch.full((first,), EMBED), writers.reshape(-1)]))
-        set_(self, "writer_layer", torch.cat([torch.full((first,), -1), layer.repeat_interleave(heads + 1)]))
-        head_of = torch.tensor([*range(heads), -1]).repeat(layers)
-        set_(self, "writer_head", torch.cat([torch.full((first,), -1), head_of]))
+        first, n_written = [EMBED] * self.n_embeddings, [len(each) for each in writers]
+        set_(self, "writer_kind", torch.tensor([*first, *_flat(writers)]))
+        set_(self, "writer_layer", _by_layer(n_written, before=self.n_embeddings))
+        own = [[*range(heads)] + [-1] * (n - heads) for n in n_written]
+        set_(self, "writer_head", torch.tensor([-1] * self.n_embeddings + _flat(own)))
 
-        kinds = torch.tensor([QUERY] * heads + [KEY] * keys + [VALUE] * keys + [MLP_IN])
-        per_layer = len(kinds)
-        set_(self, "reader_kind", torch.cat([kinds.repeat(layers), torch.tensor([LOGITS])]))
-        set_(self, "reader_layer", torch.cat([layer.repeat_interleave(per_layer), torch.tensor([layers])]))
-        reader_head = torch.tensor([*range(heads), *range(keys), *range(keys), -1]).repeat(layers)
-        set_(self, "reader_head", torch.cat([reader_head, torch.tensor([-1])]))
+        set_(self, "reader_kind", torch.tensor([*_flat(readers), LOGITS]))
+        set_(self, "reader_layer", _by_layer([*map(len, readers), 1]))
+        own = [input_heads + [-1] * (len(each) - len(inputs)) for each in readers]
+        set_(self, "reader_head", torch.tensor([*_flat(own), -1]))
 
-        before = first + (heads + 1) * layer  # writers before each layer
-        seen = before[:, None].repeat(1, per_layer)
-        if not spec.parallel:
-            seen[:, -1] += heads  # the MLP reads its own layer's heads
-        visible = torch.cat([seen.reshape(-1), torch.tensor([self.n_writers])])
+        set_(self, "starts", tuple(accumulate(n_written, initial=self.n_embeddings)))
+        also = 0 if spec.parallel else heads  # the MLP, or its features, read their own layer's heads
+        seen = [(self.starts[i], len(inputs), self.starts[i] + also, len(readers[i]) - len(inputs)) for i in layers]
+        counts = torch.tensor([n for before, n_inputs, after, n in seen for n in (n_inputs, n)] + [1])
+        values = torch.tensor([n for before, _, after, _ in seen for n in (before, after)] + [self.n_writers])
+        visible = values.repeat_interleave(counts)
         ends = visible.cumsum(0)
         set_(self, "visible", visible)
         set_(self, "offset", ends - visible)
         set_(self, "n_plain", int(ends[-1]))
         set_(self, "n_edges", self.n_plain * self.n_groups)
-        set_(self, "blocks", tuple(self._make_blocks(per_layer)))
+        set_(self, "blocks", tuple(self._make_blocks(counts.tolist(), values.tolist())))
 
-    def _make_blocks(self, per_layer: int) -> Iterator[Block]:
-        visible, offset = self.visible.tolist(), self.offset.tolist()
-        for layer in range(self.spec.n_layers):
-            first, mlp = layer * per_layer, (layer + 1) * per_layer - 1
-            yield Block("attention", layer, first, per_layer - 1, visible[first], offset[first])
-            yield Block("mlp", layer, mlp, 1, visible[mlp], offset[mlp])
-        yield Block("logits", self.spec.n_layers, self.n_readers - 1, 1, visible[-1], offset[-1])
+    def _make_blocks(self, n_readers: list[int], n_writers: list[int]) -> Iterator[Block]:
+        reader = offset = 0
+        for number, (n, seen) in enumerate(zip(n_readers, n_writers, strict=True)):
+            layer = number // 2
+            kind = "attention" if number % 2 == 0 else "mlp" if self.spec.features_of(layer) is None else "features"
+            yield Block("logits" if layer == self.spec.n_layers else kind, layer, reader, n, seen, offset)
+            reader, offset = reader + n, offset + n * seen
+
+    def _writers_in_mlp(self, layer: int) -> list[int]:
+        """Kinds of the writers in the place of a layer's MLP."""
+        features = self.spec.features_of(layer)
+        return [MLP] if features is None else [FEATURE] * len(features) + [ERROR]
+
+    def _readers_in_mlp(self, layer: int) -> list[int]:
+        features = self.spec.features_of(layer)
+        return [MLP_IN] if features is None else [FEATURE_IN] * len(features)
 
     @property
     def n_groups(self) -> int:
@@ -180,12 +203,12 @@ class Graph:
     @property
     def n_writers(self) -> int:
         """W, the number of writers."""
-        return self.n_embeddings + self.spec.n_layers * (self.spec.n_heads + 1)
+        return self.starts[-1]
 
     @property
     def n_readers(self) -> int:
         """R, the number of readers."""
-        return self.spec.n_layers * (self.spec.n_heads + 2 * self.n_kv_readers + 1) + 1
+        return len(self.visible)
 
     @cached_property
     def edge_reader(self) -> Int[Tensor, " E"]:
@@ -201,22 +224,30 @@ class Graph:
 
     @cached_property
     def writer_names(self) -> list[str]:
-        """Names of the writers: `embed` (or `tok_embed`, `pos_embed`), `a5.h1`, `m0`."""
+        """Names of the writers: `embed` (or `tok_embed`, `pos_embed`), `a5.h1`, `m0`, or `m0.f17`, `m0.error`."""
         names = list(EMBEDDING_NAMES[self.spec.embeddings])
         for layer in range(self.spec.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.spec.n_heads)] + [f"m{layer}"]
+            names += [f"a{layer}.h{head}" for head in range(self.spec.n_heads)] + self._mlp_names(layer)
+            names += [f"m{layer}.error"] if self.spec.features_of(layer) is not None else []
         return names
+
+    def _mlp_names(self, layer: int) -> list[str]:
+        """Of a layer's MLP, or of its features."""
+        features = self.spec.features_of(layer)
+        return [f"m{layer}"] if features is None else [f"m{layer}.f{feature}" for feature in features]
 
     @cached_property
     def reader_names(self) -> list[str]:
-        """Names of the readers: `a9.h3.q`, `a9.h3.k` (`a9.kv1.k` where query heads share it), `m0`, `logits`."""
+        """Names of the readers: `a9.h3.q`, `a9.h3.k` (`a9.kv1.k` where query heads share it), `m0` or `m0.f17`,
+        `logits`.
+        """
         heads, keys = range(self.spec.n_heads), range(self.n_kv_readers)
         shared = "h" if self.n_kv_readers == self.spec.n_heads else "kv"
         names = []
         for layer in range(self.spec.n_layers):
             names += [f"a{layer}.h{head}.q" for head in heads]
             names += [f"a{layer}.{shared}{head}.{kind}" for kind in "kv" for head in keys]
-            names += [f"m{layer}"]
+            names += self._mlp_names(layer)
         return [*names, "logits"]
 
     def edge_name(self, edge: int) -> str:
@@ -276,10 +307,10 @@ class Graph:
         """Drop the edges that cannot carry signal, given which edges are kept and what an ablated edge carries.
 
         An edge whose reader cannot reach `logits` through kept edges changes nothing, whatever the ablation. Under
-        `interchange` with embedding writers, an edge whose writer cannot be reached from an embedding carries exactly
-        its ablated value, so it changes nothing either; under the other ablations, a component without inputs still
-        writes something else than its ablated value, and so it does where embeddings are not writers (they then reach
-        every reader).
+        `interchange` with embedding writers, an edge whose writer cannot be reached from an embedding (or from an error
+        term, which follows no circuit) carries exactly its ablated value, so it changes nothing either; under the
+        other ablations, a component without inputs still writes something else than its ablated value, and so it does
+        where embeddings are not writers (they then reach every reader).
 
         Args:
             kept: which edges the circuit keeps, `[E]`.
@@ -308,11 +339,11 @@ class Graph:
 
     def _reached_from_embeddings(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P W"]:
         reached = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
-        reached[:, : self.n_embeddings] = True
+        reached[:, (self.writer_kind == EMBED) | (self.writer_kind == ERROR)] = True
         for block in self.blocks[:-1]:
             edges = kept[:, block.edges].view(self.n_groups, block.n_readers, block.n_writers)
             reader = (edges & reached[:, None, : block.n_writers]).any(2)
-            if block.kind == "mlp":
+            if block.kind != "attention":
                 reached[:, self.writers_of(block)] = reader
             else:
                 query, key, value = reader.split([self.spec.n_heads, self.n_kv_readers, self.n_kv_readers], 1)
@@ -323,17 +354,40 @@ class Graph:
 
     def _readers_of(self, block: Block, writers: Bool[Tensor, "P n"]) -> Bool[Tensor, "P m"]:
         """Which readers of the block feed any of the marked ones among its writers."""
-        if block.kind == "mlp":
+        if block.kind != "attention":
             return writers
         # A key or value head serves a group of query heads, and tokens of any position group.
         shared = writers.view(self.n_groups, self.n_kv_readers, -1).any(2).any(0, keepdim=True)
         return torch.cat([writers, shared.expand(self.n_groups, -1), shared.expand(self.n_groups, -1)], 1)
 
     def writers_of(self, block: Block) -> slice:
-        """The writers that the readers of an attention or MLP block feed: a layer's heads, or its MLP."""
-        first = self.n_embeddings + block.layer * (self.spec.n_heads + 1)
-        heads = self.spec.n_heads
-        return slice(first, first + heads) if block.kind == "attention" else slice(first + heads, first + heads + 1)
+        """The writers that the readers of a block (not `logits`) feed: a layer's heads, its MLP, or its features, one
+        for each reader. An error term, which nothing feeds, comes right after its layer's features.
+        """
+        first = self.starts[block.layer]
+        heads = first + self.spec.n_heads
+        return slice(first, heads) if block.kind == "attention" else slice(heads, heads + block.n_readers)
+
+
+def _flat(lists: list[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
+
+
+def _by_layer(counts: list[int], before: int = 0) -> Int[Tensor, " n"]:
+    """The layer of each of so many per layer, after some that are of none (-1)."""
+    layers = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return torch.cat([torch.full((before,), -1), layers])
+
+
+def _checked_features(features: Features, n_layers: int) -> Features:
+    """In order of the layers, each layer's features ascending. Raises `InputError`."""
+    found = sorted((int(layer), tuple(sorted(map(int, chosen)))) for layer, chosen in features)
+    for number, (layer, chosen) in enumerate(found):
+        if not 0 <= layer < n_layers or (number and found[number - 1][0] == layer):
+            raise InputError(f"graph: features of layer {layer}; name each of the layers 0 to {n_layers - 1} once")
+        if (chosen and chosen[0] < 0) or len(set(chosen)) < len(chosen):
+            raise InputError(f"graph: features of layer {layer}: give numbers from 0 on, each once")
+    return tuple(found)
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show, _tasks, _tracr, _transcoder
+from edgewise.cli import _features, _show, _tasks, _tracr, _transcoder
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
@@ -84,6 +84,10 @@ def find(
     positions: Annotated[
         bool, typer.Option("--positions", help="Give each span of the prompts edges of its own.")
     ] = False,
+    transcoders: _features.Sources = None,
+    features_per_layer: Annotated[
+        int, typer.Option(help="With --transcoders: how many features of each, those with the largest effects.")
+    ] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[
         str | None,
@@ -107,15 +111,19 @@ def find(
     one_of("--memory", memory, ("default", "lean"))
     one_of("--matmul", matmul, ("highest", "high", "medium"))
     one_of("--dtype", dtype, (None, *_DTYPES))
+    _features.check(transcoders, features_per_layer, method, of, ablation)
     check_task(task)
     check_writable(out)
     type_ = None if dtype is None else _DTYPES[dtype]
+    features = _features.read(transcoders)
     loaded = load(model, device, type_)
     examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
     if positions and not examples.span_names:
         examples = ew.tasks.grouped_by_changes(examples)
-    graph = loaded.graph(embeddings, kv, examples.span_names if positions else ())  # pyright: ignore[reportArgumentType] (checked there)
-    engine = make_engine(loaded, graph, ablation, examples, memory=memory, dtype=type_, matmul=matmul)
+    chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)
+    graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), chosen)  # pyright: ignore[reportArgumentType] (checked there)
+    choices: dict[str, Any] = {"memory": memory, "dtype": type_, "matmul": matmul, "transcoders": features}
+    engine = make_engine(loaded, graph, ablation, examples, **choices)
     _show.header(loaded, engine, examples)
     _tasks.warn_if_unable(engine, examples)
     options = ew.RunOptions(out=out, log=tuple(log or ()))
@@ -140,6 +148,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the pairs, if --task names a built-in task.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
     baselines: Annotated[str, typer.Option(help="Any of random,eap; none for none.")] = "random,eap",
+    transcoders: _features.Sources = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Of the weights: float32 or bf16; as stored if unset.")] = None,
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
@@ -154,10 +163,11 @@ def evaluate(
     if task is not None:
         check_task(task)
     loaded_circuit = ew.Circuit.load(circuit)
+    features = _features.for_circuit(loaded_circuit, transcoders)
     source = loaded_circuit.provenance.get("model", {})
     type_ = None if dtype is None else _DTYPES[dtype]
     loaded = load(model or str(source.get("id", "")), device, type_)
-    engine = engine_of(circuit, loaded_circuit, loaded, memory=memory, dtype=type_)
+    engine = engine_of(circuit, loaded_circuit, loaded, memory=memory, dtype=type_, transcoders=features)
     if task is None:
         pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     else:
@@ -193,6 +203,7 @@ def curve(
     out: Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf; the numbers go beside it.")],
     sparsities: Annotated[str, typer.Option(help="The sizes, as actual sparsities.")] = "0.9,0.95,0.98,0.99,0.995",
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    transcoders: _features.Sources = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -207,12 +218,13 @@ def curve(
     loaded_circuit = ew.Circuit.load(circuit)
     if loaded_circuit.scores is None:
         raise InputError(f"{circuit}: this circuit has no scores, so there is no other size of it")
+    features = _features.for_circuit(loaded_circuit, transcoders)
     method = loaded_circuit.provenance.get("method", {})
     absolute = method.get("selection") == "absolute"
     scores = ew.Scores(loaded_circuit.graph, loaded_circuit.scores, loaded_circuit.provenance)
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
     loaded = load(str(loaded_circuit.provenance.get("model", {}).get("id", "")), device)
-    engine = engine_of(circuit, loaded_circuit, loaded)
+    engine = engine_of(circuit, loaded_circuit, loaded, transcoders=features)
     pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     name = str(method.get("name", "circuit"))
     with _show.working("judging the circuits"):

@@ -34,6 +34,8 @@ def compare(
     if out is not None:
         check_writable(out.parent)
     found = [ew.Circuit.load(path) for path in circuits]
+    if any(each.graph.spec.features for each in found):
+        raise InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
     loaded = load(model or str(found[0].provenance.get("model", {}).get("id", "")), device)
     if task:
         tasks = [make_task(name, loaded.tokenizer, 200, 200, 256, 0) for name in task]

@@ -41,6 +41,10 @@ def header(model: Model, engine: Engine, task: Task) -> None:
     _console.print(escape(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}"))
     convention = f"embeddings {spec.embeddings}, keys and values {spec.kv}"
     _console.print(escape(f"graph    {engine.graph.n_edges:,} edges; {convention}; ablation {engine.ablation.kind}"))
+    if spec.features:
+        n = sum(len(chosen) for _, chosen in spec.features)
+        layers = ", ".join(str(layer) for layer, _ in spec.features)
+        _console.print(f"features {n:,} in layers {layers}, and an error term in each", soft_wrap=True)
     sizes = f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test"
     _console.print(escape(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}"), soft_wrap=True)
 

@@ -12,6 +12,8 @@ from edgewise.discovery._edge_pruning import EdgePruningConfig as EdgePruningCon
 from edgewise.discovery._edge_pruning import edge_pruning as edge_pruning
 from edgewise.discovery._ensemble import ensemble as ensemble
 from edgewise.discovery._exact import exact as exact
+from edgewise.discovery._features import choose_features as choose_features
+from edgewise.discovery._features import feature_effects as feature_effects
 from edgewise.discovery._flow import flow as flow
 from edgewise.discovery._node_pruning import NodePruningConfig as NodePruningConfig
 from edgewise.discovery._node_pruning import node_pruning as node_pruning

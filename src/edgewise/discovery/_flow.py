@@ -28,7 +28,7 @@ def flow(model: Model | Engine, task: Task, *, split: str = "train", batch_size:
     """
     engine, cost = Engine.of(model), Cost()
     graph = engine.graph
-    plain = Engine(engine.model, graph, Ablation("zero"))  # a difference from nothing is what is written
+    plain = engine.under(Ablation("zero"))  # a difference from nothing is what is written
     total = torch.zeros(graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):
         batch = batch.to(engine.model.device)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._cost import learned_cost
 from edgewise.discovery._nodes import node_eap, node_ig
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
@@ -126,9 +127,17 @@ class NodePruningLearner:
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=self.task.explained)
             with torch.enable_grad():
-                start = (node_ig if self.engine.graph.n_embeddings else node_eap)(self.engine, few).writers
-            assert start is not None
+                start = self._attribution(few)
             self.scores.copy_(normal_scores(start.abs()))
+
+    def _attribution(self, task: Task) -> Float[Tensor, " W"]:
+        graph = self.engine.graph
+        if graph.spec.features:  # which those do not run; ∂metric/∂(a writer's mask) is the sum over its edges
+            edges = mask_ig(self.engine, task).values
+            return edges.new_zeros(graph.n_writers).index_add_(0, graph.edge_writer.long(), edges)
+        start = (node_ig if graph.n_embeddings else node_eap)(self.engine, task).writers
+        assert start is not None
+        return start
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step at one budget."""

@@ -25,6 +25,8 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | 
         "method": method,
         "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
     }
+    if engine.features:
+        found["transcoders"] = engine.transcoder_identity
     return found if cost is None else found | {"cost": cost.record()}
 
 

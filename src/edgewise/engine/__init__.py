@@ -8,6 +8,9 @@ from edgewise.engine._constants import Prompts as Prompts
 from edgewise.engine._downstream import Downstream as Downstream
 from edgewise.engine._downstream import reader_blocks as reader_blocks
 from edgewise.engine._engine import Engine as Engine
+from edgewise.engine._features import FeatureLayer as FeatureLayer
+from edgewise.engine._features import activate as activate
+from edgewise.engine._features import check_features as check_features
 from edgewise.engine._footprint import Footprint as Footprint
 from edgewise.engine._footprint import footprint as footprint
 from edgewise.engine._formulas import PLAIN as PLAIN

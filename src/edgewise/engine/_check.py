@@ -85,6 +85,30 @@ def require(model: Model) -> None:
         )
 
 
+@torch.no_grad()
+def require_features(engine: Engine) -> None:
+    """Refuse transcoders with which all masks 1 do not give the full model or, under interchange, all masks 0 do not
+    give the corrupted run, on random prompts.
+
+    Raises:
+        InputError: they do not, as where what features write is so large that rounding drowns the MLP's own output.
+    """
+    if engine.model.device.type == "meta":
+        return
+    graph, batch, model = engine.graph, _random_prompts(engine.model), engine.model
+    batch.span_id = torch.zeros_like(batch.clean.ids)
+    full = engine.full(batch)
+    errors = [_distance(engine.run(batch, torch.ones(graph.n_edges)), full)]
+    if engine.ablation.kind == "interchange" and graph.n_embeddings:
+        errors.append(_distance(engine.run(batch, torch.zeros(graph.n_edges)), engine.full(batch, "corrupted")))
+    allowed = max(TOLERANCE, 16 * torch.finfo(model.dtype).eps) * float(full.abs().max())
+    if not _worst(errors) <= allowed:
+        raise InputError(
+            f"transcoders: with them the engine is off the model by {_worst(errors):.1e}, which must be at most "
+            f"{allowed:.1e}; their features may write too much for {model.dtype}"
+        )
+
+
 def _random_prompts(model: Model) -> Any:
     generator = torch.Generator().manual_seed(0)
     n_tokens = getattr(model.module.config, "vocab_size", 2)

@@ -10,11 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing, pack
-from edgewise.engine._writes import Writes, base_sums, trace
-from edgewise.graph import Graph
-from edgewise.models import Parts, Tokens
+from edgewise.engine._writes import Writes
+from edgewise.models import Tokens
 
 
 class Prompts(Protocol):
@@ -41,17 +39,25 @@ class Constants:
     side by side with the examples' they are copied from.
     """
 
-    def __init__(self, found: list[tuple[Tensor, ...]], n_layers: int, index: Int[Tensor, " N"] | None = None) -> None:
+    def __init__(
+        self,
+        found: list[tuple[Tensor, ...]],
+        n_layers: int,
+        index: Int[Tensor, " N"] | None = None,
+        n_features: int = 0,
+    ) -> None:
         """Set up.
 
         Args:
-            found: for each example, its writes and base sums in one tuple, each `[n, …]`; or one tuple for all.
+            found: for each example, its writes, base sums and features' pre-activations in one tuple, each `[n, …]`; or
+                one tuple for all.
             n_layers: L.
             index: which of the joined tokens each packed token takes; None for all in order.
+            n_features: for how many layers there are features' pre-activations.
         """
-        self.found, self.n_layers, self.index = found, n_layers, index
-        self.n_base = 2 * n_layers + 1
-        self.n_embeddings = len(found[0]) - 2 * n_layers - self.n_base
+        self.found, self.n_layers, self.index, self.n_features = found, n_layers, index, n_features
+        self.n_writes = len(found[0]) - (2 * n_layers + 1) - n_features
+        self.n_embeddings = self.n_writes - 2 * n_layers
 
     def embedding(self, writer: int) -> Float[Tensor, "M D"]:
         """An embedding writer's; M is N, or 1 where every token has the same."""
@@ -67,18 +73,22 @@ class Constants:
 
     def base(self, block: int) -> Float[Tensor, "M D"]:
         """What a block's readers get with all edges ablated (clean embeddings that are no writers left out)."""
-        return self._joined(len(self.found[0]) - self.n_base + block)
+        return self._joined(self.n_writes + block)
+
+    def features(self, number: int) -> Float[Tensor, "M n"]:
+        """The chosen features' pre-activations in the layer that is number so many among those with features."""
+        return self._joined(len(self.found[0]) - self.n_features + number)
 
     def writes(self) -> Writes:
         """All of them at once."""
-        tensors = tuple(self._joined(i) for i in range(len(self.found[0]) - self.n_base))
+        tensors = tuple(self._joined(i) for i in range(self.n_writes))
         return Writes.from_tensors(tensors, self.n_layers)
 
     def at(self, index: Int[Tensor, " N"]) -> "Constants":
         """The same at these tokens (unchanged where every token has the same)."""
         if len(self.found) == 1 and len(self.found[0][-1]) == 1:
             return self
-        return Constants(self.found, self.n_layers, index)
+        return Constants(self.found, self.n_layers, index, self.n_features)
 
     def _joined(self, i: int) -> Tensor:
         column = [tensors[i] for tensors in self.found]
@@ -188,10 +198,3 @@ def partners(clean: Tokens, corrupted: Tokens, align: Int[Tensor, "B S"]) -> Int
     """For each clean token in plain order, the number of its corrupted token in plain order."""
     numbers = (corrupted.mask.flatten().cumsum(0) - 1).view(corrupted.mask.shape)
     return numbers.gather(1, align)[clean.mask]
-
-
-@torch.no_grad()
-def interchange_tensors(parts: Parts, graph: Graph, ablation: Ablation, packing: Packing) -> tuple[Tensor, ...]:
-    """What the writers of the full model write on corrupted prompts, and its sums, as `Constants` takes them."""
-    ablated = trace(parts, graph, packing)
-    return (*ablated.tensors(), *base_sums(parts, graph, ablation, ablated))

@@ -1,8 +1,9 @@
 """The engine: run a model under masks on its edges, and differentiate what comes out with respect to them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,19 +17,28 @@ from edgewise.engine._constants import (
     Prompts,
     check_pairs,
     check_targets,
-    interchange_tensors,
     partners,
 )
 from edgewise.engine._executor import Executor
+from edgewise.engine._feature_block import FeatureBlock
+from edgewise.engine._features import (
+    FeatureRun,
+    clean_tensors,
+    corrupted_tensors,
+    feature_layers,
+    feature_run,
+    mlp_streams,
+)
 from edgewise.engine._matmul import MATMULS, Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
 from edgewise.engine._reads import Read
 from edgewise.engine._reference import reference_logits
 from edgewise.engine._stack import Workspace
-from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings
+from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings, trace
 from edgewise.graph import Graph
 from edgewise.models import Model
+from edgewise.transcoders import Transcoder
 
 CACHE_BYTES = 1 << 30
 """How much the constants of the examples may take before they are computed again each time."""
@@ -49,6 +59,7 @@ class Engine:
         *,
         constants: Writes | None = None,
         cache_bytes: int = CACHE_BYTES,
+        transcoders: Transcoder | Sequence[Transcoder] = (),
         path: Literal["fast", "reference"] = "fast",
         memory: Literal["default", "lean"] = "default",
         dtype: torch.dtype | None = None,
@@ -64,6 +75,7 @@ class Engine:
                 and `learned` (`[1, …]`; their gradients are given where they require them). See `mean_writes` and
                 `constant_writes`.
             cache_bytes: how much memory `prepare` may fill with what depends on the examples alone.
+            transcoders: of the graph's layers with features, where it has any (see `Model.graph`).
             path: `reference` runs the slow path that the fast one is tested against.
             memory: `lean` keeps heads at their own width and makes again what is cheap to make: the same numbers (up to
                 rounding) in a fraction of the memory, for more time; see docs/performance.md.
@@ -75,7 +87,7 @@ class Engine:
 
         Raises:
             InputError: the ablation needs constants and there are none, or the other way round; `memory`, `dtype` or
-                `matmul` is not one of those.
+                `matmul` is not one of those; or a transcoder is missing, does not fit, or cannot be taken apart.
         """
         self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
         if memory not in ("default", "lean"):
@@ -86,8 +98,9 @@ class Engine:
             raise InputError(f"matmul={matmul!r}: choose {', '.join(MATMULS[:-1])} or {MATMULS[-1]}")
         self.path, self.memory, self.dtype, self.cache_bytes = path, memory, dtype, cache_bytes
         self.matmul: Matmul = matmul
-        own = model.graph(self.graph.spec.embeddings, self.graph.spec.kv)
-        if Graph(replace(self.graph.spec, spans=())) != own:
+        spec = self.graph.spec
+        own = model.graph(spec.embeddings, spec.kv, features=dict(spec.features))
+        if Graph(replace(spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         needs = self.ablation.kind not in ("interchange", "zero")
@@ -101,10 +114,19 @@ class Engine:
             constants.check(model.parts, own)
         self.constants = constants
         # Hidden states take D numbers per token, constants some four times D for every layer.
-        self._store = ExampleStore(cache_bytes - cache_bytes // 16)
+        features_bytes = cache_bytes // 4 if spec.features else 0
+        self._store = ExampleStore(cache_bytes - cache_bytes // 16 - features_bytes)
         self._reads: dict[int, Read] = {}
         self._workspace = Workspace()
         self._hidden = ExampleStore(cache_bytes // 16)
+        self.features = feature_layers(model, own, self.ablation.kind, transcoders)
+        self._transcoders = transcoders
+        self._clean = ExampleStore(features_bytes)
+        self._blocks = {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
+        if self.features:
+            from edgewise.engine._check import require_features  # which makes engines itself
+
+            require_features(self)
 
     @staticmethod
     def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
@@ -121,6 +143,17 @@ class Engine:
             raise InputError(f"engine: its ablation is {model.ablation}; expected {ablation}")
         return model
 
+    def under(self, ablation: Ablation) -> "Engine":
+        """An engine of the same model, graph and transcoders under an ablation that takes no constants."""
+        return Engine(self.model, self.graph, ablation, transcoders=self._transcoders)
+
+    @cached_property
+    def transcoder_identity(self) -> dict[str, dict[str, Any]]:
+        """What a saved circuit says of the transcoders: for each layer with features, a hash of the weights, activation
+        kind, site, and whether special tokens are left out.
+        """
+        return {str(layer): each.identity() for layer, each in self.features.items()}
+
     @torch.no_grad()
     def prepare(self, batches: Iterable[Prompts], *, full: bool = True) -> None:
         """Compute what depends on the examples alone (ablated values, the full model's predictions) and keep it, in
@@ -134,8 +167,11 @@ class Engine:
         """
         self._hidden.clear()
         self._store.clear()
+        self._clean.clear()
         for batch in batches:
             fits = not full or self._hidden.pin(batch.clean, self._full_hidden)
+            if self.features:
+                fits = self._clean.pin(batch.clean, self._clean_features) and fits
             if self.ablation.kind == "interchange":
                 check_pairs(batch.clean, batch.corrupted, batch.align)
                 fits = self._store.pin(batch.corrupted, self._ablated) and fits
@@ -196,12 +232,20 @@ class Engine:
         terms = embeddings(self.model.parts, self._plain, packing)
         clean = tuple(term[packing.example_token] for term in terms)
         constants = self.constants_of(batch, packing)
+        features = self._feature_runs(batch, packing, constants)
         if self.path == "reference":
             logits = reference_logits(
-                self.model.parts, self._plain, self.ablation, packing, masks, constants.writes(), targets
+                self.model.parts,
+                self._plain,
+                self.ablation,
+                packing,
+                masks,
+                constants.writes(),
+                targets,
+                {layer: (each, features[layer]) for layer, each in self.features.items()},
             )
         else:
-            final = self._execute(packing, masks, clean, constants, targets, gradients == "all", skip)
+            final = self._execute(packing, masks, clean, constants, features, targets, gradients == "all", skip)
             logits = self.model.parts.unembed(self.model.parts.final_norm(final))
         return logits if single else logits.view(n_copies, -1, logits.shape[-1])
 
@@ -211,6 +255,7 @@ class Engine:
         masks: Float[Tensor, "CP E"],
         clean: tuple[Tensor, ...],
         constants: Constants,
+        features: dict[int, FeatureRun],
         targets: Int[Tensor, " A"],
         all_edges: bool,
         skip: bool,
@@ -238,6 +283,7 @@ class Engine:
             self.ablation.splits_bias,
             self.memory == "lean",
             self.dtype,
+            {layer: (block, features[layer]) for layer, block in self._blocks.items()},
         )
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
         return _Run.apply(executor, self.matmul, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
@@ -264,15 +310,40 @@ class Engine:
         hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)  # (B, S, D)
         return (packing.pack(hidden[:, None])[:, 0],)
 
+    @torch.no_grad()
     def _ablated(self, packing: Packing) -> tuple[Tensor, ...]:
-        return interchange_tensors(self.model.parts, self._plain, self.ablation, packing)
+        """What the writers of the full model write on corrupted prompts, and its sums, as `Constants` takes them."""
+        writes = trace(self.model.parts, self._plain, packing)
+        base = base_sums(self.model.parts, self._plain, self.ablation, writes)
+        features = corrupted_tensors(self.model, self.features, mlp_streams(self._plain, writes, base))
+        return (*writes.tensors(), *base, *features)
+
+    @torch.no_grad()
+    def _clean_features(self, packing: Packing) -> tuple[Tensor, ...]:
+        writes = trace(self.model.parts, self._plain, packing)
+        base = base_sums(self.model.parts, self._plain, Ablation(), writes)
+        return clean_tensors(self.model, self.features, writes, mlp_streams(self._plain, writes, base), packing)
+
+    def _feature_runs(self, batch: Prompts, packing: Packing, constants: Constants) -> dict[int, FeatureRun]:
+        """What is fixed of the layers with features."""
+        if not self.features:
+            return {}
+        found = self._clean.lookup(batch.clean, self._clean_features)
+        columns = [torch.cat(column)[packing.example_token] for column in zip(*found, strict=True)]
+        runs = {}
+        for number, (layer, features) in enumerate(self.features.items()):
+            corrupted = constants.features(number) if self.ablation.kind == "interchange" else None
+            error, bound = columns[2 * number : 2 * number + 2]
+            runs[layer] = feature_run(features, error, bound, corrupted, constants.mlp(layer))
+        return runs
 
     def constants_of(self, batch: Prompts, packing: Packing) -> Constants:
         """What ablated edges carry at each packed token."""
         parts, graph = self.model.parts, self._plain
         if self.ablation.kind == "interchange":
             check_pairs(batch.clean, batch.corrupted, batch.align)
-            found = Constants(self._store.lookup(batch.corrupted, self._ablated), len(parts.layers))
+            found = self._store.lookup(batch.corrupted, self._ablated)
+            found = Constants(found, len(parts.layers), n_features=len(self.features))
             if batch.align is not None:
                 return found.at(partners(batch.clean, batch.corrupted, batch.align)[packing.example_token])
             return found if packing.is_plain else found.at(packing.example_token)

@@ -11,6 +11,7 @@ everything that is written is centred first (which commutes with sums), so that 
 square.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._constants import Constants
+from edgewise.engine._feature_block import FeatureBlock
+from edgewise.engine._features import FeatureRun
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, Plan
@@ -66,6 +69,7 @@ class Executor:
         head_bias: bool = False,
         lean: bool = False,
         dtype: torch.dtype | None = None,
+        features: Mapping[int, tuple[FeatureBlock, FeatureRun]] | None = None,
     ) -> None:
         """Set up a run.
 
@@ -82,12 +86,14 @@ class Executor:
             head_bias: each head carries a share of b_O (see `Ablation.bias`).
             lean: keep heads at their own width, MLPs' pre-activations and rearranged weights not at all.
             dtype: the type of the stack and of products with the weights; that of the masks if None.
+            features: of the layers that have them, their weights and what is fixed of them.
         """
         self.parts, self.graph, self.packing, self.plan, self.masks = parts, graph, packing, plan, masks
         self.clean, self.constants, self.reads, self.head_bias, self.lean = clean, constants, reads, head_bias, lean
         self.workspace, self.dtype = workspace, dtype or masks.dtype
         self.centred = parts.final_norm.kind == "layer"
-        self.saved: list[tuple[Saved, SavedMlp | None]] = []
+        self.features = features or {}
+        self.saved: list[tuple[Saved, SavedMlp | Saved | None]] = []
         self.rotary = make_rotary(parts, packing)
         self.real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
 
@@ -112,11 +118,12 @@ class Executor:
             base = self._base(2 * layer_plan.layer)
             saved, rider = read_forward(self._attention_read(layer_plan), layer_plan, self.packing, self.stack, base)
             heads = self._head_slots(layer_plan, layer)
-            x = self._mlp_input(layer_plan, rider, base, heads) if self.parts.parallel else None
-            self._write_heads(layer_plan, layer, saved, heads)
-            if x is None:
-                x = self._mlp_input(layer_plan, rider, base, heads)
-            saved_mlp = None
+            if self.parts.parallel:  # what does not read its own layer's heads, before they are written
+                x, saved_mlp = self._mlp_input(layer_plan, rider, base, heads), self._run_features(layer_plan)
+                self._write_heads(layer_plan, layer, saved, heads)
+            else:
+                self._write_heads(layer_plan, layer, saved, heads)
+                x, saved_mlp = self._mlp_input(layer_plan, rider, base, heads), self._run_features(layer_plan)
             if layer_plan.mlp_slot is not None:
                 written, saved_mlp = self._run_mlp(layer_plan, layer, x)
                 self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
@@ -132,7 +139,8 @@ class Executor:
         if not self.lean:
             return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.workspace)
         slots = [*range(self.plan.n_live_embeddings)]
-        slots += [layer.mlp_slot for layer in self.plan.layers if layer.mlp_slot is not None]
+        in_mlps = [each.mlp_slot if each.features is None else each.features.error_slot for each in self.plan.layers]
+        slots += [slot for slot in in_mlps if slot is not None]
         return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.workspace, slots)
 
     def _base(self, block: int) -> Float[Tensor, "M D"]:
@@ -178,6 +186,18 @@ class Executor:
         written = hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
         return written, SavedMlp(x, None if self.lean else projected, scale)
 
+    def _run_features(self, plan: LayerPlan) -> SavedMlp | Saved | None:
+        """Run a layer's features, if it has any, and write them and the error term."""
+        own, saved = plan.features, None
+        if own is None:
+            return None
+        block, fixed = self.features[plan.layer]
+        if len(own.readers):
+            saved = block.forward(own, fixed, self.packing, self.stack, self._base(2 * plan.layer + 1))
+        if own.error_slot is not None:
+            self._write(own.error_slot, fixed.error - fixed.ablated_error)
+        return saved
+
     def _write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         difference = difference.to(self.masks.dtype)
         self.stack.write(slot, centre(difference) if self.centred else difference)
@@ -212,7 +232,11 @@ class Executor:
                 mlps.append(self._ablated_gradient(plan.mlp_slot))
             # In a parallel block the MLP does not read its own layer's heads: they are complete before it is walked.
             early = self._heads_gradient(plan, layer, heads) if self.parts.parallel else None
-            mlp_gradient = None if saved_mlp is None else self._mlp_backward(plan, layer, saved_mlp)
+            mlp_gradient = None
+            if isinstance(saved_mlp, SavedMlp):
+                mlp_gradient = self._mlp_backward(plan, layer, saved_mlp)
+            elif saved_mlp is not None:
+                self._features_backward(plan, saved_mlp)
             mixed = early if self.parts.parallel else self._heads_gradient(plan, layer, heads)
             self._attention_backward(plan, layer, saved, mixed, mlp_gradient)
         if not ablated:
@@ -253,6 +277,15 @@ class Executor:
         if self.passed is not None:
             self.passed += g_x
         return g_x
+
+    def _features_backward(self, plan: LayerPlan, saved: Saved) -> None:
+        (block, fixed), own = self.features[plan.layer], plan.features
+        assert own is not None
+        base = self._base(2 * plan.layer + 1)
+        masks = block.backward(own, fixed, self.packing, self.stack, base, saved, self.plan.all_edges)
+        shape = len(masks), own.block.n_readers, own.block.n_writers
+        columns = self.plan.writers[: own.n_writers]
+        self.gradients[:, own.block.edges].view(shape)[:, own.readers[:, None], columns] = masks
 
     def _heads_gradient(self, plan: LayerPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
         heads = self._head_slots(plan, layer)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.engine._reads import CHUNK_BYTES
 from edgewise.engine._stack import LeanStack, Stack
 from edgewise.graph import Graph
@@ -68,7 +69,12 @@ def footprint(
         examples: how many training examples' constants are kept; the batch's if None.
         cache_bytes: as for `Engine`.
         device: how long chunks of tokens are depends on it.
+
+    Raises:
+        InputError: the graph has features.
     """
+    if graph.spec.features:
+        raise InputError("footprint: the graph has features in MLPs' places, which are not counted; plan without them")
     parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"
     n_layers, n_writers = len(parts.layers), graph.n_writers
     first, stored = parts.layers[0], (dtype or torch.float32).itemsize

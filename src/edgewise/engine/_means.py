@@ -26,8 +26,10 @@ def mean_writes(model: Model, graph: Graph, prompts: Iterable[Tokens], *, positi
         Writes of shapes `[1, …]`, or `[S, …]` by position, for `Engine(constants=…)`.
 
     Raises:
-        InputError: there is no prompt.
+        InputError: there is no prompt, or the graph has features, for which there are no means.
     """
+    if graph.spec.features:
+        raise InputError("mean ablation: the graph has features in MLPs' places; use interchange or zero")
     sums: list[torch.Tensor] = []
     counts = torch.zeros(0, dtype=torch.float64)
     for tokens in prompts:

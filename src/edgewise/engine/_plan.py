@@ -37,6 +37,23 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FeaturePlan:
+    """What to run of a layer's features and error term."""
+
+    block: Block
+    n_writers: int
+    """How many live writers they see."""
+    readers: Int[Tensor, " n"]
+    """The features that run, counted within their block."""
+    rows: tuple[tuple[Rows, ...], ...]
+    """For each row of masks, its kinds of reader."""
+    slots: slice
+    """Where they write among the live writers."""
+    error_slot: int | None
+    """Where the error term writes; None if nothing alive reads it."""
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """What to run of one layer."""
 
@@ -60,7 +77,9 @@ class LayerPlan:
     head_slots: slice
     """Where the heads write among the live writers."""
     mlp_slot: int | None
-    """Where the MLP writes; None if it does not run."""
+    """Where the MLP writes; None if it does not run, or has features in its place."""
+    features: FeaturePlan | None
+    """Of a layer with features."""
 
     def mlp_kind(self, row: int) -> Kind:
         """How the MLP gets its input under a row of masks."""
@@ -118,7 +137,8 @@ def _plan_layer(
     attention, mlp = graph.blocks[2 * layer], graph.blocks[2 * layer + 1]
     own, n_keys = graph.writers_of(attention), graph.n_kv_readers
     heads = live[own].nonzero()[:, 0]
-    runs = bool(live[graph.writers_of(mlp)].any())
+    features = _plan_features(graph, mlp, masks, live, share, device) if mlp.kind == "features" else None
+    runs = features is None and bool(live[graph.writers_of(mlp)].any())
     keys, key_of_head = torch.unique(heads // (graph.spec.n_heads // n_keys), return_inverse=True)
     readers = torch.cat([heads, graph.spec.n_heads + keys, graph.spec.n_heads + n_keys + keys])
     n_writers = int(live[: own.start].sum())
@@ -126,13 +146,12 @@ def _plan_layer(
     before = live[: attention.n_writers].nonzero()[:, 0]
     table = masks[:, attention.edges].view(len(masks), attention.n_readers, attention.n_writers)
     table = table[:, readers][:, :, before]  # (rows, live readers, live writers)
-    mlp_masks = masks[:, mlp.edges]
-    rider, own_masks = (
-        mlp_masks[:, before],
-        mlp_masks[:, own][:, heads] if not graph.spec.parallel else mlp_masks[:, :0],
-    )
+    mlp_masks = masks[:, mlp.edges]  # features' are planned apart
+    rider = mlp_masks[:, before] if runs else None
+    own_masks = masks[:, :0] if graph.spec.parallel or features is not None else mlp_masks[:, own][:, heads]
     rows = tuple(
-        _split(table[row], rider[row] if runs else None, own_masks[row], share, device) for row in range(len(masks))
+        _split(table[row], None if rider is None else rider[row], own_masks[row], share, device)
+        for row in range(len(masks))
     )
     return LayerPlan(
         layer,
@@ -147,7 +166,22 @@ def _plan_layer(
         own_masks.contiguous().to(device),
         slice(n_writers, n_writers + len(heads)),
         n_writers + len(heads) if runs else None,
+        features,
     )
+
+
+def _plan_features(
+    graph: Graph, block: Block, masks: Tensor, live: Bool[Tensor, " W"], share: bool, device: torch.device
+) -> FeaturePlan:
+    own = graph.writers_of(block)
+    readers, before = live[own].nonzero()[:, 0], live[: block.n_writers].nonzero()[:, 0]
+    table = masks[:, block.edges].view(len(masks), block.n_readers, block.n_writers)[:, readers][:, :, before]
+    none = masks.new_ones(0)
+    rows = tuple(_split(table[row], None, none, share, device) for row in range(len(masks)))
+    first = int(live[: own.start].sum())
+    slots = slice(first, first + len(readers))
+    error_slot = slots.stop if live[own.stop] else None
+    return FeaturePlan(block, len(before), readers.to(device), rows, slots, error_slot)
 
 
 def _split(

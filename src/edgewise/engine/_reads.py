@@ -1,14 +1,14 @@
 """Reading: from the stack of differences to every reader's projection, and back, one chunk of tokens at a time."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import LayerPlan, Rows
+from edgewise.engine._plan import Rows
 from edgewise.engine._stack import Stack
 from edgewise.models import Attention, Mlp, Norm
 
@@ -17,8 +17,17 @@ CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
 docs/performance.md)."""
 
 
+class ReadPlan(Protocol):
+    """How a block of readers gets its inputs: a layer's attention (`LayerPlan`), or its features (`FeaturePlan`)."""
+
+    @property
+    def rows(self) -> tuple[tuple[Rows, ...], ...]: ...
+    @property
+    def n_writers(self) -> int: ...
+
+
 class Read(NamedTuple):
-    """A layer's attention readers, queries, keys and values: one projection each."""
+    """A block of readers, such as a layer's queries, keys and values: one projection each."""
 
     norm: Norm
     weight: Float[Tensor, "n D k"]
@@ -94,7 +103,7 @@ class MlpRead(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the backward needs of a layer's attention readers."""
+    """What the backward needs of a block of readers."""
 
     projected: Float[Tensor, "n N k"]
     scale: Float[Tensor, "n N"]
@@ -131,7 +140,7 @@ def _along(g_y: Tensor, y: Tensor, bias: Tensor | None, inverse: Tensor, d_model
 
 
 def read_forward(
-    read: Read, plan: LayerPlan, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]
+    read: Read, plan: ReadPlan, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]
 ) -> tuple[Saved, Float[Tensor, "N D"]]:
     """Project every running attention reader's input, and sum the MLP's over the writers before the layer.
 
@@ -168,7 +177,7 @@ def read_forward(
 
 def read_backward(
     read: Read,
-    plan: LayerPlan,
+    plan: ReadPlan,
     packing: Packing,
     stack: Stack,
     base: Float[Tensor, "M D"],
@@ -261,7 +270,7 @@ class _Piece(NamedTuple):
     chunks: list[slice]
 
 
-def _pieces(read: Read, plan: LayerPlan, packing: Packing, stack: Stack, all_edges: bool) -> Iterator[_Piece]:
+def _pieces(read: Read, plan: ReadPlan, packing: Packing, stack: Stack, all_edges: bool) -> Iterator[_Piece]:
     n, d_model, width = read.weight.shape
     n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"] * stack.longer_chunks
     for start, stop, row in packing.segments:
@@ -278,7 +287,7 @@ def _pieces(read: Read, plan: LayerPlan, packing: Packing, stack: Stack, all_edg
 
 def _inputs(
     rows: Rows,
-    plan: LayerPlan,
+    plan: ReadPlan,
     stack: Stack,
     base: Float[Tensor, "M D"],
     shared: Float[Tensor, "N D"] | None,

@@ -4,6 +4,7 @@ Every reader gets its own residual stream, summed edge by edge; every gradient i
 everything; the fast executor is held equal to it by the tests.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgewise.engine._ablation import Ablation
+from edgewise.engine._features import FeatureLayer, FeatureRun
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, embeddings, make_rotary
 from edgewise.graph import Graph
 from edgewise.models import Attention, Heads, Norm, Parts, Rotary
+from edgewise.transcoders import input_at
 
 
 def reference_logits(
@@ -27,6 +30,7 @@ def reference_logits(
     masks: Float[Tensor, "CP E"],
     ablated: Writes,
     targets: Int[Tensor, " A"],
+    features: Mapping[int, tuple[FeatureLayer, FeatureRun]],
 ) -> Float[Tensor, "A V"]:
     """Logits of the circuits' runs at some tokens; differentiable in `masks` and `ablated`.
 
@@ -38,6 +42,7 @@ def reference_logits(
         masks: one row per circuit and position group, `[C * P, E]`.
         ablated: what removed edges carry, per packed token or the same for all.
         targets: packed tokens whose next-token logits are wanted, `[A]`.
+        features: of the layers that have them.
     """
     clean = tuple(term[packing.example_token].detach() for term in embeddings(parts, graph, packing))
     if graph.n_embeddings:
@@ -52,8 +57,11 @@ def reference_logits(
         before, first = residual, graph.blocks[2 * index].reader
         mixed = run.attend(residual, layer.attention, first, rotary)  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
-        mlp_input = run.stream(before if parts.parallel else residual, first + parts.n_heads + 2 * graph.n_kv_readers)
-        mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(mlp_input))
+        before, first = before if parts.parallel else residual, graph.blocks[2 * index + 1].reader
+        if index in features:
+            residual = run.add_features(residual, before, first, *features[index])
+            continue
+        mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(run.stream(before, first)))
         residual = residual.plus([mlp_written], [ablated.mlps[index].expand_as(mlp_written)])
     return parts.unembed(_frozen(parts.final_norm.module)(run.stream(residual, graph.n_readers - 1)[targets]))
 
@@ -108,6 +116,25 @@ class _ReferenceRun:
             y = _frozen(norm.module)(self.stream(residual, first + i)) @ heads.weight[i // repeats]
             outputs.append(y if heads.bias is None else y + heads.bias[i // repeats])
         return self.packing.unpack(torch.stack(outputs, 1))
+
+    def add_features(
+        self, residual: _Residual, before: _Residual, first: int, own: FeatureLayer, fixed: FeatureRun
+    ) -> _Residual:
+        """A layer's features, whose readers start at `first` and see `before`, and its error term."""
+        transcoder, site, norm = own.transcoder, own.transcoder.spec.reads, own.layer.mlp.norm
+        bounds = fixed.bound.expand(-1, len(own.decoder))
+        written, replaced = [], []
+        for i, feature in enumerate(self.graph.spec.features_of(own.index) or ()):
+            x = self.stream(before, first + i)
+            x = input_at(own.layer, site.kind, x, _frozen(norm.module)(x))
+            x = x - x.mean(1, keepdim=True) if site.centred else x
+            x = x if transcoder.b_in is None else x - transcoder.b_in.detach().to(x)
+            pre = x @ transcoder.W_enc[feature].detach().to(x) + transcoder.b_enc[feature].detach().to(x)
+            on = (pre > bounds[:, i]).to(x)
+            decoder = transcoder.W_dec[feature].detach().to(x)
+            written.append((on * pre)[:, None] * decoder)
+            replaced.append((fixed.ablated[:, i, None] * decoder).expand_as(x))
+        return residual.plus([*written, fixed.error], [*replaced, fixed.ablated_error.expand_as(fixed.error)])
 
 
 def _add_heads(

@@ -96,9 +96,14 @@ class Stream:
             batch: paired prompts and targets.
 
         Raises:
-            InputError: the graph's edges carry positions.
+            InputError: the graph's edges carry positions, or it has features.
         """
         self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
+        if self.graph.spec.features:
+            raise InputError(
+                "graph: it has features in MLPs' places, which this method does not run; use eap, mask-ig or a learned "
+                "method"
+            )
         if self.graph.spec.spans:
             raise InputError(
                 "graph: its edges carry positions, which this method does not tell apart; use one without spans, or "

@@ -92,6 +92,7 @@ def evaluate(
         InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
     """
     engine = Engine.of(model, circuit.graph, recorded_ablation(circuit))
+    _check_transcoders(engine, circuit, "circuit")
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     if unknown := set(baselines) - {"random", "eap"}:
@@ -125,6 +126,8 @@ def evaluate(
         "kl_unit": "nats, whole vocabulary, KL(full ‖ circuit)",
         "units_of_logit_diff": "logits, answer minus wrong answer",
     }
+    if engine.features:
+        conditions["transcoders"] = engine.transcoder_identity
     return Evaluation(
         circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), metrics, conditions
     )
@@ -183,6 +186,8 @@ def judge(
         For each name (and `full`), each metric's values, `[n]`.
     """
     task.check_spans(engine.graph)
+    for who, circuit in circuits.items():
+        _check_transcoders(engine, circuit, who)
     metrics = {name: metric_function(name) for name in names or task.reported}
     if names is None and not isinstance(task.metric, str):
         own = score_name(task.metric)
@@ -199,6 +204,16 @@ def judge(
             for name, metric in metrics.items():
                 rows[who][name].append(reduce(metric(logits, batch), batch).cpu())
     return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
+
+
+def _check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
+    """Refuse a circuit whose features are of other transcoders than the engine's. Raises `InputError`."""
+    recorded = circuit.provenance.get("transcoders", {})
+    if different := [layer for layer, each in recorded.items() if each != engine.transcoder_identity.get(layer)]:
+        raise InputError(
+            f"{who}: its features of layer {different[0]} are of another transcoder than the engine's "
+            f"({recorded[different[0]]}); give the one that it was found with"
+        )
 
 
 def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:

@@ -309,14 +309,15 @@ def _random_path(circuit: Circuit, generator: np.random.Generator) -> list[int]:
 
 
 def _readers_feeding(circuit: Circuit, writer: int) -> list[int]:
-    """The inputs of the component that a writer is the output of; none for an embedding."""
+    """The inputs of the component that a writer is the output of; none for an embedding or an error term."""
     graph = circuit.graph
     layer, head = int(graph.writer_layer[writer]), int(graph.writer_head[writer])
     if layer < 0:
         return []
-    keys, first = graph.n_kv_readers, graph.blocks[2 * layer].reader
+    keys, first, mlp = graph.n_kv_readers, graph.blocks[2 * layer].reader, graph.blocks[2 * layer + 1]
     if head < 0:
-        return [first + graph.spec.n_heads + 2 * keys]
+        place = writer - graph.writers_of(mlp).start
+        return [mlp.reader + place] if place < mlp.n_readers else []
     shared = head * keys // graph.spec.n_heads
     return [first + head, first + graph.spec.n_heads + shared, first + graph.spec.n_heads + keys + shared]
 

@@ -41,11 +41,13 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
         The circuit; `provenance["converted"]` says what changed, one line for each convention.
 
     Raises:
-        edgewise.InputError: the graphs are of different models.
+        edgewise.InputError: the graphs are of different models, or have different features.
     """
     source, target = circuit.graph.spec, graph.spec
     if source == target:
         return circuit
+    if source.features != target.features:
+        raise InputError("convert: the graphs have other transcoder features; a circuit of one is none of the other")
     for name in ("n_layers", "n_heads", "n_kv_heads", "parallel", "spans"):
         if getattr(source, name) != getattr(target, name):
             raise InputError(
@@ -62,6 +64,12 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
     provenance: dict[str, Any] = dict(circuit.provenance) | {"graph": target.to_dict()}
     provenance["converted"] = [*circuit.provenance.get("converted", []), *notes]
     return Circuit(graph, kept, scores, provenance)
+
+
+def refuse_features(circuit: Circuit, format: str) -> None:
+    """Refuse a circuit with features for a format that has none. Raises `InputError`."""
+    if circuit.graph.spec.features:
+        raise InputError(f"{format}: it has no transcoder features, and the circuit's graph has; use edge_table")
 
 
 def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked: float) -> Float[Tensor, " F"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise._files import atomic_path, write_atomically
 from edgewise.circuit import Circuit
-from edgewise.exchange._convert import convert
+from edgewise.exchange._convert import convert, refuse_features
 from edgewise.exchange._reading import read_json, read_pickle
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
 
@@ -34,9 +34,11 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
         What had to be changed for it, a line each; nothing if its graph is that of the format.
 
     Raises:
-        edgewise.InputError: the suffix is another, or the file cannot be written.
+        edgewise.InputError: the suffix is another, the circuit's graph has transcoder features, or the file cannot be
+            written.
     """
     path = Path(path)
+    refuse_features(circuit, "EAP-IG's and MIB's files")
     spec = circuit.graph.spec
     graph = Graph(GraphSpec(spec.n_layers, spec.n_heads, spec.n_kv_heads, "joint", "expanded", spec.parallel))
     before = len(circuit.provenance.get("converted", []))

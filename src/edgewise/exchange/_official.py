@@ -15,7 +15,7 @@ import torch
 from edgewise._errors import InputError
 from edgewise._files import write_atomically
 from edgewise.circuit import Circuit
-from edgewise.exchange._convert import convert
+from edgewise.exchange._convert import convert, refuse_features
 from edgewise.exchange._reading import read_json
 from edgewise.graph import Graph
 
@@ -31,7 +31,11 @@ def write_edges(circuit: Circuit, path: str | Path) -> list[str]:
 
     Returns:
         What had to be changed for it, a line each.
+
+    Raises:
+        edgewise.InputError: the circuit's graph has transcoder features.
     """
+    refuse_features(circuit, "edges.json")
     spec, before = circuit.graph.spec, len(circuit.provenance.get("converted", []))
     graph = Graph(replace(spec, kv="physical", spans=()))
     circuit = convert(circuit, graph)

@@ -7,13 +7,13 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.graph import EMBED, HEAD, KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph
+from edgewise.graph import EMBED, ERROR, FEATURE, FEATURE_IN, HEAD, KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph
 
 if TYPE_CHECKING:
     import networkx
 
-_WRITERS = {EMBED: "embedding", HEAD: "head"}
-_READERS = {QUERY: "query", KEY: "key", VALUE: "value", MLP_IN: "mlp", LOGITS: "logits"}
+_WRITERS = {EMBED: "embedding", HEAD: "head", FEATURE: "feature", ERROR: "error"}
+_READERS = {QUERY: "query", KEY: "key", VALUE: "value", MLP_IN: "mlp", FEATURE_IN: "feature", LOGITS: "logits"}
 
 
 def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[Any]]:
@@ -86,10 +86,10 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
 def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":
     """The kept edges as a `networkx.MultiDiGraph` of components.
 
-    Nodes are embeddings, heads, MLPs and `logits`, with `kind` and `layer`. An edge's key is the input that it goes
-    to: `q`, `k`, `v`, or `in` for MLPs and logits, with the position group where edges carry one (`q @ subject`); its
-    attributes are `edge` (the number), `actual` and, if there are scores, `score`. An edge into a key or value that
-    query heads share goes to each of them, with the same number.
+    Nodes are embeddings, heads, MLPs (or features and error terms) and `logits`, with `kind` and `layer`. An edge's key
+    is the input that it goes to: `q`, `k`, `v`, or `in` for all others, with the position group where edges carry one
+    (`q @ subject`); its attributes are `edge` (the number), `actual` and, if there are scores, `score`. An edge into a
+    key or value that query heads share goes to each of them, with the same number.
 
     Raises:
         edgewise.InputError: networkx is not installed.
@@ -115,8 +115,8 @@ def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":
         attributes: dict[str, Any] = {"edge": edge, "actual": bool(circuit.actual[edge])}
         if circuit.scores is not None:
             attributes["score"] = float(circuit.scores[edge])
-        if kind in (MLP_IN, LOGITS):
-            targets, key = [f"m{layer}" if kind == MLP_IN else "logits"], "in"
+        if kind in (MLP_IN, FEATURE_IN, LOGITS):
+            targets, key = [graph.reader_names[reader]], "in"
         else:
             heads = range(head * group, (head + 1) * group) if kind != QUERY else [head]
             targets, key = [f"a{layer}.h{each}" for each in heads], {QUERY: "q", KEY: "k", VALUE: "v"}[kind]

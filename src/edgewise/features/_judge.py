@@ -17,12 +17,12 @@ from torch.nn import functional
 from edgewise._errors import InputError
 from edgewise._files import write_atomically
 from edgewise.evaluation._statistics import bootstrap
-from edgewise.features._capture import capture, check_transcoder, real_tokens
+from edgewise.features._capture import capture, real_tokens
 from edgewise.features._counts import BINS, Counts
 from edgewise.features._replacement import Replacement, Substitute, substituted
 from edgewise.features._text import TokenRows
 from edgewise.models import Model
-from edgewise.transcoders import Site, Transcoder
+from edgewise.transcoders import Site, Transcoder, check_transcoder
 
 _TOKENS = 512  # of one forward: whole-vocabulary logits are kept for two models at once
 

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.features._capture import centre, check_transcoder, input_at, modules_of, special_tokens
+from edgewise.features._capture import modules_of
 from edgewise.models import Model
-from edgewise.transcoders import Codes, Transcoder
+from edgewise.transcoders import Codes, Transcoder, centre, check_transcoder, input_at, special_tokens
 
 Substitute = Callable[[Tensor | None, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From the norm's input (None without a norm), the MLP's input and the MLP itself to what takes its output's place."""

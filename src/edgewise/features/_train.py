@@ -12,14 +12,14 @@ from edgewise._errors import InputError
 from edgewise.discovery import RunOptions
 from edgewise.discovery._training import NotFiniteError, optimizer_tensors, restore_optimizer
 from edgewise.features._cache import CachedActivations
-from edgewise.features._capture import check_site, real_tokens
+from edgewise.features._capture import real_tokens
 from edgewise.features._config import Job, TrainingConfig
 from edgewise.features._loop import run
 from edgewise.features._parallel import processes
 from edgewise.features._stream import LiveActivations, Stream
 from edgewise.features._text import TokenRows
 from edgewise.models import Model
-from edgewise.transcoders import ALONE, Outcome, Ranks, Site, Transcoder, loss_and_gradients, save
+from edgewise.transcoders import ALONE, Outcome, Ranks, Site, Transcoder, check_site, loss_and_gradients, save
 
 _THRESHOLD_MEMORY = 0.99  # of the running mean of batch_topk's cut
 _START_TOKENS = 4096  # from which means and scales are taken, at most

@@ -12,6 +12,7 @@ from edgewise.models._load import from_config as from_config
 from edgewise.models._load import load as load
 from edgewise.models._load import load_tokenizer as load_tokenizer
 from edgewise.models._load import supported as supported
+from edgewise.models._load import weights_hash as weights_hash
 from edgewise.models._load import wrap as wrap
 from edgewise.models._parts import Attention as Attention
 from edgewise.models._parts import Heads as Heads

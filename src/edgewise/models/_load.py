@@ -1,7 +1,7 @@
 """Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,15 +49,22 @@ class Model:
         return {
             "id": self.source.get("id", type(self.module).__name__),
             "revision": self.source.get("revision", ""),
-            "weights_hash": self.source.get("weights_hash") or _weights_hash(self.module),
+            "weights_hash": self.source.get("weights_hash") or weights_hash(self.module),
             "dtype": str(self.dtype).removeprefix("torch."),
             "note": self.source.get("note", ""),
         }
 
-    def graph(self, embeddings: Embeddings = "joint", kv: KeyValue = "physical", spans: Sequence[str] = ()) -> Graph:
+    def graph(
+        self,
+        embeddings: Embeddings = "joint",
+        kv: KeyValue = "physical",
+        spans: Sequence[str] = (),
+        features: Mapping[int, Sequence[int]] | None = None,
+    ) -> Graph:
         """The model's graph under a convention (see `GraphSpec`).
 
-        With `spans`, such as a task's `span_names`, edges carry positions: each position group has all for itself.
+        With `spans`, such as a task's `span_names`, edges carry positions: each position group has all for itself. With
+        `features`, by layer, those features of the layer's transcoder and an error term stand in the MLP's place.
 
         Raises:
             InputError: `split` embeddings on a model whose only embedding is that of the tokens.
@@ -68,7 +75,8 @@ class Model:
                 f"embeddings='split': {self.family} models have no position embedding to split off; use 'joint'"
             )
         sizes = len(parts.layers), parts.n_heads, parts.n_kv_heads
-        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans)))
+        chosen = tuple((layer, tuple(each)) for layer, each in (features or {}).items())
+        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen))
 
 
 def load(
@@ -237,7 +245,7 @@ def _reach(name: str, revision: str | None) -> None:
         HfApi().model_info(name, revision=revision, timeout=10)
 
 
-def _weights_hash(module: nn.Module) -> str:
+def weights_hash(module: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

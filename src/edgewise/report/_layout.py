@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from edgewise._errors import InputError
 from edgewise.graph import EMBED, KEY, LOGITS, MLP, MLP_IN, QUERY, VALUE, Graph
 
 MARGIN = 0.35
@@ -66,6 +67,8 @@ class Layout:
 def place(graph: Graph) -> Layout:
     """Lay `graph` out: cells shrink as the model grows, down to the smallest legible label."""
     spec = graph.spec
+    if spec.features:
+        raise InputError("draw: the graph has transcoder features; pictures have heads and MLPs alone (see edge_table)")
     layers, heads = spec.n_layers, spec.n_heads
     pitch = float(np.clip(8.4 / (heads + 1.4), 0.42, 1.15)), float(np.clip(11 / (layers + 1), 0.35, 0.72))
     box = min(0.64 * pitch[0], 0.5), min(0.4 * pitch[1], 0.22)

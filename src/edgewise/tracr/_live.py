@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.engine import Engine
 from edgewise.graph import HEAD, KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph
 from edgewise.models import CompiledTransformer, Layer
@@ -22,6 +23,8 @@ def live_edges(engine: Engine) -> Bool[Tensor, " E"]:
     way to the output.
     """
     graph, parts = engine.graph, engine.model.parts
+    if graph.spec.features:
+        raise InputError("tracr: the graph has transcoder features; the true circuit is one of heads and MLPs")
     whole = _Span(engine, differences=False)
     change = _Span(engine, differences=True, whole=whole) if engine.ablation.kind == "interchange" else whole
     live = torch.zeros(graph.n_edges, dtype=torch.bool)

@@ -11,6 +11,11 @@ from edgewise.transcoders._gradients import Outcome as Outcome
 from edgewise.transcoders._gradients import loss_and_gradients as loss_and_gradients
 from edgewise.transcoders._native import load as load
 from edgewise.transcoders._native import save as save
+from edgewise.transcoders._on_model import centre as centre
+from edgewise.transcoders._on_model import check_site as check_site
+from edgewise.transcoders._on_model import check_transcoder as check_transcoder
+from edgewise.transcoders._on_model import input_at as input_at
+from edgewise.transcoders._on_model import special_tokens as special_tokens
 from edgewise.transcoders._ranks import ALONE as ALONE
 from edgewise.transcoders._ranks import Ranks as Ranks
 from edgewise.transcoders._sites import CAPTURED as CAPTURED

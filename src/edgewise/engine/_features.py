@@ -1,0 +1,287 @@
+"""Features in an MLP's place: which, what they read and write, and what the chosen ones leave to the error term.
+
+A layer's MLP is taken apart into n chosen features of its transcoder and one error term. In a circuit's run a feature
+makes its activation anew from its own masked input. The error term, `MLP(x) − Σ_f z_f d_f` of the *full* model's clean
+run, carries all the rest (other features, biases, a skip connection, the transcoder's mistake) and follows no circuit.
+So all masks 1 give the full model and all masks 0 the ablated run, however good or bad the transcoder is.
+
+What a pre-activation must exceed to be on is fixed for each token, beforehand: 0 for `relu`, the stored threshold for
+`jumprelu` and `batch_topk`; for `topk` the middle between the k-th and the next largest pre-activation of all features
+in the full model's clean run (between them, so that rounding turns no feature on or off); infinity at tokens that the
+transcoder was not trained on. The same bounds make ablated activations from corrupted pre-activations, so a feature
+that nothing clean reaches writes exactly its ablated value.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from edgewise._errors import InputError
+from edgewise.engine._packing import Packing
+from edgewise.engine._writes import Writes
+from edgewise.graph import Graph
+from edgewise.models import Layer, Model, weights_hash
+from edgewise.transcoders import Transcoder, centre, check_transcoder, input_at, special_tokens
+
+_CHUNK_BYTES = 64 << 20
+"""How much all features' pre-activations of a chunk of tokens may take, where the k-th largest is looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureLayer:
+    """The chosen features of one layer: detached weights in the model's type, and how they are turned on."""
+
+    index: int
+    """The layer's number."""
+    layer: Layer
+    transcoder: Transcoder
+    """As it was given."""
+    encoder: Float[Tensor, "n D"]
+    encoder_bias: Float[Tensor, " n"]
+    """For inputs without `b_in`."""
+    decoder: Float[Tensor, "n D"]
+    threshold: Float[Tensor, " m"] | None
+    """Stored thresholds, one for each feature or one for all; None for `relu` and `topk`."""
+    everything: tuple[Float[Tensor, "F D"], Float[Tensor, " F"]] | None
+    """The encoder and its bias of all features, which `topk` chooses among; None for other kinds."""
+    excludes_special: bool
+    """Whether the features are off at special tokens and at each prompt's first, as in the transcoder's training."""
+
+    @staticmethod
+    def of(model: Model, transcoder: Transcoder, features: Sequence[int] | None = None) -> "FeatureLayer":
+        """Some of a transcoder's features; all if None."""
+
+        def moved(x: Tensor) -> Tensor:
+            return x.detach().to(model.device, model.dtype)
+
+        def chosen(x: Tensor) -> Tensor:
+            if features is None or len(x) != transcoder.n_features:
+                return moved(x)
+            return moved(x[torch.tensor(features, dtype=torch.long, device=x.device)])
+
+        threshold = chosen(transcoder.threshold) if transcoder.activation.thresholded else None
+        counts = transcoder.activation.kind == "topk"
+        layer = transcoder.spec.reads.layer
+        return FeatureLayer(
+            layer,
+            model.parts.layers[layer],
+            transcoder,
+            chosen(transcoder.W_enc),
+            chosen(transcoder.b_enc),
+            chosen(transcoder.W_dec),
+            threshold,
+            (moved(transcoder.W_enc), moved(transcoder.b_enc)) if counts else None,
+            bool(transcoder.provenance.get("method", {}).get("exclude_special", False)),
+        )
+
+    @property
+    def input_bias(self) -> Float[Tensor, " D"] | None:
+        """What is taken off the input first."""
+        b_in = self.transcoder.b_in
+        return None if b_in is None else b_in.detach().to(self.encoder)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells its transcoder from another, as plain values."""
+        spec = self.transcoder.spec
+        return {
+            "weights_hash": weights_hash(self.transcoder),
+            "activation": str(spec.activation),
+            "reads": str(spec.reads),
+            "exclude_special": self.excludes_special,
+        }
+
+    def read(self, stream: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        """What the transcoder reads, `b_in` taken off, where the MLP's norm reads this stream."""
+        site = self.transcoder.spec.reads
+        x = centre(input_at(self.layer, site.kind, stream, self.layer.mlp.norm.module(stream)), site)
+        return x if self.input_bias is None else x - self.input_bias
+
+    def pre_activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:
+        """The chosen features', of what `read` gives."""
+        return functional.linear(x, self.encoder, self.encoder_bias)
+
+    def off(self, model: Model, packing: Packing) -> Bool[Tensor, " N"] | None:
+        """The tokens at which all features are off, in plain order; None if there are none."""
+        if not self.excludes_special:
+            return None
+        return special_tokens(model, packing.ids[packing.real]) | (packing.positions[packing.real] == 0)
+
+    def bound(self, x: Float[Tensor, "N D"], off: Bool[Tensor, " N"] | None) -> Float[Tensor, "N m"]:
+        """What a pre-activation must exceed for its feature to be on, with one column for all features or one for each.
+
+        Args:
+            x: what the transcoder reads in the clean run.
+            off: the tokens at which all features are off.
+        """
+        activation = self.transcoder.activation
+        if activation.kind == "topk":
+            assert activation.k is not None and self.everything is not None
+            bound = _between(x, *self.everything, activation.k)
+        else:
+            bound = (x.new_zeros(1) if self.threshold is None else self.threshold).expand(len(x), -1)
+        bound = bound.clamp(min=0) if activation.rectified else bound
+        return bound if off is None else bound.masked_fill(off[:, None], torch.inf)
+
+
+def _between(
+    x: Float[Tensor, "N D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, " F"], k: int
+) -> Float[Tensor, "N 1"]:
+    """The middle between the k-th and the next largest pre-activation of all features."""
+    if k == len(weight):
+        return x.new_full((len(x), 1), -torch.inf)
+    step, found = max(1, _CHUNK_BYTES // (len(weight) * x.element_size())), []
+    for rows in x.split(step):
+        largest = functional.linear(rows, weight, bias).topk(k + 1).values
+        found.append(largest[:, -2:].mean(1, keepdim=True))
+    return torch.cat(found)
+
+
+def activate(pre: Float[Tensor, "*N n"], bound: Float[Tensor, "*N m"]) -> Float[Tensor, "*N n"]:
+    """Activations: the pre-activations above their bound, and 0."""
+    return torch.where(pre > bound, pre, 0.0)
+
+
+class FeatureRun(NamedTuple):
+    """What is fixed of a layer's features in a masked run, per packed token or the same for all."""
+
+    bound: Float[Tensor, "N m"]
+    ablated: Float[Tensor, "M n"]
+    """Activations that removed edges carry."""
+    error: Float[Tensor, "N D"]
+    """What the error term writes."""
+    ablated_error: Float[Tensor, "M D"]
+    """What its removed edges carry."""
+
+
+def feature_layers(
+    model: Model, graph: Graph, ablation: str, transcoders: Transcoder | Sequence[Transcoder]
+) -> dict[int, FeatureLayer]:
+    """The features that a graph names, by layer.
+
+    Args:
+        model: the model.
+        graph: its graph.
+        ablation: the ablation's kind.
+        transcoders: one for each layer with features at least, of other layers if at hand.
+
+    Raises:
+        InputError: a layer's transcoder is missing or cannot be taken apart, or the ablation or the model's type does
+            not go with features.
+    """
+    given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
+    by_layer = {each.spec.writes[0].layer: each for each in given}
+    if len(by_layer) < len(given):
+        raise InputError("transcoders: two are of one layer; give at most one for each")
+    wanted = dict(graph.spec.features)
+    if not wanted:
+        if given:
+            raise InputError("transcoders: the graph has no features of theirs; use model.graph(features=…)")
+        return {}
+    if ablation not in ("interchange", "zero"):
+        raise InputError(f"ablation {ablation!r}: a graph with features takes interchange or zero")
+    if model.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"model: it is in {model.dtype}, whose rounding turns features on and off; with features load it in float32"
+        )
+    if missing := sorted(wanted.keys() - by_layer.keys()):
+        raise InputError(f"graph: layer {missing[0]} has features; give its transcoder (Engine(…, transcoders=…))")
+    found = {}
+    for layer, features in wanted.items():
+        check_features(model, by_layer[layer])
+        if features and features[-1] >= by_layer[layer].n_features:
+            raise InputError(
+                f"graph: feature {features[-1]} of layer {layer}; its transcoder has {by_layer[layer].n_features}, "
+                "counted from 0"
+            )
+        found[layer] = FeatureLayer.of(model, by_layer[layer], features)
+    return found
+
+
+def check_features(model: Model, transcoder: Transcoder) -> None:
+    """Refuse a transcoder whose features cannot be readers and writers of a model's graph. Raises `InputError`."""
+    check_transcoder(model, transcoder)
+    spec, site = transcoder.spec, transcoder.spec.reads
+    if spec.is_autoencoder:
+        raise InputError(
+            f"autoencoder of {site}: its features read what the MLP wrote; take an MLP apart by a transcoder"
+        )
+    if len(spec.writes) > 1 or spec.writes[0].layer != site.layer:
+        raise InputError(
+            f"transcoder of {site}: it writes to {len(spec.writes)} layers, {spec.writes[0].layer} to "
+            f"{spec.writes[-1].layer}; a feature of the graph is one writer in its own layer, so use one per layer"
+        )
+    if site.kind == "resid_mid" and not site.centred and model.parts.final_norm.kind == "layer":
+        raise InputError(
+            f"transcoder of {site}: the engine keeps no mean of a stream that layer norms read; use a transcoder that "
+            "reads it centred, or after the norm"
+        )
+
+
+@torch.no_grad()
+def clean_tensors(
+    model: Model, layers: Mapping[int, FeatureLayer], writes: Writes, streams: Mapping[int, Tensor], packing: Packing
+) -> tuple[Tensor, ...]:
+    """From the full model's clean run, for each layer with features: what its error term writes, and the bounds.
+
+    Args:
+        model: the model.
+        layers: the features.
+        writes: of the run.
+        streams: what the MLPs' norms read, `[N, D]` for each of the layers.
+        packing: the clean prompts in plain order.
+    """
+    tensors: list[Tensor] = []
+    for index, features in layers.items():
+        x = features.read(streams[index].to(model.dtype))
+        bound = features.bound(x, features.off(model, packing))
+        activations = activate(features.pre_activations(x), bound)
+        tensors += [writes.mlps[index] - activations @ features.decoder, bound]
+    return tuple(tensors)
+
+
+@torch.no_grad()
+def corrupted_tensors(
+    model: Model, layers: Mapping[int, FeatureLayer], streams: Mapping[int, Tensor]
+) -> tuple[Tensor, ...]:
+    """From the full model's corrupted run, for each layer with features, their pre-activations."""
+    return tuple(
+        features.pre_activations(features.read(streams[index].to(model.dtype))) for index, features in layers.items()
+    )
+
+
+@torch.no_grad()
+def feature_run(
+    features: FeatureLayer,
+    error: Float[Tensor, "N D"],
+    bound: Float[Tensor, "N m"],
+    corrupted: Float[Tensor, "N n"] | None,
+    ablated_mlp: Float[Tensor, "M D"],
+) -> FeatureRun:
+    """What is fixed of a layer's features in a masked run.
+
+    Args:
+        features: the features.
+        error: see `clean_tensors`, at each packed token.
+        bound: likewise.
+        corrupted: see `corrupted_tensors`; None where removed edges carry nothing.
+        ablated_mlp: what the whole MLP's removed edges carry; the error term's carry what the features' do not.
+    """
+    ablated = bound.new_zeros(1, len(features.decoder)) if corrupted is None else activate(corrupted, bound)
+    return FeatureRun(bound, ablated, error, ablated_mlp - ablated @ features.decoder)
+
+
+def mlp_streams(graph: Graph, writes: Writes, base: Sequence[Tensor]) -> dict[int, Float[Tensor, "N D"]]:
+    """What the MLPs' norms read in a run of the full model, for layers with features.
+
+    Args:
+        graph: the graph.
+        writes: of the run.
+        base: its `base_sums`, under an ablation whose b_O stays with the layers.
+    """
+    clean = 0.0 if graph.n_embeddings else writes.embeds[0]  # left out of the sums where they are no writers
+    return {layer: base[2 * layer + 1] + clean for layer, _ in graph.spec.features}

@@ -1,0 +1,57 @@
+"""`find` and `evaluate` with transcoders, and what a user can get wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgewise.circuit import Circuit
+from tests.cli.test_cli import Cli, cli, model, pairs
+from tests.cli.test_transcoder import text, trained
+
+__all__ = ["cli", "model", "pairs", "text", "trained"]  # fixtures
+
+
+@pytest.fixture
+def transcoders(trained: Path) -> tuple[Path, ...]:
+    """One for each of the two layers."""
+    return tuple(trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1))
+
+
+def test_find_and_judge_a_circuit_of_features(
+    cli: Cli, model: Path, pairs: Path, transcoders: tuple[Path, ...], trained: Path, tmp_path: Path
+):
+    given = [part for path in transcoders for part in ("--transcoders", path)]
+    ran = cli("find", "--model", model, "--task", pairs, "--method", "eap", "--sparsity", 0.8, "--out", tmp_path,
+              "--features-per-layer", 3, *given)  # fmt: skip
+    assert ran.status == 0 and "features 6 in layers 0, 1" in ran.out, ran
+    path = tmp_path / "circuit.safetensors"
+    circuit = Circuit.load(path)
+    assert [len(chosen) for _, chosen in circuit.graph.spec.features] == [3, 3]
+    ran = cli("evaluate", path, *given, "--json", "--baselines", "none")
+    assert ran.status == 0, ran
+    found = json.loads(ran.out)
+    assert found["actual_edges"] == circuit.n_actual
+    assert found["conditions"]["transcoders"] == circuit.provenance["transcoders"]
+    ran = cli("curve", path, tmp_path / "curve.png", *given, "--sparsities", "0.5,0.8")
+    assert ran.status == 0, ran
+
+    assert "features of layers 0, 1; give their transcoders with --transcoders" in cli.refused("evaluate", path)
+    other = [trained / f"layer{layer}.transcoder.relu@0.01.safetensors" for layer in (0, 1)]
+    wrong = [part for each in other for part in ("--transcoders", each)]
+    assert "of another transcoder than the engine's" in cli.refused("evaluate", path, *wrong)
+    assert "pictures have heads and MLPs alone" in cli.refused("draw", path, tmp_path / "circuit.png")
+    assert "compare them from Python" in cli.refused("compare", path, path)
+
+
+def test_wrong_choices_are_refused_before_the_work(
+    cli: Cli, model: Path, pairs: Path, transcoders: tuple[Path, ...], trained: Path, tmp_path: Path
+):
+    run = ("find", "--model", model, "--task", pairs, "--out", tmp_path, "--transcoders", transcoders[0])
+    assert "eap-ig does not run features" in cli.refused(*run, "--method", "eap-ig")
+    assert "relevance does not run features" in cli.refused(*run, "--method", "ensemble", "--of", "eap,relevance")
+    assert "interchange or zero, not optimal" in cli.refused(*run, "--ablation", "optimal")
+    assert "use at least 0" in cli.refused(*run, "--features-per-layer", -1)
+    assert "the transcoders have" in cli.refused(*run, "--features-per-layer", 10**6)
+    assert "no such file" in cli.refused(*run[:-1], tmp_path / "nothing")
+    assert "give one for each of some layers" in cli.refused(*run[:-1], trained)  # two activations of each layer

@@ -1,0 +1,302 @@
+"""Graphs with features in MLPs' places: exact ends, the fast path as the reference, and what the features stand for."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgewise import InputError
+from edgewise.engine import Engine, Stream, footprint, mean_writes
+from edgewise.features import capture
+from edgewise.graph import Graph
+from edgewise.models import Model
+from edgewise.tasks import Pair, Target
+from edgewise.tasks._pairs import collate as pairs_batch
+from edgewise.transcoders import Transcoder
+from tests.engine.featured import KINDS, SITES, featured, features_of, ones, transcoder_of
+from tests.engines import Outcome, assert_close, assert_same, outcome, random_constants, random_masks
+from tests.features.test_replacement import exact
+from tests.tiny import ONE_OF_EACH, collate, draw_prompts, own_logits, tiny
+from tests.transcoders.reference import random_transcoder
+
+PROMPTS = draw_prompts((6, 3, 5))
+BATCH = collate(PROMPTS)
+MODELS = (*ONE_OF_EACH, "plain-norm")
+
+
+def _variants(model: Model) -> Iterator[Engine]:
+    """Every kind of activation and every site, with and without features that are off at first tokens."""
+    layers = list(features_of(model))
+    for number, site in enumerate(SITES):
+        pairs = [
+            transcoder_of(model, layer, KINDS[(number + i) % len(KINDS)], site, exclude=number % 2 == 1)
+            for i, layer in enumerate(layers)
+        ]
+        yield featured(model, pairs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_edges_are_the_model_and_none_the_corrupted_run(name: str):
+    model = tiny(name)
+    for engine in _variants(model):
+        for skip in (True, False):
+            assert_close(engine.run(BATCH, ones(engine), skip=skip), own_logits(model, PROMPTS))
+            assert_close(engine.run(BATCH, 0 * ones(engine), skip=skip), own_logits(model, PROMPTS, "corrupted"))
+        zero = featured(model, [each.transcoder for each in engine.features.values()], "zero")
+        assert_close(zero.run(BATCH, ones(zero)), own_logits(model, PROMPTS))
+
+
+def _check(fast: Engine, reference: Engine, mask: Tensor) -> None:
+    expected = outcome(reference, BATCH, mask)
+    fractional = (mask > 0) & (mask < 1)
+    for skip in (True, False):
+        assert_same(outcome(fast, BATCH, mask, gradients="all", skip=skip), expected)
+        found = outcome(fast, BATCH, mask, gradients="fractional", skip=skip)
+        assert_same(_only(found, fractional), _only(expected, fractional))
+
+
+def _only(found: Outcome, edges: Tensor) -> Outcome:
+    return found._replace(mask=found.mask[edges])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_fast_path_is_the_reference(name: str, kind: str):
+    model = tiny(name)
+    for number, ablation in enumerate(("interchange", "zero")):
+        site = SITES[(KINDS.index(kind) + 3 * number) % len(SITES)]
+        transcoders = [transcoder_of(model, layer, kind, site, exclude=number == 0) for layer in features_of(model)]
+        reference = featured(model, transcoders, ablation, path="reference")
+        for memory in ("default", "lean"):
+            fast = featured(model, transcoders, ablation, memory=memory)
+            for mask in random_masks(fast.graph).values():
+                _check(fast, reference, mask)
+
+
+# ------------------------------------------------------------------------------------------ what the features stand for
+
+
+@pytest.mark.parametrize("name", ["gpt2-scaled", "plain"])
+def test_an_exact_transcoder_whole_and_with_its_mlps_masks_is_the_mlp(name: str):
+    """All features of a transcoder that *is* the ReLU MLP, each with the MLP's own masks, run as the MLP does."""
+    model = tiny(name)
+    plain, layers = model.graph(), range(len(model.parts.layers))
+    transcoders = [exact(model, layer) for layer in layers]
+    engine = featured(model, transcoders, features={i: range(each.n_features) for i, each in enumerate(transcoders)})
+    for mask in random_masks(plain).values():
+        wide = mask[..., _like_mlps(engine.graph, plain)]
+        expected = outcome(Engine(model, plain), BATCH, mask, gradients="all")
+        found = outcome(engine, BATCH, wide, gradients="all")
+        assert_close(found.logits, expected.logits)
+        numbers = _like_mlps(engine.graph, plain).expand_as(wide)
+        assert_close(torch.zeros_like(mask).scatter_add(-1, numbers, found.mask), expected.mask)
+
+
+def _like_mlps(graph: Graph, plain: Graph) -> Tensor:
+    """For each edge of a graph with features, the edge of the graph with MLPs between the same components."""
+
+    def component(name: str) -> str:
+        return name.partition(".")[0] if name.startswith("m") else name
+
+    ends = [name.split(" -> ") for name in graph.edge_names(torch.arange(graph.n_edges))]
+    return torch.tensor([plain.edge_id(f"{component(writer)} -> {component(reader)}") for writer, reader in ends])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_features_the_error_term_is_the_whole_mlp_of_the_clean_run(name: str):
+    """Where all that an MLP hears is whole, its graph and one with an error term alone in its place agree."""
+    model = tiny(name)
+    plain, last = model.graph(), len(model.parts.layers) - 1
+    engine = featured(model, features={last: ()})
+    before = plain.blocks[2 * last + 1].edges  # the MLP's own inputs
+    names = [name.replace(".error", "") for name in engine.graph.edge_names(torch.arange(engine.graph.n_edges))]
+    numbers = torch.tensor([plain.edge_id(name) for name in names])
+    for mask in random_masks(plain).values():
+        mask[..., : before.stop] = 1
+        assert_close(engine.run(BATCH, mask[..., numbers]), Engine(model, plain).run(BATCH, mask))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_feature_writes_its_activation_times_its_decoder_row(kind: str):
+    """Under zero ablation, cutting a feature off the output takes exactly what the transcoder itself says it writes."""
+    model = tiny("plain")  # whose output is linear in the stream
+    for site, exclude in (("mlp_in", False), ("resid_mid.centred", True)):
+        transcoder = transcoder_of(model, 1, kind, site, exclude=exclude)
+        engine = featured(model, [transcoder], "zero", {1: range(32)})
+        activations = _activations(model, transcoder)
+        on = 0
+        for feature in range(32):
+            mask = ones(engine)
+            mask[engine.graph.edge_id(f"m1.f{feature} -> logits")] = 0
+            written = activations[:, feature, None] * transcoder.W_dec[feature].detach()
+            taken = model.parts.unembed(written) - model.parts.unembed(torch.zeros_like(written))
+            assert_close(engine.run(BATCH, ones(engine)) - engine.run(BATCH, mask), taken)
+            on += int((written != 0).any(1).sum())
+        assert 0 < on < 32 * len(BATCH.row)  # or this holds nothing of what turns features on
+
+
+@torch.no_grad()
+def _activations(model: Model, transcoder: Transcoder) -> Tensor:
+    """At the targets, by the transcoder's own code on what it reads off the user's module."""
+    rows = []
+    for prompt in PROMPTS:
+        x = capture(model, [transcoder.spec.reads], prompt.clean[None])[transcoder.spec.reads][0]
+        z = transcoder.encode(x)
+        if transcoder.provenance["method"]["exclude_special"]:
+            z[0] = 0
+        rows.append(z[list(prompt.targets)])
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_pruning_changes_no_logit(name: str, kind: str):
+    model = tiny(name)
+    transcoders = [transcoder_of(model, layer, kind, exclude=True) for layer in features_of(model)]
+    generator, dropped = torch.Generator().manual_seed(1), 0
+    for ablation in ("interchange", "zero"):
+        engine = featured(model, transcoders, ablation)
+        for density in (0.02, 0.05, 0.1, 0.2, 0.4):
+            kept = torch.rand(engine.graph.n_edges, generator=generator) < density
+            alive = engine.graph.prune(kept, ablation)
+            dropped += int(kept.sum()) - int(alive.sum())
+            whole = engine.run(BATCH, kept.double(), skip=False)
+            assert_close(engine.run(BATCH, alive.double(), skip=False), whole)
+            assert_close(engine.run(BATCH, kept.double(), skip=True), whole)
+    assert dropped
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk:5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "plain-norm"])
+def test_mask_gradients_are_finite_differences(name: str, kind: str):
+    model = tiny(name)
+    transcoders = [transcoder_of(model, layer, kind) for layer in features_of(model)]
+    engine = featured(model, transcoders, features={layer: range(32) for layer in features_of(model)})
+    mask = random_masks(engine.graph)["circuits-and-groups"]
+    weights = torch.randn(engine.run(BATCH, mask).shape, generator=torch.Generator().manual_seed(3), dtype=mask.dtype)
+    gradient = outcome(engine, BATCH, mask, weights, gradients="all").mask.flatten()
+    into = torch.tensor([reader.startswith("m") for reader in engine.graph.reader_names])
+    chosen = into[engine.graph.edge_reader.long()].repeat(4).nonzero()[:, 0]
+    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(4))]
+    moves = gradient[chosen].abs() > 1e-6  # most features are off at most tokens
+    assert moves.sum() > 8
+    step = 1e-5
+    for edge in [*chosen[moves][:9].tolist(), *chosen[~moves][:3].tolist()]:
+        direction = torch.zeros_like(gradient).index_fill_(0, torch.tensor(edge), 1).view_as(mask)
+
+        def loss(by: float, direction: Tensor = direction) -> float:
+            return float((engine.run(BATCH, mask + by * direction).detach() * weights).sum())
+
+        slope = (8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))) / (12 * step)
+        assert_close(gradient[edge], torch.tensor(slope, dtype=mask.dtype), 1e-6)
+
+
+# ------------------------------------------------------------------------------------ batches, positions, pairs, types
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_padding_order_and_what_was_prepared_change_nothing(kind: str):
+    model = tiny("gpt2")
+    transcoders = [transcoder_of(model, layer, kind, exclude=True) for layer in features_of(model)]
+    engine = featured(model, transcoders)
+    mask = random_masks(engine.graph)["circuits-and-groups"]
+    whole = engine.run(BATCH, mask)
+    for padding in ({"side": "left"}, {"side": "both", "extra": 3}):
+        assert_close(engine.run(collate(PROMPTS, **padding), mask), whole)
+    alone = torch.cat([engine.run(collate([prompt]), mask) for prompt in PROMPTS], 1)
+    assert_close(alone, whole)
+    backwards = torch.cat([engine.run(collate([prompt]), mask) for prompt in PROMPTS[::-1]], 1)
+    assert_close(engine.run(collate(PROMPTS[::-1]), mask), backwards)
+    prepared = featured(model, transcoders)
+    prepared.prepare([collate(PROMPTS[1:]), collate(PROMPTS[:1])])
+    assert_close(prepared.run(BATCH, mask), whole)
+
+
+def test_edges_that_carry_positions():
+    model = tiny("llama-gqa")
+    features = features_of(model)
+    plain = featured(model)
+    graph = model.graph(spans=("first", "second"), features=features)
+    engine = featured(model, graph=graph)
+    mask = random_masks(plain.graph)["circuits-and-groups"][:1]  # (1, 2, n)
+    assert_close(engine.run(BATCH, mask.flatten()), plain.run(BATCH, mask)[0])
+    assert graph.edge_name(graph.edge_id("m0.f4 -> m2.f30 @ second")) == "m0.f4 -> m2.f30 @ second"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["gpt2", "neox-parallel"])
+def test_pairs_of_unequal_length(name: str, kind: str):
+    model = tiny(name)
+    pair = Pair((7, 8, 9, 10, 11), (12, 13, 14, 15), (Target(4, (1,)), Target(1, (2,))), "", "", align=(0, 1, 1, 2, 3))
+    batch: Any = pairs_batch([pair, Pair((7, 8, 9), (12, 13, 14), (Target(2, (1,)),), "", "")], range(2))
+    transcoders = [transcoder_of(model, layer, kind, exclude=True) for layer in features_of(model)]
+    fast, reference = featured(model, transcoders), featured(model, transcoders, path="reference")
+    for mask in (0 * ones(fast), *random_masks(fast.graph).values()):
+        if mask.ndim == 1:
+            assert_same(outcome(fast, batch, mask, gradients="all"), outcome(reference, batch, mask), 1e-8)
+    assert_close(fast.run(batch, 0 * ones(fast)), fast.full(batch, "corrupted"))
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_in_single_precision(name: str):
+    model = tiny(name, torch.float32)
+    for kind in KINDS:
+        transcoders = [transcoder_of(model, layer, kind) for layer in features_of(model)]
+        engine = featured(model, transcoders)
+        full = own_logits(model, PROMPTS)
+        assert (engine.run(BATCH, ones(engine)) - full).abs().max() <= 1e-5 * full.abs().max()
+
+
+def test_a_transcoder_in_another_type_is_used_in_the_models():
+    model = tiny("gpt2")
+    transcoders = [transcoder_of(model, layer, "topk:5") for layer in features_of(model)]
+    single = [transcoder_of(model, layer, "topk:5").float() for layer in features_of(model)]
+    engine, other = featured(model, transcoders), featured(model, single)
+    mask = random_masks(engine.graph)["mixed"]
+    assert_close(other.run(BATCH, mask), engine.run(BATCH, mask), 1e-5)
+    assert other.transcoder_identity != engine.transcoder_identity
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_what_cannot_be_taken_apart_is_refused_in_one_line():
+    model = tiny("gpt2")
+    first, second = (transcoder_of(model, layer) for layer in features_of(model))
+    graph, d = model.graph(features=features_of(model)), model.parts.d_model
+    means = random_constants(model, graph, "mean")
+    cross = random_transcoder("relu", n_sites=3, d_in=d, d_out=d)
+    narrow = random_transcoder("relu", layer=2)
+    autoencoder = random_transcoder("relu", layer=2, autoencoder=True, d_in=d)
+    uncentred = random_transcoder("relu", layer=2, reads="resid_mid", d_in=d, d_out=d)
+    bad: list[tuple[Callable[[], Any], str]] = [
+        (lambda: Engine(model, graph), "layer 0 has features; give its transcoder"),
+        (lambda: featured(model, [first], graph=graph), "layer 2 has features; give its transcoder"),
+        (lambda: featured(model, [first, second, first]), "two are of one layer"),
+        (lambda: Engine(model, transcoders=first), "the graph has no features"),
+        (lambda: featured(model, [cross, second]), "writes to 3 layers, 0 to 2"),
+        (lambda: featured(model, [first, narrow]), "width 12 there, the model 32"),
+        (lambda: featured(model, [first, autoencoder]), "its features read what the MLP wrote"),
+        (lambda: featured(model, [first, uncentred]), "keeps no mean"),
+        (lambda: featured(model, features={0: (32,)}), "feature 32 of layer 0; its transcoder has 32"),
+        (lambda: featured(model, ablation="mean", constants=means), "a graph with features takes interchange or zero"),
+        (lambda: featured(tiny("gpt2", torch.bfloat16)), "load it in float32"),
+        (lambda: mean_writes(model, graph, []), "use interchange or zero"),
+        (lambda: footprint(model, graph, 2, 4), "has features"),
+        (lambda: Stream(featured(model), BATCH), "which this method does not run"),
+    ]
+    for call, complaint in bad:
+        with pytest.raises(InputError, match=complaint) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_features_that_would_drown_the_model_are_refused():
+    model = tiny("gpt2", torch.float32)
+    loud = [transcoder_of(model, layer) for layer in features_of(model)]
+    with torch.no_grad():
+        loud[0].W_dec.mul_(1e7)
+    with pytest.raises(InputError, match="off the model by"):
+        featured(model, loud)
