@@ -28,7 +28,7 @@ SIZE = 0.98
 """Of the methods that find one circuit a run."""
 
 SHORT = 300
-"""Steps of Edge Pruning with the published settings that cost what a ranking does; its warm-ups are cut in proportion."""
+"""Steps of Edge Pruning with the published settings that cost what a ranking does; its warm-ups are cut likewise."""
 
 Found = tuple[dict[str, ew.Circuit], dict[str, Any]]
 """Circuits by name (sparsity, and for attribution the sign), and what they cost."""
