@@ -368,6 +368,21 @@ def test_seeds_differ_and_sizes_extend(name):
 # Many pairs
 
 
+def test_impossible_sizes_are_refused_soon():
+    tokenizer = TOKENIZERS["unigram"]()
+    with pytest.raises(InputError, match="ioi: 2000000 pairs in a split are too many; ask for at most 1000000"):
+        made("ioi", tokenizer, (1, 1, 2_000_000))
+    with pytest.raises(InputError, match="gendered-pronoun: test: only .* different pairs found"):
+        made("gendered-pronoun", word_tokenizer(pronoun_words()), (0, 0, 900_000))
+
+
+def pronoun_words() -> list[str]:
+    """The words of its test split, of a few names and places."""
+    lists = (words_.FEMALE_NAMES, words_.MALE_NAMES, words_.OBJECTS, words_.PLACES)
+    some = [word for words in lists for word in words_of(words, "test")[:6]]
+    return [*some, "she", "he", "'", *" ".join(pronoun_._TEMPLATES["test"]).replace("'", " ' ").split()]
+
+
 def test_many_pairs_are_kept_on_disk_and_read_the_same():
     tokenizer = TOKENIZERS["unigram"]()
     few, many = (made("induction", tokenizer, (n, 0, 0)).train for n in (50, IN_MEMORY + 50))

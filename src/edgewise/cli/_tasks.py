@@ -43,7 +43,7 @@ def show(
 ) -> None:
     """Print pairs as the model is given them: tokens, what is predicted, right and wrong answers."""
     from edgewise.models import load_tokenizer
-    from edgewise.tasks import SPLITS, TASKS, from_file
+    from edgewise.tasks import ALL_TASKS, SPLITS, from_file
 
     if n < 1:
         raise InputError(f"-n {n}: use at least 1")
@@ -51,7 +51,8 @@ def show(
     check_task(task)
     tokenizer = load_tokenizer(model)
     sizes = {each: n if each == split else 0 for each in SPLITS}
-    made = TASKS[task](tokenizer, **sizes, seed=seed) if task in TASKS else from_file(task, tokenizer, seed=seed)
+    built_in = ALL_TASKS.get(task)
+    made = from_file(task, tokenizer, seed=seed) if built_in is None else built_in(tokenizer, **sizes, seed=seed)
     for number, pair in enumerate(made.split(split)[:n]):
         if as_json:
             print(json.dumps(asdict(pair)))
@@ -72,13 +73,15 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
-    from edgewise.tasks import SPLITS, TASKS, from_file
+    from edgewise.tasks import ALL_TASKS, SPLITS, TASKS, from_file
     from edgewise.tasks import score as measure
 
     one_of("--split", split, SPLITS)
     names = tasks or list(TASKS)
     for name in names:
         check_task(name)
+        if name in ALL_TASKS and name not in TASKS:
+            raise InputError(f"{name}: its answers are no next tokens, which these scores are about; use tracr find")
     loaded = load(model, device)
     rows = []
     sizes = {each: n if each == split else 0 for each in SPLITS}
@@ -107,8 +110,10 @@ def check(
 ) -> None:
     """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
     from edgewise.models import load_tokenizer
-    from edgewise.tasks import check_file
+    from edgewise.tasks import ALL_TASKS, check_file
 
+    if file in ALL_TASKS:
+        raise InputError(f"{file}: this task is built in; give a file of pairs, or use `tasks show {file}`")
     check_task(file)
     result = check_file(file, load_tokenizer(model))
     if as_json:
