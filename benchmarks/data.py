@@ -6,11 +6,13 @@ Each size runs in a process of its own: it makes `induction` pairs for a tokeniz
 Edge Pruning. `small` examples' constants (the corrupted run, the full model's logits) are cached and seen again; of
 `examples` they are computed anew in each step. The two are held against each other by
 
-* `extra_plain`: (large step − small step) / plain forward + backward, to be at most 1;
-* `bytes_per_example`: growth of the process's resident memory from one size to the other, per example, without the
-  cache of constants, which has a bound of its own.
+* `extra_plain`: the large step less the small one, in plain forwards + backwards, to be at most 1. Two of the three
+  forwards of a large step are its excess, the corrupted prompts' and the full model's;
+* `bytes_per_example`: how much more memory making the large task takes at its peak, per example. (It comes before the
+  model is loaded, whose own peak would hide it.)
 
-Steps and plain passes take turns, so that both see the same machine.
+Steps and plain passes take turns, and each process's steps are counted in its own plain passes, so that a machine that
+is busier in one of the two does not decide the difference.
 """
 
 import argparse
@@ -47,10 +49,12 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 def measure(args: argparse.Namespace, examples: int) -> dict[str, Any]:
     """One size: seconds to make the task and a step, and what is resident after each."""
-    model = load(random_weights(SHAPES[args.shape](), device=args.device))
+    tokenizer = word_tokenizer()
+    induction(tokenizer, 2048, 1, 1)  # what tokenising some at a time takes is no matter of size
     before = rss_bytes()
-    make_s, task = seconds(lambda: induction(word_tokenizer(), examples, 1, 1))
+    make_s, task = seconds(lambda: induction(tokenizer, examples, 1, 1))
     made = rss_bytes()
+    model = load(random_weights(SHAPES[args.shape](), device=args.device))
     settings = replace(
         EdgePruningConfig(),
         steps=args.steps,
@@ -92,7 +96,7 @@ def main() -> None:
         return
     small, large = (_in_process(args, size) for size in (args.small, args.examples))
     row = {"shape": args.shape, "batch": args.batch, "small": small, "large": large}
-    row["extra_plain"] = (large["step_s"] - small["step_s"]) / large["plain_s"]
+    row["extra_plain"] = large["step_s"] / large["plain_s"] - small["step_s"] / small["plain_s"]
     row["bytes_per_example"] = (large["make_bytes"] - small["make_bytes"]) / (args.examples - args.small)
     if args.json:
         print(json.dumps(row))

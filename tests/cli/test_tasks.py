@@ -67,6 +67,24 @@ def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_pa
     assert len(json.loads(cli("tasks", "check", bad, "--model", model, "--json").out)["refusals"]) == 2
 
 
+def test_check_refuses_what_find_refuses(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    files = {
+        "few": rows[:2],
+        "mixed": [rows[0] | {"split": "train"}, *rows[1:]],
+        "leak": [rows[0] | {"split": "train"}, rows[0] | {"split": "test"}],
+        "no train": [row | {"split": "test"} for row in rows],
+    }
+    for name, records in files.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        checked = cli("tasks", "check", path, "--model", model)
+        assert checked.status == 1, name
+        refused = cli.refused(*find(model, path, tmp_path / "out"))
+        if name != "no train":  # that task can be made, so `find` says it of its option
+            assert refused.removeprefix("edgewise: ").strip() in checked.out, name
+
+
 def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, tmp_path: Path):  # noqa: F811
     path = tmp_path / "nonsense.jsonl"
     names = ["Mary", "Ann", "Lee", "Sue", "John"]
@@ -97,6 +115,14 @@ def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path,
         (("tasks", "show", "ioi", "--split", "dev"), "--split 'dev': choose train, validation, test"),
         (("tasks", "score", "ioi", "--split", "dev"), "--split 'dev'"),
         (("tasks", "score", "nothing"), "choose ioi"),
+        (("tasks", "check", "ioi"), "file 'ioi': give a file (.jsonl, .csv, .parquet) or hf:NAME"),
+        (("tasks", "check", "hf:"), "hf: names no data set"),
+        (("tasks", "check", "hf:x", "--limit", -1), "--limit -1: use at least 0"),
+        (("tasks", "show", "program"), "task 'program': its pairs are a compiled program's inputs"),
+        (("tasks", "score", "program"), "task 'program': its pairs are a compiled program's inputs"),
+        (("tasks", "score", "ioi", "-n", 0), "-n 0: use at least 1"),
+        (("tasks", "score", "ioi", "--out", "/dev/null/x.md"), "/dev/null"),
+        (("find", "--method", "acdc", "--positions"), "--positions: acdc does not tell positions apart; choose"),
         (("tasks", "check", "pairs.xlsx"), "give a file (.jsonl, .csv, .parquet) or hf:NAME"),
         (("tasks", "show", "ioi", "--model", "./absent"), "its tokenizer could not be loaded"),
     ],

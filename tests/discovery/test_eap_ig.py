@@ -230,10 +230,6 @@ def test_what_makes_no_sense_is_refused():
     assert "no gradient" in refused(lambda: eap_ig(engine, random_task(metric="accuracy")))
     off = toy_engine(graph=tiny("gpt2", torch.float32).graph("off"))
     assert "no writers" in refused(lambda: eap_ig(off, task))
-    by_span = toy_engine(graph=tiny("gpt2", torch.float32).graph(spans=("a", "b")))
-    spans = [replace(pair, spans=tuple(i % 2 for i in range(len(pair.clean)))) for pair in task.train]
-    grouped = replace(task, train=spans, validation=[], test=[], span_names=("a", "b"))
-    assert "positions" in refused(lambda: eap_ig(by_span, grouped))
 
 
 def test_the_result_says_what_it_cost():

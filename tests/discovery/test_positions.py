@@ -1,5 +1,6 @@
 """Edges that carry positions: each named span of the prompts has all edges for itself, in every method."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import torch
 import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.engine import Engine
+from edgewise.cli._methods import METHODS, WHOLE, Settings, check_positions, find_circuit
+from edgewise.discovery._explain import metric_sum
+from edgewise.discovery._objective import example_scores
+from edgewise.engine import Engine, Stream
 from edgewise.exchange import edge_table, from_edge_table, to_networkx, write_edges, write_mib
 from edgewise.graph import Graph, GraphSpec
-from edgewise.tasks import Pair, Target, Task
+from edgewise.tasks import Pair, Target, Task, metric_function
 
 from ..tiny import ONE_OF_EACH, VOCABULARY, tiny
 
@@ -116,16 +120,64 @@ def test_scores_of_the_groups_sum_to_the_plain_scores(method):
     assert by_group.abs().amax(1).min() > 0
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
+@pytest.mark.parametrize(
+    "method",
+    [ew.relevance, ew.eap_ig, lambda engine, task: ew.eap_ig(engine, task, path="activations", points=3)],
+    ids=["relevance", "eap-ig", "eap-ig-activations"],
+)
+def test_stream_methods_split_their_scores_by_group(name, method):
+    """Groups sum to the plain scores; and where one token alone is in a group, to what it adds."""
+    engine, plain = engines(name)
+    by_group = method(engine, task()).values.view(3, -1)
+    torch.testing.assert_close(by_group.sum(0), method(plain, task()).values, rtol=0, atol=1e-9)
+    assert by_group.abs().amax(1).min() > 0
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_streams_clean_gradient_by_group_is_the_engines(name, side):
+    """EAP on the stream (relevance without rules) is EAP on masks, group by group, lengths and padding mixed."""
+    model, pairs = tiny(name, torch.float64), list(task().train)
+    short = [Pair(p.clean[2:], p.corrupted[2:], (Target(4, (1,), (2,)),), "", "", spans=(2, 1, 0, 0, 1)) for p in pairs]
+    mixed = Task("mixed", [pairs[0], short[1], pairs[2], short[3]], (), (), span_names=SPANS)
+    engine = Engine(model, model.graph(spans=SPANS))
+    batch = mixed.batch("train", range(4), side)
+    stream, objective = Stream(engine, batch, groups=True), metric_sum(engine, mixed, batch)
+    masks = torch.ones(engine.graph.n_edges, dtype=torch.float64, requires_grad=True)
+    score = metric_function("logit_diff")
+    example_scores(engine, batch, masks, score, gradients="all").sum().backward()
+    torch.testing.assert_close(stream.edge_gradients(objective), masks.grad, rtol=0, atol=1e-9)
+
+
+def test_flow_by_group_is_the_mean_over_its_own_positions():
+    engine, plain = engines()
+    by_group = ew.flow(engine, task()).values.view(3, -1)
+    sizes = torch.tensor([2, 3, 2], dtype=torch.float64) / 7  # of the groups of `task`
+    logits = plain.graph.blocks[-1].edges
+    expected = ew.flow(plain, task()).values
+    torch.testing.assert_close((sizes @ by_group)[: logits.start], expected[: logits.start], rtol=0, atol=1e-9)
+    torch.testing.assert_close(by_group[:, logits], torch.stack([0 * expected, 0 * expected, expected])[:, logits])
+
+
 def found(method: str, engine: Engine) -> Circuit:
-    if method == "edge-pruning":
-        return ew.edge_pruning(engine, task(), sparsity=0.8, steps=4, batch_size=3, options=QUIET)
-    if method == "ranking":
-        return ew.learn_ranking(engine, task(), steps=4, batch_size=3, options=QUIET).at(0.8)
-    return {"eap": ew.eap, "mask-ig": ew.mask_ig}[method](engine, task()).at(0.8, actual=True)
+    settings = Settings(method, 0.8, steps=4, batch_size=3, points=2, pairs=2, of="eap-ig,flow")
+    return find_circuit(engine, task(), settings, QUIET)
 
 
-@pytest.mark.parametrize("method", ["edge-pruning", "ranking", "eap", "mask-ig"])
-def test_every_method_finds_a_circuit_that_is_saved_and_judged(method, tmp_path: Path):
+@pytest.mark.parametrize("method", WHOLE)
+def test_methods_that_do_not_tell_positions_apart_say_so(method):
+    engine, _ = engines("gpt2", torch.float32)
+    with pytest.raises(InputError, match="edges carry positions") as refusal:
+        found(method, engine)
+    assert len(str(refusal.value).splitlines()) == 1
+    for settings in (Settings(method, 0.8), Settings("ensemble", 0.8, of="eap,node-eap")):
+        with pytest.raises(InputError, match="^--positions: .* does not tell positions apart; choose ranking, edge-"):
+            check_positions(settings)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in WHOLE])
+def test_all_others_find_a_circuit_that_is_saved_and_judged(method, tmp_path: Path):
     engine, _ = engines("gpt2", torch.float32)
     circuit = found(method, engine)
     assert circuit.kept.shape == (engine.graph.n_edges,) and 0 < circuit.n_edges <= engine.graph.n_edges
@@ -140,7 +192,8 @@ def test_every_method_finds_a_circuit_that_is_saved_and_judged(method, tmp_path:
 def test_a_task_with_other_groups_is_refused(tmp_path: Path):
     engine, _ = engines("gpt2", torch.float32)
     plain = Task("plain", task().train, (), ())
-    for run in (lambda: ew.eap(engine, plain), lambda: ew.learn_ranking(engine, plain, options=QUIET)):
+    methods = (ew.eap, ew.eap_ig, ew.relevance, ew.flow, lambda *of: ew.learn_ranking(*of, options=QUIET))
+    for run in (partial(method, engine, plain) for method in methods):
         with pytest.raises(
             InputError, match=r"plain: its pairs have no position groups, and the graph's edges carry rest"
         ):

@@ -15,6 +15,7 @@ from edgewise.tasks import _boolean as boolean_
 from edgewise.tasks import _capitals as capitals_
 from edgewise.tasks import _colors as colors_
 from edgewise.tasks import _docstring as docstring_
+from edgewise.tasks import _generate as generate_
 from edgewise.tasks import _greater_than as greater_
 from edgewise.tasks import _induction as induction_
 from edgewise.tasks import _pronoun as pronoun_
@@ -366,6 +367,23 @@ def test_seeds_differ_and_sizes_extend(name):
 
 
 # Many pairs
+
+
+def test_impossible_sizes_are_refused_soon(monkeypatch):
+    tokenizer = TOKENIZERS["unigram"]()
+    monkeypatch.setattr(generate_, "_AT_ONCE", 64)
+    monkeypatch.setattr(generate_, "_WINDOW", 256)
+    with pytest.raises(InputError, match="ioi: 2000000 pairs in a split are too many; ask for at most 1000000"):
+        made("ioi", tokenizer, (1, 1, 2_000_000))
+    with pytest.raises(InputError, match="gendered-pronoun: test: only .* different pairs found"):
+        made("gendered-pronoun", word_tokenizer(pronoun_words()), (0, 0, 900_000))
+
+
+def pronoun_words() -> list[str]:
+    """The words of its test split, of a few names and places."""
+    lists = (words_.FEMALE_NAMES, words_.MALE_NAMES, words_.OBJECTS, words_.PLACES)
+    some = [word for words in lists for word in words_of(words, "test")[:6]]
+    return [*some, "she", "he", "'", *" ".join(pronoun_._TEMPLATES["test"]).replace("'", " ' ").split()]
 
 
 def test_many_pairs_are_kept_on_disk_and_read_the_same():

@@ -227,7 +227,10 @@ def test_rows_of_two_kinds_in_one_file_are_refused(toy, write, order):
     ("data", "message"),
     [
         ("", "holds no pairs"),
-        ("clean,answer\na,b\n", ':1: the first line must name the columns, "clean" and "corrupted" among them'),
+        (
+            "clean,answer\na,b\n",
+            ':1: the first line must name the columns between commas, "clean" and "corrupted" among them',
+        ),
         ("clean,corrupted,clean\n", ':1: the column "clean" is named twice'),
         ("clean,corrupted\na\n", ":2: has 1 cells where the header names 2"),
         ("clean,corrupted\na,b,c\n", ":2: has 3 cells"),

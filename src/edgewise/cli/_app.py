@@ -16,7 +16,7 @@ from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
-from edgewise.cli._methods import LEARNED, METHODS, Settings, engine_of, find_circuit, make_engine
+from edgewise.cli._methods import LEARNED, METHODS, Settings, check_positions, engine_of, find_circuit, make_engine
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
@@ -103,6 +103,8 @@ def find(
     import edgewise as ew
 
     settings = Settings(method, sparsity, preset, steps, batch_size, seed, points, quadrature, threshold, pairs, of)
+    if positions:
+        check_positions(settings)
     one_of("--ablation", ablation, ("interchange", "zero", "optimal"))
     if ablation == "optimal" and method not in LEARNED:
         raise InputError(f"--ablation optimal: constants are learned with masks, by {', '.join(LEARNED)}")
@@ -118,6 +120,8 @@ def find(
     features = _features.read(transcoders)
     loaded = load(model, device, type_)
     examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
+    if not len(examples.train):
+        raise InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
     if positions and not examples.span_names:
         examples = ew.tasks.grouped_by_changes(examples)
     chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,24 @@ def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int,
     return tasks.from_file(name, tokenizer, seed=seed)
 
 
-def check_task(name: str) -> None:
-    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded."""
+def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None = None) -> None:
+    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded.
+
+    Args:
+        name: what the user gave.
+        what: what it was given as.
+        built_in: the tasks to choose from; all of them if None.
+    """
     from edgewise import tasks
 
-    if name in tasks.ALL_TASKS or name.startswith("hf:"):
+    known = list(tasks.ALL_TASKS if built_in is None else built_in)
+    if name in known or name.startswith("hf:"):
         return
     if not name.endswith(tasks.SUFFIXES):
-        files = f"a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME"
-        raise InputError(f"--task {name!r}: choose {', '.join(tasks.ALL_TASKS)}, or give {files}")
+        choices = f"choose {', '.join(known)}, or " if known else ""
+        raise InputError(f"{what} {name!r}: {choices}give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME")
     if not Path(name).is_file():
-        raise InputError(f"--task {name!r}: no such file; give a file of pairs")
+        raise InputError(f"{what} {name!r}: no such file; give a file of pairs")
 
 
 def parse_sparsities(text: str) -> list[float]:

@@ -25,6 +25,8 @@ ATTRIBUTION = (
 )
 AT_FULL_MODEL = ("eap", "relevance", "node-eap", "atp-star")
 METHODS = (*LEARNED, *ATTRIBUTION, "acdc")
+WHOLE = ("node-pruning", "node-eap", "node-ig", "atp-star", "exact", "acdc")
+"""The methods that do not tell positions apart."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ class Settings:
             config = RankingConfig() if self.method == "ranking" else NodePruningConfig()
         given = {"steps": self.steps, "batch_size": self.batch_size}
         return replace(config, seed=self.seed, **{name: value for name, value in given.items() if value is not None})
+
+
+def check_positions(settings: Settings) -> None:
+    """Refuse `--positions` for a method that does not tell them apart, before anything is loaded."""
+    used = settings.of.split(",") if settings.method == "ensemble" else [settings.method]
+    if refused := next((name for name in used if name in WHOLE), None):
+        able = ", ".join(name for name in METHODS if name not in WHOLE)
+        raise InputError(f"--positions: {refused} does not tell positions apart; choose {able}")
 
 
 def find_circuit(engine: Any, task: Any, settings: Settings, options: Any) -> Circuit:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
+from edgewise._files import check_writable, write_atomically
 from edgewise.cli._common import check_task, load, one_of
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
@@ -48,10 +48,11 @@ def show(
     if n < 1:
         raise InputError(f"-n {n}: use at least 1")
     one_of("--split", split, SPLITS)
-    check_task(task)
+    _check(task)
     tokenizer = load_tokenizer(model)
     sizes = {each: n if each == split else 0 for each in SPLITS}
-    made = TASKS[task](tokenizer, **sizes, seed=seed) if task in TASKS else from_file(task, tokenizer, seed=seed)
+    built_in = TASKS.get(task)
+    made = from_file(task, tokenizer, seed=seed) if built_in is None else built_in(tokenizer, **sizes, seed=seed)
     for number, pair in enumerate(made.split(split)[:n]):
         if as_json:
             print(json.dumps(asdict(pair)))
@@ -78,7 +79,11 @@ def score(
     one_of("--split", split, SPLITS)
     names = tasks or list(TASKS)
     for name in names:
-        check_task(name)
+        _check(name)
+    if n < 1:
+        raise InputError(f"-n {n}: use at least 1")
+    if out is not None:
+        check_writable(out.parent)
     loaded = load(model, device)
     rows = []
     sizes = {each: n if each == split else 0 for each in SPLITS}
@@ -109,7 +114,9 @@ def check(
     from edgewise.models import load_tokenizer
     from edgewise.tasks import check_file
 
-    check_task(file)
+    check_task(file, "file", ())
+    if limit < 0:
+        raise InputError(f"--limit {limit}: use at least 0")
     result = check_file(file, load_tokenizer(model))
     if as_json:
         print(json.dumps(asdict(result)))
@@ -125,6 +132,17 @@ def check(
             print(f"note: {note}")
     if result.refused:
         raise typer.Exit(1)
+
+
+def _check(task: str) -> None:
+    """Refuse what these commands have nothing to say about."""
+    from edgewise.tasks import ALL_TASKS, TASKS
+
+    if task in ALL_TASKS and task not in TASKS:
+        raise InputError(
+            f"task {task!r}: its pairs are a compiled program's inputs, not texts; see edgewise tracr --help"
+        )
+    check_task(task, "task", TASKS)
 
 
 _VARIANTS: dict[str, Sequence[dict[str, Any]]] = {

@@ -73,5 +73,5 @@ def eap_ig(
     method: dict[str, Any] = {"name": f"eap-ig-{path}", "points": points, "quadrature": rule, "split": split}
     if path == "activations":
         method["heads"] = heads
-    scores = explain(engine, task, split, batch_size, scores_of, cost)
+    scores = explain(engine, task, split, batch_size, scores_of, cost, groups=True)
     return Scores(engine.graph, scores, provenance(engine, task, method, cost))

@@ -20,6 +20,7 @@ def explain(
     cost: Cost,
     *,
     clean_only: str = "",
+    groups: bool = False,
 ) -> Tensor:
     """The mean over the examples of what a method says about each batch, on the CPU (float64 where the model is).
 
@@ -31,10 +32,13 @@ def explain(
         explained: from a batch's stream and the metric's sum over its examples to numbers that sum over examples.
         cost: where passes are counted; the two forwards of each batch are counted here.
         clean_only: the name of a method that takes gradients at the full model alone, where KL to it has none.
+        groups: whether the method tells position groups apart.
 
     Raises:
-        InputError: the metric has no gradient.
+        InputError: the metric has no gradient, or the graph's edges carry positions that the task or the method has
+            not.
     """
+    task.check_spans(engine.graph)
     if clean_only and task.metric in LOWER_IS_BETTER:
         raise InputError(
             f"{clean_only}: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is "
@@ -44,7 +48,8 @@ def explain(
     total: Tensor | None = None
     for batch in task.batches(split, batch_size):
         batch = batch.to(engine.model.device)
-        found = sign * explained(Stream(engine, batch), metric_sum(engine, task, batch)).detach().cpu().double()
+        found = sign * explained(Stream(engine, batch, groups=groups), metric_sum(engine, task, batch))
+        found = found.detach().cpu().double()
         total = found if total is None else total + found
         cost.spend(len(batch.index), forwards=2 if engine.ablation.kind == "interchange" else 1)
     assert total is not None  # an empty split is refused by `batches`

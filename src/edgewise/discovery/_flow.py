@@ -23,16 +23,20 @@ def flow(model: Model | Engine, task: Task, *, split: str = "train", batch_size:
         batch_size: how many at a time; it does not change the scores.
 
     Returns:
-        Scores in [0, 1], the mean over positions, then over examples. A head's query, key and value share one input and
-        have one score.
+        Scores in [0, 1], the mean over positions (where edges carry them, over those of the edge's group; 0 where an
+        example has none), then over examples. A head's query, key and value share one input and have one score.
+
+    Raises:
+        edgewise.InputError: the graph's edges carry other position groups than the task has.
     """
     engine, cost = Engine.of(model), Cost()
     graph = engine.graph
+    task.check_spans(graph)
     plain = engine.under(Ablation("zero"))  # a difference from nothing is what is written
     total = torch.zeros(graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):
         batch = batch.to(engine.model.device)
-        total += _shares(Stream(plain, batch), batch).cpu().double()
+        total += _shares(Stream(plain, batch, groups=True), batch).cpu().double()
         cost.spend(len(batch.index), forwards=1)
     cost.examples = len(task.split(split))
     total /= cost.examples
@@ -45,7 +49,7 @@ def _shares(stream: Stream, batch: Batch) -> Float[Tensor, " E"]:
     """Every edge's share, the mean over each example's positions, summed over the examples."""
     graph, last, n_tokens = stream.graph, len(stream.graph.blocks) - 1, stream.packing.n_tokens
     scores = stream.clean[0].new_zeros(graph.n_edges)
-    weight = 1 / torch.bincount(stream.example)[stream.example].to(scores)  # (N,)
+    weight = _weights(stream, torch.arange(n_tokens, device=scores.device), torch.ones_like(stream.example).to(scores))
     step = max(1, CHUNK_BYTES // (2 * graph.n_writers * stream.parts.d_model * scores.element_size()))
     for start in range(0, n_tokens, step):
         tokens = torch.arange(start, min(start + step, n_tokens), device=scores.device)
@@ -53,8 +57,17 @@ def _shares(stream: Stream, batch: Batch) -> Float[Tensor, " E"]:
         for number in range(last):
             _add(stream, scores, number, written, tokens, weight[tokens])
     written = stream.differences(stream.targets)
-    _add(stream, scores, last, written, stream.targets, batch.weight.to(scores))
+    weight = _weights(stream, stream.targets, batch.weight.to(scores))
+    _add(stream, scores, last, written, stream.targets, weight)
     return scores
+
+
+def _weights(stream: Stream, tokens: Int[Tensor, " T"], weight: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
+    """Weights that sum to 1 over each example's tokens; over each of its position groups, where edges carry them."""
+    whose = stream.example[tokens]
+    if stream.group is not None:
+        whose = whose * stream.graph.n_groups + stream.group[tokens]
+    return weight / weight.new_zeros(int(whose.max()) + 1).index_add_(0, whose, weight)[whose]
 
 
 def _add(
@@ -69,4 +82,6 @@ def _add(
     nearer = x.abs().sum(-1) - (x - written[: block.n_writers]).abs().sum(-1)  # (w, T)
     proximity = nearer.clamp(min=0)
     share = proximity / proximity.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
-    scores[block.edges].view(block.n_readers, block.n_writers).add_(share @ weight)
+    for p, own in enumerate(scores.view(stream.graph.n_groups, -1)):
+        at = slice(None) if stream.group is None else stream.group[tokens] == p
+        own[block.edges].view(block.n_readers, block.n_writers).add_(share[:, at] @ weight[at])

@@ -83,10 +83,16 @@ def node_pruning(
         Scores in (0, 1], the writers' ranks: `writers`, and edges' made of them.
 
     Raises:
-        edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
+        edgewise.InputError: a setting is out of range, the graph's edges carry positions, or a checkpoint belongs to
+            another run.
     """
     config = replace(config or NodePruningConfig(), **changes)
     engine = Engine.of(model)
+    if engine.graph.spec.spans:
+        raise InputError(
+            "node-pruning: the graph's edges carry positions, and a component is kept at all of them or at none; use a "
+            "graph without spans"
+        )
     learner = NodePruningLearner(engine, task, config)
     settings = run_settings(engine, task, "node-pruning", asdict(config))
     report = run_steps(

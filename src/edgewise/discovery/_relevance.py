@@ -49,6 +49,6 @@ def relevance(
         cost.spend(stream.n_examples, forwards=1, backwards=1)
         return stream.edge_gradients(objective, rules=chosen)
 
-    values = explain(engine, task, split, batch_size, scores_of, cost, clean_only="relevance")
+    values = explain(engine, task, split, batch_size, scores_of, cost, clean_only="relevance", groups=True)
     method = {"name": "relevance", "rules": [name for name in Rules._fields if name in rules], "split": split}
     return Scores(engine.graph, values, provenance(engine, task, method, cost))

@@ -88,15 +88,16 @@ class Stream:
     """A batch's clean run of the full model, and what its writers write beyond their ablated values."""
 
     @torch.no_grad()
-    def __init__(self, engine: Engine, batch: Prompts) -> None:
+    def __init__(self, engine: Engine, batch: Prompts, *, groups: bool = False) -> None:
         """Run the clean prompts once.
 
         Args:
             engine: model, graph and ablation.
             batch: paired prompts and targets.
+            groups: whether what is asked of it tells position groups apart, as `edge_gradients` does.
 
         Raises:
-            InputError: the graph's edges carry positions, or it has features.
+            InputError: the graph's edges carry positions, and nothing here would tell them apart; or it has features.
         """
         self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
         if self.graph.spec.features:
@@ -104,12 +105,15 @@ class Stream:
                 "graph: it has features in MLPs' places, which this method does not run; use eap, mask-ig or a learned "
                 "method"
             )
-        if self.graph.spec.spans:
+        if self.graph.spec.spans and (not groups or batch.span_id is None):
             raise InputError(
                 "graph: its edges carry positions, which this method does not tell apart; use one without spans, or "
-                "eap, mask-ig or a learned method"
+                "ranking, edge-pruning, eap, eap-ig, mask-ig, relevance or flow"
             )
         self.packing = pack(batch.clean)
+        self.group: Int[Tensor, " N"] | None = None  # the position group of each token, where edges carry them
+        if self.graph.spec.spans and batch.span_id is not None:
+            self.group = batch.span_id[batch.clean.mask]
         check_targets(batch.clean, batch.row, batch.position)
         self.targets = self.packing.where(batch.row, batch.position)
         self.rotary = make_rotary(self.parts, self.packing)
@@ -305,23 +309,37 @@ class Stream:
         step = max(1, CHUNK_BYTES // ((writers.stop - writers.start) * d_model * scores.element_size()))
         for start in range(0, n_tokens, step):
             tokens = slice(start, min(start + step, n_tokens))
-            differences = self.differences(tokens, writers).flatten(1)  # (w, T D)
+            differences = self.differences(tokens, writers)  # (w, T, D)
+            group = None if self.group is None else self.group[tokens]
             for number in points[0].gradients:
                 if number != last:
                     each = (self._to_input(point, number, tokens, rules) for point in points)
                     g_x = reduce(torch.add, each)  # (n, T, D)
-                    self._add(scores, number, writers, g_x.flatten(1), differences)
+                    self._add(scores, number, writers, g_x, differences, group)
         at_end = [point.gradients[last] for point in points if last in point.gradients]
         if at_end:
-            differences = self.differences(self.targets, writers).flatten(1)
-            self._add(scores, last, writers, torch.stack(at_end).sum(0).reshape(1, -1), differences)
+            differences = self.differences(self.targets, writers)
+            group = None if self.group is None else self.group[self.targets]
+            self._add(scores, last, writers, torch.stack(at_end).sum(0)[None], differences, group)
 
-    def _add(self, scores: Tensor, number: int, writers: slice, g_x: Tensor, differences: Tensor) -> None:
+    def _add(
+        self,
+        scores: Float[Tensor, " E"],
+        number: int,
+        writers: slice,
+        g_x: Float[Tensor, "n T D"],
+        differences: Float[Tensor, "w T D"],
+        group: Int[Tensor, " T"] | None,
+    ) -> None:
         block = self.graph.blocks[number]
         n = min(writers.stop, block.n_writers) - writers.start
-        if n > 0:
-            table = scores[block.edges].view(block.n_readers, block.n_writers)
-            table[:, writers.start : writers.start + n] += g_x @ differences[:n].T
+        if n <= 0:
+            return
+        columns = slice(writers.start, writers.start + n)
+        for p, own in enumerate(scores.view(self.graph.n_groups, -1)):
+            table = own[block.edges].view(block.n_readers, block.n_writers)
+            at = slice(None) if group is None else group == p  # an edge acts where its reader reads
+            table[:, columns] += g_x[:, at].flatten(1) @ differences[:n, at].flatten(1).T
 
     def _to_input(self, point: "Point", number: int, tokens: slice, rules: Rules) -> Float[Tensor, "n T D"]:
         """From the gradient of a block's projections to that of each reader's own input."""

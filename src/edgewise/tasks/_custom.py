@@ -142,7 +142,7 @@ class Gathered:
     kinds: set[tuple[bool, bool]] = field(default_factory=set)
     """Whether pairs ask for a split, and whether they mark spans: every combination seen."""
 
-    def add(self, where: str, record: Any) -> None:
+    def add(self, where: str, record: Any) -> Pair:
         """Take the pair of a record.
 
         Raises:
@@ -152,8 +152,8 @@ class Gathered:
             raise record
         if not isinstance(record, Mapping):
             raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
-        split = split_of(record)  # first: what is refused must not leave the name of a span
-        pair = pair_of(record, self.encoder, self.names)
+        split, names = split_of(record), dict(self.names)  # a copy: what is refused must not leave the name of a span
+        pair = pair_of(record, self.encoder, names)
         key = prompt_key(pair)
         if split is None:
             self.prompts.append(key)
@@ -162,9 +162,11 @@ class Gathered:
                 f"its clean prompt is in the split {home[0]} too ({home[1]}), so that what is learned would leak into "
                 "what is judged; keep it in one of them, or give no pair a split"
             )
+        self.names = names
         self.store.append(pair)
         self.splits.append(split)
         self.kinds.add((split is not None, pair.spans is not None))
+        return pair
 
     def mixed(self) -> str | None:
         """What some of the pairs have and some have not, where that must not be."""

@@ -147,13 +147,13 @@ def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual:
         if where is None:
             break
         try:
-            found.add(where, record)
+            pair = found.add(where, record)
         except InputError as error:
             refusals.append(f"{where}: {error}")
             continue
         if problem := found.mixed():
             problems.setdefault(problem, f"{where}: {problem}")
-        contrasted += all(target.wrong for target in found.store.read(len(found.store) - 1).targets)
+        contrasted += any(target.wrong for target in pair.targets)
     count, notes = len(found.splits), []
     try:
         splits = set(found.dealt(path, PROPORTIONS, 0)) if count and not problems else {*SPLITS}
@@ -186,6 +186,8 @@ def _from_hub(name: str) -> Any:
     except ImportError as error:
         raise InputError(f"hf:{name}: this needs datasets; pip install 'edgewise[data]'") from error
     place, _, configuration = name.partition(":")
+    if not place:
+        raise InputError("hf: names no data set; give hf:NAME")
     try:
         return load_dataset(place, configuration or None, streaming=True)
     except Exception as error:  # the hub client raises many kinds; the user needs one line

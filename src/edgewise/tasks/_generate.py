@@ -21,7 +21,10 @@ T = TypeVar("T")
 Pieces = list["str | tuple[str, str]"]
 """A prompt cut into what clean and corrupted share, and what each of them has in its place."""
 
+MOST_PAIRS = 1_000_000
+"""In a split. A task is meant to have up to a tenth of it; far beyond, making it would seem never to end."""
 _AT_ONCE = 1024  # drafts tokenised together: memory does not grow with the task
+_WINDOW = 20 * _AT_ONCE  # of so many drafts one in a hundred must be new
 
 
 class Draft(NamedTuple):
@@ -81,10 +84,12 @@ def generated(
 
 
 def check_sizes(name: str, sizes: Sizes, seed: int) -> None:
-    """Refuse sizes and seeds that are no whole numbers."""
+    """Refuse sizes and seeds that are no whole numbers, and sizes beyond reason."""
     for argument, value in {**sizes._asdict(), "seed": seed}.items():
         if type(value) is not int or value < 0:
             raise InputError(f"{name}: {argument}={value!r} is no whole number from 0; give one")
+    if (largest := max(sizes)) > MOST_PAIRS:
+        raise InputError(f"{name}: {largest} pairs in a split are too many; ask for at most {MOST_PAIRS}")
 
 
 def collect(
@@ -117,14 +122,18 @@ def _distinct(
     identity: Callable[[Pair], str],
 ) -> Iterator[Pair]:
     seen: set[bytes] = set()
-    attempts = 20 * size + 200
+    drafts, most, checked, known = 0, 20 * size + 200, 0, 0
     while (missing := size - len(seen)) > 0:
-        if attempts <= 0:
+        dry = False
+        if drafts - checked >= _WINDOW:
+            dry = 100 * (len(seen) - known) < drafts - checked
+            checked, known = drafts, len(seen)
+        if dry or drafts >= most:
             raise InputError(
                 f"{where}: only {len(seen)} different pairs found that this tokenizer aligns; ask for fewer"
             )
         some = [next(drawn) for _ in range(min(missing, _AT_ONCE))]
-        attempts -= len(some)
+        drafts += len(some)
         for pair in make(some):
             if pair is None:
                 continue

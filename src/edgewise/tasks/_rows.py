@@ -161,7 +161,9 @@ def _value(name: str, cell: str) -> str | list[str]:
 def _header(where: str, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     if not {"clean", "corrupted"} <= set(names):
-        raise InputError(f'{where}: the first line must name the columns, "clean" and "corrupted" among them')
+        raise InputError(
+            f'{where}: the first line must name the columns between commas, "clean" and "corrupted" among them'
+        )
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"{where}: the column {quote(repeated)} is named twice; keep one")
     return names
