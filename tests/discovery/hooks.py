@@ -3,6 +3,7 @@
 What the writers write is what hooks see in a clean and a corrupted run. For the gradients, each reader is given an
 addend of its own, zero, at its input: a head's query, key or value is projected again from the norm of the stream plus
 its addend, and the addend's gradient is the reader's. Nothing of the engine or of the adapters is used here.
+The methods made of it are in `hook_scores.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -68,181 +69,6 @@ LAYOUTS = {
 }
 
 
-def eap_scores(
-    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None, metric: Callable[[Tensor], Tensor]
-) -> dict[tuple[str, str], float]:
-    """⟨∂metric/∂x_r, z_w − z̃_w⟩ for every writer w and reader r, also those where r comes first and there is no edge.
-
-    Args:
-        module: the user's model.
-        layout: where its pieces are.
-        clean: a prompt's tokens, `[S]`.
-        corrupted: its twin's; None for zero ablation.
-        metric: of the logits `[S, V]`.
-    """
-    differences = write_differences(module, layout, clean, corrupted)
-    return products(differences, reader_gradients(module, layout, clean, metric))
-
-
-def eap_ig_inputs_scores(
-    module: Any,
-    layout: Layout,
-    clean: Tensor,
-    corrupted: Tensor,
-    metric: Callable[[Tensor], Tensor],
-    points: list[tuple[float, float]],
-) -> dict[tuple[str, str], float]:
-    """The same with the gradients' weighted mean over embeddings between the corrupted prompt's and the clean one's."""
-    differences = write_differences(module, layout, clean, corrupted)
-    total: dict[str, Tensor] = {}
-    for alpha, weight in points:
-        moved = _between(module, layout, clean, corrupted, alpha)
-        for reader, gradient in reader_gradients(module, layout, clean, metric, moved).items():
-            total[reader] = total.get(reader, 0) + weight * gradient
-    return products(differences, total)
-
-
-def eap_ig_activations_scores(
-    module: Any,
-    layout: Layout,
-    clean: Tensor,
-    corrupted: Tensor | None,
-    metric: Callable[[Tensor], Tensor],
-    points: list[tuple[float, float]],
-) -> dict[tuple[str, str], float]:
-    """The same for one component's writers at a time, on the path of that component's own output."""
-    differences = write_differences(module, layout, clean, corrupted)
-    components: dict[str, list[str]] = {}
-    for writer in differences:
-        components.setdefault(writer.split(".")[0], []).append(writer)
-    scores: dict[tuple[str, str], float] = {}
-    for component, writers in components.items():
-        total: dict[str, Tensor] = {}
-        for alpha, weight in points:
-            lacking = -(1 - alpha) * torch.stack([differences[writer] for writer in writers]).sum(0)
-            moved = _adding(module, layout, component, lacking)
-            for reader, gradient in reader_gradients(module, layout, clean, metric, moved).items():
-                total[reader] = total.get(reader, 0) + weight * gradient
-        scores |= products({writer: differences[writer] for writer in writers}, total)
-    return scores
-
-
-def relevance_scores(
-    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, metric: Callable[[Tensor], Tensor]
-) -> dict[tuple[str, str], float]:
-    """EAP with frozen norms and attention patterns, secant activations and halved gates."""
-    differences = write_differences(module, layout, clean, corrupted)
-    return products(differences, reader_gradients(module, layout, clean, metric, rules=True))
-
-
-def node_scores(
-    module: Any,
-    layout: Layout,
-    clean: Tensor,
-    corrupted: Tensor | None,
-    metric: Callable[[Tensor], Tensor],
-    points: list[tuple[float, float]] | None = None,
-    dropped: int | None = None,
-) -> dict[str, float]:
-    """⟨∂metric/∂(what a component writes), z_w − z̃_w⟩ for every writer.
-
-    Args:
-        module: the user's model.
-        layout: where its pieces are.
-        clean: a prompt's tokens, `[S]`.
-        corrupted: its twin's; None for zero ablation.
-        metric: of the logits `[S, V]`.
-        points: of the input path; None for the clean prompt alone.
-        dropped: a layer through whose components no gradient goes back.
-    """
-    total: dict[str, Tensor] = {}
-
-    def watch(component: str, weight: float):
-        def hook(_module, _inputs, output):
-            output = output[0] if isinstance(output, tuple) else output
-            if output.requires_grad:
-                if component[1:] == str(dropped):
-                    output.register_hook(torch.zeros_like)
-                output.register_hook(lambda g: add(component, weight * g))
-
-        return hook
-
-    def add(component: str, gradient: Tensor) -> None:
-        total[component] = total.get(component, 0) + gradient.reshape(len(clean), -1)
-
-    for alpha, weight in points or [(1.0, 1.0)]:
-        handles = []
-        if points:
-            assert corrupted is not None
-            handles = _between(module, layout, clean, corrupted, alpha, lambda g, w=weight: add("embed", w * g))
-        else:  # each embedding's output is added to the stream, so the gradient at the first says it for all
-            handles = [module.get_submodule(layout.embeddings[0]).register_forward_hook(watch("embed", weight))]
-        for index, layer in enumerate(module.get_submodule(layout.layers)):
-            handles += [layer.get_submodule(layout.output).register_forward_hook(watch(f"a{index}", weight))]
-            handles += [layer.mlp.register_forward_hook(watch(f"m{index}", weight))]
-        with _removed(handles):
-            metric(module(input_ids=clean[None]).logits[0]).backward()
-    module.zero_grad()
-    differences = write_differences(module, layout, clean, corrupted)
-    return {writer: float((total[writer.split(".")[0]] * d).sum()) for writer, d in differences.items()}
-
-
-def patched_softmax_scores(
-    module: Any, layout: Layout, clean: Tensor, corrupted: Tensor, metric: Callable[[Tensor], Tensor], apart: bool
-) -> dict[str, float]:
-    """What patching each head's query, key or value with the corrupted prompt's does to the head's own output, times
-    the metric's gradient there.
-
-    Args:
-        module: the user's model.
-        layout: where its pieces are.
-        clean: a prompt's tokens, `[S]`.
-        corrupted: its twin's.
-        metric: of the logits `[S, V]`.
-        apart: patch keys one position at a time, and sum.
-    """
-    scores: dict[str, float] = {}
-    for index, layer in enumerate(module.get_submodule(layout.layers)):
-        output = layer.get_submodule(layout.output)
-        mixed, gradients = _at_input(module, output, clean, metric)
-        for name, kinds in layout.projections.items():
-            projection, columns = layer.get_submodule(name), _columns(module.config, kinds, layout.by_head)
-            other = _output_of(module, projection, corrupted)
-            for i, reader in enumerate(columns):
-                single = apart and reader.endswith(".k")
-                score = 0.0
-                for positions in [[j] for j in range(len(clean))] if single else [list(range(len(clean)))]:
-
-                    def patch(_module, _inputs, out, i=i, at=positions, other=other, n=columns):
-                        patched = out.clone()
-                        pieces = [(other if j == i else out).chunk(len(n), -1)[j] for j in range(len(n))]
-                        patched[:, at] = torch.cat(pieces, -1)[:, at]
-                        return patched
-
-                    with _removed([projection.register_forward_hook(patch)]):
-                        patched, _ = _at_input(module, output, clean, None)
-                    score += float((gradients * (mixed - patched)).sum())
-                scores[f"a{index}.{reader}"] = score
-    return scores
-
-
-def _at_input(module: Any, part: Any, ids: Tensor, metric: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Any]:
-    """What a part of the model is given, and the metric's gradient there."""
-    seen: list[Tensor] = []
-    with _removed([part.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))]):
-        logits = module(input_ids=ids[None]).logits[0]
-    gradient = None if metric is None else torch.autograd.grad(metric(logits), seen)[0]
-    return seen[0].detach(), gradient
-
-
-@torch.no_grad()
-def _output_of(module: Any, part: Any, ids: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-    with _removed([part.register_forward_hook(lambda _m, _i, out: seen.append(out))]):
-        module(input_ids=ids[None])
-    return seen[0]
-
-
 def write_differences(module: Any, layout: Layout, clean: Tensor, corrupted: Tensor | None) -> dict[str, Tensor]:
     """z_w − z̃_w for every writer; of zero ablation without a corrupted prompt."""
     written = writes(module, layout, clean)
@@ -253,40 +79,6 @@ def write_differences(module: Any, layout: Layout, clean: Tensor, corrupted: Ten
 def products(differences: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[tuple[str, str], float]:
     """⟨g_r, Δ_w⟩ for every writer and reader."""
     return {(w, r): float((g * d).sum()) for w, d in differences.items() for r, g in gradients.items()}
-
-
-def _between(
-    module: Any,
-    layout: Layout,
-    clean: Tensor,
-    corrupted: Tensor,
-    alpha: float,
-    watch: Callable[[Tensor], None] | None = None,
-) -> list[Any]:
-    """Hooks that put every embedding between the corrupted prompt's and the clean one's; `watch` gets the gradient."""
-    handles = []
-    for name in layout.embeddings:
-        embedding = module.get_submodule(name)
-        seen: list[Tensor] = []
-        handle = embedding.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.detach()))
-        with _removed([handle]), torch.no_grad():
-            for ids in (clean, corrupted):
-                module(input_ids=ids[None])
-        mixed = (alpha * seen[0] + (1 - alpha) * seen[1]).requires_grad_()
-        if watch is not None and not handles:
-            mixed.register_hook(watch)
-        handles.append(embedding.register_forward_hook(lambda _m, _i, _o, mixed=mixed: mixed))
-    return handles
-
-
-def _adding(module: Any, layout: Layout, component: str, addend: Tensor) -> list[Any]:
-    """A hook that adds to what a component (`embed`, `a0`, `m0`) writes."""
-    if component == "embed":
-        part = module.get_submodule(layout.embeddings[0])
-    else:
-        layer = module.get_submodule(layout.layers)[int(component[1:])]
-        part = layer.mlp if component.startswith("m") else layer.get_submodule(layout.output)
-    return [part.register_forward_hook(lambda _m, _i, output: output + addend)]
 
 
 @torch.no_grad()
@@ -311,7 +103,7 @@ def writes(module: Any, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
     for index, layer in enumerate(module.get_submodule(layout.layers)):
         handles += [layer.get_submodule(layout.output).register_forward_pre_hook(heads(index))]
         handles += [layer.mlp.register_forward_hook(lambda _m, _i, out, i=index: found.update({f"m{i}": out[0]}))]
-    with _removed(handles):
+    with removed(handles):
         module(input_ids=ids[None])
     return found
 
@@ -361,13 +153,13 @@ def reader_gradients(
         attention_norm, mlp_norm = (layer.get_submodule(name) for name in layout.norms)
         handles += [mlp_norm.register_forward_pre_hook(add(f"m{index}"))]
         for name, kinds in layout.projections.items():
-            readers = [f"a{index}.{head}" for head in _columns(module.config, kinds, layout.by_head)]
+            readers = [f"a{index}.{head}" for head in columns(module.config, kinds, layout.by_head)]
             streams, project_apart = split(attention_norm, readers)
             see = attention_norm.register_forward_pre_hook(lambda _norm, inputs, s=streams: s.append(inputs[0]))
             handles += [see, layer.get_submodule(name).register_forward_hook(project_apart)]
     if rules:
         handles += _relevance_hooks(module, layout)
-    with _removed(handles + (moved or [])):
+    with removed(handles + (moved or [])):
         value = metric(module(input_ids=ids[None]).logits[0])
     gradients = torch.autograd.grad(value, list(addends.values()), allow_unused=True)
     filled = [torch.zeros_like(a) if g is None else g for a, g in zip(addends.values(), gradients, strict=True)]
@@ -410,7 +202,7 @@ def _relevance_hooks(module: Any, layout: Layout) -> list[Any]:
     return handles
 
 
-def _columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:
+def columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:
     """Whose a projection's outputs are, in their order."""
     n_heads = config.num_attention_heads
     n_keys = getattr(config, "num_key_value_heads", None) or n_heads
@@ -423,7 +215,8 @@ def _columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:
 
 
 @contextmanager
-def _removed(handles: list[Any]) -> Iterator[None]:
+def removed(handles: list[Any]) -> Iterator[None]:
+    """Hooks that are gone afterwards."""
     try:
         yield
     finally:

@@ -15,28 +15,15 @@ from edgewise.engine import Ablation, Engine
 from edgewise.graph import KEY, QUERY, Graph
 from edgewise.models import Model
 from edgewise.tasks import Pair, Task, metric_function
-from tests.discovery.hooks import LAYOUTS, eap_scores
-from tests.discovery.toys import near, random_pairs, random_task, refused, toy_engine
-from tests.tiny import random_model, tiny
+from tests.discovery.hook_scores import FAMILIES, by_hooks, eap_scores
+from tests.discovery.toys import linear_model, logit_diff, near, random_pairs, random_task, refused, toy_engine
+from tests.tiny import tiny
 
 FLOAT32 = 3e-7
 """Scores are float32: how far they may be off, relative to the largest."""
 
 
-def _logit_diff(pair: Pair) -> Callable[[Tensor], Tensor]:
-    """Mean over the targets of the logit difference, sets by their logsumexp: of the logits `[S, V]`."""
-
-    def metric(logits: Tensor) -> Tensor:
-        each = [
-            logits[t.position, list(t.answers)].logsumexp(-1) - logits[t.position, list(t.wrong)].logsumexp(-1)
-            for t in pair.targets
-        ]
-        return torch.stack(each).mean()
-
-    return metric
-
-
-def _log_prob(pair: Pair) -> Callable[[Tensor], Tensor]:
+def log_prob(pair: Pair) -> Callable[[Tensor], Tensor]:
     def metric(logits: Tensor) -> Tensor:
         return torch.stack([logits[t.position].softmax(-1)[list(t.answers)].sum().log() for t in pair.targets]).mean()
 
@@ -47,25 +34,15 @@ def _log_prob(pair: Pair) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
-@pytest.mark.parametrize("metric", [_logit_diff, _log_prob])
-@pytest.mark.parametrize(("name", "family"), [("gpt2", "gpt2"), ("llama-gqa", "llama"), ("neox-parallel", "neox")])
+@pytest.mark.parametrize("metric", [logit_diff, log_prob])
+@pytest.mark.parametrize(("name", "family"), FAMILIES)
 def test_eap_is_what_plain_hooks_say(name: str, family: str, metric: Callable, ablation: Any):
     engine = Engine(tiny(name), ablation=Ablation(ablation))
-    task = Task("toy", random_pairs(5), [], [], metric=metric.__name__[1:])
-    expected = torch.stack([_by_hooks(engine, family, pair, metric(pair), ablation) for pair in task.train]).mean(0)
+    task = Task("toy", random_pairs(5), [], [], metric=metric.__name__)
+    expected = by_hooks(engine, family, task, eap_scores, of=metric)
     assert float(expected.abs().min()) > 0 or ablation == "interchange"
     near(_mask_gradient(engine, task), expected, 1e-8)
     near(eap(engine, task).values, expected, FLOAT32)
-
-
-def _by_hooks(engine: Engine, family: str, pair: Pair, metric: Callable, ablation: str) -> Float[Tensor, " E"]:
-    module, graph = engine.model.module, engine.graph
-    corrupted = torch.tensor(pair.corrupted) if ablation == "interchange" else None
-    scores = eap_scores(module, LAYOUTS[family], torch.tensor(pair.clean), corrupted, metric)
-    assert {writer for writer, _ in scores} == set(graph.writer_names)
-    assert {reader for _, reader in scores} == set(graph.reader_names)
-    names = graph.edge_names(torch.arange(graph.n_edges))
-    return torch.tensor([scores[tuple(name.split(" -> "))] for name in names], dtype=torch.float64)  # pyright: ignore[reportArgumentType] (two names)
 
 
 def _mask_gradient(engine: Engine, task: Task) -> Float[Tensor, " E"]:
@@ -115,19 +92,8 @@ def test_expanded_keys_and_values_share_out_the_physical_score():
 # -------------------------------------------------------------------------------------------------------- linear model
 
 
-def _linear_model() -> Model:
-    """Attention looks everywhere alike and all units of the MLPs are on: a metric is then linear in each mask."""
-    model = random_model("plain")
-    with torch.no_grad():
-        for block in model.module.blocks:  # pyright: ignore[reportGeneralTypeIssues] (untyped)
-            block.query.weight.zero_()
-            block.query.bias.zero_()
-            block.mlp[0].bias.fill_(1000.0)
-    return model
-
-
 def test_on_a_linear_model_the_score_is_the_exact_effect():
-    engine = Engine(_linear_model())
+    engine = Engine(linear_model())
     task, graph = random_task(6), engine.graph
     batch, score = task.batch("train", range(6)), metric_function("logit_diff")
     masks = torch.ones(graph.n_edges, 1, graph.n_edges, dtype=torch.float64)
@@ -142,7 +108,7 @@ def test_on_a_linear_model_the_score_is_the_exact_effect():
 
 
 def test_on_a_linear_model_the_edges_into_the_logits_add_up():
-    engine = Engine(_linear_model())
+    engine = Engine(linear_model())
     task = random_task(6, metric=_first_logit)
     into_logits = engine.graph.edge_reader == engine.graph.n_readers - 1
     found = eap(engine, task).values[into_logits].sum()
@@ -171,10 +137,10 @@ def _full_and_empty(model: Model, pairs: Sequence[Pair], metric: Callable[[Pair]
 # ------------------------------------------------------------------------------------------------- integrated gradients
 
 
-@pytest.mark.parametrize("metric", [_logit_diff, _log_prob])
+@pytest.mark.parametrize("metric", [logit_diff, log_prob])
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
 def test_mask_ig_adds_up_to_what_the_circuit_is_worth(name: str, metric: Callable):
-    task = Task("toy", random_pairs(4, seed=2, longest=7), [], [], metric=metric.__name__[1:])
+    task = Task("toy", random_pairs(4, seed=2, longest=7), [], [], metric=metric.__name__)
     full, empty = _full_and_empty(tiny(name), task.train, metric)
     assert abs(full - empty) > 0.1
     errors = [abs(_total(mask_ig(Engine(tiny(name)), task, points=n)) - (full - empty)) for n in (4, 64)]

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from edgewise.discovery import eap, eap_ig, relevance
 from edgewise.discovery._explain import metric_sum
@@ -16,44 +14,17 @@ from edgewise.discovery._quadrature import QUADRATURES, quadrature
 from edgewise.engine import Ablation, Engine, Stream, _stream
 from edgewise.graph import KEY, QUERY
 from edgewise.models import Model
-from edgewise.tasks import Pair, Task, metric_function
-from tests.discovery.hooks import (
-    LAYOUTS,
+from edgewise.tasks import Task, metric_function
+from tests.discovery.hook_scores import (
+    FAMILIES,
+    by_hooks,
     eap_ig_activations_scores,
     eap_ig_inputs_scores,
     relevance_scores,
 )
-from tests.discovery.toys import near, random_pairs, random_task, refused, toy_engine
+from tests.discovery.toys import linear_model, logit_diff, near, random_pairs, random_task, refused, toy_engine
 from tests.engines import engine as engine_under
-from tests.tiny import random_model, tiny
-
-FAMILIES = [("gpt2", "gpt2"), ("llama-gqa", "llama"), ("neox-parallel", "neox")]
-
-
-def logit_diff(pair: Pair) -> Callable[[Tensor], Tensor]:
-    """Mean over the targets of the logit difference, sets by their logsumexp: of the logits `[S, V]`."""
-
-    def metric(logits: Tensor) -> Tensor:
-        each = [
-            logits[t.position, list(t.answers)].logsumexp(-1) - logits[t.position, list(t.wrong)].logsumexp(-1)
-            for t in pair.targets
-        ]
-        return torch.stack(each).mean()
-
-    return metric
-
-
-def by_hooks(engine: Engine, family: str, task: Task, method: Callable, *more: Any) -> Float[Tensor, " E"]:
-    """The mean over the examples of what a method of plain hooks says of the graph's edges."""
-    names = [tuple(n.split(" -> ")) for n in engine.graph.edge_names(torch.arange(engine.graph.n_edges))]
-    total = torch.zeros(len(names), dtype=torch.float64)
-    for pair in task.train:
-        corrupted = torch.tensor(pair.corrupted) if engine.ablation.kind == "interchange" else None
-        clean, layout = torch.tensor(pair.clean), LAYOUTS[family]
-        found = method(engine.model.module, layout, clean, corrupted, logit_diff(pair), *more)
-        total += torch.tensor([found[name] for name in names], dtype=torch.float64)
-    return total / len(task.train)
-
+from tests.tiny import tiny
 
 # --------------------------------------------------------------------------------------------------------- plain hooks
 
@@ -148,20 +119,9 @@ def _difference(model: Model, task: Task) -> float:
 
 
 def test_on_a_linear_model_the_input_path_says_what_eap_says():
-    engine, task = Engine(_linear_model()), random_task(5)
+    engine, task = Engine(linear_model()), random_task(5)
     near(eap_ig(engine, task, points=2).values, eap(engine, task).values, 3e-7)
     near(relevance(engine, task, rules=("norm",)).values, eap(engine, task).values, 3e-7)
-
-
-def _linear_model() -> Model:
-    """Attention looks everywhere alike and all units of the MLPs are on."""
-    model = random_model("plain")
-    with torch.no_grad():
-        for block in model.module.blocks:  # pyright: ignore[reportGeneralTypeIssues] (untyped)
-            block.query.weight.zero_()
-            block.query.bias.zero_()
-            block.mlp[0].bias.fill_(1000.0)
-    return model
 
 
 def test_points_are_summed_before_or_after_the_product_alike(monkeypatch):

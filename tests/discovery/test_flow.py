@@ -7,8 +7,8 @@ from edgewise.discovery import Scores, eap, ensemble, flow, learn_ranking, rando
 from edgewise.discovery._ensemble import mean_ranks
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
+from tests.discovery.hook_scores import FAMILIES
 from tests.discovery.hooks import LAYOUTS, writes
-from tests.discovery.test_eap_ig import FAMILIES
 from tests.discovery.toys import SMALLEST, near, quiet, random_task, refused, toy_engine
 from tests.tiny import tiny
 

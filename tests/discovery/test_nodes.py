@@ -14,15 +14,9 @@ from edgewise.discovery._quadrature import quadrature
 from edgewise.discovery._scores import edges_of_nodes
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import Task, metric_function
-from tests.discovery.hooks import (
-    LAYOUTS,
-    node_scores,
-    patched_softmax_scores,
-    reader_gradients,
-    write_differences,
-)
-from tests.discovery.test_eap_ig import FAMILIES, logit_diff
-from tests.discovery.toys import SMALLEST, near, random_pairs, random_task, refused, toy_engine
+from tests.discovery.hook_scores import FAMILIES, node_scores, patched_softmax_scores
+from tests.discovery.hooks import LAYOUTS, reader_gradients, write_differences
+from tests.discovery.toys import SMALLEST, logit_diff, near, random_pairs, random_task, refused, toy_engine
 from tests.tiny import random_model, tiny
 
 

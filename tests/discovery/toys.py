@@ -16,8 +16,9 @@ from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
+from edgewise.models import Model
 from edgewise.tasks import Pair, Target, Task
-from tests.tiny import VOCABULARY, tiny
+from tests.tiny import VOCABULARY, random_model, tiny
 
 SMALLEST = Graph(GraphSpec(1, 1, 1))
 """Eight edges: embed to q, k, v, m0; a0.h0 to m0; embed, a0.h0 and m0 to logits."""
@@ -154,3 +155,27 @@ def stop(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, where: 
         if where != "step" and hasattr(kind, where):
             monkeypatch.setattr(kind, where, raising(getattr(kind, where)))
         monkeypatch.setattr(kind, "step", noting(kind.step))
+
+
+def logit_diff(pair: Pair) -> Callable[[Tensor], Tensor]:
+    """Mean over the targets of the logit difference, sets by their logsumexp: of the logits `[S, V]`."""
+
+    def metric(logits: Tensor) -> Tensor:
+        each = [
+            logits[t.position, list(t.answers)].logsumexp(-1) - logits[t.position, list(t.wrong)].logsumexp(-1)
+            for t in pair.targets
+        ]
+        return torch.stack(each).mean()
+
+    return metric
+
+
+def linear_model() -> Model:
+    """Attention looks everywhere alike and all units of the MLPs are on: a metric is then linear in each mask."""
+    model = random_model("plain")
+    with torch.no_grad():
+        for block in model.module.blocks:  # pyright: ignore[reportGeneralTypeIssues] (untyped)
+            block.query.weight.zero_()
+            block.query.bias.zero_()
+            block.mlp[0].bias.fill_(1000.0)
+    return model

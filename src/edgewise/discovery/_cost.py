@@ -41,6 +41,10 @@ class Cost:
         }
 
 
+MASK_IG_PASSES = (5, 5)
+"""Forwards and backwards of the mask-path attribution at five points from which learned masks may start."""
+
+
 def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:
     """What a learned method's steps cost: a masked pass forwards and backwards for each example of a step, and once for
     each example seen, the full model's run and, under interchange, the corrupted one.

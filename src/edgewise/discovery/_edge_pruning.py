@@ -19,6 +19,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
+from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
 from edgewise.discovery._noise import normal, uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
@@ -214,7 +215,10 @@ def edge_pruning(
         method["start"] = start.provenance.get("method", {})
     if report.stopped:
         method["stopped"] = report.stopped
-    return learner.circuit(provenance(engine, task, method))
+    cost = learned_cost(engine, task, report.steps, min(config.batch_size, len(task.train)), report.seconds)
+    if config.warm_start and start is None:
+        cost.spend(len(task.train), *MASK_IG_PASSES)
+    return learner.circuit(provenance(engine, task, method, cost))
 
 
 class EdgePruningLearner:

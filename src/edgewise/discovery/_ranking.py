@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
+from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
 from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
@@ -192,9 +193,15 @@ def learn_rankings(
         method["start"] = start.provenance.get("method", {})
     if report.stopped:
         method["stopped"] = report.stopped
+    # Of one ranking, whose copy of the batch is one of as many; the seconds are those of all together.
+    cost = learned_cost(engine, task, report.steps, min(config.batch_size, len(task.train)), report.seconds)
+    if config.warm_examples and start is None:
+        cost.spend(min(config.warm_examples, len(task.train)), *MASK_IG_PASSES)
     found = learner.result()
     return [
-        Scores(engine.graph, row, provenance(engine, task, method | {"config": asdict(replace(config, seed=seed))}))
+        Scores(
+            engine.graph, row, provenance(engine, task, method | {"config": asdict(replace(config, seed=seed))}, cost)
+        )
         for seed, row in zip(seeds, found.detach().cpu(), strict=True)
     ]
 
