@@ -140,6 +140,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the pairs, if --task names a built-in task.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
     baselines: Annotated[str, typer.Option(help="Any of random,eap; none for none.")] = "random,eap",
+    metrics: Annotated[
+        str | None, typer.Option(help="Which, such as kl,reverse_kl,js,kendall_tau; the task's own if not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Of the weights: float32 or bf16; as stored if unset.")] = None,
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
@@ -147,12 +150,16 @@ def evaluate(
 ) -> None:
     """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
     import edgewise as ew
+    from edgewise.evaluation import metric_named
 
     one_of("--split", split, ("train", "validation", "test"))
     one_of("--memory", memory, ("default", "lean"))
     one_of("--dtype", dtype, (None, *_DTYPES))
     if task is not None:
         check_task(task)
+    asked = None if metrics is None else tuple(metrics.split(","))
+    for name in asked or ():
+        metric_named(name)
     loaded_circuit = ew.Circuit.load(circuit)
     source = loaded_circuit.provenance.get("model", {})
     type_ = None if dtype is None else _DTYPES[dtype]
@@ -164,7 +171,9 @@ def evaluate(
         pairs = make_task(task, loaded.tokenizer, 200, 200, test, seed)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
-        result = ew.evaluate(engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
+        result = ew.evaluate(
+            engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
+        )
     result.save(circuit.parent / "evaluation.json")
     _show.compare_weights(source, loaded.identity)
     if as_json:

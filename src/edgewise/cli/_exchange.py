@@ -13,7 +13,12 @@ from edgewise.cli._common import check_task, load, make_task, one_of
 
 
 def import_circuit(
-    file: Annotated[Path, typer.Argument(help="EAP-IG's or MIB's .json or .pt, or Edge Pruning's edges.json.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="EAP-IG's or MIB's .json or .pt, Edge Pruning's edges.json, ioi-wang, or greater-than-hanna."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
     out: Annotated[Path, typer.Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
     task: Annotated[str, typer.Option(help="The task it is for; recorded for evaluate.")] = "ioi",
@@ -73,9 +78,11 @@ def export_circuit(
 
 
 def _read(file: Path, graph: Any) -> Any:
-    from edgewise.exchange import read_edges, read_mib
+    from edgewise.exchange import PUBLISHED, read_edges, read_mib
     from edgewise.exchange._reading import read_json
 
+    if str(file) in PUBLISHED:
+        return PUBLISHED[str(file)](graph)
     if file.suffix == ".json" and isinstance(read_json(file), list):
         return read_edges(file, graph)
     return read_mib(file, graph.spec.n_kv_heads)

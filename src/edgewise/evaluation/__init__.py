@@ -11,6 +11,10 @@ from edgewise.evaluation._compare import compare as compare
 from edgewise.evaluation._curve import Point as Point
 from edgewise.evaluation._curve import SizeCurve as SizeCurve
 from edgewise.evaluation._curve import size_curve as size_curve
+from edgewise.evaluation._distances import DISTANCES as DISTANCES
+from edgewise.evaluation._distances import KNOWN as KNOWN
+from edgewise.evaluation._distances import LOWER_IS_BETTER as LOWER_IS_BETTER
+from edgewise.evaluation._distances import metric_named as metric_named
 from edgewise.evaluation._evaluate import Evaluation as Evaluation
 from edgewise.evaluation._evaluate import Measured as Measured
 from edgewise.evaluation._evaluate import best_attribution as best_attribution
@@ -24,6 +28,9 @@ from edgewise.evaluation._hypotheses import independence as independence
 from edgewise.evaluation._hypotheses import minimality as minimality
 from edgewise.evaluation._hypotheses import partial_necessity as partial_necessity
 from edgewise.evaluation._hypotheses import sufficiency as sufficiency
+from edgewise.evaluation._known_edges import Thresholds as Thresholds
+from edgewise.evaluation._known_edges import against_known as against_known
+from edgewise.evaluation._known_edges import auroc as auroc
 from edgewise.evaluation._needed import Needed as Needed
 from edgewise.evaluation._needed import edges_needed as edges_needed
 from edgewise.evaluation._stability import Stability as Stability
