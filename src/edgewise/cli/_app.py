@@ -11,7 +11,7 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _show, _tasks, _tracr, _transcoder
+from edgewise.cli import _show, _study, _tasks, _tracr, _transcoder
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
@@ -23,6 +23,7 @@ models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.add_typer(_study.app, name="study")
 app.add_typer(_tasks.app, name="tasks")
 app.add_typer(_tracr.app, name="tracr")
 app.add_typer(_transcoder.app, name="transcoder")

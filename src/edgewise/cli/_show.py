@@ -16,6 +16,7 @@ from edgewise.tasks import Task
 from edgewise.tracr import Recovery, Truth
 
 _console = Console(highlight=False)
+N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 _PLANNED = (
     "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
     "needs; passing: the largest of chunks of tokens, one layer's backward and the logits; constants up to 1 GiB"
@@ -92,6 +93,8 @@ def evaluation(result: Evaluation) -> None:
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
         table.add_row(f"{escape(name)} {arrow}", f"{row.value:.3f}", interval, *others)
     _console.print(table)
+    for each in result.worst[:N_WORST]:
+        _console.print(escape(f"far from the model ({each.distance:.2f}): {each.clean!r}"), soft_wrap=True)
 
 
 def size_curve(found: SizeCurve) -> None:

@@ -23,6 +23,8 @@ from edgewise.tasks import METRICS, OUTPUT_METRICS, Batch, Task, metric_function
 
 N_RANDOM = 3
 """How many random circuits stand for chance."""
+N_WORST = 10
+"""How many of the worst examples are named."""
 TOKENS = 1 << 12
 """How many tokens of all circuits together go through the engine at a time, on a GPU."""
 LOGITS = 1 << 28
@@ -52,6 +54,18 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class WorstExample:
+    """An example on which a circuit is far from the model."""
+
+    number: int
+    """In its split."""
+    distance: float
+    """The task's distance to the full model: KL, or l2 where outputs are numbers."""
+    clean: str
+    corrupted: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a circuit's numbers are, with everything that would change them."""
 
@@ -65,6 +79,8 @@ class Evaluation:
     metrics: dict[str, Measured]
     conditions: dict[str, Any] = field(default_factory=dict)
     """Split, ablation, graph, positions, model, baselines and seeds."""
+    worst: tuple[WorstExample, ...] = ()
+    """The examples on which the circuit is farthest from the model, the farthest first."""
 
     def to_json(self) -> str:
         """As JSON."""
@@ -120,7 +136,11 @@ def evaluate(
             "chosen_on": _choosing_split(task),
         }
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, circuit.provenance)
-    values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, metrics)
+    asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
+    values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, asked)
+    farthest = _worst(task, split, values["circuit"].get(task.distance))
+    if metrics is not None:
+        values = {who: {name: each[name] for name in metrics} for who, each in values.items()}
     measured = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
     conditions |= {
         "split": split,
@@ -136,8 +156,15 @@ def evaluate(
         "units_of_logit_diff": "logits, answer minus wrong answer",
     }
     return Evaluation(
-        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), measured, conditions
+        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), measured, conditions, farthest
     )
+
+
+def _worst(task: Task, split: str, distances: NDArray[np.float64] | None) -> tuple[WorstExample, ...]:
+    if distances is None:  # a task that is judged by other metrics
+        return ()
+    pairs, order = task.split(split), np.argsort(-distances, kind="stable")[:N_WORST].tolist()
+    return tuple(WorstExample(i, float(distances[i]), pairs[i].clean_text, pairs[i].corrupted_text) for i in order)
 
 
 def recorded_ablation(circuit: Circuit) -> Ablation | None:
