@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.spatial import distance
 from torch import Tensor
 
+from edgewise.discovery import Scores
 from edgewise.evaluation import DISTANCES, KNOWN, evaluate, judge, metric_named
 from edgewise.tasks import Batch, Pair, Target, Task
 from edgewise.tasks._pairs import collate
@@ -101,8 +102,6 @@ def test_several_circuits_in_one_pass_are_each_what_they_are_alone(monkeypatch: 
 
 
 def _top(engine: Any, scores: Tensor, n: int = 20) -> Any:
-    from edgewise.discovery import Scores
-
     return Scores(engine.graph, scores).top(n)
 
 

@@ -17,6 +17,7 @@ from edgewise.cli._common import check_task, load, make_task, one_of, parse_spar
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._methods import LEARNED, METHODS, Settings, engine_of, find_circuit, make_engine
+from edgewise.cli._mib import mib
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
@@ -29,6 +30,7 @@ app.add_typer(_tracr.app, name="tracr")
 app.add_typer(_transcoder.app, name="transcoder")
 app.command()(bench)
 app.command()(plot)
+app.command()(mib)
 app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)

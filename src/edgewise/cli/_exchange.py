@@ -35,11 +35,7 @@ def import_circuit(
     check_task(task)
     check_writable(out)
     loaded = load(model, "cpu")
-    physical = loaded.graph()
-    circuit = _read(file, physical)
-    spec = replace(circuit.graph.spec, kv="physical")
-    if spec != replace(physical.spec, embeddings=spec.embeddings):
-        raise InputError(f"{file}: is of a model of {_sizes(spec)}; {model} has {_sizes(physical.spec)}")
+    circuit = foreign_circuit(file, loaded, model)
     if sparsity is not None:
         if circuit.scores is None:
             raise InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
@@ -53,7 +49,8 @@ def import_circuit(
     }
     circuit = ew.Circuit(circuit.graph, circuit.kept, circuit.scores, provenance)
     circuit.save(out / "circuit.safetensors")
-    _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {circuit.graph.spec.kv}, as the file has them"])
+    spec = circuit.graph.spec
+    _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {spec.kv}, as the file has them"])
     _show.found(circuit, out / "circuit.safetensors")
 
 
@@ -75,6 +72,16 @@ def export_circuit(
     else:
         changed = write_mib(loaded, out, d_model)
     _show.notes([*changed, f"written to {out}"])
+
+
+def foreign_circuit(file: Path, model: Any, name: str) -> Any:
+    """A circuit of another tool on the graph that its file counts on; refused if that is of another model."""
+    physical = model.graph()
+    circuit = _read(file, physical)
+    spec = replace(circuit.graph.spec, kv="physical")
+    if spec != replace(physical.spec, embeddings=spec.embeddings):
+        raise InputError(f"{file}: is of a model of {_sizes(spec)}; {name} has {_sizes(physical.spec)}")
+    return circuit
 
 
 def _read(file: Path, graph: Any) -> Any:

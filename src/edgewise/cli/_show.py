@@ -10,7 +10,8 @@ from rich.table import Table
 
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine, Footprint
-from edgewise.evaluation import Comparison, Evaluation, SizeCurve
+from edgewise.evaluation import Comparison, Evaluation, MibScores, SizeCurve
+from edgewise.graph import Graph
 from edgewise.models import CompiledTransformer, Model
 from edgewise.tasks import Task
 from edgewise.tracr import Recovery, Truth
@@ -135,6 +136,28 @@ def comparison(found: Comparison) -> None:
             shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
             table.add_row(escape("full model" if who == "full" else who), f"{edges:,}", *shown)
         _console.print(table)
+
+
+def mib(found: MibScores, graph: Graph) -> None:
+    """Faithfulness over sizes, and its areas."""
+    title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
+    raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
+    table = Table(
+        title=escape(title), caption=f"{raw}\nCPR is MIB's by signed score, CMD by absolute", caption_justify="left"
+    )
+    table.add_column("size")
+    for name in ("edges", "signed", "actual", "absolute", "actual"):
+        table.add_column(name, justify="right")
+    signed, absolute = found.signed, found.absolute
+    for place, share in enumerate(signed.shares):
+        sides = [(each.faithfulness[place], each.actual[place]) for each in (signed, absolute)]
+        cells = [text for value, actual in sides for text in (f"{value:.3f}", f"{actual:,}")]
+        table.add_row(f"{100 * share:g} %", f"{signed.edges[place]:,}", *cells)
+    table.add_section()
+    for name in ("cpr", "cmd", "log_cpr", "log_cmd"):
+        label = name.replace("log_", "log-size ").replace("cpr", "CPR").replace("cmd", "CMD")
+        table.add_row(label, "", f"{getattr(signed, name):.3f}", "", f"{getattr(absolute, name):.3f}", "")
+    _console.print(table)
 
 
 def _caption(result: Evaluation) -> str:
