@@ -64,3 +64,24 @@ def test_what_is_wrong_is_one_line(
     assert run(monkeypatch, *(each.format(tmp_path) for each in arguments)) == 2
     told = capsys.readouterr().err
     assert message in " ".join(told.split()) and told.count("edgewise: ") == 1
+
+
+def test_a_file_of_mibs_is_judged_in_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    save_model(tmp_path / "model")
+    save_pairs(tmp_path / "pairs.jsonl")
+    choices = ("--model", tmp_path / "model", "--task", tmp_path / "pairs.jsonl")
+    run(monkeypatch, "find", *choices, "--method", "eap", "--sparsity", 0.5, "--out", tmp_path)
+    run(monkeypatch, "export", tmp_path / "circuit.safetensors", tmp_path / "theirs.json", "--d-model", 16)
+    capsys.readouterr()
+    rows = []
+    for file, options in (("theirs.json", choices), ("circuit.safetensors", ())):
+        assert not run(monkeypatch, "mib", tmp_path / file, *options, "--json")
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[0]["signed"] == rows[1]["signed"] and rows[0]["absolute"]["cmd"] == rows[1]["absolute"]["cmd"]
+    assert not run(monkeypatch, "mib", tmp_path / "theirs.json", *choices)
+    told = capsys.readouterr().out
+    assert f"{rows[0]['absolute']['cmd']:.3f}" in told and "0.1 %" in told
+    assert run(monkeypatch, "mib", tmp_path / "theirs.json") == 2
+    assert "give --model and --task" in capsys.readouterr().err

@@ -296,3 +296,14 @@ def _uncontrasted(task: Task) -> Task:
         for name in ("train", "validation", "test")
     }
     return replace(task, metric="log_prob", **cast(dict[str, Any], splits))
+
+
+def test_the_worst_examples_are_those_of_highest_kl():
+    engine, task = toy_engine(), random_task()
+    circuit = _circuit(engine, 0.3)
+    found = evaluate(engine, circuit, task, baselines=(), metrics=("accuracy",))
+    assert set(found.metrics) == {"accuracy"}
+    kl = judge(engine, {"it": circuit}, task, "test", names=("kl",))["it"]["kl"]
+    assert [each.number for each in found.worst] == np.argsort(-kl).tolist()
+    assert [each.distance for each in found.worst] == pytest.approx(sorted(kl, reverse=True))
+    assert json.loads(found.to_json())["worst"][0]["clean"] == task.test[found.worst[0].number].clean_text

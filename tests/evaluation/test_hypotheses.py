@@ -20,7 +20,7 @@ from edgewise.evaluation import (
     partial_necessity,
     sufficiency,
 )
-from edgewise.evaluation._hypotheses import _inflate
+from edgewise.evaluation._hypothesis_runs import _inflate
 from edgewise.models import load
 from edgewise.tasks import Pair, Target, Task
 from tests.discovery.toys import random_pairs, refused, toy_engine

@@ -5,8 +5,11 @@ import torch
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
-from edgewise.evaluation import stability
+from edgewise.discovery import eap
+from edgewise.evaluation import resample_stability, stability
 from edgewise.graph import Graph, GraphSpec
+from edgewise.tasks import Task
+from tests.discovery.toys import random_task, refused, toy_engine
 
 GRAPH = Graph(GraphSpec(1, 1, 1))  # eight edges
 
@@ -49,3 +52,21 @@ def test_refusals():
         stability([_circuit(1)])
     with pytest.raises(InputError, match="different graphs"):
         stability([_circuit(1), _circuit(1, graph=Graph(GraphSpec(2, 1, 1)))])
+
+
+def test_resampled_runs_agree_as_far_as_their_circuits_do():
+    engine, task = toy_engine(), random_task()
+    seen: list[list[int]] = []
+
+    def find(drawn: Task) -> Circuit:
+        seen.append([task.train.index(pair) for pair in drawn.train])
+        assert drawn.test == task.test and len(drawn.train) == len(task.train)
+        return eap(engine, drawn).at(0.7, absolute=True)
+
+    found, circuits = resample_stability(find, task, n=4, seed=1)
+    assert len({tuple(each) for each in seen}) == 4 and any(len(set(each)) < len(each) for each in seen)
+    assert found.pairs == stability(circuits, seed=1).pairs and 0 < found.iou.value < 1
+    assert resample_stability(find, task, n=4, seed=1)[0].pairs == found.pairs
+    constant, _ = resample_stability(lambda _: circuits[0], task, n=3)
+    assert constant.iou == (1, 1, 1)
+    assert "two or more" in refused(lambda: resample_stability(find, task, n=1))

@@ -10,7 +10,8 @@ import yaml
 
 from edgewise._errors import InputError
 from edgewise.bench._methods import EMPTY, METHODS, check_settings
-from edgewise.tasks import ALL_TASKS, METRICS, OUTPUT_METRICS, SET_METRICS, SUFFIXES
+from edgewise.evaluation import KNOWN
+from edgewise.tasks import ALL_TASKS, SUFFIXES
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
 _PAIRS = {"train": 200, "validation": 200, "test": 256, "seed": 0}
@@ -104,9 +105,8 @@ class BenchConfig:
         return config
 
     def _check(self) -> None:
-        known = METRICS | SET_METRICS | OUTPUT_METRICS
         for what, given, choices in (
-            ("metrics", self.metrics, tuple(known)),
+            ("metrics", self.metrics, KNOWN),
             ("ablation", (self.ablation,), ("interchange", "zero")),
             ("embeddings", (self.embeddings,), ("joint", "split", "off")),
             ("kv", (self.kv,), ("physical", "expanded")),

@@ -15,8 +15,7 @@ from edgewise._files import atomic_path
 from edgewise.bench._cell import FOUND, Cell
 from edgewise.bench._config import BenchConfig
 from edgewise.bench._methods import EMPTY, METHODS
-from edgewise.evaluation import bootstrap
-from edgewise.tasks import LOWER_IS_BETTER
+from edgewise.evaluation import LOWER_IS_BETTER, bootstrap
 
 COLUMNS = {
     "model": "string",

@@ -11,23 +11,26 @@ import typer
 
 from edgewise._errors import InputError
 from edgewise._files import check_writable
-from edgewise.cli import _features, _show, _tasks, _tracr, _transcoder
+from edgewise.cli import _features, _show, _study, _tasks, _tracr, _transcoder
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._methods import LEARNED, METHODS, Settings, check_positions, engine_of, find_circuit, make_engine
+from edgewise.cli._mib import mib
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(
     no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one."
 )
 app.add_typer(models_app, name="models")
+app.add_typer(_study.app, name="study")
 app.add_typer(_tasks.app, name="tasks")
 app.add_typer(_tracr.app, name="tracr")
 app.add_typer(_transcoder.app, name="transcoder")
 app.command()(bench)
 app.command()(plot)
+app.command()(mib)
 app.command()(compare)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
@@ -153,6 +156,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
     baselines: Annotated[str, typer.Option(help="Any of random,eap; none for none.")] = "random,eap",
     transcoders: _features.Sources = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Which, such as kl,reverse_kl,js,kendall_tau; the task's own if not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Of the weights: float32 or bf16; as stored if unset.")] = None,
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
@@ -160,12 +166,16 @@ def evaluate(
 ) -> None:
     """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
     import edgewise as ew
+    from edgewise.evaluation import metric_named
 
     one_of("--split", split, ("train", "validation", "test"))
     one_of("--memory", memory, ("default", "lean"))
     one_of("--dtype", dtype, (None, *_DTYPES))
     if task is not None:
         check_task(task)
+    asked = None if metrics is None else tuple(metrics.split(","))
+    for name in asked or ():
+        metric_named(name)
     loaded_circuit = ew.Circuit.load(circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
     source = loaded_circuit.provenance.get("model", {})
@@ -178,7 +188,9 @@ def evaluate(
         pairs = make_task(task, loaded.tokenizer, 200, 200, test, seed)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
-        result = ew.evaluate(engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted)
+        result = ew.evaluate(
+            engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
+        )
     result.save(circuit.parent / "evaluation.json")
     _show.compare_weights(source, loaded.identity)
     if as_json:

@@ -13,7 +13,12 @@ from edgewise.cli._common import check_task, load, make_task, one_of
 
 
 def import_circuit(
-    file: Annotated[Path, typer.Argument(help="EAP-IG's or MIB's .json or .pt, or Edge Pruning's edges.json.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="EAP-IG's or MIB's .json or .pt, Edge Pruning's edges.json, ioi-wang, or greater-than-hanna."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
     out: Annotated[Path, typer.Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
     task: Annotated[str, typer.Option(help="The task it is for; recorded for evaluate.")] = "ioi",
@@ -30,11 +35,7 @@ def import_circuit(
     check_task(task)
     check_writable(out)
     loaded = load(model, "cpu")
-    physical = loaded.graph()
-    circuit = _read(file, physical)
-    spec = replace(circuit.graph.spec, kv="physical")
-    if spec != replace(physical.spec, embeddings=spec.embeddings):
-        raise InputError(f"{file}: is of a model of {_sizes(spec)}; {model} has {_sizes(physical.spec)}")
+    circuit = foreign_circuit(file, loaded, model)
     if sparsity is not None:
         if circuit.scores is None:
             raise InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
@@ -48,7 +49,8 @@ def import_circuit(
     }
     circuit = ew.Circuit(circuit.graph, circuit.kept, circuit.scores, provenance)
     circuit.save(out / "circuit.safetensors")
-    _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {circuit.graph.spec.kv}, as the file has them"])
+    spec = circuit.graph.spec
+    _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {spec.kv}, as the file has them"])
     _show.found(circuit, out / "circuit.safetensors")
 
 
@@ -72,10 +74,22 @@ def export_circuit(
     _show.notes([*changed, f"written to {out}"])
 
 
+def foreign_circuit(file: Path, model: Any, name: str) -> Any:
+    """A circuit of another tool on the graph that its file counts on; refused if that is of another model."""
+    physical = model.graph()
+    circuit = _read(file, physical)
+    spec = replace(circuit.graph.spec, kv="physical")
+    if spec != replace(physical.spec, embeddings=spec.embeddings):
+        raise InputError(f"{file}: is of a model of {_sizes(spec)}; {name} has {_sizes(physical.spec)}")
+    return circuit
+
+
 def _read(file: Path, graph: Any) -> Any:
-    from edgewise.exchange import read_edges, read_mib
+    from edgewise.exchange import PUBLISHED, read_edges, read_mib
     from edgewise.exchange._reading import read_json
 
+    if str(file) in PUBLISHED:
+        return PUBLISHED[str(file)](graph)
     if file.suffix == ".json" and isinstance(read_json(file), list):
         return read_edges(file, graph)
     return read_mib(file, graph.spec.n_kv_heads)

@@ -10,12 +10,14 @@ from rich.table import Table
 
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine, Footprint
-from edgewise.evaluation import Comparison, Evaluation, SizeCurve
+from edgewise.evaluation import Comparison, Evaluation, MibScores, SizeCurve
+from edgewise.graph import Graph
 from edgewise.models import CompiledTransformer, Model
 from edgewise.tasks import Task
 from edgewise.tracr import Recovery, Truth
 
 _console = Console(highlight=False)
+N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 _PLANNED = (
     "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
     "needs; passing: the largest of chunks of tokens, one layer's backward and the logits; constants up to 1 GiB"
@@ -96,6 +98,8 @@ def evaluation(result: Evaluation) -> None:
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
         table.add_row(f"{escape(name)} {arrow}", f"{row.value:.3f}", interval, *others)
     _console.print(table)
+    for each in result.worst[:N_WORST]:
+        _console.print(escape(f"far from the model ({each.distance:.2f}): {each.clean!r}"), soft_wrap=True)
 
 
 def size_curve(found: SizeCurve) -> None:
@@ -136,6 +140,28 @@ def comparison(found: Comparison) -> None:
             shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
             table.add_row(escape("full model" if who == "full" else who), f"{edges:,}", *shown)
         _console.print(table)
+
+
+def mib(found: MibScores, graph: Graph) -> None:
+    """Faithfulness over sizes, and its areas."""
+    title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
+    raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
+    table = Table(
+        title=escape(title), caption=f"{raw}\nCPR is MIB's by signed score, CMD by absolute", caption_justify="left"
+    )
+    table.add_column("size")
+    for name in ("edges", "signed", "actual", "absolute", "actual"):
+        table.add_column(name, justify="right")
+    signed, absolute = found.signed, found.absolute
+    for place, share in enumerate(signed.shares):
+        sides = [(each.faithfulness[place], each.actual[place]) for each in (signed, absolute)]
+        cells = [text for value, actual in sides for text in (f"{value:.3f}", f"{actual:,}")]
+        table.add_row(f"{100 * share:g} %", f"{signed.edges[place]:,}", *cells)
+    table.add_section()
+    for name in ("cpr", "cmd", "log_cpr", "log_cmd"):
+        label = name.replace("log_", "log-size ").replace("cpr", "CPR").replace("cmd", "CMD")
+        table.add_row(label, "", f"{getattr(signed, name):.3f}", "", f"{getattr(absolute, name):.3f}", "")
+    _console.print(table)
 
 
 def _caption(result: Evaluation) -> str:

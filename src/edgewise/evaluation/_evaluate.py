@@ -16,12 +16,19 @@ from edgewise._files import write_atomically
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores, eap, random_scores
 from edgewise.engine import Ablation, Engine
+from edgewise.evaluation._distances import LOWER_IS_BETTER, metric_named
 from edgewise.evaluation._statistics import bootstrap
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, METRICS, OUTPUT_METRICS, Batch, Task, metric_function, reduce, score_name
+from edgewise.tasks import METRICS, OUTPUT_METRICS, Batch, Task, metric_function, reduce, score_name
 
 N_RANDOM = 3
 """How many random circuits stand for chance."""
+N_WORST = 10
+"""How many of the worst examples are named."""
+TOKENS = 1 << 12
+"""How many tokens of all circuits together go through the engine at a time, on a GPU."""
+LOGITS = 1 << 28
+"""How many logits of all circuits together are held at a time, on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,21 @@ class Measured:
     eap: float | None
     """That of EAP's circuit of at most the same actual size (see `best_attribution`)."""
     lower_is_better: bool
+    faithfulness: float | None = None
+    """The share of the behaviour that the circuit keeps, a ratio of means (see `faithfulness`); None for a distance, or
+    where the full model has what the empty circuit has."""
+
+
+@dataclass(frozen=True)
+class WorstExample:
+    """An example on which a circuit is far from the model."""
+
+    number: int
+    """In its split."""
+    distance: float
+    """The task's distance to the full model: KL, or l2 where outputs are numbers."""
+    clean: str
+    corrupted: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,8 @@ class Evaluation:
     metrics: dict[str, Measured]
     conditions: dict[str, Any] = field(default_factory=dict)
     """Split, ablation, graph, positions, model, baselines and seeds."""
+    worst: tuple[WorstExample, ...] = ()
+    """The examples on which the circuit is farthest from the model, the farthest first."""
 
     def to_json(self) -> str:
         """As JSON."""
@@ -76,6 +100,7 @@ def evaluate(
     batch_size: int = 32,
     baselines: tuple[str, ...] = ("random", "eap"),
     attribution: Scores | None = None,
+    metrics: tuple[str, ...] | None = None,
 ) -> Evaluation:
     """Judge a circuit: KL(full ‖ circuit), logit difference, accuracy and exact match, with hard masks.
 
@@ -87,9 +112,10 @@ def evaluate(
         batch_size: how many at a time; it does not change the numbers.
         baselines: `random`: random circuits of the same actual size; `eap`: EAP's, with scores from the training split.
         attribution: EAP's scores, if they are at hand.
+        metrics: names among `KNOWN`; those of the task if None.
 
     Raises:
-        InputError: the circuit is of another graph or ablation than the engine, or a baseline is unknown.
+        InputError: the circuit is of another graph or ablation than the engine, or a baseline or metric is unknown.
     """
     engine = Engine.of(model, circuit.graph, recorded_ablation(circuit))
     _check_transcoders(engine, circuit, "circuit")
@@ -111,8 +137,12 @@ def evaluate(
             "chosen_on": _choosing_split(task),
         }
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, circuit.provenance)
-    values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size)
-    metrics = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
+    asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
+    values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, asked)
+    farthest = _worst(task, split, values["circuit"].get(task.distance))
+    if metrics is not None:
+        values = {who: {name: each[name] for name in metrics} for who, each in values.items()}
+    measured = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
     conditions |= {
         "split": split,
         "task": dict(task.provenance) | {"name": task.name},
@@ -129,8 +159,15 @@ def evaluate(
     if engine.features:
         conditions["transcoders"] = engine.transcoder_identity
     return Evaluation(
-        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), metrics, conditions
+        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), measured, conditions, farthest
     )
+
+
+def _worst(task: Task, split: str, distances: NDArray[np.float64] | None) -> tuple[WorstExample, ...]:
+    if distances is None:  # a task that is judged by other metrics
+        return ()
+    pairs, order = task.split(split), np.argsort(-distances, kind="stable")[:N_WORST].tolist()
+    return tuple(WorstExample(i, float(distances[i]), pairs[i].clean_text, pairs[i].corrupted_text) for i in order)
 
 
 def recorded_ablation(circuit: Circuit) -> Ablation | None:
@@ -188,21 +225,24 @@ def judge(
     task.check_spans(engine.graph)
     for who, circuit in circuits.items():
         _check_transcoders(engine, circuit, who)
-    metrics = {name: metric_function(name) for name in names or task.reported}
+    metrics = {name: metric_named(name) for name in names or task.reported}
     if names is None and not isinstance(task.metric, str):
         own = score_name(task.metric)
         metrics[f"custom:{own}" if own in METRICS | OUTPUT_METRICS else own] = metric_function(task.metric)
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
     device = engine.model.device
-    masks = {who: circuit.kept.to(device, torch.float32) for who, circuit in circuits.items()}
     for batch in task.batches(split, batch_size):
         batch: Batch = batch.to(device)
         full = engine.full(batch)
         batch = batch.with_full_logits(full)
-        for who in rows:
-            logits = full if who == "full" else engine.run(batch, masks[who])
+        for several in _chunks(list(circuits), batch, full.shape[-1]):
+            masks = torch.stack([circuits[who].kept for who in several]).to(device, torch.float32)
+            logits = engine.run(batch, masks[:, None])  # (C, A, V); the ablated run is the same for all, and made once
             for name, metric in metrics.items():
-                rows[who][name].append(reduce(metric(logits, batch), batch).cpu())
+                for who, values in zip(several, reduce(metric(logits, batch), batch), strict=True):
+                    rows[who][name].append(values.cpu())
+        for name, metric in metrics.items():
+            rows["full"][name].append(reduce(metric(full, batch), batch).cpu())
     return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
 
 
@@ -216,6 +256,16 @@ def _check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
         )
 
 
+def _chunks(names: list[str], batch: Batch, vocabulary: int) -> list[list[str]]:
+    """How many circuits go through the engine in one pass: one on a processor, where what one circuit lets the engine
+    skip another needs (six of SmolLM2 in one pass take twice as long as one by one); on a GPU as many as fit.
+    """
+    size = 1
+    if batch.clean.ids.device.type != "cpu":
+        size = max(1, min(TOKENS // batch.clean.ids.numel(), LOGITS // (len(batch.row) * vocabulary)))
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
 def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:
     if bad := next((who for who, each in values.items() if not np.isfinite(each).all()), None):
         raise InputError(
@@ -223,11 +273,14 @@ def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:
         )
     interval = bootstrap(values["circuit"])
     randoms = [each.mean() for who, each in values.items() if who.startswith("random")]
+    full, empty = (float(values[who].mean()) for who in ("full", "empty"))
+    share = None if name in LOWER_IS_BETTER or full == empty else (interval.value - empty) / (full - empty)
     return Measured(
         *interval,
-        full=float(values["full"].mean()),
-        empty=float(values["empty"].mean()),
+        full=full,
+        empty=empty,
         random=float(np.mean(randoms)) if randoms else None,
         eap=float(values["eap"].mean()) if "eap" in values else None,
         lower_is_better=name in LOWER_IS_BETTER,
+        faithfulness=share,
     )

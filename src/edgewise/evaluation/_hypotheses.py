@@ -11,24 +11,15 @@ Here "performance" is a task's metric per example, and the distance of two perfo
 over the examples.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
-from edgewise.discovery import random_scores
-from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import recorded_ablation
-from edgewise.models import Model
-from edgewise.tasks import Task, metric_function, reduce
 
 EPSILON = 0.1  # tolerance of the equivalence test (Shi et al. 2024, section 3)
 QUANTILE = 0.9  # q* of the other tests (ibid.)
@@ -169,161 +160,6 @@ def minimality(
     return Verdict(
         "minimality", float((larger / len(random)).min()), least, least < alpha, least >= alpha, len(random), details
     )
-
-
-def hypothesis_tests(
-    model: Model | Engine,
-    circuit: Circuit,
-    task: Task,
-    *,
-    metric: str | None = None,
-    split: str = "test",
-    n_random: int = 100,
-    max_edges: int | None = 100,
-    alpha: float = 0.05,
-    quantile: float = QUANTILE,
-    seed: int = 0,
-    batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Verdict]:
-    """All five tests on one circuit.
-
-    Random circuits are the largest of random orders whose actual size is at most the circuit's. An inflated circuit has
-    a random path from an embedding to the logits added; the edge removed from it again is a random one of those added.
-
-    Args:
-        model: the model, or an engine of the circuit's graph and ablation.
-        circuit: the circuit; its actual edges are tested.
-        task: the behaviour.
-        metric: the performance s; the task's own if None.
-        split: which examples.
-        n_random: random circuits, and inflated ones.
-        max_edges: test so many edges, drawn at random, for minimality; None for all.
-        alpha: the level of each test.
-        quantile: q*.
-        seed: of all that is random.
-        batch_size: examples at a time; it does not change the numbers.
-        progress: called with the circuits run so far and those there are to run.
-
-    Returns:
-        The results by name.
-
-    Raises:
-        edgewise.InputError: the circuit has no edges or all of them, or the metric says nothing.
-    """
-    engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
-    if circuit.graph.spec.spans:
-        raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
-    if not 0 < circuit.n_edges < circuit.graph.n_edges:
-        raise InputError(f"hypothesis tests: the circuit has {circuit.n_edges} of {circuit.graph.n_edges} edges")
-    generator = np.random.default_rng(seed)
-    edges = circuit.kept.nonzero()[:, 0].numpy()
-    tested = edges if max_edges is None else np.sort(generator.permutation(edges)[:max_edges])
-    kind = engine.ablation.kind
-    masks: dict[str, Bool[Tensor, " E"]] = {"model": torch.ones_like(circuit.kept), "circuit": circuit.kept}
-    masks["complement"] = ~circuit.kept
-    for number in range(n_random):
-        drawn = random_scores(circuit.graph, seed + number, kind).top_actual(circuit.n_actual).kept
-        masks[f"random {number}"], masks[f"without random {number}"] = drawn, ~drawn
-        inflated, added = _inflate(circuit, generator)
-        masks[f"inflated {number}"], masks[f"deflated {number}"] = inflated, _without(inflated, added)
-    masks |= {f"edge {edge}": _without(circuit.kept, int(edge)) for edge in tested}
-    values = _performances(engine, masks, task, metric, split, batch_size, progress)
-
-    def distance(one: str, other: str) -> float:
-        return float(np.abs(values[one] - values[other]).mean())
-
-    def distances(one: str, other: str) -> NDArray[np.float64]:
-        return np.array([distance(one.format(number), other.format(number)) for number in range(n_random)])
-
-    effects = np.array([distance("circuit", f"edge {edge}") for edge in tested])
-    minimal = minimality(effects, distances("inflated {}", "deflated {}"), quantile=quantile, alpha=alpha)
-    minimal.details["unnecessary"] = [
-        circuit.graph.edge_name(int(tested[place])) for place in minimal.details["unnecessary"]
-    ]
-    to_random = distances("model", "random {}"), distances("model", "without random {}")
-    return {
-        "equivalence": equivalence(values["circuit"], values["model"], alpha=alpha),
-        "independence": independence(values["complement"], values["model"], alpha=alpha, seed=seed),
-        "minimality": minimal,
-        "sufficiency": sufficiency(distance("model", "circuit"), to_random[0], quantile=quantile, alpha=alpha),
-        "partial necessity": partial_necessity(
-            distance("model", "complement"), to_random[1], quantile=quantile, alpha=alpha
-        ),
-    }
-
-
-@torch.no_grad()
-def _performances(
-    engine: Engine,
-    masks: dict[str, Bool[Tensor, " E"]],
-    task: Task,
-    metric: str | None,
-    split: str,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, NDArray[np.float64]]:
-    """The performance of every circuit on every example, `[n]` each."""
-    score, device = metric_function(metric or task.metric), engine.model.device
-    found: dict[str, list[Tensor]] = {name: [] for name in masks}
-    batches = list(task.batches(split, batch_size))
-    for number, batch in enumerate(batches):
-        batch = batch.to(device)
-        full = engine.full(batch)
-        batch = batch.with_full_logits(full)
-        for done, (name, mask) in enumerate(masks.items()):
-            logits = full if name == "model" else engine.run(batch, mask.to(device, torch.float32))
-            found[name].append(reduce(score(logits, batch), batch).double().cpu())
-            if progress is not None:
-                progress(number * len(masks) + done + 1, len(batches) * len(masks))
-    values = {name: torch.cat(each).numpy() for name, each in found.items()}
-    if bad := next((name for name, each in values.items() if not np.isfinite(each).all()), None):
-        raise InputError(f"hypothesis tests: the metric is not finite for some example of {bad}; choose another")
-    return values
-
-
-def _inflate(circuit: Circuit, generator: np.random.Generator) -> tuple[Bool[Tensor, " E"], int]:
-    """The circuit with a random path added, and one of the edges that it did not have."""
-    graph = circuit.graph
-    for _ in range(1000):
-        path = _random_path(circuit, generator)
-        new = [edge for edge in path if not circuit.kept[edge]]
-        if new:
-            inflated = circuit.kept.clone()
-            inflated[path] = True
-            return inflated, int(generator.choice(new))
-    raise InputError(f"hypothesis tests: no path of the graph ({graph.n_edges} edges) is outside the circuit")
-
-
-def _random_path(circuit: Circuit, generator: np.random.Generator) -> list[int]:
-    """Edges from `logits` back to an embedding (or, without embedding writers, to the first component)."""
-    graph, reader, path = circuit.graph, circuit.graph.n_readers - 1, []
-    while int(graph.visible[reader]):
-        writer = int(generator.integers(int(graph.visible[reader])))
-        path.append(int(graph.offset[reader]) + writer)
-        readers = _readers_feeding(circuit, writer)
-        if not readers:
-            break
-        reader = int(generator.choice(readers))
-    return path
-
-
-def _readers_feeding(circuit: Circuit, writer: int) -> list[int]:
-    """The inputs of the component that a writer is the output of; none for an embedding or an error term."""
-    graph = circuit.graph
-    layer, head = int(graph.writer_layer[writer]), int(graph.writer_head[writer])
-    if layer < 0:
-        return []
-    keys, first, mlp = graph.n_kv_readers, graph.blocks[2 * layer].reader, graph.blocks[2 * layer + 1]
-    if head < 0:
-        place = writer - graph.writers_of(mlp).start
-        return [mlp.reader + place] if place < mlp.n_readers else []
-    shared = head * keys // graph.spec.n_heads
-    return [first + head, first + graph.spec.n_heads + shared, first + graph.spec.n_heads + keys + shared]
-
-
-def _without(kept: Bool[Tensor, " E"], edge: int) -> Bool[Tensor, " E"]:
-    return kept.index_fill(0, torch.tensor([edge]), False)
 
 
 def _against_random(name: str, better: int, n: int, quantile: float, alpha: float) -> Verdict:

@@ -1,7 +1,7 @@
 """How far several runs agree on a circuit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.evaluation._statistics import Interval
+from edgewise.tasks import Task
 
 RESAMPLES = 2_000
 
@@ -64,3 +65,31 @@ def _interval(kept: np.ndarray, pairs: tuple[float, ...], seed: int) -> Interval
     ratios = (counts @ both.T) / np.maximum(counts @ either.T, 1)
     low, high = np.quantile(ratios.mean(1), [0.025, 0.975])
     return Interval(mean, float(low), float(high))
+
+
+def resample_stability(
+    find: Callable[[Task], Circuit], task: Task, *, n: int = 10, seed: int = 0
+) -> tuple[Stability, tuple[Circuit, ...]]:
+    """How far circuits of one method agree when its training pairs are drawn anew (Méloux et al. 2025, arXiv
+    2510.00845): a bootstrap of the whole discovery.
+
+    Args:
+        find: the method, such as `lambda task: ew.eap(engine, task).at(0.98, actual=True, absolute=True)`.
+        task: the behaviour; each run's training split is as many of its pairs, drawn with replacement.
+        n: runs; the paper asks for 100 to say much.
+        seed: of the drawing.
+
+    Returns:
+        What the circuits have in common, and the circuits.
+
+    Raises:
+        InputError: `n` is less than 2, or there are no training pairs.
+    """
+    if n < 2 or not len(task.train):
+        raise InputError(f"stability: {n} runs on {len(task.train)} training pairs; give two or more, and pairs")
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        drawn = generator.integers(len(task.train), size=len(task.train))
+        found.append(find(replace(task, train=[task.train[i] for i in drawn])))
+    return stability(found, seed=seed), tuple(found)

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
+from edgewise.evaluation import auroc
 from edgewise.tracr._agreement import Agreement
 from edgewise.tracr._truth import Truth
 
@@ -60,19 +58,6 @@ def compare(circuit: Circuit, truth: Truth, *, absolute: bool = False) -> Recove
         missing=tuple(names((true & ~found).nonzero()[:, 0])),
         extra=tuple(names((found & ~true).nonzero()[:, 0])),
     )
-
-
-def auroc(scores: Float[Tensor, " E"], true: Bool[Tensor, " E"]) -> float | None:
-    """Area under the curve of true against false positives over all thresholds (Mann & Whitney 1947); None where all
-    edges or none are true.
-    """
-    n_true, n_false = int(true.sum()), int((~true).sum())
-    if not n_true or not n_false:
-        return None
-    values, marks = scores.double().numpy(), true.numpy()
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]  # ties share the mean of their ranks
-    return float((rank[marks].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
 
 
 def smallest_agreeing(scores: Scores, agreement: Agreement, *, absolute: bool = False) -> Circuit:

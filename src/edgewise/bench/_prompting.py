@@ -1,0 +1,231 @@
+"""One behaviour asked for in two ways, by an instruction and by examples: are the two circuits one?
+
+The case study of Bhaskar et al. 2024 (arXiv 2406.16778, section 5), on boolean expressions in CodeLlama-13B.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from edgewise._errors import InputError
+from edgewise._files import write_atomically
+from edgewise.bench._cell import cells
+from edgewise.bench._config import BenchConfig
+from edgewise.bench._run import prepare, run_bench
+from edgewise.circuit import Circuit
+from edgewise.evaluation import Comparison, compare
+from edgewise.models import load_tokenizer
+from edgewise.tasks import Ability, score
+from edgewise.tasks._capitals import CAPITALS
+from edgewise.tasks._chat import has_chat, in_chat
+from edgewise.tasks._encode import Encoder
+from edgewise.tasks._splits import SPLITS, words_of
+
+FORMS = ("instruction", "few-shot")
+BEHAVIOURS = ("capitals", "boolean-expressions")
+_N_SHOTS = 3
+_LEAST = 2  # pairs of a split without which there is nothing to learn or judge
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """What the study found."""
+
+    behaviour: str
+    ability: dict[str, Ability]
+    """How well the full model does each form."""
+    comparison: Comparison
+    """The two circuits, their intersection and their union on both forms; tasks and circuits are named by form."""
+
+    def to_json(self) -> str:
+        """As JSON."""
+        ability = {form: asdict(each) | {"complaint": each.complaint} for form, each in self.ability.items()}
+        row = {"behaviour": self.behaviour, "ability": ability, "comparison": json.loads(self.comparison.to_json())}
+        return json.dumps(row, indent=2, allow_nan=False)
+
+
+def study_prompting(
+    model: str,
+    out: str | Path,
+    *,
+    behaviour: str = "capitals",
+    sparsity: float = 0.98,
+    method: str | Mapping[str, Any] = "ranking",
+    sizes: tuple[int, int, int] = (200, 100, 200),
+    seed: int = 0,
+    jobs: int = 1,
+    threads: int | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Prompting:
+    """Find a circuit for each form of a behaviour, and judge both, their intersection and their union on both.
+
+    The circuits are cells of a bench in `out`, so that a study that was cut short goes on from there.
+
+    Args:
+        model: a name, a hub id or a folder.
+        out: the folder.
+        behaviour: `capitals` (the capital of a country, which small models know), or `boolean-expressions` (the
+            paper's).
+        sparsity: of both circuits, in actual edges.
+        method: a bench's method, or a mapping with its settings.
+        sizes: training, validation and test pairs of each form, at most.
+        seed: of the pairs and of the method.
+        jobs: processes.
+        threads: of each.
+        device: where the model goes.
+        say: told a line per circuit.
+
+    Returns:
+        The comparison; it is also written to `OUT/study.json`.
+
+    Raises:
+        InputError: a setting is wrong, or the tokenizer allows no pairs of this behaviour.
+    """
+    if behaviour not in BEHAVIOURS:
+        raise InputError(f"behaviour {behaviour!r}: choose {' or '.join(BEHAVIOURS)}")
+    out = Path(out)
+    config = BenchConfig.of(
+        {
+            "models": [model],
+            "tasks": _tasks(behaviour, model, out, sizes, seed),
+            "methods": [method],
+            "sparsities": [sparsity],
+            "seeds": [seed],
+        }
+    )
+    _, ran = run_bench(config, out, jobs=jobs, threads=threads, device=device, say=say)
+    if ran.failed:
+        raise InputError(f"study: {ran.failed[0]}")
+    engine, tasks = prepare(config, model, device)
+    named = [replace(task, name=form) for form, task in tasks.items()]
+    circuits = {
+        cell.task.name: Circuit.load(cell.folder / f"chosen {cell.sizes()[0]}.safetensors")
+        for cell in cells(config, out)
+        if cell.method.method != "empty"
+    }
+    ability = {task.name: score(engine, task) for task in named}
+    found = Prompting(behaviour, ability, compare(engine, circuits, named))
+    write_atomically(out / "study.json", found.to_json() + "\n")
+    return found
+
+
+def prompting_page(found: Prompting, *, command: str) -> str:
+    """The study as Markdown."""
+    comparison, total = found.comparison, found.comparison.total_edges
+    pair = comparison.pairs[0]
+    model = comparison.conditions["model"]
+    name = model["id"] + (f" ({model['note']})" if model["note"] else "")
+    lines = [
+        f"# One behaviour, two ways to ask for it: {found.behaviour}",
+        "",
+        f"Written by `{command}`. Model: {name}, {comparison.conditions['ablation']['kind']} ablation, test split,",
+        "hard masks, at the answers; means with 95 % bootstrap intervals over the examples.",
+        "",
+        "| form | examples | prefers the right answer | likeliest token is right | does the model do it? |",
+        "|---|---|---|---|---|",
+    ]
+    for form, ability in found.ability.items():
+        chosen, right = ability.metrics.get("choice"), ability.metrics["accuracy"]
+        shown = "" if chosen is None else f"{chosen.value:.2f} (chance {chosen.chance:.2f})"
+        lines.append(f"| {form} | {ability.n} | {shown} | {right.value:.2f} | {'no' if ability.complaint else 'yes'} |")
+    lines += [
+        "",
+        f"The circuits share {pair.shared:,} edges: IoU {pair.iou:.3f}, {pair.of_one:.1%} of the {pair.one} circuit's",
+        f"and {pair.of_other:.1%} of the {pair.other} circuit's. (Two random sets of edges of these sizes would share "
+        f"{comparison.edges[pair.one] * comparison.edges[pair.other] / total:,.0f}.)",
+        "",
+        "| circuit | actual edges | judged on | KL | logit difference | accuracy | exact match |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, rows in comparison.judged.items():
+        for who, row in rows.items():
+            cells_ = [
+                f"{row[name].value:.3f} [{row[name].low:.3f}, {row[name].high:.3f}]" if name in row else ""
+                for name in ("kl", "logit_diff", "accuracy", "exact_match")
+            ]
+            edges = comparison.actual.get(who, total)
+            lines.append(f"| {who} | {edges:,} | {task} | " + " | ".join(cells_) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _tasks(behaviour: str, model: str, out: Path, sizes: tuple[int, int, int], seed: int) -> list[dict[str, Any]]:
+    """The two forms, as a bench's tasks."""
+    if behaviour == "boolean-expressions":
+        pairs = dict(zip(SPLITS, sizes, strict=True)) | {"seed": seed}
+        return [{"name": form, "task": behaviour, "form": form, **pairs} for form in FORMS]
+    records = capital_records(load_tokenizer(model), sizes, seed)
+    tasks = []
+    for form in FORMS:
+        path = out / "pairs" / f"{form}.jsonl"
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in records[form]))
+        tasks.append({"name": form, "task": str(path), "seed": seed})
+    return tasks
+
+
+def capital_records(tokenizer: Any, sizes: tuple[int, int, int], seed: int) -> dict[str, list[dict[str, str]]]:
+    """Pairs about capitals in both forms, the same countries in each: the corrupted prompt asks for another country.
+
+    A capital is one token after the prompt, and the two countries of a pair have equally many. No country is in two
+    splits, and none of those in the examples is asked for.
+
+    Args:
+        tokenizer: the model's.
+        sizes: training, validation and test pairs, at most.
+        seed: of the drawing.
+
+    Raises:
+        InputError: the tokenizer leaves too few.
+    """
+    encoder = Encoder.of(tokenizer)
+    shots = [pair.split("/") for pair in CAPITALS[:_N_SHOTS]]
+    found: dict[str, list[dict[str, str]]] = {form: [] for form in FORMS}
+    for split, size in zip(SPLITS, sizes, strict=True):
+        by_length: dict[tuple[int, ...], list[tuple[str, str]]] = {}
+        for pair in words_of(CAPITALS, split):
+            country, capital = pair.split("/")
+            if [country, capital] in shots:
+                continue
+            lengths = _lengths(encoder, [_prompt(form, country, shots, encoder) for form in FORMS], f" {capital}")
+            if lengths is not None:
+                by_length.setdefault(lengths, []).append((country, capital))
+        pairs = [two for group in by_length.values() for two in permutations(group, 2)]
+        if len(pairs) < _LEAST:
+            raise InputError(
+                f"capitals: this tokenizer has {len(pairs)} {split} pairs whose capitals are single tokens; choose "
+                "boolean-expressions"
+            )
+        Random(f"{seed} {split}").shuffle(pairs)
+        for (country, capital), (other, wrong) in pairs[:size]:
+            for form in FORMS:
+                clean, corrupted = (_prompt(form, each, shots, encoder) for each in (country, other))
+                row = {"clean": clean, "corrupted": corrupted, "answer": f" {capital}", "wrong_answer": f" {wrong}"}
+                found[form].append(row | {"split": split})
+    return found
+
+
+def _prompt(form: str, country: str, shots: list[list[str]], encoder: Encoder) -> str:
+    if form == "few-shot":
+        return "".join(f"{each}: {capital}\n" for each, capital in shots) + f"{country}:"
+    question, answer = f"What is the capital of {country}? Answer with one word.", "The capital is"
+    if not has_chat(encoder.tokenizer):
+        return f"{question}\n{answer}"
+    return "".join(str(piece) for piece in in_chat([question], encoder)) + answer
+
+
+def _lengths(encoder: Encoder, prompts: list[str], answer: str) -> tuple[int, ...] | None:
+    """How many tokens the prompts have; None if the answer is not one token after each."""
+    lengths = []
+    for prompt in prompts:
+        try:
+            asked, answered = encoder.continuation(prompt, answer)
+        except InputError:
+            return None
+        if len(answered) != 1:
+            return None
+        lengths.append(len(asked))
+    return tuple(lengths)

@@ -1,0 +1,151 @@
+"""The tests of Shi et al. run on one circuit: which circuits they need, and what each test is given."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery import random_scores
+from edgewise.engine import Engine
+from edgewise.evaluation._evaluate import recorded_ablation
+from edgewise.evaluation._hypotheses import (
+    QUANTILE,
+    Verdict,
+    equivalence,
+    independence,
+    minimality,
+    partial_necessity,
+    sufficiency,
+)
+from edgewise.evaluation._performances import performances, without
+from edgewise.models import Model
+from edgewise.tasks import Task
+
+
+def hypothesis_tests(
+    model: Model | Engine,
+    circuit: Circuit,
+    task: Task,
+    *,
+    metric: str | None = None,
+    split: str = "test",
+    n_random: int = 100,
+    max_edges: int | None = 100,
+    alpha: float = 0.05,
+    quantile: float = QUANTILE,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Verdict]:
+    """All five tests on one circuit.
+
+    Random circuits are the largest of random orders whose actual size is at most the circuit's. An inflated circuit has
+    a random path from an embedding to the logits added; the edge removed from it again is a random one of those added.
+
+    Args:
+        model: the model, or an engine of the circuit's graph and ablation.
+        circuit: the circuit; its actual edges are tested.
+        task: the behaviour.
+        metric: the performance s; the task's own if None.
+        split: which examples.
+        n_random: random circuits, and inflated ones.
+        max_edges: test so many edges, drawn at random, for minimality; None for all.
+        alpha: the level of each test.
+        quantile: q*.
+        seed: of all that is random.
+        batch_size: examples at a time; it does not change the numbers.
+        progress: called with the circuits run so far and those there are to run.
+
+    Returns:
+        The results by name.
+
+    Raises:
+        edgewise.InputError: the circuit has no edges or all of them, or the metric says nothing.
+    """
+    engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
+    if circuit.graph.spec.spans:
+        raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
+    if not 0 < circuit.n_edges < circuit.graph.n_edges:
+        raise InputError(f"hypothesis tests: the circuit has {circuit.n_edges} of {circuit.graph.n_edges} edges")
+    generator = np.random.default_rng(seed)
+    edges = circuit.kept.nonzero()[:, 0].numpy()
+    tested = edges if max_edges is None else np.sort(generator.permutation(edges)[:max_edges])
+    masks = _masks(circuit, tested, n_random, engine.ablation.kind, seed, generator)
+    values = performances(engine, masks, task, metric, split, batch_size, progress)
+
+    def distances(one: str, other: str, n: int = n_random) -> NDArray[np.float64]:
+        pairs = ((values[one.format(number)], values[other.format(number)]) for number in range(n))
+        return np.array([np.abs(a - b).mean() for a, b in pairs])
+
+    effects = np.array([np.abs(values["circuit"] - values[f"edge {edge}"]).mean() for edge in tested])
+    minimal = minimality(effects, distances("inflated {}", "deflated {}"), quantile=quantile, alpha=alpha)
+    minimal.details["unnecessary"] = [
+        circuit.graph.edge_name(int(tested[place])) for place in minimal.details["unnecessary"]
+    ]
+    own, rest = (float(distances("model", name, 1)[0]) for name in ("circuit", "complement"))
+    kept, cut = distances("model", "random {}"), distances("model", "without random {}")
+    return {
+        "equivalence": equivalence(values["circuit"], values["model"], alpha=alpha),
+        "independence": independence(values["complement"], values["model"], alpha=alpha, seed=seed),
+        "minimality": minimal,
+        "sufficiency": sufficiency(own, kept, quantile=quantile, alpha=alpha),
+        "partial necessity": partial_necessity(rest, cut, quantile=quantile, alpha=alpha),
+    }
+
+
+def _masks(
+    circuit: Circuit, tested: NDArray[np.int64], n_random: int, kind: str, seed: int, generator: np.random.Generator
+) -> dict[str, Bool[Tensor, " E"]]:
+    """Every circuit that the tests run, by name."""
+    masks = {"model": torch.ones_like(circuit.kept), "circuit": circuit.kept, "complement": ~circuit.kept}
+    for number in range(n_random):
+        drawn = random_scores(circuit.graph, seed + number, kind).top_actual(circuit.n_actual).kept
+        masks[f"random {number}"], masks[f"without random {number}"] = drawn, ~drawn
+        inflated, added = _inflate(circuit, generator)
+        masks[f"inflated {number}"], masks[f"deflated {number}"] = inflated, without(inflated, added)
+    return masks | {f"edge {edge}": without(circuit.kept, int(edge)) for edge in tested}
+
+
+def _inflate(circuit: Circuit, generator: np.random.Generator) -> tuple[Bool[Tensor, " E"], int]:
+    """The circuit with a random path added, and one of the edges that it did not have."""
+    graph = circuit.graph
+    for _ in range(1000):
+        path = _random_path(circuit, generator)
+        new = [edge for edge in path if not circuit.kept[edge]]
+        if new:
+            inflated = circuit.kept.clone()
+            inflated[path] = True
+            return inflated, int(generator.choice(new))
+    raise InputError(f"hypothesis tests: no path of the graph ({graph.n_edges} edges) is outside the circuit")
+
+
+def _random_path(circuit: Circuit, generator: np.random.Generator) -> list[int]:
+    """Edges from `logits` back to an embedding (or, without embedding writers, to the first component)."""
+    graph, reader, path = circuit.graph, circuit.graph.n_readers - 1, []
+    while int(graph.visible[reader]):
+        writer = int(generator.integers(int(graph.visible[reader])))
+        path.append(int(graph.offset[reader]) + writer)
+        readers = _readers_feeding(circuit, writer)
+        if not readers:
+            break
+        reader = int(generator.choice(readers))
+    return path
+
+
+def _readers_feeding(circuit: Circuit, writer: int) -> list[int]:
+    """The inputs of the component that a writer is the output of; none for an embedding or an error term."""
+    graph = circuit.graph
+    layer, head = int(graph.writer_layer[writer]), int(graph.writer_head[writer])
+    if layer < 0:
+        return []
+    keys, first, mlp = graph.n_kv_readers, graph.blocks[2 * layer].reader, graph.blocks[2 * layer + 1]
+    if head < 0:
+        place = writer - graph.writers_of(mlp).start
+        return [mlp.reader + place] if place < mlp.n_readers else []
+    shared = head * keys // graph.spec.n_heads
+    return [first + head, first + graph.spec.n_heads + shared, first + graph.spec.n_heads + keys + shared]

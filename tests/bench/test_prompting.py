@@ -1,0 +1,100 @@
+"""The study of prompting on a tiny model: what it asks, what it compares, and that it goes on where it stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from edgewise import InputError
+from edgewise.bench import prompting_page, study_prompting
+from edgewise.bench._prompting import FORMS, capital_records
+from edgewise.circuit import Circuit
+from edgewise.cli import main
+from edgewise.tasks._capitals import CAPITALS
+
+pytest.importorskip("pyarrow")
+QUESTION = "What is the capital of ? Answer with one word . The : Answer"
+
+
+def tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """Of whole words, without a chat template."""
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["[UNK]", *QUESTION.split(), *words]))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    words = tokenizer([word for pair in CAPITALS for word in pair.split("/")])
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    module = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), bos_token_id=0, eos_token_id=0, **shape))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    module.save_pretrained(folder)
+    return folder
+
+
+def test_both_forms_ask_the_same_and_no_country_is_in_two_splits():
+    capitals = dict(pair.split("/") for pair in CAPITALS)
+    found = capital_records(tokenizer([*capitals, *capitals.values()]), (30, 10, 10), seed=0)
+    assert [len(found[form]) for form in FORMS] == [50, 50]
+    seen: dict[str, set[str]] = {}
+    for one, other in zip(found["instruction"], found["few-shot"], strict=True):
+        assert (one["answer"], one["wrong_answer"], one["split"]) == (
+            other["answer"],
+            other["wrong_answer"],
+            other["split"],
+        )
+        country = other["clean"].splitlines()[-1].removesuffix(":")
+        assert f" {capitals[country]}" == one["answer"] and f"capital of {country}?" in one["clean"]
+        assert other["clean"].splitlines()[:-1] == other["corrupted"].splitlines()[:-1], "the examples are the same"
+        assert one["answer"] not in other["clean"] and one["clean"] != one["corrupted"]
+        seen.setdefault(one["split"], set()).add(country)
+    assert not seen["train"] & seen["test"] and not seen["validation"] & (seen["train"] | seen["test"])
+
+
+def test_the_study_judges_both_circuits_on_both_forms_and_goes_on(model: Path, tmp_path: Path):
+    method = {"method": "ranking", "steps": 4, "batch_size": 4}
+    run: dict[str, Any] = {"sparsity": 0.5, "method": method, "sizes": (12, 6, 6), "say": lambda _: None}
+    found = study_prompting(str(model), tmp_path, **run)
+    assert set(found.comparison.judged) == set(found.ability) == set(FORMS)
+    for form in FORMS:
+        assert set(found.comparison.judged[form]) == {"full", *FORMS, "intersection", "union"}
+        assert found.comparison.n[form] == 6
+    paths = sorted(tmp_path.rglob("chosen 0.5.safetensors"))
+    one, other = (Circuit.load(path) for path in paths)
+    assert found.comparison.pairs[0].iou == pytest.approx(one.iou(other))
+    assert {one.provenance["task"]["name"], other.provenance["task"]["name"]} == set(FORMS)
+    before = [path.stat().st_mtime_ns for path in paths]
+    again = study_prompting(str(model), tmp_path, **run)
+    assert [path.stat().st_mtime_ns for path in paths] == before and again.to_json() == found.to_json()
+    assert json.loads((tmp_path / "study.json").read_text())["comparison"]["judged"].keys() == set(FORMS)
+    page = prompting_page(found, command="edgewise study prompting")
+    assert sum(line.startswith("| intersection | ") for line in page.splitlines()) == 2
+    assert f"share {found.comparison.pairs[0].shared:,} edges" in page
+
+
+def test_the_command_writes_a_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    sizes = ("--train", 8, "--validation", 4, "--test", 4)
+    arguments = ("--model", model, "--out", out, "--method", "eap", "--sparsity", 0.5, *sizes, "--write", page)
+    monkeypatch.setattr("sys.argv", ["edgewise", "study", "prompting", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and "| few-shot |" in page.read_text() and (out / "study.json").is_file()
+
+
+def test_what_a_tokenizer_cannot_ask_is_refused(model: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="choose boolean-expressions"):
+        capital_records(tokenizer(["France", "Paris"]), (10, 10, 10), 0)
+    with pytest.raises(InputError, match="choose capitals or boolean-expressions"):
+        study_prompting(str(model), tmp_path, behaviour="beauty")
