@@ -272,6 +272,8 @@ def test_numbers_that_are_no_edge(edge: int):
         ({"features": ((2, (1,)),)}, "features of layer 2; name each of the layers 0 to 1 once"),
         ({"features": ((1, (1,)), (1, (2,)))}, "features of layer 1; name each of the layers 0 to 1 once"),
         ({"features": ((0, (1, 1)),)}, "features of layer 0: give numbers from 0 on, each once"),
+        ({"features": ((0, (1.5,)),)}, "features=((0, (1.5,)),); give pairs of a layer and its features' numbers"),
+        ({"features": "m0"}, "features='m0'; give pairs"),
         ({"features": ((0, (-1, 1)),)}, "features of layer 0: give numbers from 0 on, each once"),
     ],
 )

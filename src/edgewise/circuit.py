@@ -107,11 +107,13 @@ class Circuit:
     def _combined(self, other: "Circuit", combine: Callable[[Tensor, Tensor], Tensor], name: str) -> "Circuit":
         if self.graph != other.graph:
             raise InputError(f"{name}: the circuits are of different graphs, {self.graph.spec} and {other.graph.spec}")
-        kinds = [circuit.provenance.get("transcoders") for circuit in (self, other)]
-        if kinds[0] != kinds[1]:
+        transcoders = [each.provenance["transcoders"] for each in (self, other) if "transcoders" in each.provenance]
+        if transcoders[1:] not in ([], transcoders[:1]):
             raise InputError(f"{name}: the circuits' features are of different transcoders")
         parents = {"method": {"name": name, "of": [self.provenance, other.provenance]}}
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
+        if transcoders:
+            shared["transcoders"] = transcoders[0]
         if "ablation" not in shared:  # of two kinds, only edges that are idle under any ablation count as idle
             shared["ablation"] = {"kind": self.ablation if self.ablation == other.ablation else "mixed"}
         return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
+from operator import index
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -381,7 +382,12 @@ def _by_layer(counts: list[int], before: int = 0) -> Int[Tensor, " n"]:
 
 def _checked_features(features: Features, n_layers: int) -> Features:
     """In order of the layers, each layer's features ascending. Raises `InputError`."""
-    found = sorted((int(layer), tuple(sorted(map(int, chosen)))) for layer, chosen in features)
+    try:
+        found = sorted((index(layer), tuple(sorted(map(index, chosen)))) for layer, chosen in features)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"graph: features={features!r:.60}; give pairs of a layer and its features' numbers"
+        ) from error
     for number, (layer, chosen) in enumerate(found):
         if not 0 <= layer < n_layers or (number and found[number - 1][0] == layer):
             raise InputError(f"graph: features of layer {layer}; name each of the layers 0 to {n_layers - 1} once")

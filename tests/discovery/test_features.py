@@ -96,7 +96,7 @@ def test_choosing_takes_the_largest_of_each_or_of_all():
     )
 
 
-# --------------------------------------------------------------------------------------------------- methods on features
+# ---------------------------------------------------------------------------------------- methods on features
 
 
 def _engine(**choices: Any) -> Engine:
@@ -134,7 +134,9 @@ def test_a_circuit_is_judged_with_its_own_transcoders_alone():
     assert "features of layer 0 are of another transcoder" in refused(lambda: ew.evaluate(other, circuit, TASK))
     assert "give its transcoder" in refused(lambda: ew.evaluate(model, circuit, TASK))
     assert "different transcoders" in refused(lambda: circuit & METHODS["eap"](other))
-    assert (circuit & circuit).provenance["transcoders"] == engine.transcoder_identity
+    unsaid = Circuit(circuit.graph, circuit.kept)  # as from a table
+    for both in (circuit & circuit, circuit & unsaid, unsaid & circuit):
+        assert both.provenance["transcoders"] == engine.transcoder_identity
 
 
 def test_what_does_not_run_features_refuses_in_one_line(tmp_path: Path):

@@ -203,8 +203,8 @@ def test_batch_padding_order_and_what_was_prepared_change_nothing(kind: str):
     engine = featured(model, transcoders)
     mask = random_masks(engine.graph)["circuits-and-groups"]
     whole = engine.run(BATCH, mask)
-    for padding in ({"side": "left"}, {"side": "both", "extra": 3}):
-        assert_close(engine.run(collate(PROMPTS, **padding), mask), whole)
+    for padded in (collate(PROMPTS, "left"), collate(PROMPTS, "both", extra=3)):
+        assert_close(engine.run(padded, mask), whole)
     alone = torch.cat([engine.run(collate([prompt]), mask) for prompt in PROMPTS], 1)
     assert_close(alone, whole)
     backwards = torch.cat([engine.run(collate([prompt]), mask) for prompt in PROMPTS[::-1]], 1)
@@ -276,7 +276,7 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line():
         (lambda: featured(model, [first], graph=graph), "layer 2 has features; give its transcoder"),
         (lambda: featured(model, [first, second, first]), "two are of one layer"),
         (lambda: Engine(model, transcoders=first), "the graph has no features"),
-        (lambda: featured(model, [cross, second]), "writes to 3 layers, 0 to 2"),
+        (lambda: featured(model, [cross, second]), "writes to layers 0 to 2"),
         (lambda: featured(model, [first, narrow]), "width 12 there, the model 32"),
         (lambda: featured(model, [first, autoencoder]), "its features read what the MLP wrote"),
         (lambda: featured(model, [first, uncentred]), "keeps no mean"),

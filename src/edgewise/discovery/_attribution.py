@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.discovery._cost import Cost
+from edgewise.discovery._cost import Cost, constant_forwards
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._quadrature import Quadrature, quadrature
@@ -89,8 +89,7 @@ def _mask_gradient(
     metric = metric_function(task.metric)
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):
-        if engine.ablation.kind == "interchange":
-            cost.spend(len(batch.index), forwards=1)
+        cost.spend(len(batch.index), forwards=constant_forwards(engine))
         for value, weight in points:
             cost.spend(len(batch.index), forwards=1, backwards=1)
             mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)

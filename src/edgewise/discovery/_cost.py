@@ -41,16 +41,24 @@ class Cost:
         }
 
 
+<<<<<<< HEAD
 MASK_IG_PASSES = (5, 5)
 """Forwards and backwards of the mask-path attribution at five points from which learned masks may start."""
+=======
+def constant_forwards(engine: Engine) -> int:
+    """How often each example goes forwards for what depends on it alone: the corrupted run under interchange, and the
+    clean run that error terms of features are taken from.
+    """
+    return int(engine.ablation.kind == "interchange") + bool(engine.features)
+>>>>>>> s4-h9
 
 
 def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:
     """What a learned method's steps cost: a masked pass forwards and backwards for each example of a step, and once for
-    each example seen, the full model's run and, under interchange, the corrupted one.
+    each example seen, the full model's run and those of `constant_forwards`.
     """
     seen = min(steps * batch_size, len(task.train))
     cost = Cost(examples=seen, seconds=seconds)
     cost.spend(steps * batch_size, forwards=1, backwards=1)
-    cost.spend(seen, forwards=2 if engine.ablation.kind == "interchange" else 1)
+    cost.spend(seen, forwards=1 + constant_forwards(engine))
     return cost

@@ -97,7 +97,7 @@ class Engine:
         if matmul not in MATMULS:
             raise InputError(f"matmul={matmul!r}: choose {', '.join(MATMULS[:-1])} or {MATMULS[-1]}")
         self.path, self.memory, self.dtype, self.cache_bytes = path, memory, dtype, cache_bytes
-        self.matmul: Matmul = matmul
+        self.matmul: Matmul = "highest"  # until features are checked
         spec = self.graph.spec
         own = model.graph(spec.embeddings, spec.kv, features=dict(spec.features))
         if Graph(replace(spec, spans=())) != own:
@@ -127,6 +127,7 @@ class Engine:
             from edgewise.engine._check import require_features  # which makes engines itself
 
             require_features(self)
+        self.matmul = matmul
 
     @staticmethod
     def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":

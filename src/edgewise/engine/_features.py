@@ -210,10 +210,11 @@ def check_features(model: Model, transcoder: Transcoder) -> None:
         raise InputError(
             f"autoencoder of {site}: its features read what the MLP wrote; take an MLP apart by a transcoder"
         )
-    if len(spec.writes) > 1 or spec.writes[0].layer != site.layer:
+    first, last = spec.writes[0].layer, spec.writes[-1].layer
+    if first != last or first != site.layer:
         raise InputError(
-            f"transcoder of {site}: it writes to {len(spec.writes)} layers, {spec.writes[0].layer} to "
-            f"{spec.writes[-1].layer}; a feature of the graph is one writer in its own layer, so use one per layer"
+            f"transcoder of {site}: it writes to layers {first} to {last}; a feature of the graph is one writer in its "
+            "own layer, so use transcoders of one layer each"
         )
     if site.kind == "resid_mid" and not site.centred and model.parts.final_norm.kind == "layer":
         raise InputError(
