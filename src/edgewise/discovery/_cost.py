@@ -41,16 +41,15 @@ class Cost:
         }
 
 
-<<<<<<< HEAD
 MASK_IG_PASSES = (5, 5)
 """Forwards and backwards of the mask-path attribution at five points from which learned masks may start."""
-=======
+
+
 def constant_forwards(engine: Engine) -> int:
     """How often each example goes forwards for what depends on it alone: the corrupted run under interchange, and the
     clean run that error terms of features are taken from.
     """
     return int(engine.ablation.kind == "interchange") + bool(engine.features)
->>>>>>> s4-h9
 
 
 def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:
