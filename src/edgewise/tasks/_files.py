@@ -181,13 +181,13 @@ def _rows(path: str, digest: Any) -> Iterator[Placed]:
 
 
 def _from_hub(name: str) -> Any:
+    place, _, configuration = name.partition(":")
+    if not place:
+        raise InputError("hf: names no data set; give hf:NAME")
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
         raise InputError(f"hf:{name}: this needs datasets; pip install 'edgewise[data]'") from error
-    place, _, configuration = name.partition(":")
-    if not place:
-        raise InputError("hf: names no data set; give hf:NAME")
     try:
         return load_dataset(place, configuration or None, streaming=True)
     except Exception as error:  # the hub client raises many kinds; the user needs one line
