@@ -135,8 +135,7 @@ def test_find_writes_a_circuit_of_at_most_the_size_asked_for(cli: Cli, model: Pa
     circuit = Circuit.load(tmp_path / "circuit.safetensors")
     assert 0 < circuit.n_actual <= 0.4 * circuit.graph.n_edges
     assert circuit.provenance["method"]["name"] == ("eap-ig-inputs" if method == "eap-ig" else method)
-    if method not in ("ranking", "edge-pruning"):  # which say it in their own way
-        assert method == "ensemble" or {"examples", "seconds"} < circuit.provenance["cost"].keys()
+    assert method == "ensemble" or {"examples", "seconds"} < circuit.provenance["cost"].keys()
     assert circuit.provenance["model"]["id"] == str(model) and circuit.provenance["task"]["name"] == "pairs"
     assert f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual" in ran.out
     # What the user is told has a line each, with the path in one piece, so that it can be copied.

@@ -5,7 +5,7 @@ They are numbered as in the list that this library was written from. 1 (an MLP's
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from edgewise.engine import Ablation, Engine, mean_writes
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.evaluation import evaluate
-from edgewise.models import load
+from edgewise.models import Model, load
 from edgewise.tasks import Pair, Target, Task
 from tests.discovery.hook_scores import by_hooks, eap_scores
 from tests.discovery.toys import near, quiet, random_pairs, random_task, scores_of, toy_engine
@@ -52,6 +52,16 @@ METHODS: dict[str, Callable[[Engine, Task], Tensor]] = {
     "node-pruning": lambda e, t: node_pruning(e, t, steps=2, batch_size=3, options=quiet()).values,
 }
 
+BATCHED: dict[str, Callable[..., Scores]] = {
+    "eap": eap,
+    "eap-ig": eap_ig,
+    "mask-ig": mask_ig,
+    "relevance": relevance,
+    "node-eap": node_eap,
+    "flow": flow,
+    "exact": lambda engine, task, batch_size: exact(engine, task, batch_size=batch_size, options=quiet()),
+}
+
 
 def test_2_a_mean_is_each_writer_s_own_over_all_tokens():
     # A peer takes the last token's activations alone, divides by the length and averages over the writers: one vector
@@ -67,15 +77,12 @@ def test_2_a_mean_is_each_writer_s_own_over_all_tokens():
     assert float((means.mlps[0] - means.mlps[1]).abs().max()) > 0.1  # and no two writers share one
 
 
-@pytest.mark.parametrize("method", ["eap", "eap-ig", "mask-ig", "relevance", "node-eap", "flow", "exact"])
+@pytest.mark.parametrize("method", BATCHED)
 def test_3_scores_do_not_scale_with_the_batch(method: str):
     # Dividing a batch's mean by the number of examples makes scores go as 1 / batch size, and a short last batch count
     # for more.
     task, engine = random_task(5), toy_engine(dtype=torch.float64)
-    call: Callable[..., Scores] = {"exact": lambda *a, **k: exact(*a, options=quiet(), **k)}.get(
-        method, {"eap": eap, "eap-ig": eap_ig, "mask-ig": mask_ig, "relevance": relevance, "node-eap": node_eap,
-                 "flow": flow}.get(method, eap)
-    )  # fmt: skip
+    call = BATCHED[method]
     whole = call(engine, task, batch_size=5).values
     for size in (1, 3):
         near(call(engine, task, batch_size=size).values, whole, 1e-6)
@@ -114,6 +121,12 @@ def test_5_kept_edges_scores_and_nodes_are_what_their_names_say():
     assert not bool((circuit.kept & reversed_scores.kept).any())
 
 
+@torch.no_grad()
+def _said(model: Model, ids: Sequence[Sequence[int]] | Tensor, mask: Tensor | None = None) -> Tensor:
+    """What the user's module says at every position."""
+    return model.module(input_ids=torch.as_tensor(ids), attention_mask=mask).logits
+
+
 def test_6_a_corrupted_prompt_has_an_attention_mask_of_its_own():
     # In one batch, the corrupted prompts are longer than the clean ones here and shorter there: under the clean
     # prompts' mask, tokens of theirs would go unseen, or padding be seen.
@@ -123,17 +136,14 @@ def test_6_a_corrupted_prompt_has_an_attention_mask_of_its_own():
     task = Task("toy", [longer, shorter, same], [], [])
     model = tiny("llama-gqa")
     batch = task.batch("train", range(3))
-    alone = [
-        model.module(input_ids=torch.tensor([p.corrupted])).logits[0, (p.align or range(9))[p.targets[0].position]]
-        for p in (longer, shorter)
-    ]
+    alone = [_said(model, [p.corrupted])[0, (p.align or range(9))[p.targets[0].position]] for p in (longer, shorter)]
     found = Engine(model).full(batch, "corrupted")
-    near(found[:2], torch.stack(alone).detach(), 1e-9)
+    near(found[:2], torch.stack(alone), 1e-9)
     apart = torch.stack([eap(Engine(model), replace(task, train=[p])).values for p in task.train]).mean(0)
     near(eap(Engine(model), task).values, apart, 1e-5)
     width = batch.clean.ids.shape[1]
     ids = torch.nn.functional.pad(batch.corrupted.ids, (0, width - batch.corrupted.ids.shape[1]))
-    wrong = model.module(input_ids=ids.clamp(min=0), attention_mask=batch.clean.mask.long()).logits
+    wrong = _said(model, ids.clamp(min=0), batch.clean.mask.long())
     assert float((wrong[0, 5] - alone[0]).abs().max()) > 1e-3
 
 

@@ -38,6 +38,7 @@ class Downstream:
         """
         self.stream, self.parts, self.graph = stream, stream.parts, stream.graph
         self.rerun = Rerun(stream)
+        self.n_outputs = self.parts.unembed(stream.clean[-1][:1]).shape[1]
 
     @torch.no_grad()
     def full(self) -> Float[Tensor, "A V"]:
@@ -98,7 +99,10 @@ class Downstream:
         edges = slice(first, first + self.block.n_writers)
         if torch.equal(self.kept[edges], kept[edges]):
             return
-        self.kept[edges], self.known = kept[edges], None
+        self.kept[edges] = kept[edges]
+        if not self.matters(self.block.reader + self.reader):
+            return
+        self.known = None
         if self.reader in self.projected:
             self.projected[self.reader] = self._projected(self.reader, self._input(self.reader)[None])
 
@@ -221,7 +225,7 @@ class Downstream:
         """How many candidates one run may have."""
         width, answers, wide = self.parts.d_model, *(len(places) for places in self.rerun.places)
         hidden = self.parts.layers[0].mlp.up.shape[1]
-        per_copy = self.parts.unembed(self.stream.clean[0][:1]).shape[1] * answers * 3
+        per_copy = self.n_outputs * answers * 3
         if self.block.kind != "logits":
             runs = [self.laters[step.number].writers[w].wide for step in self.plan.steps for w in step.writers]
             most = wide if any(runs) or self.reader >= self.parts.n_heads else answers
