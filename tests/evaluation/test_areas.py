@@ -53,6 +53,9 @@ def test_mib_scores_are_made_of_circuits_judged_alone():
         away = np.abs(1 - kept)
         assert chosen.cmd == pytest.approx(float((widths * (away[1:] + away[:-1]) / 2).sum()), abs=1e-5)
         assert chosen.faithfulness[-1] == pytest.approx(1, abs=1e-5)  # all edges are the model
+        real = np.diff(np.array(chosen.actual) / engine.graph.n_edges)
+        assert chosen.actual_cpr == pytest.approx(float((real * mean).sum()), abs=1e-5)
+        assert chosen.actual_cmd == pytest.approx(float((real * (away[1:] + away[:-1]) / 2).sum()), abs=1e-5)
         assert math.isfinite(chosen.log_cpr) and chosen.log_cmd >= 0
     assert found.signed.values != found.absolute.values and found.n == 4
 

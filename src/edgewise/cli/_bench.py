@@ -42,7 +42,8 @@ def bench(
         failed = found.failed
     print(f"table -> {table}")
     if write is not None:
-        write_bench(BenchTable.load(table), write, command=f"edgewise bench {shlex.quote(str(config))}")
+        command = shlex.join(["edgewise", "bench", str(config), "--out", str(out), "--write", str(write)])
+        write_bench(BenchTable.load(table), write, command=command)
         print(f"page -> {write}, {write.with_suffix('.png')}")
     if failed:
         _show.notes([f"failed: {each}" for each in failed])

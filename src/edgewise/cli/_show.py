@@ -158,8 +158,8 @@ def mib(found: MibScores, graph: Graph) -> None:
         cells = [text for value, actual in sides for text in (f"{value:.3f}", f"{actual:,}")]
         table.add_row(f"{100 * share:g} %", f"{signed.edges[place]:,}", *cells)
     table.add_section()
-    for name in ("cpr", "cmd", "log_cpr", "log_cmd"):
-        label = name.replace("log_", "log-size ").replace("cpr", "CPR").replace("cmd", "CMD")
+    for name in ("cpr", "cmd", "log_cpr", "log_cmd", "actual_cpr", "actual_cmd"):
+        label = name.replace("_", "-size ").replace("cpr", "CPR").replace("cmd", "CMD")
         table.add_row(label, "", f"{getattr(signed, name):.3f}", "", f"{getattr(absolute, name):.3f}", "")
     _console.print(table)
 

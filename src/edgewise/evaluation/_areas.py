@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
@@ -48,6 +49,9 @@ class Areas:
     log_cpr: float
     """As `cpr` over log size, divided by the axis's length: the mean over sizes on a logarithmic scale."""
     log_cmd: float
+    actual_cpr: float
+    """As `cpr` over the share of edges that can carry signal, from the smallest circuit's to all."""
+    actual_cmd: float
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,13 @@ def areas(shares: Sequence[float], values: Sequence[float], *, log: bool = False
     if len(x) < 2 or len(x) != len(f) or (np.diff(x) <= 0).any() or (log and x[0] <= 0):
         raise InputError(f"areas: sizes {list(shares)} with {len(f)} values; give rising sizes, two or more")
     axis = np.log(x) if log else x
-    length = axis[-1] - axis[0] if log else 1.0
-    return float(np.trapezoid(f, axis) / length), float(np.trapezoid(np.abs(1 - f), axis) / length)
+    length = float(axis[-1] - axis[0]) if log else 1.0
+    cpr, cmd = _trapezoids(axis, f)
+    return cpr / length, cmd / length
+
+
+def _trapezoids(axis: NDArray[np.float64], f: NDArray[np.float64]) -> tuple[float, float]:
+    return float(np.trapezoid(f, axis)), float(np.trapezoid(np.abs(1 - f), axis))
 
 
 def mib_scores(
@@ -145,7 +154,8 @@ def mib_scores(
         kept = [float(faithfulness(value, means["full"], means["empty"])) for value in values]
         actual = tuple(circuits[f"{kind} {place}"].n_actual for place in range(len(sizes)))
         linear, logarithmic = areas(shares, kept), areas(shares, kept, log=True)
+        real = _trapezoids(np.array(actual) / n_edges, np.array(kept))
         found[kind] = Areas(
-            kind, tuple(shares), tuple(sizes), actual, tuple(values), tuple(kept), *linear, *logarithmic
+            kind, tuple(shares), tuple(sizes), actual, tuple(values), tuple(kept), *linear, *logarithmic, *real
         )
     return MibScores(metric, means["full"], means["empty"], len(task.split(split)), **found)

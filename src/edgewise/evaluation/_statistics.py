@@ -1,5 +1,6 @@
 """Intervals: how much a mean would change with other examples."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,12 @@ def bootstrap(values: NDArray[np.floating], *, resamples: int = 10_000, level: f
         level: the interval's share of them.
         seed: of the resampling.
     """
-    generator = np.random.default_rng(seed)
-    # Each resample as counts: exact, and a thousand times less memory than gathering n values each time.
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
-    low, high = np.quantile(counts @ values / len(values), [(1 - level) / 2, (1 + level) / 2])
+    drawn = _counts(len(values), resamples, seed) @ values / len(values)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=2)  # a table has thousands of means over the same number of examples
+def _counts(n: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each example is in each resample: exact, and far less memory than gathering n values each time."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
