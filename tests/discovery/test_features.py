@@ -90,6 +90,8 @@ def test_choosing_takes_the_largest_of_each_or_of_all():
     assert ew.choose_features(model, kl, transcoders, 5) == each
     assert "n=33" in refused(lambda: ew.choose_features(model, TASK, transcoders, 33))
     assert "per='head'" in refused(lambda: ew.choose_features(model, TASK, transcoders, 3, per="head"))  # pyright: ignore[reportArgumentType]
+    half = tiny("gpt2", torch.bfloat16)
+    assert "load it in float32" in refused(lambda: ew.feature_effects(half, TASK, transcoders))
     assert "layers [0, 0]" in refused(lambda: ew.feature_effects(model, TASK, [transcoders[0]] * 2))
     assert "interchange or zero" in refused(
         lambda: ew.feature_effects(model, TASK, transcoders, ablation=Ablation("mean"))

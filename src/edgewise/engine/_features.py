@@ -184,10 +184,6 @@ def feature_layers(
         return {}
     if ablation not in ("interchange", "zero"):
         raise InputError(f"ablation {ablation!r}: a graph with features takes interchange or zero")
-    if model.dtype not in (torch.float32, torch.float64):
-        raise InputError(
-            f"model: it is in {model.dtype}, whose rounding turns features on and off; with features load it in float32"
-        )
     if missing := sorted(wanted.keys() - by_layer.keys()):
         raise InputError(f"graph: layer {missing[0]} has features; give its transcoder (Engine(…, transcoders=…))")
     found = {}
@@ -205,6 +201,10 @@ def feature_layers(
 def check_features(model: Model, transcoder: Transcoder) -> None:
     """Refuse a transcoder whose features cannot be readers and writers of a model's graph. Raises `InputError`."""
     check_transcoder(model, transcoder)
+    if model.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"model: it is in {model.dtype}, whose rounding turns features on and off; with features load it in float32"
+        )
     spec, site = transcoder.spec, transcoder.spec.reads
     if spec.is_autoencoder:
         raise InputError(
