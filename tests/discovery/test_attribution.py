@@ -171,7 +171,7 @@ def test_the_qk_fix_takes_the_projection_of_the_input_without_the_edge(name: str
             without = run.inputs[2 * layer] - stream.differences(slice(None), slice(writer, writer + 1))[0]
             patched = clean.clone()
             patched[place] = stream.project(layer, without)[place]
-            change = stream.mix(layer, clean) - stream.mix(layer, patched)
+            change = (stream.mix(layer, clean) - stream.mix(layer, patched)).detach()
             expected = float((gradients[2 * layer] * change).sum()) / 4
             assert float(found[edge]) == pytest.approx(expected, rel=1e-7, abs=1e-9), graph.edge_name(edge)
 
