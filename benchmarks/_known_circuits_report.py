@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ METHODS = (
     "ranking + elimination",
     "edge pruning",
     "edge pruning, published",
+    "acdc",
+    "exact",
+    "eap-ig",
     "mask-ig",
     "eap",
     "random",
@@ -135,7 +138,7 @@ def _sizes(truth: Truth) -> str:
 
 
 def _not_unique(stem: str, truth: Truth) -> Iterable[str]:
-    yield f"`{stem}`: {len(truth.minimal)} minimal sets. Beside the {int(truth.necessary.sum())} necessary edges:"
+    yield f"`{stem}`: {_counted(truth.minimal)}. Beside the {int(truth.necessary.sum())} necessary edges:"
     yield ""
     for edges in truth.minimal:
         names = truth.graph.edge_names
@@ -145,13 +148,18 @@ def _not_unique(stem: str, truth: Truth) -> Iterable[str]:
     yield ""
 
 
+def _counted(minimal: Sequence[object]) -> str:
+    return "1 minimal set" if len(minimal) == 1 else f"{len(minimal)} minimal sets"
+
+
 def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
     yield "## Recovery"
     yield ""
     yield from _wrapped(
         "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all "
         "edges of the graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that "
-        "gives the model's output on every input: the truth is never looked at."
+        "gives the model's output on every input: the truth is never looked at. ACDC's is as its threshold (1e-4 of the "
+        "squared distance) leaves it; exact patching is of that distance too."
     )
     yield ""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]

@@ -27,6 +27,7 @@ from edgewise.tracr import Agreement, Truth, compare, smallest_agreeing
 
 ABLATIONS = ("zero", "interchange")
 TRAIN = 200
+ACDC_THRESHOLD = 1e-4
 SEEDS = (10, 11, 12)
 MANY_SEEDS = tuple(range(10, 20))
 """For the two programs of the paper."""
@@ -84,6 +85,21 @@ def mask_ig(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: 
     return smallest_agreeing(ew.mask_ig(engine, task), agreement, absolute=True), True
 
 
+def eap_ig(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
+    return smallest_agreeing(ew.eap_ig(engine, replace(task, metric=task.explained)), agreement, absolute=True), True
+
+
+def exact(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
+    """Of the loss, which an edge that is needed raises when it is cut, in whichever direction outputs then move."""
+    scores = ew.exact(engine, replace(task, metric=task.loss), pairs=TRAIN, options=_quiet())
+    return smallest_agreeing(scores, agreement, absolute=True), True
+
+
+def acdc(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
+    """The circuit as it comes, at a threshold below any change that an output shows."""
+    return ew.acdc(engine, task, ACDC_THRESHOLD, pairs=TRAIN, options=_quiet())[0].pruned(), False
+
+
 def at_random(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
     return smallest_agreeing(ew.random_scores(engine.graph, seed, engine.ablation.kind), agreement), False
 
@@ -93,6 +109,9 @@ METHODS: dict[str, Callable[[ew.Engine, ew.tasks.Task, Agreement, int], Found]] 
     "ranking": ranking,
     "edge pruning": pruning,
     "edge pruning, published": pruning_as_published,
+    "acdc": acdc,
+    "exact": exact,
+    "eap-ig": eap_ig,
     "mask-ig": mask_ig,
     "eap": eap,
     "random": at_random,

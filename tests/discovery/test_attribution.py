@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery import Scores, eap, mask_ig
+from edgewise.discovery import Scores, eap, exact, mask_ig
+from edgewise.discovery._explain import metric_sum
 from edgewise.discovery._objective import example_scores
-from edgewise.engine import Ablation, Engine
+from edgewise.engine import Ablation, Engine, Stream
 from edgewise.graph import KEY, QUERY, Graph
 from edgewise.models import Model
 from edgewise.tasks import Pair, Task, metric_function
 from tests.discovery.hook_scores import FAMILIES, by_hooks, eap_scores
-from tests.discovery.toys import linear_model, logit_diff, near, random_pairs, random_task, refused, toy_engine
-from tests.tiny import tiny
+from tests.discovery.toys import linear_model, logit_diff, near, quiet, random_pairs, random_task, refused, toy_engine
+from tests.tiny import random_model, tiny
 
 FLOAT32 = 3e-7
 """Scores are float32: how far they may be off, relative to the largest."""
@@ -132,6 +133,47 @@ def _full_and_empty(model: Model, pairs: Sequence[Pair], metric: Callable[[Pair]
         each = [metric(p)(model.module(input_ids=torch.tensor([getattr(p, which)])).logits[0]) for p in pairs]
         found.append(float(torch.stack(each).mean()))
     return found[0], found[1]
+
+
+# --------------------------------------------------------------------------------------------------------- the QK fix
+
+
+def test_with_the_qk_fix_a_score_is_the_exact_effect_where_attention_alone_bends():
+    # The last layer's MLP is linear here and nothing is normed: what a query or a key does bends in its softmax alone.
+    model = random_model("plain")
+    with torch.no_grad():
+        model.module.blocks[1].mlp[0].bias.fill_(1000.0)  # pyright: ignore[reportIndexIssue] (untyped)
+    engine, task = Engine(model), random_task(4, metric=_first_logit)
+    graph, effect = engine.graph, exact(engine, task, options=quiet()).values
+    fixed, plain = eap(engine, task, qk_fix=True).values.double(), eap(engine, task).values.double()
+    into = graph.reader_kind[graph.edge_reader.long()]
+    pattern = (into == QUERY) | (into == KEY)
+    last = pattern & (graph.reader_layer[graph.edge_reader.long()] == 1)
+    near(fixed[last], effect[last], 1e-8)
+    assert float((plain - effect)[last].abs().max()) > 0.01 * float(effect[last].abs().max())
+    near(fixed[~pattern], plain[~pattern], FLOAT32)
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "qwen3", "plain-bidirectional"])
+def test_the_qk_fix_takes_the_projection_of_the_input_without_the_edge(name: str, ablation: Any):
+    engine, task = Engine(tiny(name), ablation=Ablation(ablation)), random_task(4)
+    graph, found = engine.graph, eap(engine, task, qk_fix=True, batch_size=3).values
+    batch = task.batch("train", range(4))
+    stream = Stream(engine, batch)
+    run = stream.run(inner=True)
+    gradients = stream.writer_effects(run, stream.value(run, metric_sum(engine, task, batch))).mixed
+    for edge in range(0, graph.n_edges, 5):
+        reader, writer = int(graph.edge_reader[edge]), int(graph.edge_writer[edge])
+        if graph.reader_kind[reader] in (QUERY, KEY):
+            layer = int(graph.reader_layer[reader])
+            place, clean = reader - graph.blocks[2 * layer].reader, run.reads[2 * layer].detach()
+            without = run.inputs[2 * layer] - stream.differences(slice(None), slice(writer, writer + 1))[0]
+            patched = clean.clone()
+            patched[place] = stream.project(layer, without)[place]
+            change = (stream.mix(layer, clean) - stream.mix(layer, patched)).detach()
+            expected = float((gradients[2 * layer] * change).sum()) / 4
+            assert float(found[edge]) == pytest.approx(expected, rel=1e-7, abs=1e-9), graph.edge_name(edge)
 
 
 # ------------------------------------------------------------------------------------------------- integrated gradients

@@ -4,22 +4,31 @@ The sign is the one of the definition `score(w → r) = ∂ metric / ∂ m_rw`: 
 the metric.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+<<<<<<< HEAD
 from edgewise.discovery._cost import Cost, constant_forwards
+=======
+from edgewise.discovery._cost import Cost
+from edgewise.discovery._explain import explain
+>>>>>>> s4-h6
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._quadrature import Quadrature, quadrature
 from edgewise.discovery._scores import Scores
-from edgewise.engine import Engine
+from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
 from edgewise.models import Model
 from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function, score_name
 
 
-def eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: int = 32) -> Scores:
+def eap(
+    model: Model | Engine, task: Task, *, qk_fix: bool = False, split: str = "train", batch_size: int = 32
+) -> Scores:
     """Edge attribution patching: the mask gradient at the full model (Syed, Rager & Conmy 2023, equation 3, sign
     reversed).
 
@@ -29,6 +38,9 @@ def eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: 
         model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained; a logit difference or a log-probability, never KL to the model itself, whose
             gradient is 0 here.
+        qk_fix: for edges into queries and keys, run the head's norm, projection and softmax without the edge as they
+            are, and take its output's effect alone as linear (AtP*'s fix, see `atp_star`, for single edges). It takes
+            each writer through the queries' and keys' projections of every later layer.
         split: which examples.
         batch_size: how many at a time; it does not change the scores.
 
@@ -36,11 +48,26 @@ def eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: 
         Scores, the mean over the examples.
 
     Raises:
-        edgewise.InputError: the metric is KL.
+        edgewise.InputError: the metric is KL, or with `qk_fix` the graph's edges carry positions.
     """
     engine, cost = Engine.of(model), Cost()
+    if qk_fix:
+        scores = explain(engine, task, split, batch_size, _with_qk_fix(cost), cost, clean_only="eap")
+        method = {"name": "eap", "qk_fix": True, "split": split}
+        return Scores(engine.graph, scores, provenance(engine, task, method, cost))
     scores = _mask_gradient(engine, task, [(1.0, 1.0)], split, batch_size, cost)
     return Scores(engine.graph, scores, provenance(engine, task, {"name": "eap", "split": split}, cost))
+
+
+def _with_qk_fix(cost: Cost) -> Callable[[Stream, Objective], Float[Tensor, " E"]]:
+    def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " E"]:
+        cost.spend(stream.n_examples, forwards=2, backwards=2)
+        run = stream.run(inner=True)
+        effects = stream.writer_effects(run, stream.value(run, objective))
+        fixed = query_and_key_effects(stream, effects.mixed)
+        return torch.where(fixed.isnan(), stream.edge_gradients(objective), fixed)
+
+    return scores_of
 
 
 def mask_ig(

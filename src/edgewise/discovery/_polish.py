@@ -1,4 +1,4 @@
-"""A finish at one size: a few more steps of the learned ranking with the budget held at that size."""
+"""A finish at one size: a few more steps of the learned ranking with the budget held at that size, on hard circuits."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ def polish(
         scores: the ranking, as `learn_ranking` gave it.
         sparsity: the size to fit it to, 1 − edges / all edges.
         options: checkpoints, progress, logs; not in the folder of the ranking itself.
-        **changes: fields of `RankingConfig` to change; by default 60 steps at half the learning rate, from the
-            temperature at which the ranking ended to half of it.
+        **changes: fields of `RankingConfig` to change; by default 60 straight-through steps at half the learning
+            rate, from the temperature at which the ranking ended to half of it.
 
     Returns:
         The circuit, with as many actual edges as the sparsity allows.
@@ -40,6 +40,6 @@ def polish(
         edgewise.InputError: a setting is out of range, or the scores are of another graph.
     """
     size = 1 - sparsity
-    settings: dict[str, Any] = {"steps": STEPS, "learning_rate": 0.025, "hot": 0.05, "cold": 0.025}
+    settings: dict[str, Any] = {"steps": STEPS, "learning_rate": 0.025, "hot": 0.05, "cold": 0.025, "straight_through": True}
     config = RankingConfig(**(settings | {"largest": size, "smallest": size, "warm_examples": 0} | changes))
     return learn_ranking(model, task, config, start=scores, options=options).at(sparsity, actual=True)

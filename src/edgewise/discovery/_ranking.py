@@ -43,14 +43,14 @@ _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smal
 class RankingConfig:
     """Settings of a run."""
 
-    steps: int = 150
+    steps: int = 900
     batch_size: int = 8
     learning_rate: float = 0.05
     """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0 if `decay`."""
     decay: bool = True
-    largest: float = 0.3
+    largest: float = 0.25
     """The largest budget, as a share of all edges."""
-    smallest: float = 0.005
+    smallest: float = 0.004
     """The smallest budget; budgets are drawn log-uniformly between the two."""
     hot: float = 0.3
     """Temperature of the soft top-k at the start, in units of the scores."""

@@ -17,6 +17,7 @@ from edgewise.engine._formulas import PLAIN as PLAIN
 from edgewise.engine._formulas import RELEVANCE as RELEVANCE
 from edgewise.engine._formulas import Rules as Rules
 from edgewise.engine._means import mean_writes as mean_writes
+from edgewise.engine._qk_fix import query_and_key_effects as query_and_key_effects
 from edgewise.engine._stream import CHUNK_BYTES as CHUNK_BYTES
 from edgewise.engine._stream import Component as Component
 from edgewise.engine._stream import Objective as Objective

@@ -87,9 +87,9 @@ class Rerun:
         attention, heads, keys = self.parts.layers[layer].attention, self.parts.n_heads, self.graph.n_kv_readers
         kind, index = (0, reader) if reader < heads else divmod(reader - heads + keys, keys)
         index = index * self.parts.n_kv_heads // keys if kind else index  # one of several copies, where expanded
-        heads = (attention.query, attention.key, attention.value)[kind]
-        x = y @ heads.weight[index].to(y.dtype)
-        x = x if heads.bias is None else x + heads.bias[index]
+        projection = (attention.query, attention.key, attention.value)[kind]
+        x = y @ projection.weight[index].to(y.dtype)
+        x = x if projection.bias is None else x + projection.bias[index]
         return x if kind == 2 else self.grid.placed(attention, x, tokens, "key" if kind else "query")
 
     def in_full(self, layer: int, reader: int, new: Float[Tensor, "C W k"], known: Known) -> Float[Tensor, "C N k"]:
@@ -123,18 +123,13 @@ class Rerun:
             some = {head: fed for head, fed in heads.items() if fed.wide == wide}
             if some:
                 query, key, value = (
-                    self._joined([new.get(reader, known.projected.get(reader)) for reader in role])
+                    _joined([new[reader] if reader in new else known.projected[reader] for reader in role])
                     for role in zip(*(fed.readers for fed in some.values()), strict=True)
                 )
                 query = query.expand(max(len(query), len(key), len(value)), -1, -1, -1)
                 mixed = self.grid.attend(attention, query, key, value, self.places[wide])
                 found |= dict(zip(some, mixed.unbind(1), strict=True))
         return found
-
-    def _joined(self, projected: Sequence[Tensor | None]) -> Float[Tensor, "C h T k"]:
-        present = [x for x in projected if x is not None]
-        n = max(len(x) for x in present)
-        return torch.stack([x.expand(n, -1, -1) for x in present], 1)
 
     def add_heads(
         self, changes: Changes, later: Later, change: Mapping[int, Float[Tensor, "C T v"]], *, bias: bool = False
@@ -225,3 +220,9 @@ class Rerun:
             tokens = self.places[fed.wide].tokens
             known.written[writer] = (value if len(value) == 1 else value[tokens]).to(stream.dtype)[None]
         return known
+
+
+def _joined(projected: Sequence[Float[Tensor, "c T k"]]) -> Float[Tensor, "C n T k"]:
+    """Projections side by side, for as many copies as the one that has most."""
+    n = max(len(x) for x in projected)
+    return torch.stack([x.expand(n, -1, -1) for x in projected], 1)

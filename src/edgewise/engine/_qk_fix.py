@@ -1,0 +1,62 @@
+"""What removing one edge does to a head's attention, computed exactly, for all edges into queries and keys."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.engine._formulas import normed
+from edgewise.engine._later import Fed, made_of
+from edgewise.engine._rerun import Known, Rerun
+from edgewise.engine._stream import Stream
+
+TILE_BYTES = 16 << 20
+"""How much the readers' inputs of the edges that run side by side may take."""
+
+
+@torch.no_grad()
+def query_and_key_effects(stream: Stream, gradients: dict[int, Float[Tensor, "N H v"]]) -> Float[Tensor, " E"]:
+    """What each edge into a query or a key is worth, the effect of the head's output alone being linear.
+
+    A query's or key's input without the edge goes through its norm, its projection and the softmax as they are (the QK
+    fix of Kramár et al. 2024, section 3.1.1, for an edge in place of a node). A key's effect is the sum over its heads.
+
+    Args:
+        stream: a batch's clean run.
+        gradients: of what is explained, by attention block, with respect to what its heads give before W_O.
+
+    Returns:
+        The effects, summed over the batch; NaN for edges into other readers.
+    """
+    rerun, graph, heads = Rerun(stream), stream.graph, stream.parts.n_heads
+    places = rerun.places[True]
+    found = stream.clean[0].new_full((graph.n_edges,), torch.nan)
+    step = max(1, TILE_BYTES // (len(places) * stream.parts.d_model * found.element_size()))
+    for layer, parts in enumerate(stream.parts.layers):
+        block, clean = graph.blocks[2 * layer], stream.clean[2 * layer][places.tokens]
+        fed = {head: Fed(True, made_of(graph, block, head)) for head in range(heads)}
+        roles = range(heads), range(heads, heads + graph.n_kv_readers)
+        known = Known(projected=_projected(rerun, layer, range(block.n_readers), clean[None]))
+        known.written = rerun.mixed(layer, fed, {}, known)
+        table = found[block.edges].view(block.n_readers, block.n_writers)
+        table[: roles[1].stop] = 0
+        for start in range(0, block.n_writers, step):
+            writers = slice(start, min(start + step, block.n_writers))
+            inputs = normed(parts.attention.norm, clean - stream.differences(places.tokens, writers))
+            for role in roles:
+                new = _projected(rerun, layer, role, inputs, normal=True)
+                for head, mixed in rerun.mixed(layer, fed, new, known).items():
+                    change = known.written[head] - mixed  # (n, T, v)
+                    effect = (change * gradients[2 * layer][places.tokens, head]).sum((1, 2))
+                    table[fed[head].readers[0 if role is roles[0] else 1], writers] += effect
+    return found
+
+
+def _projected(
+    rerun: Rerun, layer: int, readers: range, x: Float[Tensor, "C T D"], *, normal: bool = False
+) -> dict[int, Tensor]:
+    """Projections of some readers, a key's and a value's of all tokens; `normal` if the input has been normed."""
+    y = x if normal else normed(rerun.parts.layers[layer].attention.norm, x)
+    tokens = rerun.places[True].tokens
+    projected = {reader: rerun.project(layer, reader, y, tokens) for reader in readers}
+    heads = rerun.parts.n_heads
+    return {r: p if r < heads else rerun.in_full(layer, r, p, Known()) for r, p in projected.items()}
