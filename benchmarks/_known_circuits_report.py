@@ -158,8 +158,8 @@ def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
     yield from _wrapped(
         "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all "
         "edges of the graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that "
-        "gives the model's output on every input: the truth is never looked at. ACDC's is as its threshold (1e-4 of the "
-        "squared distance) leaves it; exact patching is of that distance too."
+        "gives the model's output on every input: the truth is never looked at. ACDC's is as its threshold (1e-4 of "
+        "the squared distance) leaves it; exact patching is of that distance too."
     )
     yield ""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]

@@ -11,12 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-<<<<<<< HEAD
 from edgewise.discovery._cost import Cost, constant_forwards
-=======
-from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
->>>>>>> s4-h6
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._quadrature import Quadrature, quadrature
