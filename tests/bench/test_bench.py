@@ -18,6 +18,7 @@ from edgewise.bench._run import one_process, prepare
 from edgewise.circuit import Circuit
 from edgewise.evaluation import bootstrap, judge
 from tests.bench.toys import METHODS, bench_file
+from tests.discovery.toys import stop
 
 pytest.importorskip("pyarrow")
 
@@ -163,6 +164,17 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(
     assert {row["method"] for row in BenchTable.load(table).rows} == {"empty", "random"}
     assert {row["method"] for row in quietly(path, tmp_path).rows} == {"empty", "random", "eap"}
     assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_an_interrupt_leaves_the_cell_to_be_gone_on_with(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = bench_file(folder, tmp_path / "bench.yaml", methods=METHODS[4:5], seeds=[0])
+    with monkeypatch.context() as patch:
+        stop(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run_bench(path, tmp_path, say=lambda _: None)
+    assert not list(tmp_path.rglob("failed.json")) and not list(tmp_path.rglob("ours/*/found.json"))
+    assert list(tmp_path.rglob("checkpoint.safetensors")), "what it had learned is kept"
+    assert {row["method"] for row in quietly(path, tmp_path).rows} == {"empty", "ours"}
 
 
 def test_what_was_found_with_other_settings_is_refused_before_any_work(
