@@ -184,6 +184,12 @@ def test_what_was_found_with_other_settings_is_refused_before_any_work(
     longer = [{"name": "ours", "method": "ranking", "steps": 7}]
     with pytest.raises(InputError, match=r"ours.seed-0: found with other settings \(settings\)"):
         run_bench(bench_file(folder, tmp_path / "bench.yaml", methods=longer), out)
+    for path in out.rglob("ours/*/found.json"):  # as if it had been killed before its last size was found
+        path.rename(tmp_path / path.parent.name)
+    with pytest.raises(InputError, match="found with other settings"):
+        run_bench(tmp_path / "bench.yaml", out)
+    for path in out.rglob("ours/seed-*"):
+        (tmp_path / path.name).rename(path / "found.json")
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-3]))
     other = {"name": "names", "task": str(tmp_path / "pairs.jsonl")}
