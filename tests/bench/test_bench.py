@@ -18,6 +18,7 @@ from edgewise.bench._run import one_process, prepare
 from edgewise.circuit import Circuit
 from edgewise.evaluation import bootstrap, judge
 from tests.bench.toys import METHODS, bench_file
+from tests.discovery.toys import stop
 
 pytest.importorskip("pyarrow")
 
@@ -165,6 +166,17 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(
     assert not list(tmp_path.rglob("failed.json"))
 
 
+def test_an_interrupt_leaves_the_cell_to_be_gone_on_with(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = bench_file(folder, tmp_path / "bench.yaml", methods=METHODS[4:5], seeds=[0])
+    with monkeypatch.context() as patch:
+        stop(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run_bench(path, tmp_path, say=lambda _: None)
+    assert not list(tmp_path.rglob("failed.json")) and not list(tmp_path.rglob("ours/*/found.json"))
+    assert list(tmp_path.rglob("checkpoint.safetensors")), "what it had learned is kept"
+    assert {row["method"] for row in quietly(path, tmp_path).rows} == {"empty", "ours"}
+
+
 def test_what_was_found_with_other_settings_is_refused_before_any_work(
     folder: Path, whole: tuple[Path, BenchTable], tmp_path: Path
 ):
@@ -172,6 +184,12 @@ def test_what_was_found_with_other_settings_is_refused_before_any_work(
     longer = [{"name": "ours", "method": "ranking", "steps": 7}]
     with pytest.raises(InputError, match=r"ours.seed-0: found with other settings \(settings\)"):
         run_bench(bench_file(folder, tmp_path / "bench.yaml", methods=longer), out)
+    for path in out.rglob("ours/*/found.json"):  # as if it had been killed before its last size was found
+        path.rename(tmp_path / path.parent.name)
+    with pytest.raises(InputError, match="found with other settings"):
+        run_bench(tmp_path / "bench.yaml", out)
+    for path in out.rglob("ours/seed-*"):
+        (tmp_path / path.name).rename(path / "found.json")
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-3]))
     other = {"name": "names", "task": str(tmp_path / "pairs.jsonl")}

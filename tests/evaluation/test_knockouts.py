@@ -1,5 +1,7 @@
 """Completeness and minimality: against what the definitions say of circuits run by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from edgewise.evaluation import completeness, component_effects, judge
 from edgewise.evaluation._knockouts import _Search
 from tests.discovery.toys import random_task, refused, toy_engine
 
-QUICK = {"n_random": 3, "greedy_steps": 2, "greedy_width": 4, "learned_steps": 10}
+QUICK: dict[str, Any] = {"n_random": 3, "greedy_steps": 2, "greedy_width": 4, "learned_steps": 10}
 
 
 def half(engine: Engine, sparsity: float = 0.5) -> Circuit:

@@ -17,14 +17,15 @@ from edgewise.engine import Engine
 from edgewise.evaluation import judge
 from edgewise.tasks import Task, pairs_hash
 
-FOUND, FAILED = "found.json", "failed.json"
+SETTINGS, FOUND, FAILED = "settings.json", "found.json", "failed.json"
 
 
 @dataclass(frozen=True)
 class Cell:
     """Where a cell's files are, and which it must have.
 
-    `found.json` says what was found, under which settings and at what cost; `validation.json` and `test.json` hold
+    `settings.json` is there before anything else is, and says what all of it was found with; `found.json` says at what
+    cost; `validation.json` and `test.json` hold
     every judged circuit's metrics, example by example; `SPARSITY.safetensors` are the circuits that were chosen.
     """
 
@@ -74,7 +75,7 @@ class Cell:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuse what is there if it was found with other settings than these. Raises `InputError`."""
-        recorded = self.read(FOUND).get("settings", {})
+        recorded = self.read(SETTINGS)
         wanted = json.loads(json.dumps(settings))
         if different := sorted(key for key in wanted if recorded and recorded.get(key) != wanted[key]):
             raise InputError(
@@ -125,10 +126,11 @@ def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint
     """
     settings = settings_of(cell, config, engine, task)
     cell.check(settings)
+    cell.write(SETTINGS, settings)
     method = cell.method
     job = Job(engine, task, cell.seed, method.settings, method.sparsities, cell.folder, checkpoint_seconds)
     parts = METHODS[method.method].find(job)
-    row = {"settings": settings, "task": {"name": task.name} | dict(task.provenance), "cost": cost(job, parts)}
+    row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(job, parts)}
     cell.write(FOUND, row | {"edges": engine.graph.n_edges})
     found: dict[str, dict[str, Circuit]] = {}
     for sparsity, size in zip(method.sparsities, cell.sizes(), strict=True):

@@ -170,8 +170,8 @@ def _tasks(behaviour: str, model: str, out: Path, sizes: tuple[int, int, int], s
 def capital_records(tokenizer: Any, sizes: tuple[int, int, int], seed: int) -> dict[str, list[dict[str, str]]]:
     """Pairs about capitals in both forms, the same countries in each: the corrupted prompt asks for another country.
 
-    A capital is one token after the prompt, and the two countries of a pair have equally many. No country is in two
-    splits, and none of those in the examples is asked for.
+    A capital is judged by its first token, and the two countries of a pair have equally many tokens. No country is in
+    two splits, and none of those in the examples is asked for.
 
     Args:
         tokenizer: the model's.
@@ -190,20 +190,20 @@ def capital_records(tokenizer: Any, sizes: tuple[int, int, int], seed: int) -> d
             country, capital = pair.split("/")
             if [country, capital] in shots:
                 continue
-            lengths = _lengths(encoder, [_prompt(form, country, shots, encoder) for form in FORMS], f" {capital}")
-            if lengths is not None:
-                by_length.setdefault(lengths, []).append((country, capital))
-        pairs = [two for group in by_length.values() for two in permutations(group, 2)]
+            if (asked := _askable(encoder, country, capital, shots)) is not None:
+                lengths, answer = asked
+                by_length.setdefault(lengths, []).append((country, answer))
+        pairs = [two for group in by_length.values() for two in permutations(group, 2) if two[0][1] != two[1][1]]
         if len(pairs) < _LEAST:
             raise InputError(
-                f"capitals: this tokenizer has {len(pairs)} {split} pairs whose capitals are single tokens; choose "
-                "boolean-expressions"
+                f"capitals: this tokenizer leaves {len(pairs)} {split} pairs of countries with equally many tokens; "
+                "choose boolean-expressions"
             )
         Random(f"{seed} {split}").shuffle(pairs)
-        for (country, capital), (other, wrong) in pairs[:size]:
+        for (country, answer), (other, wrong) in pairs[:size]:
             for form in FORMS:
                 clean, corrupted = (_prompt(form, each, shots, encoder) for each in (country, other))
-                row = {"clean": clean, "corrupted": corrupted, "answer": f" {capital}", "wrong_answer": f" {wrong}"}
+                row = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong_answer": wrong}
                 found[form].append(row | {"split": split})
     return found
 
@@ -217,15 +217,25 @@ def _prompt(form: str, country: str, shots: list[list[str]], encoder: Encoder) -
     return "".join(str(piece) for piece in in_chat([question], encoder)) + answer
 
 
-def _lengths(encoder: Encoder, prompts: list[str], answer: str) -> tuple[int, ...] | None:
-    """How many tokens the prompts have; None if the answer is not one token after each."""
-    lengths = []
-    for prompt in prompts:
-        try:
-            asked, answered = encoder.continuation(prompt, answer)
-        except InputError:
-            return None
-        if len(answered) != 1:
-            return None
-        lengths.append(len(asked))
-    return tuple(lengths)
+def _askable(
+    encoder: Encoder, country: str, capital: str, shots: list[list[str]]
+) -> tuple[tuple[int, ...], str] | None:
+    """How many tokens the prompts of both forms have, and the first of the answer as text; None if it differs."""
+    found = [_first_token(encoder, _prompt(form, country, shots, encoder), f" {capital}") for form in FORMS]
+    known = [each for each in found if each is not None]
+    if len(known) < len(FORMS) or len({text for _, text in known}) > 1:
+        return None
+    return tuple(length for length, _ in known), known[0][1]
+
+
+def _first_token(encoder: Encoder, prompt: str, answer: str) -> tuple[int, str] | None:
+    """How many tokens the prompt has, and the text of the answer's first token; None if that text is not one token
+    after the prompt.
+    """
+    try:
+        asked, answered = encoder.continuation(prompt, answer)
+        text = answer if len(answered) == 1 else str(encoder.tokenizer.decode(answered[:1]))
+        again = encoder.continuation(prompt, text)
+    except InputError:
+        return None
+    return (len(asked), text) if again == (asked, answered[:1]) else None

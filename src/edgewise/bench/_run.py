@@ -1,5 +1,6 @@
 """Running a bench: what is done is skipped, what is missing is done by whichever process gets to it first."""
 
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -194,6 +195,8 @@ def _worker(report: Path, arguments: tuple[Any, ...]) -> None:
     try:
         one_process(*arguments)
         write_atomically(report, "done")
+    except KeyboardInterrupt:
+        sys.exit(130)  # the parent was told too
     except BaseException as error:
         write_atomically(report, f"{type(error).__name__}: {error}")
         raise

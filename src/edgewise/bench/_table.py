@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from edgewise._errors import InputError
 from edgewise._files import atomic_path
-from edgewise.bench._cell import FOUND, Cell
+from edgewise.bench._cell import FOUND, SETTINGS, Cell
 from edgewise.bench._config import BenchConfig
 from edgewise.bench._methods import EMPTY, METHODS
 from edgewise.evaluation import LOWER_IS_BETTER, bootstrap
@@ -72,7 +72,7 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
 
 
 def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
-    found = cell.read(FOUND)
+    found, settings = cell.read(FOUND), cell.read(SETTINGS)
     for split in ("validation", "train", "test") if found else ():
         content = cell.read(f"{split}.json")
         for judged in content.get("circuits", {}).values():
@@ -102,8 +102,8 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
                     "n": len(values),
                     "values": values,
                     **found["cost"],
-                    "ablation": found["settings"]["conventions"][0],
-                    "settings": json.dumps(found["settings"]["settings"]),
+                    "ablation": settings["conventions"][0],
+                    "settings": json.dumps(settings["settings"]),
                 }
 
 

@@ -38,7 +38,11 @@ def bench(
     if table_only:
         table = gather(asked, out)
     else:
-        table, found = run_bench(asked, out, jobs=jobs, threads=threads, device=device)
+        try:
+            table, found = run_bench(asked, out, jobs=jobs, threads=threads, device=device)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from there", file=sys.stderr)
+            raise typer.Exit(130) from None
         failed = found.failed
     print(f"table -> {table}")
     if write is not None:

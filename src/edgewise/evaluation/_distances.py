@@ -87,7 +87,7 @@ def _tau(logits: Tensor, full: Tensor, tokens: list[Int[Tensor, " K"]]) -> Tenso
     for target, chosen in enumerate(tokens):
         reference = model[target, chosen].numpy()
         rows = own[..., target, :][..., chosen].reshape(-1, len(chosen)).numpy()
-        taus = [stats.kendalltau(row, reference).statistic if len(chosen) > 1 else 0.0 for row in rows]
+        taus = [stats.kendalltau(row, reference)[0] if len(chosen) > 1 else 0.0 for row in rows]
         values[..., target] = torch.tensor(np.nan_to_num(taus), dtype=own.dtype).view(values.shape[:-1])
     return values.to(logits.device)
 

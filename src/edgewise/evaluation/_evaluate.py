@@ -27,7 +27,7 @@ N_WORST = 10
 """How many of the worst examples are named."""
 TOKENS = 1 << 12
 """How many tokens of all circuits together go through the engine at a time, on a GPU."""
-LOGITS = 1 << 28
+LOGITS = 1 << 26
 """How many logits of all circuits together are held at a time, on a GPU."""
 
 
