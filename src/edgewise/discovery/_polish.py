@@ -40,6 +40,12 @@ def polish(
         edgewise.InputError: a setting is out of range, or the scores are of another graph.
     """
     size = 1 - sparsity
-    settings: dict[str, Any] = {"steps": STEPS, "learning_rate": 0.025, "hot": 0.05, "cold": 0.025, "straight_through": True}
+    settings: dict[str, Any] = {
+        "steps": STEPS,
+        "learning_rate": 0.025,
+        "hot": 0.05,
+        "cold": 0.025,
+        "straight_through": True,
+    }
     config = RankingConfig(**(settings | {"largest": size, "smallest": size, "warm_examples": 0} | changes))
     return learn_ranking(model, task, config, start=scores, options=options).at(sparsity, actual=True)
