@@ -44,7 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-DEMO_STEPS = 120  # of the ranking: a demonstration is to take five minutes
+DEMO_STEPS, DEMO_TEST = 100, 128  # of the ranking, and pairs to judge on: a demonstration is to take five minutes
 
 
 def main() -> None:
@@ -312,7 +312,7 @@ def demo(out: Out = Path("runs/demo")) -> None:
     """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, and the curve over sizes;
     everything from the seed.
     """
-    find(out=out, steps=DEMO_STEPS)
+    find(out=out, steps=DEMO_STEPS, test=DEMO_TEST)
     evaluate(out / "circuit.safetensors")
     curve(out / "circuit.safetensors", out / "curve.png")
     for suffix in ("png", "svg"):
