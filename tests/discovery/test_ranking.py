@@ -157,7 +157,7 @@ def test_a_run_is_repeatable_and_follows_its_seed():
 def test_a_run_says_where_its_scores_come_from():
     said = learn_ranking(toy_engine(), random_task(), RANKING, options=quiet()).provenance
     assert said["method"]["name"] == "ranking" and said["method"]["steps"] == 8
-    assert said["method"]["config"]["largest"] == 0.3 and said["task"]["name"] == "toy"
+    assert said["method"]["config"]["largest"] == RANKING.largest and said["task"]["name"] == "toy"
     assert said["method"]["examples_seen"] == 40
 
 
@@ -221,7 +221,7 @@ def test_no_seeds_are_refused():
 
 # -------------------------------------------------------------------------------------------------------- validation
 
-VALIDATED = replace(RANKING, steps=12, patience=2, validate_every=2, validation_examples=3, smallest=0.1)
+VALIDATED = replace(RANKING, largest=0.3, steps=12, patience=2, validate_every=2, validation_examples=3, smallest=0.1)
 
 
 def _validation_loss(engine: Engine, task: Task, values: torch.Tensor) -> float:
