@@ -142,7 +142,7 @@ def test_with_the_qk_fix_a_score_is_the_exact_effect_where_attention_alone_bends
     # The last layer's MLP is linear here and nothing is normed: what a query or a key does bends in its softmax alone.
     model = random_model("plain")
     with torch.no_grad():
-        model.module.blocks[1].mlp[0].bias.fill_(1000.0)  # pyright: ignore[reportIndexIssue] (untyped)
+        model.module.blocks[1].mlp[0].bias.fill_(1000.0)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue] (untyped)
     engine, task = Engine(model), random_task(4, metric=_first_logit)
     graph, effect = engine.graph, exact(engine, task, options=quiet()).values
     fixed, plain = eap(engine, task, qk_fix=True).values.double(), eap(engine, task).values.double()
