@@ -133,7 +133,7 @@ def comparison(found: Comparison) -> None:
         metrics = list(next(iter(rows.values())))
         table.add_column("circuit", no_wrap=True)
         for name in ("edges", "kl", "95 %", *metrics[1:]):
-            table.add_column(escape(name), justify="right")
+            table.add_column(escape(name.replace("_", " ")), justify="right")  # which wraps where there is no room
         for who, each in rows.items():
             edges = found.actual.get(who, found.total_edges)
             value, low, high = each["kl"]

@@ -5,6 +5,7 @@ something else. All have the form of a task's metrics (`edgewise.tasks.Score`): 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -87,9 +88,13 @@ def _tau(logits: Tensor, full: Tensor, tokens: list[Int[Tensor, " K"]]) -> Tenso
     for target, chosen in enumerate(tokens):
         reference = model[target, chosen].numpy()
         rows = own[..., target, :][..., chosen].reshape(-1, len(chosen)).numpy()
-        taus = [stats.kendalltau(row, reference)[0] if len(chosen) > 1 else 0.0 for row in rows]
+        taus = [_kendall(row, reference) if len(chosen) > 1 else 0.0 for row in rows]
         values[..., target] = torch.tensor(np.nan_to_num(taus), dtype=own.dtype).view(values.shape[:-1])
     return values.to(logits.device)
+
+
+def _kendall(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    return float(stats.kendalltau(one, other).statistic)  # pyright: ignore[reportAttributeAccessIssue] (scipy's stubs)
 
 
 def _log_probabilities(logits: Tensor, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
