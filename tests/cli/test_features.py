@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from edgewise.circuit import Circuit
-from tests.cli.test_cli import Cli, cli, model, pairs
+from tests.cli.commands import Cli
 from tests.cli.test_transcoder import text, trained
 
-__all__ = ["cli", "model", "pairs", "text", "trained"]  # fixtures
+__all__ = ["text", "trained"]  # fixtures
 
 
 @pytest.fixture

@@ -7,17 +7,16 @@ import pytest
 
 from edgewise.circuit import Circuit
 from edgewise.tasks import TASKS
+from tests.cli.commands import Cli, find
 
-from .test_cli import Cli, cli, find, model, pairs  # noqa: F401 (fixtures)
 
-
-def test_list_names_every_task(cli: Cli):  # noqa: F811 (a fixture)
+def test_list_names_every_task(cli: Cli):
     lines = cli("tasks", "list").out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(TASKS)
     assert all(len(line) > len(name) + 20 for line, name in zip(lines, TASKS, strict=True))
 
 
-def test_show_prints_tokens_and_answers(cli: Cli, model: Path, pairs: Path):  # noqa: F811
+def test_show_prints_tokens_and_answers(cli: Cli, model: Path, pairs: Path):
     out = cli("tasks", "show", pairs, "--model", model, "-n", 2).out
     assert "clean" in out and "|ran|to|the|" in out and "predicts 'mat', not 'rug'" in out
     assert out.count("corrupted") == 2
@@ -27,12 +26,12 @@ def test_show_prints_tokens_and_answers(cli: Cli, model: Path, pairs: Path):  # 
     assert len(rows) == 3 and rows[0]["targets"][0]["answers"]
 
 
-def test_show_prints_built_in_pairs_and_their_chosen_split(cli: Cli):  # noqa: F811
+def test_show_prints_built_in_pairs_and_their_chosen_split(cli: Cli):
     out = cli("tasks", "show", "greater-than", "-n", 1, "--split", "test").out
     assert "predicts '" in out and "not '" in out
 
 
-def test_show_names_spans(cli: Cli, model: Path, tmp_path: Path):  # noqa: F811
+def test_show_names_spans(cli: Cli, model: Path, tmp_path: Path):
     path = tmp_path / "spans.jsonl"
     record = {
         "clean": "<span:who>Mary Ann</span> ran to the",
@@ -44,7 +43,7 @@ def test_show_names_spans(cli: Cli, model: Path, tmp_path: Path):  # noqa: F811
     assert "spans      who who rest rest rest" in out and "John|ran|to|the" in out
 
 
-def test_score_says_what_chance_is_and_writes_a_page(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+def test_score_says_what_chance_is_and_writes_a_page(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     page = tmp_path / "tasks.md"
     out = cli("tasks", "score", pairs, "--model", model, "--split", "train", "--out", page).out
     assert "pairs: accuracy" in out and "choice" in out and "(chance 0.500)" in out
@@ -54,7 +53,7 @@ def test_score_says_what_chance_is_and_writes_a_page(cli: Cli, model: Path, pair
     assert row["n"] == 6 and set(row["metrics"]) == {"accuracy", "choice", "logit_diff", "prob_diff", "log_prob"}
 
 
-def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     good = cli("tasks", "check", pairs, "--model", model)
     assert good.status == 0 and "10 of 10 pairs can be used" in good.out
     bad = tmp_path / "bad.jsonl"
@@ -67,7 +66,7 @@ def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_pa
     assert len(json.loads(cli("tasks", "check", bad, "--model", model, "--json").out)["refusals"]) == 2
 
 
-def test_check_refuses_what_find_refuses(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+def test_check_refuses_what_find_refuses(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     files = {
         "few": rows[:2],
@@ -85,7 +84,7 @@ def test_check_refuses_what_find_refuses(cli: Cli, model: Path, pairs: Path, tmp
             assert refused.removeprefix("edgewise: ").strip() in checked.out, name
 
 
-def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, tmp_path: Path):  # noqa: F811
+def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, tmp_path: Path):
     path = tmp_path / "nonsense.jsonl"
     names = ["Mary", "Ann", "Lee", "Sue", "John"]
     rows = [(a, b) for a in names for b in names if a != b]
@@ -96,7 +95,7 @@ def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, 
     assert ran.status == 0 and "warning: on " in ran.err and "it does not do this task" in ran.err
 
 
-def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path, tmp_path: Path):  # noqa: F811
+def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     ran = cli(*find(model, pairs, tmp_path, "--method", "eap", "--positions"))
     assert ran.status == 0, ran.err
     circuit = Circuit.load(tmp_path / "circuit.safetensors")
@@ -127,5 +126,5 @@ def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path,
         (("tasks", "show", "ioi", "--model", "./absent"), "its tokenizer could not be loaded"),
     ],
 )
-def test_refusals(cli: Cli, arguments, message):  # noqa: F811
+def test_refusals(cli: Cli, arguments, message):
     assert message in cli.refused(*arguments)

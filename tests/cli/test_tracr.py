@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import Cli, cli  # noqa: F401 (a fixture)
+from tests.cli.commands import Cli
 
 
-def test_truth_find_compare_evaluate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_truth_find_compare_evaluate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ran = cli("tracr", "truth", "tracr:xproportion", "--ablation", "zero", "--out", "truth.json")
     assert ran.status == 0 and "the only minimal set that is enough, 5 edges (all " in ran.out
@@ -28,7 +28,7 @@ def test_truth_find_compare_evaluate(cli: Cli, tmp_path: Path, monkeypatch: pyte
     assert set(metrics) == {"l2", "close"} and metrics["close"]["value"] == 1
 
 
-def test_general_commands_take_programs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_general_commands_take_programs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "tracr:reverse" in cli("models", "list").out
     assert "xproportion: of w x y z, up to 5 symbols; comes with edgewise" in cli("tracr", "list").out
@@ -39,7 +39,7 @@ def test_general_commands_take_programs(cli: Cli, tmp_path: Path, monkeypatch: p
     assert "exact_match" in cli("evaluate", "eap/circuit.safetensors").out
 
 
-def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.json").write_text("{}")
     refused = cli.refused
@@ -55,7 +55,7 @@ def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_program_of_the_users_own_is_compiled_and_found(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import WORDS, Cli, cli, model
-
-__all__ = ["cli", "model"]  # fixtures
+from tests.cli.commands import WORDS, Cli
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ("--context", 8, "--tokens", 128, "--batch-tokens", 16, "--pool-tokens", 64, "--features", "2x")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ def evaluate(
         "ablation": engine.ablation.to_dict(),
         "graph": engine.graph.spec.to_dict(),
         "model": engine.model.identity,
+        "engine": {"memory": engine.memory, "path": engine.path, "matmul": engine.matmul},
+        "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
         "random_circuits": N_RANDOM if "random" in baselines else 0,
         "baselines_actual_edges": {who: each.n_actual for who, each in chosen.items() if who != "circuit"},
         "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",

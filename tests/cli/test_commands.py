@@ -1,0 +1,165 @@
+"""Finding, judging, drawing and checking models on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config
+
+from edgewise.circuit import Circuit
+from edgewise.cli._methods import LEARNED, METHODS
+from tests.cli.commands import PNG, Cli, find
+
+# ------------------------------------------------------------------------------------------------------- what works
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "acdc"])
+def test_find_writes_a_circuit_of_at_most_the_size_asked_for(cli: Cli, model: Path, pairs: Path, tmp_path, method: str):
+    learned = ["--steps", 3, "--batch-size", 4] if method in LEARNED else ["--points", 2, "--pairs", 2]
+    ran = cli(*find(model, pairs, tmp_path, "--method", method, *learned))
+    assert ran.status == 0, ran.err
+    circuit = Circuit.load(tmp_path / "circuit.safetensors")
+    assert 0 < circuit.n_actual <= 0.4 * circuit.graph.n_edges
+    assert circuit.provenance["method"]["name"] == ("eap-ig-inputs" if method == "eap-ig" else method)
+    assert method == "ensemble" or {"examples", "seconds"} < circuit.provenance["cost"].keys()
+    assert circuit.provenance["model"]["id"] == str(model) and circuit.provenance["task"]["name"] == "pairs"
+    assert f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual" in ran.out
+    # What the user is told has a line each, with the path in one piece, so that it can be copied.
+    assert str(tmp_path / "circuit.safetensors") in ran.out
+    assert {path.name for path in tmp_path.iterdir()} <= {"circuit.safetensors", "checkpoint.safetensors"}
+
+
+def test_find_by_acdc_is_as_large_as_its_threshold_makes_it(cli: Cli, model: Path, pairs: Path, tmp_path):
+    sizes = []
+    for threshold in (0.0001, 0.5):
+        out = tmp_path / str(threshold)
+        assert cli(*find(model, pairs, out, "--method", "acdc", "--threshold", threshold, "--pairs", 3)).status == 0
+        circuit = Circuit.load(out / "circuit.safetensors")
+        sizes.append(circuit.n_edges)
+        assert circuit.provenance["method"]["threshold"] == threshold and circuit.provenance["cost"]["examples"] == 3
+    assert sizes[0] > sizes[1]
+
+
+def test_a_circuit_with_learned_constants_is_judged_with_them(cli: Cli, model: Path, pairs: Path, tmp_path):
+    learned = ("--method", "ranking", "--ablation", "optimal", "--steps", 3, "--batch-size", 4)
+    assert cli(*find(model, pairs, tmp_path, *learned)).status == 0
+    assert (tmp_path / "constants.safetensors").is_file()
+    ran = cli("evaluate", tmp_path / "circuit.safetensors", "--json")
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["conditions"]["ablation"]["kind"] == "learned"
+    (tmp_path / "constants.safetensors").unlink()
+    assert "constants" in cli.refused("evaluate", tmp_path / "circuit.safetensors")
+
+
+def test_find_takes_the_graph_and_ablation_asked_for(cli: Cli, model: Path, pairs: Path, tmp_path):
+    choices = ("--embeddings", "split", "--ablation", "zero", "--seed", 3)
+    assert cli(*find(model, pairs, tmp_path, "--method", "eap", *choices)).status == 0
+    circuit = Circuit.load(tmp_path / "circuit.safetensors")
+    assert circuit.graph.spec.embeddings == "split" and circuit.provenance["ablation"]["kind"] == "zero"
+    assert circuit.provenance["task"]["arguments"]["seed"] == 3
+
+
+def test_find_run_again_does_not_repeat_the_work_and_finds_the_same(cli: Cli, model: Path, pairs: Path, tmp_path):
+    command = find(model, pairs, tmp_path, "--method", "ranking", "--steps", 3, "--batch-size", 4)
+    circuits = []
+    for _ in range(2):
+        assert cli(*command).status == 0
+        circuits.append(Circuit.load(tmp_path / "circuit.safetensors"))
+    assert torch.equal(circuits[0].kept, circuits[1].kept)
+    scores = [circuit.scores for circuit in circuits]
+    assert scores[0] is not None and scores[1] is not None and torch.equal(scores[0], scores[1])
+    assert "settings" in cli.refused(*command, "--seed", 1)  # a checkpoint of another run
+
+
+def test_evaluate_prints_json_and_nothing_else(cli: Cli, found: Path):
+    ran = cli("evaluate", found, "--json")
+    assert ran.status == 0 and ran.err == ""
+    result = json.loads(ran.out)
+    circuit = Circuit.load(found)
+    assert (result["edges"], result["actual_edges"]) == (circuit.n_edges, circuit.n_actual)
+    assert result["total_edges"] == circuit.graph.n_edges and result["n"] == 2
+    assert set(result["metrics"]["kl"]) >= {"value", "low", "high", "full", "empty", "random", "eap"}
+    assert result["metrics"]["logit_diff"]["random"] is not None
+    assert json.loads((found.parent / "evaluation.json").read_text()) == result
+
+
+def test_evaluate_prints_a_table(cli: Cli, found: Path, pairs: Path, model: Path):
+    choices = ("--task", pairs, "--model", model, "--split", "train", "--baselines", "none")
+    ran = cli("evaluate", found, *choices)
+    assert ran.status == 0 and ran.err == ""
+    assert "kl" in ran.out and "logit_diff" in ran.out and "split train" in ran.out
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_draw_draws(cli: Cli, found: Path, tmp_path, suffix: str):
+    path = tmp_path / f"circuit.{suffix}"
+    ran = cli("draw", found, path)
+    assert ran.status == 0, ran.err
+    data = path.read_bytes()
+    assert data.startswith(PNG) if suffix == "png" else b"<svg" in data
+    assert str(path) in ran.out
+
+
+def test_curve_judges_every_size_and_draws(cli: Cli, found: Path, tmp_path):
+    ran = cli("curve", found, tmp_path / "c.png", "--sparsities", "0.3,0.8", "--split", "validation", "--json")
+    assert ran.status == 0
+    row = json.loads(ran.out)
+    large, small = row["points"]
+    assert large["edges"] > small["edges"] > 0 and row["conditions"]["split"] == "validation"
+    assert (tmp_path / "c.png").read_bytes().startswith(PNG)
+    assert json.loads((tmp_path / "c.json").read_text()) == row
+    assert "actual edges" in cli("curve", found, tmp_path / "c.svg").out
+
+
+@pytest.mark.parametrize("sizes", ["", "0.9;0.8", "1", "nan", "0.5,2"])
+def test_sizes_that_are_none_are_refused(cli: Cli, found: Path, tmp_path, sizes: str):
+    assert "between 0 and 1" in cli.refused("curve", found, tmp_path / "c.png", "--sparsities", sizes)
+
+
+def test_a_curve_that_cannot_be_drawn_is_refused(cli: Cli, found: Path, tmp_path):
+    assert "choose .png" in cli.refused("curve", found, tmp_path / "c.txt")
+    bare = tmp_path / "bare.safetensors"
+    circuit = Circuit.load(found)
+    Circuit(circuit.graph, circuit.kept, None, circuit.provenance).save(bare)
+    assert "no scores" in cli.refused("curve", bare, tmp_path / "c.png")
+
+
+def test_models_check_prints_json_and_nothing_else(cli: Cli, model: Path):
+    ran = cli("models", "check", model, "--json")
+    assert ran.status == 0 and ran.err == ""
+    row = json.loads(ran.out)
+    assert row["passed"] is True and row["model"] == str(model) and row["family"] == "gpt2"
+    assert row["full_mask_error"] < 1e-4 and row["empty_mask_error"] < 1e-4 and row["edges"] > 0
+
+
+def test_models_check_prints_a_line(cli: Cli, model: Path):
+    ran = cli("models", "check", model)
+    assert ran.status == 0 and "accepted" in ran.out and len(ran.out.splitlines()) == 1
+
+
+def test_models_list_names_them(cli: Cli):
+    ran = cli("models", "list")
+    assert ran.status == 0 and "smollm2-135m" in ran.out and "gpt2" in ran.out
+
+
+def test_plan(cli: Cli, tmp_path: Path):
+    GPT2Config(n_layer=2, n_head=4, n_embd=32).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    row = json.loads(cli("plan", "--config", config, "--batch", 4, "--length", 7, "--dtype", "bf16", "--json").out)
+    assert row["edges"] == 110 and (row["batch"], row["length"], row["dtype"]) == (4, 7, "bf16")
+    for mode in row["modes"].values():
+        assert mode["total_bytes"] == sum(mode["bytes"].values())
+        assert mode["bytes_above_weights"] == mode["total_bytes"] - mode["bytes"]["weights"]
+        assert mode["total_operations"] == sum(mode["operations"].values())
+    shown = cli("plan", "--config", config).out
+    assert "110 edges" in shown and "lean" in shown and "stack of gradients" in shown
+
+
+def test_plan_refusals(cli: Cli, tmp_path: Path):
+    config = tmp_path / "config.json"
+    assert "no such file" in cli.refused("plan", "--config", config)
+    config.write_text("{}")
+    assert "not a configuration" in cli.refused("plan", "--config", config)
+    assert "--batch 0" in cli.refused("plan", "--config", config, "--batch", 0)
+    assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")

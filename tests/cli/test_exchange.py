@@ -1,0 +1,59 @@
+"""Circuits in and out of other tools' files, and side by side, on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgewise.circuit import Circuit
+from tests.cli.commands import Cli
+
+
+@pytest.mark.parametrize("name", ["circuit.json", "circuit.pt", "edges.json"])
+def test_a_circuit_goes_out_and_comes_back(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path, name: str):
+    ran = cli("export", found, tmp_path / name, "--d-model", 16)
+    assert ran.status == 0 and f"written to {tmp_path / name}" in ran.out.replace("\n", "")
+    ran = cli("import", tmp_path / name, "--model", model, "--task", pairs, "--out", tmp_path / "back")
+    assert ran.status == 0, ran
+    before, after = Circuit.load(found), Circuit.load(tmp_path / "back" / "circuit.safetensors")
+    assert after.edge_names() == before.edge_names()
+    judged = [
+        json.loads(cli("evaluate", path, "--json").out) for path in (found, tmp_path / "back" / "circuit.safetensors")
+    ]
+    assert judged[0]["metrics"] == judged[1]["metrics"]
+
+
+def test_another_size_is_chosen_by_the_files_scores(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path):
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    choices = ("--model", model, "--task", pairs, "--out", tmp_path, "--sparsity", 0.3, "--absolute")
+    assert cli("import", tmp_path / "c.json", *choices).status == 0
+    assert 0 < Circuit.load(tmp_path / "circuit.safetensors").n_actual <= 32
+    cli("export", found, tmp_path / "edges.json")
+    assert "no scores" in cli.refused("import", tmp_path / "edges.json", *choices)
+
+
+def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow: Path, pairs: Path, tmp_path):
+    assert "--d-model" in cli.refused("export", found, tmp_path / "c.json")
+    assert ".json or .pt" in cli.refused("export", found, tmp_path / "c.csv", "--d-model", 16)
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    assert "is of a model of" in cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
+    assert "--task" in cli.refused("import", tmp_path / "c.json", "--model", model, "--task", "no")
+    assert "--ablation" in cli.refused("import", tmp_path / "c.json", "--model", model, "--ablation", "none")
+
+
+# ------------------------------------------------------------------------------------------------------------ compare
+
+
+def test_compare_prints_what_circuits_share(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path):
+    choices = ("--model", model, "--task", pairs, "--method", "eap", "--sparsity", 0.3, "--out", tmp_path / "eap")
+    assert cli("find", *choices).status == 0
+    other = tmp_path / "eap" / "circuit.safetensors"
+    ran = cli("compare", found, other, "--out", tmp_path / "c.json", "--json")
+    assert ran.status == 0 and ran.err == "", ran
+    row = json.loads(ran.out)
+    assert row["pairs"][0]["other"] == "eap" and row == json.loads((tmp_path / "c.json").read_text())
+    assert set(row["judged"]["pairs"]) == {"full", found.parent.name, "eap", "intersection", "union"}
+    table = cli("compare", found, other, "--task", pairs).out
+    assert "IoU" in table and "intersection" in table
+    assert "given twice" in cli.refused("compare", found, found)
+    assert "at least two" in cli.refused("compare", found)
