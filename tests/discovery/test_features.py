@@ -14,7 +14,7 @@ from torch import Tensor
 import edgewise as ew
 from edgewise.circuit import Circuit
 from edgewise.engine import Ablation, Engine
-from edgewise.evaluation._hypotheses import _random_path
+from edgewise.evaluation._hypothesis_runs import _random_path
 from edgewise.exchange import convert, edge_table, from_edge_table, write_edges, write_mib
 from edgewise.models import Model
 from edgewise.tasks import METRICS, Task, reduce

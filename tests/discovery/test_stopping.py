@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgewise.discovery import _edge_pruning, _ranking, _training
-from edgewise.discovery._edge_pruning import EdgePruningLearner
+from edgewise.discovery._ranking import RankingLearner
 from edgewise.discovery._training import CHECKPOINT
 from edgewise.tasks import Batch, Task, loss_function
 from tests.discovery.toys import (
     LEARNED,
     PRESETS,
+    RANKING,
     Killed,
     differing,
     find,
@@ -67,12 +68,19 @@ def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def test_a_first_step_that_is_not_finite_leaves_the_start(tmp_path):
-    circuit = find(tmp_path, PRESETS["ours"], task=_poisoned(1, math.nan))
-    assert circuit.provenance["method"]["stopped"].startswith("step 1: ")
-    start = learner(PRESETS["ours"])
-    assert isinstance(start, EdgePruningLearner)
-    assert torch.equal(circuit.kept, start.circuit({}).kept)
+def test_a_first_step_that_is_not_finite_is_one_line(tmp_path):
+    said = refused(lambda: find(tmp_path, PRESETS["ours"], task=_poisoned(1, math.nan)))
+    assert "at the first step" in said and "not finite" in said
+
+
+def test_an_interrupt_before_there_is_a_start_gives_no_circuit(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(self: RankingLearner):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RankingLearner, "begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, RANKING)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_loss_of_the_wrong_shape_is_one_line():

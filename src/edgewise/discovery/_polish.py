@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery._ranking import RankingConfig, learn_ranking
 from edgewise.discovery._scores import Scores
@@ -39,6 +40,8 @@ def polish(
     Raises:
         edgewise.InputError: a setting is out of range, or the scores are of another graph.
     """
+    if not 0 <= sparsity < 1:
+        raise InputError(f"polish: sparsity {sparsity} must be in [0, 1): the share of all edges that is cut")
     size = 1 - sparsity
     settings: dict[str, Any] = {
         "steps": STEPS,

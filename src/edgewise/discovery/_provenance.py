@@ -1,8 +1,12 @@
 """Where scores and circuits come from, as plain values for a file's header."""
 
 import hashlib
+from functools import partial
 from importlib.metadata import version
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+import torch
 
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine
@@ -45,6 +49,38 @@ def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]
 
 
 def _code(score: Any) -> str:
-    """What tells two functions of one name apart: a hash of their code."""
-    code = getattr(score, "__code__", None)
-    return "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
+    """What tells two functions of one name apart: a hash of their code and of the values that they hold. Functions that
+    they call by a global name are told apart by that name alone.
+    """
+    return "" if isinstance(score, str) else hashlib.sha256(repr(_parts(score, ())).encode()).hexdigest()
+
+
+def _parts(value: Any, above: tuple[int, ...]) -> Any:
+    """A value as nested plain values that are the same in every process: no addresses, no order of sets."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return value
+    if id(value) in above or isinstance(value, (ModuleType, torch.nn.Module)):
+        return type(value).__qualname__
+    above = (*above, id(value))
+
+    def inner(*values: Any) -> list[Any]:
+        return [_parts(each, above) for each in values]
+
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), list(value.co_names), *inner(*value.co_consts)]
+    if isinstance(value, partial):
+        return ["partial", *inner(value.func, value.args, value.keywords)]
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        return inner(value.__code__, value.__defaults__, value.__kwdefaults__, held)
+    if isinstance(value, MethodType):
+        return inner(value.__func__, value.__self__)
+    if isinstance(value, (list, tuple)):
+        return inner(*value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, inner(*value)))
+    if isinstance(value, dict):
+        return sorted((repr(_parts(key, above)), repr(_parts(each, above))) for key, each in value.items())
+    if isinstance(value, torch.Tensor):
+        return [list(value.shape), hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()]
+    return [type(value).__qualname__, *inner(vars(type(value)).get("__call__"), getattr(value, "__dict__", None))]

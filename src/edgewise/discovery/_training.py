@@ -106,7 +106,9 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
         last good state.
 
     Raises:
-        InputError: the folder holds a checkpoint of another configuration, or one that cannot be read.
+        InputError: the folder holds a checkpoint of another configuration, or one that cannot be read; or nothing is
+            finite at the very first step.
+        KeyboardInterrupt: interrupted before the first step: there is nothing to give.
     """
     if options.out is not None:
         check_writable(options.out)
@@ -149,10 +151,14 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
         except NothingToGainError:
             pass
         except KeyboardInterrupt:
+            if not begun:
+                raise  # what the run begins with is not there yet: there is nothing to give
             step = good[0]  # an interrupt may come in the middle of an update, or just after it
             learner.restore(good[1])
             stopped = f"interrupted after step {step}"
         except NotFiniteError as error:
+            if not step:
+                raise InputError(f"{title}: at the first step {error}; check the task's loss and the start") from error
             stopped = f"step {step + 1}: {error}"
     close()
     report = RunReport(step, before + time.monotonic() - begin, stopped)
