@@ -234,7 +234,7 @@ def _first_token(encoder: Encoder, prompt: str, answer: str) -> tuple[int, str] 
     """
     try:
         asked, answered = encoder.continuation(prompt, answer)
-        text = answer if len(answered) == 1 else str(encoder.tokenizer.decode(answered[:1]))
+        text = answer if len(answered) == 1 else str(encoder.tokenizer.decode(list(answered[:1])))
         again = encoder.continuation(prompt, text)
     except InputError:
         return None
