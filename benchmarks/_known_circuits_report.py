@@ -54,7 +54,8 @@ def write(out: Path) -> None:
     lines = [*HEADING, *_programs(models), *_truths(names, truths), *_recovery(names, rows)]
     lines += [*_failures(names, models, rows, truths, out), *_pictures(names, truths, rows, out)]
     write_atomically(RESULTS / "tracr.md", "\n".join(lines) + "\n")
-    kept = [{key: row[key] for key in row if key != "settings"} for row in rows]
+    counted = ("missing", "extra")  # a random circuit's are thousands of names
+    kept = [{key: len(row[key]) if key in counted else row[key] for key in row if key != "settings"} for row in rows]
     runs = ",\n".join(json.dumps(row) for row in kept)
     known = ",\n".join(f"{json.dumps(name)}: {json.dumps(truth.to_dict())}" for name, truth in truths.items())
     write_atomically(RESULTS / "tracr.json", f'{{"runs": [\n{runs}\n],\n"truths": {{\n{known}\n}}}}\n')
