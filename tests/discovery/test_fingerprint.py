@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.discovery._provenance import _code
+from edgewise.discovery._provenance import score_code
 
 Loss = Callable[..., Tensor]
 
@@ -53,26 +53,26 @@ class Weighted:
     ids=["closure", "closure over a tensor", "partial", "default", "object", "method"],
 )
 def test_values_that_a_loss_holds_count(make: Callable[[float], Loss]):
-    assert _code(make(1.0)) == _code(make(1.0)) != _code(make(-1.0))
+    assert score_code(make(1.0)) == score_code(make(1.0)) != score_code(make(-1.0))
 
 
 def test_the_names_that_a_loss_uses_count():
-    assert _code(lambda logits, batch: logits.amax(-1)) != _code(lambda logits, batch: logits.amin(-1))
+    assert score_code(lambda logits, batch: logits.amax(-1)) != score_code(lambda logits, batch: logits.amin(-1))
 
 
 def test_a_loss_that_refers_to_itself_is_told():
     def loss(logits: Tensor, batch: object) -> Tensor:
         return logits if logits.ndim == 1 else loss(logits.sum(-1), batch)
 
-    assert len(_code(loss)) == 64
+    assert len(score_code(loss)) == 64
 
 
 _SCRIPT = """
-from edgewise.discovery._provenance import _code
+from edgewise.discovery._provenance import score_code
 def loss(logits, batch):
     names = [x for x in batch if x in {"a", "b", "c", "d"}]
     return logits.sum() if names else (lambda y: y)(logits)
-print(_code(loss))
+print(score_code(loss))
 """
 
 

@@ -150,7 +150,25 @@ def test_graddrop_is_the_mean_of_absolute_blocked_effects(name: str, family: str
     rows = [
         _by_hooks(engine, family, task, engine.graph.writer_names, node_scores, None, layer).abs() for layer in range(3)
     ]
-    near(found, torch.stack(rows).sum(0).mean(0) / 2, 1e-8)
+    layers = torch.full((len(found),), 2.0)
+    layers[: engine.graph.n_embeddings] = 3  # an embedding is in no layer, so no pass leaves it out
+    near(found, torch.stack(rows).sum(0).mean(0) / layers, 1e-8)
+
+
+def test_keys_apart_are_right_in_single_precision_where_a_softmax_is_saturated():
+    pair = random_pairs(4)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        model = random_model("gpt2", dtype=dtype)
+        with torch.no_grad():
+            for block in model.module.transformer.h:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+                block.attn.c_attn.weight[:, :32] *= 60
+                block.attn.c_attn.bias[:32] *= 60
+        engine = Engine(model, ablation=Ablation("zero"))
+        values = _readers(atp_star(engine, Task("toy", pair, [], []), graddrop=False, keys="apart"))[:-1]
+        assert torch.isfinite(values).all()
+        found.append(values.double())
+    near(found[0], found[1], 0.02 * float(found[1].abs().max()))
 
 
 def test_without_graddrop_writers_have_their_signed_scores():

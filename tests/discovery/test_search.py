@@ -277,3 +277,13 @@ def test_a_search_counts_what_it_ran():
     shares = sum(b.n_readers * b.n_writers * (1 - n / len(graph.blocks)) for n, b in enumerate(graph.blocks))
     assert cost["forwards_per_example"] == pytest.approx(2 + shares, abs=1e-3)
     assert cost["backwards_per_example"] == 0 and cost["examples"] == 4 and cost["seconds"] > 0
+
+
+def test_acdc_does_not_go_on_from_another_loss(tmp_path):
+    engine, task = toy_engine(), random_task(2)
+
+    def run(sign: float) -> None:
+        acdc(engine, task, 0.01, pairs=2, loss=lambda logits, batch: sign * logits.amax(-1), options=quiet(tmp_path))
+
+    run(1.0)
+    assert "other settings" in refused(lambda: run(-1.0))

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery._noise import uniform
-from edgewise.discovery._provenance import provenance, run_settings
+from edgewise.discovery._provenance import provenance, run_settings, score_code
 from edgewise.discovery._search import Search
 from edgewise.discovery._training import RunOptions, run_steps
 from edgewise.engine import Engine
@@ -75,7 +75,8 @@ def acdc(
     learner = AcdcLearner(search, values, absolute, order, seed)
     config = {"thresholds": values, "loss": score_name(loss), "absolute": absolute, "order": order, "seed": seed}
     config |= {"split": split, "pairs": pairs, "batch_size": batch_size}
-    identity = run_settings(engine, task, "acdc", config | {"examples": pairs_hash(task.split(split)[:pairs])})
+    own = {"examples": pairs_hash(task.split(split)[:pairs]), "loss_code": score_code(loss)}
+    identity = run_settings(engine, task, "acdc", config | own)
     report = run_steps(learner, len(values) * engine.graph.n_readers, identity, options or RunOptions(), "acdc")
     search.cost.seconds = report.seconds
     circuits = []

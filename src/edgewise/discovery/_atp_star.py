@@ -66,8 +66,11 @@ def atp_star(
         cost.spend(stream.n_examples, forwards=1, backwards=len(per_example))
         if not graddrop:
             return per_example[0].sum(0)
-        # A component's own layer gives it 0, so its L − 1 other layers are averaged.
-        return torch.stack(per_example).abs().sum((0, 1)) / max(1, len(per_example) - 1)
+        # A component's own layer gives it 0, so its L − 1 other layers are averaged; embeddings are in no layer.
+        layers = torch.full((len(per_example[0][0]),), max(1, len(per_example) - 1))
+        layers[: graph.n_embeddings] = len(per_example)
+        total = torch.stack(per_example).abs().sum((0, 1))
+        return total / layers.to(total)
 
     found = explain(engine, task, split, batch_size, scores_of, cost, clean_only="atp-star")
     writers, readers = found.split([graph.n_writers, graph.n_readers])
@@ -139,12 +142,23 @@ class _KeysApart:
         logits, others = (attention.logits(query, k, stream.rotary, stream.real) for k in (key, patched))
         seen = torch.isfinite(logits)
         change = torch.where(seen, others - logits, 0).clamp(max=80)  # e⁸⁰ is all there is to say in float32
-        grown = logits.softmax(-1) * change.expm1()
-        self.weight, self.clean = grown / (1 + grown), stream.packing.unpack(clean)  # (B, H, S, S), (B, H, S, v)
+        grown = logits.softmax(-1) * change.expm1()  # (B, H, S, S)
+        # Of a key that has nearly everything, 1 − p and the way from the output are lost to rounding, in just the
+        # saturated heads that this is for. With q = 1 − p and the others' mean in place of the output the same is
+        # p (eᵈ − 1) · q / (q + p eᵈ) times the way from that mean.
+        self.top = torch.zeros_like(seen).scatter(-1, logits.argmax(-1, keepdim=True), True)
+        others = logits.masked_fill(self.top, -torch.inf)
+        odds = others.logsumexp(-1, keepdim=True) - logits - change  # log(q / (p eᵈ)); −inf for the only key
+        self.weight = torch.where(self.top, grown * odds.sigmoid(), grown / (1 + grown))
+        self.others = others.softmax(-1).nan_to_num()
+        self.clean = stream.packing.unpack(clean)  # (B, H, S, v)
 
     def effects(self, gradient: Float[Tensor, "N H v"]) -> Float[Tensor, "B H"]:
         g = self.stream.packing.unpack(gradient)
-        towards = g @ self.value.transpose(2, 3) - (g * self.clean).sum(-1, keepdim=True)
+        values = g @ self.value.transpose(2, 3)  # (B, H, S, S)
+        towards = values - (g * self.clean).sum(-1, keepdim=True)
+        of_top = values - (self.others * values).sum(-1, keepdim=True)
+        towards = torch.where(self.top, of_top, towards)
         return -(self.weight * towards).sum((2, 3))
 
 

@@ -41,14 +41,14 @@ def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]
     identity = {
         "method": method,
         "pairs": pairs_hash(task.train),
-        "functions": [_code(task.loss), _code(task.metric)],
+        "functions": [score_code(task.loss), score_code(task.metric)],
         "cache_bytes": engine.cache_bytes,
         "constants": hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in constants)).hexdigest(),
     }
     return provenance(engine, task, {}) | identity | config
 
 
-def _code(score: Any) -> str:
+def score_code(score: Any) -> str:
     """What tells two functions of one name apart: a hash of their code and of the values that they hold. Functions that
     they call by a global name are told apart by that name alone.
     """
