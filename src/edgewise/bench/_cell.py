@@ -130,7 +130,7 @@ def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint
     method = cell.method
     job = Job(engine, task, cell.seed, method.settings, method.sparsities, cell.folder, checkpoint_seconds)
     parts = METHODS[method.method].find(job)
-    row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(job, parts)}
+    row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(parts)}
     cell.write(FOUND, row | {"edges": engine.graph.n_edges})
     found: dict[str, dict[str, Circuit]] = {}
     for sparsity, size in zip(method.sparsities, cell.sizes(), strict=True):

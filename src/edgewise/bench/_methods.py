@@ -37,7 +37,6 @@ from edgewise.discovery import (
     random_scores,
     relevance,
 )
-from edgewise.discovery._cost import learned_cost
 from edgewise.engine import Engine
 from edgewise.tasks import LOWER_IS_BETTER, Task
 
@@ -46,7 +45,6 @@ EMPTY = "empty"
 SCORES = "scores"
 """The name of a part that holds one score per edge rather than a circuit."""
 _ACDC: dict[str, Any] = {"thresholds": (0.1, 0.03, 0.01, 0.003, 0.001), "pairs": 16}
-_WARM_POINTS = 5  # of the mask-path IG that learned methods start from
 _PRESETS = {"default": EdgePruningConfig, "paper": EdgePruningConfig.paper, "fast": EdgePruningConfig.fast}
 
 
@@ -118,12 +116,12 @@ def candidates(method: str, parts: dict[str, Circuit], sparsity: float) -> dict[
     return {"": _from_ladder(list(parts.values()), sparsity)}
 
 
-def cost(job: Job, parts: dict[str, Circuit]) -> dict[str, float]:
+def cost(parts: dict[str, Circuit]) -> dict[str, float]:
     """Different examples seen, passes of one example forwards and backwards, and seconds, over all parts."""
     total = {"examples": 0.0, "forwards": 0.0, "backwards": 0.0, "seconds": 0.0}
     counted: list[dict[str, Any]] = []
     for circuit in parts.values():
-        row = _cost(job, circuit.provenance)
+        row = _cost(circuit.provenance)
         if row in counted:  # the thresholds of one search share its cost
             continue
         counted.append(row)
@@ -133,15 +131,9 @@ def cost(job: Job, parts: dict[str, Circuit]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in total.items()}
 
 
-def _cost(job: Job, provenance: dict[str, Any]) -> dict[str, Any]:
-    record, method = provenance.get("cost"), provenance.get("method", {})
-    if record is None and "steps" in method:  # learned
-        config, n_train = method["config"], len(job.task.train)
-        spent = learned_cost(job.engine, job.task, method["steps"], config["batch_size"], method["seconds"])
-        warm = min(config.get("warm_examples", n_train if config.get("warm_start") else 0), n_train)
-        spent.spend(warm, forwards=_WARM_POINTS, backwards=_WARM_POINTS)
-        record = spent.record()
-    if record is None:
+def _cost(provenance: dict[str, Any]) -> dict[str, Any]:
+    record = provenance.get("cost")
+    if record is None:  # the empty circuit
         return {"examples": 0, "forwards": 0.0, "backwards": 0.0, "seconds": 0.0}
     n = record["examples"]
     passes = {name: record[f"{name}_per_example"] * n for name in ("forwards", "backwards")}

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show
-from edgewise.cli._common import quiet
+from edgewise.cli._common import check_page, quiet
 
 
 def bench(
@@ -28,10 +27,7 @@ def bench(
     from edgewise.bench import BenchConfig, BenchTable, gather, run_bench
     from edgewise.report import write_bench
 
-    if write is not None:
-        if write.suffix != ".md":
-            raise InputError(f"--write {write}: give a .md file")
-        check_writable(write.parent)
+    check_page(write)
     quiet()
     asked = BenchConfig.load(config)
     failed: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
+from edgewise._files import check_writable
 
 
 def load(model: str, device: str, dtype: torch.dtype | None = None) -> Any:
@@ -38,6 +39,15 @@ def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int,
     if name in tasks.ALL_TASKS:
         return tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     return tasks.from_file(name, tokenizer, seed=seed)
+
+
+def check_page(write: Path | None) -> None:
+    """Refuse a page that could not be written in the end, before there is any work."""
+    if write is None:
+        return
+    if write.suffix != ".md":
+        raise InputError(f"--write {write}: give a .md file")
+    check_writable(write.parent)
 
 
 def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None = None) -> None:

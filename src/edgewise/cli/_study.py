@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edgewise._errors import InputError
-from edgewise._files import check_writable, write_atomically
+from edgewise._files import write_atomically
 from edgewise.cli import _show
-from edgewise.cli._common import quiet
+from edgewise.cli._common import check_page, quiet
 
 app = typer.Typer(no_args_is_help=True, help="Studies of the literature, in one command each.")
 
@@ -43,10 +42,7 @@ def prompting(
     """One behaviour by instruction and by examples: two circuits, what they share, each on the other's prompts."""
     from edgewise.bench import prompting_page, study_prompting
 
-    if write is not None:
-        if write.suffix != ".md":
-            raise InputError(f"--write {write}: give a .md file")
-        check_writable(write.parent)
+    check_page(write)
     quiet()
     settings = {"method": method} | ({} if steps is None else {"steps": steps})
     found = study_prompting(
