@@ -98,6 +98,19 @@ def test_the_cache_changes_nothing(cache_bytes: int):
                 assert_same(_run(cached, which, mask, side=side), _run(engine(model, graph), which, mask))
 
 
+def test_a_cache_too_small_for_the_ablated_values_still_keeps_the_full_models(monkeypatch: pytest.MonkeyPatch):
+    """The full model's last hidden states are small: all pairs' may fit where few pairs' ablated values do."""
+    cached = engine(tiny("llama-gqa"))
+    cached._store.n_bytes = 40_000
+    batches = [collate([prompt]) for prompt in PROMPTS]
+    cached.prepare(batches)
+    assert 0 < len(cached._store.pinned) < len(PROMPTS)
+    before = [cached.full(batch) for batch in batches]
+    monkeypatch.setattr(type(cached), "_full_hidden", None)  # to compute one now would fail
+    for batch, logits in zip(batches, before, strict=True):
+        assert_close(cached.full(batch), logits)
+
+
 def test_the_cache_tells_examples_apart():
     """The same clean prompt with another corrupted one, and prompts that begin or end like another."""
     model = tiny("gpt2")

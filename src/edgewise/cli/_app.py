@@ -1,6 +1,7 @@
 """The commands."""
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -100,6 +101,9 @@ def find(
     matmul: Annotated[
         str, typer.Option(help="highest; or medium: float32 products as fast as the machine can, maybe in bfloat16.")
     ] = "highest",
+    cache: Annotated[
+        float, typer.Option(help="GiB kept of what depends on the pairs alone: faster where many are seen again.")
+    ] = 1.0,
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
@@ -116,6 +120,8 @@ def find(
     one_of("--memory", memory, ("default", "lean"))
     one_of("--matmul", matmul, ("highest", "high", "medium"))
     one_of("--dtype", dtype, (None, *_DTYPES))
+    if not 0 <= cache < math.inf:
+        raise InputError(f"--cache {cache}: give GiB, 0 or more")
     _features.check(transcoders, features_per_layer, method, of, ablation)
     check_task(task)
     check_writable(out)
@@ -130,6 +136,7 @@ def find(
     chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)
     graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), chosen)  # pyright: ignore[reportArgumentType] (checked there)
     choices: dict[str, Any] = {"memory": memory, "dtype": type_, "matmul": matmul, "transcoders": features}
+    choices["cache_bytes"] = int(cache * 2**30)
     engine = make_engine(loaded, graph, ablation, examples, **choices)
     _show.header(loaded, engine, examples)
     _tasks.warn_if_unable(engine, examples)

@@ -169,14 +169,14 @@ class Engine:
         self._hidden.clear()
         self._store.clear()
         self._clean.clear()
+        hidden, clean, ablated = full, bool(self.features), self.ablation.kind == "interchange"  # what still fits
         for batch in batches:
-            fits = not full or self._hidden.pin(batch.clean, self._full_hidden)
-            if self.features:
-                fits = self._clean.pin(batch.clean, self._clean_features) and fits
             if self.ablation.kind == "interchange":
                 check_pairs(batch.clean, batch.corrupted, batch.align)
-                fits = self._store.pin(batch.corrupted, self._ablated) and fits
-            if not fits:
+            hidden = hidden and self._hidden.pin(batch.clean, self._full_hidden)
+            clean = clean and self._clean.pin(batch.clean, self._clean_features)
+            ablated = ablated and self._store.pin(batch.corrupted, self._ablated)
+            if not (hidden or clean or ablated):
                 return
 
     @torch.no_grad()
