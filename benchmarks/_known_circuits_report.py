@@ -28,6 +28,7 @@ METHODS = (
     "ranking",
     "ranking + elimination",
     "edge pruning",
+    "edge pruning, KL",
     "edge pruning, published",
     "acdc",
     "exact",
@@ -35,7 +36,10 @@ METHODS = (
     "mask-ig",
     "eap",
     "random",
+    "random + elimination",
 )
+TIMED = ("ranking", "ranking + elimination", "edge pruning", "edge pruning, KL", "acdc", "exact", "eap-ig")
+LEARNED = ("ranking", "edge pruning", "edge pruning, KL")
 DRAWN = "ranking"
 
 Row = dict[str, Any]
@@ -51,7 +55,8 @@ def write(out: Path) -> None:
     truths = {path.stem: Truth.load(path) for path in sorted((out / "truth").glob("*.json"))}
     names = [name for name in LIBRARY if f"{name}-zero-joint-decoded" in truths]
     models = {name: _model(name, out) for name in names}
-    lines = [*HEADING, *_programs(models), *_truths(names, truths), *_recovery(names, rows)]
+    lines = [*HEADING, *_programs(models), *_truths(names, truths), *_recovery(names, rows, truths)]
+    lines += _seconds(names, rows)
     lines += [*_failures(names, models, rows, truths, out), *_pictures(names, truths, rows, out)]
     write_atomically(RESULTS / "tracr.md", "\n".join(lines) + "\n")
     counted = ("missing", "extra")  # a random circuit's are thousands of names
@@ -153,14 +158,15 @@ def _counted(minimal: Sequence[object]) -> str:
     return "1 minimal set" if len(minimal) == 1 else f"{len(minimal)} minimal sets"
 
 
-def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
+def _recovery(names: list[str], rows: list[Row], truths: dict[str, Truth]) -> Iterable[str]:
     yield "## Recovery"
     yield ""
     yield from _wrapped(
         "Runs that found exactly the true edges, of all runs; then mean precision, recall and AUROC (over all edges"
         " of the graph; – where the truth is no edge). A ranking's circuit is the smallest of its own that gives "
         "the model's output on every input: the truth is never looked at. ACDC's is as its threshold (1e-4 of the "
-        "squared distance) leaves it; exact patching is of that distance too."
+        "squared distance) leaves it; exact patching is of that distance too. \\*: not every circuit was tried for the "
+        "truth, so another minimal set could exist."
     )
     yield ""
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
@@ -171,7 +177,8 @@ def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
             own = [row for row in rows if (row["program"], row["ablation"]) == (name, ablation)]
             if own:
                 cells = [_cell([row for row in own if row["method"] == method]) for method in methods]
-                yield f"| {name} | {ablation} | " + " | ".join(cells) + " |"
+                mark = "" if truths[f"{name}-{ablation}-joint-decoded"].exhaustive else " \\*"
+                yield f"| {name} | {ablation}{mark} | " + " | ".join(cells) + " |"
     yield ""
     yield from _wrapped(
         "Exact in most seeds, of the settings whose truth has any edge, and of the programs in both ablations. An "
@@ -181,7 +188,7 @@ def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
     )
     yield ""
     empty = {(row["program"], row["ablation"]) for row in rows if row["auroc"] is None}
-    for label, chosen in [*((m, (m,)) for m in methods), ("", ("ranking", "edge pruning"))]:
+    for label, chosen in [*((m, (m,)) for m in methods), ("", LEARNED[:2])]:
         best: dict[Key, float] = {}
         for method in chosen:
             done: dict[Key, list[bool]] = {}
@@ -194,6 +201,20 @@ def _recovery(names: list[str], rows: list[Row]) -> Iterable[str]:
         both = sum(all(best.get((name, a), 0.0) > 0.5 for a in ("zero", "interchange")) for name in names)
         said = label if len(chosen) == 1 else f"{' or '.join(chosen)}, whichever is better"
         yield f"* {said}: {good} of {len(best.keys() - empty)} settings, {both} programs"
+    yield ""
+
+
+def _seconds(names: list[str], rows: list[Row]) -> Iterable[str]:
+    yield "Mean seconds of a run, both ablations, from the pairs to the circuit: one thread, on a machine in other use."
+    yield ""
+    yield "| program | " + " | ".join(TIMED) + " |"
+    yield "|---|" + "---|" * len(TIMED)
+    for name in names:
+        cells = []
+        for method in TIMED:
+            seconds = [row["seconds"] for row in rows if (row["program"], row["method"]) == (name, method)]
+            cells.append(f"{np.mean(seconds):.0f}" if seconds else "")
+        yield f"| {name} | " + " | ".join(cells) + " |"
     yield ""
 
 
@@ -228,7 +249,7 @@ def _failures(
     yield f"| {' | '.join(columns.split())} |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
-        if row["exact"] or row["method"] not in ("ranking", "edge pruning") or row["program"] not in names:
+        if row["exact"] or row["method"] not in LEARNED or row["program"] not in names:
             continue
         truth = truths[f"{row['program']}-{row['ablation']}-joint-decoded"]
         extra = [truth.graph.edge_id(name) for name in row["extra"]]

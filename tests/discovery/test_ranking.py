@@ -270,6 +270,12 @@ def test_a_killed_run_with_validation_goes_on_to_the_same_bits(tmp_path: Path, m
     assert torch.equal(run("whole"), run("whole"))  # a run that is over gives the same again
 
 
+def test_a_run_that_is_over_prepares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = learn_ranking(toy_engine(), random_task(), RANKING, options=quiet(tmp_path)).values
+    monkeypatch.setattr(RankingLearner, "prepare", None)  # may be a long part of a run
+    assert torch.equal(learn_ranking(toy_engine(), random_task(), RANKING, options=quiet(tmp_path)).values, whole)
+
+
 def test_patience_without_validation_pairs_is_refused():
     task = replace(random_task(), validation=[])
     assert "validation split is empty" in refused(lambda: learn_ranking(toy_engine(), task, VALIDATED))

@@ -2,15 +2,27 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import edgewise as ew
 from edgewise import InputError
-from edgewise.models import CompiledTransformer, load_compiled
+from edgewise.models import SHIPPED, CompiledTransformer, load, load_compiled, save_compiled
 from edgewise.models._compiled import find_compiled
-from edgewise.tracr import LIBRARY, compile_library, compile_program, load_source
+from edgewise.tracr import (
+    LIBRARY,
+    Agreement,
+    compare,
+    compile_library,
+    compile_program,
+    find_truth,
+    load_source,
+    rank_program,
+    smallest_agreeing,
+)
 from edgewise.tracr import _compile as compiler
 
 pytest.importorskip("tracr", reason="the extra tracr is not installed")
@@ -45,6 +57,28 @@ def test_what_ships_is_what_tracr_makes_now(name):
     assert all(torch.equal(value, shipped.state_dict()[key]) for key, value in made.state_dict().items())
 
 
+@pytest.mark.parametrize("name", [name for name in LIBRARY if f"tracr:{name}" not in SHIPPED])
+def test_the_rest_of_the_library_compiles_to_what_tracr_computes(name):
+    # Compiling compares outputs, the decoded ones too, on every input listed, and refuses what differs: see below.
+    program, entry = compile_library(name).program, LIBRARY[name]
+    assert program.origin["largest_difference_from_tracr"] < 1e-5
+    n_all = sum(len(entry.vocabulary) ** length for length in range(1, entry.longest + 1))
+    assert program.complete and len(program.inputs) == {"sort_unique": 64}.get(name, n_all)
+
+
+def test_a_model_that_is_off_tracrs_own_is_refused(monkeypatch: pytest.MonkeyPatch):
+    real = CompiledTransformer.forward
+
+    def off(self: CompiledTransformer, *args: Any, **kwargs: Any):
+        output = real(self, *args, **kwargs)
+        output.logits[..., 0] += 1e-3
+        return output
+
+    monkeypatch.setattr(CompiledTransformer, "forward", off)
+    with pytest.raises(RuntimeError, match="hist: the converted model is off Tracr's own by 1.0e-03"):
+        compile_library("hist")
+
+
 @pytest.mark.parametrize("name", ["reverse", "xproportion"])
 def test_outputs_are_tracrs_own_on_every_input(name):
     entry, module = LIBRARY[name], _shipped(name)
@@ -74,6 +108,19 @@ def test_a_program_of_the_users_own(tmp_path: Path):
     values = [[module.program.outputs[i] for i in row] for row in said]
     assert values == [[x] * 3 for x in "aaaabbbb"]
     assert load_source(f"{tmp_path}/my_rasp.py:also")[0] == "also"
+
+
+def test_the_program_of_the_docs(tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs" / "tracr.md").read_text()
+    (tmp_path / "my_rasp.py").write_text(page.split("```python\n")[1].split("```")[0])
+    name, program = load_source(f"{tmp_path}/my_rasp.py:program")
+    save_compiled(compile_program(program, ["a", "b", "c"], 4, name=name), tmp_path / "share.safetensors")
+    model = load(str(tmp_path / "share.safetensors"))
+    engine = ew.Engine(model, model.graph("joint"), ew.Ablation("zero"))
+    agreement = Agreement(engine)
+    task = ew.tasks.program(model.tokenizer)
+    scores = rank_program(engine, task, agreement, options=ew.RunOptions(progress=False))
+    assert compare(smallest_agreeing(scores, agreement), find_truth(engine)).exact
 
 
 def test_long_inputs_are_sampled_the_same_each_time():

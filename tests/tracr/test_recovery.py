@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 import edgewise as ew
 from edgewise import InputError
 from edgewise.models import load
-from edgewise.tracr import Agreement, Truth, auroc, compare, eliminate, find_truth, rank_program, smallest_agreeing
+from edgewise.tracr import (
+    Agreement,
+    Truth,
+    _search,
+    agreeing_size,
+    auroc,
+    compare,
+    eliminate,
+    find_truth,
+    live_edges,
+    rank_program,
+    smallest_agreeing,
+)
 
 SILENT = ew.RunOptions(progress=False)
 
@@ -81,9 +93,32 @@ def test_the_smallest_agreeing_circuit_ends_where_the_true_edges_do():
 def test_a_learned_ranking_recovers_xproportion(ablation):
     engine, truth, agreement = setting(ablation)
     task = ew.tasks.program(engine.model.tokenizer)
-    scores = rank_program(engine, task, options=SILENT)
+    scores = rank_program(engine, task, agreement, options=SILENT)
     found = compare(smallest_agreeing(scores, agreement), truth)
     assert found.exact and found.auroc == 1, found
+
+
+def test_edges_that_carry_nothing_are_ranked_last():
+    engine, _, _ = setting("zero")
+    task = replace(ew.tasks.program(engine.model.tokenizer), loss="mismatch")
+    config = ew.RankingConfig(steps=12, batch_size=32, smallest=0.1, largest=1.0, warm_examples=0)
+    live = live_edges(engine)
+    for seed in (0, 1):
+        values = ew.learn_ranking(engine, task, config, seed=seed, options=SILENT).values
+        assert values[live].min() > values[~live].max() + 1
+
+
+def test_a_ranking_learned_on_is_no_larger_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    engine, _, agreement = setting("interchange")
+    monkeypatch.setitem(_search.RANKING, "steps", 2)  # too few to be right at once
+    task, options = ew.tasks.program(engine.model.tokenizer), replace(SILENT, out=tmp_path)
+    scores = rank_program(engine, task, agreement, options=options)
+    first = ew.learn_ranking(
+        engine, replace(task, loss="mismatch"), ew.RankingConfig(**_search.RANKING), options=SILENT
+    )
+    assert agreeing_size(scores, agreement) <= agreeing_size(first, agreement)
+    assert (tmp_path / "refined-1" / "checkpoint.safetensors").is_file()
+    assert torch.equal(rank_program(engine, task, agreement, options=options).values, scores.values)
 
 
 def test_a_recovery_is_drawn_the_same_each_time(tmp_path: Path):

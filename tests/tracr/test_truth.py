@@ -11,7 +11,7 @@ import torch
 import edgewise as ew
 from edgewise import InputError
 from edgewise.models import CompiledTransformer, PlainTransformer, load
-from edgewise.tracr import Agreement, Truth, find_truth, live_edges
+from edgewise.tracr import Agreement, Truth, compare, find_truth, live_edges, rank_program, smallest_agreeing
 
 # Conmy et al. 2023, table 1 and their `tracr` module: reverse and xproportion under zero ablation; Miller et al. 2024
 # (AutoCircuit): the same under interchange. Their input is both embeddings together.
@@ -112,6 +112,17 @@ def test_planted_edges_that_do_nothing_are_not_true(ablation):
     model = load(with_planted_parts(module))
     truth = find_truth(ew.Engine(model, model.graph(), ew.Ablation(ablation)))
     assert torch.equal(truth.edges, find_truth(engine_of("xproportion", ablation)).edges)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "interchange"])
+def test_planted_edges_that_do_nothing_are_not_kept(ablation):
+    plain = engine_of("xproportion", ablation).model
+    assert isinstance(plain.module, CompiledTransformer)
+    model = load(with_planted_parts(plain.module))
+    engine = ew.Engine(model, model.graph(), ew.Ablation(ablation))
+    task, agreement = ew.tasks.program(plain.tokenizer), Agreement(engine)
+    scores = rank_program(engine, task, agreement, options=ew.RunOptions(progress=False))
+    assert compare(smallest_agreeing(scores, agreement), find_truth(engine)).exact
 
 
 def test_a_truth_is_saved_and_an_impossible_edge_refused_by_name(tmp_path: Path):

@@ -10,6 +10,7 @@ import typer
 from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show
+from edgewise.cli._common import one_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,15 +95,17 @@ def find(
     import edgewise as ew
     from edgewise import tracr
 
-    methods = {"ranking": tracr.rank_program, "edge-pruning": tracr.prune_program}
-    if method not in methods:
-        raise InputError(f"--method {method!r}: choose {', '.join(methods)}")
+    one_of("--method", method, ("ranking", "edge-pruning"))
     check_writable(out)
     engine = _engine(model, ablation, embeddings, "decoded")
     task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)
     _show.header(engine.model, engine, task)
     agreement = tracr.Agreement(engine)
-    scores = methods[method](engine, task, seed=seed, options=ew.RunOptions(out=out))
+    options = ew.RunOptions(out=out)
+    if method == "ranking":
+        scores = tracr.rank_program(engine, task, agreement, seed=seed, options=options)
+    else:
+        scores = tracr.prune_program(engine, task, seed=seed, options=options)
     if stopped := scores.provenance["method"].get("stopped"):
         print(f"stopped: {stopped}; the same command goes on from there")
         raise typer.Exit(130)

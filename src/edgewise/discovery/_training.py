@@ -129,7 +129,8 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     with Progress(*columns, disable=not options.progress, console=console, refresh_per_second=2) as progress:
         bar = progress.add_task(title, total=n_steps, completed=step, note="starting" if fresh else "going on")
         try:
-            learner.prepare()
+            if step < n_steps:
+                learner.prepare()
             if fresh:
                 learner.begin()
                 begun = True

@@ -8,6 +8,7 @@ from edgewise.tracr._library import LIBRARY as LIBRARY
 from edgewise.tracr._library import compile_library as compile_library
 from edgewise.tracr._live import live_edges as live_edges
 from edgewise.tracr._recovery import Recovery as Recovery
+from edgewise.tracr._recovery import agreeing_size as agreeing_size
 from edgewise.tracr._recovery import compare as compare
 from edgewise.tracr._recovery import smallest_agreeing as smallest_agreeing
 from edgewise.tracr._search import eliminate as eliminate

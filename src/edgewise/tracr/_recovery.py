@@ -70,10 +70,22 @@ def smallest_agreeing(scores: Scores, agreement: Agreement, *, absolute: bool = 
         agreement: of the same engine.
         absolute: rank by absolute score.
     """
+    return scores.top(agreeing_size(scores, agreement, absolute=absolute), absolute=absolute).pruned()
+
+
+def agreeing_size(scores: Scores, agreement: Agreement, *, absolute: bool = False) -> int:
+    """How many edges the smallest of a ranking's circuits that gives the model's output on every input has, idle ones
+    included.
+
+    Args:
+        scores: the ranking.
+        agreement: of the same engine.
+        absolute: rank by absolute score.
+    """
     n_edges = scores.graph.n_edges
     for start in range(0, n_edges + 1, _AT_A_TIME):
-        circuits = [scores.top(k, absolute=absolute) for k in range(start, min(start + _AT_A_TIME, n_edges + 1))]
-        first = agreement.first(torch.stack([circuit.kept for circuit in circuits]))
+        sizes = range(start, min(start + _AT_A_TIME, n_edges + 1))
+        first = agreement.first(torch.stack([scores.top(k, absolute=absolute).kept for k in sizes]))
         if first is not None:
-            return circuits[first].pruned()
+            return sizes[first]
     raise AssertionError("the whole model agrees with itself")
