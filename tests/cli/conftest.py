@@ -42,6 +42,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def other_weights(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with weights of its own."""
+    folder = tmp_path_factory.mktemp("other")
+    module = GPT2LMHeadModel.from_pretrained(model)
+    with torch.no_grad():
+        next(module.parameters()).mul_(1.1)
+    module.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((model / name).read_bytes())
+    return folder
+
+
+@pytest.fixture
 def shallow(model: Path, tmp_path: Path) -> Path:
     """A model of one layer less, with the same tokenizer."""
     shape: dict[str, Any] = {"n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}

@@ -1,15 +1,19 @@
 """Finding, judging, drawing and checking models on the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import GPT2Config
 
 from edgewise.circuit import Circuit
+from edgewise.cli._compare import _told_apart
 from edgewise.cli._methods import LEARNED, METHODS
 from tests.cli.commands import PNG, Cli, find
+from tests.discovery.toys import random_task
 
 # ------------------------------------------------------------------------------------------------------- what works
 
@@ -57,7 +61,8 @@ def test_find_takes_the_graph_and_ablation_asked_for(cli: Cli, model: Path, pair
     assert cli(*find(model, pairs, tmp_path, "--method", "eap", *choices)).status == 0
     circuit = Circuit.load(tmp_path / "circuit.safetensors")
     assert circuit.graph.spec.embeddings == "split" and circuit.provenance["ablation"]["kind"] == "zero"
-    assert circuit.provenance["task"]["arguments"]["seed"] == 3
+    # A file is dealt out without the seed: another seed's circuit is judged on pairs that neither was found on.
+    assert circuit.provenance["task"]["arguments"]["seed"] == 0
 
 
 def test_find_run_again_does_not_repeat_the_work_and_finds_the_same(cli: Cli, model: Path, pairs: Path, tmp_path):
@@ -89,6 +94,27 @@ def test_evaluate_prints_a_table(cli: Cli, found: Path, pairs: Path, model: Path
     ran = cli("evaluate", found, *choices)
     assert ran.status == 0 and ran.err == ""
     assert "kl" in ran.out and "logit_diff" in ran.out and "split train" in ran.out
+    # Another task's numbers do not take the place of the own task's.
+    assert json.loads((found.parent / f"evaluation-{pairs.stem}.json").read_text())["conditions"]["split"] == "train"
+
+
+def test_another_models_numbers_have_a_file_of_their_own(cli: Cli, found: Path, other_weights: Path, tmp_path):
+    ran = cli("evaluate", found, "--model", other_weights, "--baselines", "none")
+    assert ran.status == 0 and "found on weights" in ran.err
+    assert (found.parent / "evaluation-other-weights.json").is_file()
+    curve = cli("curve", found, tmp_path / "c.png", "--model", other_weights, "--sparsities", "0.5")
+    assert curve.status == 0 and "found on weights" in curve.err
+
+
+def test_compare_tells_two_seeds_of_a_built_in_task_apart():
+    def made(name: str, seed: int | None) -> Any:
+        return replace(random_task(), name=name, provenance={"arguments": {} if seed is None else {"seed": seed}})
+
+    def named(*tasks: Any) -> list[str]:
+        return [task.name for task in _told_apart(list(tasks))]
+
+    assert named(made("ioi", 0), made("ioi", 1), made("pairs", 0)) == ["ioi (seed 0)", "ioi (seed 1)", "pairs"]
+    assert named(made("ioi", None), made("ioi", None)) == ["ioi (number 1)", "ioi (number 2)"]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -4,13 +4,14 @@ import json
 import math
 from dataclasses import asdict, replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
 from edgewise import InputError
-from edgewise.discovery import EdgePruningConfig
+from edgewise.discovery import EdgePruningConfig, RankingConfig
 
 paper = EdgePruningConfig.paper
 
@@ -51,6 +52,28 @@ def test_impossible_settings_are_refused():
     _refused("steps .* positive, got 0 and 16", steps=0)
     _refused("batch_size .* positive, got 240 and 0", batch_size=0)
     _refused("dual='exact' works on edges alone", nodes=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"learning_rate": -1}, "learning_rate -1; give a number above 0"),
+        ({"learning_rate": "0.1"}, "learning_rate='0.1'; give a number"),
+        ({"learning_rate": math.nan}, "learning_rate nan; give a number above 0"),
+        ({"steps": 3.5}, "steps=3.5; give a whole number"),
+        ({"steps": True}, "steps=True; give a whole number"),
+        ({"batch_size": "8"}, "batch_size='8'; give a whole number"),
+    ],
+)
+def test_settings_of_a_wrong_type_or_sign_are_refused_by_name(changes: dict[str, Any], wanted: str):
+    for make, title in ((EdgePruningConfig, "edge pruning"), (RankingConfig, "ranking")):
+        with pytest.raises(InputError) as caught:
+            make(**changes)
+        assert str(caught.value).startswith(f"{title}: {wanted}")
+    with pytest.raises(InputError, match="decay=1; give True or False"):
+        RankingConfig(decay=1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"cut 0\.5"):
+        RankingConfig(cut=0.5)
 
 
 @pytest.mark.parametrize("field", ["dual", "budget", "schedule"])

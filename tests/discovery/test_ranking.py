@@ -12,13 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgewise.discovery import RankingConfig, Scores, eap, learn_ranking, learn_rankings, mask_ig
+from edgewise.discovery import (
+    RankingConfig,
+    Scores,
+    eap,
+    edge_pruning,
+    learn_ranking,
+    learn_rankings,
+    mask_ig,
+    node_pruning,
+)
 from edgewise.discovery._noise import normal
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._ranking import RankingLearner, soft_top
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Engine
-from edgewise.tasks import Task, loss_function
+from edgewise.tasks import Batch, Task, loss_function
 from tests.discovery.toys import RANKING, Killed, learner, quiet, random_task, refused, stop, toy_engine
 
 # --------------------------------------------------------------------------------------------------- the soft top-k
@@ -217,6 +226,23 @@ def test_rankings_side_by_side_are_those_of_runs_of_their_own(changes: dict[str,
 
 def test_no_seeds_are_refused():
     assert "no seeds" in refused(lambda: learn_rankings(toy_engine(), random_task(), ()))
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [
+        lambda engine, task: learn_ranking(engine, task, RANKING, options=quiet()),
+        lambda engine, task: edge_pruning(engine, task, steps=2, options=quiet()),
+        lambda engine, task: node_pruning(engine, task, steps=2, options=quiet()),
+    ],
+    ids=["ranking", "edge pruning", "node pruning"],
+)
+def test_a_loss_without_gradient_is_refused_by_name(learn: Any):
+    def wins(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return (logits.argmax(-1) == 0).float()
+
+    task = replace(random_task(), loss=wins)
+    assert "wins': it has no gradient; use kl" in refused(lambda: learn(toy_engine(), task))
 
 
 # -------------------------------------------------------------------------------------------------------- validation

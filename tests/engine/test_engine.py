@@ -277,3 +277,16 @@ def test_a_batch_without_padding_is_full():
 def test_tokens_move_together():
     tokens = BATCH.clean.to("meta")
     assert tokens.ids.device == tokens.mask.device == torch.device("meta")
+
+
+def test_a_prompt_longer_than_the_learned_positions_is_refused():
+    model = tiny("gpt2")
+    n_positions = model.parts.n_positions
+    assert n_positions is not None and tiny("llama-gqa").parts.n_positions is None
+    (prompt,) = draw_prompts((n_positions + 1,))
+    batch, mask = collate([prompt]), torch.ones(model.graph().n_edges, dtype=torch.float64)
+    for use in (lambda: engine(model).run(batch, mask), lambda: engine(model).full(batch)):
+        with pytest.raises(
+            InputError, match=rf"has {n_positions + 1} tokens, and the model has {n_positions} positions"
+        ):
+            use()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise._errors import InputError
-from edgewise.tasks import Pair, Task, from_file, from_provenance, from_records
+from edgewise.tasks import Pair, Task, from_file, from_provenance, from_records, score_name
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
@@ -235,6 +235,22 @@ def test_a_file_is_read_again_from_its_provenance(toy, write, tmp_path):
     (tmp_path / "pairs.jsonl").unlink()
     with pytest.raises(InputError, match="cannot be read"):
         from_provenance(provenance, toy)
+
+
+def test_a_loss_and_a_metric_of_ours_are_made_again_and_a_users_own_are_not(toy, write):
+    task = from_file(write(lines(*records(10))), toy)
+
+    def kl(logits, batch):
+        return logits.sum(-1)
+
+    recorded = dict(task.provenance) | {"loss": "cross_entropy", "metric": "log_prob"}
+    again = from_provenance(recorded, toy)
+    assert (again.loss, again.metric) == ("cross_entropy", "log_prob")
+    assert score_name(kl) == "test_a_loss_and_a_metric_of_ours_are_made_again_and_a_users_own_are_not.<locals>.kl"
+    kl.__qualname__ = "kl"
+    recorded = dict(task.provenance) | {"loss": score_name(kl), "metric": "mine"}
+    again = from_provenance(recorded, toy)
+    assert (again.loss, again.metric) == (task.loss, task.metric) and recorded["loss"] == "custom:kl"
 
 
 def test_a_prompt_is_dealt_to_one_split_however_long_its_answers(toy):

@@ -124,7 +124,7 @@ def test_the_program_of_the_docs(tmp_path: Path):
 
 
 def test_long_inputs_are_sampled_the_same_each_time():
-    program = rasp.Map(lambda x: x + 1, rasp.tokens).named("plus_one")
+    program = rasp.Map(lambda x: x + 1, rasp.tokens).named("plus_one")  # pyright: ignore[reportOperatorIssue] (a number here)
     first, again, other = (compile_program(program, [0, 1, 2, 3], 8, seed=seed).program for seed in (0, 0, 1))
     assert not first.complete and len(first.inputs) <= 4096
     assert torch.equal(first.inputs, again.inputs) and not torch.equal(first.inputs, other.inputs)

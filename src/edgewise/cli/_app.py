@@ -69,7 +69,7 @@ def find(
     train: Annotated[int, typer.Option(help="Training pairs of a built-in task.")] = 200,
     validation: Annotated[int, typer.Option(help="Validation pairs of a built-in task.")] = 200,
     test: Annotated[int, typer.Option(help="Test pairs of a built-in task.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the task's pairs and of the method.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the method, and of a built-in task's pairs.")] = 0,
     points: Annotated[int, typer.Option(help="Quadrature points of a method that integrates gradients.")] = 5,
     quadrature: Annotated[
         str, typer.Option(help="gauss-legendre, left, right, midpoint or trapezoid.")
@@ -171,7 +171,9 @@ def evaluate(
     memory: Annotated[str, typer.Option(help="default, or lean: less memory, more time.")] = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Judge a circuit on examples it was not found on; also writes evaluation.json beside it."""
+    """Judge a circuit on examples it was not found on; also writes evaluation.json beside it (evaluation-TASK.json on
+    another task).
+    """
     import edgewise as ew
     from edgewise.evaluation import metric_named
 
@@ -198,7 +200,9 @@ def evaluate(
         result = ew.evaluate(
             engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
         )
-    result.save(circuit.parent / "evaluation.json")
+    other = source.get("weights_hash") != loaded.identity["weights_hash"]
+    stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + ("-other-weights" if other else "")
+    result.save(circuit.parent / f"{stem}.json")
     _show.compare_weights(source, loaded.identity)
     if as_json:
         print(result.to_json())
@@ -226,6 +230,7 @@ def curve(
     out: Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf; the numbers go beside it.")],
     sparsities: Annotated[str, typer.Option(help="The sizes, as actual sparsities.")] = "0.9,0.95,0.98,0.99,0.995",
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    model: Annotated[str | None, typer.Option(help="The model; the circuit's own if not given.")] = None,
     transcoders: _features.Sources = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     as_json: AsJson = False,
@@ -246,7 +251,9 @@ def curve(
     absolute = method.get("selection") == "absolute"
     scores = ew.Scores(loaded_circuit.graph, loaded_circuit.scores, loaded_circuit.provenance)
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
-    loaded = load(str(loaded_circuit.provenance.get("model", {}).get("id", "")), device)
+    source = loaded_circuit.provenance.get("model", {})
+    loaded = load(model or str(source.get("id", "")), device)
+    _show.compare_weights(source, loaded.identity)
     engine = engine_of(circuit, loaded_circuit, loaded, transcoders=features)
     pairs = ew.tasks.from_provenance(loaded_circuit.provenance.get("task", {}), loaded.tokenizer)
     name = str(method.get("name", "circuit"))

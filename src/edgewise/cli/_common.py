@@ -38,7 +38,9 @@ def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int,
         raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
     if name in tasks.ALL_TASKS:
         return tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
-    return tasks.from_file(name, tokenizer, seed=seed)
+    # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
+    # the first one's was found on.
+    return tasks.from_file(name, tokenizer)
 
 
 def check_page(write: Path | None) -> None:

@@ -1,7 +1,8 @@
 """Circuits side by side."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +43,7 @@ def compare(
     else:
         sources = {str(each.provenance.get("task", {})): each.provenance.get("task", {}) for each in found}
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]
+    tasks = _told_apart(tasks)
     with _show.working("judging the circuits"):
         result = ew.compare(loaded, dict(zip(_names(circuits), found, strict=True)), tasks, split=split)
     if out is not None:
@@ -50,6 +52,17 @@ def compare(
         print(result.to_json())
     else:
         _show.comparison(result)
+
+
+def _told_apart(tasks: list[Any]) -> list[Any]:
+    """Tasks with names of their own: by their seeds where those differ (two runs' pairs), else by number."""
+    keys = [(task.name, task.provenance.get("arguments", {}).get("seed")) for task in tasks]
+    names = [name for name, _ in keys]
+    marks = [f"seed {key[1]}" if keys.count(key) == 1 else f"number {i + 1}" for i, key in enumerate(keys)]
+    return [
+        replace(task, name=f"{name} ({mark})") if names.count(name) > 1 else task
+        for task, name, mark in zip(tasks, names, marks, strict=True)
+    ]
 
 
 def _names(paths: list[Path]) -> list[str]:

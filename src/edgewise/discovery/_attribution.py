@@ -13,13 +13,13 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._cost import Cost, constant_forwards
 from edgewise.discovery._explain import explain
-from edgewise.discovery._objective import example_scores
+from edgewise.discovery._objective import differentiable, example_scores
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._quadrature import Quadrature, quadrature
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function, score_name
+from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
 
 
 def eap(
@@ -117,9 +117,7 @@ def _mask_gradient(
             cost.spend(len(batch.index), forwards=1, backwards=1)
             mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)
             scores = example_scores(engine, batch, mask, metric, gradients="all").sum()
-            if not scores.requires_grad:
-                raise InputError(f"metric {score_name(task.metric)!r}: it has no gradient; use logit_diff or log_prob")
-            scores.backward()
+            differentiable(scores, task.metric, "metric").backward()
             assert mask.grad is not None
             total += weight * mask.grad.cpu().double()
     sign, cost.examples = (-1 if task.metric in LOWER_IS_BETTER else 1), len(task.split(split))

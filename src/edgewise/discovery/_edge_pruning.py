@@ -21,10 +21,11 @@ from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
 from edgewise.discovery._noise import normal, uniform
-from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores, started_from
+from edgewise.discovery._settings import check_settings
 from edgewise.discovery._training import (
     NotFiniteError,
     RunOptions,
@@ -119,6 +120,7 @@ class EdgePruningConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises `InputError`."""
+        check_settings("edge pruning", self, positive=("learning_rate",))
         for name, known in (("schedule", SCHEDULES), ("dual", DUALS), ("budget", BUDGETS)):
             if getattr(self, name) not in known:
                 raise InputError(f"edge pruning: {name}={getattr(self, name)!r}; choose {' or '.join(known)}")
@@ -274,7 +276,7 @@ class EdgePruningLearner:
         loss = example_scores(self.engine, batch, self.mask(*noise), self.loss).mean()
         penalty = self.penalty(step, *noise)
         self.optimizer.zero_grad()
-        (loss + penalty).backward()
+        (differentiable(loss, self.task.loss) + penalty).backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not finite(loss, gradients):
             raise NotFiniteError(f"the loss is {loss.item()} or a gradient is not finite")

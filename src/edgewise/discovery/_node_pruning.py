@@ -11,7 +11,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._cost import learned_cost
 from edgewise.discovery._nodes import node_eap, node_ig
-from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._ranking import RankingConfig, soft_top
@@ -152,7 +152,7 @@ class NodePruningLearner:
         batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
         loss = example_scores(self.engine, batch, mask, self.loss).mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        differentiable(loss, self.task.loss).backward()
         assert self.scores.grad is not None
         if not finite(loss, [self.scores.grad]):
             raise NotFiniteError(f"the loss is {loss.item()} or its gradient is not finite")

@@ -9,7 +9,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._noise import uniform
 from edgewise.engine import Engine
-from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, loss_function, reduce
+from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, loss_function, reduce, score_name
 
 _SHUFFLE = 101  # the noise stream that orders the examples
 
@@ -28,6 +28,14 @@ def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **o
     if score not in SELF_CONTAINED:
         batch = batch.with_full_logits(engine.full(batch))
     return reduce(score(engine.run(batch, mask, **options), batch), batch)
+
+
+def differentiable(value: Tensor, score: str | Score, what: str = "loss") -> Tensor:
+    """The value itself. Raises `InputError` if no gradient goes through it."""
+    if not value.requires_grad:
+        instead = "kl, cross_entropy or logit_diff" if what == "loss" else "logit_diff or log_prob"
+        raise InputError(f"{what} {score_name(score)!r}: it has no gradient; use {instead}")
+    return value
 
 
 def step_examples(n_examples: int, batch_size: int, seed: int, step: int) -> list[int]:

@@ -20,7 +20,7 @@ from edgewise._errors import InputError
 from edgewise._files import atomic_path
 from edgewise.circuit import Circuit
 from edgewise.discovery._cost import learned_cost
-from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._training import (
     Learner,
@@ -152,7 +152,7 @@ class ConstantsLearner:
         batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
         loss = example_scores(self.engine, batch, self.mask, self.loss).mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        differentiable(loss, self.task.loss).backward()
         if not finite(loss, self.constants.gradients):
             raise NotFiniteError(f"the loss is {loss.item()} or a constant's gradient is not finite")
         self.constants.step(1 - step / self.config.steps)

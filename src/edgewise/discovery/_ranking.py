@@ -18,10 +18,11 @@ from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
 from edgewise.discovery._noise import uniform
-from edgewise.discovery._objective import example_scores, finite, prepare, step_batch
+from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, check_start, normal_scores, started_from
+from edgewise.discovery._settings import check_settings
 from edgewise.discovery._training import (
     NotFiniteError,
     NothingToGainError,
@@ -74,6 +75,9 @@ class RankingConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises `InputError`."""
+        check_settings("ranking", self, positive=("learning_rate",))
+        if not 0 <= self.cut < 0.5:
+            raise InputError(f"ranking: cut {self.cut}; masks below it become 0, so give a number from 0 to below 0.5")
         if self.steps < 1 or self.batch_size < 1:
             raise InputError(f"ranking: steps and batch_size must be positive, got {self.steps} and {self.batch_size}")
         if not (self.cold > 0 and self.hot > 0) or self.warm_examples < 0:
@@ -273,7 +277,7 @@ class RankingLearner:
         batch = step_batch(self.task, config.batch_size, config.seed, step)
         losses = example_scores(self.engine, batch, mask[:, None], self.loss, **options).mean(-1)  # (C,)
         self.optimizer.zero_grad()
-        losses.sum().backward()
+        differentiable(losses.sum(), self.task.loss).backward()
         assert self.scores.grad is not None and mask.grad is not None
         if not finite(losses, [self.scores.grad]):
             raise NotFiniteError(f"the loss is {losses.sum().item()} or its gradient is not finite")

@@ -162,6 +162,13 @@ def _keys(tokens: Tokens) -> list[bytes]:
     return [ids[b][mask[b]].tobytes() for b in range(len(ids))]
 
 
+def check_length(tokens: Tokens, n_positions: int | None) -> None:
+    """Raise `InputError` if a prompt is longer than the model has positions."""
+    longest = int(tokens.mask.sum(1).max()) if len(tokens.mask) else 0
+    if n_positions is not None and longest > n_positions:
+        raise InputError(f"batch: a prompt has {longest} tokens, and the model has {n_positions} positions; shorten it")
+
+
 def check_targets(tokens: Tokens, row: Int[Tensor, " A"], position: Int[Tensor, " A"]) -> None:
     """Raise `InputError` unless every target stands on a real token."""
     n_rows, n_columns = tokens.mask.shape

@@ -15,6 +15,7 @@ from edgewise.engine._constants import (
     Constants,
     ExampleStore,
     Prompts,
+    check_length,
     check_pairs,
     check_targets,
     partners,
@@ -171,6 +172,7 @@ class Engine:
         self._clean.clear()
         hidden, clean, ablated = full, bool(self.features), self.ablation.kind == "interchange"  # what still fits
         for batch in batches:
+            check_length(batch.clean, self.model.parts.n_positions)
             if self.ablation.kind == "interchange":
                 check_pairs(batch.clean, batch.corrupted, batch.align)
             hidden = hidden and self._hidden.pin(batch.clean, self._full_hidden)
@@ -189,6 +191,7 @@ class Engine:
             tokens = batch.corrupted
             position = position if batch.align is None else batch.align[batch.row, position]
         check_targets(tokens, batch.row, position)
+        check_length(tokens, self.model.parts.n_positions)
         hidden = torch.cat([each for (each,) in self._hidden.lookup(tokens, self._full_hidden)])
         return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, position)])
 
@@ -229,6 +232,7 @@ class Engine:
             )
         packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
         check_targets(batch.clean, batch.row, batch.position)
+        check_length(batch.clean, self.model.parts.n_positions)
         targets = packing.where(batch.row, batch.position)
         terms = embeddings(self.model.parts, self._plain, packing)
         clean = tuple(term[packing.example_token] for term in terms)

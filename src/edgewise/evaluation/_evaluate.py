@@ -20,7 +20,7 @@ from edgewise.engine import Ablation, Engine
 from edgewise.evaluation._distances import LOWER_IS_BETTER, metric_named
 from edgewise.evaluation._statistics import bootstrap
 from edgewise.models import Model
-from edgewise.tasks import METRICS, OUTPUT_METRICS, Batch, Task, metric_function, reduce, score_name
+from edgewise.tasks import Batch, Task, metric_function, reduce, score_name
 
 N_RANDOM = 3
 """How many random circuits stand for chance."""
@@ -86,6 +86,15 @@ class Evaluation:
     def to_json(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        """The sizes and one line per metric; `to_json` has everything."""
+        lines = [f"{self.edges:,} edges, {self.actual_edges:,} actual, of {self.total_edges:,}; {self.n} examples"]
+        for name, row in self.metrics.items():
+            others = {"full": row.full, "empty": row.empty, "random": row.random, "EAP": row.eap}
+            beside = ", ".join(f"{who} {x:.3f}" for who, x in others.items() if x is not None)
+            lines.append(f"{name}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" + (f"; {beside}" if beside else ""))
+        return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all."""
@@ -230,8 +239,7 @@ def judge(
         _check_transcoders(engine, circuit, who)
     metrics = {name: metric_named(name) for name in names or task.reported}
     if names is None and not isinstance(task.metric, str):
-        own = score_name(task.metric)
-        metrics[f"custom:{own}" if own in METRICS | OUTPUT_METRICS else own] = metric_function(task.metric)
+        metrics[score_name(task.metric)] = metric_function(task.metric)
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
     device = engine.model.device
     for batch in task.batches(split, batch_size):

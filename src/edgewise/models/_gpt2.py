@@ -44,5 +44,6 @@ def parts(module: Any) -> Parts:
             model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
         ),
         n_embeddings=2,
+        n_positions=model.wpe.num_embeddings,
         modules=(module,),
     )

@@ -213,6 +213,8 @@ class Parts:
     rotary: Callable[[Tensor, Int[Tensor, "B S"]], Rotary] | None = None
     n_embeddings: int = 1
     """How many terms `embed` gives."""
+    n_positions: int | None = None
+    """How many positions have learned embeddings; None where positions are not learned."""
     parallel: bool = False
     modules: tuple[nn.Module, ...] = field(default=(), repr=False)
     """What the adapter read from, outermost first."""

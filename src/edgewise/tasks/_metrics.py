@@ -169,8 +169,13 @@ def metric_function(metric: str | Score) -> Score:
 
 
 def score_name(score: str | Score) -> str:
-    """What a loss or metric is called in results: its name, or that of the user's function."""
-    return score if isinstance(score, str) else getattr(score, "__qualname__", type(score).__qualname__)
+    """What a loss or metric is called in results: its name, or that of the user's function, with `custom:` before it
+    where it is also the name of one of ours.
+    """
+    if isinstance(score, str):
+        return score
+    name = getattr(score, "__qualname__", type(score).__qualname__)
+    return f"custom:{name}" if name in LOSSES | METRICS | SET_METRICS | OUTPUT_METRICS else name
 
 
 def reduce(per_target: Float[Tensor, "*C A"], batch: Batch) -> Float[Tensor, "*C B"]:

@@ -17,6 +17,7 @@ from edgewise.tasks._files import from_file
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
+from edgewise.tasks._metrics import LOSSES, METRICS, OUTPUT_METRICS, SET_METRICS
 from edgewise.tasks._program import program
 from edgewise.tasks._pronoun import gendered_pronoun
 from edgewise.tasks._task import Task
@@ -44,7 +45,8 @@ ALL_TASKS: dict[str, Callable[..., Task]] = {**TASKS, "program": program}
 def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
     """Make a task again from its `provenance`, as a saved circuit carries it.
 
-    The loss and the metric are the task's defaults, for the provenance is that of the pairs.
+    The loss and the metric are those recorded, if they go by a name of ours, and otherwise the task's defaults: a
+    function of the user's is recorded by its name alone.
 
     Args:
         provenance: of a built-in task or of a file, which must be where it was.
@@ -68,4 +70,9 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
             raise InputError(f"{task.name}: these are not the pairs that were recorded, as {changed} (by {what})")
     if provenance.get("spans") == "changes":
         task = grouped_by_changes(task)
-    return replace(task, provenance=dict(provenance))
+    scores = {
+        what: provenance[what]
+        for what, known in (("loss", LOSSES), ("metric", METRICS | SET_METRICS | OUTPUT_METRICS))
+        if provenance.get(what) in known
+    }
+    return replace(task, provenance=dict(provenance), **scores)
