@@ -60,6 +60,9 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], tuple[str,
             table["best attribution", sparsity] = Cell(np.array(row["kl"]), [row["actual"]], 1, 0.0)
         lines += [f"## `{task}`", "", *_table(table, chosen), ""]
         lines += [*_costs(folder), ""]
+        if validated := _validated(folder):
+            lines += ["On validation (200 pairs), KL of each seed's circuit at 98 %: what polishing is worth.", ""]
+            lines += ["| method | each seed | mean |", "|---|---|---|", *validated, ""]
         if agreement := _agreement(folder):
             lines += ["| circuits at 98 % | pairwise IoU | mean [95 % interval] | edges in all |", "|---|---|---|---|"]
             lines += [*agreement, ""]
@@ -116,6 +119,16 @@ def _costs(folder: Path) -> list[str]:
             note = f" (beside {found[0]['beside']})" if "beside" in found[0] else ""
             seconds = ", ".join(f"{row['seconds']:.0f}" for row in found)
             lines.append(f"| {method} | {found[0]['examples']:,}{note} | {found[0]['passes']:,} | {seconds} |")
+    return lines
+
+
+def _validated(folder: Path) -> list[str]:
+    lines = []
+    for method in LEARNED:
+        files = sorted(folder.glob(f"{method}-[0-9]*/0.98 validation.json"))
+        means = [float(np.mean(json.loads(file.read_text())["kl"])) for file in files]
+        if means:
+            lines.append(f"| {method} | {', '.join(f'{x:.3f}' for x in means)} | {np.mean(means):.3f} |")
     return lines
 
 

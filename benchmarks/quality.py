@@ -27,6 +27,8 @@ SPLITS = {"train": 2000, "validation": 200, "test": 256}
 SIZE = 0.98
 """Of the methods that find one circuit a run."""
 
+COMPARED = ("ranking", "ranking + polish", "edge pruning, fast")
+"""Which of these is worth its time is decided on validation."""
 SHORT = 300
 """Steps of Edge Pruning with the published settings that cost what a ranking does; its warm-ups are cut likewise."""
 
@@ -170,6 +172,8 @@ def study(args: argparse.Namespace) -> None:
                     judge_all(engine, task, folder, "validation")
                 else:
                     judge_all(engine, task, folder, "test")
+                    if method in COMPARED:
+                        judge_all(engine, task, folder, "validation", [str(SIZE)])
                 print(f"{name} {method} {seed}: done", flush=True)
         if all((root / f"{method}-0" / "found.json").is_file() for method in ATTRIBUTION):
             for sparsity in SPARSITIES:

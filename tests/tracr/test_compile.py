@@ -75,7 +75,7 @@ def test_a_model_that_is_off_tracrs_own_is_refused(monkeypatch: pytest.MonkeyPat
         return output
 
     monkeypatch.setattr(CompiledTransformer, "forward", off)
-    with pytest.raises(RuntimeError, match="hist: the converted model is off Tracr's own by 1.0e-03"):
+    with pytest.raises(InputError, match="hist: the converted model is off Tracr's own by 1.0e-03"):
         compile_library("hist")
 
 

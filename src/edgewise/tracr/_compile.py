@@ -250,7 +250,8 @@ def _compare(module: CompiledTransformer, assembled: Any) -> None:
         furthest = max(furthest, float((ours - theirs).abs().max()))
         answers = ours[..., 0] if program.outputs is None else ours.argmax(-1)
         if furthest > SAME or float((answers - decoded)[:, 1:].abs().max()) > SAME:
-            raise RuntimeError(f"{program.name}: the converted model is off Tracr's own by {furthest:.1e}")
+            off = f"the converted model is off Tracr's own by {furthest:.1e}"
+            raise InputError(f"{program.name}: {off}; please report it")
         wrong = ((answers[:, 1:] - expected).abs() > (RIGHT if program.outputs is None else 0)).any(1).nonzero()[:, 0]
         if len(wrong):
             raise InputError(
