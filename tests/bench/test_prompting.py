@@ -11,9 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from edgewise import InputError
 from edgewise.bench import prompting_page, study_prompting
-from edgewise.bench._prompting import FORMS, capital_records
 from edgewise.circuit import Circuit
 from edgewise.cli import main
+from edgewise.tasks import FORMS, capital_records
 from edgewise.tasks._capitals import CAPITALS
 
 pytest.importorskip("pyarrow")

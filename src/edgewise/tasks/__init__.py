@@ -8,6 +8,7 @@ from edgewise.tasks._colors import copy_colors
 from edgewise.tasks._custom import from_records
 from edgewise.tasks._docstring import docstring
 from edgewise.tasks._files import SUFFIXES, FileCheck, check_file, from_dataset, from_file
+from edgewise.tasks._forms import FORMS, capital_records
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
@@ -36,6 +37,7 @@ from edgewise.tasks._task import Task, pairs_hash
 __all__ = [
     "ALL_TASKS",
     "CLOSE",
+    "FORMS",
     "LOSSES",
     "LOWER_IS_BETTER",
     "METRICS",
@@ -56,6 +58,7 @@ __all__ = [
     "arithmetic",
     "boolean_expressions",
     "capital_country",
+    "capital_records",
     "check_file",
     "copy_colors",
     "docstring",
