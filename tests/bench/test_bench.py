@@ -4,6 +4,7 @@ import json
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import edgewise as ew
 from edgewise import InputError
 from edgewise.bench import BenchConfig, BenchTable, gather, run_bench
+from edgewise.bench._methods import METHODS as BENCH_METHODS
+from edgewise.bench._methods import Job
 from edgewise.bench._run import one_process, prepare
 from edgewise.circuit import Circuit
 from edgewise.evaluation import bootstrap, judge
@@ -96,6 +101,18 @@ def test_costs_are_what_the_methods_spent(whole: tuple[Path, BenchTable]):
     assert cost["ours"][2] == 6 * 4 + 5 * n, "steps, and the attribution that it starts from"
     assert cost["edge-pruning"][2] == 12 * 4
     assert cost["acdc"][0] == 4 and cost["acdc"][1] > 4
+
+
+def test_an_attribution_may_be_given_fewer_pairs(whole: tuple[Path, BenchTable], tmp_path: Path):
+    engine, tasks = prepare(BenchConfig.load(whole[0] / "bench.yaml"), str(whole[1].rows[0]["model"]))
+    task = tasks["names"]
+    few = replace(task, train=task.train[:3])
+    for name, settings in (("eap", {}), ("mask-ig", {"points": 2})):
+        job = Job(engine, task, 0, settings | {"pairs": 3}, [0.5], tmp_path / name)
+        (tmp_path / name).mkdir()
+        scores = BENCH_METHODS[name].find(job)["scores"].scores
+        expected = {"eap": ew.eap, "mask-ig": ew.mask_ig}[name](engine, few, **settings).values
+        assert scores is not None and torch.equal(scores, expected)
 
 
 def test_more_sizes_and_metrics_are_added_without_finding_anything_again(folder: Path, whole: tuple[Path, BenchTable]):
@@ -206,6 +223,8 @@ def test_what_was_found_with_other_settings_is_refused_before_any_work(
         ({"methods": [{"method": "ranking", "steps": 0}]}, "must be positive"),
         ({"methods": [{"method": "eap-ig", "dots": 3}]}, "no setting 'dots'"),
         ({"methods": [{"method": "acdc", "thresholds": 3}]}, "give a list"),
+        ({"methods": [{"method": "eap", "pairs": 0}]}, "pairs 0; give a number of training pairs"),
+        ({"methods": [{"method": "ranking", "pairs": 3}]}, "no setting 'pairs'"),
         ({"methods": [{"method": "edge-pruning", "preset": "rough"}]}, "choose default, paper, fast"),
         ({"methods": ["eap", "eap"]}, "two are called 'eap'"),
         ({"tasks": "beauty"}, "'beauty' is unknown"),

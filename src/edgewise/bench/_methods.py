@@ -161,11 +161,13 @@ def _attribution(function: Callable[..., Scores], resumes: bool = False) -> Benc
     """A function of (engine, task, settings)."""
 
     def find(job: Job) -> Scores:
-        task = job.task
+        task, settings = job.task, dict(job.settings)
         if task.metric in LOWER_IS_BETTER:  # which has no gradient at the full model
             task = replace(task, metric=task.explained)
+        if "pairs" in settings and "pairs" not in _keywords(function):
+            task = replace(task, train=task.train[: settings.pop("pairs")])
         options = {"options": job.options(SCORES)} if resumes else {}
-        return function(job.engine, task, **job.settings, **options)
+        return function(job.engine, task, **settings, **options)
 
     check = partial(_check_arguments, function)
     return BenchMethod(_of_scores(find), check, signs=("absolute", "signed"))
@@ -265,11 +267,18 @@ def _from_ladder(circuits: list[Circuit], sparsity: float) -> Circuit:
 
 
 def _check_arguments(function: Callable[..., Any], method: str, settings: dict[str, Any], _: Sequence[float]) -> None:
-    """Only keywords that the function has."""
-    taken = inspect.signature(function).parameters.values()
-    known = [each.name for each in taken if each.kind is each.KEYWORD_ONLY and each.name not in ("options", "edges")]
+    """Only keywords that the function has, and `pairs`: how many training pairs it is given."""
+    known = list(dict.fromkeys([*_keywords(function), "pairs"]))
+    pairs = settings.get("pairs", 1)
+    if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
+        raise InputError(f"{method}: pairs {pairs!r}; give a number of training pairs")
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{method}: there is no setting {unknown[0]!r}; use {', '.join(known)}")
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    taken = inspect.signature(function).parameters.values()
+    return [each.name for each in taken if each.kind is each.KEYWORD_ONLY and each.name not in ("options", "edges")]
 
 
 def _check_fields(config: type[Any], method: str, settings: dict[str, Any], _: Sequence[float]) -> None:
