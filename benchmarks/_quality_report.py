@@ -66,6 +66,7 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], tuple[str,
         if agreement := _agreement(folder):
             lines += ["| circuits at 98 % | pairwise IoU | mean [95 % interval] | edges in all |", "|---|---|---|---|"]
             lines += [*agreement, ""]
+        lines += ["### Reading", "", *_reading(folder, table), ""]
         data[task] = {f"{m} {s}": {"kl": float(c.kl.mean()), "actual": c.actual} for (m, s), c in table.items()}
         _draw(table, task)
         lines += [f"![KL by size on {task}](quality-{task}.png)", ""]
@@ -120,6 +121,37 @@ def _costs(folder: Path) -> list[str]:
             seconds = ", ".join(f"{row['seconds']:.0f}" for row in found)
             lines.append(f"| {method} | {found[0]['examples']:,}{note} | {found[0]['passes']:,} | {seconds} |")
     return lines
+
+
+def _reading(folder: Path, table: dict[tuple[str, float], Cell]) -> list[str]:
+    """What the tables say, in sentences that the numbers make."""
+
+    def ratio(method: str, sparsity: float) -> float:
+        return float(table["best attribution", sparsity].kl.mean() / table[method, sparsity].kl.mean())
+
+    said = []
+    if all(("ranking", s) in table for s in SPARSITIES):
+        seen = ", ".join(f"{ratio('ranking', s):.1f} × at {s:.1%}" for s in SPARSITIES)
+        said.append(f"* One run of the ranking is below the best attribution at every size: {seen}.")
+    at = {method: table[method, 0.98] for method in LEARNED if (method, 0.98) in table}
+    if len(at) > 1:
+        order = ", ".join(f"{m} {c.kl.mean():.3f}" for m, c in sorted(at.items(), key=lambda row: row[1].kl.mean()))
+        said.append(f"* At 98 %, from the lowest KL: {order}.")
+    examples = {
+        method: json.loads(file.read_text())["examples"]
+        for method in at
+        if (file := folder / f"{method}-0" / "found.json").is_file()
+    }
+    for method in ("edge pruning, paper", "edge pruning, paper in short"):
+        if method in at and "ranking" in at and method in examples:
+            difference = table["ranking", 0.98].kl - table[method, 0.98].kl  # per example, seeds averaged
+            mean, low, high = bootstrap(difference)
+            said.append(
+                f"* Ranking minus {method} at 98 %: {mean:+.3f} [{low:+.3f}, {high:+.3f}] in KL, example by example; "
+                f"{max(at['ranking'].actual):,} and {max(at[method].actual):,} edges, "
+                f"{examples['ranking']:,} and {examples[method]:,} examples seen."
+            )
+    return said
 
 
 def _validated(folder: Path) -> list[str]:

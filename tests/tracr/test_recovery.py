@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import edgewise as ew
 from edgewise import InputError
+from edgewise.discovery._ranking import RankingLearner
 from edgewise.models import load
 from edgewise.tracr import (
     Agreement,
@@ -20,10 +21,12 @@ from edgewise.tracr import (
     compare,
     eliminate,
     find_truth,
+    idle_edges,
     live_edges,
     rank_program,
     smallest_agreeing,
 )
+from tests.discovery.toys import Killed
 
 SILENT = ew.RunOptions(progress=False)
 
@@ -98,27 +101,75 @@ def test_a_learned_ranking_recovers_xproportion(ablation):
     assert found.exact and found.auroc == 1, found
 
 
-def test_edges_that_carry_nothing_are_ranked_last():
-    engine, _, _ = setting("zero")
-    task = replace(ew.tasks.program(engine.model.tokenizer), loss="mismatch")
-    config = ew.RankingConfig(steps=12, batch_size=32, smallest=0.1, largest=1.0, warm_examples=0)
+@pytest.mark.parametrize("ablation", ["zero", "interchange"])
+@pytest.mark.parametrize("name", ["reverse", "xproportion"])
+def test_idle_edges_are_inert_and_no_needed_edge_is_idle(name, ablation):
+    model = ew.load_model(f"tracr:{name}")
+    engine = ew.Engine(model, model.graph(), ew.Ablation(ablation))
     live = live_edges(engine)
     for seed in (0, 1):
-        values = ew.learn_ranking(engine, task, config, seed=seed, options=SILENT).values
-        assert values[live].min() > values[~live].max() + 1
+        idle = idle_edges(engine, replace(ew.tasks.program(model.tokenizer), loss="mismatch"), seed)
+        assert not (idle & live).any()
+        assert int((~idle & ~live).sum()) <= 8  # of 72; rounding in a softmax is no exact 0
 
 
-def test_a_ranking_learned_on_is_no_larger_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    engine, _, agreement = setting("interchange")
-    monkeypatch.setitem(_search.RANKING, "steps", 2)  # too few to be right at once
-    task, options = ew.tasks.program(engine.model.tokenizer), replace(SILENT, out=tmp_path)
-    scores = rank_program(engine, task, agreement, options=options)
+def test_idle_edges_come_last_unless_the_circuit_gets_larger():
+    engine, truth, agreement = setting("zero")
+    noise = torch.rand(len(truth.edges))
+    ranked = ew.Scores(engine.graph, noise + (~live_edges(engine)).float())
+    last, size = _search._idle_last(ranked, ~truth.edges, agreement)
+    assert size == 5 and last.values[truth.edges].min() > last.values[~truth.edges].max() + 0.5
+    same, size = _search._idle_last(last, truth.edges, agreement)  # were the needed ones taken for idle
+    assert size == 5 and torch.equal(same.values, last.values)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first stage that is too short."""
+    monkeypatch.setitem(_search.RANKING, "steps", 3)
+    monkeypatch.setitem(_search.RANKING, "warm_examples", 0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_learning_on_makes_a_circuit_smaller_and_says_what_it_cost():
+    engine, truth, agreement = setting("interchange")
+    task = ew.tasks.program(engine.model.tokenizer)
+    scores = rank_program(engine, task, agreement, seed=4, options=SILENT)
     first = ew.learn_ranking(
-        engine, replace(task, loss="mismatch"), ew.RankingConfig(**_search.RANKING), options=SILENT
+        engine, replace(task, loss="mismatch"), ew.RankingConfig(seed=4, **_search.RANKING), options=SILENT
     )
-    assert agreeing_size(scores, agreement) <= agreeing_size(first, agreement)
-    assert (tmp_path / "refined-1" / "checkpoint.safetensors").is_file()
-    assert torch.equal(rank_program(engine, task, agreement, options=options).values, scores.values)
+    before, size = (
+        _search._idle_last(first, torch.zeros_like(truth.edges), agreement)[1],
+        agreeing_size(scores, agreement),
+    )
+    assert size < before and compare(smallest_agreeing(scores, agreement), truth).exact
+    said, cost = scores.provenance["method"], scores.provenance["cost"]
+    assert said["seed"] == 4 and said["steps"] == sum(stage["steps"] for stage in said["stages"]) >= 153
+    assert cost["backwards_per_example"] * cost["examples"] == pytest.approx(32 * said["steps"], rel=0.01)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("at", [1, 70])
+def test_killed_in_the_second_stage_it_goes_on_to_the_same_bits(at: int, tmp_path: Path, monkeypatch):
+    engine, _, agreement = setting("interchange")
+    task = ew.tasks.program(engine.model.tokenizer)
+    real = RankingLearner.step
+
+    def killed(self: RankingLearner, step: int):
+        if self.config.steps == _search.REFINED["steps"] and step == at:
+            raise Killed
+        return real(self, step)
+
+    options = replace(SILENT, out=tmp_path / "killed", checkpoint_seconds=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(RankingLearner, "step", killed)
+        with pytest.raises(Killed):
+            rank_program(engine, task, agreement, options=options)
+    resumed = rank_program(engine, task, agreement, options=options)
+    assert torch.equal(resumed.values, rank_program(engine, task, agreement, options=SILENT).values)
+    (tmp_path / "killed" / "checkpoint.safetensors").unlink()
+    with pytest.raises(InputError, match="refined-1: belongs to a run that is not there any more"):
+        rank_program(engine, task, agreement, options=options)
 
 
 def test_a_recovery_is_drawn_the_same_each_time(tmp_path: Path):

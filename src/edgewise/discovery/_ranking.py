@@ -231,9 +231,6 @@ class RankingLearner:
         self.loss = loss_function(task.loss)
         self.best = torch.zeros(len(self.configs), n_edges, device=device)
         self.best_loss = torch.full((len(self.configs),), torch.inf, dtype=torch.float64)
-        # Edges that were between kept and cut in some step, and those among them that the loss looked at in any.
-        self.tried = torch.zeros(len(self.configs), n_edges, dtype=torch.bool, device=device)
-        self.moved = torch.zeros_like(self.tried)
         self.worse = torch.zeros((), dtype=torch.long)  # validations since the last better one of any ranking
 
     def prepare(self) -> None:
@@ -273,18 +270,15 @@ class RankingLearner:
             mask, options = self.hard(budgets) + (mask - mask.detach()), {"gradients": "all"}
         else:
             mask = torch.where(mask < config.cut, 0.0, torch.where(mask > 1 - config.cut, 1.0, mask))
-        mask.retain_grad()
         batch = step_batch(self.task, config.batch_size, config.seed, step)
         losses = example_scores(self.engine, batch, mask[:, None], self.loss, **options).mean(-1)  # (C,)
         self.optimizer.zero_grad()
         differentiable(losses.sum(), self.task.loss).backward()
-        assert self.scores.grad is not None and mask.grad is not None
+        assert self.scores.grad is not None
         if not finite(losses, [self.scores.grad]):
             raise NotFiniteError(f"the loss is {losses.sum().item()} or its gradient is not finite")
         self.optimizer.param_groups[0]["lr"] = config.rate(step)
         self.optimizer.step()
-        self.tried |= config.straight_through | ((mask > 0) & (mask < 1))
-        self.moved |= mask.grad != 0
         return {"loss": losses.detach().mean(), "edges": sum(budgets) / len(budgets)}
 
     @torch.no_grad()
@@ -311,25 +305,16 @@ class RankingLearner:
         self.best = torch.where(better.to(self.best.device)[:, None], self.scores.detach(), self.best)
         self.worse = torch.zeros_like(self.worse) if better.any() else self.worse + 1
 
-    @torch.no_grad()
     def result(self) -> Float[Tensor, "C E"]:
-        """The scores, or with `patience` those that were best on validation; edges that carry nothing come last.
-
-        Those are the edges whose masks never had any gradient, not even a tiny one, though they were tried: the writer
-        writes nothing that the reader looks at. Their scores moved with the threshold alone and say nothing. (Programs
-        compiled with Tracr are full of such edges; trained models have next to none.)
-        """
-        found = self.scores
-        if self.config.patience:
-            self.validate()
-            found = self.best
-        idle = self.tried & ~self.moved
-        span = found.amax(1, keepdim=True) - found.amin(1, keepdim=True)
-        return torch.where(idle, found - span - 1, found)
+        """The scores as they are, or with `patience` those that were best on validation."""
+        if not self.config.patience:
+            return self.scores
+        self.validate()
+        return self.best
 
     def tensors(self) -> dict[str, Tensor]:
         """Scores and the optimiser's state, and with `patience` the best scores."""
-        tensors = {"scores": self.scores, "tried": self.tried, "moved": self.moved} | optimizer_tensors(self.optimizer)
+        tensors = {"scores": self.scores} | optimizer_tensors(self.optimizer)
         if self.config.patience:
             tensors |= {"best": self.best, "best_loss": self.best_loss, "worse": self.worse}
         return tensors
@@ -338,8 +323,6 @@ class RankingLearner:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.scores.copy_(tensors["scores"])
-        self.tried.copy_(tensors["tried"])
-        self.moved.copy_(tensors["moved"])
         if self.config.patience:
             self.best.copy_(tensors["best"])
             self.best_loss, self.worse = tensors["best_loss"].clone(), tensors["worse"].clone()

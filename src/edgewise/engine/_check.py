@@ -14,7 +14,7 @@ from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._engine import Engine
 from edgewise.engine._writes import base_sums, constant_writes
-from edgewise.models import Model, Tokens
+from edgewise.models import CompiledTransformer, Model, Tokens
 
 TOLERANCE = 1e-5
 """Of the largest logit, in float32 (and in float64, since transformers' RMS norms round to float32 all the same).
@@ -33,7 +33,7 @@ class Check:
     empty_mask_error: float
     """The same with all masks 0, against the module on the corrupted prompts, or on what zero ablation leaves."""
     max_logit: float
-    """Largest absolute logit of the full model."""
+    """Largest absolute logit of the full model; at least 1 for a compiled program."""
     tolerance: float
     """What the errors may be, as a share of `max_logit`."""
 
@@ -71,7 +71,9 @@ def check(model: Model, **convention: Any) -> Check:
         )  # the module's own norm on what is left: biases
         empty_errors.append(_distance(zero.run(batch, zeros), nothing))
     tolerance = max(TOLERANCE, 16 * torch.finfo(model.dtype).eps)
-    return Check(graph.n_edges, _worst(full_errors), _worst(empty_errors), float(full.abs().max()), tolerance)
+    # A compiled program's outputs are numbers of order one, or 0 for every random prompt.
+    scale = max(float(full.abs().max()), float(isinstance(model.module, CompiledTransformer)))
+    return Check(graph.n_edges, _worst(full_errors), _worst(empty_errors), scale, tolerance)
 
 
 def require(model: Model) -> None:

@@ -12,6 +12,7 @@ from edgewise.tracr._recovery import agreeing_size as agreeing_size
 from edgewise.tracr._recovery import compare as compare
 from edgewise.tracr._recovery import smallest_agreeing as smallest_agreeing
 from edgewise.tracr._search import eliminate as eliminate
+from edgewise.tracr._search import idle_edges as idle_edges
 from edgewise.tracr._search import prune_program as prune_program
 from edgewise.tracr._search import rank_program as rank_program
 from edgewise.tracr._truth import Truth as Truth

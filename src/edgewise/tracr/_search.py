@@ -1,24 +1,34 @@
 """A program's circuit, by learned methods with the settings for programs."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import EdgePruningConfig, RankingConfig, RunOptions, Scores, edge_pruning, learn_ranking
+from edgewise.discovery._noise import uniform
+from edgewise.discovery._objective import example_scores, step_batch
+from edgewise.discovery._training import CHECKPOINT
 from edgewise.engine import Engine
-from edgewise.tasks import Task
+from edgewise.tasks import Task, loss_function
 from edgewise.tracr._agreement import Agreement
 from edgewise.tracr._recovery import agreeing_size
 
 RANKING: dict[str, Any] = {"steps": 300, "batch_size": 32, "smallest": 0.02, "largest": 1.0}
 """What of `RankingConfig` is different for programs: they have few edges, and may need any share of them."""
 REFINED: dict[str, Any] = {"steps": 150, "batch_size": 32, "learning_rate": 0.03, "hot": 0.2, "cold": 0.03}
-"""The same when a ranking is learned on from where its circuits begin to work."""
-_AROUND = (0.6, 1.05)
-"""Budgets then, from and to, as shares of the smallest size that works."""
-_ROUNDS = 3
+"""The same where a ranking is learned on around the size at which its circuits begin to work."""
+AROUND = (0.6, 1.05)
+"""Budgets then, from and to, as shares of that size."""
+ROUNDS = 3
+"""How often at most. These were chosen on dev seeds, see docs/tracr.md."""
+PROBES = (1.0, 0.1, 4.0)
+"""Exponents of uniform random masks, evenly spread, mostly near 1 and mostly near 0, at which gradients are probed."""
+_ROUND = "refined-"
 PRUNING: dict[str, Any] = {
     "steps": 720,
     "batch_size": 32,
@@ -40,9 +50,9 @@ def rank_program(
 ) -> Scores:
     """Learn a ranking of a program's edges, with the settings for programs and the loss `mismatch`.
 
-    First over all sizes; then on from there with budgets around the smallest size that gives the model's output, until
-    that gets no smaller, since a program breaks below one size, and sizes far from it say little about which edge is
-    the last one needed.
+    First over all sizes; then on from there with budgets around the smallest size that gives the model's output, while
+    that gets smaller: a program breaks below one size, and sizes far from it say little about which edge is the last
+    one needed. Edges that carry nothing (`idle_edges`) come last, where that does not make the circuit larger.
 
     Args:
         engine: the model, its graph and the ablation.
@@ -50,25 +60,89 @@ def rank_program(
         agreement: of the same engine; it says at which size a ranking's circuits begin to work.
         seed: of the run.
         options: checkpoints, progress, logs.
+
+    Raises:
+        InputError: see `learn_ranking`; or the folder holds rounds of another run.
     """
     task, options = replace(task, loss="mismatch"), options or RunOptions()
-    best = learn_ranking(engine, task, RankingConfig(seed=seed, **RANKING), options=options)
-    size = agreeing_size(best, agreement)
-    for number in range(1, _ROUNDS + 1):
-        if "stopped" in best.provenance["method"] or not size:
-            break
-        low, high = (share * size / engine.graph.n_edges for share in _AROUND)
-        low = max(low, 1 / engine.graph.n_edges)
-        config = RankingConfig(seed=seed + number, smallest=min(low, 1), largest=min(max(low, high), 1), **REFINED)
-        out = None if options.out is None else Path(options.out) / f"refined-{number}"
-        refined = learn_ranking(engine, task, config, start=best, options=replace(options, out=out))
-        new_size = agreeing_size(refined, agreement)
-        if "stopped" in refined.provenance["method"]:
-            return refined
+    _check_rounds(options)
+    idle = idle_edges(engine, task, seed)
+    first = learn_ranking(engine, task, RankingConfig(seed=seed, **RANKING), options=options)
+    best, size = _idle_last(first, idle, agreement)
+    stages, n_edges = [first], engine.graph.n_edges
+    while size and len(stages) <= ROUNDS and "stopped" not in stages[-1].provenance["method"]:
+        budgets = {"smallest": max(1.0, AROUND[0] * size) / n_edges, "largest": min(1.0, AROUND[1] * size / n_edges)}
+        config = RankingConfig(seed=seed + 1000 * len(stages), **budgets, **REFINED)
+        out = None if options.out is None else options.out / f"{_ROUND}{len(stages)}"
+        stages.append(learn_ranking(engine, task, config, start=best, options=replace(options, out=out)))
+        new, new_size = _idle_last(stages[-1], idle, agreement)
         if new_size >= size:
             break
-        best, size = refined, new_size
-    return best
+        best, size = new, new_size
+    return Scores(best.graph, best.values, _joined(stages, idle, seed))
+
+
+def idle_edges(engine: Engine, task: Task, seed: int = 0) -> Bool[Tensor, " E"]:
+    """Edges whose masks have a gradient of exactly 0 at 24 random points: nothing that their writers write is looked at
+    by their readers. Compiled weights are mostly exact zeros, so most edges of a program are such.
+
+    A needed edge could be among them only if its gradient were 0 at all of these points.
+
+    Args:
+        engine: the model, its graph and the ablation.
+        task: its training pairs and its loss.
+        seed: of the points.
+    """
+    n_edges = engine.graph.n_edges
+    moved = torch.zeros(n_edges, dtype=torch.bool)
+    for step in range(8 * len(PROBES)):
+        mask = uniform(n_edges, seed, step) ** PROBES[step % len(PROBES)]
+        mask.requires_grad_()
+        batch = step_batch(task, REFINED["batch_size"], seed, step)
+        example_scores(engine, batch, mask, loss_function(task.loss), gradients="all").mean().backward()
+        assert mask.grad is not None
+        moved |= mask.grad != 0
+    return ~moved
+
+
+def _idle_last(scores: Scores, idle: Bool[Tensor, " E"], agreement: Agreement) -> tuple[Scores, int]:
+    """A ranking and the size at which its circuits begin to work, with idle edges last if that is not larger so."""
+    size, values = agreeing_size(scores, agreement), scores.values
+    last = replace(scores, values=torch.where(idle, values - (values.max() - values.min() + 1), values))
+    new_size = agreeing_size(last, agreement)
+    return (last, new_size) if new_size <= size else (scores, size)
+
+
+def _check_rounds(options: RunOptions) -> None:
+    """Refuse rounds that are left of another run before anything is learned."""
+    if options.out is None or (options.out / CHECKPOINT).is_file():
+        return
+    if left := sorted(options.out.glob(f"{_ROUND}*")):
+        raise InputError(f"{left[0]}: belongs to a run that is not there any more; remove it or choose another folder")
+
+
+def _joined(stages: list[Scores], idle: Bool[Tensor, " E"], seed: int) -> dict[str, Any]:
+    """The provenance of all stages as one, with what they cost together."""
+    methods = [stage.provenance["method"] for stage in stages]
+    costs = [stage.provenance["cost"] for stage in stages]
+    examples = max(cost["examples"] for cost in costs)
+    total = {
+        name: round(sum(cost[name] * cost["examples"] for cost in costs) / examples, 3)
+        for name in ("forwards_per_example", "backwards_per_example")
+    }
+    method: dict[str, Any] = {
+        "name": "ranking of a program",
+        "seed": seed,
+        **{name: sum(each[name] for each in methods) for name in ("steps", "examples_seen")},
+        "seconds": round(sum(each["seconds"] for each in methods), 1),
+        "idle_edges": int(idle.sum()),
+        "stages": methods,
+    }
+    stopped = str(methods[-1].get("stopped", ""))
+    if stopped and (len(methods) == 1 or stopped.startswith("interrupted")):  # else the earlier stages' result stands
+        method["stopped"] = stopped
+    seconds = round(sum(cost["seconds"] for cost in costs), 3)
+    return stages[0].provenance | {"method": method, "cost": total | {"examples": examples, "seconds": seconds}}
 
 
 def prune_program(
