@@ -23,6 +23,12 @@ def test_truth_find_compare_evaluate(cli: Cli, tmp_path: Path, monkeypatch: pyte
     assert (
         "exactly the true circuit of 5 edges" in cli("tracr", "compare", "found/circuit.safetensors", "truth.json").out
     )
+    assert "far from the model" not in cli("evaluate", "found/circuit.safetensors").out
+    other = json.loads(Path("truth.json").read_text()) | {"program": "frac"}
+    Path("other.json").write_text(json.dumps(other))
+    assert "'xproportion', the truth is of 'frac'" in cli.refused(
+        "tracr", "compare", "found/circuit.safetensors", "other.json"
+    )
     ran = cli("evaluate", "found/circuit.safetensors", "--json")
     metrics = json.loads(ran.out)["metrics"]
     assert set(metrics) == {"l2", "close"} and metrics["close"]["value"] == 1

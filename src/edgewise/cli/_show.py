@@ -18,6 +18,7 @@ from edgewise.tracr import Recovery, Truth
 
 _console = Console(highlight=False)
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
+NEAR = 5e-3  # distances that would be printed as 0.00: such examples are not far from the model
 _PLANNED = (
     "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
     "needs; passing: the largest of chunks of tokens, one layer's backward and the logits; constants up to 1 GiB"
@@ -99,6 +100,8 @@ def evaluation(result: Evaluation) -> None:
         table.add_row(f"{escape(name)} {arrow}", f"{row.value:.3f}", interval, *others)
     _console.print(table)
     for each in result.worst[:N_WORST]:
+        if each.distance < NEAR:
+            break
         _console.print(escape(f"far from the model ({each.distance:.2f}): {each.clean!r}"), soft_wrap=True)
 
 

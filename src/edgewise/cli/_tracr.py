@@ -129,6 +129,9 @@ def compare(
     found, true = ew.Circuit.load(circuit), tracr.Truth.load(truth)
     if found.ablation != true.ablation:
         raise InputError(f"{circuit}: found under {found.ablation} ablation, the truth is of {true.ablation}")
+    program = found.provenance.get("task", {}).get("name", true.program)
+    if program != true.program:
+        raise InputError(f"{circuit}: found on the task {program!r}, the truth is of {true.program!r}")
     recovery = tracr.compare(found, true)
     if picture is not None:
         ew.draw_recovery(found, true.edges, picture)
