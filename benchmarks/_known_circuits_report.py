@@ -188,7 +188,7 @@ def _recovery(names: list[str], rows: list[Row], truths: dict[str, Truth]) -> It
     )
     yield ""
     empty = {(row["program"], row["ablation"]) for row in rows if row["auroc"] is None}
-    for label, chosen in [*((m, (m,)) for m in methods), ("", LEARNED[:2])]:
+    for label, chosen in [*((m, (m,)) for m in methods), ("", ("ranking", "edge pruning"))]:
         best: dict[Key, float] = {}
         for method in chosen:
             done: dict[Key, list[bool]] = {}
@@ -207,11 +207,12 @@ def _recovery(names: list[str], rows: list[Row], truths: dict[str, Truth]) -> It
 def _seconds(names: list[str], rows: list[Row]) -> Iterable[str]:
     yield "Mean seconds of a run, both ablations, from the pairs to the circuit: one thread, on a machine in other use."
     yield ""
-    yield "| program | " + " | ".join(TIMED) + " |"
-    yield "|---|" + "---|" * len(TIMED)
+    timed = [method for method in TIMED if any(row["method"] == method for row in rows)]
+    yield "| program | " + " | ".join(timed) + " |"
+    yield "|---|" + "---|" * len(timed)
     for name in names:
         cells = []
-        for method in TIMED:
+        for method in timed:
             seconds = [row["seconds"] for row in rows if (row["program"], row["method"]) == (name, method)]
             cells.append(f"{np.mean(seconds):.0f}" if seconds else "")
         yield f"| {name} | " + " | ".join(cells) + " |"
