@@ -22,8 +22,9 @@ HEADING = (
     "Written by `python benchmarks/quality.py --write` from what the study has so far (in brackets: how many seeds).",
     "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange",
     "ablation, on 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals",
-    "over examples; actual edges of 70,651. Attribution's method and sign are chosen on validation, size by size.",
-    "Two CPU cores.",
+    "over examples; actual edges of 70,651. Attribution's method and sign are chosen on validation, size by size;",
+    "it has the first 200 of the 2,000 training pairs, and learned methods have all.",
+    "Seconds are of one thread, on a machine in other use.",
     "",
 )
 LEARNED = (
