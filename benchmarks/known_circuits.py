@@ -114,8 +114,8 @@ def at_random(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed
 ELIMINATED = " + elimination"
 BY_KL = "edge pruning, KL"
 """For programs whose outputs are logits of several values; the others give a number."""
-CONTROLLED = 200
-"""Elimination from a random order is run on graphs of fewer edges."""
+CONTROLLED = 400
+"""Elimination from a random order is run on graphs of fewer edges; the largest take ten minutes a seed."""
 METHODS: dict[str, Callable[[ew.Engine, ew.tasks.Task, Agreement, int], Found]] = {
     "ranking": ranking,
     "edge pruning": pruning,

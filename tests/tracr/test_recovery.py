@@ -145,7 +145,7 @@ def test_learning_on_makes_a_circuit_smaller_and_says_what_it_cost():
     assert size < before and compare(smallest_agreeing(scores, agreement), truth).exact
     said, cost = scores.provenance["method"], scores.provenance["cost"]
     assert said["seed"] == 4 and said["steps"] == sum(stage["steps"] for stage in said["stages"]) >= 153
-    assert cost["backwards_per_example"] * cost["examples"] == pytest.approx(32 * said["steps"], rel=0.01)
+    assert cost["backwards_per_example"] * cost["examples"] == pytest.approx(32 * (said["steps"] + 24), abs=1)
 
 
 @pytest.mark.usefixtures("hasty")

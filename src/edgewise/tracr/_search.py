@@ -26,7 +26,7 @@ AROUND = (0.6, 1.05)
 """Budgets then, from and to, as shares of that size."""
 ROUNDS = 3
 """How often at most. These were chosen on dev seeds, see docs/tracr.md."""
-PROBES = (1.0, 0.1, 4.0)
+PROBES = (1.0, 0.1, 4.0) * 8
 """Exponents of uniform random masks, evenly spread, mostly near 1 and mostly near 0, at which gradients are probed."""
 _ROUND = "refined-"
 PRUNING: dict[str, Any] = {
@@ -95,8 +95,8 @@ def idle_edges(engine: Engine, task: Task, seed: int = 0) -> Bool[Tensor, " E"]:
     """
     n_edges = engine.graph.n_edges
     moved = torch.zeros(n_edges, dtype=torch.bool)
-    for step in range(8 * len(PROBES)):
-        mask = uniform(n_edges, seed, step) ** PROBES[step % len(PROBES)]
+    for step, exponent in enumerate(PROBES):
+        mask = uniform(n_edges, seed, step) ** exponent
         mask.requires_grad_()
         batch = step_batch(task, REFINED["batch_size"], seed, step)
         example_scores(engine, batch, mask, loss_function(task.loss), gradients="all").mean().backward()
@@ -122,12 +122,12 @@ def _check_rounds(options: RunOptions) -> None:
 
 
 def _joined(stages: list[Scores], idle: Bool[Tensor, " E"], seed: int) -> dict[str, Any]:
-    """The provenance of all stages as one, with what they cost together."""
+    """The provenance of all stages as one, with what they and the probing of idle edges cost together."""
     methods = [stage.provenance["method"] for stage in stages]
     costs = [stage.provenance["cost"] for stage in stages]
-    examples = max(cost["examples"] for cost in costs)
+    examples, probed = max(cost["examples"] for cost in costs), len(PROBES) * REFINED["batch_size"]
     total = {
-        name: round(sum(cost[name] * cost["examples"] for cost in costs) / examples, 3)
+        name: round((sum(cost[name] * cost["examples"] for cost in costs) + probed) / examples, 3)
         for name in ("forwards_per_example", "backwards_per_example")
     }
     method: dict[str, Any] = {
