@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+# How many tests run at once; each takes one core and some 2 GB.
+JOBS ?= 2
 
 .PHONY: help install demo test lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    find, judge and draw the indirect-object circuit of a small language model"
-	@echo "make test    run the whole test suite"
+	@echo "make test    run the whole test suite, two tests at once (JOBS=8: eight)"
 	@echo "make lint    check style (ruff) and types (pyright)"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove the environment and everything that was built"
@@ -32,7 +34,7 @@ demo: $(INSTALLED)
 	$(BIN)/edgewise demo --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -29,6 +29,7 @@ HEADING = (
 )
 LEARNED = (
     "ranking",
+    "ranking, 550 steps",
     "ranking + polish",
     "edge pruning",
     "edge pruning, fast",

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from edgewise.features import capture, evaluate_transcoders
 from edgewise.features._capture import modules_of
+from edgewise.features._recall import blocks_of, recalled, remembered
+from edgewise.features._replacement import substituted
 from edgewise.transcoders import Site
 from tests.features.test_replacement import for_model
 from tests.features.toys import refused, text
@@ -87,6 +89,28 @@ def test_rows_do_not_depend_on_how_they_are_batched(judged, monkeypatch):
     for a, b in zip(again.transcoders, found.transcoders, strict=True):
         assert a.replaced is not None and b.replaced is not None
         assert a.replaced.loss == pytest.approx(b.replaced.loss, rel=1e-9) and a.active == b.active
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
+def test_a_model_run_again_from_a_layer_on_is_the_same(name):
+    model = tiny(name)
+    blocks = blocks_of(model)
+    assert len(blocks) == len(model.parts.layers)
+    with remembered(blocks) as outputs:
+        own = model.module(input_ids=ROWS.ids).logits
+    calls = []
+    handle = modules_of(model.parts.layers[0])[1].register_forward_hook(lambda *_: calls.append(1))
+    ablated = {1: lambda _residual, given, _mlp: torch.zeros_like(given)}
+    with substituted(model, ablated, exclude_special=True):
+        whole = model.module(input_ids=ROWS.ids).logits
+        assert len(calls) == 1
+        with recalled(blocks, outputs[:1]):
+            again = model.module(input_ids=ROWS.ids).logits
+        assert len(calls) == 1
+    handle.remove()
+    assert torch.equal(again, whole) and not torch.equal(again, own)
+    assert torch.equal(model.module(input_ids=ROWS.ids).logits, own)
+    assert not any("forward" in block.__dict__ for block in blocks)
 
 
 def test_it_is_saved_as_json_with_its_conditions(judged, tmp_path):

@@ -19,6 +19,7 @@ from edgewise._files import write_atomically
 from edgewise.evaluation._statistics import bootstrap
 from edgewise.features._capture import capture, real_tokens
 from edgewise.features._counts import BINS, Counts
+from edgewise.features._recall import blocks_of, recalled, remembered
 from edgewise.features._replacement import Replacement, Substitute, substituted
 from edgewise.features._text import TokenRows
 from edgewise.models import Model
@@ -128,16 +129,19 @@ def evaluate_transcoders(
         changes["all replaced"] = Replacement(model, list(transcoders), exclude_special=exclude_special)
         changes["all zero"] = {layer: _constant(torch.zeros_like(means[layer])) for layer in layers}
         changes["all mean"] = {layer: _constant(means[layer]) for layer in layers}
-    counts = Counts(model, transcoders, add_up=is_set)
+    counts, blocks = Counts(model, transcoders, add_up=is_set), blocks_of(model)
     original: list[Tensor] = []
     rows: dict[str, list[Tensor]] = {name: [] for name in changes}
     size = max(1, _TOKENS // tokens.ids.shape[1])
     for ids in tokens.ids.to(model.device).split(size):
         counts.add(ids, real_tokens(model, ids, exclude_special=exclude_special))
-        log_p = _log_probabilities(model, ids)
+        with remembered(blocks) as outputs:
+            log_p = _log_probabilities(model, ids)
         original.append(_losses(log_p, ids))
         for name, change in changes.items():
-            changed = _changed(model, change, ids, exclude_special)
+            lowest = min(change.transcoders if isinstance(change, Replacement) else change)
+            with recalled(blocks, outputs[:lowest]):
+                changed = _changed(model, change, ids, exclude_special)
             kl = (log_p.exp() * (log_p - changed)).sum(-1).mean(1)
             rows[name].append(torch.stack([_losses(changed, ids), kl]))
         progress(sum(map(len, original)), len(tokens))
