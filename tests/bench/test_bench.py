@@ -16,10 +16,10 @@ import torch
 
 import edgewise as ew
 from edgewise import InputError
-from edgewise.bench import BenchConfig, BenchTable, gather, run_bench
+from edgewise.bench import BenchConfig, BenchTable, _cell, gather, run_bench
 from edgewise.bench._methods import METHODS as BENCH_METHODS
 from edgewise.bench._methods import Job
-from edgewise.bench._run import one_process, prepare
+from edgewise.bench._run import Resources, one_process, prepare
 from edgewise.circuit import Circuit
 from edgewise.evaluation import bootstrap, judge
 from tests.bench.toys import METHODS, bench_file
@@ -115,6 +115,23 @@ def test_an_attribution_may_be_given_fewer_pairs(whole: tuple[Path, BenchTable],
         assert scores is not None and torch.equal(scores, expected)
 
 
+def test_a_method_may_find_with_faster_products_and_is_judged_with_exact_ones(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    judged = []
+    monkeypatch.setattr(
+        _cell, "judge", lambda engine, *rest, **named: judged.append(engine) or judge(engine, *rest, **named)
+    )
+    fast = {"name": "fast", "method": "ranking", "steps": 2, "batch_size": 4, "matmul": "medium"}
+    path = bench_file(folder, tmp_path / "bench.yaml", methods=[fast], seeds=[0])
+    quietly(path, tmp_path / "out", cache_bytes=12345)
+    scores = Circuit.load(next((tmp_path / "out").rglob("fast/seed-0/scores.safetensors")))
+    assert scores.provenance["engine"]["matmul"] == "medium"
+    assert judged and {(engine.matmul, engine.cache_bytes) for engine in judged} == {("highest", 12345)}
+    with pytest.raises(InputError, match="found with other settings"):
+        run_bench(bench_file(folder, path, methods=[fast | {"matmul": "highest"}], seeds=[0]), tmp_path / "out")
+
+
 def test_more_sizes_and_metrics_are_added_without_finding_anything_again(folder: Path, whole: tuple[Path, BenchTable]):
     out, table = whole
     before = {path: path.stat().st_mtime_ns for path in out.rglob("scores.safetensors")}
@@ -160,7 +177,7 @@ def test_two_processes_on_one_folder_share_the_cells(
 ):
     config = BenchConfig.load(bench_file(folder, tmp_path / "bench.yaml"))
     with ProcessPoolExecutor(2, server) as pool:
-        one, other = pool.map(one_process, [config] * 2, [tmp_path / "out"] * 2, [1, 1])
+        one, other = pool.map(one_process, [config] * 2, [tmp_path / "out"] * 2, [Resources(threads=1)] * 2)
     assert not one.failed and not other.failed
     assert not set(one.done) & set(other.done), "a cell was done twice"
     assert len(one.done) + len(other.done) == 9
@@ -221,6 +238,7 @@ def test_what_was_found_with_other_settings_is_refused_before_any_work(
         ({"methods": []}, "methods is missing"),
         ({"methods": [{"method": "ranking", "stepz": 3}]}, "no setting 'stepz'"),
         ({"methods": [{"method": "ranking", "steps": 0}]}, "must be positive"),
+        ({"methods": [{"method": "ranking", "matmul": "low"}]}, "ranking: matmul 'low'; choose highest, high, medium"),
         ({"methods": [{"method": "eap-ig", "dots": 3}]}, "no setting 'dots'"),
         ({"methods": [{"method": "acdc", "thresholds": 3}]}, "give a list"),
         ({"methods": [{"method": "eap", "pairs": 0}]}, "pairs 0; give a number of training pairs"),

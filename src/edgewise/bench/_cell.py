@@ -100,6 +100,7 @@ def asked(cell: Cell, config: BenchConfig) -> dict[str, Any]:
     return {
         "method": cell.method.method,
         "settings": cell.method.settings,
+        "matmul": cell.method.matmul,
         "seed": cell.seed,
         "task": [cell.task.task, cell.task.options],
         "conventions": [config.ablation, config.embeddings, config.kv],
@@ -128,7 +129,12 @@ def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint
     cell.check(settings)
     cell.write(SETTINGS, settings)
     method = cell.method
-    job = Job(engine, task, cell.seed, method.settings, method.sparsities, cell.folder, checkpoint_seconds)
+    finder = engine
+    if method.matmul != engine.matmul:
+        finder = Engine(
+            engine.model, engine.graph, engine.ablation, cache_bytes=engine.cache_bytes, matmul=method.matmul
+        )
+    job = Job(finder, task, cell.seed, method.settings, method.sparsities, cell.folder, checkpoint_seconds)
     parts = METHODS[method.method].find(job)
     row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(parts)}
     cell.write(FOUND, row | {"edges": engine.graph.n_edges})

@@ -10,6 +10,7 @@ import yaml
 
 from edgewise._errors import InputError
 from edgewise.bench._methods import EMPTY, METHODS, check_settings
+from edgewise.engine import MATMULS, Matmul
 from edgewise.evaluation import KNOWN
 from edgewise.tasks import ALL_TASKS, SUFFIXES
 
@@ -30,6 +31,8 @@ class MethodSpec:
     sparsities: tuple[float, ...]
     """Sizes, as actual sparsities; for Edge Pruning with a threshold, its targets."""
     seeds: tuple[int, ...]
+    matmul: Matmul = "highest"
+    """Of the engine that it finds circuits with (see `Engine`); all are judged with `highest`."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,11 @@ def _method(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...]) -
     own = _numbers(f"{name}: sparsities", row.pop("sparsities", sparsities), target=method == "edge-pruning")
     given = _seeds(f"{name}: seeds", row.pop("seeds", seeds))
     given = given if METHODS[method].seeded else given[:1]
+    matmul = row.pop("matmul", "highest")
+    if matmul not in MATMULS:
+        raise InputError(f"{name}: matmul {matmul!r}; choose {', '.join(MATMULS)}")
     check_settings(method, row, own)
-    return MethodSpec(name, method, row, (1.0,) if method == EMPTY else own, given)
+    return MethodSpec(name, method, row, (1.0,) if method == EMPTY else own, given, matmul)
 
 
 def _known(what: str, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:

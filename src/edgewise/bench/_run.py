@@ -19,7 +19,7 @@ from edgewise.bench._cell import FAILED, Cell, asked, cells, settings_of, work
 from edgewise.bench._config import BenchConfig, TaskSpec
 from edgewise.bench._methods import Interrupted
 from edgewise.bench._table import require_pyarrow, write_table
-from edgewise.engine import Ablation, Engine
+from edgewise.engine import CACHE_BYTES, Ablation, Engine
 from edgewise.models import Model
 from edgewise.tasks import ALL_TASKS, Task, from_file
 
@@ -37,6 +37,16 @@ class Pass:
     """Cells that it could not do, each with the reason."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What each process may use; it decides no number."""
+
+    threads: int | None = None
+    device: str | None = None
+    cache_bytes: int = CACHE_BYTES
+    checkpoint_seconds: float = 30.0
+
+
 def run_bench(
     config: BenchConfig | str | Path,
     out: str | Path,
@@ -44,6 +54,7 @@ def run_bench(
     jobs: int = 1,
     threads: int | None = None,
     device: str | None = None,
+    cache_bytes: int = CACHE_BYTES,
     checkpoint_seconds: float = 30.0,
     say: Callable[[str], None] = print,
 ) -> tuple[Path, Pass]:
@@ -55,6 +66,7 @@ def run_bench(
         jobs: how many processes; each loads a model for itself.
         threads: of each process; the machine's cores shared out if None.
         device: where the models go.
+        cache_bytes: how much memory each process may fill with what depends on a task's pairs alone (see `Engine`).
         checkpoint_seconds: how much work of a learned method a kill may cost.
         say: told a line per cell (of this process alone).
 
@@ -73,10 +85,10 @@ def run_bench(
     require_pyarrow()
     check_writable(out)
     if jobs == 1:
-        found = one_process(config, out, threads, device, checkpoint_seconds, say)
+        found = one_process(config, out, Resources(threads, device, cache_bytes, checkpoint_seconds), say)
     else:
         threads = threads or max(1, torch.get_num_threads() // jobs)
-        found = _processes(config, out, jobs, threads, device, checkpoint_seconds)
+        found = _processes(config, out, jobs, Resources(threads, device, cache_bytes, checkpoint_seconds))
     return gather(config, out), found
 
 
@@ -92,14 +104,12 @@ def gather(config: BenchConfig, out: str | Path) -> Path:
 def one_process(
     config: BenchConfig,
     out: Path,
-    threads: int | None = None,
-    device: str | None = None,
-    checkpoint_seconds: float = 30.0,
+    resources: Resources,
     say: Callable[[str], None] = print,
 ) -> Pass:
     """Work until every cell is done, by this process or by another, or has failed."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if resources.threads is not None:
+        torch.set_num_threads(resources.threads)
     begun, done, failed = time.time(), list[str](), list[str]()
     for cell in cells(config, out):
         cell.check(asked(cell, config))
@@ -107,13 +117,13 @@ def one_process(
         pending = [cell for cell in cells(config, out) if cell.model == name and not cell.done(config)]
         if not pending:
             continue
-        engine, tasks = prepare(config, name, device)
+        engine, tasks = prepare(config, name, resources.device, resources.cache_bytes)
         for cell in pending:
             cell.check(settings_of(cell, config, engine, tasks[cell.task.name]))
         while pending:
             waiting = []
             for cell in pending:
-                ended = _try(cell, config, engine, tasks[cell.task.name], checkpoint_seconds, begun)
+                ended = _try(cell, config, engine, tasks[cell.task.name], resources.checkpoint_seconds, begun)
                 if ended is None:
                     waiting.append(cell)
                 elif ended:
@@ -125,12 +135,15 @@ def one_process(
     return Pass(tuple(done), tuple(failed))
 
 
-def prepare(config: BenchConfig, model: str, device: str | None = None) -> tuple[Engine, dict[str, Task]]:
+def prepare(
+    config: BenchConfig, model: str, device: str | None = None, cache_bytes: int = CACHE_BYTES
+) -> tuple[Engine, dict[str, Task]]:
     """A model's engine and all tasks for it, so that what is wrong with one shows before any long work."""
     loaded = load_model(model, device=device)
     tasks = {spec.name: make_task(spec, loaded) for spec in config.tasks}
     graph = loaded.graph(config.embeddings, config.kv)  # pyright: ignore[reportArgumentType] (checked with the file)
-    return Engine(loaded, graph, Ablation(config.ablation)), tasks  # pyright: ignore[reportArgumentType] (likewise)
+    ablation = Ablation(config.ablation)  # pyright: ignore[reportArgumentType] (likewise)
+    return Engine(loaded, graph, ablation, cache_bytes=cache_bytes), tasks
 
 
 def make_task(spec: TaskSpec, model: Model) -> Task:
@@ -167,13 +180,11 @@ def _try(
         return None
 
 
-def _processes(
-    config: BenchConfig, out: Path, jobs: int, threads: int | None, device: str | None, checkpoint_seconds: float
-) -> Pass:
+def _processes(config: BenchConfig, out: Path, jobs: int, resources: Resources) -> Pass:
     context = get_context("spawn")  # a fork of a process whose PyTorch has threads may hang
     folder = out / "jobs"
     folder.mkdir(exist_ok=True)
-    arguments = (config, out, threads, device, checkpoint_seconds)
+    arguments = (config, out, resources)
     workers: list[Any] = [
         context.Process(target=_worker, args=(folder / f"{number}.txt", arguments), daemon=True)
         for number in range(jobs)

@@ -1,7 +1,6 @@
 """The commands."""
 
 import json
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _features, _show, _study, _tasks, _tracr, _transcoder
 from edgewise.cli._bench import bench, plot
-from edgewise.cli._common import check_task, load, make_task, one_of, parse_sparsities, quiet
+from edgewise.cli._common import cache_size, check_task, load, make_task, one_of, parse_sparsities, quiet
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._methods import LEARNED, METHODS, Settings, check_positions, engine_of, find_circuit, make_engine
@@ -120,8 +119,7 @@ def find(
     one_of("--memory", memory, ("default", "lean"))
     one_of("--matmul", matmul, ("highest", "high", "medium"))
     one_of("--dtype", dtype, (None, *_DTYPES))
-    if not 0 <= cache < math.inf:
-        raise InputError(f"--cache {cache}: give GiB, 0 or more")
+    cache_bytes = cache_size(cache)
     _features.check(transcoders, features_per_layer, method, of, ablation)
     check_task(task)
     check_writable(out)
@@ -136,7 +134,7 @@ def find(
     chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)
     graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), chosen)  # pyright: ignore[reportArgumentType] (checked there)
     choices: dict[str, Any] = {"memory": memory, "dtype": type_, "matmul": matmul, "transcoders": features}
-    choices["cache_bytes"] = int(cache * 2**30)
+    choices["cache_bytes"] = cache_bytes
     engine = make_engine(loaded, graph, ablation, examples, **choices)
     _show.header(loaded, engine, examples)
     _tasks.warn_if_unable(engine, examples)

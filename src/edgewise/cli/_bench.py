@@ -9,7 +9,7 @@ import typer
 
 from edgewise._files import check_writable
 from edgewise.cli import _show
-from edgewise.cli._common import check_page, quiet
+from edgewise.cli._common import cache_size, check_page, quiet
 
 
 def bench(
@@ -20,6 +20,7 @@ def bench(
     jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads of each; the cores shared out if not given.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    cache: Annotated[float, typer.Option(help="GiB that each process keeps of what depends on the pairs alone.")] = 1.0,
     write: Annotated[Path | None, typer.Option(help="Also write a page (.md) with tables and the figure.")] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Only gather what is done so far.")] = False,
 ) -> None:
@@ -28,6 +29,7 @@ def bench(
     from edgewise.report import write_bench
 
     check_page(write)
+    cache_bytes = cache_size(cache)
     quiet()
     asked = BenchConfig.load(config)
     failed: tuple[str, ...] = ()
@@ -35,7 +37,7 @@ def bench(
         table = gather(asked, out)
     else:
         try:
-            table, found = run_bench(asked, out, jobs=jobs, threads=threads, device=device)
+            table, found = run_bench(asked, out, jobs=jobs, threads=threads, device=device, cache_bytes=cache_bytes)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from there", file=sys.stderr)
             raise typer.Exit(130) from None

@@ -72,6 +72,13 @@ def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None =
         raise InputError(f"{what} {name!r}: no such file; give a file of pairs")
 
 
+def cache_size(gib: float) -> int:
+    """`--cache` in bytes. Raises `InputError`."""
+    if not 0 <= gib < math.inf:
+        raise InputError(f"--cache {gib}: give GiB, 0 or more")
+    return int(gib * 2**30)
+
+
 def parse_sparsities(text: str) -> list[float]:
     """Numbers between commas. Raises `InputError`."""
     try:
