@@ -95,9 +95,8 @@ def pruned(preset: Callable[..., ew.EdgePruningConfig], **settings: Any) -> Call
 
     def find(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
         config = preset(sparsity=SIZE, seed=seed, **settings)
-        circuit = ew.edge_pruning(
-            ew.Engine(engine.model, matmul="medium"), task, config, options=ew.RunOptions(out=out)
-        )
+        fast = ew.Engine(engine.model, matmul="medium", cache_bytes=engine.cache_bytes)
+        circuit = ew.edge_pruning(fast, task, config, options=ew.RunOptions(out=out))
         return {str(SIZE): circuit}, _cost(circuit)
 
     return find
@@ -178,7 +177,7 @@ def best_attribution(root: Path, sparsity: float) -> tuple[str, Path]:
 def study(args: argparse.Namespace) -> None:
     """Find and judge what is missing."""
     model = ew.load_model("smollm2-135m")
-    engine = ew.Engine(model)
+    engine = ew.Engine(model, cache_bytes=int(args.cache * 2**30))
     for name in args.tasks:
         task, root = ew.tasks.TASKS[name](model.tokenizer, **SPLITS, seed=0), args.out / name
         for method in args.methods:
@@ -205,6 +204,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=["ioi", "ioi-t1"], default=["ioi", "ioi-t1"])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=[m for m in METHODS if "paper" not in m])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--cache", type=float, default=1.0, help="GiB kept of what depends on the pairs alone")
     parser.add_argument("--write", action="store_true", help="write the tables and the curve into docs/results")
     args = parser.parse_args()
     if args.write:
