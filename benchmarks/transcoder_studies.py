@@ -66,7 +66,7 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
     """The table of a transcoder for every layer."""
     found = json.loads(judged.read_text())
     own = found["original"]["loss"]
-    provenance = transcoders.read(next(iter(sorted(folder.glob("*.safetensors")))))[0].provenance
+    provenance = transcoders.read(next(iter(sorted(folder.glob("layer*.safetensors")))))[0].provenance
     method = provenance["method"]
     lines = [
         "## A transcoder for every layer",

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.features import TrainingConfig
 from tests.cli.commands import WORDS, Cli
+from tests.tiny import tiny
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ("--context", 8, "--tokens", 128, "--batch-tokens", 16, "--pool-tokens", 64, "--features", "2x")
@@ -33,12 +35,21 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     assert ran.status == 0 and "all of these MLPs" in ran.out, ran
     found = json.loads((tmp_path / "e.json").read_text())
     assert [each["active"] for each in found["transcoders"]] == pytest.approx([2, 2], abs=0.5)
+    assert found["conditions"]["held_out"] and "trained on another cut" not in ran.err
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--json")
     assert json.loads(ran.out)["original"] == found["original"]
+    ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--hold-out", 0.2)
+    assert ran.status == 0 and "trained on another cut" in ran.err
+    where = ("--out", tmp_path / "e.json" / "x.json")
+    assert "e.json" in cli.refused("transcoder", "evaluate", files[0], "--text", text, *where)
     ran = cli("transcoder", "convert", files[1], tmp_path / "layers.1.mlp", "--to", "sparsify")
     assert ran.status == 0 and "layer 1 mlp_in" in ran.out
     ran = cli("transcoder", "convert", tmp_path / "layers.1.mlp", tmp_path / "back.safetensors", "--to", "edgewise")
     assert ran.status == 0 and (tmp_path / "back.safetensors").stat().st_size > 0
+    again = ("transcoder", "convert", tmp_path / "layers.1.mlp", tmp_path / "other.safetensors", "--to", "edgewise")
+    ran = cli(*again, "--reads", "0.resid_mid", "--writes", "0.mlp_out")
+    assert ran.status == 0 and "layer 0 resid_mid" in ran.out
+    assert "LAYER.KIND" in cli.refused(*again, "--reads", "mlp")
     refused = cli.refused("transcoder", "convert", files[0], tmp_path / "x", "--to", "saelens")
     assert "no topk:2 activation" in refused
     assert "give --model" in cli.refused("transcoder", "evaluate", tmp_path / "back.safetensors", "--text", text)
@@ -48,7 +59,7 @@ def test_a_finished_run_is_taken_up(cli: Cli, model: Path, text: Path, trained: 
     before = (trained / "layer0.transcoder.topk2.safetensors").read_bytes()
     ran = cli("transcoder", "train", "--model", model, "--text", text, *SMALL, "--activation", "topk:2,relu@0.01",
               "--out", trained)  # fmt: skip
-    assert ran.status == 0 and "after 8 steps" in ran.out
+    assert ran.status == 0 and "done before: 8 steps" in ran.out
     assert (trained / "layer0.transcoder.topk2.safetensors").read_bytes() == before
 
 
@@ -59,6 +70,19 @@ def test_sweep_draws_loss_against_active_features(cli: Cli, model: Path, text: P
     assert (tmp_path / "sweep-layer1.png").read_bytes().startswith(PNG)
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert len(found["jobs"]) == 4 and found["config"]["tokens_seen"] == 128
+
+
+def test_a_preset_keeps_what_is_not_asked_for(model: Path):
+    from edgewise.cli._transcoder import _config
+    from edgewise.models import load
+
+    loaded = load(str(model))
+    paper = _config(loaded, "0", None, None, ("transcoder",), "paper", 0, {})
+    assert paper == TrainingConfig.paper((0,)) and paper.expansion == 32 and paper.centred
+    other = _config(loaded, "0", "4x", "relu@1e-3, topk:2", ("transcoder",), "paper", 0, {})
+    assert other == TrainingConfig.paper((0,), expansion=4.0, activations=("relu@1e-3", "topk:2"))
+    rms = _config(tiny("llama-gqa"), "0", None, None, ("transcoder",), "paper", 0, {})
+    assert not rms.centred, "there an MLP's mean is read"
 
 
 def test_training_from_a_cache(cli: Cli, model: Path, text: Path, tmp_path: Path):
@@ -80,6 +104,10 @@ def test_what_a_user_can_get_wrong(cli: Cli, model: Path, text: Path, tmp_path: 
     for extra, says in (
         (("--layers", "7"), "the model has 2 layers"),
         (("--layers", "x"), "4-9, or all"),
+        (("--layers", "1-0"), "4-9, or all"),
+        (("--features", 0), "at least one feature"),
+        (("--features", "nanx"), "at least one feature"),
+        (("--context", 64), "positions; use --context"),
         (("--features", "many"), "8x"),
         (("--activation", "topk:2,topk:2"), "each once"),
         (("--activation", "gelu"), "choose relu, topk"),
@@ -88,7 +116,8 @@ def test_what_a_user_can_get_wrong(cli: Cli, model: Path, text: Path, tmp_path: 
         (("--precision", "int8"), "bfloat16 or float32"),
         (("--reads", "mlp_out"), "must read an MLP's input"),
         (("--tokens", 3), "at least one batch"),
-        (("--hold-out", 1), "too few"),
+        (("--hold-out", 1), "between 0 and 1"),
+        (("--hold-out", "nan"), "between 0 and 1"),
         (("--context", 1), "at least 2"),
         (("--cache", tmp_path / "none"), "not a cache"),
     ):

@@ -1,6 +1,7 @@
 """Text of every kind becomes rows; what is no text is refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from edgewise.features import read_tokens
+from edgewise.features._text import held_out
 from tests.features.toys import refused
 
 WORDS = ["<s>", "</s>", "[UNK]", "a", "b", "c", "d"]
@@ -59,16 +61,41 @@ def test_rows_are_held_out_at_the_end(tmp_path, tokenizer):
     first, last = rows.split(0.1)
     assert torch.equal(torch.cat([first.ids, last.ids]), rows.ids) and len(last) == 10
     assert first.digest != last.digest
+    for share in (0, 1, -0.5, math.nan):
+        assert "between 0 and 1" in refused(lambda share=share: rows.split(share))
+
+
+def test_whether_rows_were_held_out_is_known_or_not(tmp_path, tokenizer):
+    for name in ("1.txt", "2.txt"):
+        (tmp_path / name).write_text("a b c d " * 100)
+    rows = read_tokens(tmp_path / "1.txt", tokenizer, context=5)
+    first, last = rows.split(0.1)
+    assert held_out(last.source, first.source) and held_out(rows.split(0.05)[1].source, first.source)
+    assert not held_out(rows.split(0.2)[1].source, first.source) and not held_out(rows.source, first.source)
+    assert not held_out(last.source, rows.source) and not held_out(first.source, first.source)
+    shorter = read_tokens(tmp_path / "1.txt", tokenizer, context=5, limit=100)
+    assert not held_out(shorter.split(0.1)[1].source, first.source)
+    other = read_tokens(tmp_path / "2.txt", tokenizer, context=4)
+    assert held_out(other.source, first.source)
+
+
+def test_lines_of_json_may_hold_any_character(tmp_path, tokenizer):
+    (tmp_path / "x.jsonl").write_text('{"text": "a b\u2028c\u0085d"}\n\n{"text": "a"}\r\n', encoding="utf-8")
+    assert read_tokens(tmp_path / "x.jsonl", tokenizer, context=3).n_tokens >= 3
 
 
 def test_what_is_no_text_is_refused(tmp_path, tokenizer):
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"tekst": 1}\n')
+    (tmp_path / "null.jsonl").write_text('{"text": null}\n')
+    (tmp_path / "latin.jsonl").write_bytes('{"text": "é"}'.encode("latin-1") * 10)
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1") * 10)
     (tmp_path / "short.txt").write_text("a b")
     (tmp_path / "empty").mkdir()
     for name, says in (
         ("missing.txt", "no such file"),
         ("bad.jsonl", "line 2"),
+        ("null.jsonl", "line 1: its \"text\" is 'None', not a string"),
+        ("latin.jsonl", "UTF-8"),
         ("latin.txt", "UTF-8"),
         ("short.txt", "less than one row"),
         ("empty", "holds no"),

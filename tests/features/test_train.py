@@ -109,6 +109,13 @@ def test_a_cache_trains_to_the_models_own_bits(tmp_path):
     trained = train(model, rows, config(), cache=cache, options=RunOptions(progress=False))
     assert differing(weights(trained), weights(learn())) == []
     assert "other tokens" in refused(lambda: train(model, text(seed=5), config(), cache=cache))
+    other = random_model("gpt2", torch.float32, seed=5)
+    assert "other weights" in refused(lambda: train(other, rows, config(), cache=cache))
+
+
+def test_a_centred_output_is_refused_where_a_mean_is_read():
+    assert "do not take the mean off" in refused(lambda: learn(model=tiny("llama-gqa", torch.float32), centred=True))
+    assert learn(centred=True).steps == 12
 
 
 def test_the_papers_recipe(monkeypatch):
@@ -166,8 +173,8 @@ def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, mo
     assert differing(before, learner.tensors()) == []
     with torch.no_grad():
         next(model.module.parameters()).fill_(torch.nan)
-    cut = learn(tmp_path, model=model)
-    assert cut.stopped is not None and cut.stopped.startswith("step 1: layer0") and cut.steps == 0
+    assert "layer 0 mlp_in: the model itself gives NaN" in refused(lambda: learn(tmp_path, model=model))
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_what_is_written_reads_back_and_says_where_it_is_from(tmp_path):

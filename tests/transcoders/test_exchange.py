@@ -288,7 +288,9 @@ def test_a_dictionary_learning_training_backup(tmp_path):
     theirs = {"bias": state["b_dec"], "encoder.weight": state["W_enc"].T, "encoder.bias": state["b_enc"]}
     theirs["decoder.weight"] = state["W_dec"].T
     torch.save({"step": 7, "ae": theirs}, tmp_path / "ae.pt")
-    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoder", "layer": 2}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"trainer": {"dict_class": "AutoEncoder", "submodule_name": "layers.2.mlp"}})
+    )
     (transcoder,) = read(tmp_path)
     z = ((X - state["b_dec"]) @ state["W_enc"] + state["b_enc"]).relu()
     close(transcoder, z @ state["W_dec"] + state["b_dec"])
@@ -304,7 +306,7 @@ def test_a_dictionary_learning_training_backup(tmp_path):
         (lambda: made("relu", skip=True), "authors", "no skip connection"),
         (lambda: made("topk:4"), "saelens", "no topk:4 activation"),
         (lambda: made("relu"), "sparsify", "no relu activation"),
-        (lambda: made("topk:4", reads="resid_mid"), "sparsify", "read mlp_in"),
+        (lambda: made("topk:4", reads="resid_mid"), "sparsify", "reads mlp_in"),
         (lambda: made("topk:4"), "circuit-tracer", "no topk:4 activation"),
         (lambda: made("relu", autoencoder=True), "circuit-tracer", "no autoencoder"),
         (lambda: made("relu"), "gemma-scope", "no relu activation"),

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from edgewise.features import Loss, Sweep, TokenRows, Trained, TrainingConfig, TranscoderEvaluation
+from edgewise.features._text import held_out
 from edgewise.models import Model
 from edgewise.transcoders import Transcoder
 
@@ -38,6 +39,8 @@ def trained(result: Trained, out: Path) -> None:
         _console.print(
             f"[bold]stopped:[/] {escape(result.stopped)}; the same command goes on from there", soft_wrap=True
         )
+    if not result.metrics:
+        print_line(f"done before: {result.steps:,} steps, {result.seconds:,.0f} s; nothing was left to do")
     table = Table(
         title=f"after {result.steps:,} steps, {result.seconds:,.0f} s",
         caption="of the last training batch; explained: 1 − squared error / variance; active: features per token",
@@ -53,7 +56,8 @@ def trained(result: Trained, out: Path) -> None:
             f"{values['active']:.1f}",
             f"{values['dead']:.1%}",
         )
-    _console.print(table)
+    if result.metrics:
+        _console.print(table)
     print_line(f"written to {out}")
 
 
@@ -154,6 +158,18 @@ def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
         before = each.provenance.get("model", {}).get("weights_hash", now)
         if before != now:
             _errors.print(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}")
+
+
+def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:
+    """Say so if the rows may be among those that a transcoder was trained on."""
+    for each in transcoders:
+        text = each.provenance.get("method", {}).get("text")
+        if text and not held_out(rows.source, text):
+            _errors.print(
+                f"note: {each.spec.reads} was trained on another cut of this text: these rows may be among those it "
+                "was trained on; give the text, --context, --limit and --hold-out of the training"
+            )
+            return
 
 
 def print_line(text: str) -> None:

@@ -21,7 +21,9 @@ Text = Annotated[
 ]
 Context = Annotated[int, typer.Option("--context", help="Tokens per row.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Read at most so many tokens of the text.")]
-Features = Annotated[str, typer.Option("--features", help="Such as 8x (times the model's width) or 4608.")]
+Features = Annotated[
+    str | None, typer.Option("--features", help="Such as 8x (times the model's width, the default) or 4608.")
+]
 Activations = Annotated[
     str | None,
     typer.Option("--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3."),
@@ -44,7 +46,7 @@ def train(
     text: Text,
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
-    features: Features = "8x",
+    features: Features = None,
     activation: Activations = None,
     kind: Annotated[str, typer.Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
     preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
@@ -114,12 +116,15 @@ def evaluate(
     name = model or str(found[0].provenance.get("model", {}).get("id", ""))
     if not name:
         raise InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
+    if out is not None:
+        check_writable(out.parent)
     loaded = load(name, device)
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
         result = evaluate_transcoders(loaded, found, rows, exclude_special=not include_special, progress=progress)
     show.compare_weights(found, loaded)
+    show.seen(found, rows)
     if out is not None:
         result.save(out)
     if as_json:
@@ -133,8 +138,8 @@ def sweep(
     text: Text,
     model: ModelName = "smollm2-135m",
     layers: Layers = "8",
-    features: Features = "8x",
-    activation: Activations = "topk:8,topk:16,topk:32,topk:64",
+    features: Features = None,
+    activation: Activations = None,
     preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
     tokens: Tokens = None,
     batch_tokens: Batch = None,
@@ -155,6 +160,8 @@ def sweep(
     from edgewise.features import sweep as run
 
     loaded = load(model, device)
+    several = {"default": "topk:8,topk:16,topk:32,topk:64", "paper": "relu@3.5e-5,relu@7e-5,relu@1.4e-4,relu@2.8e-4"}
+    activation = activation or several.get(preset)
     config = _config(loaded, layers, features, activation, ("transcoder", "autoencoder"), preset, seed, {
         "tokens": tokens, "batch_tokens": batch_tokens, "pool_tokens": pool_tokens, "learning_rate": learning_rate,
         "precision": precision,
@@ -209,11 +216,17 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Where to write it.")],
     to: Annotated[str, typer.Option("--to", help="The format to write; `edgewise transcoder formats` lists them.")],
     origin: Annotated[str | None, typer.Option("--from", help="The format to read; found out if not given.")] = None,
+    reads: Annotated[
+        str | None, typer.Option(help="The site read, such as 8.mlp_in, where the files do not say it, or wrongly.")
+    ] = None,
+    writes: Annotated[str | None, typer.Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
 ) -> None:
     """Convert transcoders from one tool's files to another's."""
-    from edgewise.transcoders import write
+    from edgewise.transcoders import Site, write
+    from edgewise.transcoders import read as read_any
 
-    found = _read(source, origin, "cpu")
+    site_read, site_written = (Site.parse(key) if key else None for key in (reads, writes))
+    found = read_any(source, origin, reads=site_read, writes=site_written)
     write(found, out, to)
     sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
     print(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")
@@ -247,8 +260,8 @@ def _layers(model: Any, text: str) -> tuple[int, ...]:
         return tuple(range(n))
     found: list[int] = []
     for part in text.split(","):
-        low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not (high.isdigit() and int(low) <= int(high))):
             raise InputError(f"--layers {text!r}: write 8,12 or 4-9, or all")
         found += range(int(low), int(high or low) + 1)
     if not found or max(found) >= n:
@@ -265,7 +278,7 @@ def _precision(precision: str | None) -> str:
 def _config(
     model: Any,
     layers: str,
-    features: str,
+    features: str | None,
     activation: str | None,
     kinds: tuple[str, ...],
     preset: str,
@@ -273,17 +286,21 @@ def _config(
     others: dict[str, Any],
 ) -> Any:
     from edgewise.features import TrainingConfig
+    from edgewise.transcoders import reads_no_mean
 
     if preset not in ("default", "paper"):
         raise InputError(f"--preset {preset!r}: choose default or paper")
     chosen = _layers(model, layers)
-    config = TrainingConfig.paper(chosen) if preset == "paper" else TrainingConfig(chosen)
+    config = TrainingConfig(chosen)
+    if preset == "paper":  # whose centred outputs are a model's own only where every norm takes the mean off
+        config = TrainingConfig.paper(chosen, centred=reads_no_mean(model))
     given: dict[str, Any] = {"kinds": kinds, "seed": seed}
-    number, times = features.removesuffix("x"), features.endswith("x")
-    try:
-        given |= {"expansion": float(number)} if times else {"features": int(number)}
-    except ValueError as error:
-        raise InputError(f"--features {features!r}: write 8x (times the model's width) or a number") from error
+    if features is not None:
+        try:
+            number = features.removesuffix("x")
+            given |= {"expansion": float(number)} if number != features else {"features": int(number)}
+        except ValueError as error:
+            raise InputError(f"--features {features!r}: write 8x (times the model's width) or a number") from error
     if activation is not None:
-        given["activations"] = tuple(activation.split(","))
+        given["activations"] = tuple(part.strip() for part in activation.split(","))
     return replace(config, **given, **{name: value for name, value in others.items() if value is not None})

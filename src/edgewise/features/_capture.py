@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from edgewise._errors import InputError
 from edgewise.models import Layer, Model
 from edgewise.transcoders import Site, centre, check_site, input_at, special_tokens
 
@@ -56,12 +57,20 @@ def capture(
         if index == last:
             raise _Stop
 
+    check_length(model, ids)
     ids = ids.to(model.device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     with _observed(model, sorted({site.layer for site in sites}), note), lowered(model, low), suppress(_Stop):
         model.parts.hidden(ids, mask, positions)
     return {site: found[site] for site in sites}
+
+
+def check_length(model: Model, ids: Int[Tensor, "B S"]) -> None:
+    """Refuse rows that are longer than the model's positions. Raises `InputError`."""
+    n = model.parts.n_positions
+    if n is not None and ids.shape[1] > n:
+        raise InputError(f"text: rows of {ids.shape[1]} tokens, and the model has {n} positions; use --context {n}")
 
 
 def lowered(model: Model, low: bool) -> Any:

@@ -1,5 +1,6 @@
 """Settings of a training run."""
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -82,7 +83,9 @@ class TrainingConfig:
                 f"schedule {self.schedule!r}, precision {self.precision!r}: choose constant or linear, bfloat16 or "
                 "float32"
             )
-        if min(self.batch_tokens, self.lanes, self.expansion) <= 0 or self.steps < 1:
+        if not 0 < self.expansion < math.inf or (self.features is not None and self.features < 1):
+            raise InputError(f"features {self.features}, expansion {self.expansion}: give at least one feature")
+        if min(self.batch_tokens, self.lanes) <= 0 or self.steps < 1:
             raise InputError(f"tokens {self.tokens}, batch {self.batch_tokens}: give tokens for at least one batch")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate}: it must be above 0")
@@ -99,7 +102,8 @@ class TrainingConfig:
 
         ReLU with an L1 penalty of 1.4e-4 and the squared error divided by D·‖y‖ (the norm, not its square: penalties
         are in these units); decoder rows of norm 1; 32 features per dimension; the norm's output before gain and bias
-        to the centred MLP output; an input bias; Adam at 4e-4 (their script; the paper's text says 2e-5) after 5,000
+        to the centred MLP output (give `centred=False` for a model whose norms are RMS norms: there the mean counts);
+        an input bias; Adam at 4e-4 (their script; the paper's text says 2e-5) after 5,000
         steps of warm-up, no clipping; batches of 4,096 of 60 million tokens, BOS included; float32. No dead feature is
         revived: the published comparison has none, and the script's ghost gradients take the residual of the input.
         """
@@ -170,7 +174,7 @@ class TrainingConfig:
 
     def _job(self, kind: str, layers: tuple[int, ...], text: str, d_model: int) -> "Job":
         activation, penalty = self.parse(text)
-        n_features = self.features or round(self.expansion * d_model)
+        n_features = round(self.expansion * d_model) if self.features is None else self.features
 
         def spec(first: int) -> TranscoderSpec:
             writes = tuple(Site("mlp_out", layer, self.centred) for layer in layers[first:])

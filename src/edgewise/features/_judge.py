@@ -17,11 +17,11 @@ from torch.nn import functional
 from edgewise._errors import InputError
 from edgewise._files import write_atomically
 from edgewise.evaluation._statistics import bootstrap
-from edgewise.features._capture import capture, real_tokens
+from edgewise.features._capture import capture, check_length, real_tokens
 from edgewise.features._counts import BINS, Counts
 from edgewise.features._recall import blocks_of, recalled, remembered
 from edgewise.features._replacement import Replacement, Substitute, substituted
-from edgewise.features._text import TokenRows
+from edgewise.features._text import TokenRows, held_out
 from edgewise.models import Model
 from edgewise.transcoders import Site, Transcoder, check_transcoder
 
@@ -111,11 +111,14 @@ def evaluate_transcoders(
     """
     if not transcoders or not len(tokens):
         raise InputError("evaluate: give at least one transcoder and one row of text")
+    check_length(model, tokens.ids)
     for each in transcoders:
         check_transcoder(model, each)
     layers = sorted({site.layer for each in transcoders for site in each.spec.writes})
     own = [each.spec.writes[0].layer for each in transcoders]
     is_set = any(len(each.spec.writes) > 1 for each in transcoders)
+    if is_set and len(set(own)) < len(own):
+        raise InputError("evaluate: beside a cross-layer set there are others of its layers; judge one set at a time")
     if is_set:
         transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
     means = _means(model, tokens, layers, exclude_special)
@@ -138,6 +141,8 @@ def evaluate_transcoders(
         with remembered(blocks) as outputs:
             log_p = _log_probabilities(model, ids)
         original.append(_losses(log_p, ids))
+        if not bool(original[-1].isfinite().all()):
+            raise InputError("evaluate: the model's own loss is not finite; its weights are spoiled")
         for name, change in changes.items():
             lowest = min(change.transcoders if isinstance(change, Replacement) else change)
             with recalled(blocks, outputs[:lowest]):
@@ -158,6 +163,10 @@ def evaluate_transcoders(
         {
             "model": model.identity,
             "text": tokens.source,
+            "held_out": all(
+                held_out(tokens.source, each.provenance.get("method", {}).get("text", {"text": []}))
+                for each in transcoders
+            ),
             "positions": "all but each row's first are predicted",
             "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",
             "interval": "95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
@@ -225,7 +234,7 @@ def _losses(log_p: Float[Tensor, "B S V"], ids: Int[Tensor, "B S"]) -> Float[Ten
 
 def _loss(rows: Float[Tensor, "2 R"]) -> Loss:
     losses, kl = rows.double().cpu().numpy()
-    if not np.isfinite(rows.cpu().numpy()).all():
+    if not np.isfinite(rows.cpu().numpy()).all():  # the model's own is checked before any other
         raise InputError("evaluate: a loss is not finite; the transcoder's weights are too large for this model")
     interval = bootstrap(losses)
     return Loss(interval.value, interval.low, interval.high, float(kl.mean()))

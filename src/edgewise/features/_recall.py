@@ -12,13 +12,13 @@ from edgewise.models import Model
 
 
 def blocks_of(model: Model) -> list[nn.Module]:
-    """Each layer's whole block, the smallest module that holds its norm and its MLP; none of them if in one layer that
-    is the whole model.
+    """Each layer's whole block, the smallest module that holds its norm and its MLP; none of them where in one layer
+    that is the whole model, or there is no norm.
     """
     names = {module: name.split(".") for name, module in model.module.named_modules()}
     found = []
     for layer in model.parts.layers:
-        norm, mlp = (names[module] for module in modules_of(layer))
+        norm, mlp = (names.get(module, []) for module in modules_of(layer))
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(norm, mlp, strict=False))
         found.append(model.module.get_submodule(".".join(part for part, _ in shared)))
     return found if model.module not in found and len(set(found)) == len(found) else []
@@ -38,6 +38,8 @@ def remembered(blocks: list[nn.Module]) -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+        if len(outputs) != len(blocks):  # a model that calls a block's parts and not the block
+            outputs.clear()
 
 
 @contextmanager

@@ -109,7 +109,11 @@ class Replacement:
             assert read is not None
             x = centre(read, spec.reads).flatten(0, -2).to(transcoder.W_enc.dtype)  # (N, D)
             before = Codes.of(transcoder.encode(x)) if torch.is_grad_enabled() else transcoder.codes(x)
-            after = before if self.edit is None else self.edit(transcoder, before)
+            after = before
+            if self.edit is not None:  # of a copy: it may change it in place
+                after = self.edit(
+                    transcoder, before._replace(feature=before.feature.clone(), value=before.value.clone())
+                )
             written = transcoder.decode(after, x)  # (N, M, D)
             if self.errors:  # only what the edit changes, so that without one the output is the model's to the bit
                 written = written - transcoder.decode(before, x) if after is not before else torch.zeros_like(written)
@@ -148,11 +152,18 @@ def substituted(model: Model, substitutes: Mapping[int, Substitute], *, exclude_
             residual[0] = arguments[0]
 
         def forward(given: Tensor) -> Tensor:
-            y = substitute(residual[0], given, own)
+            whole: list[Tensor] = []
+
+            def ran(x: Tensor) -> Tensor:
+                whole.append(own(x))
+                return whole[-1]
+
+            y = substitute(residual[0], given, ran)
             left = special[0]
             if left is not None and left.shape == given.shape[:-1] and bool(left.any()):
                 y = y.clone()
-                y[left] = own(given[left])
+                # The same numbers to the bit where the MLP has run already: fewer rows may round otherwise.
+                y[left] = whole[0][left] if whole else own(given[left])
             return y
 
         def restore() -> None:

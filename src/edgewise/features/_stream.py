@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._noise import uniform
-from edgewise.features._capture import capture
+from edgewise.features._capture import capture, check_length
 from edgewise.models import Model
 from edgewise.transcoders import ALONE, Ranks, Site
 
@@ -47,13 +47,14 @@ class LiveActivations:
 
     def __init__(self, model: Model, ids: Int[Tensor, "R S"], sites: Sequence[Site], *, low: bool = False) -> None:
         """Set up; `low`: products with the model's weights in bfloat16."""
+        check_length(model, ids)
         self.model, self.ids, self.sites, self.low = model, ids, tuple(sites), low
 
     def rows(self, index: Int[Tensor, " n"]) -> dict[Site, Float[Tensor, "n S D"]]:
         """The vectors of some rows."""
         size = max(1, _FORWARD_TOKENS // self.ids.shape[1])
         parts = [capture(self.model, self.sites, self.ids[rows], low=self.low) for rows in index.split(size)]
-        return {site: torch.cat([part[site] for part in parts]) for site in self.sites}
+        return parts[0] if len(parts) == 1 else {site: torch.cat([p[site] for p in parts]) for site in self.sites}
 
 
 class Stream:
@@ -103,7 +104,7 @@ class Stream:
             )
         self._begins = [0]  # the first step of each pool
         self._current = -1
-        self._lanes: list[dict[Site, Tensor]] = []
+        self._lanes: list[dict[Site, Tensor]] = [{} for _ in range(lanes // ranks.size)]
 
     def batch(self, step: int) -> dict[Site, Float[Tensor, "b D"]]:
         """This process's part of a step's batch."""
@@ -127,11 +128,21 @@ class Stream:
         return int(self.kept[self._pool_rows(pool).numpy()].sum(1).min()) // self.share
 
     def _fill(self, pool: int) -> None:
-        own = self.lanes // self.ranks.size
-        self._lanes.clear()
-        for lane, rows in list(enumerate(self._pool_rows(pool)))[self.ranks.rank * own : (self.ranks.rank + 1) * own]:
-            found = self.source.rows(rows)
+        """Put a pool's tokens where they belong, forward by forward, in memory that all pools share: beside it there is
+        never more than one forward's.
+        """
+        own, context = self.lanes // self.ranks.size, self.keep.shape[1]
+        size = max(1, _FORWARD_TOKENS // context)
+        mine = range(self.ranks.rank * own, (self.ranks.rank + 1) * own)
+        for kept, lane, rows in zip(self._lanes, mine, self._pool_rows(pool)[mine], strict=True):
             places = self.keep[rows].flatten().nonzero().squeeze(1)
             places = places[uniform(len(places), self.seed, pool, _TOKENS + lane).argsort()]
-            self._lanes.append({site: x.flatten(0, 1)[places.to(x.device)] for site, x in found.items()})
+            for i, part in enumerate(rows.split(size)):
+                first = i * size * context
+                here = ((places >= first) & (places < first + part.numel() * context)).nonzero().squeeze(1)
+                for site, x in self.source.rows(part).items():
+                    if site not in kept:
+                        kept[site] = x.new_empty(self.rows_per_lane * context, x.shape[-1])
+                    there = here.to(x.device)
+                    kept[site][there] = x.flatten(0, 1)[(places[here] - first).to(x.device)]
         self._current = pool

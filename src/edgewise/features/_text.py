@@ -43,6 +43,8 @@ class TokenRows:
         Raises:
             InputError: too few rows for both parts.
         """
+        if not 0 < share < 1:
+            raise InputError(f"text: a share of {share} to hold out; give one between 0 and 1, such as 0.05")
         last = max(1, round(len(self) * share))
         if last >= len(self):
             raise InputError(f"text: {len(self)} rows of {self.ids.shape[1]} tokens are too few to hold some out")
@@ -55,6 +57,19 @@ class TokenRows:
         return hashlib.sha256(self.ids.numpy().astype(np.int32).tobytes()).hexdigest()
 
 
+def held_out(judged: dict[str, Any], trained: dict[str, Any]) -> bool:
+    """Whether rows are known to have been held out from a training, by the `source` of either: the same text, of which
+    they are among the last that the training left alone; or texts of other names.
+    """
+    if trained.get("sha256") == judged.get("sha256"):
+        left, last = (
+            each.get("rows", "").removeprefix(start)
+            for each, start in ((trained, "all but the last "), (judged, "the last "))
+        )
+        return left.isdigit() and last.isdigit() and int(last) <= int(left)
+    return not set(trained.get("text", [])) & set(judged.get("text", []))
+
+
 def read_tokens(
     sources: str | Path | Sequence[str | Path],
     tokenizer: Any,
@@ -65,7 +80,8 @@ def read_tokens(
 ) -> TokenRows:
     """Tokenise texts and pack them into rows.
 
-    Each row starts with the tokenizer's BOS if it has one, and documents are joined by its EOS if it has one.
+    Each row starts with the tokenizer's BOS if it has one, and documents are joined by its EOS if it has one. (A text
+    file is taken in pieces of some 64,000 characters, whole lines, each a document.)
 
     Args:
         sources: `builtin`, `.txt`, `.md` or `.jsonl` files (objects with a `text`), folders of these, `.npy` arrays of
@@ -141,11 +157,18 @@ def _pieces(path: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(
+        (line for piece in _pieces(path) for line in piece.removesuffix("\n").split("\n")), start=1
+    ):
+        if not line.strip():
+            continue
         try:
-            yield str(json.loads(line)["text"])
+            text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'text {str(path)!r} line {number}: not a JSON object with a "text"') from error
+        if not isinstance(text, str):
+            raise InputError(f'text {str(path)!r} line {number}: its "text" is {str(text)[:40]!r}, not a string')
+        yield text
 
 
 def _streamed(source: str) -> Iterator[str]:

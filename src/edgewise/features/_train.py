@@ -19,7 +19,7 @@ from edgewise.features._parallel import processes
 from edgewise.features._stream import LiveActivations, Stream
 from edgewise.features._text import TokenRows
 from edgewise.models import Model
-from edgewise.transcoders import ALONE, Outcome, Ranks, Site, Transcoder, check_site, loss_and_gradients, save
+from edgewise.transcoders import ALONE, Outcome, Ranks, Site, Transcoder, check_transcoder, loss_and_gradients, save
 
 _THRESHOLD_MEMORY = 0.99  # of the running mean of batch_topk's cut
 _START_TOKENS = 4096  # from which means and scales are taken, at most
@@ -67,6 +67,8 @@ def train(
     options = options or RunOptions(checkpoint_seconds=300.0)
     if cache is not None and not torch.equal(cache.ids, tokens.ids):
         raise InputError(f"{cache.folder}: the cache is of other tokens than this text; write it anew")
+    if cache is not None and cache.header["model"]["weights_hash"] != model.identity["weights_hash"]:
+        raise InputError(f"{cache.folder}: the cache is of a model with other weights; write it anew")
     with processes(model.device) as ranks:
         learner = TranscoderLearner(model, tokens, config, cache, ranks)
         settings = {
@@ -117,8 +119,6 @@ class TranscoderLearner:
         self.jobs = config.jobs(model.parts.d_model)
         self.low = config.precision == "bfloat16"
         sites = _sites(self.jobs)
-        for site in sites:
-            check_site(model, site)
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.dtype, self.device = dtype, model.device
         source = LiveActivations(model, tokens.ids, sites, low=self.low)
@@ -137,6 +137,9 @@ class TranscoderLearner:
             job.name: tuple(Transcoder(spec, dtype=dtype, device=model.device) for spec in job.specs)
             for job in self.jobs
         }
+        for transcoders in self.transcoders.values():
+            for transcoder in transcoders:
+                check_transcoder(model, transcoder)
         self.silent = {
             name: [torch.zeros(t.n_features, dtype=torch.long, device=model.device) for t in ts]
             for name, ts in self.transcoders.items()
@@ -156,6 +159,8 @@ class TranscoderLearner:
         """Give the weights their start, from the first batch's tokens (of all processes)."""
         batch = self._batch(0)
         few = {site: self.ranks.gather(x)[:_START_TOKENS] for site, x in batch.items()}
+        if spoiled := next((site for site, x in few.items() if not bool(x.isfinite().all())), None):
+            raise InputError(f"{spoiled}: the model itself gives NaN or infinity there; its weights are spoiled")
         for number, job in enumerate(self.jobs):
             for i, transcoder in enumerate(self.transcoders[job.name]):
                 y = torch.stack([few[site] for site in transcoder.spec.writes], 1)

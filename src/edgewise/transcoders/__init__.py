@@ -15,6 +15,7 @@ from edgewise.transcoders._on_model import centre as centre
 from edgewise.transcoders._on_model import check_site as check_site
 from edgewise.transcoders._on_model import check_transcoder as check_transcoder
 from edgewise.transcoders._on_model import input_at as input_at
+from edgewise.transcoders._on_model import reads_no_mean as reads_no_mean
 from edgewise.transcoders._on_model import special_tokens as special_tokens
 from edgewise.transcoders._ranks import ALONE as ALONE
 from edgewise.transcoders._ranks import Ranks as Ranks

@@ -8,6 +8,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,19 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise._files import atomic_path
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._foreign import Sites, hook_name, one, require, site_of, sites_for, stored, take, unpickled
+from edgewise.transcoders._foreign import (
+    NAME_THEM,
+    Sites,
+    autoencoder_site,
+    hook_name,
+    named_site,
+    one,
+    require,
+    sites_for,
+    stored,
+    take,
+    unpickled,
+)
 from edgewise.transcoders._native import build
 from edgewise.transcoders._sites import Site
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
@@ -52,21 +65,24 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
 
 
 def _sites(path: Path, settings: dict[str, Any], is_transcoder: bool, given: Sites) -> tuple[Site, Site]:
-    reads = site_of(str(settings.get("hook_point", "")), output=not is_transcoder)
-    writes = site_of(str(settings.get("out_hook_point", "")), output=True) if is_transcoder else reads
-    if writes is not None and writes.kind == "mlp_out":
-        writes = Site("mlp_out", writes.layer, centred=True)
-    reads = reads if is_transcoder else writes
-    layer = None if reads is None else reads.layer
-    if given.reads is None and given.writes is None and reads is not None and writes is not None:
-        return reads, writes
-    return sites_for(path, "mlp_normalized", "mlp_out", Sites(given.reads or reads, given.writes or writes), layer)
+    def named(name: str, *, output: bool) -> Site | None:
+        site = named_site(path, settings.get(name), output=output)
+        return site if site is None or site.kind != "mlp_out" else replace(site, centred=True)
+
+    reads = given.reads or named("hook_point", output=not is_transcoder)
+    if not is_transcoder:
+        site = autoencoder_site(path, reads)
+        return site, site
+    writes = given.writes or named("out_hook_point", output=True)
+    if writes is None:
+        raise InputError(f"{path}: the file does not say what it writes; {NAME_THEM}")
+    return sites_for(path, "mlp_normalized", "mlp_out", Sites(reads, writes))
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a `.pt` file as the authors' code saves it."""
     transcoder = one(transcoders, "authors")
-    spec = require(transcoder, "authors", ["relu"])
+    spec = require(transcoder, "authors", ["relu"], centred=["mlp_out"])
     if spec.is_autoencoder:
         transcoder = transcoder.folded(transcoder.b_dec)  # one bias for input and output
         extra: dict[str, Tensor] = {}

@@ -12,7 +12,18 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise._files import atomic_path, write_atomically
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._foreign import HOOKS, Sites, hook_name, require, rows_of, sites_for, stored, take, tensors_of
+from edgewise.transcoders._foreign import (
+    HOOKS,
+    NAMED,
+    Sites,
+    hook_name,
+    require,
+    rows_of,
+    sites_for,
+    stored,
+    take,
+    tensors_of,
+)
 from edgewise.transcoders._native import build
 from edgewise.transcoders._sites import Site
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
@@ -80,11 +91,13 @@ def _activation(config: dict[str, Any], tensors: dict[str, Tensor], thresholds: 
 
 
 def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
-    tensors = tensors_of(path)
-    if "w_enc" in tensors:  # a set may point to files of Gemma Scope 2
-        from edgewise.transcoders._gemma_scope import read as read_gemma_scope
+    from edgewise.transcoders import _gemma_scope
 
-        return read_gemma_scope(path, sites)[0]
+    if path.suffix == ".npz":  # a set may point to files of Gemma Scope
+        return _gemma_scope.read_npz(path, sites)[0]
+    tensors = tensors_of(path)
+    if "w_enc" in tensors:
+        return _gemma_scope.read(path, sites)[0]
     found = {name: take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     found["W_dec"] = rows_of(found["W_dec"], len(found["b_enc"]))
     if _THRESHOLD in tensors:
@@ -133,6 +146,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     for each in ordered:
         _require(each, is_cross)
     if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
+        _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
         _save(path, _layer_tensors(ordered[0]))
         return
     if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):
@@ -156,12 +170,19 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     write_atomically(path / _CONFIG, yaml.safe_dump(config))
 
 
-def _require(transcoder: Transcoder, is_cross: bool) -> None:
-    activation = transcoder.spec.activation
-    if activation.kind == "topk" and not activation.rectified and not is_cross:
-        return  # its topk is the one that keeps negative activations
+def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAMED) -> None:
     kinds = ["relu", "jumprelu", "batch_topk"]
-    require(transcoder, "circuit-tracer", kinds, skip=not is_cross, cross_layer=True, autoencoder=False)
+    signed = transcoder.spec.activation.kind == "topk" and not is_cross  # its topk keeps negative activations
+    require(
+        transcoder,
+        "circuit-tracer",
+        [*kinds, "topk"] if signed else kinds,
+        rectified=not signed,
+        skip=not is_cross,
+        cross_layer=True,
+        autoencoder=False,
+        reads=reads,
+    )
 
 
 def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:

@@ -11,7 +11,17 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise._files import atomic_path, write_atomically
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._foreign import Sites, hook_name, one, require, site_of, sites_for, stored, take, unpickled
+from edgewise.transcoders._foreign import (
+    Sites,
+    autoencoder_site,
+    hook_name,
+    named_site,
+    one,
+    require,
+    stored,
+    take,
+    unpickled,
+)
 from edgewise.transcoders._native import build
 from edgewise.transcoders._saelens import read_json
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
@@ -36,9 +46,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
     found = _from_theirs(kind, state, path)
-    layer = config.get("layer")
-    site = sites.reads or site_of(str(config.get("submodule_name") or ""), output=True)
-    reads, _ = sites_for(path, "mlp_out", "mlp_out", Sites(site, site), layer if isinstance(layer, int) else None)
+    reads = autoencoder_site(path, sites.reads or named_site(path, config.get("submodule_name"), output=True))
     n_features, d = found["W_enc"].shape
     spec = TranscoderSpec(d, d, n_features, activation, reads, (reads,), input_bias="b_in" in found)
     transcoder = build(spec, found, path)

@@ -137,7 +137,9 @@ def read(
     path = local(str(source))
     name = format or next((name for name, each in FORMATS.items() if each.finds(path)), None)
     if name is None:
-        raise InputError(f"{source}: of no format that is known ({', '.join(FORMATS)})")
+        inner = [each for each in sorted(path.glob("*/")) if any(f.finds(each) for f in FORMATS.values())]
+        hint = f"; give {inner[0]}" if inner else f" ({', '.join(FORMATS)})"
+        raise InputError(f"{source}: of no format that is known{hint}")
     try:
         return FORMATS[name].read(path, Sites(reads, writes))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -163,6 +165,9 @@ def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, form
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     if not given:
         raise InputError("write: give at least one transcoder")
+    layers = [each.spec.reads.layer for each in given]
+    if again := [layer for layer in layers if layers.count(layer) > 1]:
+        raise InputError(f"write: two are of layer {again[0]}, which would be one file; write one at a time")
     FORMATS[format].write(given, Path(path))
 
 
@@ -177,7 +182,10 @@ def local(source: str) -> Path:
         return path
     name = source.removeprefix("hf://").replace("?revision=", "@")
     place, _, revision = name.partition("@")
-    organisation, repository, *inner = place.split("/")
+    organisation, repository, *inner = [*place.split("/"), ""]
+    if not (organisation and repository):
+        raise InputError(f"{source}: no hub id; write org/name[/folder][@revision]")
+    inner = inner[:-1]
     return _fetch(f"{organisation}/{repository}", "/".join(inner), revision or None, source)
 
 

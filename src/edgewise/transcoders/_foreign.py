@@ -4,7 +4,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ HOOKS = {
 }
 """TransformerLens' names within a block, and the sites that they are (of a model whose norms are not folded)."""
 _NAMES = {kind: hook for hook, kind in HOOKS.items() if hook not in ("hook_mlp_in", "mlp.hook_out")}
+NAMED = tuple(_NAMES)
+"""The kinds of sites that have such a name."""
 _LAYER = re.compile(r"(?:^|[._/-])(?:layers?|blocks?|h|resid_post_layer)[._-]?(\d+)(?=$|[._/-])")
+
+
+NAME_THEM = "name the sites, such as reads=Site('mlp_in', 8) or `convert --reads 8.mlp_in --writes 8.mlp_out`"
 
 
 @dataclass(frozen=True)
@@ -66,21 +71,37 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def named_site(path: Path, name: object, *, output: bool = False) -> Site | None:
+    """The site that a file names; None if it names none. Raises `InputError` for one that is not known here."""
+    if not name:
+        return None
+    site = site_of(str(name), output=output)
+    if site is None:
+        raise InputError(f"{path}: it is of {name!r}, which is no site that is known here; {NAME_THEM}")
+    return site
+
+
 def sites_for(path: Path, reads: str, writes: str, given: Sites, layer: int | None = None) -> tuple[Site, Site]:
-    """The two sites of a file whose format fixes their kinds and tells the layer by its name at most.
+    """The two sites of a transcoder whose format fixes their kinds and tells the layer by its name at most: by that of
+    the file, or of the innermost folder that has one.
 
     Raises:
         InputError: the layer is nowhere to be found.
     """
     if given.reads is not None and given.writes is not None:
         return given.reads, given.writes
+    told = (layer, *(site.layer for site in (given.reads, given.writes) if site), *map(layer_of, reversed(path.parts)))
+    layer = next((each for each in told if each is not None), None)
     if layer is None:
-        layer = layer_of(path.name)
-    if layer is None:
-        layer = layer_of(str(path))
-    if layer is None:
-        raise InputError(f"{path}: the file does not say of which layer it is; name the sites (--reads, --writes)")
+        raise InputError(f"{path}: the file does not say of which layer it is; {NAME_THEM}")
     return given.reads or Site(reads, layer), given.writes or Site(writes, layer)
+
+
+def autoencoder_site(path: Path, site: Site | None) -> Site:
+    """The one site of an autoencoder. Raises `InputError` if there is none: no guess would be better than another."""
+    if site is None:
+        raise InputError(f"{path}: an autoencoder, and the file does not say of which site; {NAME_THEM}")
+    return site
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
@@ -122,15 +143,31 @@ def require(
     name: str,
     activations: Sequence[str],
     *,
+    rectified: bool = True,
     skip: bool = False,
     cross_layer: bool = False,
     autoencoder: bool = True,
     transcoders: bool = True,
+    reads: Sequence[str] = NAMED,
+    centred: Sequence[str] = (),
 ) -> TranscoderSpec:
-    """Refuse to write what a format cannot hold. Raises `InputError`."""
+    """Refuse to write what a format cannot hold, or would hold as something else. Raises `InputError`.
+
+    Args:
+        transcoder: what is to be written.
+        name: the format's.
+        activations: the kinds it has.
+        rectified: whether its activations are never negative.
+        skip: whether it has skip connections.
+        cross_layer: whether it has them.
+        autoencoder: whether it has them.
+        transcoders: whether it has them.
+        reads: the kinds of sites it can say are read.
+        centred: the kinds of sites that are centred in it; all others are not.
+    """
     spec = transcoder.spec
     lacks = None
-    if spec.activation.kind not in activations or not spec.activation.rectified:
+    if spec.activation.kind not in activations or spec.activation.rectified != rectified:
         lacks = f"{spec.activation} activation (it has {', '.join(activations)})"
     elif spec.skip and not skip:
         lacks = "skip connection"
@@ -140,6 +177,10 @@ def require(
         lacks = "autoencoder"
     elif not spec.is_autoencoder and not transcoders:
         lacks = "transcoder"
+    elif spec.reads.kind not in reads:
+        lacks = f"name for {spec.reads} (it reads {', '.join(reads)})"
+    elif wrong := next((s for s in (spec.reads, *spec.writes) if s.centred != (s.kind in centred)), None):
+        lacks = f"name for {wrong}: it would say {replace(wrong, centred=not wrong.centred)}"
     if lacks:
         raise InputError(f"{name}: the format has no {lacks}; write another format, such as edgewise")
     return spec

@@ -4,6 +4,7 @@
 takes a bias off the input.
 """
 
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,19 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise._files import atomic_path
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._foreign import Sites, layer_of, one, require, sites_for, stored, take, tensors_of
+from edgewise.transcoders._foreign import (
+    NAME_THEM,
+    Sites,
+    layer_of,
+    one,
+    require,
+    sites_for,
+    stored,
+    take,
+    tensors_of,
+)
 from edgewise.transcoders._native import build
+from edgewise.transcoders._saelens import read_json
 from edgewise.transcoders._sites import Site
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
 
@@ -33,6 +45,7 @@ def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a whole .npz file ({' '.join(str(error).split())[:120]})") from error
     tensors = {name: take(arrays, name, path) for name in _NAMES}
+    _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_normalized", "mlp_out", sites)
     return [_built(tensors, reads, (writes,), path, "gemma-scope")]
 
@@ -57,6 +70,24 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     return [_read_part(file, layer, len(files)) for layer, file in enumerate(files)]
 
 
+def _check_transcoder(path: Path, given: Sites) -> None:
+    """Refuse an autoencoder, whose file has the same tensors: `config.json` tells one (Gemma Scope 2), or the names of
+    the folders (both).
+    """
+    if given.reads is not None and given.writes is not None:
+        return
+    config = read_json(path.parent / "config.json") if (path.parent / "config.json").is_file() else {}
+    if hook := config.get("hf_hook_point_in"):
+        of_mlp = str(hook).endswith("pre_feedforward_layernorm.output") and config.get("hf_hook_point_out")
+        if not of_mlp:
+            raise InputError(f"{path}: it reads {hook!r}, which is no MLP's input: an autoencoder; {NAME_THEM}")
+        return
+    words = {word for part in path.parts for word in re.split(r"[-_.]", part.lower())}
+    is_transcoder = bool(words & {"transcoder", "transcoders", "clt"})
+    if "gemma" in words and words & {"res", "resid", "att", "attn", "mlp"} and not is_transcoder:
+        raise InputError(f"{path}: by its folder's name an autoencoder of Gemma Scope; {NAME_THEM}")
+
+
 def _layer(path: Path) -> int:
     layer = layer_of(path.stem)
     return -1 if layer is None else layer
@@ -70,6 +101,7 @@ def _renamed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, sites: Sites) -> Transcoder:
+    _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
     return _built(_renamed(tensors_of(path), path), reads, (writes,), path, "gemma-scope-2")
 
@@ -121,6 +153,7 @@ def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> di
         skip=name == "gemma-scope-2",
         cross_layer=cross_layer,
         autoencoder=False,
+        reads=["mlp_in" if name == "gemma-scope-2" else "mlp_normalized"],
     )
     form = transcoder if transcoder.b_in is None else transcoder.folded()
     return stored(

@@ -53,7 +53,10 @@ def build(spec: TranscoderSpec, tensors: dict[str, torch.Tensor], path: str | Pa
     Raises:
         InputError: a tensor is missing, has another shape than the sizes say, or holds NaN or infinity.
     """
-    transcoder = Transcoder(spec, dtype=tensors["W_enc"].dtype if "W_enc" in tensors else torch.float32)
+    dtype = tensors["W_enc"].dtype if "W_enc" in tensors else torch.float32
+    if not dtype.is_floating_point:
+        raise InputError(f"{path}: W_enc is of {str(dtype).removeprefix('torch.')}; weights are floating-point numbers")
+    transcoder = Transcoder(spec, dtype=dtype)
     wanted = transcoder.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if name != "threshold" or spec.activation.thresholded}
     if not spec.activation.thresholded:

@@ -11,7 +11,18 @@ from safetensors.torch import save_file
 from edgewise._errors import InputError
 from edgewise._files import atomic_path, write_atomically
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._foreign import Sites, hook_name, one, require, site_of, sites_for, stored, take, tensors_of
+from edgewise.transcoders._foreign import (
+    Sites,
+    autoencoder_site,
+    hook_name,
+    named_site,
+    one,
+    require,
+    sites_for,
+    stored,
+    take,
+    tensors_of,
+)
 from edgewise.transcoders._native import build
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
 
@@ -41,12 +52,12 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     if input_bias:
         found["b_in"] = found["b_dec"].clone()
     name = metadata.get("hook_name") or config.get("hook_name") or ""
-    reads = sites.reads or site_of(str(name), output=not is_transcoder)
-    writes = sites.writes or (
-        site_of(str(metadata.get("hook_name_out") or ""), output=True) if is_transcoder else reads
-    )
-    known = Sites(reads, writes)
-    reads, writes = sites_for(path, "mlp_in", "mlp_out", known, None if reads is None else reads.layer)
+    reads = sites.reads or named_site(path, name, output=not is_transcoder)
+    if is_transcoder:
+        known = Sites(reads, sites.writes or named_site(path, metadata.get("hook_name_out"), output=True))
+        reads, writes = sites_for(path, "mlp_in", "mlp_out", known)
+    else:
+        reads = writes = autoencoder_site(path, reads)
     n_features, d_in = found["W_enc"].shape
     activation = Activation(kinds[architecture], int(config["k"]) if architecture == "topk" else None)
     spec = TranscoderSpec(
@@ -61,6 +72,12 @@ def _check(config: dict[str, Any], path: Path) -> None:
     for name in ("normalize_activations", "reshape_activations"):
         if config.get(name, "none") != "none":
             raise InputError(f"{path}: {name} is {config[name]!r}; only 'none' is read (fold it in with SAELens first)")
+    metadata = config.get("metadata") or {}
+    for name, plain in (("activation_fn_str", "relu"), ("activation_fn", "relu"), ("finetuning_scaling_factor", False)):
+        if config.get(name) not in (None, plain):
+            raise InputError(f"{path}: {name} is {config[name]!r}, of an old SAELens; load and save it with version 6")
+    if (head := metadata.get("hook_head_index", config.get("hook_head_index"))) is not None:
+        raise InputError(f"{path}: it is of head {head} alone, which no site here is")
     if config.get("rescale_acts_by_decoder_norm"):
         raise InputError(f"{path}: rescale_acts_by_decoder_norm is on; fold it in with SAELens' fold_W_dec_norm first")
 
@@ -110,18 +127,21 @@ def _metadata(transcoder: Transcoder) -> dict[str, Any]:
     spec, provenance = transcoder.spec, transcoder.provenance
     known = provenance.get("metadata", {})
     settings = provenance.get("method", {})
-    return {
+    own = {
         "sae_lens_version": "6.54.12",
         "sae_lens_training_version": None,
         "model_name": provenance.get("model", {}).get("id"),
-        "hook_name": hook_name(spec.reads),
-        "hook_name_out": None if spec.is_autoencoder else hook_name(spec.writes[0]),
-        "hook_head_index": None,
         "context_size": settings.get("text", {}).get("context"),
         "prepend_bos": True,
         "dataset_path": None,
         "model_from_pretrained_kwargs": {},
-    } | known
+    }
+    hooks = {
+        "hook_name": hook_name(spec.reads),
+        "hook_name_out": None if spec.is_autoencoder else hook_name(spec.writes[0]),
+        "hook_head_index": None,
+    }
+    return own | known | hooks
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def products(codes: Codes, rows: Float[Tensor, "N D"], table: Float[Tensor, "F D
     """The entries of `rows tableᵀ` where the codes have entries."""
     if not len(codes.feature):
         return rows.new_zeros(0)
-    if rows.is_cpu:
+    if rows.is_cpu and rows.dtype in (torch.float32, torch.float64):  # sampled_addmm has no other types there
         shape = (len(rows), len(table))
         pattern = torch.sparse_csr_tensor(
             codes.offsets, codes.feature, rows.new_zeros(len(codes.feature)), shape, check_invariants=False

@@ -14,7 +14,17 @@ from safetensors.torch import save_file
 from edgewise._errors import InputError
 from edgewise._files import atomic_path, write_atomically
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._foreign import Sites, require, site_of, sites_for, stored, take, tensors_of
+from edgewise.transcoders._foreign import (
+    Sites,
+    autoencoder_site,
+    layer_of,
+    named_site,
+    require,
+    sites_for,
+    stored,
+    take,
+    tensors_of,
+)
 from edgewise.transcoders._native import build
 from edgewise.transcoders._saelens import read_json
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
@@ -50,9 +60,13 @@ def _read(path: Path, sites: Sites) -> Transcoder:
         found["W_skip"] = tensors["W_skip"]
     if not is_transcoder:
         found["b_in"] = found["b_dec"].clone()
-    reads = sites.reads or site_of(path.name, output=not is_transcoder)
-    writes = sites.writes or (site_of(path.name, output=True) if is_transcoder else reads)
-    reads, writes = sites_for(path, "mlp_in", "mlp_out", Sites(reads, writes))
+    module = path.name if layer_of(path.name) is not None else None
+    reads = sites.reads or named_site(path, module, output=not is_transcoder)
+    if is_transcoder:
+        known = Sites(reads, sites.writes or named_site(path, module, output=True))
+        reads, writes = sites_for(path, "mlp_in", "mlp_out", known)
+    else:
+        reads = writes = autoencoder_site(path, reads)
     n_features, d_in = found["W_enc"].shape
     spec = TranscoderSpec(
         d_in,
@@ -72,10 +86,8 @@ def _read(path: Path, sites: Sites) -> Transcoder:
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write one directory, or for several a folder of them named after their modules (`layers.8.mlp`)."""
     for each in transcoders:
-        require(each, "sparsify", ["topk"], skip=True)
         kind = "mlp_out" if each.spec.is_autoencoder else "mlp_in"
-        if each.spec.reads.kind != kind or any(site.centred for site in (each.spec.reads, *each.spec.writes)):
-            raise InputError(f"sparsify: its coders read {kind}, not {each.spec.reads}; write another format")
+        require(each, "sparsify", ["topk"], skip=True, reads=[kind])
     for each in transcoders:
         _write(each, path if len(transcoders) == 1 else path / f"layers.{each.spec.reads.layer}.mlp")
 

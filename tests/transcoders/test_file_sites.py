@@ -1,0 +1,166 @@
+"""Which vector a file's features read and write: what the file says, or nothing; never a guess that may be wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgewise import InputError
+from edgewise.transcoders import Site, read, write
+from tests.transcoders.reference import draw
+from tests.transcoders.test_exchange import D, F, N, as_authors, made, normalized, weights
+
+
+def rows(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As sparsify names and turns them."""
+    names = {"encoder.weight": state["W_enc"].T, "encoder.bias": state["b_enc"]}
+    return {name: x.contiguous() for name, x in (names | {n: state[n] for n in ("W_dec", "b_dec")}).items()}
+
+
+def sparsify(folder, module: str, transcode: bool = True):
+    place = folder / module
+    place.mkdir(parents=True)
+    save_file(rows(weights()), place / "sae.safetensors")
+    (place / "cfg.json").write_text(json.dumps({"k": 5, "transcode": transcode, "d_in": D}))
+    return place
+
+
+def saelens(folder, **config):
+    folder.mkdir(parents=True)
+    save_file({name: x.contiguous() for name, x in weights().items()}, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text(json.dumps({"architecture": "standard"} | config))
+    return folder
+
+
+def gemma_scope(folder, config: dict | None = None):
+    folder.mkdir(parents=True)
+    state = weights() | {"threshold": torch.full((F,), 0.4)}
+    if config is None:
+        np.savez(folder / "params.npz", **{name: x.numpy() for name, x in state.items()})  # pyright: ignore[reportArgumentType]
+        return folder
+    save_file({name.replace("W", "w"): x.contiguous() for name, x in state.items()}, folder / "params.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+UNKNOWN = {
+    "sparsify attention": lambda at: sparsify(at, "layers.3.self_attn"),
+    "sparsify inside an MLP": lambda at: sparsify(at, "layers.3.mlp.down_proj"),
+    "sparsify autoencoder of nothing named": lambda at: sparsify(at, "run", transcode=False),
+    "saelens attention": lambda at: saelens(at / "blocks.8.hook_attn_out", hook_name="blocks.8.hook_attn_out"),
+    "saelens of nothing named": lambda at: saelens(at / "layer_3"),
+    "gemma scope residual": lambda at: gemma_scope(at / "gemma-scope-2b-pt-res" / "layer_20" / "width_16k"),
+    "gemma scope 2 residual": lambda at: gemma_scope(
+        at / "layer_20_width_16k", {"hf_hook_point_in": "model.layers.20.output", "architecture": "jump_relu"}
+    ),
+    "gemma scope 2 attention": lambda at: gemma_scope(
+        at / "gemma-scope-2-1b-pt" / "attn_out" / "layer_20_width_16k", {"architecture": "jump_relu"}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_is_not_of_an_mlp_is_refused_until_its_sites_are_named(tmp_path, case: str):
+    place = UNKNOWN[case](tmp_path)
+    with pytest.raises(InputError, match="name the sites") as caught:
+        read(place)
+    assert "\n" not in str(caught.value)
+    (named,) = read(place, reads=Site("resid_pre", 5), writes=Site("resid_pre", 5))
+    assert named.spec.is_autoencoder and named.spec.reads == Site("resid_pre", 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}, "activation_fn_str is 'topk'"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
+        ({"hook_head_index": 3}, "of head 3 alone"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations"),
+    ],
+)
+def test_what_an_old_saelens_did_otherwise_is_refused(tmp_path, config: dict, says: str):
+    with pytest.raises(InputError, match=says):
+        read(saelens(tmp_path / "x", hook_name="blocks.3.hook_resid_pre", **config))
+
+
+def test_the_innermost_folder_tells_the_layer(tmp_path):
+    for outer in ("h2", "exp_layer5"):
+        folder = gemma_scope(tmp_path / outer / "transcoders" / "layer_20" / "average_l0_71")
+        assert read(folder)[0].spec.reads == Site("mlp_normalized", 20)
+    hooks = {"in": "pre_feedforward_layernorm.output", "out": "post_feedforward_layernorm.output"}
+    config = {f"hf_hook_point_{way}": f"model.layers.7.{hook}" for way, hook in hooks.items()}
+    assert read(gemma_scope(tmp_path / "layer_7_width_16k", config))[0].spec.reads == Site("mlp_in", 7)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "place"),
+    [
+        (lambda: made("jumprelu"), "gemma-scope", "x.npz"),
+        (lambda: made("jumprelu", reads="resid_mid"), "gemma-scope-2", "x"),
+        (lambda: made("relu", reads="resid_mid"), "circuit-tracer", "layer_3.safetensors"),
+        (lambda: as_authors(made("relu")), "saelens", "x"),
+        (lambda: as_authors(made("relu", layer=3)), "circuit-tracer", "layer_3.safetensors"),
+        (normalized, "authors", "x.pt"),
+    ],
+)
+def test_a_site_that_a_format_would_give_back_as_another_is_refused(tmp_path, make, name: str, place: str):
+    with pytest.raises(InputError, match=f"{name}: the format has no name for layer 3"):
+        write(make(), tmp_path / place, name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_site_given_in_place_of_the_file_s_is_written_again(tmp_path):
+    write(made("relu"), tmp_path / "x", "saelens")
+    sites = {"reads": Site("resid_mid", 9), "writes": Site("mlp_out", 9)}
+    write(read(tmp_path / "x", **sites), tmp_path / "y", "saelens")
+    (again,) = read(tmp_path / "y")
+    assert again.spec.reads == sites["reads"] and again.spec.writes == (sites["writes"],)
+
+
+@pytest.mark.parametrize("name", ["edgewise", "sparsify"])
+def test_two_of_one_layer_do_not_overwrite_each_other(tmp_path, name: str):
+    with pytest.raises(InputError, match="two are of layer 3"):
+        write([made("topk:4"), made("topk:8")], tmp_path / "x", name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["topk:4", "batch_topk:4", "relu", "jumprelu"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_on_a_cpu(kind: str, dtype: torch.dtype):
+    x = draw(N, D, dtype=torch.float32).to(dtype)
+    transcoder = made(kind).to(dtype)
+    with torch.no_grad():
+        y, wanted = transcoder(x), transcoder.float()(x.float())
+    assert y.dtype == dtype
+    assert (y.float() - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_a_set_may_list_files_of_gemma_scope(tmp_path):
+    for layer in range(2):
+        gemma_scope(tmp_path / f"layer_{layer}")
+    (tmp_path / "config.yaml").write_text(
+        "feature_input_hook: ln2.hook_normalized\nfeature_output_hook: hook_mlp_out\n"
+        "transcoders: [layer_0/params.npz, layer_1/params.npz]\n"
+    )
+    assert [each.spec.reads for each in read(tmp_path)] == [Site("mlp_normalized", layer) for layer in range(2)]
+
+
+def test_a_folder_of_folders_says_which_to_give(tmp_path):
+    write([made("topk:4", layer=layer) for layer in (2, 4)], tmp_path / "run" / "set", "edgewise")
+    with pytest.raises(InputError, match=r"of no format that is known; give .*set"):
+        read(tmp_path / "run")
+
+
+def test_integer_weights_are_one_clear_line(tmp_path):
+    state = {name: (x * 10).to(torch.int32).contiguous() for name, x in weights().items()}
+    save_file(state | {"W_enc": state["W_enc"].T.contiguous()}, tmp_path / "layer_3.safetensors")
+    with pytest.raises(InputError, match="W_enc is of int32"):
+        read(tmp_path / "layer_3.safetensors")
+
+
+@pytest.mark.parametrize("source", ["hf://foo", "hf:///x", "hf://a//b"])
+def test_what_is_no_hub_id_is_one_clear_line(source: str):
+    with pytest.raises(InputError, match="no hub id|neither here nor on the hub"):
+        read(source)
