@@ -28,10 +28,12 @@ def sweep_lines(folder: Path) -> list[str]:
     """The table of transcoders and autoencoders at several sparsities, a picture per layer, and what they say."""
     found = json.loads((folder / "sweep.json").read_text())
     own, config = found["original"]["loss"], found["config"]
+    n_features = next(iter(found["jobs"].values()))["n_features"]
     lines = [
         "## Transcoder and autoencoder, by sparsity",
         "",
-        f"{len(found['jobs'])} trained together on {config['tokens_seen']:,} tokens in {found['seconds'] / 60:.0f} "
+        f"{len(found['jobs'])} trained together, {n_features:,} features each, on "
+        f"{config['tokens_seen']:,} tokens in {found['seconds'] / 60:.0f} "
         f"minutes; {_text(found)}. The model's own loss: {own:.4f} nats per token.",
         "",
         "| layer | what | active | explained | loss with the MLP replaced | KL | share of the MLP's worth |",
@@ -114,22 +116,25 @@ def main() -> None:
     parser.add_argument("--set", type=Path, required=True, help="what `edgewise transcoder train` wrote")
     parser.add_argument("--judged", type=Path, required=True, help="what `edgewise transcoder evaluate` wrote")
     args = parser.parse_args()
-    lines = ["# Transcoders of SmolLM2-135M", "", *HEADING, "", *sweep_lines(args.sweep), ""]
-    write_atomically(PAGE, "\n".join([*lines, *set_lines(args.set, args.judged)]) + "\n")
+    lines = [*sweep_lines(args.sweep), "", *set_lines(args.set, args.judged)]
+    write_atomically(PAGE, "\n".join([HEADING, *lines]) + "\n")
 
 
-HEADING = (
-    "Written by `benchmarks/transcoder_studies.py`, whose docstring has the commands. SmolLM2-135M-Instruct in Q4_1",
-    "weights, 8 features per dimension (4,608), the MLP module's input to its output; text: the documentation of the",
-    "installed Python (`builtin`) and WikiText-2's validation and test texts, some 0.89 million tokens, the last rows",
-    "held out. Loss and KL are of the next token, with 95 % bootstrap intervals over rows; special and first tokens",
-    "keep the MLP's own output. Explained: 1 − squared error / variance about the mean. Share of the MLP's worth:",
-    "1 − (loss − the model's own) / (loss under zero ablation − the model's own).",
-    "",
-    "**Scale.** One or two million tokens, each seen once or twice, are a hundredth of what published transcoders are",
-    "trained on (60 million and up). The numbers show that the training works and how the kinds compare when both are",
-    "short of data; they are not what longer training on more text would give.",
-)
+HEADING = """\
+# Transcoders of SmolLM2-135M
+
+Written by `benchmarks/transcoder_studies.py`, whose docstring has the commands; one thread of two CPU cores for each,
+beside other work. SmolLM2-135M-Instruct in Q4_1 weights, from the MLP module's input to its output. Text: the
+documentation of the installed Python (`builtin`) and WikiText-2's test and validation texts, some 0.89 million tokens,
+of which the last rows (all of WikiText) are held out. The learning rate is the default's, chosen on the training loss
+of one transcoder. Loss and KL are of the next token, with 95 % bootstrap intervals over rows; special and first tokens
+keep the MLP's own output. Explained: 1 − squared error / variance about the mean. Share of the MLP's worth: 1 − (loss −
+the model's own) / (loss under zero ablation − the model's own).
+
+**Scale.** One or two million tokens, a text seen once or twice, are some thirtieth of what the published transcoders of
+GPT-2 were trained on (60 million). The numbers show that the training works and how the kinds compare when both are
+short of data; they are not what longer training on more text would give.
+"""
 
 
 if __name__ == "__main__":

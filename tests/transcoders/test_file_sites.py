@@ -113,10 +113,10 @@ def test_a_site_that_a_format_would_give_back_as_another_is_refused(tmp_path, ma
 
 def test_a_site_given_in_place_of_the_file_s_is_written_again(tmp_path):
     write(made("relu"), tmp_path / "x", "saelens")
-    sites = {"reads": Site("resid_mid", 9), "writes": Site("mlp_out", 9)}
-    write(read(tmp_path / "x", **sites), tmp_path / "y", "saelens")
+    reads, writes = Site("resid_mid", 9), Site("mlp_out", 9)
+    write(read(tmp_path / "x", reads=reads, writes=writes), tmp_path / "y", "saelens")
     (again,) = read(tmp_path / "y")
-    assert again.spec.reads == sites["reads"] and again.spec.writes == (sites["writes"],)
+    assert again.spec.reads == reads and again.spec.writes == (writes,)
 
 
 @pytest.mark.parametrize("name", ["edgewise", "sparsify"])
