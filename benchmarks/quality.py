@@ -23,7 +23,7 @@ import edgewise as ew
 from edgewise._files import write_atomically
 from edgewise.evaluation import judge
 
-ATTRIBUTION = ("eap", "mask-ig")
+ATTRIBUTION = ("eap", "mask-ig", "mask-ig, KL")
 SPLITS = {"train": 2000, "validation": 200, "test": 256}
 ATTRIBUTED = 200
 """Training pairs of attribution: five points of mask-path IG over all 2,000 take longer than a ranking."""
@@ -47,18 +47,18 @@ def random_circuits(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path
     return {f"{s}": scores.at(s, actual=True) for s in SPARSITIES}, {"examples": 0, "passes": 0}
 
 
-def attribution(name: str) -> Callable[..., Found]:
-    """EAP or mask-path IG over the first training pairs, by signed and by absolute score."""
+def attribution(method: Callable[..., ew.Scores], metric: str, passes: int) -> Callable[..., Found]:
+    """EAP or mask-path IG of a metric over the first training pairs, by signed and by absolute score."""
 
     def find(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
-        task = replace(task, train=task.train[:ATTRIBUTED])
-        scores = {"eap": ew.eap, "mask-ig": ew.mask_ig}[name](engine, task)
+        task = replace(task, train=task.train[:ATTRIBUTED], metric=metric)
+        scores = method(engine, task)
         circuits = {
             f"{s} {kind}": scores.at(s, actual=True, absolute=kind == "absolute")
             for s in SPARSITIES
             for kind in ("signed", "absolute")
         }
-        return circuits, {"examples": len(task.train), "passes": len(task.train) * (1 if name == "eap" else 5)}
+        return circuits, {"examples": len(task.train), "passes": len(task.train) * passes}
 
     return find
 
@@ -112,8 +112,9 @@ def pruned_from_ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: 
 
 METHODS: dict[str, Callable[..., Found]] = {
     "random": random_circuits,
-    "eap": attribution("eap"),
-    "mask-ig": attribution("mask-ig"),
+    "eap": attribution(ew.eap, "logit_diff", 1),
+    "mask-ig": attribution(ew.mask_ig, "logit_diff", 5),
+    "mask-ig, KL": attribution(ew.mask_ig, "kl", 5),
     "ranking": ranking,
     "ranking, 550 steps": ranking_in_time,
     "ranking + polish": polished,
@@ -171,7 +172,7 @@ def best_attribution(root: Path, sparsity: float) -> tuple[str, Path]:
             if file.is_file():
                 candidates[method, kind] = float(np.mean(json.loads(file.read_text())["kl"]))
     method, kind = min(candidates, key=lambda key: candidates[key])
-    return f"{method}, {kind}", root / f"{method}-0" / f"{sparsity} {kind} test.json"
+    return f"{method}; {kind}", root / f"{method}-0" / f"{sparsity} {kind} test.json"
 
 
 def study(args: argparse.Namespace) -> None:

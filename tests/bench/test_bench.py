@@ -108,9 +108,12 @@ def test_an_attribution_may_be_given_fewer_pairs(whole: tuple[Path, BenchTable],
     task = tasks["names"]
     few = replace(task, train=task.train[:3])
     for name, settings in (("eap", {}), ("mask-ig", {"points": 2})):
+        settings = settings | {"explains": "log_prob"}
         job = Job(engine, task, 0, settings | {"pairs": 3}, [0.5], tmp_path / name)
         (tmp_path / name).mkdir()
         scores = BENCH_METHODS[name].find(job)["scores"].scores
+        settings.pop("explains")
+        few = replace(few, metric="log_prob")
         expected = {"eap": ew.eap, "mask-ig": ew.mask_ig}[name](engine, few, **settings).values
         assert scores is not None and torch.equal(scores, expected)
 
@@ -145,8 +148,10 @@ def test_more_sizes_and_metrics_are_added_without_finding_anything_again(folder:
         (row["method"], row["seed"], row["size"], row["metric"], row["selection"], row["split"]) for row in table.rows
     }
     again = BenchTable.load(gather(BenchConfig.load(out / "bench.yaml"), out))
-    same = [row for row in timeless(again) if row["metric"] != "exact_match"]
-    assert same == timeless(table) and len(known) == len(table.rows)
+    assert timeless(again) == timeless(table) and len(known) == len(table.rows)
+    fewer = quietly(bench_file(folder, out / "fewer.yaml", metrics=["kl"], sparsities=[0.4, 0.6, 0.7, 0.9]), out)
+    assert {row["metric"] for row in fewer.rows} == {"kl"} and 0.6 in {row["size"] for row in fewer.rows}
+    quietly(out / "bench.yaml", out)
 
 
 # ------------------------------------------------------------------------------------------------- kills and company
@@ -241,6 +246,7 @@ def test_what_was_found_with_other_settings_is_refused_before_any_work(
         ({"methods": [{"method": "ranking", "matmul": "low"}]}, "ranking: matmul 'low'; choose highest, high, medium"),
         ({"methods": [{"method": "eap-ig", "dots": 3}]}, "no setting 'dots'"),
         ({"methods": [{"method": "acdc", "thresholds": 3}]}, "give a list"),
+        ({"methods": [{"method": "eap", "explains": "beauty"}]}, "beauty"),
         ({"methods": [{"method": "eap", "pairs": 0}]}, "pairs 0; give a number of training pairs"),
         ({"methods": [{"method": "ranking", "pairs": 3}]}, "no setting 'pairs'"),
         ({"methods": [{"method": "edge-pruning", "preset": "rough"}]}, "choose default, paper, fast"),

@@ -52,3 +52,6 @@ def test_what_cannot_be_judged_is_refused():
     assert "no circuits" in refused(lambda: size_curve(engine, {"none": []}, task))
     assert "choose" in refused(lambda: size_curve(engine, {"eap": [circuit]}, task, metric="beauty"))
     assert "another graph" in refused(lambda: size_curve(engine, {"eap": [circuit, other]}, task))
+    zero = eap(toy_engine(ablation=Ablation("zero")), task).at(0.5)
+    mixed = {"eap": [circuit], "zero": [zero]}
+    assert "zero 0 was found under zero ablation" in refused(lambda: size_curve(engine.model, mixed, task))

@@ -1,5 +1,6 @@
 """Agreement of circuits, against counting by hand."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from edgewise import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import eap
 from edgewise.evaluation import resample_stability, stability
+from edgewise.evaluation._stability import _interval
 from edgewise.graph import Graph, GraphSpec
 from edgewise.tasks import Task
 from tests.discovery.toys import random_task, refused, toy_engine
@@ -35,16 +37,28 @@ def test_the_same_circuit_and_circuits_with_nothing_in_common():
     same = stability([_circuit(1, 4)] * 3)
     assert same.pairs == (1, 1, 1) and same.iou == (1, 1, 1)
     apart = stability([_circuit(1), _circuit(4)])
-    assert apart.pairs == (0,) and apart.iou == (0, 0, 0) and apart.consensus.n_edges == 0
-    assert stability([_circuit(), _circuit()]).iou == (1, 1, 1)
+    assert apart.pairs == (0,) and apart.iou == (0, 0, 1) and apart.consensus.n_edges == 0
+    assert stability([_circuit()] * 3).iou == (1, 1, 1)
 
 
-def test_the_interval_is_that_of_a_proportion():
-    graph = Graph(GraphSpec(2, 4, 4))
-    half = stability([_circuit(*range(60), graph=graph), _circuit(*range(20, 80), graph=graph)])
-    assert half.iou.value == 0.5
-    # 40 of 80 edges are shared: a standard error of √(0.25 / 80).
-    assert half.iou.high - half.iou.low == pytest.approx(2 * 1.96 * (0.25 / 80) ** 0.5, rel=0.1)
+def test_the_interval_is_the_jackknife_over_runs():
+    # Leaving a run out leaves the pair of the other two. Deviations of 0.49, 0.52, 0.55 from their mean: ±0.03 and 0.
+    found = _interval(np.array([0.49, 0.52, 0.55]), 3)
+    half = 4.302653 * (2 / 3 * 2 * 0.03**2) ** 0.5
+    assert found == pytest.approx((0.52, 0.52 - half, 0.52 + half))
+    two = stability([_circuit(1, 2), _circuit(2, 3)]).iou
+    assert two == (pytest.approx(1 / 3), 0, 1), "one pair says nothing of the spread"
+
+
+def test_the_interval_holds_the_truth_of_runs_drawn_at_random():
+    # Each run keeps 50 edges that all have and 25 of 100 others: two share 50 + 25 / 4 of 150 − that.
+    graph, covered = Graph(GraphSpec(3, 4, 4)), 0
+    for trial in range(100):
+        generator = np.random.default_rng(trial)
+        runs = [[*range(50), *(50 + generator.choice(100, 25, replace=False))] for _ in range(5)]
+        iou = stability([_circuit(*map(int, run), graph=graph) for run in runs]).iou
+        covered += iou.low <= 0.6007 <= iou.high
+    assert covered >= 85
 
 
 def test_refusals():
@@ -65,7 +79,7 @@ def test_resampled_runs_agree_as_far_as_their_circuits_do():
 
     found, circuits = resample_stability(find, task, n=4, seed=1)
     assert len({tuple(each) for each in seen}) == 4 and any(len(set(each)) < len(each) for each in seen)
-    assert found.pairs == stability(circuits, seed=1).pairs and 0 < found.iou.value < 1
+    assert found.pairs == stability(circuits).pairs and 0 < found.iou.value < 1
     assert resample_stability(find, task, n=4, seed=1)[0].pairs == found.pairs
     constant, _ = resample_stability(lambda _: circuits[0], task, n=3)
     assert constant.iou == (1, 1, 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
+from edgewise.discovery import Scores
 from edgewise.engine import Engine
 from edgewise.exchange import convert
 from edgewise.graph import Graph, GraphSpec
@@ -80,6 +81,17 @@ def test_there_and_back_is_the_same():
     assert torch.equal(back.scores, circuit.scores)
     assert len(back.provenance["converted"]) == 4
     assert convert(circuit, circuit.graph) is circuit
+
+
+def test_edges_without_a_score_stay_without_one_and_come_last():
+    circuit = _random(_graph("joint", "physical"))
+    assert circuit.scores is not None
+    scores = circuit.scores.masked_fill(torch.arange(len(circuit.scores)) % 3 == 0, torch.nan)
+    for kv in KV:
+        found = convert(Circuit(circuit.graph, circuit.kept, scores), _graph("split", kv))
+        assert found.scores is not None and found.scores.isnan().any() and not found.scores.isinf().any()
+        chosen = Scores(found.graph, found.scores, {}).top(int(found.scores.isfinite().sum()), absolute=True)
+        assert not found.scores[chosen.kept].isnan().any()
 
 
 def test_another_model_is_refused():

@@ -137,6 +137,11 @@ WRONG: dict[str, dict[str, Any]] = {
     "no score": {"edges": {"input->m0": {"in_graph": True}}},
     "score": {"edges": {"input->m0": {"in_graph": True, "score": "high"}}},
     "row": {"edges": {"input->m0": 3}},
+    "truth": {"edges": {"input->m0": {"in_graph": "false", "score": 1.0}}},
+    "scores of nodes": {
+        "edges": {name: {"score": 0.0, "in_graph": True} for name in HAND_EDGES},
+        "nodes": {name: {"score": 0.5, "in_graph": True} for name in HAND["nodes"]},
+    },
 }
 
 
@@ -234,6 +239,10 @@ def test_tables_round_trip():
 
 def test_wrong_tables_are_refused():
     assert "no column" in refused(lambda: from_edge_table({"writer": ["m0"]}, GRAPH))
+    ends = {"writer": ["m0", "m1"], "reader": ["logits", "logits"]}
+    assert "1, 2 rows" in refused(lambda: from_edge_table(ends | {"kept": [True]}, GRAPH))
+    assert "kept is 'False'" in refused(lambda: from_edge_table(ends | {"kept": ["False", True]}, GRAPH))
+    assert "a score is 'high'" in refused(lambda: from_edge_table(ends | {"score": ["high", 1]}, GRAPH))
     assert "no reader" in refused(lambda: from_edge_table({"writer": ["m0"], "reader": ["m9"]}, GRAPH))
     twice = {"writer": ["m0", "m0"], "reader": ["logits", "logits"]}
     assert "two rows" in refused(lambda: from_edge_table(twice, GRAPH))

@@ -26,6 +26,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
             if repository.startswith("closed/"):
                 raise OSError("no right to write here\nsecond line")
+            if repository.startswith("far/"):  # as the client's own errors, which are of no known kind
+                raise type("ConnectError", (Exception,), {})("cannot be reached")
             (tmp_path / repository).mkdir(parents=True, exist_ok=exist_ok)
 
         def upload_file(self, path_or_fileobj: Path, path_in_repo: str, repo_id: str) -> Any:
@@ -53,6 +55,7 @@ def test_what_is_pushed_is_what_is_pulled(hub: Path):
 def test_a_hub_that_refuses_is_one_line(hub: Path):
     circuit = Circuit(GRAPH, torch.zeros(GRAPH.n_edges, dtype=torch.bool))
     assert "no right" in refused(lambda: push(circuit, "closed/ioi"))
+    assert "cannot be reached" in refused(lambda: push(circuit, "far/ioi"))
     assert "404" in refused(lambda: pull("me/none"))
     (hub / "me").mkdir()
     (hub / "me" / "circuit.safetensors").write_bytes(b"no circuit")

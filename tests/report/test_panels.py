@@ -44,9 +44,24 @@ def test_the_page_says_what_the_table_holds():
     ours = next(line for line in lines if line.startswith("| ours (2)"))
     assert "1.000 [1.000, 1.000] ± 0.141; 20" in ours  # of 0.9 and 1.1
     # From 2.0 at 5 edges to 1.0 at 20, 1.6 is at 5 · 4^0.4.
-    assert any(line.startswith("| best attribution (eap-ig), 1.600 | 20 | 9 [9, 9]; 0.44 × |") for line in lines), page
-    assert any(line.startswith("| paper, 1.000 | 30 | 20 [20, 20]; 0.67 × |") for line in lines), page
+    assert any(
+        line.startswith("| best attribution (eap-ig), 1.600 | 20 | 9 [9, 9], seeds 8, 10; 0.44 × to 0.50 × |")
+        for line in lines
+    ), page
+    assert any(
+        line.startswith("| paper, 1.000 | 30 | 20 [20, 20], seeds 17, 28; 0.67 × to 0.92 × |") for line in lines
+    ), page
     assert "| ours | 16 | 32 | 8 | 60, 60 |" in lines
+
+
+def test_a_task_with_nothing_judged_yet_is_named_and_not_drawn(tmp_path: Path):
+    found = table()
+    begun = [row("empty", "empty", 1.0, 0, 4.0, task="begun"), row("eap", "eap", 0.9, 9, 1.0, task="b", split="train")]
+    write_bench(BenchTable([*found.rows, *begun], found.about), tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "## `begun` in `small`\n\nNo circuit is judged yet." in page and "## `b` in `small`" in page
+    write_bench(found, tmp_path / "without.md")
+    assert (tmp_path / "page.png").read_bytes() == (tmp_path / "without.png").read_bytes()
 
 
 def test_the_figure_has_a_panel_per_task_and_is_the_same_each_time(tmp_path: Path):

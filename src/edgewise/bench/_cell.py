@@ -192,7 +192,8 @@ def _judge(
                 "actual": circuit.n_actual,
                 "values": {metric: x.tolist() for metric, x in values[key].items()},
             }
-        full = {metric: float(x.mean()) for metric, x in values["full"].items()}
-        row = {"split": split, "distance": task.distance, "asked": list(asked), "full": full}
+        full = content.get("full", {}) | {metric: float(x.mean()) for metric, x in values["full"].items()}
+        every = list(dict.fromkeys([*content.get("asked", []), *asked]))
+        row = {"split": split, "distance": task.distance, "asked": every, "full": full}
         cell.write(name, row | {"circuits": judged})
     return {key: judged[key] for key in wanted}

@@ -38,7 +38,7 @@ from edgewise.discovery import (
     relevance,
 )
 from edgewise.engine import Engine
-from edgewise.tasks import LOWER_IS_BETTER, Task
+from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
 
 EMPTY = "empty"
 """The circuit without edges, which every bench judges beside the others."""
@@ -162,7 +162,9 @@ def _attribution(function: Callable[..., Scores], resumes: bool = False) -> Benc
 
     def find(job: Job) -> Scores:
         task, settings = job.task, dict(job.settings)
-        if task.metric in LOWER_IS_BETTER:  # which has no gradient at the full model
+        if "explains" in settings:
+            task = replace(task, metric=settings.pop("explains"))
+        elif task.metric in LOWER_IS_BETTER:  # which has no gradient at the full model
             task = replace(task, metric=task.explained)
         if "pairs" in settings and "pairs" not in _keywords(function):
             task = replace(task, train=task.train[: settings.pop("pairs")])
@@ -267,8 +269,11 @@ def _from_ladder(circuits: list[Circuit], sparsity: float) -> Circuit:
 
 
 def _check_arguments(function: Callable[..., Any], method: str, settings: dict[str, Any], _: Sequence[float]) -> None:
-    """Only keywords that the function has, and `pairs`: how many training pairs it is given."""
-    known = list(dict.fromkeys([*_keywords(function), "pairs"]))
+    """Only keywords that the function has, and `pairs`, how many training pairs it is given, and `explains`, which
+    metric in place of the task's.
+    """
+    known = list(dict.fromkeys([*_keywords(function), "pairs", "explains"]))
+    metric_function(settings.get("explains", "logit_diff"))
     pairs = settings.get("pairs", 1)
     if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
         raise InputError(f"{method}: pairs {pairs!r}; give a number of training pairs")

@@ -193,7 +193,8 @@ def _processes(config: BenchConfig, out: Path, jobs: int, resources: Resources) 
         worker.start()
     for worker in workers:
         worker.join()
-    failed = [cell.name for cell in cells(config, out) if not cell.done(config)]
+    left = [cell for cell in cells(config, out) if not cell.done(config)]
+    failed = [f"{cell.name}: {cell.read(FAILED).get('error', 'not done')}" for cell in left]
     if any(worker.exitcode for worker in workers):
         reasons = [(folder / f"{number}.txt").read_text() for number, w in enumerate(workers) if w.exitcode]
         raise InputError(f"bench: {len(reasons)} of {jobs} processes stopped early: {' '.join(reasons[0].split())}")

@@ -58,7 +58,7 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
         InputError: pyarrow is not installed, or the file cannot be written.
     """
     pyarrow, parquet = _pyarrow()
-    rows = [row for cell in all_cells for row in _rows(cell)]
+    rows = [row for cell in all_cells for row in _rows(cell, config)]
     kinds = {name: pyarrow.list_(pyarrow.float64()) if kind == "list" else kind for name, kind in COLUMNS.items()}
     schema = pyarrow.schema(list(kinds.items()))
     about = {
@@ -71,7 +71,7 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
         parquet.write_table(table, temporary)
 
 
-def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
+def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
     found, settings = cell.read(FOUND), cell.read(SETTINGS)
     for split in ("validation", "train", "test") if found else ():
         content = cell.read(f"{split}.json")
@@ -79,6 +79,8 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
             if judged["size"] not in cell.sizes():  # asked for earlier
                 continue
             for metric, values in judged["values"].items():
+                if metric not in (*config.metrics, content["distance"]):  # asked for earlier
+                    continue
                 value, low, high = bootstrap(np.array(values))
                 yield {
                     "model": cell.model,

@@ -106,6 +106,12 @@ def size_curve(
     engine = Engine.of(model, first.graph, recorded_ablation(first))
     if other := next((name for name, each in named.items() if each.graph != engine.graph), None):
         raise InputError(f"size_curve: {other} is a circuit of another graph than {engine.graph.spec}")
+    for name, each in named.items():
+        if recorded_ablation(each) != recorded_ablation(first):
+            raise InputError(
+                f"size_curve: {name} was found under {each.ablation} ablation, the first under {first.ablation}; draw "
+                "them apart"
+            )
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, first.provenance)

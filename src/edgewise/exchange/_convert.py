@@ -12,9 +12,17 @@ from edgewise.graph import EMBED, KEY, VALUE, Graph
 
 # What a change of convention does; kept in the result's provenance.
 _NOTES = {
-    ("kv", "expanded", "physical"): "an edge into a shared key or value is in if any of its copies was",
+    (
+        "kv",
+        "expanded",
+        "physical",
+    ): "an edge into a shared key or value is in if any of its copies was, with the highest score",
     ("kv", "physical", "expanded"): "an edge into a shared key or value became one for each of its query heads",
-    ("embeddings", "split", "joint"): "an edge from the embedding is in if the token's or the position's was",
+    (
+        "embeddings",
+        "split",
+        "joint",
+    ): "an edge from the embedding is in if the token's or the position's was, with the higher score",
     (
         "embeddings",
         "joint",
@@ -30,8 +38,8 @@ _NOTES = {
 def convert(circuit: Circuit, graph: Graph) -> Circuit:
     """A circuit on another graph of the same model: other embedding writers, other counting of keys and values.
 
-    Where several edges become one, it takes the highest of their scores. Where embeddings were no writers, their new
-    edges take the highest score of all.
+    Where several edges become one, it takes the highest of their scores, signs counted. Where embeddings were no
+    writers, their new edges take the highest score of all. Edges without a score stay without one.
 
     Args:
         circuit: the circuit.
@@ -60,6 +68,7 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
     if circuit.scores is not None:
         finite = circuit.scores[circuit.scores.isfinite()]
         scores = _carried(circuit.graph, graph, circuit.scores.float(), float(finite.max()) if len(finite) else 0.0)
+        scores = scores.masked_fill(scores == -torch.inf, torch.nan)
     kept = _carried(circuit.graph, graph, circuit.kept.float(), 1.0) > 0
     provenance: dict[str, Any] = dict(circuit.provenance) | {"graph": target.to_dict()}
     provenance["converted"] = [*circuit.provenance.get("converted", []), *notes]

@@ -48,7 +48,7 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
     if not scores.isfinite().all():  # NaN and infinity are no JSON, and sort differently in every reader
         lowest = float(scores[scores.isfinite()].min()) if scores.isfinite().any() else 0.0
         scores = torch.where(scores.isfinite(), scores, lowest - 1)
-        changed = [*changed, f"scores: those that are not finite became {lowest - 1:g}, below all others"]
+        changed = [*changed, f"scores: those not finite became {lowest - 1:g}, below all others by signed score"]
     cfg = {
         "n_layers": spec.n_layers,
         "n_heads": spec.n_heads,
@@ -100,8 +100,17 @@ def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
         kept, scores = _matrices(path, content, graph)
     else:
         kept, scores = _named(path, content.get("edges"), graph)
+    if bool((scores == scores[0]).all()) and _scores_nodes(content):
+        raise InputError(f"{path}: its nodes have scores, and its edges all the same one; only edges are read")
     method = {"name": "imported", "format": "EAP-IG", "file": path.name}
     return Circuit(graph, kept, scores, {"graph": graph.spec.to_dict(), "method": method})
+
+
+def _scores_nodes(content: dict[str, Any]) -> bool:
+    if any(content.get(key) is not None for key in ("nodes_scores", "neurons_scores")):
+        return True
+    nodes = content.get("nodes")
+    return isinstance(nodes, dict) and any(isinstance(row, dict) and row.get("score") for row in nodes.values())
 
 
 def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
@@ -130,10 +139,16 @@ def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
                 f"{path}: {name!r:.100} is no edge of {graph.spec.n_layers} layers of {graph.spec.n_heads} heads"
             )
         try:
-            kept[numbers[name]], scores[numbers[name]] = bool(row["in_graph"]), float(row["score"])
+            kept[numbers[name]], scores[numbers[name]] = _truth(row["in_graph"]), float(row["score"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: edge {name!r} has {str(row)[:100]!r}; expected a score and in_graph") from error
     return kept, scores
+
+
+def _truth(value: Any) -> bool:
+    if value not in (True, False):  # "false" would count as true
+        raise ValueError(value)
+    return bool(value)
 
 
 def _matrices(path: Path, content: dict[str, Any], graph: Graph) -> tuple[Tensor, Tensor]:

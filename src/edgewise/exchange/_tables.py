@@ -64,6 +64,8 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
     columns = {name: list(table[name]) for name in (*needed, "kept", "score") if name in table}
     if missing := set(needed) - columns.keys():
         raise InputError(f"edge table: it has no column {min(missing)!r}")
+    if len(lengths := {len(column) for column in columns.values()}) > 1:
+        raise InputError(f"edge table: its columns have {', '.join(map(str, sorted(lengths)))} rows; give all as many")
     names = zip(*(columns[name] for name in needed), strict=True)
     edges = [
         graph.edge_id(f"{writer} -> {reader}" + "".join(f" @ {name}" for name in span))
@@ -73,14 +75,27 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
         again = next(edge for number, edge in enumerate(edges) if edge in edges[:number])
         raise InputError(f"edge table: {graph.edge_name(again)!r} stands in two rows; give each edge once")
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
-    kept[edges] = torch.tensor([bool(x) for x in columns.get("kept", [True] * len(edges))], dtype=torch.bool)
+    kept[edges] = torch.tensor([_truth(x) for x in columns.get("kept", [True] * len(edges))], dtype=torch.bool)
     scores = None
     if "score" in columns:
         scores = torch.full((graph.n_edges,), torch.nan)
-        scores[edges] = torch.tensor([float(x) for x in columns["score"]])
+        scores[edges] = torch.tensor([_number(x) for x in columns["score"]])
     return Circuit(
         graph, kept, scores, {"graph": graph.spec.to_dict(), "method": {"name": "imported", "format": "table"}}
     )
+
+
+def _truth(value: Any) -> bool:
+    if value in (True, False):  # 0 and 1 too, and those of numpy
+        return bool(value)
+    raise InputError(f"edge table: kept is {str(value)[:40]!r}; give True or False")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"edge table: a score is {str(value)[:40]!r}; give numbers") from error
 
 
 def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":

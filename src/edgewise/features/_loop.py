@@ -38,6 +38,9 @@ def run(
         check_writable(options.out)
     write, close = runs.open_loggers(options) if first else ([], lambda: None)
     step, before, fresh = runs.resume(learner, config, options)
+    if step >= n_steps:  # a run that is over stays as it is, its seconds too
+        close()
+        return runs.RunReport(step, before, None)
     begin = saved = time.monotonic()
     stopped, reached = None, step
 

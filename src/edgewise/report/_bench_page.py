@@ -39,6 +39,9 @@ def bench_page(table: BenchTable, figure: str, *, command: str, note: str = "") 
     lines += [f"![The distance to the model by size]({figure})", ""]
     for model, task in table.panels():
         points = table.points(model, task)
+        if all(is_empty(point.algorithm) for point in points):
+            lines += [f"## `{task}` in `{last_part(model)}`", "", "No circuit is judged yet.", ""]
+            continue
         best = table.best_attribution(model, task)
         lines += [f"## `{task}` in `{last_part(model)}`", "", *_distances(points, best), ""]
         if needed := _needed(points, best):
@@ -108,7 +111,9 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
     names = list(dict.fromkeys(point.method for point in points))
     curves = {name: _rising([p for p in points if p.method == name and not is_empty(p.algorithm)]) for name in names}
     curves = {
-        name: curve for name, curve in curves.items() if len(curve) > 1 and not is_attribution(curve[0].algorithm)
+        name: curve
+        for name, curve in curves.items()
+        if len(curve) > 1 and curve[0].algorithm != "random" and not is_attribution(curve[0].algorithm)
     }
     goals = [(BEST, point) for point in best if point.size == _nearest(best)]
     goals += [
@@ -121,7 +126,8 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
         return []
     lines = [
         "Edges needed for the same distance, on a line over the logarithm of the size between measured sizes (95 %",
-        "interval over the examples; their share of the other circuit's edges):",
+        "interval over the examples alone; each seed; their share of the other circuit's edges, and of the seed with",
+        "the most):",
         "",
         "| as near as | edges | " + " | ".join(curves) + " |",
         "|---|---|" + "---|" * len(curves),
@@ -138,16 +144,26 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
 def _share(curve: list[BenchPoint], goal: BenchPoint) -> str:
     sizes = [point.edges for point in curve]
     found = edges_needed(sizes, np.stack([point.by_example for point in curve]), goal.by_example)
+    seeds = min(len(point.values) for point in curve)
+    each = [
+        edges_needed(sizes, np.stack([point.values[seed] for point in curve]), goal.by_example, resamples=1).edges
+        for seed in range(seeds)
+    ]
 
     def number(edges: float) -> str:
         if not edges:
             return f"≤ {sizes[0]:,.0f}"
         return f"> {sizes[-1]:,.0f}" if math.isinf(edges) else f"{edges:,.0f}"
 
-    share = sizes[0] if not found.edges else found.edges
-    sign = "≤ " if not found.edges else ""
-    ratio = "" if math.isinf(share) else f"; {sign}{share / goal.edges:.2f} ×"
-    return f"{number(found.edges)} [{number(found.low)}, {number(found.high)}]{ratio}"
+    def ratio(edges: float) -> str:
+        share = (edges or sizes[0]) / goal.edges
+        return "" if math.isinf(share) else f"{'' if edges else '≤ '}{share:.2f} ×"
+
+    text = f"{number(found.edges)} [{number(found.low)}, {number(found.high)}]"
+    if seeds < 2:
+        return "; ".join(filter(None, (text, ratio(found.edges))))
+    shares = " to ".join(filter(None, (ratio(found.edges), ratio(max(each)))))
+    return f"{text}, seeds {', '.join(map(number, each))}" + (f"; {shares}" if shares else "")
 
 
 def _rising(points: Sequence[BenchPoint]) -> list[BenchPoint]:

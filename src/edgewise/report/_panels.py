@@ -38,8 +38,9 @@ def draw_bench(table: BenchTable, path: str | Path, *, metric: str | None = None
     Raises:
         InputError: the table has no such metric, or what `draw` raises about the file.
     """
-    panels = [(model, task, points) for model, task in table.panels() if (points := table.points(model, task, metric))]
-    if not any(_shown(points) for _, _, points in panels):
+    panels = [(model, task, table.points(model, task, metric)) for model, task in table.panels()]
+    panels = [panel for panel in panels if _shown(panel[2])]  # the others have nothing yet
+    if not panels:
         known = ", ".join(sorted({row["metric"] for row in table.rows}))
         raise InputError(
             f"plot: the table has nothing to draw for {metric or 'the distance'}; it has {known or 'none'}"
