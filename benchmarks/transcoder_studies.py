@@ -4,7 +4,7 @@
         --out runs/sweep
     edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 2048000 --pool-tokens 32768 \\
         --out runs/set
-    edgewise transcoder evaluate runs/set --text builtin --text TEXT --hold-out 0.01 --out runs/set.json
+    edgewise transcoder evaluate runs/set --text builtin --text TEXT --hold-out 0.005 --out runs/set.json
     python benchmarks/transcoder_studies.py --sweep runs/sweep --set runs/set --judged runs/set.json
 
 TEXT is a folder with WikiText-2's raw validation and test texts (2.4 MB; Merity et al. 2016). Each command may be cut
