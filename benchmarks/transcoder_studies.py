@@ -36,8 +36,8 @@ def sweep_lines(folder: Path) -> list[str]:
         f"{config['tokens_seen']:,} tokens in {found['seconds'] / 60:.0f} "
         f"minutes; {_text(found)}. The model's own loss: {own:.4f} nats per token.",
         "",
-        "| layer | what | active | explained | loss with the MLP replaced | KL | share of the MLP's worth |",
-        "|---|---|---|---|---|---|---|",
+        "| layer | what | active | explained | loss with the MLP replaced | added | KL | share of the MLP's worth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     shares: dict[tuple[int, str, str], float] = {}
     for name, job in found["jobs"].items():
@@ -56,7 +56,11 @@ def sweep_lines(folder: Path) -> list[str]:
     ahead = sum(
         shares[layer, a, "transcoder"] > shares[layer, a, "autoencoder"] for layer, a, k in shares if k[0] == "t"
     )
-    lines += ["", f"At equal k the transcoder's loss is the lower one in {ahead} of {len(shares) // 2} pairs."]
+    lines += [
+        "",
+        f"At equal k the transcoder's loss is below the autoencoder's in {ahead} of {len(shares) // 2} pairs. (An "
+        "autoencoder is given the very vector that it is to write, a transcoder has to compute it.)",
+    ]
     for layer in config["layers"]:
         picture = f"transcoders-layer{layer}.png"
         shutil.copy(folder / f"sweep-layer{layer}.png", RESULTS / picture)
@@ -78,9 +82,9 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
         f"tokens in {method['seconds'] / 60:.0f} minutes; {_text(found)}, {found['tokens']:,} next tokens. "
         f"The model's own loss: {own:.4f} nats per token.",
         "",
-        "| layer | active | explained | live | loss, replaced | KL | zero ablation | mean ablation | "
+        "| layer | active | explained | live | loss, replaced | added | KL | zero ablation | mean ablation | "
         "share of the MLP's worth |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for job in found["transcoders"]:
         layer = job["writes"][0].split()[1]
@@ -89,7 +93,7 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
             f"| {layer} | {job['active']:.1f} | {job['explained']:.3f} | {job['live']:,} | {_loss(loss)} | "
             f"{loss['kl']:.4f} | {zero:.3f} | {mean:.3f} | {_share(loss['loss'], own, zero):.1%} |"
         )
-    lines += ["", "| all MLPs at once | loss | KL |", "|---|---|---|"]
+    lines += ["", "| all MLPs at once | loss | added | KL |", "|---|---|---|---|"]
     lines += [f"| {name} | {_loss(loss)} | {loss['kl']:.3f} |" for name, loss in found["all"].items()]
     kept = _share(found["all"]["replaced"]["loss"], own, found["all"]["zero"]["loss"])
     lines += ["", f"All at once they keep {kept:.1%} of the MLPs' worth."]
@@ -102,7 +106,7 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _loss(loss: dict[str, float]) -> str:
-    return f"{loss['loss']:.4f} [{loss['low']:.3f}, {loss['high']:.3f}]"
+    return f"{loss['loss']:.4f} | {loss['added']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]"
 
 
 def _share(loss: float, own: float, zero: float) -> float:
@@ -127,9 +131,9 @@ Written by `benchmarks/transcoder_studies.py`, whose docstring has the commands;
 beside other work. SmolLM2-135M-Instruct in Q4_1 weights, from the MLP module's input to its output. Text: the
 documentation of the installed Python (`builtin`) and WikiText-2's test and validation texts, some 0.89 million tokens,
 of which the last rows (all of WikiText) are held out. The learning rate is the default's, chosen on the training loss
-of one transcoder. Loss and KL are of the next token, with 95 % bootstrap intervals over rows; special and first tokens
-keep the MLP's own output. Explained: 1 − squared error / variance about the mean. Share of the MLP's worth: 1 − (loss −
-the model's own) / (loss under zero ablation − the model's own).
+of one transcoder. Loss and KL are of the next token; what is added to the model's own loss, row by row, has its 95 %
+bootstrap interval over rows. Special and first tokens keep the MLP's own output. Explained: 1 − squared error /
+variance about the mean. Share of the MLP's worth: 1 − loss added / loss that zero ablation adds.
 
 **Scale.** One or two million tokens, a text seen once or twice, are some thirtieth of what the published transcoders of
 GPT-2 were trained on (60 million). The numbers show that the training works and how the kinds compare when both are

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edgewise.evaluation import bootstrap
 from edgewise.features import capture, evaluate_transcoders
 from edgewise.features._capture import modules_of
 from edgewise.features._recall import blocks_of, recalled, remembered
@@ -50,12 +51,17 @@ def test_losses_and_kl(judged):
     mean = capture(model, [Site("mlp_out", 1)], ROWS.ids)[Site("mlp_out", 1)][:, 1:].mean((0, 1))
     own, log_p = loss_with(model, None)
     assert found.original.loss == pytest.approx(own, rel=1e-6) and found.original.kl == 0
-    assert found.original.low <= own <= found.original.high
+    assert found.original.added == found.original.low == found.original.high == 0
     assert found.zero[1].loss == pytest.approx(loss_with(model, lambda _x, y: torch.zeros_like(y))[0], rel=1e-5)
     assert found.mean[1].loss == pytest.approx(loss_with(model, lambda _x, y: mean.expand_as(y))[0], rel=1e-5)
     for transcoder, each in zip(transcoders, found.transcoders, strict=True):
         loss, changed = loss_with(model, lambda x, _y, t=transcoder: t(x))
         assert each.replaced is not None and each.replaced.loss == pytest.approx(loss, rel=1e-5)
+        assert each.replaced.added == pytest.approx(loss - own, abs=1e-5)
+        by_row = (log_p - changed).gather(2, ROWS.ids[:, 1:, None]).squeeze(2).mean(1).double().numpy()
+        assert (each.replaced.added, each.replaced.low, each.replaced.high) == pytest.approx(
+            tuple(bootstrap(by_row)), abs=1e-5
+        )
         kl = float((log_p.exp() * (log_p - changed)).sum(-1).mean())
         assert each.replaced.kl == pytest.approx(kl, rel=1e-4)
     assert not found.all  # both are of one layer

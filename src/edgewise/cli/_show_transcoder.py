@@ -68,24 +68,25 @@ def transcoders(result: TranscoderEvaluation) -> None:
         features.add_column(name, justify="left" if name in ("reads", "activation") else "right")
     losses = Table(
         title=f"loss with one MLP replaced; {result.tokens:,} tokens; the model's own is {result.original.loss:.4f}",
-        caption=f"nats per next token; 95 % bootstrap interval over rows; KL(model ‖ changed model); replaced at\n"
+        caption=f"nats per next token; added to the model's own, with the 95 % bootstrap interval over rows;\n"
+        f"KL(model ‖ changed model); replaced at "
         f"{result.conditions['replaced_positions']}; zero, mean: the layer's MLP output ablated",
         caption_justify="left",
     )
-    for name in ("reads", "loss", "95 % interval", "KL", "zero", "mean"):
+    for name in ("reads", "loss", "added", "95 % interval", "KL", "zero", "mean"):
         losses.add_column(name, justify="left" if name == "reads" else "right")
     for each in result.transcoders:
         layer = int(each.writes[0].split()[1])
         live = f"{each.live:,} of {each.n_features:,}"
         features.add_row(escape(each.reads), each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live)
-        cells = ("", "", "") if each.replaced is None else _cells(each.replaced)
+        cells = ("", "", "", "") if each.replaced is None else _cells(each.replaced)
         ablated = (f"{result.zero[layer].loss:.4f}", f"{result.mean[layer].loss:.4f}")
         losses.add_row(escape(each.reads), *cells, *ablated)
     _console.print(features)
     _console.print(losses)
     if result.all:
         together = Table(title="all of these MLPs changed at once")
-        for name in ("", "loss", "95 % interval", "KL"):
+        for name in ("", "loss", "added", "95 % interval", "KL"):
             together.add_column(name, justify="right" if name else "left")
         for name, loss in result.all.items():
             together.add_row(name, *_cells(loss))
@@ -95,7 +96,7 @@ def transcoders(result: TranscoderEvaluation) -> None:
 def swept(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
     """A sweep as a table and, where matplotlib is installed, pictures."""
     table = Table(title=f"held-out loss; the model's own is {result.original.loss:.4f} nats")
-    for name in ("trained", "active", "explained", "loss", "95 % interval", "KL"):
+    for name in ("trained", "active", "explained", "loss", "added", "95 % interval", "KL"):
         table.add_column(name, justify="left" if name == "trained" else "right")
     for name, each in result.jobs.items():
         assert each.replaced is not None
@@ -110,19 +111,18 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
 
     seen, text = result.config["tokens_seen"], result.conditions["text"]
     for layer in layers:
-        points = [Tradeoff(kind, active, loss.loss, loss.low, loss.high) for kind, active, loss in result.points(layer)]
+        points = [Tradeoff(kind, active, x.added, x.low, x.high) for kind, active, x in result.points(layer)]
         path = out / f"sweep-layer{layer}.png"
         caption = (
             f"{result.conditions['model']['id']}, trained on {seen:,} tokens of {', '.join(text['text'])}; judged on "
             f"{text['rows']} rows held out; replaced at {result.conditions['replaced_positions']}; bands: "
-            f"{result.conditions['interval']}. Mean ablation: {result.mean[layer].loss:.3f}, zero: "
-            f"{result.zero[layer].loss:.3f}."
+            f"{result.conditions['interval']}. The model's own loss: {result.original.loss:.3f}."
         )
         tradeoff(
             points,
             path,
-            references=[("the model itself", result.original.loss)],
-            title=f"Layer {layer}: loss with its MLP replaced, by active features",
+            references=[("mean ablation", result.mean[layer].added), ("zero ablation", result.zero[layer].added)],
+            title=f"Layer {layer}: loss that replacing its MLP adds, by active features",
             caption=caption,
         )
         print_line(f"drawn to {path}")
@@ -178,4 +178,4 @@ def print_line(text: str) -> None:
 
 
 def _cells(loss: Loss) -> tuple[str, str, str]:
-    return f"{loss.loss:.4f}", f"{loss.low:.4f} to {loss.high:.4f}", f"{loss.kl:.4f}"
+    return f"{loss.loss:.4f}", f"{loss.added:.4f}", f"{loss.low:.4f} to {loss.high:.4f}", f"{loss.kl:.4f}"

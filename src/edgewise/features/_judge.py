@@ -33,8 +33,10 @@ class Loss:
     """Next-token loss of a changed model, beside the model's own. Means over tokens, in nats."""
 
     loss: float
+    added: float
+    """The loss minus the model's own, row by row."""
     low: float
-    """Lower end of the 95 % bootstrap interval over rows."""
+    """Lower end of its 95 % bootstrap interval over rows."""
     high: float
     kl: float
     """KL(model ‖ changed model) of the next token, over the whole vocabulary."""
@@ -115,9 +117,9 @@ def evaluate_transcoders(
     for each in transcoders:
         check_transcoder(model, each)
     layers = sorted({site.layer for each in transcoders for site in each.spec.writes})
-    own = [each.spec.writes[0].layer for each in transcoders]
+    firsts = [each.spec.writes[0].layer for each in transcoders]
     is_set = any(len(each.spec.writes) > 1 for each in transcoders)
-    if is_set and len(set(own)) < len(own):
+    if is_set and len(set(firsts)) < len(firsts):
         raise InputError("evaluate: beside a cross-layer set there are others of its layers; judge one set at a time")
     if is_set:
         transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
@@ -128,7 +130,7 @@ def evaluate_transcoders(
     for layer in layers:
         changes[f"zero {layer}"] = {layer: _constant(torch.zeros_like(means[layer]))}
         changes[f"mean {layer}"] = {layer: _constant(means[layer])}
-    if together and len(set(own)) == len(own):
+    if together and len(set(firsts)) == len(firsts):
         changes["all replaced"] = Replacement(model, list(transcoders), exclude_special=exclude_special)
         changes["all zero"] = {layer: _constant(torch.zeros_like(means[layer])) for layer in layers}
         changes["all mean"] = {layer: _constant(means[layer]) for layer in layers}
@@ -150,11 +152,11 @@ def evaluate_transcoders(
             kl = (log_p.exp() * (log_p - changed)).sum(-1).mean(1)
             rows[name].append(torch.stack([_losses(changed, ids), kl]))
         progress(sum(map(len, original)), len(tokens))
-    losses = {name: _loss(torch.cat(values, 1)) for name, values in rows.items()}
-    found = torch.cat(original)
+    own = torch.cat(original)
+    losses = {name: _loss(torch.cat(values, 1), own) for name, values in rows.items()}
     judged = tuple(_judged(counts, i, losses.get(f"alone {i}")) for i in range(len(transcoders)))
     return TranscoderEvaluation(
-        _loss(torch.stack([found, torch.zeros_like(found)])),
+        _loss(torch.stack([own, torch.zeros_like(own)]), own),
         judged,
         {layer: losses[f"zero {layer}"] for layer in layers},
         {layer: losses[f"mean {layer}"] for layer in layers},
@@ -169,7 +171,7 @@ def evaluate_transcoders(
             ),
             "positions": "all but each row's first are predicted",
             "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",
-            "interval": "95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
+            "interval": "of the loss added: 95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
             "loss_unit": "nats per token",
             "kl_unit": "nats, KL(model ‖ changed model)",
             "mean_ablation": "the mean over the same tokens",
@@ -232,9 +234,9 @@ def _losses(log_p: Float[Tensor, "B S V"], ids: Int[Tensor, "B S"]) -> Float[Ten
     return -log_p.gather(2, ids[:, 1:, None]).squeeze(2).mean(1)
 
 
-def _loss(rows: Float[Tensor, "2 R"]) -> Loss:
+def _loss(rows: Float[Tensor, "2 R"], own: Float[Tensor, " R"]) -> Loss:
     losses, kl = rows.double().cpu().numpy()
     if not np.isfinite(rows.cpu().numpy()).all():  # the model's own is checked before any other
         raise InputError("evaluate: a loss is not finite; the transcoder's weights are too large for this model")
-    interval = bootstrap(losses)
-    return Loss(interval.value, interval.low, interval.high, float(kl.mean()))
+    added = bootstrap(losses - own.double().cpu().numpy())
+    return Loss(float(losses.mean()), added.value, added.low, added.high, float(kl.mean()))

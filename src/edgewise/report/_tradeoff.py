@@ -22,7 +22,7 @@ class Tradeoff(NamedTuple):
     active: float
     """Active features per token."""
     loss: float
-    """Next-token loss with the MLP replaced, in nats."""
+    """What replacing the MLP adds to the next-token loss, in nats."""
     low: float
     high: float
     """The interval's ends."""
@@ -73,7 +73,11 @@ def tradeoff(
             dash = ("--", ":", "-.")[number % 3]
             axes.axhline(value, color=INK, linewidth=0.9, linestyle=dash, label=str(number))
         axes.set_xlabel("active features per token (logarithmic)", fontsize=8)
-        axes.set_ylabel("next-token loss, nats", fontsize=8)
+        axes.set_ylabel("loss added, nats per token", fontsize=8)
+        axes.set_ylim(bottom=min(0.0, *(point.low for point in points)))
+        ticks = sorted({round(point.active) for point in points if point.active >= 0.5})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
         axes.tick_params(labelsize=7.5, color=QUIET)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
