@@ -94,7 +94,7 @@ def completeness(
         learned_steps: gradient steps; 0 for none.
         search_split: where sets are looked for.
         split: where they are judged.
-        pairs: so many examples of each split, the first.
+        pairs: so many examples of validation and of test, the first.
         seed: of all that is random.
 
     Raises:
