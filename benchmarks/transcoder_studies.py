@@ -95,8 +95,12 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
         )
     lines += ["", "| all MLPs at once | loss | added | KL |", "|---|---|---|---|"]
     lines += [f"| {name} | {_loss(loss)} | {loss['kl']:.3f} |" for name, loss in found["all"].items()]
-    kept = _share(found["all"]["replaced"]["loss"], own, found["all"]["zero"]["loss"])
-    lines += ["", f"All at once they keep {kept:.1%} of the MLPs' worth."]
+    together = found["all"]
+    kept = {name: _share(together["replaced"]["loss"], own, together[name]["loss"]) for name in ("zero", "mean")}
+    said = (
+        f"All at once they keep {kept['zero']:.1%} of the MLPs' worth; beside mean ablation of all, {kept['mean']:.1%}."
+    )
+    lines += ["", said]
     return lines
 
 
