@@ -120,11 +120,12 @@ def _share(loss: float, own: float, zero: float) -> float:
 def main() -> None:
     """Parse and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", type=Path, required=True, help="what `edgewise transcoder sweep` wrote")
+    parser.add_argument("--sweep", type=Path, help="what `edgewise transcoder sweep` wrote, if it is done")
     parser.add_argument("--set", type=Path, required=True, help="what `edgewise transcoder train` wrote")
     parser.add_argument("--judged", type=Path, required=True, help="what `edgewise transcoder evaluate` wrote")
     args = parser.parse_args()
-    lines = [*sweep_lines(args.sweep), "", *set_lines(args.set, args.judged)]
+    lines = [*sweep_lines(args.sweep), ""] if args.sweep else []
+    lines += set_lines(args.set, args.judged)
     write_atomically(PAGE, "\n".join([HEADING, *lines]) + "\n")
 
 
