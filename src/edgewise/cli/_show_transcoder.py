@@ -177,5 +177,5 @@ def print_line(text: str) -> None:
     _console.print(escape(text), soft_wrap=True)
 
 
-def _cells(loss: Loss) -> tuple[str, str, str]:
+def _cells(loss: Loss) -> tuple[str, str, str, str]:
     return f"{loss.loss:.4f}", f"{loss.added:.4f}", f"{loss.low:.4f} to {loss.high:.4f}", f"{loss.kl:.4f}"
