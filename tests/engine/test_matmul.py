@@ -41,6 +41,18 @@ def test_the_setting_holds_in_forward_and_backward_and_is_put_back(monkeypatch: 
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+def test_the_setting_holds_for_what_depends_on_the_pairs_alone(monkeypatch: pytest.MonkeyPatch):
+    model, seen = random_model("gpt2", torch.float32), []
+    module = model.parts.layers[0].mlp.module
+    module.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    engine = Engine(model, matmul="medium")
+    engine.prepare([BATCH])
+    assert seen == ["medium", "medium"]  # the full model on clean prompts, its writers on corrupted ones
+    expected = Engine(model).full(BATCH)
+    assert float((engine.full(BATCH) - expected).norm() / expected.norm()) < 0.03
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_it_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch):
     def fail(*args):
         raise RuntimeError("on purpose")

@@ -82,9 +82,9 @@ class Engine:
                 rounding) in a fraction of the memory, for more time; see docs/performance.md.
             dtype: the type of the stack and of products with the weights, such as `torch.bfloat16` for a model in it;
                 masks, sums and gradients stay in float32. None: that of the masks, float32 or the model's float64.
-            matmul: what PyTorch may do to products of float32 matrices in masked runs, as in
-                `torch.set_float32_matmul_precision`. `medium` lets it use bfloat16 where the processor multiplies it
-                faster, which is good enough to learn masks by and not to judge them; see docs/performance.md.
+            matmul: what PyTorch may do to products of float32 matrices, as in `torch.set_float32_matmul_precision`.
+                `medium` lets it use bfloat16 where the processor multiplies it faster, which is good enough to learn
+                masks by and not to judge them; see docs/performance.md.
 
         Raises:
             InputError: the ablation needs constants and there are none, or the other way round; `memory`, `dtype` or
@@ -312,14 +312,16 @@ class Engine:
 
     def _full_hidden(self, packing: Packing) -> tuple[Tensor, ...]:
         """What the full model unembeds, per token in plain order."""
-        hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)  # (B, S, D)
+        with matmul_precision(self.matmul):
+            hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)  # (B, S, D)
         return (packing.pack(hidden[:, None])[:, 0],)
 
     @torch.no_grad()
     def _ablated(self, packing: Packing) -> tuple[Tensor, ...]:
         """What the writers of the full model write on corrupted prompts, and its sums, as `Constants` takes them."""
-        writes = trace(self.model.parts, self._plain, packing)
-        base = base_sums(self.model.parts, self._plain, self.ablation, writes)
+        with matmul_precision(self.matmul):
+            writes = trace(self.model.parts, self._plain, packing)
+            base = base_sums(self.model.parts, self._plain, self.ablation, writes)
         features = corrupted_tensors(self.model, self.features, mlp_streams(self._plain, writes, base))
         return (*writes.tensors(), *base, *features)
 

@@ -1,4 +1,4 @@
-"""What PyTorch may do to products of float32 matrices, for the length of a masked run.
+"""What PyTorch may do to products of float32 matrices, for the length of a run.
 
 PyTorch has one setting for the whole process (`torch.set_float32_matmul_precision`); it is put back after each run.
 """
