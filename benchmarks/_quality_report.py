@@ -41,6 +41,7 @@ LEARNED = (
     "edge pruning, paper in short",
     "edge pruning, paper",
 )
+PUBLISHED = ("edge pruning, paper in short", "edge pruning, paper")
 
 
 class Cell(NamedTuple):
@@ -71,8 +72,16 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
         if validated := _validated(folder):
             lines += ["On validation (200 pairs), KL of each seed's circuit at 98 %: what polishing is worth.", ""]
             lines += ["| method | each seed | mean |", "|---|---|---|", *validated, ""]
+        if matched := _matched(folder):
+            lines += [
+                "With the published settings a circuit is as large as its masks amount to, whatever was asked for.",
+                "",
+            ]
+            lines += ["| method | edges | KL | KL of the rankings, same size | ranking − it, paired | cut to 98 % |"]
+            lines += ["|---|---|---|---|---|---|", *matched, ""]
         if agreement := _agreement(folder):
-            lines += ["| circuits at 98 % | pairwise IoU | mean [95 % interval] | edges in all |", "|---|---|---|---|"]
+            lines += ["| circuits | edges of each | pairwise IoU | mean [95 % interval] | edges in all |"]
+            lines += ["|---|---|---|---|---|"]
             lines += [*agreement, ""]
         lines += ["### Reading", "", *_reading(folder, table), ""]
         data[task] = {f"{m} {s}": {"kl": float(c.kl.mean()), "actual": c.actual} for (m, s), c in table.items()}
@@ -83,7 +92,7 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
 
 
 def _cell(folder: Path, method: str, sparsity: float) -> Cell | None:
-    rows = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{method}-*/{sparsity} test.json"))]
+    rows = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{method}-[0-9]/{sparsity} test.json"))]
     if not rows:
         return None
     by_seed = np.array([row["kl"] for row in rows])  # (seeds, examples)
@@ -112,7 +121,8 @@ def _table(table: dict[tuple[str, float], Cell], chosen: dict[tuple[str, float],
             text += f" ± {cell.spread:.3f}" if cell.seeds > 1 else ""
             text += f"; {', '.join(ratios)}" if method in LEARNED else ""
             text += f" ({chosen[method, sparsity]})" if method in ATTRIBUTED else ""
-            shown.append(f"{text}; {max(cell.actual):,} edges")
+            sizes = f"{min(cell.actual):,} to " if min(cell.actual) < max(cell.actual) else ""
+            shown.append(f"{text}; {sizes}{max(cell.actual):,} edges")
         lines.append(f"| {method} ({seeds}) | " + " | ".join(shown) + " |")
     return lines
 
@@ -123,7 +133,9 @@ def _costs(folder: Path) -> list[str]:
         "|---|---|---|---|",
     ]
     for method in ("eap", "mask-ig", "mask-ig, KL", *LEARNED):
-        found: list[dict[str, Any]] = [json.loads(f.read_text()) for f in sorted(folder.glob(f"{method}-*/found.json"))]
+        found: list[dict[str, Any]] = [
+            json.loads(f.read_text()) for f in sorted(folder.glob(f"{method}-[0-9]/found.json"))
+        ]
         if found:
             note = f" (beside {found[0]['beside']})" if "beside" in found[0] else ""
             seconds = ", ".join(f"{row['seconds']:.0f}" for row in found)
@@ -148,21 +160,27 @@ def _reading(folder: Path, table: dict[tuple[str, float], Cell]) -> list[str]:
     if len(at) > 1:
         order = ", ".join(f"{m} {c.kl.mean():.3f}" for m, c in sorted(at.items(), key=lambda row: row[1].kl.mean()))
         said.append(f"* At 98 %, from the lowest KL: {order}.")
-    examples = {
-        method: json.loads(file.read_text())["examples"]
-        for method in at
-        if (file := folder / f"{method}-0" / "found.json").is_file()
-    }
-    for method in ("edge pruning, paper", "edge pruning, paper in short"):
-        if method in at and "ranking" in at and method in examples:
-            difference = table["ranking", 0.98].kl - table[method, 0.98].kl  # per example, seeds averaged
-            mean, low, high = bootstrap(difference)
-            said.append(
-                f"* Ranking minus {method} at 98 %: {mean:+.3f} [{low:+.3f}, {high:+.3f}] in KL, example by example; "
-                f"{max(at['ranking'].actual):,} and {max(at[method].actual):,} edges, "
-                f"{examples['ranking']:,} and {examples[method]:,} examples seen."
-            )
     return said
+
+
+def _matched(folder: Path) -> list[str]:
+    """Edge Pruning with the published settings, whose circuits are as large as its masks amount to, against the
+    rankings at that size; and its own circuits cut to the size asked for.
+    """
+    lines = []
+    for method, seed in product(PUBLISHED, range(3)):
+        own = folder / f"{method}-{seed}"
+        others = [np.array(json.loads(file.read_text())["kl"]) for file in sorted(own.glob("ranking-* test.json"))]
+        if not others:
+            continue
+        found, cut = (json.loads((own / f"{name} test.json").read_text()) for name in ("0.98", "cut"))
+        mean, low, high = bootstrap(np.mean(others, axis=0) - np.array(found["kl"]))
+        shown = ", ".join(f"{kl.mean():.3f}" for kl in others)
+        lines.append(
+            f"| {method}, seed {seed} | {found['actual']:,} | {np.mean(found['kl']):.3f} | {shown} | "
+            f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] | {np.mean(cut['kl']):.3f} |"
+        )
+    return lines
 
 
 def _validated(folder: Path) -> list[str]:
@@ -178,13 +196,23 @@ def _validated(folder: Path) -> list[str]:
 def _agreement(folder: Path) -> list[str]:
     lines = []
     for method in LEARNED:
-        circuits = [ew.Circuit.load(file) for file in sorted(folder.glob(f"{method}-*/0.98.safetensors"))]
-        if len(circuits) > 1:
-            found = ew.stability(circuits)
-            pairs = ", ".join(f"{pair:.3f}" for pair in found.pairs)
-            mean = f"{found.iou.value:.3f} [{found.iou.low:.3f}, {found.iou.high:.3f}]"
-            lines.append(f"| {method} | {pairs} | {mean} | {int((found.frequency == 1).sum()):,} |")
+        lines += _iou(method, sorted(folder.glob(f"{method}-[0-9]/0.98.safetensors")))
+    for method in PUBLISHED:
+        lines += _iou(f"{method}, cut to 98 %", sorted(folder.glob(f"{method}-[0-9]/cut.safetensors")))
+        for own in sorted(folder.glob(f"{method}-[0-9]"))[:1]:  # each ranking at the size of one run's circuit
+            lines += _iou(f"ranking, at the size of {own.name}", sorted(own.glob("ranking-*.safetensors")))
     return lines
+
+
+def _iou(label: str, files: list[Path]) -> list[str]:
+    circuits = [ew.Circuit.load(file) for file in files]
+    if len(circuits) < 2:
+        return []
+    found = ew.stability(circuits)
+    pairs = ", ".join(f"{pair:.3f}" for pair in found.pairs)
+    mean = f"{found.iou.value:.3f} [{found.iou.low:.3f}, {found.iou.high:.3f}]"
+    sizes = ", ".join(f"{size:,}" for size in dict.fromkeys(circuit.n_actual for circuit in circuits))
+    return [f"| {label} | {sizes} | {pairs} | {mean} | {int((found.frequency == 1).sum()):,} |"]
 
 
 def _draw(table: dict[tuple[str, float], Cell], task: str) -> None:

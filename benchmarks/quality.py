@@ -167,6 +167,29 @@ def judge_all(engine: ew.Engine, task: ew.tasks.Task, folder: Path, split: str, 
         write_atomically(folder / f"{name} {split}.json", json.dumps(row) + "\n")
 
 
+def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path) -> None:
+    """Where a run decided its circuit's size itself: judge the rankings at that size beside it, and its own circuit cut
+    to the size that was asked for.
+    """
+    found = ew.Circuit.load(folder / f"{SIZE}.safetensors")
+    circuits = {}
+    for file in sorted(folder.parent.glob(f"ranking-[0-9]/{SIZE}.safetensors")):
+        circuits[file.parent.name] = _scored(ew.Circuit.load(file)).top_actual(found.n_actual)
+    assert found.scores is not None
+    first = found.scores.where(found.kept, found.scores - 1e6)  # an edge of a writer that is out, last
+    size = int((1 - SIZE) * found.graph.n_edges + 1e-6)
+    circuits["cut"] = ew.Scores(found.graph, first, found.provenance).top_actual(size)
+    for name, circuit in circuits.items():
+        if not (folder / f"{name}.safetensors").is_file():
+            circuit.save(folder / f"{name}.safetensors")
+    judge_all(engine, task, folder, "test", list(circuits))
+
+
+def _scored(circuit: ew.Circuit) -> ew.Scores:
+    assert circuit.scores is not None
+    return ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
+
+
 def best_attribution(root: Path, sparsity: float) -> dict[str, tuple[str, Path]]:
     """Of each kind of attribution the method and sign of lowest KL on validation, and its test judgement."""
     best = {}
@@ -196,6 +219,8 @@ def study(args: argparse.Namespace) -> None:
                     judge_all(engine, task, folder, "validation")
                 else:
                     judge_all(engine, task, folder, "test")
+                    if "paper" in method:
+                        match_sizes(engine, task, folder)
                     if method in COMPARED:
                         judge_all(engine, task, folder, "validation", [str(SIZE)])
                 print(f"{name} {method} {seed}: done", flush=True)

@@ -236,6 +236,12 @@ def test_what_was_found_with_other_settings_is_refused_before_any_work(
         run_bench(bench_file(folder, tmp_path / "other.yaml", tasks=other), out)
 
 
+def test_a_search_whose_order_is_drawn_runs_with_every_seed(folder: Path, tmp_path: Path):
+    methods = ["acdc", {"name": "drawn", "method": "acdc", "order": "random"}]
+    config = BenchConfig.load(bench_file(folder, tmp_path / "b.yaml", methods=methods, seeds=[0, 1]))
+    assert [method.seeds for method in config.methods[-2:]] == [(0,), (0, 1)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -33,13 +33,17 @@ def test_bench_then_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert (out / "bench.parquet").read_bytes() == before, "what is done is not done again"
 
 
-def test_plot_draws_what_curve_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_plot_draws_what_curve_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     conditions = {"ablation": {"kind": "zero", "source": ""}, "split": "test", "task": {"name": "toy"}}
     points = [{"method": "eap", "edges": 10, "value": 1.0, "low": 0.5, "high": 2.0}]
     row = {"metric": "kl", "points": points, "full": 0.0, "empty": 2.0, "total_edges": 100, "n": 4}
     (tmp_path / "curve.json").write_text(json.dumps(row | {"conditions": conditions}))
     assert not run(monkeypatch, "plot", tmp_path / "curve.json", "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5_000
+    assert run(monkeypatch, "plot", tmp_path / "curve.json", "--out", tmp_path / "b.png", "--metric", "js") == 2
+    assert "curve.json holds kl alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

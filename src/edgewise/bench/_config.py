@@ -148,7 +148,7 @@ def _method(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...]) -
     name = str(row.pop("name", method))
     own = _numbers(f"{name}: sparsities", row.pop("sparsities", sparsities), target=method == "edge-pruning")
     given = _seeds(f"{name}: seeds", row.pop("seeds", seeds))
-    given = given if METHODS[method].seeded else given[:1]
+    given = given if METHODS[method].seeded or row.get("order") == "random" else given[:1]
     matmul = row.pop("matmul", "highest")
     if matmul not in MATMULS:
         raise InputError(f"{name}: matmul {matmul!r}; choose {', '.join(MATMULS)}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgewise._errors import InputError
 from edgewise._files import check_writable
 from edgewise.cli import _show
 from edgewise.cli._common import cache_size, check_page, quiet
@@ -67,6 +68,8 @@ def plot(
     check_writable(out.parent)
     if table.suffix == ".json":
         found = SizeCurve.load(table)
+        if metric not in (None, found.metric):
+            raise InputError(f"--metric {metric}: {table} holds {found.metric} alone")
         draw_curve(found, out, log=not linear and all(point.value > 0 for point in found.points))
     else:
         draw_bench(BenchTable.load(table), out, metric=metric, log=not linear)

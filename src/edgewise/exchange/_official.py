@@ -25,6 +25,9 @@ _EMBEDDINGS = {"tok_embeds": "tok_embed", "token_embeds": "tok_embed", "pos_embe
 def write_edges(circuit: Circuit, path: str | Path) -> list[str]:
     """Write a circuit's kept edges as `edges.json`.
 
+    One embedding writer is written as `embeds`, which their code for Llama knows; theirs for GPT-2 has token and
+    position embeddings apart (`embeddings="split"`).
+
     Args:
         circuit: the circuit; keys and values for every query head become those of the model's own heads.
         path: the file.
