@@ -18,6 +18,15 @@ from .vocabularies import unigram_tokenizer
 TEMPLATES = [IOI_T1_TEMPLATE, *(template for split in SPLITS for template in IOI_TEMPLATES[split])]
 WORDS = "a cat dog ran sat on the to mat rug Mary Ann Lee Sue John 1 2 3 4 5 6"
 CAT = {"clean": "a cat sat on the", "corrupted": "a dog sat on the", "answer": " mat", "split": "train"}
+_KEYS = ("clean", "corrupted", "answer", "wrong_answer", "split")
+ROWS: list[dict[str, str]] = [
+    dict(zip(_KEYS, values, strict=True))
+    for values in (
+        ("a cat ran to", "a dog ran to", " Mary", " John", "train"),
+        ("a cat sat on the", "a dog sat on the", " mat", " rug", "test"),
+        ("a cat, a dog", "a dog, a dog", " sat", " ran", "validation"),
+    )
+]
 KINDS = ["words", "byte-bpe", "unigram"]
 
 
@@ -79,6 +88,11 @@ def records(count: int) -> list[dict[str, str]]:
     return [
         {"clean": each, "corrupted": f"the {each[each.index(' ') + 1 :]}", "answer": " the"} for each in prompts[:count]
     ]
+
+
+def text(tokenizer, ids) -> str:
+    """Its tokens, a space between them."""
+    return " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
 
 
 def lines(*records) -> str:
