@@ -1,6 +1,7 @@
 """Which vector a file's features read and write: what the file says, or nothing; never a guess that may be wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +165,25 @@ def test_integer_weights_are_one_clear_line(tmp_path):
 def test_what_is_no_hub_id_is_one_clear_line(source: str):
     with pytest.raises(InputError, match="no hub id|neither here nor on the hub"):
         read(source)
+
+
+def test_a_hub_repository_of_folders_is_not_fetched_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    names, fetched = ["README.md", "layer_3/width_16k/params.npz", "layer_4/width_16k/params.npz"], []
+
+    def fetch(repository: str, revision: str | None, allow_patterns: list[str] | None) -> str:
+        fetched.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda repository, revision: names)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(
+        InputError, match="its 2 files of weights lie in folders; name one, such as org/set/layer_3/wid"
+    ):
+        read("org/set")
+    assert not fetched
+    with pytest.raises(InputError, match="holds no layer_3"):
+        read("org/set/layer_3")
+    assert fetched == [["layer_3", "layer_3/*"]]
+    write([made("topk:4", layer=layer) for layer in (0, 1)], tmp_path, "sparsify")
+    names[:] = ["layers.0.mlp/sae.safetensors", "layers.1.mlp/sae.safetensors"]
+    assert [each.spec.reads.layer for each in read("org/set")] == [0, 1] and fetched[-1] is None

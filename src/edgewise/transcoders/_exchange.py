@@ -1,5 +1,6 @@
 """Everybody's transcoders: one way to read them, from wherever they are, and one to write them."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,8 @@ def local(source: str) -> Path:
 def _fetch(repository: str, inner: str, revision: str | None, source: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    if not inner:
+        _check_top(repository, revision, source)
     patterns = [inner, f"{inner}/*"] if inner else None
     try:
         folder = snapshot_download(repository, revision=revision, allow_patterns=patterns)
@@ -202,3 +205,20 @@ def _fetch(repository: str, inner: str, revision: str | None, source: str) -> Pa
     if not path.exists():
         raise InputError(f"{source}: the repository holds no {inner}")
     return path
+
+
+def _check_top(repository: str, revision: str | None, source: str) -> None:
+    """Refuse a repository of folders before all of it, hundreds of gigabytes it may be, is fetched."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        names = list_repo_files(repository, revision=revision)
+    except Exception:  # no connection: what was fetched before may be all there, and else the fetching says why
+        return
+    weights = [name for name in names if name.endswith((".safetensors", ".pt", ".npz"))]
+    near = [name for name in weights if "/" not in name or re.fullmatch(r"[^/]+/sae\.safetensors", name)]
+    if weights and not near:
+        folder = weights[0].rpartition("/")[0]
+        raise InputError(
+            f"{source}: its {len(weights):,} files of weights lie in folders; name one, such as {repository}/{folder}"
+        )
