@@ -86,9 +86,31 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
         lines += ["### Reading", "", *_reading(folder, table), ""]
         data[task] = {f"{m} {s}": {"kl": float(c.kl.mean()), "actual": c.actual} for (m, s), c in table.items()}
         _draw(table, task)
-        lines += [f"![KL by size on {task}](quality-{task}.png)", ""]
+        lines += [f"![KL by size on {task}](quality-{task}.png)", "", *_published(folder, task), ""]
     write_atomically(RESULTS / "quality.md", "\n".join(lines))
     write_atomically(RESULTS / "quality.json", json.dumps(data, indent=1) + "\n")
+
+
+def _published(folder: Path, task: str) -> list[str]:
+    """Copy the first seed's circuits beside the page, and say how to judge them."""
+    found = {m: file for m in LEARNED if (file := folder / f"{m}-0" / "0.98.safetensors").is_file()}
+    files = {
+        "ranking": found.get("ranking", found.get("ranking, 550 steps")),
+        "polished": found.get("ranking + polish"),
+    }
+    lines = []
+    for name, file in files.items():
+        if file is None:
+            continue
+        circuit = ew.Circuit.load(file)
+        if name == "polished":  # its scores are for this size alone
+            circuit = ew.Circuit(circuit.graph, circuit.kept, None, circuit.provenance)
+        target = RESULTS / "circuits" / f"{task}-{name}.safetensors"
+        target.parent.mkdir(exist_ok=True)
+        circuit.save(target)
+        sizes = "" if circuit.scores is None else "; its scores give every other size (`edgewise curve`)"
+        lines.append(f"* `edgewise evaluate docs/results/circuits/{target.name}`: 98 %{sizes}.")
+    return ["The first seed's circuits, to be judged by anyone:", "", *lines] if lines else []
 
 
 def _cell(folder: Path, method: str, sparsity: float) -> Cell | None:
