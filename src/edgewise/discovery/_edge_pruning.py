@@ -115,7 +115,9 @@ class EdgePruningConfig:
     @staticmethod
     def fast(**changes: Any) -> "EdgePruningConfig":
         """A short run from the scores of a ranking, on the edges that it puts highest (see `edge_pruning`)."""
-        fast = EdgePruningConfig(steps=80, batch_size=8, sparsity_warmup=40, warm_start=1.0, candidates=4.0)
+        fast = EdgePruningConfig(
+            steps=80, batch_size=8, learning_rate=0.1, sparsity_warmup=40, warm_start=6.0, candidates=2.0
+        )
         return replace(fast, **changes)
 
     def __post_init__(self) -> None:
