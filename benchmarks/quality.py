@@ -5,7 +5,8 @@
 
 Every circuit, and every circuit's judgement, is a file under `--out`; what is there is not done again, so the study may
 be stopped and taken up at will. Everything is chosen on the validation split (attribution's method and sign, per size);
-the test split is only judged. Circuits are compared at the same actual size.
+the test split is only judged. Circuits are compared at the same actual size. A folder is taken for done by its name:
+after a change of a method's settings, remove it.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from _quality_report import SPARSITIES, write
+from safetensors.torch import load_file
 
 import edgewise as ew
 from edgewise._files import write_atomically
@@ -172,16 +175,17 @@ def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path) -> None:
     to the size that was asked for.
     """
     found = ew.Circuit.load(folder / f"{SIZE}.safetensors")
-    circuits = {}
-    for file in sorted(folder.parent.glob(f"ranking-[0-9]/{SIZE}.safetensors")):
-        circuits[file.parent.name] = _scored(ew.Circuit.load(file)).top_actual(found.n_actual)
-    assert found.scores is not None
-    first = found.scores.where(found.kept, found.scores - 1e6)  # an edge of a writer that is out, last
-    size = int((1 - SIZE) * found.graph.n_edges + 1e-6)
-    circuits["cut"] = ew.Scores(found.graph, first, found.provenance).top_actual(size)
+    circuits = {
+        file.parent.name: _scored(ew.Circuit.load(file)).top_actual(found.n_actual)
+        for file in sorted(folder.parent.glob(f"ranking-[0-9]/{SIZE}.safetensors"))
+    }
+    learned = load_file(folder / "checkpoint.safetensors")
+    edges, writers = (torch.nn.functional.logsigmoid(learned[name]) for name in ("edges", "nodes"))
+    product = edges + writers[found.graph.edge_writer.long()]  # a mask is the edge's times its writer's
+    ordered = ew.Scores(found.graph, product.where(found.kept, -torch.inf), found.provenance)
+    circuits["cut"] = ordered.at(SIZE, actual=True)
     for name, circuit in circuits.items():
-        if not (folder / f"{name}.safetensors").is_file():
-            circuit.save(folder / f"{name}.safetensors")
+        circuit.save(folder / f"{name}.safetensors")
     judge_all(engine, task, folder, "test", list(circuits))
 
 

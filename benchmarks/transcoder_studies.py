@@ -1,18 +1,19 @@
 """Two studies of transcoders on SmolLM2-135M: their page and pictures, from what these commands leave:
 
-    edgewise transcoder sweep --layers 5,15,25 --text builtin --text TEXT --hold-out 0.02 --tokens 1000000 \\
-        --out runs/sweep
+    edgewise transcoder sweep --layers 5,15,25 --text builtin --text TEXT --hold-out 0.02 --tokens 1024000 \\
+        --pool-tokens 32768 --out runs/sweep
     edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 2048000 --pool-tokens 32768 \\
         --out runs/set
     edgewise transcoder evaluate runs/set --text builtin --text TEXT --hold-out 0.005 --out runs/set.json
     python benchmarks/transcoder_studies.py --sweep runs/sweep --set runs/set --judged runs/set.json
 
-TEXT is a folder with WikiText-2's raw validation and test texts (2.4 MB; Merity et al. 2016). Each command may be cut
+TEXT is a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016). Each command may be cut
 short and goes on when it is given again.
 """
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def sweep_lines(folder: Path) -> list[str]:
         "",
         f"{len(found['jobs'])} trained together, {n_features:,} features each, on "
         f"{config['tokens_seen']:,} tokens in {found['seconds'] / 60:.0f} "
-        f"minutes; {_text(found)}. The model's own loss: {own:.4f} nats per token.",
+        f"minutes, {_passes(found, config['tokens_seen'])}; {_text(found)}. "
+        f"The model's own loss: {own:.4f} nats per token.",
         "",
         "| layer | what | active | explained | loss with the MLP replaced | added | KL | share of the MLP's worth |",
         "|---|---|---|---|---|---|---|---|",
@@ -58,8 +60,9 @@ def sweep_lines(folder: Path) -> list[str]:
     )
     lines += [
         "",
-        f"At equal k the transcoder's loss is below the autoencoder's in {ahead} of {len(shares) // 2} pairs. (An "
-        "autoencoder is given the very vector that it is to write, a transcoder has to compute it.)",
+        f"At equal k the transcoder's mean loss is below the autoencoder's in {ahead} of {len(shares) // 2} pairs; "
+        "the single intervals of some pairs overlap. (An autoencoder is given the very vector that it is to write, a "
+        "transcoder has to compute it.)",
     ]
     for layer in config["layers"]:
         picture = f"transcoders-layer{layer}.png"
@@ -79,7 +82,8 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
         "",
         f"{len(found['transcoders'])} transcoders of {found['transcoders'][0]['n_features']:,} features, "
         f"{found['transcoders'][0]['activation']}, trained together on {method['steps'] * method['batch_tokens']:,} "
-        f"tokens in {method['seconds'] / 60:.0f} minutes; {_text(found)}, {found['tokens']:,} next tokens. "
+        f"tokens in {method['seconds'] / 60:.0f} minutes, {_passes(found, method['steps'] * method['batch_tokens'])}; "
+        f"{_text(found)}, {found['tokens']:,} next tokens. "
         f"The model's own loss: {own:.4f} nats per token.",
         "",
         "| layer | active | explained | live | loss, replaced | added | KL | zero ablation | mean ablation | "
@@ -98,15 +102,26 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
     together = found["all"]
     kept = {name: _share(together["replaced"]["loss"], own, together[name]["loss"]) for name in ("zero", "mean")}
     said = (
-        f"All at once they keep {kept['zero']:.1%} of the MLPs' worth; beside mean ablation of all, {kept['mean']:.1%}."
+        f"All at once they add {together['replaced']['added']:.2f} nats, {kept['mean']:.1%} less than the "
+        f"{together['mean']['added']:.2f} of mean ablation of all. (Beside zero ablation, whose "
+        f"{together['zero']['loss']:.1f} nats are far worse than a uniform guess's {math.log(49_152):.1f}, it would be "
+        f" {kept['zero']:.1%} less; the same goes for layer 0's share.) In layer 29 many features are dead."
     )
     lines += ["", said]
     return lines
 
 
 def _text(found: dict[str, Any]) -> str:
-    text = found["conditions"]["text"]
+    conditions = found["conditions"]
+    if not conditions["held_out"]:
+        raise SystemExit("judged on text that was trained on; give --hold-out")
+    text = conditions["text"]
     return f"judged on {text['rows']} held-out rows of {text['context']} tokens"
+
+
+def _passes(found: dict[str, Any], seen: int) -> str:
+    """How often, to a tenth, each token was seen; the one or two percent held out do not change that."""
+    return f"each token of the text seen {seen / found['conditions']['text']['tokens']:.1f} times"
 
 
 def _loss(loss: dict[str, float]) -> str:
@@ -134,15 +149,20 @@ HEADING = """\
 
 Written by `benchmarks/transcoder_studies.py`, whose docstring has the commands; one thread of two CPU cores for each,
 beside other work. SmolLM2-135M-Instruct in Q4_1 weights, from the MLP module's input to its output. Text: the
-documentation of the installed Python (`builtin`) and WikiText-2's test and validation texts, some 0.89 million tokens,
-of which the last rows (all of WikiText) are held out. The learning rate is the default's, chosen on the training loss
-of one transcoder. Loss and KL are of the next token; what is added to the model's own loss, row by row, has its 95 %
+documentation of the installed Python (`builtin`) and WikiText-2's test and validation texts, in which rare words (6 %
+of all) stand as `<unk>`, three tokens each; some 0.89 million tokens. The learning rate is the default's, chosen on the
+training loss of one transcoder. Loss and KL are of the next token; what is added to the model's own loss has its 95 %
 bootstrap interval over rows. Special and first tokens keep the MLP's own output. Explained: 1 − squared error /
-variance about the mean. Share of the MLP's worth: 1 − loss added / loss that zero ablation adds.
+variance about the mean. Live: features active on any judged token. Means of mean ablation: over the judged tokens.
+Share of the MLP's worth: 1 − loss added / loss that zero ablation adds.
 
-**Scale.** One or two million tokens, a text seen once or twice, are some thirtieth of what the published transcoders of
-GPT-2 were trained on (60 million). The numbers show that the training works and how the kinds compare when both are
-short of data; they are not what longer training on more text would give.
+**What the intervals are worth.** Held out are the last rows, which are pieces of WikiText's last articles: four for the
+first table, two for the second. So the intervals say how sure the numbers are for such articles, not for other text,
+and the two tables, judged on different rows, cannot be compared with each other.
+
+**Scale.** One and two million tokens are a sixtieth and a thirtieth of what the published transcoders of GPT-2 were
+trained on (60 million). The numbers show that the training works and how the kinds compare when both are short of data;
+they are not what longer training on more text would give.
 """
 
 

@@ -255,7 +255,7 @@ def test_a_search_whose_order_is_drawn_runs_with_every_seed(folder: Path, tmp_pa
         ({"methods": [{"method": "eap", "explains": "beauty"}]}, "beauty"),
         ({"methods": [{"method": "eap", "pairs": 0}]}, "pairs 0; give a number of training pairs"),
         ({"methods": [{"method": "ranking", "pairs": 3}]}, "no setting 'pairs'"),
-        ({"methods": [{"method": "edge-pruning", "preset": "rough"}]}, "choose default, paper, fast"),
+        ({"methods": [{"method": "edge-pruning", "preset": "rough"}]}, "choose default, paper"),
         ({"methods": ["eap", "eap"]}, "two are called 'eap'"),
         ({"tasks": "beauty"}, "'beauty' is unknown"),
         ({"sparsities": [1.5]}, "between 0 and 1"),

@@ -8,6 +8,7 @@ import torch
 from edgewise import InputError
 from edgewise.engine import Engine
 from edgewise.engine._executor import Executor
+from edgewise.engine._stream import Stream
 from tests.engines import outcome, random_masks
 from tests.tiny import collate, draw_prompts, random_model
 
@@ -47,7 +48,8 @@ def test_the_setting_holds_for_what_depends_on_the_pairs_alone(monkeypatch: pyte
     module.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
     engine = Engine(model, matmul="medium")
     engine.prepare([BATCH])
-    assert seen == ["medium", "medium"]  # the full model on clean prompts, its writers on corrupted ones
+    Stream(engine, BATCH)
+    assert seen == ["medium"] * 3  # the full model on clean prompts, its writers on corrupted and on clean ones
     expected = Engine(model).full(BATCH)
     assert float((engine.full(BATCH) - expected).norm() / expected.norm()) < 0.03
     assert torch.get_float32_matmul_precision() == "highest"

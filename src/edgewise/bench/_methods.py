@@ -45,7 +45,7 @@ EMPTY = "empty"
 SCORES = "scores"
 """The name of a part that holds one score per edge rather than a circuit."""
 _ACDC: dict[str, Any] = {"thresholds": (0.1, 0.03, 0.01, 0.003, 0.001), "pairs": 16}
-_PRESETS = {"default": EdgePruningConfig, "paper": EdgePruningConfig.paper, "fast": EdgePruningConfig.fast}
+_PRESETS = {"default": EdgePruningConfig, "paper": EdgePruningConfig.paper}
 
 
 class Interrupted(Exception):  # noqa: N818 (no error: the run goes on when it is asked for again)

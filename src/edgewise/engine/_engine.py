@@ -82,9 +82,10 @@ class Engine:
                 rounding) in a fraction of the memory, for more time; see docs/performance.md.
             dtype: the type of the stack and of products with the weights, such as `torch.bfloat16` for a model in it;
                 masks, sums and gradients stay in float32. None: that of the masks, float32 or the model's float64.
-            matmul: what PyTorch may do to products of float32 matrices, as in `torch.set_float32_matmul_precision`.
-                `medium` lets it use bfloat16 where the processor multiplies it faster, which is good enough to learn
-                masks by and not to judge them; see docs/performance.md.
+            matmul: what PyTorch may do to products of float32 matrices, as in `torch.set_float32_matmul_precision`, in
+                masked runs and in the plain ones that give ablated values and the full model's predictions (attention
+                and unembedding left out). `medium` lets it use bfloat16 where the processor multiplies it faster, which
+                is good enough to learn masks by and not to judge them; see docs/performance.md.
 
         Raises:
             InputError: the ablation needs constants and there are none, or the other way round; `memory`, `dtype` or
@@ -322,14 +323,15 @@ class Engine:
         with matmul_precision(self.matmul):
             writes = trace(self.model.parts, self._plain, packing)
             base = base_sums(self.model.parts, self._plain, self.ablation, writes)
-        features = corrupted_tensors(self.model, self.features, mlp_streams(self._plain, writes, base))
+            features = corrupted_tensors(self.model, self.features, mlp_streams(self._plain, writes, base))
         return (*writes.tensors(), *base, *features)
 
     @torch.no_grad()
     def _clean_features(self, packing: Packing) -> tuple[Tensor, ...]:
-        writes = trace(self.model.parts, self._plain, packing)
-        base = base_sums(self.model.parts, self._plain, Ablation(), writes)
-        return clean_tensors(self.model, self.features, writes, mlp_streams(self._plain, writes, base), packing)
+        with matmul_precision(self.matmul):
+            writes = trace(self.model.parts, self._plain, packing)
+            base = base_sums(self.model.parts, self._plain, Ablation(), writes)
+            return clean_tensors(self.model, self.features, writes, mlp_streams(self._plain, writes, base), packing)
 
     def _feature_runs(self, batch: Prompts, packing: Packing, constants: Constants) -> dict[int, FeatureRun]:
         """What is fixed of the layers with features."""

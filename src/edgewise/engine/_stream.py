@@ -19,6 +19,7 @@ from edgewise._errors import InputError
 from edgewise.engine._constants import Prompts, check_targets, partners
 from edgewise.engine._engine import Engine
 from edgewise.engine._formulas import PLAIN, Rules, mlp_writes, normed, normed_back, project
+from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import head_sum, make_rotary, trace
 from edgewise.models import Attention, Heads, Layer
@@ -122,7 +123,8 @@ class Stream:
         self.n_examples = self.packing.grid[0]
         self.dtype = torch.promote_types(engine.model.dtype, torch.float32)
         ablated, layers = engine.constants_of(batch, self.packing), range(len(self.parts.layers))
-        clean = trace(self.parts, self.graph, self.packing)
+        with matmul_precision(engine.matmul):  # as the ablated values: of equal prompts the difference is 0
+            clean = trace(self.parts, self.graph, self.packing)
         writers = range(self.graph.n_embeddings)
         self.embeds = [(clean.embeds[w] - ablated.embedding(w).detach()).to(self.dtype) for w in writers]
         self.heads = [(clean.heads[i] - ablated.heads(i).detach()).to(self.dtype) for i in layers]  # (N, H, v)

@@ -217,8 +217,9 @@ def _check_top(repository: str, revision: str | None, source: str) -> None:
         return
     weights = [name for name in names if name.endswith((".safetensors", ".pt", ".npz"))]
     near = [name for name in weights if "/" not in name or re.fullmatch(r"[^/]+/sae\.safetensors", name)]
-    if weights and not near:
-        folder = weights[0].rpartition("/")[0]
+    if weights and not near and "config.yaml" not in names:  # which lists what lies deeper
+        folder, at = weights[0].rpartition("/")[0], f"@{revision}" if revision else ""
         raise InputError(
-            f"{source}: its {len(weights):,} files of weights lie in folders; name one, such as {repository}/{folder}"
+            f"{source}: its weights ({len(weights):,} files) lie in folders; name one, such as "
+            f"{repository}/{folder}{at}"
         )
