@@ -4,6 +4,7 @@ import json
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
@@ -154,6 +155,17 @@ def test_more_sizes_and_metrics_are_added_without_finding_anything_again(folder:
     quietly(out / "bench.yaml", out)
 
 
+def test_what_was_judged_once_is_kept_whatever_is_asked_for_later(folder: Path, tmp_path: Path):
+    def asked(metrics: list[str], sparsities: list[float]) -> set[tuple[float, str]]:
+        path = bench_file(folder, tmp_path / "b.yaml", methods=["eap"], metrics=metrics, sparsities=sparsities)
+        return {(row["size"], row["metric"]) for row in quietly(path, tmp_path / "out").rows if row["method"] == "eap"}
+
+    asked(["kl", "accuracy"], [0.4])
+    asked(["kl", "js"], [0.4, 0.6])
+    assert asked(["kl", "accuracy"], [0.4, 0.6]) == {(size, name) for size in (0.4, 0.6) for name in ("kl", "accuracy")}
+    assert {name for _, name in asked(["kl", "js", "accuracy"], [0.4])} == {"kl", "js", "accuracy"}
+
+
 # ------------------------------------------------------------------------------------------------- kills and company
 
 
@@ -161,20 +173,34 @@ def test_killed_ten_times_at_random_it_ends_with_the_same_table(
     folder: Path, whole: tuple[Path, BenchTable], server: ForkServerContext, tmp_path: Path
 ):
     path, random_ = bench_file(folder, tmp_path / "bench.yaml"), random.Random(0)
-    killed = 0
+    killed, amid = 0, set()
     while killed < 10:
+        before = files(tmp_path)
         process = server.Process(
             target=run_bench, args=(path, tmp_path), kwargs={"checkpoint_seconds": 0.0, "threads": 1}
         )
         process.start()
-        time.sleep(random_.uniform(0.1, 0.8))
+        while process.is_alive() and files(tmp_path) == before:  # until it is at work
+            time.sleep(0.005)
+        time.sleep(random_.uniform(0, 0.3))
         process.kill()
         process.join()
         killed += process.exitcode == -9
+        amid |= {cell.parent for cell in tmp_path.rglob("settings.json") if not (cell.parent / "test.json").is_file()}
         if process.exitcode == 0:  # it got to its end: take some of its work away, so that there is some to kill
             next(tmp_path.rglob("test.json")).unlink()
+    assert amid, "no kill came in the middle of a cell"
     assert not list(tmp_path.rglob("failed.json"))
     assert timeless(quietly(path, tmp_path)) == timeless(whole[1])
+
+
+def files(folder: Path) -> set[tuple[Path, int]]:
+    """What is there, and since when."""
+    found = set()
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a temporary file
+            found.add((path, path.stat().st_mtime_ns))
+    return found
 
 
 def test_two_processes_on_one_folder_share_the_cells(

@@ -1,7 +1,5 @@
 """Faithfulness, CPR and CMD: against numbers worked out by hand, and against each circuit judged alone."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -25,6 +23,7 @@ def test_areas_by_hand():
 
 
 def test_a_perfect_circuit_has_the_axis_below_it():
+    assert MIB_SHARES == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
     assert areas(MIB_SHARES, [1.0] * 10) == pytest.approx((0.999, 0.0))
     assert areas(MIB_SHARES, [1.0] * 10, log=True) == pytest.approx((1.0, 0.0))
 
@@ -38,6 +37,10 @@ def test_mib_scores_are_made_of_circuits_judged_alone():
     engine, task = toy_engine(), random_task()
     scores, shares = eap(engine, task), (0.05, 0.2, 0.5, 1.0)
     found = mib_scores(engine, scores, task, shares=shares)
+    none = judge(engine, {"none": scores.top(0)}, task, "test", names=("logit_diff",))
+    assert found.empty == pytest.approx(float(none["none"]["logit_diff"].mean()), abs=1e-5)
+    assert found.full == pytest.approx(float(none["full"]["logit_diff"].mean()), abs=1e-5)
+    assert (found.signed.selection, found.absolute.selection) == ("signed", "absolute")
     for chosen in (found.signed, found.absolute):
         circuits = {
             str(k): scores.top(int(share * engine.graph.n_edges), absolute=chosen.selection == "absolute")
@@ -56,7 +59,7 @@ def test_mib_scores_are_made_of_circuits_judged_alone():
         real = np.diff(np.array(chosen.actual) / engine.graph.n_edges)
         assert chosen.actual_cpr == pytest.approx(float((real * mean).sum()), abs=1e-5)
         assert chosen.actual_cmd == pytest.approx(float((real * (away[1:] + away[:-1]) / 2).sum()), abs=1e-5)
-        assert math.isfinite(chosen.log_cpr) and chosen.log_cmd >= 0
+        assert (chosen.log_cpr, chosen.log_cmd) == pytest.approx(areas(shares, kept, log=True), abs=1e-5)
     assert found.signed.values != found.absolute.values and found.n == 4
 
 

@@ -52,6 +52,16 @@ def test_each_is_what_scipy_says_target_by_target_and_circuit_by_circuit():
             assert found["answers_tau"][c, a] == pytest.approx(expected)
 
 
+def test_tau_is_over_the_models_likeliest_tokens(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("edgewise.evaluation._distances.N_LIKELIEST", 5)
+    circuits, full, batch = made()
+    found = DISTANCES["kendall_tau"](circuits, batch)
+    for c, row in enumerate(circuits):
+        for a in range(3):
+            top = full[a].numpy().argsort()[-5:]
+            assert found[c, a] == pytest.approx(_tau(full[a].numpy()[top], row[a].numpy()[top]))
+
+
 def test_the_model_itself_is_at_no_distance_and_constants_do_not_count():
     _, full, batch = made()
     same = {name: score((full + 5.0)[None], batch) for name, score in DISTANCES.items()}

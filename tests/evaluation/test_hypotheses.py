@@ -16,11 +16,13 @@ from edgewise.evaluation import (
     equivalence,
     hypothesis_tests,
     independence,
+    judge,
     minimality,
     partial_necessity,
     sufficiency,
 )
-from edgewise.evaluation._hypothesis_runs import _inflate
+from edgewise.evaluation._hypothesis_runs import _inflate, _masks
+from edgewise.graph import Graph, GraphSpec
 from edgewise.models import load
 from edgewise.tasks import Pair, Target, Task
 from tests.discovery.toys import random_pairs, refused, toy_engine
@@ -60,6 +62,17 @@ def test_independence_by_hand():
     assert found.p_value == 1  # every order of two is as dependent
 
 
+def test_independence_of_three_by_hand():
+    x, y = np.array([0.0, 1.0, 3.0]), np.array([2.0, 0.0, 1.0])
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        apart = np.abs(values[:, None] - values)
+        kernel = np.exp(-(apart**2) / (2 * np.median(apart[np.triu_indices(3, 1)]) ** 2))
+        return kernel - kernel.mean(0) - kernel.mean(1, keepdims=True) + kernel.mean()
+
+    assert independence(x, y).statistic == pytest.approx(float((centred(x) * centred(y)).sum()) / 4)  # (n − 1)²
+
+
 def test_independence_tells_dependence_that_no_correlation_shows():
     draw = np.random.default_rng(2)
     x, y = draw.normal(size=(2, 120))
@@ -72,7 +85,7 @@ def test_independence_tells_dependence_that_no_correlation_shows():
 def test_independence_has_its_level():
     draw = np.random.default_rng(3)
     rejections = [independence(*draw.normal(size=(2, 25)), permutations=99).rejected for _ in range(100)]
-    assert 0 <= sum(rejections) <= 12  # binomial(100, 0.05) exceeds 12 once in 700
+    assert sum(rejections) <= 12  # binomial(100, 0.05) exceeds 12 once in 700
 
 
 @pytest.mark.parametrize("better", [85, 90, 97, 100])
@@ -176,14 +189,45 @@ def test_a_circuit_with_idle_parts_is_not_minimal():
     assert idle and all("a0.h0" in name or "a1.h0" in name for name in idle)
 
 
-def test_an_inflated_circuit_has_a_path_more():
-    engine, _ = _planted()
-    circuit, generator = _edges_among({"m1"}), np.random.default_rng(0)
+def test_a_circuit_that_is_always_worse_is_not_equivalent():
+    engine, task = _planted()
+    poor = _edges_among({"embed", "m1"})
+    values = judge(engine, {"poor": poor}, task, "test", names=("logit_diff",))
+    worse = values["poor"]["logit_diff"] < values["full"]["logit_diff"]
+    pairs = [pair for pair, is_worse in zip(task.test, worse, strict=True) if is_worse]
+    found = hypothesis_tests(
+        engine, poor, Task("worse", pairs[:4], pairs[:4], pairs), metric="logit_diff", n_random=3, max_edges=2
+    )
+    assert len(pairs) > 20 and found["equivalence"].statistic == 0 and not found["equivalence"].supports
+    assert len(found["minimality"].details["share_larger"]) == 2
+
+
+def test_random_circuits_have_the_circuits_actual_size():
+    circuit = _edges_among(LIVE).pruned()
+    masks = _masks(circuit, np.array([], dtype=np.int64), 5, "interchange", 0, np.random.default_rng(0))
+    for number in range(5):
+        drawn = Circuit(circuit.graph, masks[f"random {number}"], None, circuit.provenance)
+        assert circuit.n_actual - 3 <= drawn.n_actual == drawn.n_edges <= circuit.n_actual
+        assert torch.equal(masks[f"without random {number}"], ~drawn.kept)
+
+
+def test_what_says_nothing_of_the_model_is_refused():
+    engine, task = _planted()
+    assert "kl is 0 for every example" in refused(
+        lambda: hypothesis_tests(engine, _edges_among(LIVE), task, metric="kl", n_random=1, max_edges=1)
+    )
+
+
+@pytest.mark.parametrize("graph", [Graph(GraphSpec(2, 4, 4)), Graph(GraphSpec(2, 4, 2)), Graph(GraphSpec(2, 4, 1))])
+def test_an_inflated_circuit_has_a_path_more(graph: Graph):
+    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+    kept[[graph.edge_id("embed -> m1"), graph.edge_id("m1 -> logits")]] = True
+    circuit, generator = Circuit(graph, kept), np.random.default_rng(0)
     for _ in range(20):
         inflated, edge = _inflate(circuit, generator)
         assert inflated[edge] and not circuit.kept[edge] and not (circuit.kept & ~inflated).any()
-        added = Circuit(engine.graph, inflated & ~circuit.kept, None, circuit.provenance)
-        whole = Circuit(engine.graph, inflated, None, circuit.provenance)
+        added = Circuit(graph, inflated & ~circuit.kept)
+        whole = Circuit(graph, inflated)
         assert (whole.actual & added.kept).sum() == added.n_edges  # all of it can carry signal
 
 

@@ -57,12 +57,6 @@ def _random(graph: Graph = GRAPH) -> Circuit:
     return Circuit(graph, draw < 0.4, draw - 0.5)
 
 
-def _ours(name: str) -> str:
-    return (
-        name.replace("input", "embed").replace("->", " -> ").replace("<", ".").replace(">", "").replace(" - ", " -> ")
-    )
-
-
 def test_a_json_written_by_hand_is_read_right(tmp_path: Path):
     (tmp_path / "mib.json").write_text(json.dumps(HAND))
     circuit = read_mib(tmp_path / "mib.json")
@@ -72,6 +66,23 @@ def test_a_json_written_by_hand_is_read_right(tmp_path: Path):
         edge = circuit.graph.edge_id(f"{writer.replace('input', 'embed')} -> {reader.replace('<', '.').strip('>')}")
         assert (float(circuit.scores[edge]), bool(circuit.kept[edge])) == (score, name in HAND_KEPT)
     assert circuit.n_actual == 3
+
+
+def test_a_json_of_a_parallel_model_written_by_hand_is_read_right(tmp_path: Path):
+    edges = {"input->a0.h0<q>": 1.0, "input->m0": 2.0, "m0->a1.h0<v>": 3.0, "a1.h0->logits": -1.0, "m1->logits": 0.5}
+    content = {
+        "cfg": {"n_layers": 2, "n_heads": 1, "parallel_attn_mlp": True, "d_model": 8},
+        "nodes": {name: {"in_graph": True} for name in ("input", "a0.h0", "m0", "a1.h0", "m1", "logits")},
+        "edges": {name: {"score": score, "in_graph": score > 1} for name, score in edges.items()},
+    }
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    circuit = read_mib(tmp_path / "c.json")
+    assert circuit.graph == Graph(GraphSpec(2, 1, 1, kv="expanded", parallel=True)) and circuit.scores is not None
+    assert circuit.edge_names() == ["embed -> m0", "m0 -> a1.h0.v"]
+    assert float(circuit.scores[circuit.graph.edge_id("a1.h0 -> logits")]) == -1
+    content["edges"]["a0.h0->m0"] = {"score": 9.0, "in_graph": True}  # side by side: neither reads the other
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert "a0.h0" in refused(lambda: read_mib(tmp_path / "c.json"))
 
 
 def test_a_pt_written_by_hand_is_read_right(tmp_path: Path):
@@ -190,7 +201,8 @@ def test_edges_round_trip(tmp_path: Path, embeddings: str, keys: int):
     read = read_edges(tmp_path / "edges.json", graph)
     assert read.graph == graph and torch.equal(read.kept, circuit.kept)
     expanded = convert(circuit, Graph(replace(graph.spec, kv="expanded")))
-    assert "any of its copies" in str(write_edges(expanded, tmp_path / "e.json"))
+    said = write_edges(expanded, tmp_path / "e.json")
+    assert ("any of its copies" in str(said)) == bool(said) == (keys < 2)  # where nothing is shared, nothing changes
     assert (tmp_path / "e.json").read_bytes() == (tmp_path / "edges.json").read_bytes()
 
 
@@ -202,6 +214,26 @@ def test_edges_written_by_hand_are_read_right(tmp_path: Path):
     assert circuit.edge_names() == ["tok_embed -> a0.h1.q", "pos_embed -> m0", "a0.h1 -> a1.h0.v", "m1 -> logits"]
     (tmp_path / "llama.json").write_text(json.dumps([["embeds", "a1.h0.k"], ["a0.h1", "resid_post"]]))
     assert read_edges(tmp_path / "llama.json", GRAPH).edge_names() == ["embed -> a1.kv0.k", "a0.h1 -> logits"]
+    shared = [["embeds", "a0.h0.k"], ["m0", "a1.h1.k"], ["a0.h3", "a1.h1.v"]]  # two heads for keys, of four
+    (tmp_path / "shared.json").write_text(json.dumps(shared))
+    names = ["embed -> a0.kv0.k", "m0 -> a1.kv1.k", "a0.h3 -> a1.kv1.v"]
+    assert sorted(read_edges(tmp_path / "shared.json", Graph(GraphSpec(2, 4, 2))).edge_names()) == sorted(names)
+    program = [["token_embeds", "a0.h0.q"], ["pos_embeds", "a0.h0.k"], ["a0.h0", "resid_post"]]
+    (tmp_path / "program.json").write_text(json.dumps(program))
+    found = read_edges(tmp_path / "program.json", Graph(GraphSpec(1, 1, 1)))
+    assert found.edge_names() == ["tok_embed -> a0.h0.q", "pos_embed -> a0.h0.k", "a0.h0 -> logits"]
+
+
+def test_edges_of_a_run_without_embeddings_reach_every_reader(tmp_path: Path):
+    (tmp_path / "edges.json").write_text(json.dumps([["a0.h0", "m1"], ["m1", "resid_post"]]))
+    circuit = read_edges(tmp_path / "edges.json", Graph(GraphSpec(2, 2, 2)))
+    assert circuit.graph.spec.embeddings == "off" and circuit.n_actual == 2
+    (tmp_path / "none.json").write_text("[]")
+    assert read_edges(tmp_path / "none.json", Graph(GraphSpec(2, 2, 2))).graph.spec.embeddings == "joint"
+
+
+def test_where_nothing_is_shared_nothing_is_said_of_keys(tmp_path: Path):
+    assert write_mib(_random(Graph(GraphSpec(2, 2, 2))), tmp_path / "c.json", d_model=8) == []
 
 
 @pytest.mark.parametrize(

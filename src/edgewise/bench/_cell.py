@@ -58,8 +58,9 @@ class Cell:
     def done(self, config: BenchConfig) -> bool:
         """Whether everything that the bench asks for is found and judged."""
         test = self.read("test.json")
-        sizes = {row["size"] for row in test.get("circuits", {}).values()}
-        return set(self.sizes()) <= sizes and set(config.metrics) <= set(test["asked"])
+        metrics = set(config.metrics) - set(test.get("forbidden", []))
+        whole = {row["size"] for row in test.get("circuits", {}).values() if metrics <= row["values"].keys()}
+        return set(self.sizes()) <= whole
 
     def read(self, name: str) -> dict[str, Any]:
         """One of its files; nothing if there is none. Raises `InputError` if it cannot be read."""
@@ -174,7 +175,10 @@ def _judge(
     metrics: tuple[str, ...],
     asked: tuple[str, ...],
 ) -> dict[str, dict[str, Any]]:
-    """Judge what is not yet judged on a split, and give all of it; `asked` may name metrics that the pairs forbid."""
+    """Judge what is not yet judged on a split, and give all of it; `asked` may name metrics that the pairs forbid.
+
+    Nothing that was judged before is lost, whether it is asked for now or not.
+    """
     name = f"{split}.json"
     content = cell.read(name)
     judged: dict[str, dict[str, Any]] = content.get("circuits", {})
@@ -185,15 +189,16 @@ def _judge(
         values = judge(engine, missing, task, split, names=metrics)
         for key, circuit in missing.items():
             size, selection = wanted[key]
+            before = judged.get(key, {}).get("values", {})
             judged[key] = {
                 "size": size,
                 "selection": selection,
                 "edges": circuit.n_edges,
                 "actual": circuit.n_actual,
-                "values": {metric: x.tolist() for metric, x in values[key].items()},
+                "values": before | {metric: x.tolist() for metric, x in values[key].items()},
             }
         full = content.get("full", {}) | {metric: float(x.mean()) for metric, x in values["full"].items()}
-        every = list(dict.fromkeys([*content.get("asked", []), *asked]))
-        row = {"split": split, "distance": task.distance, "asked": every, "full": full}
+        forbidden = sorted({*content.get("forbidden", []), *asked} - set(metrics))
+        row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full}
         cell.write(name, row | {"circuits": judged})
     return {key: judged[key] for key in wanted}

@@ -175,7 +175,8 @@ def _caption(result: Evaluation) -> str:
         f"{_units(result)}; random and EAP: at most the same actual size",
     ]
     if "eap" in conditions:
-        lines.append(f"EAP's edges by {conditions['eap']['selection']} score, chosen on validation")
+        eap = conditions["eap"]
+        lines.append(f"EAP's edges by {eap['selection']} score, chosen on {eap['chosen_on']}")
     return escape("\n".join(lines))
 
 

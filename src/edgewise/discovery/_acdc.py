@@ -112,6 +112,7 @@ class AcdcLearner:
 
     def begin(self) -> None:
         """Start from the full model's loss."""
+        self.search.begin()
         self.current[:] = self.search.full()
 
     def step(self, step: int) -> dict[str, Tensor | float]:

@@ -95,7 +95,8 @@ class ExactLearner:
         self.full = self.search.full()
 
     def begin(self) -> None:
-        """Nothing is needed."""
+        """Count the pairs' runs."""
+        self.search.begin()
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """All edges into one reader."""

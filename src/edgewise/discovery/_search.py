@@ -52,6 +52,9 @@ class Search:
             if self.score not in SELF_CONTAINED:
                 batch = batch.with_full_logits(self.engine.full(batch))
             self.parts.append((Downstream(Stream(self.engine, batch)), batch))
+
+    def begin(self) -> None:
+        """Count the pairs' runs: once, however often a run is resumed."""
         self.cost.spend(self.n_examples, forwards=2 if self.engine.ablation.kind == "interchange" else 1)
 
     def open(self, reader: int, kept: Bool[Tensor, " E"], which: int = 0) -> bool:

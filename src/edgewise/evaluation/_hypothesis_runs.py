@@ -53,8 +53,9 @@ def hypothesis_tests(
         task: the behaviour.
         metric: the performance s; the task's own if None.
         split: which examples.
-        n_random: random circuits, and inflated ones.
-        max_edges: test so many edges, drawn at random, for minimality; None for all.
+        n_random: random circuits, and inflated ones. At the default level and q*, fewer than 29 can reject nothing.
+        max_edges: test so many edges, drawn at random, for minimality; None for all. The correction is for those
+            tested; the others may be unnecessary.
         alpha: the level of each test.
         quantile: q*.
         seed: of all that is random.
@@ -77,6 +78,11 @@ def hypothesis_tests(
     tested = edges if max_edges is None else np.sort(generator.permutation(edges)[:max_edges])
     masks = _masks(circuit, tested, n_random, engine.ablation.kind, seed, generator)
     values = performances(engine, masks, task, metric, split, batch_size, progress)
+    if np.ptp(values["model"]) == 0:  # the distance to the model, say: any circuit would pass for independent
+        raise InputError(
+            f"hypothesis tests: the model's {metric or task.metric} is {values['model'][0]:g} for every example; "
+            "choose a metric that tells the model's own answers apart, such as logit_diff"
+        )
 
     def distances(one: str, other: str, n: int = n_random) -> NDArray[np.float64]:
         pairs = ((values[one.format(number)], values[other.format(number)]) for number in range(n))

@@ -6,7 +6,7 @@ random, greedily (Wang et al.), and by gradient ascent on a mask over the circui
 Miller, Chughtai & Saunders 2024). They are looked for on one split and judged on another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def completeness(
     engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
     if not circuit.n_edges:
         raise InputError("completeness: the circuit has no actual edges; there is nothing to knock out")
-    shown = Task(task.name, task.train, task.validation[:pairs], task.test[:pairs], task.loss, task.metric)
+    shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
     name = metric or task.explained
     search = _Search(engine, circuit, shown, name, search_split)
     found = {"none": [torch.zeros_like(circuit.kept)]}
@@ -230,7 +230,7 @@ def component_effects(
         The components, those that matter least first: a minimal circuit has none near 0.
     """
     engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
-    shown = Task(task.name, task.train, task.validation[:pairs], task.test[:pairs], task.loss, task.metric)
+    shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
     name = metric or task.explained
     search = _Search(engine, circuit, shown, name, split)
     sets = [torch.zeros_like(circuit.kept), *(search.random(seed, number) for number in range(n_sets))]
@@ -239,7 +239,10 @@ def component_effects(
         masks[f"{number}"] = circuit.kept & ~removed
         for writer in search.components.tolist():
             masks[f"{number} {writer}"] = circuit.kept & ~removed & (search.writer != writer)
-    means = {key: float(x.mean()) for key, x in performances(engine, masks, shown, name, split).items()}
+    means = {
+        key: float(x.mean())
+        for key, x in performances(engine, masks, shown, name, split, what="component effects").items()
+    }
     found = []
     for writer in search.components.tolist():
         effects = [abs(means[f"{number} {writer}"] - means[f"{number}"]) for number in range(len(sets))]

@@ -62,7 +62,8 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
                 f"convert: the circuit's graph has {name}={getattr(source, name)} and the other {name}="
                 f"{getattr(target, name)}; these are different models or carry other positions"
             )
-    changes = [(name, getattr(source, name), getattr(target, name)) for name in ("kv", "embeddings")]
+    names = ("embeddings",) if source.n_kv_heads == source.n_heads else ("kv", "embeddings")  # nothing is shared
+    changes = [(name, getattr(source, name), getattr(target, name)) for name in names]
     notes = [f"{name} {old} to {new}: {_NOTES[name, old, new]}" for name, old, new in changes if old != new]
     scores = None
     if circuit.scores is not None:

@@ -56,8 +56,8 @@ def read_edges(path: str | Path, graph: Graph) -> Circuit:
 
     Args:
         path: the file.
-        graph: the model's graph, with keys and values as they are (`physical`); which embeddings are writers, the file
-            decides where it names one.
+        graph: the model's graph, with keys and values as they are (`physical`). Which embeddings are writers, the file
+            decides: one that names none was found without them, so that they reach every reader.
 
     Raises:
         edgewise.InputError: it is no such file, or one of its edges is not in the graph; the message names it.
@@ -70,8 +70,8 @@ def read_edges(path: str | Path, graph: Graph) -> Circuit:
     if graph.spec.kv != "physical":
         raise InputError(f"{path}: has keys and values as the model has them; give a graph with kv='physical'")
     named = {writer for writer, _ in content} & _EMBEDDINGS.keys()
-    if named:
-        embeddings = "joint" if named == {"embeds"} else "split"
+    if content:
+        embeddings = "off" if not named else "joint" if named == {"embeds"} else "split"
         graph = Graph(replace(graph.spec, embeddings=embeddings))
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
     shared = graph.n_kv_readers != graph.spec.n_heads
