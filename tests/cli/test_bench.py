@@ -87,5 +87,6 @@ def test_a_file_of_mibs_is_judged_in_one_command(
     assert not run(monkeypatch, "mib", tmp_path / "theirs.json", *choices)
     told = capsys.readouterr().out
     assert f"{rows[0]['absolute']['cmd']:.3f}" in told and "0.1 %" in told
+    assert "split test; ablation interchange with corrupted" in told and rows[0]["ablation"]["kind"] == "interchange"
     assert run(monkeypatch, "mib", tmp_path / "theirs.json") == 2
     assert "give --model and --task" in capsys.readouterr().err

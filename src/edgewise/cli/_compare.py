@@ -38,6 +38,8 @@ def compare(
     if any(each.graph.spec.features for each in found):
         raise InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
     loaded = load(model or str(found[0].provenance.get("model", {}).get("id", "")), device)
+    for each in found:
+        _show.compare_weights(each.provenance.get("model", {}), loaded.identity)
     if task:
         tasks = [make_task(name, loaded.tokenizer, 200, 200, 256, 0) for name in task]
     else:

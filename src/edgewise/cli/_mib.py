@@ -27,7 +27,7 @@ def mib(
 ) -> None:
     """Judge scores as MIB's circuit track does: faithfulness over ten sizes, CPR (signed) and CMD (absolute)."""
     import edgewise as ew
-    from edgewise.evaluation import mib_scores
+    from edgewise.evaluation import mib_scores, recorded_ablation
 
     one_of("--split", split, ("train", "validation", "test"))
     if out is not None:
@@ -40,6 +40,8 @@ def mib(
     found = ew.Circuit.load(file) if own else None
     recorded: dict[str, Any] = found.provenance if found is not None else {}
     loaded = load(model or str(recorded.get("model", {}).get("id", "")), device)
+    if own:
+        _show.compare_weights(recorded.get("model", {}), loaded.identity)
     circuit = found or foreign_circuit(file, loaded, str(model))
     if circuit.scores is None:
         raise InputError(f"{file}: has no scores, so there is no other size of it")
@@ -50,10 +52,12 @@ def mib(
     scores = ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
         result = mib_scores(loaded, scores, pairs, metric=metric, split=split)
-    row = {"file": str(file), "task": pairs.name, "split": split, "edges": circuit.graph.n_edges, **asdict(result)}
+    ablation = (recorded_ablation(circuit) or ew.Ablation()).to_dict()
+    conditions = {"split": split, "ablation": ablation, "graph": circuit.graph.spec.to_dict()}
+    row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:
         write_atomically(out, json.dumps(row, indent=2) + "\n")
     if as_json:
         print(json.dumps(row))
     else:
-        _show.mib(result, circuit.graph)
+        _show.mib(result, circuit.graph, conditions)

@@ -18,6 +18,7 @@ from edgewise.tracr import Recovery, Truth
 
 _console = Console(highlight=False)
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
+BOOTSTRAP = "95 % bootstrap intervals over the examples"
 NEAR = 5e-3  # distances that would be printed as 0.00: such examples are not far from the model
 _PLANNED = (
     "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
@@ -110,7 +111,9 @@ def size_curve(found: SizeCurve) -> None:
     title = (
         f"{found.metric} by size; {found.n} {found.conditions['split']} examples, {found.total_edges:,} edges in all"
     )
-    table = Table(title=escape(title), caption=f"full model {found.full:.3f}, empty circuit {found.empty:.3f}")
+    ends = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; actual edges; {BOOTSTRAP}"
+    caption = escape(f"{ends}\n{_how(found.conditions)}")
+    table = Table(title=escape(title), caption=caption, caption_justify="left")
     for name in ("method", "actual edges", "sparsity", found.metric, "95 % interval"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for point in found.points:
@@ -121,7 +124,7 @@ def size_curve(found: SizeCurve) -> None:
 
 def comparison(found: Comparison) -> None:
     """Circuits side by side."""
-    table = Table(title=escape(f"shared edges, of {found.total_edges:,}"))
+    table = Table(title=escape(f"shared edges (nominal), of {found.total_edges:,}"))
     for name in ("circuits", "shared", "IoU", "of the first", "of the second"):
         table.add_column(name, justify="left" if name == "circuits" else "right")
     for pair in found.pairs:
@@ -131,7 +134,8 @@ def comparison(found: Comparison) -> None:
     for task, rows in found.judged.items():
         table = Table(
             title=escape(f"{task}: {found.n[task]} {found.conditions['split']} examples"),
-            caption="actual edges; kl in nats, full ‖ circuit, with its 95 % bootstrap interval over the examples",
+            caption=escape(f"actual edges; kl in nats, full ‖ circuit; {BOOTSTRAP}\n{_how(found.conditions)}"),
+            caption_justify="left",
         )
         metrics = list(next(iter(rows.values())))
         table.add_column("circuit", no_wrap=True)
@@ -145,13 +149,12 @@ def comparison(found: Comparison) -> None:
         _console.print(table)
 
 
-def mib(found: MibScores, graph: Graph) -> None:
-    """Faithfulness over sizes, and its areas."""
+def mib(found: MibScores, graph: Graph, conditions: dict[str, Any]) -> None:
+    """Faithfulness over sizes, and its areas; `conditions` has the split and the ablation."""
     title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
     raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
-    table = Table(
-        title=escape(title), caption=f"{raw}\nCPR is MIB's by signed score, CMD by absolute", caption_justify="left"
-    )
+    said = f"{raw}\n{_how(conditions)}\nCPR is MIB's by signed score, CMD by absolute"
+    table = Table(title=escape(title), caption=escape(said), caption_justify="left")
     table.add_column("size")
     for name in ("edges", "signed", "actual", "absolute", "actual"):
         table.add_column(name, justify="right")
@@ -170,9 +173,8 @@ def mib(found: MibScores, graph: Graph) -> None:
 def _caption(result: Evaluation) -> str:
     conditions = result.conditions
     lines = [
-        f"split {conditions['split']}; ablation {' with '.join(filter(None, _ablation(conditions)))}; "
-        "hard masks; at the answers",
-        f"{_units(result)}; random and EAP: at most the same actual size",
+        _how(conditions),
+        f"{_units(result)}; random and EAP: at most the same actual size; {BOOTSTRAP}",
     ]
     if "eap" in conditions:
         eap = conditions["eap"]
@@ -186,8 +188,10 @@ def _units(result: Evaluation) -> str:
     return "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer"
 
 
-def _ablation(conditions: dict[str, Any]) -> tuple[str, str]:
-    return conditions["ablation"]["kind"], conditions["ablation"]["source"]
+def _how(conditions: dict[str, Any]) -> str:
+    """What every judgement says of itself."""
+    ablation = " with ".join(filter(None, (conditions["ablation"]["kind"], conditions["ablation"]["source"])))
+    return f"split {conditions['split']}; ablation {ablation}; hard masks; at the answers"
 
 
 def check(row: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def draw_bench(table: BenchTable, path: str | Path, *, metric: str | None = None
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     across = max(1, int(columns * _WIDTH // _KEY_COLUMN))
-    notes = textwrap.wrap(_caption(models, panels[0][2]), int(columns * 62))
+    notes = textwrap.wrap(_caption(models, panels[0][2], str(table.rows[0]["ablation"])), int(columns * 62))
     key = _KEY_ROW * math.ceil(len(methods) / across) + 0.15 * len(notes) + 0.25
     with canvas(path, (0.0, columns * _WIDTH, 0.0, rows * _HEIGHT + key), 200) as page:
         for number, (model, task, points) in enumerate(panels):
@@ -70,13 +70,13 @@ def _shown(points: list[BenchPoint]) -> list[BenchPoint]:
     return [point for point in points if not is_empty(point.algorithm) and point.edges >= 1]
 
 
-def _caption(models: list[str], points: list[BenchPoint]) -> str:
+def _caption(models: list[str], points: list[BenchPoint], ablation: str) -> str:
     seeds = sorted({len(point.values) for point in points})
     runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
-        f"{', '.join(filter(None, map(last_part, models)))}; {points[0].values.shape[1]} test examples; hard masks, at "
-        f"the answers; actual edges. Lines: mean over {runs} seeds; bands: 95 % bootstrap over the examples; dots: "
-        "each seed; dotted: the empty circuit."
+        f"{', '.join(filter(None, map(last_part, models)))}; {points[0].values.shape[1]} test examples; {ablation} "
+        f"ablation, hard masks, at the answers; actual edges. Lines: mean over {runs} seeds; bands: 95 % bootstrap "
+        "over the examples; dots: each seed; dotted: the empty circuit."
     )
 
 
