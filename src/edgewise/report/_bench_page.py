@@ -62,8 +62,8 @@ def _heading(table: BenchTable, command: str) -> list[str]:
         "and over the seeds, with its 95 % bootstrap interval over the examples, and ± the standard deviation of the",
         f"seeds' means. Hard masks, at the answers, {first['ablation']} ablation. Columns are the sizes asked for, in",
         "cells stand the actual edges. Of attribution by absolute and by signed score, and of several attribution",
-        "methods (*best attribution*), what is nearest to the model on validation is shown (on the training pairs, where",
-        "a task has no others); test examples choose nothing.",
+        "methods (*best attribution*), what is nearest to the model on validation is shown (on the training pairs",
+        "where a task has no others); test examples choose nothing.",
     ]
 
 
