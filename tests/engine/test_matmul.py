@@ -45,6 +45,7 @@ def test_the_setting_holds_in_forward_and_backward_and_is_put_back(monkeypatch: 
 def test_the_setting_holds_for_what_depends_on_the_pairs_alone(monkeypatch: pytest.MonkeyPatch):
     model, seen = random_model("gpt2", torch.float32), []
     module = model.parts.layers[0].mlp.module
+    assert isinstance(module, torch.nn.Module)
     module.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
     engine = Engine(model, matmul="medium")
     engine.prepare([BATCH])

@@ -59,7 +59,7 @@ def test_mib_scores_are_made_of_circuits_judged_alone():
         real = np.diff(np.array(chosen.actual) / engine.graph.n_edges)
         assert chosen.actual_cpr == pytest.approx(float((real * mean).sum()), abs=1e-5)
         assert chosen.actual_cmd == pytest.approx(float((real * (away[1:] + away[:-1]) / 2).sum()), abs=1e-5)
-        assert (chosen.log_cpr, chosen.log_cmd) == pytest.approx(areas(shares, kept, log=True), abs=1e-5)
+        assert (chosen.log_cpr, chosen.log_cmd) == pytest.approx(areas(shares, kept.tolist(), log=True), abs=1e-5)
     assert found.signed.values != found.absolute.values and found.n == 4
 
 
