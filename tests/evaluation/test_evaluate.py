@@ -233,6 +233,21 @@ def test_without_validation_pairs_attribution_is_chosen_on_train():
     assert result.metrics["kl"].eap is not None
 
 
+def test_eap_is_scored_on_the_first_pairs_of_many(monkeypatch: pytest.MonkeyPatch):
+    engine, task = toy_engine(), random_task()
+    monkeypatch.setattr("edgewise.evaluation._evaluate.EAP_PAIRS", 1)
+    circuit = random_scores(engine.graph, 0).top_actual(30)
+    few = eap(engine, replace(task, train=task.train[:1]))
+    found = evaluate(engine, circuit, task, baselines=("eap",))
+    given = evaluate(engine, circuit, task, baselines=("eap",), attribution=few)
+    assert found.conditions["eap"]["pairs"] == 1 and found.metrics["kl"].eap == given.metrics["kl"].eap
+    assert given.conditions["eap"]["pairs"] is None
+    monkeypatch.undo()
+    whole = evaluate(engine, circuit, task, baselines=("eap",))
+    assert whole.conditions["eap"]["pairs"] == len(task.train) > 1
+    assert whole.metrics["kl"].eap != found.metrics["kl"].eap
+
+
 def test_it_says_that_attribution_was_chosen_on_train():
     engine = toy_engine()
     result = evaluate(engine, _circuit(engine), replace(random_task(), validation=()))
