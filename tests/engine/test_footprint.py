@@ -9,7 +9,7 @@ from transformers import GPT2Config, LlamaConfig
 from benchmarks._measure import peak_tensor_bytes
 from benchmarks._shapes import SHAPES
 from edgewise import InputError
-from edgewise.engine import Engine, _reads, footprint
+from edgewise.engine import Engine, _stack, footprint
 from edgewise.engine._stack import LeanStack
 from edgewise.models import from_config, load
 from tests.tiny import collate, draw_prompts, tiny
@@ -101,7 +101,7 @@ def test_lean_never_widens_more_than_a_chunk(gradients: Literal["fractional", "a
     model, batch = tiny("llama-gqa"), collate(draw_prompts((9,) * 20))
     engine = Engine(model, memory="lean")
     n_bytes = 60_000
-    monkeypatch.setattr(_reads, "CHUNK_BYTES", {"cpu": n_bytes})
+    monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": n_bytes})
     for value in (0.5, 1.0):
         mask = torch.full((engine.graph.n_edges,), value, requires_grad=True)
         logits = engine.run(batch, mask, gradients=gradients)

@@ -22,6 +22,7 @@ from torch import Tensor
 from edgewise.engine._constants import Constants
 from edgewise.engine._feature_block import FeatureBlock
 from edgewise.engine._features import FeatureRun
+from edgewise.engine._group import LayerGroup, layer_groups
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, Plan
@@ -94,6 +95,7 @@ class Executor:
         self.centred = parts.final_norm.kind == "layer"
         self.features = features or {}
         self.saved: list[tuple[Saved, SavedMlp | Saved | None]] = []
+        self.groups = layer_groups(plan.layers, plan.all_edges)
         self.rotary = make_rotary(parts, packing)
         self.real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
 
@@ -115,8 +117,10 @@ class Executor:
         for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
             self._write(slot, self.clean[writer] - self.constants.embedding(writer))
         for layer_plan, layer in zip(plan.layers, self.parts.layers, strict=True):
-            base = self._base(2 * layer_plan.layer)
-            saved, rider = read_forward(self._attention_read(layer_plan), layer_plan, self.packing, self.stack, base)
+            base, read = self._base(2 * layer_plan.layer), self._attention_read(layer_plan)
+            if layer_plan is self._group_layers(layer_plan)[0]:
+                group = self._enter_group(layer_plan)
+            saved, rider = read_forward(read, layer_plan, self.packing, self.stack, base, group)
             heads = self._head_slots(layer_plan, layer)
             if self.parts.parallel:  # what does not read its own layer's heads, before they are written
                 x, saved_mlp = self._mlp_input(layer_plan, rider, base, heads), self._run_features(layer_plan)
@@ -225,8 +229,11 @@ class Executor:
         self.passed = gradient.new_zeros(self.packing.n_tokens, self.parts.d_model) if ablated else None
         heads, mlps = [], []
         self._logits_backward(gradient)
+        group = None
         for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
             saved, saved_mlp = self.saved.pop()
+            if plan is self._group_layers(plan)[-1]:
+                group = self._enter_group(plan)
             if self.passed is not None:
                 assert plan.mlp_slot is not None  # nothing is skipped where these gradients are wanted
                 mlps.append(self._ablated_gradient(plan.mlp_slot))
@@ -238,7 +245,9 @@ class Executor:
             elif saved_mlp is not None:
                 self._features_backward(plan, saved_mlp)
             mixed = early if self.parts.parallel else self._heads_gradient(plan, layer, heads)
-            self._attention_backward(plan, layer, saved, mixed, mlp_gradient)
+            self._attention_backward(plan, layer, saved, mixed, mlp_gradient, group)
+            if group is not None and plan is self._group_layers(plan)[0]:
+                self._leave_group(group)
         if not ablated:
             self.stack.release()
             return Gradients(self.gradients, None)
@@ -297,7 +306,13 @@ class Executor:
         return gradient
 
     def _attention_backward(
-        self, plan: LayerPlan, layer: Layer, saved: Saved, mixed_gradient: Tensor | None, mlp_gradient: Tensor | None
+        self,
+        plan: LayerPlan,
+        layer: Layer,
+        saved: Saved,
+        mixed_gradient: Tensor | None,
+        mlp_gradient: Tensor | None,
+        group: LayerGroup | None,
     ) -> None:
         gradient = torch.zeros_like(saved.projected)
         if mixed_gradient is not None:
@@ -320,11 +335,19 @@ class Executor:
             mlp_gradient,
             self.plan.all_edges,
             self.passed,
+            group,
         )
+        if group is None:
+            self._store(plan, masks)
+        else:
+            group.masks[plan.layer] = masks
+
+    def _store(self, plan: LayerPlan, masks: Float[Tensor, "CP m w"]) -> None:
+        """Put a layer's mask gradients, complete, in their place."""
         n_before, columns = plan.attention.n_writers, self.plan.writers[: plan.n_writers]
         table = self.gradients[:, plan.attention.edges].view(len(masks), plan.attention.n_readers, n_before)
         table[:, plan.readers[:, None], columns] = masks[:, : len(plan.readers)]
-        if mlp_gradient is not None:
+        if masks.shape[1] > len(plan.readers):
             self.gradients[:, plan.mlp.edges][:, columns] = masks[:, -1]
 
     def _ablated_gradient(self, slot: int) -> Float[Tensor, "1 D"]:
@@ -334,6 +357,22 @@ class Executor:
         return centre(gradient) if self.centred else gradient
 
     # ------------------------------------------------------------------------------------------------------- helpers
+
+    def _group_layers(self, plan: LayerPlan) -> tuple[LayerPlan, ...]:
+        return self.groups.get(plan.layer, (plan,))
+
+    def _enter_group(self, plan: LayerPlan) -> LayerGroup | None:
+        """Read together what a layer's group reads of the writers before it; None if the layer stands alone."""
+        if plan.layer not in self.groups:
+            return None
+        group = LayerGroup(self.groups[plan.layer], self.packing, self.stack, self.plan.all_edges)
+        group.read([self._base(2 * each.layer) for each in group.plans])
+        return group
+
+    def _leave_group(self, group: LayerGroup) -> None:
+        group.give_back()
+        for plan in group.plans:
+            self._store(plan, group.masks[plan.layer])
 
     def _attention_read(self, plan: LayerPlan) -> Read:
         """The running attention readers' projections; rearranged weights are kept unless memory is short, or they would

@@ -3,6 +3,7 @@
 Counted for the worst case: every mask fractional, so that nothing is skipped or shared.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.engine._reads import CHUNK_BYTES
-from edgewise.engine._stack import LeanStack, Stack
+from edgewise.engine._group import LAYERS, ROWS
+from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
 from edgewise.graph import Graph
 from edgewise.models import Layer, Model
 
@@ -84,6 +85,7 @@ def footprint(
     pre_activations = sum(x.shape[1] for x in _mlp_inputs(first))
     n_wide = graph.n_embeddings + n_layers
     stack_numbers = tokens * (n_wide * d_model + n_layers * n_heads * head_width if lean else n_writers * d_model)
+    grouped = min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))  # layers, with an MLP riding along in each
     chunk = CHUNK_BYTES[device] * (LeanStack if lean else Stack).longer_chunks
     whole = (n_writers + 2 * n_readers) * tokens * d_model * MASK  # a chunk is never longer than the batch
     reads = n_readers * d_model * read_width * stored
@@ -101,6 +103,7 @@ def footprint(
             "weights": sum(p.numel() * p.element_size() for p in model.module.parameters()),
             "stack of differences": stack_numbers * stored,
             "stack of gradients": stack_numbers * MASK,
+            "layers read together": grouped * (n_readers + 1) * tokens * d_model * MASK if grouped > 1 else 0,
             "attention kept": n_layers * n_readers * tokens * (read_width * stored + MASK),
             "mlp kept": n_layers * tokens * (d_model * MASK + (0 if lean else pre_activations * stored)),
             "examples' constants": _constants(model, graph, batch, length, examples or batch, cache_bytes),

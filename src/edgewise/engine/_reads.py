@@ -7,14 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgewise.engine._group import LayerGroup
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import Rows
 from edgewise.engine._stack import Stack
 from edgewise.models import Attention, Mlp, Norm
-
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
-"""How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
-docs/performance.md)."""
 
 
 class ReadPlan(Protocol):
@@ -140,7 +137,12 @@ def _along(g_y: Tensor, y: Tensor, bias: Tensor | None, inverse: Tensor, d_model
 
 
 def read_forward(
-    read: Read, plan: ReadPlan, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]
+    read: Read,
+    plan: ReadPlan,
+    packing: Packing,
+    stack: Stack,
+    base: Float[Tensor, "M D"],
+    group: LayerGroup | None = None,
 ) -> tuple[Saved, Float[Tensor, "N D"]]:
     """Project every running attention reader's input, and sum the MLP's over the writers before the layer.
 
@@ -150,6 +152,7 @@ def read_forward(
         packing: the batch.
         stack: the differences written so far.
         base: what the attention readers get with all edges ablated.
+        group: the layer's, if it has one; it has mixed what was written before it.
 
     Returns:
         The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
@@ -160,9 +163,9 @@ def read_forward(
     rider = stack.like.new_empty(packing.n_tokens, stack.d_model)
     shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
     shared = base + stack.total if shares else None
-    for piece in _pieces(read, plan, packing, stack, all_edges=False):
+    for piece in _pieces(read, plan, packing, stack, group, all_edges=False):
         for tokens in piece.chunks:
-            x = _inputs(piece.rows, plan, stack, base, shared, tokens)  # (m, T, D)
+            x = _inputs(piece, plan, stack, base, shared, tokens)  # (m, T, D)
             if piece.rows.kind == "mix" and piece.rows.rider:
                 rider[tokens], x = x[-1], x[:-1]
             if not len(piece.rows.readers):
@@ -186,6 +189,7 @@ def read_backward(
     mlp_gradient: Float[Tensor, "N D"] | None,
     all_edges: bool,
     passed: Float[Tensor, "N D"] | None,
+    group: LayerGroup | None = None,
 ) -> Float[Tensor, "CP m w"]:
     """Carry the gradients of the projections back to the masks and to the differences.
 
@@ -204,22 +208,24 @@ def read_backward(
         mlp_gradient: ∂loss/∂(the MLP's input), if it runs.
         all_edges: give the gradients of masks at exactly 0 and 1 too.
         passed: Σ_r g_r, to which the attention readers' is added if given.
+        group: the layer's, if it has one.
 
     Returns:
-        ∂loss/∂mask for each row of masks, running attention reader (the MLP last, if it runs) and live writer.
+        ∂loss/∂mask for each row of masks, running attention reader (the MLP last, if it runs) and live writer; those of
+        the writers before the group are left to the group, which gets the readers' gradients.
     """
     n = len(gradient)
     masks = stack.like.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
-    for piece in _pieces(read, plan, packing, stack, all_edges):
+    for piece in _pieces(read, plan, packing, stack, group, all_edges):
         rows, separate = piece.rows, piece.rows.kind == "mix" or all_edges
         if rows.kind == "zeros" and not separate and passed is None:
             continue  # its input does not depend on anything that is differentiated
         for tokens in piece.chunks:
-            m, length = len(rows.readers), tokens.stop - tokens.start
-            g_x = stack.like.new_empty((m if separate else 1) + rows.rider * separate, length, stack.d_model)
+            m, own = len(rows.readers), rows.mask is not None
+            x = _inputs(piece, plan, stack, base, saved.shared, tokens)
+            g_x = x if own else x.new_empty(m + rows.rider if separate else 1, *x.shape[1:])
             if m:
-                x = _inputs(rows, plan, stack, base, saved.shared, tokens)
-                _input_gradient(piece, tokens, x, saved, gradient, separate, out=g_x[:m] if separate else g_x)
+                _input_gradient(piece, tokens, x, saved, gradient, out=g_x[:m] if separate else g_x)
                 if rows.kind == "ones":
                     stack.shared[tokens] += g_x[:m].sum(0)
                 if passed is not None:
@@ -229,35 +235,38 @@ def read_backward(
             if rows.rider:
                 assert mlp_gradient is not None
                 g_x[m] = mlp_gradient[tokens]
-            per_edge = g_x.flatten(1) @ stack.differences(plan.n_writers, tokens).T  # (m, w)
-            masks[piece.row, piece.readers] += per_edge[:m]
+            if piece.ahead is not None and not own:
+                piece.ahead[:, tokens] = g_x
+            if piece.first == plan.n_writers:
+                continue
+            per_edge = g_x.flatten(1) @ stack.differences(plan.n_writers, tokens, piece.first).T  # (m, w)
+            masks[piece.row, piece.readers, piece.first :] += per_edge[:m]
             if rows.rider:
-                masks[piece.row, n] += per_edge[m]
+                masks[piece.row, n, piece.first :] += per_edge[m]
             if rows.mask is not None:
-                stack.add_gradient(rows.mask, g_x.flatten(1), tokens)
+                stack.add_gradient(rows.mask[:, piece.first :], g_x.flatten(1), tokens, piece.first)
     return masks
 
 
-def _input_gradient(
-    piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gradient: Tensor, separate: bool, out: Tensor
-) -> None:
-    """Write ∂loss/∂x of the piece's readers to `out`: one each, or their sum where they share an input."""
+def _input_gradient(piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gradient: Tensor, out: Tensor) -> None:
+    """Write ∂loss/∂x of the piece's readers to `out` (which may be `x` itself): one each, or their sum in one row."""
     read, y = piece.read, saved.projected[piece.readers, tokens]
     g_y, inverse = gradient[piece.readers, tokens], saved.scale[piece.readers, tokens]  # (n, T, k), (n, T)
     back = read.weight.transpose(1, 2)  # (n, k, D)
     scaled = (g_y * inverse[..., None]).to(back.dtype)
-    into = out if out.dtype == back.dtype else torch.empty_like(out, dtype=back.dtype)
-    if separate:
-        torch.bmm(scaled, back, out=into)
+    if len(out) < len(scaled):
+        scaled, back = scaled.transpose(0, 1).flatten(1)[None], back.flatten(0, 1)[None]
+    if read.norm.kind == "none":
+        out.zero_()
     else:
-        torch.mm(scaled.transpose(0, 1).flatten(1), back.flatten(0, 1), out=into[0])
-    if into is not out:
-        out.copy_(into)
-    if read.norm.kind != "none":
         bias = None if read.bias is None else read.bias[:, None]
         along = _along(g_y, y, bias, inverse, x.shape[-1])
-        along = along if separate else along.sum(0, keepdim=True)
-        out.addcmul_(x[: len(along)], along[..., None])
+        along = along if len(out) == len(along) else along.sum(0, keepdim=True)
+        torch.mul(x[: len(out)], along[..., None], out=out)
+    if out.dtype == back.dtype:
+        out.baddbmm_(scaled, back)
+    else:
+        out += torch.bmm(scaled, back)
 
 
 class _Piece(NamedTuple):
@@ -268,25 +277,30 @@ class _Piece(NamedTuple):
     readers: Int[Tensor, " n"] | slice
     read: Read
     chunks: list[slice]
+    first: int
+    """Their first writer that is not left to the group."""
+    ahead: Float[Tensor, "m N D"] | None
+    """Their rows of the group."""
 
 
-def _pieces(read: Read, plan: ReadPlan, packing: Packing, stack: Stack, all_edges: bool) -> Iterator[_Piece]:
+def _pieces(
+    read: Read, plan: ReadPlan, packing: Packing, stack: Stack, group: LayerGroup | None, all_edges: bool
+) -> Iterator[_Piece]:
     n, d_model, width = read.weight.shape
-    n_bytes = CHUNK_BYTES["cuda" if read.weight.is_cuda else "cpu"] * stack.longer_chunks
     for start, stop, row in packing.segments:
         for rows in plan.rows[row]:
             # A slice where all readers are alike, since indexing with a tensor would copy the weights.
             readers = slice(0, n) if len(rows.readers) == n else rows.readers
+            first, ahead = (0, None) if group is None else (group.n_writers, group.rows_of(rows))
             per_token = len(rows.readers) * width + d_model
             if rows.mask is not None or all_edges:  # the stack, and an input or its gradient for each reader
-                per_token += (len(rows.readers) + rows.rider + plan.n_writers) * d_model
-            step = max(1, n_bytes // (per_token * stack.like.element_size()))
-            chunks = [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
-            yield _Piece(row, rows, readers, read.take(readers), chunks)
+                per_token += (len(rows.readers) + rows.rider + plan.n_writers - first) * d_model
+            chunks = stack.chunks(start, stop, per_token)
+            yield _Piece(row, rows, readers, read.take(readers), chunks, first, ahead)
 
 
 def _inputs(
-    rows: Rows,
+    piece: _Piece,
     plan: ReadPlan,
     stack: Stack,
     base: Float[Tensor, "M D"],
@@ -294,10 +308,15 @@ def _inputs(
     tokens: slice,
 ) -> Float[Tensor, "m T D"]:
     """The inputs of some readers at some tokens (the MLP's last); the one that they share for `ones` and `zeros`."""
+    rows, first = piece.rows, piece.first
     if rows.kind == "ones" and shared is not None:
         return shared[None, tokens]
-    base = base.expand(stack.n_tokens, -1)[tokens]
     if rows.mask is None:
-        return base[None]
-    x = torch.addmm(base.reshape(1, -1), rows.mask, stack.differences(plan.n_writers, tokens))
-    return x.view(-1, *base.shape)
+        return base.expand(stack.n_tokens, -1)[None, tokens]
+    differences = stack.differences(plan.n_writers, tokens, first)
+    if piece.ahead is not None:  # in place: nobody else reads these rows
+        x = piece.ahead[:, tokens]
+        x.flatten(1).addmm_(rows.mask[:, first:], differences)
+        return x
+    x = torch.addmm(base.expand(stack.n_tokens, -1)[tokens].reshape(1, -1), rows.mask, differences)
+    return x.view(-1, tokens.stop - tokens.start, stack.d_model)

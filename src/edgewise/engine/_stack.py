@@ -13,6 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
+"""How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
+docs/performance.md)."""
+
 
 class HeadSlots(NamedTuple):
     """The running heads of one layer among the live writers, and what takes them to the residual."""
@@ -70,7 +74,7 @@ class Stack:
         """
         self.n_writers, self.n_tokens, self.d_model, self.like = n_writers, n_tokens, d_model, like
         self.workspace, self.buffers = workspace, dict[str, Tensor]()
-        self.values = self._take("values", (self._n_wide(), n_tokens, d_model), dtype)
+        self.values = self.take("values", (self._n_wide(), n_tokens, d_model), dtype)
         self.total = like.new_zeros(n_tokens, d_model)  # Σ_w Δ_w so far: readers whose masks are all 1 share it
         self.own: Tensor | None = None
 
@@ -81,7 +85,8 @@ class Stack:
     def _n_wide(self) -> int:
         return self.n_writers
 
-    def _take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A buffer of any content that is handed on when this stack is released."""
         n = math.prod(shape)
         if name not in self.buffers or len(self.buffers[name]) < n:
             self.buffers.pop(name, None)
@@ -100,9 +105,15 @@ class Stack:
             self.values[heads.slots] += heads.share
         self.total += self.values[heads.slots].sum(0, dtype=self.total.dtype)
 
-    def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
-        """The first `n_writers` differences at some tokens, as a matrix."""
-        return self._matrix(self.values, n_writers, tokens).to(self.like.dtype)
+    def chunks(self, start: int, stop: int, per_token: int) -> list[slice]:
+        """Runs of tokens so short that `per_token` numbers for each stay in the processor's cache."""
+        n_bytes = CHUNK_BYTES["cuda" if self.like.is_cuda else "cpu"] * self.longer_chunks
+        step = max(1, n_bytes // (per_token * self.like.element_size()))
+        return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
+
+    def differences(self, n_writers: int, tokens: slice, first: int = 0) -> Float[Tensor, "w TD"]:
+        """The differences of writers `first` to before `n_writers` at some tokens, as a matrix."""
+        return self._matrix(self.values, n_writers, tokens)[first:].to(self.like.dtype)
 
     def mix_heads(self, heads: HeadSlots, mask: Float[Tensor, " h"], tokens: slice) -> Float[Tensor, "T D"]:
         """`Σ_w m_w Δ_w` over one layer's heads."""
@@ -124,12 +135,14 @@ class Stack:
     def gradients(self) -> Float[Tensor, "W N D"]:
         """Each writer's own part, made when it is first added to: where all masks are 1 (attribution), never."""
         if self.own is None:
-            self.own = self._take("gradients", tuple(self.values.shape), self.like.dtype).zero_()
+            self.own = self.take("gradients", tuple(self.values.shape), self.like.dtype).zero_()
         return self.own
 
-    def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
-        """`∂loss/∂Δ_w += Σ_r m_rw g_r` for the first `w` writers."""
-        self._matrix(self.gradients, mask.shape[1], tokens).addmm_(mask.T, gradient)
+    def add_gradient(
+        self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice, first: int = 0
+    ) -> None:
+        """`∂loss/∂Δ_w += Σ_r m_rw g_r` for `w` writers from `first` on."""
+        self._matrix(self.gradients, first + mask.shape[1], tokens)[first:].addmm_(mask.T, gradient)
 
     def add_gradient_at(
         self, mask: Float[Tensor, "A w"] | None, gradient: Float[Tensor, "A D"], tokens: Int[Tensor, " A"]
@@ -209,7 +222,7 @@ class LeanStack(Stack):
         self.slots, self.wide = wide, torch.tensor(wide, dtype=torch.long, device=like.device)
         super().__init__(n_writers, n_tokens, d_model, like, dtype, workspace)
         self.blocks: dict[int, tuple[HeadSlots, Float[Tensor, "h N v"]]] = {}  # by the first slot
-        self.expanded: tuple[slice, int, Tensor] | None = None
+        self.expanded: tuple[tuple[slice, int, int], Tensor] | None = None
 
     def _n_wide(self) -> int:
         return len(self.slots)
@@ -224,15 +237,16 @@ class LeanStack(Stack):
         self.blocks[heads.slots.start] = heads, difference.to(self.values.dtype)
         self.total += self.mix_heads(heads, self.like.new_ones(len(difference)), slice(0, self.n_tokens))
 
-    def differences(self, n_writers: int, tokens: slice) -> Float[Tensor, "w TD"]:
+    def differences(self, n_writers: int, tokens: slice, first: int = 0) -> Float[Tensor, "w TD"]:
         """See `Stack`; the last chunk is kept, since the backward asks for it twice."""
-        if self.expanded is None or self.expanded[0] != tokens or self.expanded[1] < n_writers:
+        asked, n = (tokens, first, n_writers), n_writers - first
+        if self.expanded is None or self.expanded[0] != asked:
             self.expanded = None
             length = tokens.stop - tokens.start
-            matrix = self._take("expanded", (n_writers, length, self.d_model), self.like.dtype)
-            self._expand(matrix, n_writers, lambda values: values[:, tokens])
-            self.expanded = tokens, n_writers, matrix.view(n_writers, length * self.d_model)
-        return self.expanded[2][:n_writers]
+            matrix = self.take("expanded", (n, length, self.d_model), self.like.dtype)
+            self._expand(matrix, first, n_writers, lambda values: values[:, tokens])
+            self.expanded = asked, matrix.view(n, length * self.d_model)
+        return self.expanded[1]
 
     def mix_heads(self, heads: HeadSlots, mask: Float[Tensor, " h"], tokens: slice) -> Float[Tensor, "T D"]:
         """See `Stack`. Masks commute with W_O, so this costs no more than W_O itself."""
@@ -244,7 +258,7 @@ class LeanStack(Stack):
     def at(self, tokens: Int[Tensor, " A"]) -> Float[Tensor, "W A D"]:
         """See `Stack`."""
         matrix = self.like.new_empty(self.n_writers, len(tokens), self.d_model)
-        self._expand(matrix, self.n_writers, lambda values: values[:, tokens])
+        self._expand(matrix, 0, self.n_writers, lambda values: values[:, tokens])
         return matrix
 
     def start_backward(self) -> None:
@@ -254,14 +268,18 @@ class LeanStack(Stack):
             heads.slots.start: torch.zeros_like(values, dtype=self.like.dtype) for heads, values in self.blocks.values()
         }
 
-    def add_gradient(self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice) -> None:
+    def add_gradient(
+        self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice, first: int = 0
+    ) -> None:
         """See `Stack`."""
-        n_writers = mask.shape[1]
-        wide = self.wide[: bisect_left(self.slots, n_writers)]
-        self._matrix(self.gradients, len(wide), tokens).addmm_(mask[:, wide].T, gradient)
+        end = first + mask.shape[1]
+        low, high = bisect_left(self.slots, first), bisect_left(self.slots, end)
+        wide = self._matrix(self.gradients, high, tokens)[low:]
+        wide.addmm_(mask[:, self.wide[low:high] - first].T, gradient)
         for heads, _ in self.blocks.values():
-            if heads.slots.stop <= n_writers:
-                block = (mask[:, heads.slots].T @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
+            if first <= heads.slots.start and heads.slots.stop <= end:
+                own = mask[:, heads.slots.start - first : heads.slots.stop - first]
+                block = (own.T @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
                 self._add_heads(heads, block, tokens)
 
     def add_gradient_at(
@@ -298,15 +316,16 @@ class LeanStack(Stack):
     def _values_of(self, heads: HeadSlots) -> Float[Tensor, "h N v"]:
         return self.blocks[heads.slots.start][1]
 
-    def _expand(self, into: Float[Tensor, "w T D"], n_writers: int, take: Callable[[Tensor], Tensor]) -> None:
-        """Write the first differences at some tokens, which `take` picks."""
-        wide = self.wide[: bisect_left(self.slots, n_writers)]
-        into[wide] = take(self.values)[: len(wide)].to(into.dtype)
+    def _expand(self, into: Float[Tensor, "w T D"], first: int, end: int, take: Callable[[Tensor], Tensor]) -> None:
+        """Write the differences of writers `first` to before `end` at some tokens, which `take` picks."""
+        low, high = bisect_left(self.slots, first), bisect_left(self.slots, end)
+        into[self.wide[low:high] - first] = take(self.values)[low:high].to(into.dtype)
         for heads, values in self.blocks.values():
-            if heads.slots.stop <= n_writers:
-                _through(take(values), heads.output, out=into[heads.slots])
+            if first <= heads.slots.start and heads.slots.stop <= end:
+                own = into[heads.slots.start - first : heads.slots.stop - first]
+                _through(take(values), heads.output, out=own)
                 if heads.share is not None:
-                    into[heads.slots] += heads.share
+                    own += heads.share
 
     def _add_heads(self, heads: HeadSlots, gradient: Float[Tensor, "h T D"], tokens: slice) -> None:
         into, back = self.head_gradients[heads.slots.start][:, tokens], heads.output.transpose(1, 2)

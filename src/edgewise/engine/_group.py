@@ -1,0 +1,137 @@
+"""Layers in a row whose readers read the writers before all of them together, and give their gradients back together.
+
+One layer has few readers, and a matrix product of so few rows runs at a third of a processor's speed. So what the
+readers of a few layers read of the writers before the first of these layers is one product; a layer alone then only
+reads the writers within its group.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.engine._packing import Packing
+from edgewise.engine._plan import Kind, LayerPlan, Rows
+from edgewise.engine._stack import Stack
+
+ROWS, LAYERS = 64, 6
+"""A group is full with this many readers, or layers: more rows gain nothing, and more layers leave more to read within
+the group (docs/performance.md)."""
+
+
+class Slot(NamedTuple):
+    """Readers of one layer that are treated alike, and where their rows stand."""
+
+    layer: int
+    rows: Rows
+    where: slice
+
+
+class LayerGroup:
+    """The readers of a few layers, one row of the width of the residual stream each and token.
+
+    Forwards a row holds what the reader gets from the writers before the group, the base included; backwards it holds
+    the same until its layer is walked, and then the gradient of its whole input.
+    """
+
+    def __init__(self, plans: Sequence[LayerPlan], packing: Packing, stack: Stack, every: bool) -> None:
+        """Give each reader its row.
+
+        Args:
+            plans: the layers.
+            packing: the batch.
+            stack: the differences.
+            every: give rows to readers that share an input too, since the gradient of each of their edges is wanted.
+        """
+        self.plans, self.packing, self.stack = plans, packing, stack
+        self.n_writers = plans[0].n_writers
+        self.slots = [_slots(plans, row, every) for row in range(len(plans[0].rows))]
+        self.n_mixed = [sum(_height(each.rows) for each in slots if each.rows.kind == "mix") for slots in self.slots]
+        height = max((slots[-1].where.stop for slots in self.slots if slots), default=0)
+        self.values = stack.take("group", (height, packing.n_tokens, stack.d_model), stack.like.dtype)
+        self.masks: dict[int, Float[Tensor, "CP m w"]] = {}
+        """∂loss/∂mask by layer, where they await those of the writers before the group."""
+
+    def rows_of(self, rows: Rows) -> Float[Tensor, "m N D"] | None:
+        """The rows of some readers (the MLP last, if it rides along), if they have any."""
+        found = (each.where for slots in self.slots for each in slots if each.rows is rows)
+        where = next(found, None)
+        return None if where is None else self.values[where]
+
+    def read(self, bases: Sequence[Float[Tensor, "M D"]]) -> None:
+        """Mix what every reader with masks of its own gets from the writers before the group, from what each layer's
+        readers get with all edges ablated.
+        """
+        base = {plan.layer: each for plan, each in zip(self.plans, bases, strict=True)}
+        for start, stop, row in self.packing.segments:
+            mixed = [each for each in self.slots[row] if each.rows.kind == "mix"]
+            if not mixed:
+                continue
+            mask, n_rows = self._ahead(mixed), self.n_mixed[row]
+            for tokens in self._chunks(start, stop, n_rows):
+                for each in mixed:
+                    self.values[each.where, tokens] = base[each.layer].expand(self.packing.n_tokens, -1)[tokens]
+                rows = self._matrix(n_rows, tokens)
+                rows.addmm_(mask, self.stack.differences(self.n_writers, tokens))
+
+    def give_back(self) -> None:
+        """Complete the gradients of the masks, and add to those of the writers, once every layer has been walked."""
+        for start, stop, row in self.packing.segments:
+            slots = self.slots[row]
+            if not slots:
+                continue
+            n_rows, n_mixed = slots[-1].where.stop, self.n_mixed[row]
+            mixed = [each for each in slots if each.rows.kind == "mix"]
+            mask = self._ahead(mixed) if mixed else None
+            per_edge = self.stack.like.new_zeros(n_rows, self.n_writers)
+            for tokens in self._chunks(start, stop, n_rows):
+                gradient = self._matrix(n_rows, tokens)
+                per_edge += gradient @ self.stack.differences(self.n_writers, tokens).T
+                if mask is not None:
+                    self.stack.add_gradient(mask, gradient[:n_mixed], tokens)
+            for layer, rows, where in slots:
+                found, n = per_edge[where], len(rows.readers)
+                self.masks[layer][row, rows.readers, : self.n_writers] += found[:n]
+                if rows.rider:
+                    self.masks[layer][row, -1, : self.n_writers] += found[n]
+
+    def _ahead(self, slots: list[Slot]) -> Float[Tensor, "m w"]:
+        return torch.cat([each.rows.mask[:, : self.n_writers] for each in slots if each.rows.mask is not None])
+
+    def _chunks(self, start: int, stop: int, n_rows: int) -> list[slice]:
+        return self.stack.chunks(start, stop, (n_rows + self.n_writers) * self.stack.d_model)
+
+    def _matrix(self, n_rows: int, tokens: slice) -> Float[Tensor, "m TD"]:
+        return self.values[:n_rows, tokens].flatten(1)  # a view, as the tokens of a row are contiguous
+
+
+def layer_groups(plans: Sequence[LayerPlan], every: bool) -> dict[int, tuple[LayerPlan, ...]]:
+    """Which layers go together, by layer; those that stand alone are not in it."""
+    groups, current, height = [], list[LayerPlan](), 0
+    for plan in plans:
+        current.append(plan)
+        height += max(sum(_height(rows) for rows in row if every or rows.kind == "mix") for row in plan.rows)
+        if height >= ROWS or len(current) == LAYERS:
+            groups.append(tuple(current))
+            current, height = [], 0
+    groups.append(tuple(current))
+    return {plan.layer: group for group in groups if len(group) > 1 for plan in group}
+
+
+def _slots(plans: Sequence[LayerPlan], row: int, every: bool) -> list[Slot]:
+    """The rows that readers get under one row of masks; first those with masks of their own, which are mixed."""
+    found, start = list[Slot](), 0
+    kinds: tuple[Kind, ...] = ("mix", "ones", "zeros") if every else ("mix",)
+    for kind in kinds:
+        for plan in plans:
+            for rows in plan.rows[row]:
+                if rows.kind == kind:
+                    found.append(Slot(plan.layer, rows, slice(start, start + _height(rows))))
+                    start += _height(rows)
+    return found
+
+
+def _height(rows: Rows) -> int:
+    return len(rows.readers) + rows.rider
