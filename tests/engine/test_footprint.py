@@ -81,7 +81,10 @@ def test_operations_of_a_small_model_by_hand(tmp_path):
     forward = 2 * tokens * 8 * 12 * width**2 + 2 * 3 * 500 * width
     assert plans[0].operations["model forward"] == forward
     assert plans[0].operations["masks' gradients"] == 2 * graph.n_edges * tokens * width
-    assert plans[1].operations["heads through W_O again"] == 3 * (7 * 8 // 2) * 2 * tokens * width**2
+    again = (
+        2 * 3 * (1 + 2 + 3) + 4 * 4
+    )  # two groups of four layers: within each three times, before the second four times
+    assert plans[1].operations["heads through W_O again"] == again * 2 * tokens * width**2
     assert plans[0].total_operations < plans[1].total_operations
 
 

@@ -1,11 +1,14 @@
 """The fast path gives what the reference gives, in float64: logits, every mask gradient, the constants' gradients."""
 
+import math
+
 import pytest
 import torch
 
 from edgewise.engine import _executor, _group, _stack
 from edgewise.engine._group import layer_groups
 from edgewise.engine._plan import LayerPlan, make_plan
+from edgewise.engine._stack import Workspace
 from edgewise.graph import Graph
 from edgewise.models import Model
 from tests.engines import ABLATIONS, Outcome, assert_close, assert_same, conventions, engine, outcome, random_masks
@@ -74,33 +77,39 @@ def test_readers_inputs_made_in_small_pieces(name: str, n_bytes: int, memory: st
         assert_same(found, whole)
 
 
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("n_bytes", [700, 8 << 20])
+@pytest.mark.parametrize("starts", [(0, 1), (0, 1, 2), (1, 2), (3,)], ids=str)
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_layers_that_are_read_together(name: str, first: int, monkeypatch: pytest.MonkeyPatch):
-    # The layers from the second on in one group, and every layer alone; all layers are one group in the other tests.
-    def groups(plans: tuple[LayerPlan, ...], every: bool) -> dict[int, tuple[LayerPlan, ...]]:
-        return {plan.layer: plans[first:] for plan in plans[first:]}
+def test_layers_that_are_read_together(
+    name: str, starts: tuple[int, ...], n_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    # Where groups start; layers before the first stand alone. (All layers are one group in the other tests.)
+    def groups(plans: tuple[LayerPlan, ...], all_edges: bool) -> dict[int, tuple[LayerPlan, ...]]:
+        stops = (*starts[1:], len(plans))
+        return {plan.layer: plans[a:b] for a, b in zip(starts, stops, strict=True) for plan in plans[a:b]}
 
+    take = Workspace.take  # what is read before it is written would show
+    monkeypatch.setattr(Workspace, "take", lambda *args: take(*args).fill_(math.nan))
     monkeypatch.setattr(_executor, "layer_groups", groups)
+    monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": n_bytes})
     model = tiny(name)
     graph = model.graph()
-    for ablation in ("interchange", "learned-shared"):
-        for mask in random_masks(graph).values():
-            _check(model, graph, ablation, mask)
+    for ablation, kind in (("interchange", "mixed"), ("learned-shared", "circuits-and-groups")):
+        _check(model, graph, ablation, random_masks(graph)[kind])
 
 
 def test_which_layers_are_read_together(monkeypatch: pytest.MonkeyPatch):
     graph = tiny("gpt2").graph()  # three layers of 12 attention readers and an MLP
 
-    def found(mask: torch.Tensor, every: bool = False) -> list[list[int]]:
-        plan = make_plan(graph, mask[None], "interchange", all_edges=every, skip=False)
-        groups = layer_groups(plan.layers, every)
+    def found(mask: torch.Tensor, all_edges: bool = False) -> list[list[int]]:
+        plan = make_plan(graph, mask[None], "interchange", all_edges=all_edges, skip=False)
+        groups = layer_groups(plan.layers, all_edges)
         return [[each.layer for each in groups[layer]] if layer in groups else [] for layer in range(3)]
 
     monkeypatch.setattr(_group, "ROWS", 26)
     half, ones = torch.full((graph.n_edges,), 0.5), torch.ones(graph.n_edges)
     assert found(half) == [[0, 1], [0, 1], []]  # full after two layers; the last one stands alone
-    assert found(ones, every=True) == [[0, 1], [0, 1], []]
+    assert found(ones, all_edges=True) == [[0, 1], [0, 1], []]
     assert found(ones) == [[0, 1, 2]] * 3  # readers that share an input take no rows
     monkeypatch.setattr(_group, "LAYERS", 2)
     assert found(ones) == [[0, 1], [0, 1], []]

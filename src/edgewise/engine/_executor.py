@@ -2,8 +2,9 @@
 
 With Δ_w = z_w − z̃_w, a reader's input is `x_r = base_r + Σ_w m_rw Δ_w`: for a block of readers and a chunk of tokens,
 one matrix product. With g_r = ∂loss/∂x_r, again one product each: ∂loss/∂m_rw = ⟨g_r, Δ_w⟩ and ∂loss/∂Δ_w = Σ_r m_rw
-g_r. The blocks are walked forwards, then backwards; readers' inputs are never kept but made again, chunk by chunk, so
-that they stay in the processor's cache.
+g_r. The blocks are walked forwards, then backwards; readers' inputs are not kept but made again, chunk by chunk, so
+that they stay in the processor's cache. A few layers in a row share the products over the writers before all of them
+(`_group.py`); their readers' rows stand in memory for as long as the group is walked.
 
 Norms cost little extra: attention's gain goes into the projections and the scale onto their output, the MLP's input is
 scaled. Where norms are layer norms,
@@ -116,9 +117,11 @@ class Executor:
         self.stack = self._empty_stack()
         for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
             self._write(slot, self.clean[writer] - self.constants.embedding(writer))
+        group = None
         for layer_plan, layer in zip(plan.layers, self.parts.layers, strict=True):
             base, read = self._base(2 * layer_plan.layer), self._attention_read(layer_plan)
             if layer_plan is self._group_layers(layer_plan)[0]:
+                group = None  # its buffer is handed on
                 group = self._enter_group(layer_plan)
             saved, rider = read_forward(read, layer_plan, self.packing, self.stack, base, group)
             heads = self._head_slots(layer_plan, layer)
@@ -233,6 +236,7 @@ class Executor:
         for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
             saved, saved_mlp = self.saved.pop()
             if plan is self._group_layers(plan)[-1]:
+                group = None  # its buffer is handed on
                 group = self._enter_group(plan)
             if self.passed is not None:
                 assert plan.mlp_slot is not None  # nothing is skipped where these gradients are wanted
@@ -340,7 +344,7 @@ class Executor:
         if group is None:
             self._store(plan, masks)
         else:
-            group.masks[plan.layer] = masks
+            group.mask_gradients[plan.layer] = masks
 
     def _store(self, plan: LayerPlan, masks: Float[Tensor, "CP m w"]) -> None:
         """Put a layer's mask gradients, complete, in their place."""
@@ -372,7 +376,7 @@ class Executor:
     def _leave_group(self, group: LayerGroup) -> None:
         group.give_back()
         for plan in group.plans:
-            self._store(plan, group.masks[plan.layer])
+            self._store(plan, group.mask_gradients[plan.layer])
 
     def _attention_read(self, plan: LayerPlan) -> Read:
         """The running attention readers' projections; rearranged weights are kept unless memory is short, or they would

@@ -3,7 +3,6 @@
 Counted for the worst case: every mask fractional, so that nothing is skipped or shared.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.engine._group import LAYERS, ROWS
+from edgewise.engine._group import layers_together
 from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
 from edgewise.graph import Graph
 from edgewise.models import Layer, Model
@@ -85,7 +84,7 @@ def footprint(
     pre_activations = sum(x.shape[1] for x in _mlp_inputs(first))
     n_wide = graph.n_embeddings + n_layers
     stack_numbers = tokens * (n_wide * d_model + n_layers * n_heads * head_width if lean else n_writers * d_model)
-    grouped = min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))  # layers, with an MLP riding along in each
+    grouped = layers_together(n_layers, n_readers)
     chunk = CHUNK_BYTES[device] * (LeanStack if lean else Stack).longer_chunks
     whole = (n_writers + 2 * n_readers) * tokens * d_model * MASK  # a chunk is never longer than the batch
     reads = n_readers * d_model * read_width * stored
@@ -141,9 +140,22 @@ def _operations(model: Model, graph: Graph, batch: int, length: int, lean: bool)
         "readers' inputs, forwards and again backwards": 2 * mixing,
         "masks' gradients": mixing,
         "writers' gradients": mixing,
-        "heads through W_O again": 3 * output * n_layers * (n_layers - 1) // 2 if lean else 0,
+        "heads through W_O again": output * _layers_again(n_layers, graph.blocks[0].n_readers) if lean else 0,
         "MLP pre-activations again": again if lean else 0,
     }
+
+
+def _layers_again(n_layers: int, n_readers: int) -> int:
+    """How many layers of heads a lean step takes through W_O again.
+
+    A layer takes those before it within its group three times (forwards, and values and gradients backwards), a group
+    those before it four times, since it mixes its readers' inputs and gives back their gradients in two walks.
+    """
+    size, again = layers_together(n_layers, n_readers), 0
+    for first in range(0, n_layers, size):
+        k = min(size, n_layers - first)
+        again += (4 if k > 1 else 3) * first + 3 * k * (k - 1) // 2
+    return again
 
 
 def _mlp_inputs(layer: Layer) -> list[Tensor]:

@@ -5,6 +5,7 @@ readers of a few layers read of the writers before the first of these layers is 
 reads the writers within its group.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ ROWS, LAYERS = 64, 6
 the group (docs/performance.md)."""
 
 
-class Slot(NamedTuple):
+class Band(NamedTuple):
     """Readers of one layer that are treated alike, and where their rows stand."""
 
     layer: int
@@ -30,46 +31,49 @@ class Slot(NamedTuple):
 
 
 class LayerGroup:
-    """The readers of a few layers, one row of the width of the residual stream each and token.
+    """The readers of a few layers; each has a row of D numbers per token.
 
     Forwards a row holds what the reader gets from the writers before the group, the base included; backwards it holds
     the same until its layer is walked, and then the gradient of its whole input.
     """
 
-    def __init__(self, plans: Sequence[LayerPlan], packing: Packing, stack: Stack, every: bool) -> None:
+    def __init__(self, plans: Sequence[LayerPlan], packing: Packing, stack: Stack, all_edges: bool) -> None:
         """Give each reader its row.
 
         Args:
             plans: the layers.
             packing: the batch.
             stack: the differences.
-            every: give rows to readers that share an input too, since the gradient of each of their edges is wanted.
+            all_edges: give rows to readers that share an input too, since each of their edges wants a gradient.
         """
         self.plans, self.packing, self.stack = plans, packing, stack
         self.n_writers = plans[0].n_writers
-        self.slots = [_slots(plans, row, every) for row in range(len(plans[0].rows))]
-        self.n_mixed = [sum(_height(each.rows) for each in slots if each.rows.kind == "mix") for slots in self.slots]
-        height = max((slots[-1].where.stop for slots in self.slots if slots), default=0)
+        self.bands = [_bands(plans, row, all_edges) for row in range(len(plans[0].rows))]
+        self.n_mixed = [sum(_height(each.rows) for each in bands if each.rows.kind == "mix") for bands in self.bands]
+        height = max((bands[-1].where.stop for bands in self.bands if bands), default=0)
         self.values = stack.take("group", (height, packing.n_tokens, stack.d_model), stack.like.dtype)
-        self.masks: dict[int, Float[Tensor, "CP m w"]] = {}
+        self.mask_gradients: dict[int, Float[Tensor, "CP m w"]] = {}
         """∂loss/∂mask by layer, where they await those of the writers before the group."""
 
-    def rows_of(self, rows: Rows) -> Float[Tensor, "m N D"] | None:
-        """The rows of some readers (the MLP last, if it rides along), if they have any."""
-        found = (each.where for slots in self.slots for each in slots if each.rows is rows)
-        where = next(found, None)
+    def rows_of(self, row: int, rows: Rows) -> Float[Tensor, "m N D"] | None:
+        """The rows of some readers under one row of masks (the MLP last, if it rides along), if they have any."""
+        where = next((each.where for each in self.bands[row] if each.rows is rows), None)
         return None if where is None else self.values[where]
 
     def read(self, bases: Sequence[Float[Tensor, "M D"]]) -> None:
-        """Mix what every reader with masks of its own gets from the writers before the group, from what each layer's
-        readers get with all edges ablated.
+        """Mix what every reader with masks of its own gets from the writers before the group.
+
+        (Backwards nobody reads the rows of MLPs, which are one in 17 to 38.)
+
+        Args:
+            bases: what each layer's readers get with all edges ablated.
         """
         base = {plan.layer: each for plan, each in zip(self.plans, bases, strict=True)}
         for start, stop, row in self.packing.segments:
-            mixed = [each for each in self.slots[row] if each.rows.kind == "mix"]
+            mixed = [each for each in self.bands[row] if each.rows.kind == "mix"]
             if not mixed:
                 continue
-            mask, n_rows = self._ahead(mixed), self.n_mixed[row]
+            mask, n_rows = self._mask(mixed), self.n_mixed[row]
             for tokens in self._chunks(start, stop, n_rows):
                 for each in mixed:
                     self.values[each.where, tokens] = base[each.layer].expand(self.packing.n_tokens, -1)[tokens]
@@ -79,26 +83,26 @@ class LayerGroup:
     def give_back(self) -> None:
         """Complete the gradients of the masks, and add to those of the writers, once every layer has been walked."""
         for start, stop, row in self.packing.segments:
-            slots = self.slots[row]
-            if not slots:
+            bands = self.bands[row]
+            if not bands or not self.n_writers:
                 continue
-            n_rows, n_mixed = slots[-1].where.stop, self.n_mixed[row]
-            mixed = [each for each in slots if each.rows.kind == "mix"]
-            mask = self._ahead(mixed) if mixed else None
+            n_rows, n_mixed = bands[-1].where.stop, self.n_mixed[row]
+            mixed = [each for each in bands if each.rows.kind == "mix"]
+            mask = self._mask(mixed) if mixed else None
             per_edge = self.stack.like.new_zeros(n_rows, self.n_writers)
             for tokens in self._chunks(start, stop, n_rows):
                 gradient = self._matrix(n_rows, tokens)
                 per_edge += gradient @ self.stack.differences(self.n_writers, tokens).T
                 if mask is not None:
                     self.stack.add_gradient(mask, gradient[:n_mixed], tokens)
-            for layer, rows, where in slots:
+            for layer, rows, where in bands:
                 found, n = per_edge[where], len(rows.readers)
-                self.masks[layer][row, rows.readers, : self.n_writers] += found[:n]
+                self.mask_gradients[layer][row, rows.readers, : self.n_writers] += found[:n]
                 if rows.rider:
-                    self.masks[layer][row, -1, : self.n_writers] += found[n]
+                    self.mask_gradients[layer][row, -1, : self.n_writers] += found[n]
 
-    def _ahead(self, slots: list[Slot]) -> Float[Tensor, "m w"]:
-        return torch.cat([each.rows.mask[:, : self.n_writers] for each in slots if each.rows.mask is not None])
+    def _mask(self, bands: list[Band]) -> Float[Tensor, "m w"]:
+        return torch.cat([each.rows.mask[:, : self.n_writers] for each in bands if each.rows.mask is not None])
 
     def _chunks(self, start: int, stop: int, n_rows: int) -> list[slice]:
         return self.stack.chunks(start, stop, (n_rows + self.n_writers) * self.stack.d_model)
@@ -107,12 +111,12 @@ class LayerGroup:
         return self.values[:n_rows, tokens].flatten(1)  # a view, as the tokens of a row are contiguous
 
 
-def layer_groups(plans: Sequence[LayerPlan], every: bool) -> dict[int, tuple[LayerPlan, ...]]:
+def layer_groups(plans: Sequence[LayerPlan], all_edges: bool) -> dict[int, tuple[LayerPlan, ...]]:
     """Which layers go together, by layer; those that stand alone are not in it."""
     groups, current, height = [], list[LayerPlan](), 0
     for plan in plans:
         current.append(plan)
-        height += max(sum(_height(rows) for rows in row if every or rows.kind == "mix") for row in plan.rows)
+        height += max(sum(_height(rows) for rows in row if all_edges or rows.kind == "mix") for row in plan.rows)
         if height >= ROWS or len(current) == LAYERS:
             groups.append(tuple(current))
             current, height = [], 0
@@ -120,18 +124,23 @@ def layer_groups(plans: Sequence[LayerPlan], every: bool) -> dict[int, tuple[Lay
     return {plan.layer: group for group in groups if len(group) > 1 for plan in group}
 
 
-def _slots(plans: Sequence[LayerPlan], row: int, every: bool) -> list[Slot]:
+def _bands(plans: Sequence[LayerPlan], row: int, all_edges: bool) -> list[Band]:
     """The rows that readers get under one row of masks; first those with masks of their own, which are mixed."""
-    found, start = list[Slot](), 0
-    kinds: tuple[Kind, ...] = ("mix", "ones", "zeros") if every else ("mix",)
+    found, start = list[Band](), 0
+    kinds: tuple[Kind, ...] = ("mix", "ones", "zeros") if all_edges else ("mix",)
     for kind in kinds:
         for plan in plans:
             for rows in plan.rows[row]:
                 if rows.kind == kind:
-                    found.append(Slot(plan.layer, rows, slice(start, start + _height(rows))))
+                    found.append(Band(plan.layer, rows, slice(start, start + _height(rows))))
                     start += _height(rows)
     return found
 
 
 def _height(rows: Rows) -> int:
     return len(rows.readers) + rows.rider
+
+
+def layers_together(n_layers: int, n_readers: int) -> int:
+    """How many layers a group has where all masks are fractional and an MLP rides along with each layer's readers."""
+    return min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))

@@ -221,31 +221,37 @@ def read_backward(
         if rows.kind == "zeros" and not separate and passed is None:
             continue  # its input does not depend on anything that is differentiated
         for tokens in piece.chunks:
-            m, own = len(rows.readers), rows.mask is not None
             x = _inputs(piece, plan, stack, base, saved.shared, tokens)
-            g_x = x if own else x.new_empty(m + rows.rider if separate else 1, *x.shape[1:])
-            if m:
+            g_x = _room(piece, x, tokens, separate)
+            if m := len(rows.readers):
                 _input_gradient(piece, tokens, x, saved, gradient, out=g_x[:m] if separate else g_x)
                 if rows.kind == "ones":
                     stack.shared[tokens] += g_x[:m].sum(0)
                 if passed is not None:
                     passed[tokens] += g_x[:m].sum(0)
-            if not separate:
-                continue
-            if rows.rider:
+            if rows.rider and separate:
                 assert mlp_gradient is not None
                 g_x[m] = mlp_gradient[tokens]
-            if piece.ahead is not None and not own:
-                piece.ahead[:, tokens] = g_x
-            if piece.first == plan.n_writers:
-                continue
-            per_edge = g_x.flatten(1) @ stack.differences(plan.n_writers, tokens, piece.first).T  # (m, w)
-            masks[piece.row, piece.readers, piece.first :] += per_edge[:m]
-            if rows.rider:
-                masks[piece.row, n, piece.first :] += per_edge[m]
-            if rows.mask is not None:
-                stack.add_gradient(rows.mask[:, piece.first :], g_x.flatten(1), tokens, piece.first)
+            if separate and piece.first < plan.n_writers:  # the writers before that are left to the group
+                flat = g_x.flatten(1)
+                per_edge = flat @ stack.differences(plan.n_writers, tokens, piece.first).T  # (m, w)
+                masks[piece.row, piece.readers, piece.first :] += per_edge[:m]
+                if rows.rider:
+                    masks[piece.row, n, piece.first :] += per_edge[m]
+                if rows.mask is not None:
+                    stack.add_gradient(rows.mask[:, piece.first :], flat, tokens, piece.first)
     return masks
+
+
+def _room(piece: "_Piece", x: Tensor, tokens: slice, separate: bool) -> Float[Tensor, "m T D"]:
+    """Where the gradients of a piece's inputs go: in place of the inputs if each reader has its own, else into the
+    group's rows, if the readers have some; one row if they share a gradient too.
+    """
+    if piece.rows.mask is not None:
+        return x
+    if separate and piece.ahead is not None:
+        return piece.ahead[:, tokens]
+    return x.new_empty(len(piece.rows.readers) + piece.rows.rider if separate else 1, *x.shape[1:])
 
 
 def _input_gradient(piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gradient: Tensor, out: Tensor) -> None:
@@ -262,7 +268,7 @@ def _input_gradient(piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gra
         bias = None if read.bias is None else read.bias[:, None]
         along = _along(g_y, y, bias, inverse, x.shape[-1])
         along = along if len(out) == len(along) else along.sum(0, keepdim=True)
-        torch.mul(x[: len(out)], along[..., None], out=out)
+        torch.mul(x[: len(out)], along[..., None], out=out)  # x is used up here: from now on it may be overwritten
     if out.dtype == back.dtype:
         out.baddbmm_(scaled, back)
     else:
@@ -291,7 +297,7 @@ def _pieces(
         for rows in plan.rows[row]:
             # A slice where all readers are alike, since indexing with a tensor would copy the weights.
             readers = slice(0, n) if len(rows.readers) == n else rows.readers
-            first, ahead = (0, None) if group is None else (group.n_writers, group.rows_of(rows))
+            first, ahead = (0, None) if group is None else (group.n_writers, group.rows_of(row, rows))
             per_token = len(rows.readers) * width + d_model
             if rows.mask is not None or all_edges:  # the stack, and an input or its gradient for each reader
                 per_token += (len(rows.readers) + rows.rider + plan.n_writers - first) * d_model

@@ -192,8 +192,8 @@ class Stack:
 class LeanStack(Stack):
     """Differences with heads at their own width: D numbers per layer and token instead of H D.
 
-    Every read takes all earlier heads through W_O again, chunk by chunk: `L² / 2` times the operations of one layer's
-    W_O per pass, of which there are three (forwards, values and gradients backwards).
+    Every read takes earlier heads through W_O again, chunk by chunk: all of them for a layer that stands alone, those
+    of its own group otherwise, and those before the group once for the group (`footprint` counts them).
     """
 
     longer_chunks = 3  # a head's product with W_O has few rows as it is
