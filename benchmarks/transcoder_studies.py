@@ -38,23 +38,24 @@ def sweep_lines(folder: Path) -> list[str]:
         f"minutes, {_passes(found, config['tokens_seen'])}; {_text(found)}. "
         f"The model's own loss: {own:.4f} nats per token.",
         "",
-        "| layer | what | active | explained | loss with the MLP replaced | added | KL | share of the MLP's worth |",
+        "| layer | what | active | explained | loss with the MLP replaced | added | KL | "
+        "kept of mean, of zero ablation |",
         "|---|---|---|---|---|---|---|---|",
     ]
     shares: dict[tuple[int, str, str], float] = {}
     for name, job in found["jobs"].items():
         where, kind, activation = name.split(".", 2)
         layer, loss = int(where.removeprefix("layer")), job["replaced"]
-        share = _share(loss["loss"], own, found["zero"][str(layer)]["loss"])
-        shares[layer, activation, kind] = share
+        shares[layer, activation, kind] = -loss["added"]
+        kept = _kept(loss["loss"], own, found["mean"][str(layer)]["loss"], found["zero"][str(layer)]["loss"])
         lines.append(
             f"| {layer} | {kind}, {activation} | {job['active']:.1f} | {job['explained']:.3f} | {_loss(loss)} | "
-            f"{loss['kl']:.4f} | {share:.1%} |"
+            f"{loss['kl']:.4f} | {kept} |"
         )
     for layer in config["layers"]:
         zero, mean = found["zero"][str(layer)], found["mean"][str(layer)]
         lines.append(f"| {layer} | mean ablation | | | {_loss(mean)} | {mean['kl']:.4f} | |")
-        lines.append(f"| {layer} | zero ablation | | | {_loss(zero)} | {zero['kl']:.4f} | 0 % |")
+        lines.append(f"| {layer} | zero ablation | | | {_loss(zero)} | {zero['kl']:.4f} | |")
     ahead = sum(
         shares[layer, a, "transcoder"] > shares[layer, a, "autoencoder"] for layer, a, k in shares if k[0] == "t"
     )
@@ -87,7 +88,7 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
         f"The model's own loss: {own:.4f} nats per token.",
         "",
         "| layer | active | explained | live | loss, replaced | added | KL | zero ablation | mean ablation | "
-        "share of the MLP's worth |",
+        "kept of mean, of zero ablation |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for job in found["transcoders"]:
@@ -95,17 +96,19 @@ def set_lines(folder: Path, judged: Path) -> list[str]:
         loss, zero, mean = job["replaced"], found["zero"][layer]["loss"], found["mean"][layer]["loss"]
         lines.append(
             f"| {layer} | {job['active']:.1f} | {job['explained']:.3f} | {job['live']:,} | {_loss(loss)} | "
-            f"{loss['kl']:.4f} | {zero:.3f} | {mean:.3f} | {_share(loss['loss'], own, zero):.1%} |"
+            f"{loss['kl']:.4f} | {zero:.3f} | {mean:.3f} | {_kept(loss['loss'], own, mean, zero)} |"
         )
     lines += ["", "| all MLPs at once | loss | added | KL |", "|---|---|---|---|"]
     lines += [f"| {name} | {_loss(loss)} | {loss['kl']:.3f} |" for name, loss in found["all"].items()]
-    together = found["all"]
-    kept = {name: _share(together["replaced"]["loss"], own, together[name]["loss"]) for name in ("zero", "mean")}
+    together, layers = found["all"], found["transcoders"]
+    kept = _kept(together["replaced"]["loss"], own, together["mean"]["loss"], together["zero"]["loss"])
+    least = min(layers, key=lambda job: job["live"])
     said = (
-        f"All at once they add {together['replaced']['added']:.2f} nats, {kept['mean']:.1%} less than the "
-        f"{together['mean']['added']:.2f} of mean ablation of all. (Beside zero ablation, whose "
-        f"{together['zero']['loss']:.1f} nats are far worse than a uniform guess's {math.log(49_152):.1f}, it would be "
-        f" {kept['zero']:.1%} less; the same goes for layer 0's share.) In layer 29 many features are dead."
+        f"All at once they add {together['replaced']['added']:.2f} nats, mean ablation of all adds "
+        f"{together['mean']['added']:.2f}: kept of what the MLPs are worth beside mean and zero ablation {kept}. (Zero "
+        f"ablation of all, {together['zero']['loss']:.1f} nats, is far worse than a uniform guess, "
+        f"{math.log(49_152):.1f}.) Fewest live features: {least['writes'][0].replace(' mlp_out', '')}, "
+        f"{least['live']:,} of {least['n_features']:,}."
     )
     lines += ["", said]
     return lines
@@ -128,8 +131,9 @@ def _loss(loss: dict[str, float]) -> str:
     return f"{loss['loss']:.4f} | {loss['added']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]"
 
 
-def _share(loss: float, own: float, zero: float) -> float:
-    return 1 - (loss - own) / (zero - own)
+def _kept(loss: float, own: float, *ablated: float) -> str:
+    """1 − loss added / loss that an ablation adds."""
+    return ", ".join(f"{1 - (loss - own) / (each - own):.0%}" for each in ablated)
 
 
 def main() -> None:
@@ -154,7 +158,7 @@ of all) stand as `<unk>`, three tokens each; some 0.89 million tokens. The learn
 training loss of one transcoder. Loss and KL are of the next token; what is added to the model's own loss has its 95 %
 bootstrap interval over rows. Special and first tokens keep the MLP's own output. Explained: 1 − squared error /
 variance about the mean. Live: features active on any judged token. Means of mean ablation: over the judged tokens.
-Share of the MLP's worth: 1 − loss added / loss that zero ablation adds.
+Kept: 1 − loss added / loss that an ablation adds, beside mean ablation and beside zero ablation (the kinder number).
 
 **What the intervals are worth.** Held out are the last rows, which are pieces of WikiText's last articles: four for the
 first table, two for the second. So the intervals say how sure the numbers are for such articles, not for other text,

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from transformers import GPT2Config
 
 from edgewise.circuit import Circuit
+from edgewise.cli._app import app
 from edgewise.cli._compare import _told_apart
 from edgewise.cli._methods import LEARNED, METHODS
 from tests.cli.commands import PNG, Cli, find
@@ -189,3 +191,21 @@ def test_plan_refusals(cli: Cli, tmp_path: Path):
     assert "not a configuration" in cli.refused("plan", "--config", config)
     assert "--batch 0" in cli.refused("plan", "--config", config, "--batch", 0)
     assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")
+
+
+def _commands(group: typer.core.TyperGroup, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        inner = isinstance(command, typer.core.TyperGroup)
+        found += [(*before, name), *(_commands(command, (*before, name)) if inner else [])]
+    return found
+
+
+def test_every_command_helps(cli: Cli):
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    commands = _commands(group)
+    assert ("transcoder", "convert") in commands
+    for command in ((), *commands):
+        ran = cli(*command, "--help")
+        assert ran.status == 0 and "Usage" in ran.out, command

@@ -35,6 +35,7 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     assert ran.status == 0 and "all of these MLPs" in ran.out, ran
     found = json.loads((tmp_path / "e.json").read_text())
     assert [each["active"] for each in found["transcoders"]] == pytest.approx([2, 2], abs=0.5)
+    assert [each["name"] for each in found["transcoders"]] == [file.stem for file in files]
     assert found["conditions"]["held_out"] and "trained on another cut" not in ran.err
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--json")
     assert json.loads(ran.out)["original"] == found["original"]
@@ -52,6 +53,8 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     assert "LAYER.KIND" in cli.refused(*again, "--reads", "mlp")
     refused = cli.refused("transcoder", "convert", files[0], tmp_path / "x", "--to", "saelens")
     assert "no topk:2 activation" in refused
+    assert "says so" in cli.refused("transcoder", "convert", files[0], tmp_path / "x", "--to", "edgewise",
+                                    "--reads", "0.resid_mid")  # fmt: skip
     assert "give --model" in cli.refused("transcoder", "evaluate", tmp_path / "back.safetensors", "--text", text)
 
 
@@ -125,3 +128,23 @@ def test_what_a_user_can_get_wrong(cli: Cli, model: Path, text: Path, tmp_path: 
     assert "no such file" in cli.refused("transcoder", "train", "--model", model, "--text", "none.txt")
     assert "no such file" in cli.refused("transcoder", "evaluate", tmp_path / "t.safetensors", "--text", text)
     assert "hold" in cli.refused(*command[:1], "sweep", *command[2:], "--layers", 1, "--hold-out", 0)
+
+
+def test_what_is_not_judged_or_not_kept_is_told(cli: Cli, model: Path, text: Path, tmp_path: Path):
+    train = ("transcoder", "train", "--model", model, "--text", text, *SMALL, "--layers", "0,1")
+    ran = cli(*train, "--kind", "transcoder,cross-layer", "--activation", "batch_topk:2", "--out", tmp_path / "run")
+    assert ran.status == 0 and "–" in ran.out, ran  # too short a run for a feature to count as dead
+    ran = cli("transcoder", "evaluate", tmp_path / "run", "--text", text, "--context", 8)
+    assert ran.status == 0 and "layers0-1.cross-layer.batch_topk2" in ran.err
+    file = tmp_path / "run" / "layer0.transcoder.batch_topk2.safetensors"
+    ran = cli("transcoder", "convert", file, tmp_path / "layers.0.mlp", "--to", "saelens")
+    assert ran.status == 0 and "back as jumprelu" in ran.err
+    assert "autoencoder has no skip" in cli.refused(*train, "--kind", "autoencoder", "--skip", "--out", tmp_path / "x")
+
+
+def test_files_cut_short_and_paths_mistyped(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    whole = (trained / "layer0.transcoder.topk2.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "not a whole" in cli.refused("transcoder", "evaluate", tmp_path / "cut.safetensors", "--text", text)
+    for source in ("runs/nowhere.safetensors", str(tmp_path / "nowhere")):
+        assert "no such file" in cli.refused("transcoder", "evaluate", source, "--text", text)

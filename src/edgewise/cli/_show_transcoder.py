@@ -33,8 +33,9 @@ def training(model: Model, rows: TokenRows, config: TrainingConfig) -> None:
     )
 
 
-def trained(result: Trained, out: Path) -> None:
+def trained(result: Trained, out: Path, config: TrainingConfig) -> None:
     """What a run made."""
+    long = result.steps * config.batch_tokens >= config.dead_after  # before that no feature counts as dead
     if result.stopped:
         _console.print(
             f"[bold]stopped:[/] {escape(result.stopped)}; the same command goes on from there", soft_wrap=True
@@ -54,7 +55,7 @@ def trained(result: Trained, out: Path) -> None:
             f"{values['loss']:.4g}",
             f"{values['explained']:.4f}",
             f"{values['active']:.1f}",
-            f"{values['dead']:.1%}",
+            f"{values['dead']:.1%}" if long else "–",
         )
     if result.metrics:
         _console.print(table)
@@ -64,8 +65,8 @@ def trained(result: Trained, out: Path) -> None:
 def transcoders(result: TranscoderEvaluation) -> None:
     """An evaluation as tables."""
     features = Table(title="features", caption="explained: 1 − squared error / variance about the mean")
-    for name in ("reads", "activation", "active", "explained", "live"):
-        features.add_column(name, justify="left" if name in ("reads", "activation") else "right")
+    for name in ("transcoder", "reads", "activation", "active", "explained", "live"):
+        features.add_column(name, justify="left" if name in ("transcoder", "reads", "activation") else "right")
     losses = Table(
         title=f"loss with one MLP replaced; {result.tokens:,} tokens; the model's own is {result.original.loss:.4f}",
         caption=f"nats per next token; added to the model's own, with the 95 % bootstrap interval over rows;\n"
@@ -73,17 +74,20 @@ def transcoders(result: TranscoderEvaluation) -> None:
         f"{result.conditions['replaced_positions']}; zero, mean: the layer's MLP output ablated",
         caption_justify="left",
     )
-    for name in ("reads", "loss", "added", "95 % interval", "KL", "zero", "mean"):
-        losses.add_column(name, justify="left" if name == "reads" else "right")
+    for name in ("transcoder", "loss", "added", "95 % interval", "KL", "zero", "mean"):
+        losses.add_column(name, justify="left" if name == "transcoder" else "right")
     for each in result.transcoders:
         layer = int(each.writes[0].split()[1])
         live = f"{each.live:,} of {each.n_features:,}"
-        features.add_row(escape(each.reads), each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live)
-        cells = ("", "", "", "") if each.replaced is None else _cells(each.replaced)
+        name = escape(each.name)
+        features.add_row(name, escape(each.reads), each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live)
+        cells = () if each.replaced is None else _cells(each.replaced)
         ablated = (f"{result.zero[layer].loss:.4f}", f"{result.mean[layer].loss:.4f}")
-        losses.add_row(escape(each.reads), *cells, *ablated)
+        if each.replaced is not None:
+            losses.add_row(name, *cells, *ablated)
     _console.print(features)
-    _console.print(losses)
+    if losses.rows:  # a cross-layer set has none
+        _console.print(losses)
     if result.all:
         together = Table(title="all of these MLPs changed at once")
         for name in ("", "loss", "added", "95 % interval", "KL"):
@@ -158,6 +162,15 @@ def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
         before = each.provenance.get("model", {}).get("weights_hash", now)
         if before != now:
             _errors.print(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}")
+
+
+def passed_over(source: str) -> None:
+    """Say so if a folder holds sets in folders of their own, which are not judged with its files."""
+    sets = sorted(file.parent.name for file in Path(source).glob("*/*.safetensors")) if Path(source).is_dir() else []
+    if sets := list(dict.fromkeys(sets)):
+        _errors.print(
+            f"note: {escape(source)} also holds {', '.join(map(escape, sets))}, not judged here; give such a folder"
+        )
 
 
 def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:

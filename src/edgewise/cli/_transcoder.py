@@ -1,6 +1,7 @@
 """`edgewise transcoder`: train, judge, compare, cache and convert."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,7 +91,7 @@ def train(
         show.training(loaded, rows, config)
     trained = run(loaded, rows, config, cache=kept, options=options)
     if first:
-        show.trained(trained, out)
+        show.trained(trained, out, config)
     if trained.stopped:
         raise typer.Exit(130)  # what follows in a script should not go on with half a run
 
@@ -125,6 +126,8 @@ def evaluate(
         result = evaluate_transcoders(loaded, found, rows, exclude_special=not include_special, progress=progress)
     show.compare_weights(found, loaded)
     show.seen(found, rows)
+    for source in transcoders:
+        show.passed_over(source)
     if out is not None:
         result.save(out)
     if as_json:
@@ -211,7 +214,7 @@ def cache(
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(help="A file or folder of any format, or a hub id (org/name[/folder][@rev]).")
+        str, typer.Argument(help="A file or folder of any format, or a hub id (org/name\\[/folder]\\[@rev]).")
     ],
     out: Annotated[Path, typer.Argument(help="Where to write it.")],
     to: Annotated[str, typer.Option("--to", help="The format to write; `edgewise transcoder formats` lists them.")],
@@ -222,12 +225,14 @@ def convert(
     writes: Annotated[str | None, typer.Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
 ) -> None:
     """Convert transcoders from one tool's files to another's."""
-    from edgewise.transcoders import Site, write
+    from edgewise.transcoders import Site, unlike, write
     from edgewise.transcoders import read as read_any
 
     site_read, site_written = (Site.parse(key) if key else None for key in (reads, writes))
     found = read_any(source, origin, reads=site_read, writes=site_written)
     write(found, out, to)
+    for note in unlike(found, out, to):
+        print(f"note: {note}", file=sys.stderr)
     sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
     print(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")
 

@@ -76,6 +76,8 @@ class TrainingConfig:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise InputError(f"kind {kind!r}: choose {', '.join(KINDS)}")
+        if self.skip and set(self.kinds) == {"autoencoder"}:
+            raise InputError("skip: an autoencoder has no skip connection, it would copy its input; train a transcoder")
         if list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers {', '.join(map(str, self.layers))}: name each once, in order")
         if self.schedule not in SCHEDULES or self.precision not in ("bfloat16", "float32"):

@@ -46,6 +46,8 @@ class Loss:
 class Judged:
     """One transcoder's numbers."""
 
+    name: str
+    """Its file's, or what it reads and its activation."""
     reads: str
     writes: tuple[str, ...]
     activation: str
@@ -183,6 +185,7 @@ def evaluate_transcoders(
 def _judged(counts: Counts, i: int, replaced: Loss | None) -> Judged:
     spec = counts.transcoders[i].spec
     return Judged(
+        name=counts.transcoders[i].name or f"{spec.reads}, {spec.activation}",
         reads=str(spec.reads),
         writes=tuple(map(str, spec.writes)),
         activation=str(spec.activation),

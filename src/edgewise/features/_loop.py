@@ -44,9 +44,11 @@ def run(
     begin = saved = time.monotonic()
     stopped, reached = None, step
 
-    def save() -> None:
+    def save() -> float:
+        seconds = before + time.monotonic() - begin
         if options.out is not None and first:
-            runs.save_checkpoint(learner, step, before + time.monotonic() - begin, config, options.out)
+            runs.save_checkpoint(learner, step, seconds, config, options.out)
+        return seconds
 
     with _bar(options, first) as progress, _interrupts() as interrupted:
         bar = progress.add_task("training", total=n_steps, completed=step, note="starting" if fresh else "going on")
@@ -73,8 +75,7 @@ def run(
             if bool(ranks.sum(torch.tensor(float(interrupted())))) and step < n_steps:
                 stopped = f"interrupted after step {step}"
     close()
-    save()
-    return runs.RunReport(step, before + time.monotonic() - begin, stopped)
+    return runs.RunReport(step, save(), stopped)  # as the checkpoint has it, so that a finished run stays as it is
 
 
 def _bar(options: RunOptions, first: bool) -> Progress:

@@ -4,6 +4,7 @@ from edgewise.transcoders._activation import Activation as Activation
 from edgewise.transcoders._exchange import FORMATS as FORMATS
 from edgewise.transcoders._exchange import Format as Format
 from edgewise.transcoders._exchange import read as read
+from edgewise.transcoders._exchange import unlike as unlike
 from edgewise.transcoders._exchange import write as write
 from edgewise.transcoders._gradients import NORMALIZATIONS as NORMALIZATIONS
 from edgewise.transcoders._gradients import Objective as Objective

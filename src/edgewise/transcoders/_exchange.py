@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from edgewise._errors import InputError
@@ -17,9 +18,12 @@ from edgewise.transcoders import (
     _saelens,
     _sparsify,
 )
-from edgewise.transcoders._foreign import Sites
+from edgewise.transcoders._foreign import Sites, tensors_of
 from edgewise.transcoders._sites import Site
 from edgewise.transcoders._transcoder import Transcoder
+
+WEIGHTS = (".safetensors", ".pt", ".npz")
+"""How files of weights end."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,13 @@ class Format:
 def _read_native(path: Path, sites: Sites) -> list[Transcoder]:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     found = [_native.load(file) for file in files if file.name != "checkpoint.safetensors"]
+    for each in found:  # these files know their sites: another one named is a mistake
+        for what, named, own in (
+            ("reads", sites.reads, each.spec.reads),
+            ("writes", sites.writes, each.spec.writes[0]),
+        ):
+            if named not in (None, own):
+                raise InputError(f"{path}: it {what} {own} and says so; {named} was named")
     return sorted(found, key=lambda each: each.spec.writes[0].layer)
 
 
@@ -140,14 +151,32 @@ def read(
     if name is None:
         inner = [each for each in sorted(path.glob("*/")) if any(f.finds(each) for f in FORMATS.values())]
         hint = f"; give {inner[0]}" if inner else f" ({', '.join(FORMATS)})"
+        if path.suffix == ".safetensors":
+            tensors_of(path)  # which says so if it is cut short
         raise InputError(f"{source}: of no format that is known{hint}")
     try:
-        return FORMATS[name].read(path, Sites(reads, writes))
+        found = FORMATS[name].read(path, Sites(reads, writes))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: not as {name} writes it ({type(error).__name__}: {reason[:120]})") from error
+    for each in found:
+        each.name = each.name or path.stem
+    return found
+
+
+def unlike(transcoders: Sequence[Transcoder], path: Path, format: str) -> list[str]:
+    """How what `write` wrote reads back as something else: another activation kind, a bias folded away."""
+    notes = dict[str, None]()  # in order, each once
+    for each in transcoders:
+        sites = {"reads": each.spec.reads, "writes": each.spec.writes[0]} if format != "edgewise" else {}
+        again = next(x for x in read(path, format, **sites) if x.spec.reads.layer == each.spec.reads.layer)
+        if again.spec.activation != each.spec.activation:
+            notes[f"{format} reads {each.spec.activation} back as {again.spec.activation}"] = None
+        if each.b_in is not None and (again.b_in is None or not torch.equal(each.b_in, again.b_in)):
+            notes[f"{format} has no such input bias: it is folded into b_enc, which rounds"] = None
+    return list(notes)
 
 
 def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, format: str = "edgewise") -> None:
@@ -175,11 +204,13 @@ def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, form
 def local(source: str) -> Path:
     """Where a file or folder lies on this machine; what is on the hub is fetched first. Raises `InputError`."""
     path = Path(source).expanduser()
-    if not source.startswith("hf://") and (
-        path.exists() or source.startswith((".", "/", "~")) or source.count("/") < 1
-    ):
+    on_disk = source.startswith((".", "/", "~")) or "/" not in source or path.parent.is_dir()
+    on_disk = on_disk or (source.count("/") == 1 and path.suffix in WEIGHTS)  # no repository is called so
+    if not source.startswith("hf://") and (path.exists() or on_disk):
         if not path.exists():
-            raise InputError(f"{source}: no such file or folder; give one, or a hub id (org/name[/folder][@revision])")
+            raise InputError(
+                f"{source}: no such file or folder; give one, or a hub id (hf://org/name[/folder][@revision])"
+            )
         return path
     name = source.removeprefix("hf://").replace("?revision=", "@")
     place, _, revision = name.partition("@")
@@ -215,7 +246,7 @@ def _check_top(repository: str, revision: str | None, source: str) -> None:
         names = list_repo_files(repository, revision=revision)
     except Exception:  # no connection: what was fetched before may be all there, and else the fetching says why
         return
-    weights = [name for name in names if name.endswith((".safetensors", ".pt", ".npz"))]
+    weights = [name for name in names if name.endswith(WEIGHTS)]
     near = [name for name in weights if "/" not in name or re.fullmatch(r"[^/]+/sae\.safetensors", name)]
     if weights and not near and "config.yaml" not in names:  # which lists what lies deeper
         folder, at = weights[0].rpartition("/")[0], f"@{revision}" if revision else ""

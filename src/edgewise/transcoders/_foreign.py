@@ -168,7 +168,8 @@ def require(
     spec = transcoder.spec
     lacks = None
     if spec.activation.kind not in activations or spec.activation.rectified != rectified:
-        lacks = f"{spec.activation} activation (it has {', '.join(activations)})"
+        known = ", ".join(activations) + (" of positive values only" if rectified else " of values of any sign")
+        lacks = f"{spec.activation} activation{'' if spec.activation.rectified else ' of any sign'} (it has {known})"
     elif spec.skip and not skip:
         lacks = "skip connection"
     elif len(spec.writes) > 1 and not cross_layer:

@@ -38,7 +38,7 @@ def load(path: str | Path) -> Transcoder:
         if header["schema"] > _SCHEMA:
             raise InputError(f"{path}: written by a later edgewise (schema {header['schema']}); update to read it")
         transcoder = build(TranscoderSpec.from_dict(header["spec"]), tensors, path)
-        transcoder.provenance = header["provenance"]
+        transcoder.provenance, transcoder.name = header["provenance"], path.stem
     except InputError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:

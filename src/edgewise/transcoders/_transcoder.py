@@ -109,6 +109,8 @@ class Transcoder(nn.Module):
         """Make one of zeros; see `initialise`."""
         super().__init__()
         self.spec, self.provenance = spec, dict[str, Any]()
+        self.name = ""
+        """What the file was called, for tables; not saved."""
 
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
@@ -237,5 +239,5 @@ class Transcoder(nn.Module):
         if b_in is not None:
             state["b_in"] = b_in.clone()
         other.load_state_dict(state)
-        other.provenance = dict(self.provenance)
+        other.provenance, other.name = dict(self.provenance), self.name
         return other
