@@ -17,9 +17,9 @@ from edgewise.engine._packing import Packing
 from edgewise.engine._plan import Kind, LayerPlan, Rows
 from edgewise.engine._stack import Stack
 
-ROWS, LAYERS = 64, 6
-"""A group is full with this many readers, or layers: more rows gain nothing, and more layers leave more to read within
-the group (docs/performance.md)."""
+ALONE, ROWS, LAYERS = 32, 64, 6
+"""A layer with `ALONE` readers gains nothing from others. A group is full with `ROWS` readers, or `LAYERS` layers: more
+rows gain nothing, and more layers leave more to read within the group (docs/performance.md)."""
 
 
 class Band(NamedTuple):
@@ -116,8 +116,9 @@ def layer_groups(plans: Sequence[LayerPlan], all_edges: bool) -> dict[int, tuple
     groups, current, height = [], list[LayerPlan](), 0
     for plan in plans:
         current.append(plan)
-        height += max(sum(_height(rows) for rows in row if all_edges or rows.kind == "mix") for row in plan.rows)
-        if height >= ROWS or len(current) == LAYERS:
+        own = max(sum(_height(rows) for rows in row if all_edges or rows.kind == "mix") for row in plan.rows)
+        height += own
+        if own >= ALONE or height >= ROWS or len(current) == LAYERS:
             groups.append(tuple(current))
             current, height = [], 0
     groups.append(tuple(current))
@@ -143,4 +144,4 @@ def _height(rows: Rows) -> int:
 
 def layers_together(n_layers: int, n_readers: int) -> int:
     """How many layers a group has where all masks are fractional and an MLP rides along with each layer's readers."""
-    return min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))
+    return 1 if n_readers + 1 >= ALONE else min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))
