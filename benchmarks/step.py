@@ -1,7 +1,7 @@
 """One training step of Edge Pruning, beside a plain forward and backward of the same model on the same batch.
 
     python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--matmul highest|medium]
-    [--preset default|paper] [--steps 16] [--eap] [--dense] [--json]
+    [--preset default|paper] [--steps 16] [--eap] [--dense] [--together 64] [--json]
     python benchmarks/step.py --shape gpt2 --growth          # tables over batch, length and layers
 
 `step_s` is the median over a whole schedule shortened to `--steps` (masks from all kept to 2 %), on 64 pairs seen in
@@ -25,7 +25,7 @@ from transformers import PretrainedConfig
 
 from edgewise.discovery import EdgePruningConfig, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
-from edgewise.engine import Engine, footprint
+from edgewise.engine import Engine, _group, footprint
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.models import Model, load
@@ -179,9 +179,12 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="also the straightforward formulation (slow, large)")
     parser.add_argument("--eap", action="store_true", help="also EAP over one batch")
     parser.add_argument("--growth", action="store_true", help="tables over batch, length and layers instead")
+    parser.add_argument("--together", type=int, help="readers that layers are read together for (1: each layer alone)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.together is not None:
+        _group.ROWS = args.together
     rows = growth(args) if args.growth else [measure(args)]
     if args.json:
         print("\n".join(json.dumps(row) for row in rows))

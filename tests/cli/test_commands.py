@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from transformers import GPT2Config
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from edgewise.circuit import Circuit
 from edgewise.cli._app import app
@@ -193,17 +194,17 @@ def test_plan_refusals(cli: Cli, tmp_path: Path):
     assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")
 
 
-def _commands(group: typer.core.TyperGroup, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def _commands(group: TyperGroup, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = []
     for name, command in group.commands.items():
-        inner = isinstance(command, typer.core.TyperGroup)
+        inner = isinstance(command, TyperGroup)
         found += [(*before, name), *(_commands(command, (*before, name)) if inner else [])]
     return found
 
 
 def test_every_command_helps(cli: Cli):
-    group = typer.main.get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
     commands = _commands(group)
     assert ("transcoder", "convert") in commands
     for command in ((), *commands):
