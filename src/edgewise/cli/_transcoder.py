@@ -27,14 +27,20 @@ Features = Annotated[
 ]
 Activations = Annotated[
     str | None,
-    typer.Option("--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3."),
+    typer.Option(
+        "--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none."
+    ),
 ]
-Reads = Annotated[str | None, typer.Option("--reads", help="mlp_in, mlp_normalized or resid_mid.")]
-Tokens = Annotated[int | None, typer.Option("--tokens", help="To train on (the text is repeated as needed).")]
-Batch = Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per step.")]
+Reads = Annotated[str | None, typer.Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", help="To train on, the text repeated as needed; a million if none.")
+]
+Batch = Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per step; 2,048 if none.")]
 Pool = Annotated[int | None, typer.Option("--pool-tokens", help="Tokens shuffled together, kept in memory.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of Adam.")]
-Precision = Annotated[str | None, typer.Option(help="bfloat16 (proposals and the language model) or float32.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of Adam; by the number of features if none.")]
+Precision = Annotated[
+    str | None, typer.Option(help="bfloat16 (proposals and the language model; the default) or float32.")
+]
 HoldOut = Annotated[float, typer.Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
 Seed = Annotated[int, typer.Option("--seed")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, …")]
