@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgewise import InputError
-from edgewise.transcoders import FORMATS, Activation, Site, Transcoder, TranscoderSpec, read, save, write
+from edgewise.transcoders import FORMATS, Activation, Site, Transcoder, TranscoderSpec, read, save, unlike, write
 from edgewise.transcoders._foreign import layer_of, site_of
 from tests.transcoders.reference import draw, random_transcoder
 
@@ -121,7 +121,7 @@ def test_what_is_written_reads_back_to_the_same_bits(tmp_path, case: str):
     transcoders = make()
     write(transcoders, tmp_path / place, name)
     again = read(tmp_path / place)  # the format is found out
-    assert len(again) == len(transcoders)
+    assert len(again) == len(transcoders) and unlike(transcoders, tmp_path / place, name) == []
     for before, after in zip(transcoders, again, strict=True):
         same(before, after)
     write(again, tmp_path / "again" / place, name)
@@ -148,6 +148,7 @@ def test_an_input_bias_is_folded_where_a_format_has_none(tmp_path, case: str):
     write(transcoder, place, case)
     x = draw(N, D, dtype=torch.float32)
     assert (read(place)[0](x) - transcoder(x)).abs().max() < 2e-5
+    assert ["folded" in note for note in unlike([transcoder], place, case)] == [True]
 
 
 # ------------------------------------------------------------------------- files as others lay them out, by their words

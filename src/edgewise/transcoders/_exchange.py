@@ -168,10 +168,15 @@ def read(
 
 def unlike(transcoders: Sequence[Transcoder], path: Path, format: str) -> list[str]:
     """How what `write` wrote reads back as something else: another activation kind, a bias folded away."""
+    if format == "edgewise":
+        return []
+    sites: dict[str, Site] = {}
+    if len(transcoders) == 1 and len(transcoders[0].spec.writes) == 1:  # a set's files say their layers
+        sites = {"reads": transcoders[0].spec.reads, "writes": transcoders[0].spec.writes[0]}
+    layers = {each.spec.reads.layer: each for each in read(path, format, **sites)}
     notes = dict[str, None]()  # in order, each once
     for each in transcoders:
-        sites = {"reads": each.spec.reads, "writes": each.spec.writes[0]} if format != "edgewise" else {}
-        again = next(x for x in read(path, format, **sites) if x.spec.reads.layer == each.spec.reads.layer)
+        again = layers[each.spec.reads.layer]
         if again.spec.activation != each.spec.activation:
             notes[f"{format} reads {each.spec.activation} back as {again.spec.activation}"] = None
         if each.b_in is not None and (again.b_in is None or not torch.equal(each.b_in, again.b_in)):
