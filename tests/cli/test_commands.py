@@ -181,7 +181,7 @@ def test_plan(cli: Cli, tmp_path: Path):
         assert mode["total_bytes"] == sum(mode["bytes"].values())
         assert mode["bytes_above_weights"] == mode["total_bytes"] - mode["bytes"]["weights"]
         assert mode["total_operations"] == sum(mode["operations"].values())
-    shown = cli("plan", "--config", config).out
+    shown = " ".join(cli("plan", "--config", config).out.split())  # where a line ends depends on the path
     assert "110 edges" in shown and "lean" in shown and "stack of gradients" in shown
 
 
