@@ -1,6 +1,6 @@
 """Layers in a row whose readers read the writers before all of them together, and give their gradients back together.
 
-One layer has few readers, and a matrix product of so few rows runs at a third of a processor's speed. So what the
+One layer may have few readers: products of so few rows are slow, and each walks through the whole stack. So what the
 readers of a few layers read of the writers before the first of these layers is one product; a layer alone then only
 reads the writers within its group.
 """
@@ -18,8 +18,8 @@ from edgewise.engine._plan import Kind, LayerPlan, Rows
 from edgewise.engine._stack import Stack
 
 ALONE, ROWS, LAYERS = 32, 64, 6
-"""A layer with `ALONE` readers gains nothing from others. A group is full with `ROWS` readers, or `LAYERS` layers: more
-rows gain nothing, and more layers leave more to read within the group (docs/performance.md)."""
+"""A layer with `ALONE` readers gains nothing from others. A group is full with `ROWS` readers (more gain little:
+docs/performance.md), or with `LAYERS` layers: the more of them, the more is left to read within the group."""
 
 
 class Band(NamedTuple):
