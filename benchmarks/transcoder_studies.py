@@ -42,11 +42,11 @@ def sweep_lines(folder: Path) -> list[str]:
         "kept of mean, of zero ablation |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    shares: dict[tuple[int, str, str], float] = {}
+    added: dict[tuple[int, str, str], float] = {}
     for name, job in found["jobs"].items():
         where, kind, activation = name.split(".", 2)
         layer, loss = int(where.removeprefix("layer")), job["replaced"]
-        shares[layer, activation, kind] = -loss["added"]
+        added[layer, activation, kind] = loss["added"]
         kept = _kept(loss["loss"], own, found["mean"][str(layer)]["loss"], found["zero"][str(layer)]["loss"])
         lines.append(
             f"| {layer} | {kind}, {activation} | {job['active']:.1f} | {job['explained']:.3f} | {_loss(loss)} | "
@@ -57,11 +57,11 @@ def sweep_lines(folder: Path) -> list[str]:
         lines.append(f"| {layer} | mean ablation | | | {_loss(mean)} | {mean['kl']:.4f} | |")
         lines.append(f"| {layer} | zero ablation | | | {_loss(zero)} | {zero['kl']:.4f} | |")
     ahead = sum(
-        shares[layer, a, "transcoder"] > shares[layer, a, "autoencoder"] for layer, a, k in shares if k[0] == "t"
+        added[layer, a, "transcoder"] < added[layer, a, "autoencoder"] for layer, a, k in added if k == "transcoder"
     )
     lines += [
         "",
-        f"At equal k the transcoder's mean loss is below the autoencoder's in {ahead} of {len(shares) // 2} pairs; "
+        f"At equal k the transcoder's mean loss is below the autoencoder's in {ahead} of {len(added) // 2} pairs; "
         "the single intervals of some pairs overlap. (An autoencoder is given the very vector that it is to write, a "
         "transcoder has to compute it.)",
     ]

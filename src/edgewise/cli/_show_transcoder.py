@@ -12,7 +12,7 @@ from rich.table import Table
 from edgewise.features import Loss, Sweep, TokenRows, Trained, TrainingConfig, TranscoderEvaluation
 from edgewise.features._text import held_out
 from edgewise.models import Model
-from edgewise.transcoders import Transcoder
+from edgewise.transcoders import FORMATS, Transcoder
 
 _console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
@@ -166,11 +166,11 @@ def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
 
 def passed_over(source: str) -> None:
     """Say so if a folder holds sets in folders of their own, which are not judged with its files."""
-    sets = sorted(file.parent.name for file in Path(source).glob("*/*.safetensors")) if Path(source).is_dir() else []
-    if sets := list(dict.fromkeys(sets)):
-        _errors.print(
-            f"note: {escape(source)} also holds {', '.join(map(escape, sets))}, not judged here; give such a folder"
-        )
+    ours = FORMATS["edgewise"].finds  # other tools' sets are folders of folders, which are read as one
+    if not (Path(source).is_dir() and ours(Path(source))):
+        return
+    if sets := [escape(each.name) for each in sorted(Path(source).iterdir()) if each.is_dir() and ours(each)]:
+        _errors.print(f"note: {escape(source)} also holds {', '.join(sets)}, not judged here; give such a folder")
 
 
 def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:

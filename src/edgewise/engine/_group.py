@@ -18,7 +18,7 @@ from edgewise.engine._plan import Kind, LayerPlan, Rows
 from edgewise.engine._stack import Stack
 
 ALONE, ROWS, LAYERS = 32, 64, 6
-"""A layer with `ALONE` readers gains nothing from others. A group is full with `ROWS` readers (more gain little:
+"""Layers of `ALONE` readers gain nothing from each other. A group is full with `ROWS` readers (more gain little:
 docs/performance.md), or with `LAYERS` layers: the more of them, the more is left to read within the group."""
 
 
@@ -113,12 +113,13 @@ class LayerGroup:
 
 def layer_groups(plans: Sequence[LayerPlan], all_edges: bool) -> dict[int, tuple[LayerPlan, ...]]:
     """Which layers go together, by layer; those that stand alone are not in it."""
+    if not plans or layers_together(len(plans), plans[0].attention.n_readers) == 1:
+        return {}
     groups, current, height = [], list[LayerPlan](), 0
     for plan in plans:
         current.append(plan)
-        own = max(sum(_height(rows) for rows in row if all_edges or rows.kind == "mix") for row in plan.rows)
-        height += own
-        if own >= ALONE or height >= ROWS or len(current) == LAYERS:
+        height += max(sum(_height(rows) for rows in row if all_edges or rows.kind == "mix") for row in plan.rows)
+        if height >= ROWS or len(current) == LAYERS:
             groups.append(tuple(current))
             current, height = [], 0
     groups.append(tuple(current))
