@@ -170,15 +170,12 @@ def judge_all(engine: ew.Engine, task: ew.tasks.Task, folder: Path, split: str, 
         write_atomically(folder / f"{name} {split}.json", json.dumps(row) + "\n")
 
 
-def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path) -> None:
+def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path, rankings: dict[str, Path]) -> None:
     """Where a run decided its circuit's size itself: judge the rankings at that size beside it, and its own circuit cut
     to the size that was asked for.
     """
     found = ew.Circuit.load(folder / f"{SIZE}.safetensors")
-    circuits = {
-        file.parent.name: _scored(ew.Circuit.load(file)).top_actual(found.n_actual)
-        for file in sorted(folder.parent.glob(f"ranking-[0-9]/{SIZE}.safetensors"))
-    }
+    circuits = {name: _scored(ew.Circuit.load(file)).top_actual(found.n_actual) for name, file in rankings.items()}
     learned = load_file(folder / "checkpoint.safetensors")
     edges, writers = (torch.nn.functional.logsigmoid(learned[name]) for name in ("edges", "nodes"))
     product = edges + writers[found.graph.edge_writer.long()]  # a mask is the edge's times its writer's
@@ -224,7 +221,8 @@ def study(args: argparse.Namespace) -> None:
                 else:
                     judge_all(engine, task, folder, "test")
                     if "paper" in method:
-                        match_sizes(engine, task, folder)
+                        rankings = sorted(root.glob(f"ranking-[0-9]/{SIZE}.safetensors"))
+                        match_sizes(engine, task, folder, {file.parent.name: file for file in rankings})
                     if method in COMPARED:
                         judge_all(engine, task, folder, "validation", [str(SIZE)])
                 print(f"{name} {method} {seed}: done", flush=True)
