@@ -148,3 +148,10 @@ def test_files_cut_short_and_paths_mistyped(cli: Cli, text: Path, trained: Path,
     assert "not a whole" in cli.refused("transcoder", "evaluate", tmp_path / "cut.safetensors", "--text", text)
     for source in ("runs/nowhere.safetensors", str(tmp_path / "nowhere")):
         assert "no such file" in cli.refused("transcoder", "evaluate", source, "--text", text)
+
+
+def test_too_large_for_the_machine_is_one_line(cli: Cli, model: Path, text: Path, tmp_path: Path):
+    ran = cli("transcoder", "train", "--model", model, "--text", text, *SMALL, "--features", "1000000000000",
+              "--out", tmp_path / "out")  # fmt: skip
+    assert ran.status == 1 and "out of memory" in ran.err and "bytes were asked for" in ran.err
+    assert "Traceback" not in ran.err and len(ran.err.splitlines()) == 1

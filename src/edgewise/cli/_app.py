@@ -48,11 +48,15 @@ DEMO_STEPS, DEMO_TEST = 100, 128  # of the ranking, and pairs to judge on: a dem
 
 
 def main() -> None:
-    """Run the command line; what the user got wrong is one line and exit status 2."""
+    """Run the command line; what the user got wrong is one line and exit status 2, a machine too small one and 1."""
     try:
         app()
     except InputError as error:
         sys.exit(_show.refusal(error))
+    except (RuntimeError, MemoryError) as error:
+        if not _show.out_of_memory(error):
+            raise
+        sys.exit(1)
 
 
 @app.command()

@@ -1,9 +1,11 @@
 """What the commands print."""
 
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,6 +33,21 @@ def refusal(error: Exception) -> int:
     """Print one line of what was wrong; the exit status."""
     _errors.print(f"edgewise: {escape(' '.join(str(error).split()))}", soft_wrap=True)
     return 2
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say in one line that memory ran out, if that is what happened; PyTorch has a type for it on GPUs alone."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in said:
+        return False
+    asked = re.search(r"tried to allocate ([\d.]+ \w+)", said, re.IGNORECASE)
+    size = f" ({asked[1]} were asked for at once)" if asked else ""
+    _errors.print(
+        f"edgewise: out of memory{size}: use smaller batches or fewer features, or --memory lean where a command has "
+        "it; `edgewise plan` says beforehand what a step takes",
+        soft_wrap=True,
+    )
+    return True
 
 
 def working(what: str) -> AbstractContextManager[Any]:

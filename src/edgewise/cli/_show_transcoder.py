@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from edgewise._progress import progress
 from edgewise.features import Loss, Sweep, TokenRows, Trained, TrainingConfig, TranscoderEvaluation
 from edgewise.features._text import held_out
 from edgewise.models import Model
@@ -135,24 +135,17 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the error stream, from the first call on of what it yields: with the number done and that of all."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
-    bar = progress.add_task(what, total=None)
+    bars = progress(note=False)
+    bar = bars.add_task(what, total=None)
 
     def update(done: int, total: int) -> None:
-        progress.start()  # not before: a training's bar may come first
-        progress.update(bar, completed=done, total=total)
+        bars.start()  # not before: a training's bar may come first
+        bars.update(bar, completed=done, total=total)
 
     try:
         yield update
     finally:
-        progress.stop()
+        bars.stop()
 
 
 def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise._files import atomic_path, check_writable
+from edgewise._progress import progress
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -117,17 +116,8 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
     begin = saved = time.monotonic()
     stopped = None
     good, begun = (step, learner.tensors()), not fresh
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, disable=not options.progress, console=console, refresh_per_second=2) as progress:
-        bar = progress.add_task(title, total=n_steps, completed=step, note="starting" if fresh else "going on")
+    with progress(show=options.progress) as bars:
+        bar = bars.add_task(title, total=n_steps, completed=step, note="starting" if fresh else "going on")
         try:
             if step < n_steps:
                 learner.prepare()
@@ -145,7 +135,7 @@ def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: R
                     for each in write:
                         each(values, step)
                     note = " ".join(f"{name} {value:.3g}" for name, value in values.items())
-                    progress.update(bar, completed=step, note=note)
+                    bars.update(bar, completed=step, note=note)
                 if options.out is not None and time.monotonic() - saved > options.checkpoint_seconds:
                     save_checkpoint(learner, step, before + time.monotonic() - begin, config, options.out)
                     saved = time.monotonic()

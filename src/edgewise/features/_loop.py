@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from edgewise._files import check_writable
+from edgewise._progress import progress
 from edgewise.discovery import RunOptions
 from edgewise.discovery import _training as runs
 from edgewise.transcoders import Ranks
@@ -50,8 +49,8 @@ def run(
             runs.save_checkpoint(learner, step, seconds, config, options.out)
         return seconds
 
-    with _bar(options, first) as progress, _interrupts() as interrupted:
-        bar = progress.add_task("training", total=n_steps, completed=step, note="starting" if fresh else "going on")
+    with progress(show=options.progress and first) as bars, _interrupts() as interrupted:
+        bar = bars.add_task("training", total=n_steps, completed=step, note="starting" if fresh else "going on")
         learner.prepare()
         if fresh:
             learner.begin()
@@ -68,7 +67,7 @@ def run(
                 values["tokens/s"] = (step - reached) * tokens_per_step / (time.monotonic() - begin)
                 for each in write:
                     each(values, step)
-                progress.update(bar, completed=step, note=" ".join(f"{name} {x:.3g}" for name, x in values.items()))
+                bars.update(bar, completed=step, note=" ".join(f"{name} {x:.3g}" for name, x in values.items()))
             if time.monotonic() - saved > options.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
@@ -76,20 +75,6 @@ def run(
                 stopped = f"interrupted after step {step}"
     close()
     return runs.RunReport(step, save(), stopped)  # as the checkpoint has it, so that a finished run stays as it is
-
-
-def _bar(options: RunOptions, first: bool) -> Progress:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(
-        *columns, disable=not (options.progress and first), console=Console(stderr=True), refresh_per_second=2
-    )
 
 
 @contextmanager
