@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.discovery import eap, eap_ig, relevance
+from edgewise.discovery import eap, eap_ig, mask_ig, relevance
 from edgewise.discovery._explain import metric_sum
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._quadrature import QUADRATURES, quadrature
@@ -198,5 +198,8 @@ def test_the_result_says_what_it_cost():
     assert cost["examples"] == 5 and cost["seconds"] > 0
     assert (cost["forwards_per_example"], cost["backwards_per_example"]) == (6, 4)  # clean, corrupted, and the path
     assert eap(toy_engine(), task).provenance["cost"]["forwards_per_example"] == 2
+    # Corrupted, full (which KL looks at), and two points.
+    kl = mask_ig(toy_engine(), random_task(5, metric="kl"), points=2).provenance["cost"]
+    assert (kl["forwards_per_example"], kl["backwards_per_example"]) == (4, 2)
     activations = eap_ig(toy_engine(), task, path="activations", points=1).provenance["cost"]
     assert activations["backwards_per_example"] == pytest.approx(sum(1 - k / 7 for k in range(7)), abs=1e-3)

@@ -27,9 +27,11 @@ def table() -> BenchTable:
         for method, kl in (("eap", eap), ("eap-ig", ig)):
             rows += [row(method, method, size, edges, kl - 0.01, split="validation")]
             rows += [row(method, method, size, edges, kl)]
-        rows += [row("ours", "ranking", size, edges, ours + 0.1 * seed, seed=seed) for seed in (-1, 1)]
+        settings = {"settings": '{"steps": 9, "sizes": [0.9, 0.98]}'}
+        rows += [row("ours", "ranking", size, edges, ours + 0.1 * seed, seed=seed, **settings) for seed in (-1, 1)]
     rows += [row("paper", "edge-pruning", 0.98, 30, 1.0)]
-    about = {"software": {"edgewise": "0"}, "cells": {"asked": 6, "done": 6}}
+    about = {"software": {"edgewise": "0"}, "cells": {"asked": 6, "done": 6}, "note": "Two processes."}
+    about |= {"matmul": {"ours": "medium"}, "pairs": {"toy": {"train": 9, "test": 4}}}
     return BenchTable(rows, about)
 
 
@@ -40,18 +42,18 @@ def test_the_page_says_what_the_table_holds():
     assert "## `toy` in `small`" in lines and "the empty circuit has 4.000" in page
     assert "| method (seeds) | 90 % | 98 % | 99.5 % |" in lines
     best = next(line for line in lines if line.startswith("| *best attribution*"))
-    assert best.split(" | ")[1:] == ["1.000; eap, signed", "1.600; eap-ig, signed", "3.000; eap, signed |"]
+    assert best.split(" | ")[1:] == ["1.000; 100; eap, signed", "1.600; 20; eap-ig, signed", "3.000; 5; eap, signed |"]
     ours = next(line for line in lines if line.startswith("| ours (2)"))
     assert "1.000 [1.000, 1.000] ± 0.141; 20" in ours  # of 0.9 and 1.1
     # From 2.0 at 5 edges to 1.0 at 20, 1.6 is at 5 · 4^0.4.
-    assert any(
-        line.startswith("| best attribution (eap-ig), 1.600 | 20 | 9 [9, 9], seeds 8, 10; 0.44 × to 0.50 × |")
-        for line in lines
-    ), page
-    assert any(
-        line.startswith("| paper, 1.000 | 30 | 20 [20, 20], seeds 17, 28; 0.67 × to 0.92 × |") for line in lines
-    ), page
-    assert "| ours | 16 | 32 | 8 | 60, 60 |" in lines
+    for needed in (
+        "| best attribution at 98 % (eap-ig), 1.600 | 20 | 9 [9, 9], seeds 8, 10; 0.44 × to 0.50 × |",
+        "| best attribution at 99.5 % (eap), 3.000 | 5 | ≤ 5 [≤ 5, ≤ 5], seeds ≤ 5, ≤ 5; ≤ 1.00 × to ≤ 1.00 × |",
+        "| paper, 1.000 | 30 | 20 [20, 20], seeds 17, 28; 0.67 × to 0.92 × |",
+    ):
+        assert needed in lines, page
+    assert "| ours | steps 9, sizes 0.9 0.98, matmul medium | 16 | 32 | 8 | 60, 60 |" in lines
+    assert "Two processes." in lines and "4 examples (9 train, 4 test), of 1,000 edges" in page
 
 
 def test_a_task_with_nothing_judged_yet_is_named_and_not_drawn(tmp_path: Path):

@@ -15,6 +15,7 @@ from edgewise.evaluation import KNOWN
 from edgewise.tasks import ALL_TASKS, SUFFIXES
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
+_KEYS += ("note",)
 _PAIRS = {"train": 200, "validation": 200, "test": 256, "seed": 0}
 _METRICS = ("kl", "logit_diff", "accuracy", "exact_match")
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
@@ -58,6 +59,8 @@ class BenchConfig:
     ablation: str = "interchange"
     embeddings: str = "joint"
     kv: str = "physical"
+    note: str = ""
+    """What a reader of the page has to know; it decides no number."""
 
     @staticmethod
     def load(path: str | Path) -> "BenchConfig":
@@ -103,6 +106,7 @@ class BenchConfig:
             str(content.get("ablation", "interchange")),
             str(content.get("embeddings", "joint")),
             str(content.get("kv", "physical")),
+            " ".join(str(content.get("note", "")).split()),
         )
         config._check()
         return config

@@ -64,11 +64,21 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
     about = {
         "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
         "cells": {"asked": len(all_cells), "done": sum(cell.done(config) for cell in all_cells)},
+        "note": config.note,
+        "matmul": {method.name: method.matmul for method in config.methods},
+        "pairs": {cell.task.name: pairs for cell in all_cells if (pairs := _pairs(cell))},
     }
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     table = pyarrow.table(columns, schema=schema.with_metadata({"edgewise": json.dumps(about)}))
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary)
+
+
+def _pairs(cell: Cell) -> dict[str, int]:
+    """How many pairs each split of a cell's task has, once something is found."""
+    task = cell.read(FOUND).get("task", {})
+    sizes = task.get("sizes", task.get("arguments", {}))
+    return {split: sizes[split] for split in ("train", "validation", "test") if split in sizes}
 
 
 def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
@@ -129,6 +139,8 @@ class BenchPoint:
     """The distance to the model, seed by seed and example by example."""
     cost: dict[str, tuple[float, ...]]
     """What finding all of a cell's circuits took, seed by seed."""
+    settings: dict[str, Any]
+    """Of the method, as the bench's file gives them."""
 
     @property
     def edges(self) -> float:
@@ -147,7 +159,8 @@ class BenchTable:
 
     rows: list[dict[str, Any]]
     about: dict[str, Any]
-    """Software, and how many cells were asked for and done."""
+    """Software, how many cells were asked for and done, the file's note, each method's products and each task's pairs.
+    """
 
     @staticmethod
     def load(path: str | Path) -> "BenchTable":
@@ -222,6 +235,7 @@ def _point(rows: list[dict[str, Any]]) -> BenchPoint:
         metric=first["metric"],
         values=np.array([row["values"] for row in rows]),
         cost={name: tuple(row[name] for row in rows) for name in ("examples", "forwards", "backwards", "seconds")},
+        settings=json.loads(first["settings"]),
     )
 
 

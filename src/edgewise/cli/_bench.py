@@ -45,8 +45,10 @@ def bench(
         failed = found.failed
     print(f"table -> {table}")
     if write is not None:
-        command = shlex.join(["edgewise", "bench", str(config), "--out", str(out), "--write", str(write)])
-        write_bench(BenchTable.load(table), write, command=command)
+        given = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
+        options = [str(x) for name, (value, unset) in given.items() if value != unset for x in (name, f"{value:g}")]
+        words = ["edgewise", "bench", str(config), "--out", str(out), *options, "--write", str(write)]
+        write_bench(BenchTable.load(table), write, command=shlex.join(words))
         print(f"page -> {write}, {write.with_suffix('.png')}")
     if failed:
         _show.notes([f"failed: {each}" for each in failed])

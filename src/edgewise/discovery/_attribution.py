@@ -19,7 +19,7 @@ from edgewise.discovery._quadrature import Quadrature, quadrature
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
+from edgewise.tasks import LOWER_IS_BETTER, SELF_CONTAINED, Task, metric_function
 
 
 def eap(
@@ -112,7 +112,7 @@ def _mask_gradient(
     metric = metric_function(task.metric)
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):
-        cost.spend(len(batch.index), forwards=constant_forwards(engine))
+        cost.spend(len(batch.index), forwards=constant_forwards(engine) + (metric not in SELF_CONTAINED))
         for value, weight in points:
             cost.spend(len(batch.index), forwards=1, backwards=1)
             mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)

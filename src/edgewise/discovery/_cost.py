@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise.engine import Engine
-from edgewise.tasks import Task
+from edgewise.tasks import SELF_CONTAINED, Task, loss_function
 
 
 @dataclass
@@ -54,10 +54,11 @@ def constant_forwards(engine: Engine) -> int:
 
 def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:
     """What a learned method's steps cost: a masked pass forwards and backwards for each example of a step, and once for
-    each example seen, the full model's run and those of `constant_forwards`.
+    each example seen, the runs of `constant_forwards` and, where the loss looks at it, the full model's.
     """
     seen = min(steps * batch_size, len(task.train))
     cost = Cost(examples=seen, seconds=seconds)
     cost.spend(steps * batch_size, forwards=1, backwards=1)
-    cost.spend(seen, forwards=1 + constant_forwards(engine))
+    full = loss_function(task.loss) not in SELF_CONTAINED
+    cost.spend(seen, forwards=full + constant_forwards(engine))
     return cost

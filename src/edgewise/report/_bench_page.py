@@ -1,8 +1,10 @@
 """A bench's page: tables of the distance to the model by method and size, edges needed for the same, and costs."""
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,27 +17,27 @@ from edgewise.report._panels import draw_bench
 BEST = "best attribution"
 
 
-def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise bench", note: str = "") -> None:
+def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise bench") -> None:
     """Write a Markdown page about a bench, and its figure beside it.
 
     Args:
         table: what `edgewise bench` wrote.
         path: the `.md` file; the figure has its name and `.png`.
         command: how the table was made.
-        note: what else stands at the top.
 
     Raises:
         InputError: a file cannot be written, or the table is empty.
     """
     path = Path(path)
     draw_bench(table, path.with_suffix(".png"))
-    write_atomically(path, bench_page(table, path.with_suffix(".png").name, command=command, note=note))
+    write_atomically(path, bench_page(table, path.with_suffix(".png").name, command=command))
 
 
-def bench_page(table: BenchTable, figure: str, *, command: str, note: str = "") -> str:
+def bench_page(table: BenchTable, figure: str, *, command: str) -> str:
     """The page's text."""
     lines = ["# Methods × tasks × sizes", "", *_heading(table, command), ""]
-    lines += [note, ""] if note else []
+    if note := table.about.get("note"):
+        lines += [*textwrap.wrap(note, 110, break_on_hyphens=False), ""]
     lines += [f"![The distance to the model by size]({figure})", ""]
     for model, task in table.panels():
         points = table.points(model, task)
@@ -43,10 +45,11 @@ def bench_page(table: BenchTable, figure: str, *, command: str, note: str = "") 
             lines += [f"## `{task}` in `{last_part(model)}`", "", "No circuit is judged yet.", ""]
             continue
         best = table.best_attribution(model, task)
-        lines += [f"## `{task}` in `{last_part(model)}`", "", *_distances(points, best), ""]
+        pairs = table.about.get("pairs", {}).get(task, {})
+        lines += [f"## `{task}` in `{last_part(model)}`", "", *_distances(points, best, pairs), ""]
         if needed := _needed(points, best):
             lines += [*needed, ""]
-        lines += [*_costs(points), ""]
+        lines += [*_costs(points, table.about.get("matmul", {})), ""]
     return "\n".join(lines)
 
 
@@ -61,20 +64,28 @@ def _heading(table: BenchTable, command: str) -> list[str]:
         "The distance is KL(full ‖ circuit) in nats unless a table says otherwise: the mean over the test examples",
         "and over the seeds, with its 95 % bootstrap interval over the examples, and ± the standard deviation of the",
         f"seeds' means. Hard masks, at the answers, {first['ablation']} ablation. Columns are the sizes asked for, in",
-        "cells stand the actual edges. Of attribution by absolute and by signed score, and of several attribution",
-        "methods (*best attribution*), what is nearest to the model on validation is shown (on the training pairs",
-        "where a task has no others); test examples choose nothing.",
+        "cells stand the actual edges. A method that finds its own sizes (ACDC) stands with its largest circuit in the",
+        "columns that it does not reach. Of attribution by absolute and by signed score, and of several attribution",
+        "methods (*best attribution*, of those that are done), what is nearest to the model on validation is shown (on",
+        "the training pairs where a task has no others); test examples choose nothing. Attribution explains the task's",
+        "own metric unless its settings say another.",
+        "",
+        "Another seed of a learned method draws other batches, sizes and noise, from the same pairs and the same",
+        "start. In the tables of costs, passes count what depends on a pair alone once, as if all of it were kept, and",
+        "leave out the validation that chooses a sign; seconds are those of the process that found the circuits,",
+        "whatever ran beside it.",
     ]
 
 
-def _distances(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[str]:
+def _distances(points: Sequence[BenchPoint], best: Sequence[BenchPoint], pairs: Mapping[str, int]) -> list[str]:
     sizes = sorted({point.size for point in points if not is_empty(point.algorithm)})
     names = list(dict.fromkeys(point.method for point in points if not is_empty(point.algorithm)))
     rows = {name: {point.size: point for point in points if point.method == name} for name in names}
     reference = {point.size: point for point in best}
     empty = [point for point in points if is_empty(point.algorithm)]
     shown = points[0]
-    lines = [f"{shown.metric}, {shown.values.shape[1]} examples, of {shown.total:,} edges."]
+    splits = f" ({', '.join(f'{n:,} {split}' for split, n in pairs.items())})" if pairs else ""
+    lines = [f"{shown.metric}, {shown.values.shape[1]} examples{splits}, of {shown.total:,} edges."]
     if empty:
         lines[0] = lines[0][:-1] + f"; the empty circuit has {empty[0].values.mean():.3f}."
     lines += ["", "| method (seeds) | " + " | ".join(f"{_percent(size)}" for size in sizes) + " |"]
@@ -95,7 +106,8 @@ def _cell(point: BenchPoint | None) -> str:
     means = point.values.mean(1)
     spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ""
     sign = f", {point.selection}" if is_attribution(point.algorithm) else ""
-    return f"{_number(mean)} [{_number(low)}, {_number(high)}]{spread}; {point.edges:,.0f}{sign}"
+    empty = "" if point.edges else " (empty)"
+    return f"{_number(mean)} [{_number(low)}, {_number(high)}]{spread}; {point.edges:,.0f}{empty}{sign}"
 
 
 def _number(value: float) -> str:
@@ -103,7 +115,9 @@ def _number(value: float) -> str:
 
 
 def _chosen(point: BenchPoint | None) -> str:
-    return "" if point is None else f"{point.by_example.mean():.3f}; {point.method}, {point.selection}"
+    if point is None:
+        return ""
+    return f"{point.by_example.mean():.3f}; {point.edges:,.0f}; {point.method}, {point.selection}"
 
 
 def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[str]:
@@ -115,7 +129,7 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
         for name, curve in curves.items()
         if len(curve) > 1 and curve[0].algorithm != "random" and not is_attribution(curve[0].algorithm)
     }
-    goals = [(BEST, point) for point in best if point.size == _nearest(best)]
+    goals = [(f"{BEST} at {_percent(point.size)} ({point.method})", point) for point in best if point.edges]
     goals += [
         (point.method, point)
         for point in points
@@ -127,16 +141,15 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
     lines = [
         "Edges needed for the same distance, on a line over the logarithm of the size between measured sizes (95 %",
         "interval over the examples alone; each seed; their share of the other circuit's edges, and of the seed with",
-        "the most):",
+        "the most). Where the other method's distance hardly changes with the size, the share says little:",
         "",
         "| as near as | edges | " + " | ".join(curves) + " |",
         "|---|---|" + "---|" * len(curves),
     ]
     for name, goal in goals:
         cells = ["" if goal.method == other else _share(curve, goal) for other, curve in curves.items()]
-        title = f"{name} ({goal.method})" if name == BEST else name
         lines.append(
-            f"| {title}, {_number(float(goal.by_example.mean()))} | {goal.edges:,.0f} | " + " | ".join(cells) + " |"
+            f"| {name}, {_number(float(goal.by_example.mean()))} | {goal.edges:,.0f} | " + " | ".join(cells) + " |"
         )
     return lines
 
@@ -176,17 +189,25 @@ def _nearest(points: Sequence[BenchPoint]) -> float:
     return min((point.size for point in points), key=lambda size: abs(size - 0.98), default=0.98)
 
 
-def _costs(points: Sequence[BenchPoint]) -> list[str]:
+def _costs(points: Sequence[BenchPoint], matmul: Mapping[str, str]) -> list[str]:
     lines = [
-        "| method | examples seen | forwards | backwards (of one example) | seconds, each seed |",
-        "|---|---|---|---|---|",
+        "| method | settings | different pairs seen | forwards | backwards (of one pair) | seconds, each seed |",
+        "|---|---|---|---|---|---|",
     ]
     for point in {point.method: point for point in points if not is_empty(point.algorithm)}.values():
         cost = {name: values[0] for name, values in point.cost.items()}
         seconds = ", ".join(f"{each:,.0f}" for each in point.cost["seconds"])
         counts = " | ".join(f"{cost[name]:,.0f}" for name in ("examples", "forwards", "backwards"))
-        lines.append(f"| {point.method} | {counts} | {seconds} |")
+        given = point.settings | (
+            {"matmul": kind} if (kind := matmul.get(point.method, "highest")) != "highest" else {}
+        )
+        settings = ", ".join(f"{name} {_plain(value)}" for name, value in given.items())
+        lines.append(f"| {point.method} | {settings} | {counts} | {seconds} |")
     return lines
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _seconds(table: BenchTable) -> float:
