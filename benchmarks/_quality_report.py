@@ -23,7 +23,7 @@ HEADING = (
     "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange",
     "ablation, on 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals",
     "over examples; actual edges of 70,651. *Best attribution* is of the logit difference, as the literature has it:",
-    "EAP or mask-path integrated gradients, signed or absolute; *attribution of KL* is mask-path integrated gradients",
+    "EAP, EAP-IG or mask-path IG, signed or absolute; *attribution of KL* is mask-path integrated gradients",
     "of the distance itself (at the full model that has no gradient, so that EAP cannot). Method and sign are chosen",
     "on validation, size by size. Attribution has the first 200 of the 2,000 training pairs, learned methods have all.",
     "`6.1 ×, 3.3 ×`: how many times as far from the model these two are.",
@@ -66,6 +66,8 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
                 row = json.loads(file.read_text())
                 chosen[label, sparsity] = what
                 table[label, sparsity] = Cell(np.array(row["kl"]), [row["actual"]], 1, 0.0)
+        if not table:
+            continue  # nothing is done yet
         lines += [f"## `{task}`", "", *_table(table, chosen), ""]
         lines += [*_costs(folder), ""]
         if validated := _validated(folder):
@@ -75,7 +77,8 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
             lines += [
                 "Edge Pruning with the published settings (in full 3,000 steps; in short 300, its warm-ups cut",
                 "likewise): a circuit is as large as its masks amount to at the end. The last column is its own",
-                "circuit, cut to the size asked for by edge mask × writer mask; it was not learned at that size.",
+                "circuit, cut to the size asked for by edge mask × writer mask; it was not learned at that size, and",
+                "may be no nearer to the model than the circuit without edges.",
                 "",
             ]
             lines += ["| method | edges | KL | KL of the rankings, same size | ranking − it, paired | cut to 98 % |"]
@@ -151,10 +154,10 @@ def _table(table: dict[tuple[str, float], Cell], chosen: dict[tuple[str, float],
 
 def _costs(folder: Path) -> list[str]:
     lines = [
-        "| method | examples seen | forward and backward passes of one example | seconds, each seed |",
+        "| method | training pairs seen, repeats counted | passes of a pair, both ways | seconds, each seed |",
         "|---|---|---|---|",
     ]
-    for method in ("eap", "mask-ig", "mask-ig, KL", *LEARNED, *PUBLISHED):
+    for method in ("eap", "eap-ig", "mask-ig", "mask-ig, KL", *LEARNED, *PUBLISHED):
         found: list[dict[str, Any]] = [
             json.loads(f.read_text()) for f in sorted(folder.glob(f"{method}-[0-9]/found.json"))
         ]
@@ -191,7 +194,7 @@ def _reading(folder: Path, table: dict[tuple[str, float], Cell]) -> list[str]:
         ours, ours_there, theirs = (ew.stability([ew.Circuit.load(f) for f in files]).iou for files in alike)
         said.append(
             f"* How far runs agree (mean pairwise IoU): rankings {ours.value:.3f} at 98 %, {ours_there.value:.3f} at "
-            f"the size of Edge Pruning's circuits; those {theirs.value:.3f}, from 300 steps, a third more examples."
+            f"the size of Edge Pruning's circuits; those {theirs.value:.3f}, from 300 steps, which see a third more."
         )
     return said
 

@@ -25,9 +25,11 @@ from safetensors.torch import load_file
 
 import edgewise as ew
 from edgewise._files import write_atomically
+from edgewise.discovery import _hard_concrete as hard_concrete
+from edgewise.discovery._scores import edges_at
 from edgewise.evaluation import judge
 
-ATTRIBUTION = {"best attribution": ("eap", "mask-ig"), "attribution of KL": ("mask-ig, KL",)}
+ATTRIBUTION = {"best attribution": ("eap", "eap-ig", "mask-ig"), "attribution of KL": ("mask-ig, KL",)}
 """Of the logit difference, as the literature has it; and of the very distance that circuits are judged by, which no
 gradient at the full model has."""
 ATTRIBUTIONS = tuple(name for names in ATTRIBUTION.values() for name in names)
@@ -55,7 +57,7 @@ def random_circuits(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path
 
 
 def attribution(method: Callable[..., ew.Scores], metric: str, passes: int) -> Callable[..., Found]:
-    """EAP or mask-path IG of a metric over the first training pairs, by signed and by absolute score."""
+    """EAP, EAP-IG or mask-path IG of a metric over the first training pairs, by signed and by absolute score."""
 
     def find(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
         task = replace(task, train=task.train[:ATTRIBUTED], metric=metric)
@@ -120,6 +122,7 @@ def pruned_from_ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: 
 METHODS: dict[str, Callable[..., Found]] = {
     "random": random_circuits,
     "eap": attribution(ew.eap, "logit_diff", 1),
+    "eap-ig": attribution(ew.eap_ig, "logit_diff", 5),
     "mask-ig": attribution(ew.mask_ig, "logit_diff", 5),
     "mask-ig, KL": attribution(ew.mask_ig, "kl", 5),
     "ranking": ranking,
@@ -144,15 +147,20 @@ def _ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> ew
 
 
 def find_all(engine: ew.Engine, task: ew.tasks.Task, method: str, seed: int, folder: Path) -> None:
-    """Find a method's circuits, unless they are there."""
+    """Find a method's circuits, unless they are there. A run that was cut short is not taken for a whole one."""
     done = folder / "found.json"
     if done.is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     circuits, cost = METHODS[method](engine, task, seed, folder)
+    for circuit in circuits.values():
+        method = circuit.provenance["method"]
+        if stopped := method.get("stopped") or method.get("start", {}).get("stopped"):
+            raise SystemExit(f"{folder}: {stopped}; the same command goes on from there")
     for name, circuit in circuits.items():
         circuit.save(folder / f"{name}.safetensors")
+    cost["threads"] = torch.get_num_threads()
     cost.setdefault("seconds", round(time.perf_counter() - start, 1))
     write_atomically(done, json.dumps({"circuits": list(circuits), **cost}) + "\n")
 
@@ -172,15 +180,16 @@ def judge_all(engine: ew.Engine, task: ew.tasks.Task, folder: Path, split: str, 
 
 def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path, rankings: dict[str, Path]) -> None:
     """Where a run decided its circuit's size itself: judge the rankings at that size beside it, and its own circuit cut
-    to the size that was asked for.
+    to the size that was asked for, if it is larger.
     """
     found = ew.Circuit.load(folder / f"{SIZE}.safetensors")
     circuits = {name: _scored(ew.Circuit.load(file)).top_actual(found.n_actual) for name, file in rankings.items()}
     learned = load_file(folder / "checkpoint.safetensors")
-    edges, writers = (torch.nn.functional.logsigmoid(learned[name]) for name in ("edges", "nodes"))
+    scale = hard_concrete.EVALUATION_FACTOR / hard_concrete.TEMPERATURE  # as in the masks that evaluation has
+    edges, writers = (torch.nn.functional.logsigmoid(scale * learned[name]) for name in ("edges", "nodes"))
     product = edges + writers[found.graph.edge_writer.long()]  # a mask is the edge's times its writer's
     ordered = ew.Scores(found.graph, product.where(found.kept, -torch.inf), found.provenance)
-    circuits["cut"] = ordered.at(SIZE, actual=True)
+    circuits["cut"] = ordered.top_actual(min(found.n_actual, edges_at(found.graph, SIZE)))
     for name, circuit in circuits.items():
         circuit.save(folder / f"{name}.safetensors")
     judge_all(engine, task, folder, "test", list(circuits))
