@@ -17,9 +17,6 @@ from edgewise.report import Point, curve
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 HEADING = (
-    "# How faithful circuits are, by method and size",
-    "",
-    "Written by `python benchmarks/quality.py --write` from what the study has so far (in brackets: how many seeds).",
     "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange",
     "ablation, on 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals",
     "over examples; actual edges of 70,651. *Best attribution* is of the logit difference, as the literature has it:",
@@ -56,7 +53,10 @@ class Cell(NamedTuple):
 
 def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, tuple[str, Path]]]) -> None:
     """Write `quality.md`, `quality.json` and a picture per task."""
-    lines, data = list(HEADING), {}
+    command = f"python benchmarks/quality.py --tasks {' '.join(tasks)} --write"
+    lines = ["# How faithful circuits are, by method and size", ""]
+    lines += [f"Written by `{command}` from what the study has so far (in brackets: how many seeds).", *HEADING]
+    data = {}
     for task in tasks:
         folder = root / task
         table = {(m, s): cell for m, s in product(("random", *LEARNED), SPARSITIES) if (cell := _cell(folder, m, s))}
