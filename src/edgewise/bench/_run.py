@@ -39,7 +39,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Resources:
-    """What each process may use; it decides no number."""
+    """What each process may use; it decides no number, but for the last bits of learned runs (`cache_bytes`)."""
 
     threads: int | None = None
     device: str | None = None
