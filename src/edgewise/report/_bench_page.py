@@ -15,6 +15,7 @@ from edgewise.report._caption import last_part
 from edgewise.report._panels import draw_bench
 
 BEST = "best attribution"
+READING = "## Reading"
 
 
 def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise bench") -> None:
@@ -22,7 +23,8 @@ def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise
 
     Args:
         table: what `edgewise bench` wrote.
-        path: the `.md` file; the figure has its name and `.png`.
+        path: the `.md` file; the figure has its name and `.png`. If there is one with a section `## Reading`, which is
+            a person's, that section stays.
         command: how the table was made.
 
     Raises:
@@ -30,7 +32,14 @@ def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise
     """
     path = Path(path)
     draw_bench(table, path.with_suffix(".png"))
-    write_atomically(path, bench_page(table, path.with_suffix(".png").name, command=command))
+    page = bench_page(table, path.with_suffix(".png").name, command=command)
+    write_atomically(path, page + _reading(path))
+
+
+def _reading(path: Path) -> str:
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, found, reading = before.partition(f"\n{READING}\n")
+    return f"\n{READING}\n{reading}" if found else ""
 
 
 def bench_page(table: BenchTable, figure: str, *, command: str) -> str:
