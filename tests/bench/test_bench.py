@@ -1,7 +1,9 @@
 """A bench: what its table says, and that neither kills nor other processes change it."""
 
 import json
+import platform
 import random
+import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -20,7 +22,7 @@ from edgewise import InputError
 from edgewise.bench import BenchConfig, BenchTable, _cell, gather, run_bench
 from edgewise.bench._methods import METHODS as BENCH_METHODS
 from edgewise.bench._methods import Job
-from edgewise.bench._run import Resources, one_process, prepare
+from edgewise.bench._run import Resources, give_back_memory, one_process, prepare
 from edgewise.circuit import Circuit
 from edgewise.evaluation import bootstrap, judge
 from tests.bench.toys import METHODS, bench_file
@@ -304,3 +306,15 @@ def test_steps_keep_the_paper_s_proportions():
     assert (config.lr_warmup, config.sparsity_warmup, config.seed) == (20, 250, 1)
     assert edge_pruning_config({"preset": "paper", "steps": 300, "lr_warmup": 7}, 0.98, 0).lr_warmup == 7
     assert METHODS[-1]["preset"] == "paper"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
+def test_memory_that_a_cell_needed_is_given_back():
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    blocks = [bytearray(b"x" * 100_000) for _ in range(2_000)]  # below malloc's threshold for pages of their own
+    full = held()
+    del blocks[:-1]  # the last one keeps the heap from shrinking by itself
+    give_back_memory()
+    assert held() < full - 150_000_000

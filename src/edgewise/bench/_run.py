@@ -1,9 +1,12 @@
 """Running a bench: what is done is skipped, what is missing is done by whichever process gets to it first."""
 
+import ctypes
+import gc
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -124,6 +127,8 @@ def one_process(
             waiting = []
             for cell in pending:
                 ended = _try(cell, config, engine, tasks[cell.task.name], resources.checkpoint_seconds, begun)
+                if ended:
+                    give_back_memory()
                 if ended is None:
                     waiting.append(cell)
                 elif ended:
@@ -154,6 +159,16 @@ def make_task(spec: TaskSpec, model: Model) -> Task:
         return from_file(spec.task, model.tokenizer, **spec.options)
     except TypeError as error:
         raise InputError(f"tasks: {spec.name} does not take these settings ({error})") from error
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system: a process that waits for the others' cells must not hold on to what its own
+    last one needed, which may be most of the machine.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _try(
