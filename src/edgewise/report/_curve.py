@@ -27,7 +27,9 @@ LINES = [
     ("#222222", "*", "--"),
 ]
 """Colour, marker and dash of each method in turn; marker and dash hold where colours are not seen."""
-SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
+SPARSITIES = (0.98, 0.9, 0.99, 0.5, 0.999, 0.95, 0.8, 0.995, 0.9999, 0.998, 0.9995, 0.9998)
+"""Along the top, the more telling first: where there is no room for all, the later ones are left out."""
+ROOM = 0.45  # inches that the label of a tick takes
 
 
 def curve(
@@ -137,7 +139,7 @@ def draw_method(axes: "Axes", points: list[Point], number: int) -> None:
         marker=marker,
         linestyle=dash,
         linewidth=1.5,
-        markersize=4.5,
+        markersize=marker_size(marker),
         markeredgecolor="white",
         markeredgewidth=0.5,
         zorder=3,
@@ -148,6 +150,11 @@ def draw_method(axes: "Axes", points: list[Point], number: int) -> None:
     axes.fill_between(sizes, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
     if len(banded) == 1:  # a band of one point has no area
         axes.plot(sizes * 2, low + high, color=colour, linewidth=1, zorder=2)
+
+
+def marker_size(marker: str) -> float:
+    """In points; a star's own shape leaves little of it."""
+    return 8.0 if marker == "*" else 4.5
 
 
 def _draw_references(axes: "Axes", full: float | None, empty: float | None) -> list[str]:
@@ -174,7 +181,9 @@ def finish_axes(axes: "Axes", edges: list[int], total: int | None, measure: str)
 
     axes.set_xscale("log")
     axes.set_xlim(min(edges) / 1.25, max(edges) * 1.25)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    decade = _inches(axes) / math.log10(max(edges) / min(edges) * 1.25**2)
+    subs = next((subs for subs, gap in (((1, 2, 5), 0.3), ((1, 3), 0.47)) if gap * decade > ROOM), (1,))
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if axes.get_yscale() == "log":
@@ -191,9 +200,21 @@ def finish_axes(axes: "Axes", edges: list[int], total: int | None, measure: str)
         _add_sparsity(axes, total)
 
 
+def _inches(axes: "Axes") -> float:
+    """How wide axes are."""
+    figure = axes.get_figure()
+    assert figure is not None
+    return axes.get_position().width * figure.get_figwidth()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _add_sparsity(axes: "Axes", total: int) -> None:
     low, high = axes.get_xlim()
-    shown = [share for share in SPARSITIES if low <= (1 - share) * total <= high]
+    inches = _inches(axes) / math.log10(high / low)
+    shown: list[float] = []
+    for share in SPARSITIES:
+        apart = [abs(math.log10((1 - share) / (1 - other))) * inches for other in shown]
+        if low <= (1 - share) * total <= high and min(apart, default=ROOM) >= ROOM:
+            shown.append(share)
     above = axes.twiny()
     above.set_xscale("log")
     above.set_xlim(low, high)

@@ -12,14 +12,14 @@ from edgewise.bench import BenchPoint, BenchTable, is_empty
 from edgewise.evaluation import Point, bootstrap
 from edgewise.report._canvas import QUIET, canvas, printable, write
 from edgewise.report._caption import last_part, shorten
-from edgewise.report._curve import LINES, draw_method, finish_axes
+from edgewise.report._curve import LINES, draw_method, finish_axes, marker_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _HEIGHT = 4.0, 3.2  # of a panel in inches
 _LEFT, _BELOW, _ABOVE = 0.62, 0.5, 0.62  # room around a panel's axes
-_KEY_ROW, _KEY_COLUMN = 0.2, 2.0
+_KEY_ROW, _KEY_COLUMN = 0.2, 2.6
 _UNITS = {"kl": "KL(full ‖ circuit), nats"}
 
 
@@ -121,5 +121,5 @@ def _dots(axes: "Axes", points: list[BenchPoint], colour: str) -> None:
 def _key(page: Any, x: float, y: float, method: str, number: int) -> None:
     colour, marker, dash = LINES[number % len(LINES)]
     page.plot([x, x + 0.3], [y, y], color=colour, linestyle=dash, linewidth=1.5)
-    page.plot([x + 0.15], [y], color=colour, marker=marker, markersize=4.5, markeredgecolor="white")
-    write(page, x + 0.38, y, printable(shorten(method, 28)), 8)
+    page.plot([x + 0.15], [y], color=colour, marker=marker, markersize=marker_size(marker), markeredgecolor="white")
+    write(page, x + 0.38, y, printable(shorten(method, 32)), 8)
