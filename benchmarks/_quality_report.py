@@ -20,7 +20,7 @@ HEADING = (
     "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange",
     "ablation, on 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals",
     "over examples; actual edges of 70,651. *Best attribution* is of the logit difference, as the literature has it:",
-    "EAP, EAP-IG or mask-path IG, signed or absolute; *attribution of KL* is mask-path integrated gradients",
+    "EAP, EAP-IG or mask-path IG (those with a row of costs), signed or absolute; *attribution of KL* is mask-path IG",
     "of the distance itself (at the full model that has no gradient, so that EAP cannot). Method and sign are chosen",
     "on validation, size by size. Attribution has the first 200 of the 2,000 training pairs, learned methods have all.",
     "`6.1 ×, 3.3 ×`: how many times as far from the model these two are.",

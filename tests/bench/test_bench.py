@@ -176,7 +176,7 @@ def test_killed_ten_times_at_random_it_ends_with_the_same_table(
 ):
     path, random_ = bench_file(folder, tmp_path / "bench.yaml"), random.Random(0)
     killed, amid = 0, set()
-    while killed < 10:
+    while killed < 10 or (killed < 50 and not amid):  # how far a process gets depends on what else the machine does
         before = files(tmp_path)
         process = server.Process(
             target=run_bench, args=(path, tmp_path), kwargs={"checkpoint_seconds": 0.0, "threads": 1}
@@ -191,7 +191,7 @@ def test_killed_ten_times_at_random_it_ends_with_the_same_table(
         amid |= {cell.parent for cell in tmp_path.rglob("settings.json") if not (cell.parent / "test.json").is_file()}
         if process.exitcode == 0:  # it got to its end: take some of its work away, so that there is some to kill
             next(tmp_path.rglob("test.json")).unlink()
-    assert amid, "no kill came in the middle of a cell"
+    assert amid, "none of 50 kills came in the middle of a cell"
     assert not list(tmp_path.rglob("failed.json"))
     assert timeless(quietly(path, tmp_path)) == timeless(whole[1])
 

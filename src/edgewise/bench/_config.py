@@ -106,7 +106,7 @@ class BenchConfig:
             str(content.get("ablation", "interchange")),
             str(content.get("embeddings", "joint")),
             str(content.get("kv", "physical")),
-            " ".join(str(content.get("note", "")).split()),
+            _note(content.get("note")),
         )
         config._check()
         return config
@@ -169,6 +169,12 @@ def _mapping(what: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{what}: {str(value)[:60]!r}; give a name, or a mapping of settings")
     return value
+
+
+def _note(value: Any) -> str:
+    if not isinstance(value, str | None):
+        raise InputError(f"note: {str(value)[:60]!r}; give a text")
+    return " ".join((value or "").split())
 
 
 def _listed(value: Any) -> list[Any]:

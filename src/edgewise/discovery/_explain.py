@@ -51,7 +51,8 @@ def explain(
         found = sign * explained(Stream(engine, batch, groups=groups), metric_sum(engine, task, batch))
         found = found.detach().cpu().double()
         total = found if total is None else total + found
-        cost.spend(len(batch.index), forwards=2 if engine.ablation.kind == "interchange" else 1)
+        full = metric_function(task.metric) not in SELF_CONTAINED
+        cost.spend(len(batch.index), forwards=1 + full + (engine.ablation.kind == "interchange"))
     assert total is not None  # an empty split is refused by `batches`
     cost.examples = len(task.split(split))
     mean = total / cost.examples

@@ -55,7 +55,8 @@ class Search:
 
     def begin(self) -> None:
         """Count the pairs' runs: once, however often a run is resumed."""
-        self.cost.spend(self.n_examples, forwards=2 if self.engine.ablation.kind == "interchange" else 1)
+        full = self.score not in SELF_CONTAINED
+        self.cost.spend(self.n_examples, forwards=1 + full + (self.engine.ablation.kind == "interchange"))
 
     def open(self, reader: int, kept: Bool[Tensor, " E"], which: int = 0) -> bool:
         """Turn to a reader of a circuit (number `which`, where several are searched); False if nothing alive reads it.

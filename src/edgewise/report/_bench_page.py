@@ -1,6 +1,7 @@
 """A bench's page: tables of the distance to the model by method and size, edges needed for the same, and costs."""
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgewise._errors import InputError
 from edgewise._files import write_atomically
 from edgewise.bench import BenchPoint, BenchTable, is_attribution, is_empty
 from edgewise.evaluation import bootstrap, edges_needed
@@ -28,18 +30,22 @@ def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise
         command: how the table was made.
 
     Raises:
-        InputError: a file cannot be written, or the table is empty.
+        InputError: a file cannot be written, the page that is there cannot be read, or the table is empty.
     """
     path = Path(path)
+    reading = _reading(path)
     draw_bench(table, path.with_suffix(".png"))
     page = bench_page(table, path.with_suffix(".png").name, command=command)
-    write_atomically(path, page + _reading(path))
+    write_atomically(path, page + reading)
 
 
 def _reading(path: Path) -> str:
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    _, found, reading = before.partition(f"\n{READING}\n")
-    return f"\n{READING}\n{reading}" if found else ""
+    try:
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is there and cannot be read ({error}); give another file, or remove it") from error
+    heading = re.search(rf"^{READING}\s*$", before, re.MULTILINE)
+    return f"\n{before[heading.start() :]}" if heading else ""
 
 
 def bench_page(table: BenchTable, figure: str, *, command: str) -> str:

@@ -148,8 +148,8 @@ def draw_method(axes: "Axes", points: list[Point], number: int) -> None:
     banded = [point for point in points if point.low is not None and point.high is not None]
     sizes, low, high = ([getattr(point, name) for point in banded] for name in ("edges", "low", "high"))
     axes.fill_between(sizes, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
-    if len(banded) == 1:  # a band of one point has no area
-        axes.plot(sizes * 2, low + high, color=colour, linewidth=1, zorder=2)
+    if len(set(sizes)) == 1:  # a band of one size has no area
+        axes.plot(sizes[:1] * 2, [min(low), max(high)], color=colour, linewidth=1, zorder=2)
 
 
 def marker_size(marker: str) -> float:
