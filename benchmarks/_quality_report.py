@@ -78,7 +78,7 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
                 "Edge Pruning with the published settings (in full 3,000 steps; in short 300, its warm-ups cut",
                 "likewise): a circuit is as large as its masks amount to at the end. The last column is its own",
                 "circuit, cut to the size asked for by edge mask × writer mask; it was not learned at that size, and",
-                "may be no nearer to the model than the circuit without edges. [All 3,000 steps, and EAP-IG](quality-paper.md).",
+                "may be no nearer to the model than the circuit without edges. [All 3,000 steps](quality-paper.md).",
                 "",
             ]
             lines += ["| method | edges | KL | KL of the rankings, same size | ranking − it, paired | cut to 98 % |"]

@@ -22,12 +22,13 @@ from edgewise._files import write_atomically
 from edgewise.evaluation import bootstrap
 
 TASK, METHOD = "ioi", "edge pruning, paper"
+FITTED = "polished at that size"
 RANKING, POLISHED = (RESULTS / "circuits" / f"{TASK}-{name}.safetensors" for name in ("ranking", "polished"))
 
 
 def study(out: Path, cache: float) -> None:
-    """Find and judge EAP-IG's circuits and Edge Pruning's, the checked-in ranking at all sizes and at Edge Pruning's,
-    the polished circuit, and the circuit without edges.
+    """Find and judge EAP-IG's circuits and Edge Pruning's, the checked-in ranking at all sizes and at Edge Pruning's
+    (there polished too), the polished circuit that is checked in, and the circuit without edges.
     """
     model = ew.load_model("smollm2-135m")
     engine = ew.Engine(model, cache_bytes=int(cache * 2**30))
@@ -53,6 +54,12 @@ def study(out: Path, cache: float) -> None:
     for name, circuit in others.items():
         circuit.save(folder / f"{name}.safetensors")
     judge_all(engine, task, folder, "test", list(others))
+    if not (folder / f"{FITTED}.safetensors").exists():
+        kept = ew.Circuit.load(folder / f"{SIZE}.safetensors").n_actual
+        sparsity = 1 - (kept + 0.5) / ranking.graph.n_edges  # sizes are rounded down
+        polished = ew.polish(engine, task, scores, sparsity, seed=1000, options=ew.RunOptions(out=out / TASK / FITTED))
+        polished.save(folder / f"{FITTED}.safetensors")
+    judge_all(engine, task, folder, "test", [FITTED])
 
 
 def write(out: Path) -> None:
@@ -61,11 +68,15 @@ def write(out: Path) -> None:
     cost = json.loads((folder / "found.json").read_text())
     found, learned = (ew.Circuit.load(file).provenance for file in (folder / f"{SIZE}.safetensors", RANKING))
     rows = {
-        name: _judged(folder, name) for name in (str(SIZE), "ranking-0", "cut", "ranking 0.98", "polished", "empty")
+        name: _judged(folder, name)
+        for name in (str(SIZE), "ranking-0", FITTED, "cut", "ranking 0.98", "polished", "empty")
     }
+    paired = {name: bootstrap(np.array(rows[name]["kl"]) - np.array(rows[str(SIZE)]["kl"])) for name in rows}
     seen, theirs = learned["method"]["examples_seen"], cost["examples"]
     polished = seen + ew.Circuit.load(POLISHED).provenance["method"]["examples_seen"]
-    mean, low, high = bootstrap(np.array(rows["ranking-0"]["kl"]) - np.array(rows[str(SIZE)]["kl"]))
+    fitted = seen + ew.Circuit.load(folder / f"{FITTED}.safetensors").provenance["method"]["examples_seen"]
+    cut = "Edge Pruning's circuit cut to 98 % by edge mask × writer mask (not learned at that size)"
+    smaller = rows["cut"]["actual"] < rows[str(SIZE)]["actual"]
     lines = [
         "# Beside the quality study: Edge Pruning's published settings in full, and EAP-IG",
         "",
@@ -85,16 +96,17 @@ def write(out: Path) -> None:
         "|---|---|---|---|",
         _row("Edge Pruning, published settings", theirs, rows[str(SIZE)]),
         _row("the ranking at that size", seen, rows["ranking-0"]),
-        _row("Edge Pruning's circuit cut to 98 % by edge mask × writer mask", theirs, rows["cut"]),
+        _row("the ranking, polished at that size", fitted, rows[FITTED]),
+        *([_row(cut, theirs, rows["cut"])] if smaller else []),
         _row("the ranking at 98 %", seen, rows["ranking 0.98"]),
         _row("the ranking, polished at 98 %", polished, rows["polished"]),
         _row("no edge at all", 0, rows["empty"]),
         "",
-        f"* The ranking's KL minus Edge Pruning's at the same size, example by example: {mean:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}], after {seen / theirs:.1%} as many pairs (its warm start, "
-        f"{learned['method']['config']['warm_examples']} pairs at five points, not counted).",
-        f"* Edge Pruning was asked for 1,413 edges and kept {rows[str(SIZE)]['actual']:,}. A cut circuit was not",
-        "  learned at its size.",
+        "* KL minus Edge Pruning's at the same size, example by example: the ranking",
+        f"  {_difference(paired['ranking-0'])} after {seen / theirs:.1%} as many pairs, polished",
+        f"  {_difference(paired[FITTED])} after {fitted / theirs:.1%} (not counted: the warm start,",
+        f"  {learned['method']['config']['warm_examples']} pairs at five points).",
+        f"* Edge Pruning was asked for 1,413 edges and kept {rows[str(SIZE)]['actual']:,}.",
         f"* Finding took Edge Pruning {found['method']['seconds']:,.0f} s with {cost['threads']} threads and",
         f'  `matmul="{found["engine"]["matmul"]}"`; the ranking {learned["method"]["seconds"]:,.0f} s with one and',
         f'  `matmul="{learned["engine"]["matmul"]}"`, on another machine in other use: no comparison of speed.',
@@ -130,6 +142,11 @@ def _attributed(out: Path) -> list[str]:
         "| ranking | " + " | ".join(f"{x:.3f}" for x in ranking.values()) + " |",
         "| the lowest of these attributions, in multiples of the ranking's | " + " | ".join(ratios) + " |",
     ]
+
+
+def _difference(interval: tuple[float, float, float]) -> str:
+    mean, low, high = interval
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _folder(out: Path) -> Path:
