@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 import edgewise as ew
-from edgewise._files import write_atomically
 from edgewise.models import SHIPPED, CompiledTransformer
 from edgewise.models import load as load_module
+from edgewise.runs import write_atomically
 from edgewise.tasks import loss_function, reduce
 from edgewise.tracr import LIBRARY, Truth
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgewise as ew
-from edgewise._files import write_atomically
-from edgewise.evaluation import bootstrap
 from edgewise.report import Point, curve
+from edgewise.runs import bootstrap, write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)

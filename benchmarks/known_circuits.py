@@ -21,8 +21,8 @@ from _known_circuits_report import write
 
 import edgewise as ew
 from edgewise import tracr
-from edgewise._files import write_atomically
 from edgewise.models import SHIPPED, save_compiled
+from edgewise.runs import write_atomically
 from edgewise.tracr import Agreement, Truth, compare, smallest_agreeing
 
 ABLATIONS = ("zero", "interchange")

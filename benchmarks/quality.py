@@ -24,10 +24,10 @@ from _quality_report import SPARSITIES, write
 from safetensors.torch import load_file
 
 import edgewise as ew
-from edgewise._files import write_atomically
 from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._scores import edges_at
 from edgewise.evaluation import judge
+from edgewise.runs import write_atomically
 
 ATTRIBUTION = {"best attribution": ("eap", "eap-ig", "mask-ig"), "attribution of KL": ("mask-ig, KL",)}
 """Of the logit difference, as the literature has it; and of the very distance that circuits are judged by, which no

@@ -18,8 +18,7 @@ from _quality_report import RESULTS, SPARSITIES
 from quality import SIZE, SPLITS, best_attribution, find_all, judge_all, match_sizes
 
 import edgewise as ew
-from edgewise._files import write_atomically
-from edgewise.evaluation import bootstrap
+from edgewise.runs import bootstrap, write_atomically
 
 TASK, METHOD = "ioi", "edge pruning, paper"
 FITTED = "polished at that size"

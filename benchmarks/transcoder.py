@@ -26,10 +26,10 @@ import torch
 from _measure import rss_bytes, seconds
 from torch.nn import functional
 
-from edgewise.features import TokenRows, TrainingConfig
-from edgewise.features._train import TranscoderLearner
 from edgewise.models import PlainConfig, PlainTransformer, load
-from edgewise.transcoders import Site
+from edgewise.transcoders import Site, TokenRows
+from edgewise.transcoders.training import TrainingConfig
+from edgewise.transcoders.training._train import TranscoderLearner
 
 Step = Callable[[int], Any]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise import transcoders
-from edgewise._files import write_atomically
+from edgewise.runs import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE = RESULTS / "transcoders.md"

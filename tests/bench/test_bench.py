@@ -24,7 +24,8 @@ from edgewise.bench._methods import METHODS as BENCH_METHODS
 from edgewise.bench._methods import Job
 from edgewise.bench._run import Resources, give_back_memory, one_process, prepare
 from edgewise.circuit import Circuit
-from edgewise.evaluation import bootstrap, judge
+from edgewise.evaluation import judge
+from edgewise.runs import bootstrap
 from tests.bench.toys import METHODS, bench_file
 from tests.discovery.toys import stop
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.features import TrainingConfig
+from edgewise.transcoders.training import TrainingConfig
 from tests.cli.commands import WORDS, Cli
 from tests.tiny import tiny
 

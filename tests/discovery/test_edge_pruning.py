@@ -13,8 +13,8 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import EdgePruningConfig, edge_pruning, mask_ig, random_scores
 from edgewise.discovery._edge_pruning import EdgePruningLearner, _shift_for, _threshold
 from edgewise.discovery._hard_concrete import deterministic, probability_zero
-from edgewise.discovery._noise import normal
 from edgewise.discovery._objective import example_scores
+from edgewise.runs import normal
 from edgewise.tasks import loss_function
 from tests.discovery.toys import PRESETS, quiet, random_task, toy_engine
 

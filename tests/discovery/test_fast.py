@@ -10,9 +10,9 @@ import torch
 from edgewise.circuit import Circuit
 from edgewise.discovery import EdgePruningConfig, Scores, edge_pruning, learn_ranking
 from edgewise.discovery._edge_pruning import EdgePruningLearner
-from edgewise.discovery._noise import normal
 from edgewise.discovery._scores import edges_at
 from edgewise.graph import Graph, GraphSpec
+from edgewise.runs import normal
 from tests.discovery.toys import RANKING, Killed, quiet, random_task, refused, stop, toy_engine
 
 SHORT: dict[str, Any] = {"steps": 8, "batch_size": 5, "lr_warmup": 2, "sparsity_warmup": 5, "sparsity": 0.8}

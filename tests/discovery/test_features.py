@@ -21,8 +21,8 @@ from edgewise.tasks import METRICS, Task, reduce
 from edgewise.transcoders import Transcoder
 from tests.discovery.toys import near, quiet, random_task, refused
 from tests.engine.featured import KINDS, featured, features_of, transcoder_of
-from tests.features.test_replacement import modules_of
 from tests.tiny import tiny
+from tests.transcoders.test_replacement import modules_of
 
 TASK = random_task(metric="logit_diff")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgewise.discovery._hard_concrete import deterministic, probability_zero, sample
-from edgewise.discovery._noise import uniform
+from edgewise.runs import uniform
 
 BETA = 2 / 3
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from edgewise import InputError
-from edgewise.discovery import RunOptions, learn_ranking, polish
+from edgewise.discovery import learn_ranking, polish
 from edgewise.discovery._scores import edges_at
+from edgewise.runs import RunOptions
 from edgewise.tasks import Task
 from tests.discovery.toys import RANKING, Killed, quiet, random_task, stop, toy_engine
 

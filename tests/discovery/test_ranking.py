@@ -22,11 +22,11 @@ from edgewise.discovery import (
     mask_ig,
     node_pruning,
 )
-from edgewise.discovery._noise import normal
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._ranking import RankingLearner, soft_top
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Engine
+from edgewise.runs import normal
 from edgewise.tasks import Batch, Task, loss_function
 from tests.discovery.toys import RANKING, Killed, learner, quiet, random_task, refused, stop, toy_engine
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgewise.discovery import edge_pruning
-from edgewise.discovery._training import CHECKPOINT
 from edgewise.engine import Ablation
+from edgewise.runs import CHECKPOINT
 from tests.discovery.toys import (
     LEARNED,
     PRESETS,

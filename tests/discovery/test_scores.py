@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores, edges_at, random_scores
-from edgewise.discovery._noise import normal
 from edgewise.graph import Graph, GraphSpec
+from edgewise.runs import normal
 from tests.discovery.toys import SMALLEST, refused
 
 GRAPH = Graph(GraphSpec(2, 2, 1))

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgewise.discovery import _edge_pruning, _ranking, _training
+from edgewise.discovery import _edge_pruning, _ranking
 from edgewise.discovery._ranking import RankingLearner
-from edgewise.discovery._training import CHECKPOINT
+from edgewise.runs import CHECKPOINT, _loop
 from edgewise.tasks import Batch, Task, loss_function
 from tests.discovery.toys import (
     LEARNED,
@@ -114,13 +114,13 @@ def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset:
 
 @pytest.mark.parametrize("preset", LEARNED)
 def test_ctrl_c_between_two_steps_keeps_the_one_before(tmp_path, monkeypatch, preset: str):
-    config, save = LEARNED[preset], _training.save_checkpoint
+    config, save = LEARNED[preset], _loop.save_checkpoint
 
     def interrupted(learner, step, *rest):
-        monkeypatch.setattr(_training, "save_checkpoint", save)
+        monkeypatch.setattr(_loop, "save_checkpoint", save)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "save_checkpoint", interrupted)
+    monkeypatch.setattr(_loop, "save_checkpoint", interrupted)
     find(tmp_path / "cut", config)
     for name in ("cut", "whole"):
         assert "stopped" not in find(tmp_path / name, config).provenance["method"]

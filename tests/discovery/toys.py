@@ -11,12 +11,13 @@ from torch import Tensor
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import EdgePruningConfig, RankingConfig, RunOptions, edge_pruning, learn_ranking
+from edgewise.discovery import EdgePruningConfig, RankingConfig, edge_pruning, learn_ranking
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
 from edgewise.models import Model
+from edgewise.runs import RunOptions
 from edgewise.tasks import Pair, Target, Task
 from tests.tiny import VOCABULARY, random_model, tiny
 

@@ -9,17 +9,16 @@ from torch import Tensor
 
 from edgewise import InputError
 from edgewise.engine import Engine, Stream, footprint, mean_writes
-from edgewise.features import capture
 from edgewise.graph import Graph
 from edgewise.models import Model
 from edgewise.tasks import Pair, Target
 from edgewise.tasks._pairs import collate as pairs_batch
-from edgewise.transcoders import Transcoder
+from edgewise.transcoders import Transcoder, capture
 from tests.engine.featured import KINDS, SITES, featured, features_of, ones, transcoder_of
 from tests.engines import Outcome, assert_close, assert_same, outcome, random_constants, random_masks
-from tests.features.test_replacement import exact
 from tests.tiny import ONE_OF_EACH, collate, draw_prompts, own_logits, tiny
 from tests.transcoders.reference import random_transcoder
+from tests.transcoders.test_replacement import exact
 
 PROMPTS = draw_prompts((6, 3, 5))
 BATCH = collate(PROMPTS)

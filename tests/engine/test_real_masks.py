@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from edgewise import tasks
-from edgewise.discovery import EdgePruningConfig, RankingConfig, RunOptions, edge_pruning, learn_ranking
+from edgewise.discovery import EdgePruningConfig, RankingConfig, edge_pruning, learn_ranking
 from edgewise.engine import Engine
 from edgewise.models import load
+from edgewise.runs import RunOptions
 from tests.discovery.toys import random_task
 from tests.engines import Outcome, assert_same, outcome
 from tests.tiny import ONE_OF_EACH, collate, draw_prompts, norms_in_double, tiny

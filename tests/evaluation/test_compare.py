@@ -9,7 +9,8 @@ import torch
 
 from edgewise.circuit import Circuit
 from edgewise.discovery import eap, random_scores
-from edgewise.evaluation import bootstrap, compare, judge
+from edgewise.evaluation import compare, judge
+from edgewise.runs import bootstrap
 from tests.discovery.toys import SMALLEST, random_pairs, random_task, refused, toy_engine
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from edgewise.circuit import Circuit
 from edgewise.discovery import eap, random_scores
 from edgewise.engine import Ablation, Engine
-from edgewise.evaluation import best_attribution, bootstrap, evaluate, judge
+from edgewise.evaluation import best_attribution, evaluate, judge
+from edgewise.runs import bootstrap
 from edgewise.tasks import METRICS, Batch, Target, Task
 from tests.discovery.toys import random_task, refused, toy_engine
 

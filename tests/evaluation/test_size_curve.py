@@ -9,8 +9,9 @@ import torch
 from edgewise.circuit import Circuit
 from edgewise.discovery import eap, random_scores
 from edgewise.engine import Ablation
-from edgewise.evaluation import bootstrap, judge, size_curve
+from edgewise.evaluation import judge, size_curve
 from edgewise.report import draw_curve
+from edgewise.runs import bootstrap
 from tests.discovery.toys import SMALLEST, random_task, refused, toy_engine
 
 SIZES = (0.9, 0.6, 0.3)

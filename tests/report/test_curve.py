@@ -3,7 +3,8 @@ from xml.etree import ElementTree
 import pytest
 
 from edgewise._errors import InputError
-from edgewise.report import Point, curve
+from edgewise.evaluation import Point
+from edgewise.report import curve
 
 POINTS = [
     Point("EAP", 7065, 0.79, 0.7, 0.9),

@@ -7,14 +7,7 @@ import json
 import pytest
 
 from edgewise._errors import InputError
-from edgewise.tasks import (
-    Task,
-    check_file,
-    from_dataset,
-    from_file,
-    from_provenance,
-    from_records,
-)
+from edgewise.tasks import Task, check_file, from_dataset, from_file, from_provenance, from_records
 from edgewise.tasks._rows import _value
 from edgewise.tasks._splits import SPLITS
 

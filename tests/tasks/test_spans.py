@@ -5,12 +5,7 @@ import json
 import pytest
 
 from edgewise._errors import InputError
-from edgewise.tasks import (
-    from_file,
-    from_provenance,
-    from_records,
-    grouped_by_changes,
-)
+from edgewise.tasks import from_file, from_provenance, from_records, grouped_by_changes
 
 from .conftest import CAT, ROWS, lines, text
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 import edgewise as ew
 from edgewise import InputError
 from edgewise.discovery._ranking import RankingLearner
+from edgewise.evaluation import auroc
 from edgewise.models import load
 from edgewise.tracr import (
     Agreement,
     Truth,
     _search,
     agreeing_size,
-    auroc,
     compare,
     eliminate,
     find_truth,

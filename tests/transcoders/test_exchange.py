@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgewise import InputError
-from edgewise.transcoders import FORMATS, Activation, Site, Transcoder, TranscoderSpec, read, save, unlike, write
-from edgewise.transcoders._foreign import layer_of, site_of
+from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
+from edgewise.transcoders.formats import FORMATS, read, save, unlike, write
+from edgewise.transcoders.formats._foreign import layer_of, site_of
 from tests.transcoders.reference import draw, random_transcoder
 
 D, F, N = 16, 64, 30

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from edgewise import InputError
-from edgewise.transcoders import Site, read, write
+from edgewise.transcoders import Site
+from edgewise.transcoders.formats import read, write
 from tests.transcoders.reference import draw
 from tests.transcoders.test_exchange import D, F, N, as_authors, made, normalized, weights
 

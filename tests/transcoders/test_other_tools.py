@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.transcoders import Transcoder, read, write
+from edgewise.transcoders import Transcoder
+from edgewise.transcoders.formats import read, write
 from tests.transcoders.reference import draw
 from tests.transcoders.test_exchange import D, as_authors, at_layer_0, cross_layer, made, signed, tied
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.bench._config import BenchConfig, MethodSpec, TaskSpec, folder_name
 from edgewise.bench._methods import METHODS, Job, candidates, cost
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation import judge
+from edgewise.runs import write_atomically
 from edgewise.tasks import Task, pairs_hash
 
 SETTINGS, FOUND, FAILED = "settings.json", "found.json", "failed.json"

@@ -19,7 +19,6 @@ from edgewise.discovery import (
     EdgePruningConfig,
     NodePruningConfig,
     RankingConfig,
-    RunOptions,
     Scores,
     acdc,
     atp_star,
@@ -38,6 +37,7 @@ from edgewise.discovery import (
     relevance,
 )
 from edgewise.engine import Engine
+from edgewise.runs import RunOptions
 from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
 
 EMPTY = "empty"

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.bench._cell import cells
 from edgewise.bench._config import BenchConfig
 from edgewise.bench._run import prepare, run_bench
 from edgewise.circuit import Circuit
-from edgewise.evaluation import Comparison, compare
+from edgewise.evaluation import Ability, Comparison, compare, score
 from edgewise.models import load_tokenizer
-from edgewise.tasks import FORMS, SPLITS, Ability, capital_records, score
+from edgewise.runs import write_atomically
+from edgewise.tasks import FORMS, SPLITS, capital_records
 
 BEHAVIOURS = ("capitals", "boolean-expressions")
 

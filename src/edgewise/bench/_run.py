@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable, write_atomically
 from edgewise._load import load_model
 from edgewise.bench._cell import FAILED, Cell, asked, cells, settings_of, work
 from edgewise.bench._config import BenchConfig, TaskSpec
@@ -24,6 +23,7 @@ from edgewise.bench._methods import Interrupted
 from edgewise.bench._table import require_pyarrow, write_table
 from edgewise.engine import CACHE_BYTES, Ablation, Engine
 from edgewise.models import Model
+from edgewise.runs import check_writable, write_atomically
 from edgewise.tasks import ALL_TASKS, Task, from_file
 
 TABLE = "bench.parquet"

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from edgewise._errors import InputError
-from edgewise._files import atomic_path
 from edgewise.bench._cell import FOUND, SETTINGS, Cell
 from edgewise.bench._config import BenchConfig
 from edgewise.bench._methods import EMPTY, METHODS
-from edgewise.evaluation import LOWER_IS_BETTER, bootstrap
+from edgewise.evaluation import LOWER_IS_BETTER
+from edgewise.runs import atomic_path, bootstrap
 
 COLUMNS = {
     "model": "string",

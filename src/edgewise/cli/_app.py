@@ -10,7 +10,6 @@ import torch
 import typer
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable
 from edgewise.cli import _features, _show, _study, _tasks, _tracr, _transcoder
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import cache_size, check_task, load, make_task, one_of, parse_sparsities, quiet
@@ -18,6 +17,7 @@ from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._methods import LEARNED, METHODS, Settings, check_positions, engine_of, find_circuit, make_engine
 from edgewise.cli._mib import mib
+from edgewise.runs import check_writable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(

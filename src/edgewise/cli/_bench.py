@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable
 from edgewise.cli import _show
 from edgewise.cli._common import cache_size, check_page, quiet
+from edgewise.runs import check_writable
 
 
 def bench(

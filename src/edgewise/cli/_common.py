@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable
+from edgewise.runs import check_writable
 
 
 def load(model: str, device: str, dtype: torch.dtype | None = None) -> Any:

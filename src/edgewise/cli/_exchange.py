@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, make_task, one_of
+from edgewise.runs import check_writable
 
 
 def import_circuit(

@@ -35,7 +35,7 @@ def check(sources: list[str] | None, per_layer: int, method: str, of: str, ablat
 
 def read(sources: Sequence[str] | None) -> list[Any]:
     """The transcoders at these places."""
-    from edgewise.transcoders import read as read_transcoders
+    from edgewise.transcoders.formats import read as read_transcoders
 
     return [each for source in sources or () for each in read_transcoders(source)]
 

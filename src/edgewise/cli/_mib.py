@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable, write_atomically
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, make_task, one_of
 from edgewise.cli._exchange import foreign_circuit
+from edgewise.runs import check_writable, write_atomically
 
 
 def mib(

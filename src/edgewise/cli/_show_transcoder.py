@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgewise._progress import progress
-from edgewise.features import Loss, Sweep, TokenRows, Trained, TrainingConfig, TranscoderEvaluation
-from edgewise.features._text import held_out
 from edgewise.models import Model
-from edgewise.transcoders import FORMATS, Transcoder
+from edgewise.runs import progress
+from edgewise.transcoders import TokenRows, Transcoder
+from edgewise.transcoders._text import held_out
+from edgewise.transcoders.formats import FORMATS
+from edgewise.transcoders.judging import Loss, TranscoderEvaluation
+from edgewise.transcoders.training import Sweep, Trained, TrainingConfig
 
 _console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edgewise._files import write_atomically
 from edgewise.cli import _show
 from edgewise.cli._common import check_page, quiet
+from edgewise.runs import write_atomically
 
 app = typer.Typer(no_args_is_help=True, help="Studies of the literature, in one command each.")
 

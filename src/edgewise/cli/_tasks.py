@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable, write_atomically
 from edgewise.cli._common import check_task, load, one_of
+from edgewise.runs import check_writable, write_atomically
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
 
@@ -73,8 +73,8 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
+    from edgewise.evaluation import score as measure
     from edgewise.tasks import SPLITS, TASKS, from_file
-    from edgewise.tasks import score as measure
 
     one_of("--split", split, SPLITS)
     names = tasks or list(TASKS)
@@ -166,7 +166,7 @@ _LEGEND = """\
 
 def warn_if_unable(model: Any, task: Any) -> None:
     """Say on the error stream that a model does not do a task: a circuit for it would explain nothing."""
-    from edgewise.tasks import score
+    from edgewise.evaluation import score
 
     if task.metrics is not None:  # its outputs are no predictions of a next token
         return

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable
 from edgewise.cli import _show
 from edgewise.cli._common import one_of
+from edgewise.runs import check_writable
 
 app = typer.Typer(
     no_args_is_help=True,

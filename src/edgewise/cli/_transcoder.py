@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from edgewise._errors import InputError
-from edgewise._files import check_writable
 from edgewise.cli._common import load
+from edgewise.runs import check_writable
 
 app = typer.Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
 
@@ -76,9 +76,9 @@ def train(
 ) -> None:
     """Train transcoders and write them to OUT; under torchrun, on all its processes."""
     from edgewise.cli import _show_transcoder as show
-    from edgewise.discovery import RunOptions
-    from edgewise.features import CachedActivations
-    from edgewise.features import train as run
+    from edgewise.runs import RunOptions
+    from edgewise.transcoders.training import CachedActivations
+    from edgewise.transcoders.training import train as run
 
     first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
     if device == "cuda" and "LOCAL_RANK" in os.environ:
@@ -117,7 +117,7 @@ def evaluate(
 ) -> None:
     """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
     from edgewise.cli import _show_transcoder as show
-    from edgewise.features import evaluate_transcoders
+    from edgewise.transcoders.judging import evaluate_transcoders
 
     found = [each for source in transcoders for each in _read(source, None, device)]
     name = model or str(found[0].provenance.get("model", {}).get("id", ""))
@@ -165,8 +165,8 @@ def sweep(
 ) -> None:
     """Train transcoders and MLP-output autoencoders on the same tokens; draw loss against active features."""
     from edgewise.cli import _show_transcoder as show
-    from edgewise.discovery import RunOptions
-    from edgewise.features import sweep as run
+    from edgewise.runs import RunOptions
+    from edgewise.transcoders.training import sweep as run
 
     loaded = load(model, device)
     several = {"default": "topk:8,topk:16,topk:32,topk:64", "paper": "relu@3.5e-5,relu@7e-5,relu@1.4e-4,relu@2.8e-4"}
@@ -203,8 +203,8 @@ def cache(
 ) -> None:
     """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
     from edgewise.cli import _show_transcoder as show
-    from edgewise.features import write_cache
     from edgewise.transcoders import Site
+    from edgewise.transcoders.training import write_cache
 
     loaded = load(model, device)
     chosen = _layers(loaded, layers)
@@ -231,8 +231,9 @@ def convert(
     writes: Annotated[str | None, typer.Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
 ) -> None:
     """Convert transcoders from one tool's files to another's."""
-    from edgewise.transcoders import Site, unlike, write
-    from edgewise.transcoders import read as read_any
+    from edgewise.transcoders import Site
+    from edgewise.transcoders.formats import read as read_any
+    from edgewise.transcoders.formats import unlike, write
 
     site_read, site_written = (Site.parse(key) if key else None for key in (reads, writes))
     found = read_any(source, origin, reads=site_read, writes=site_written)
@@ -246,20 +247,20 @@ def convert(
 @app.command()
 def formats() -> None:
     """The formats that can be read and written, and the activations that each has."""
-    from edgewise.transcoders import FORMATS
+    from edgewise.transcoders.formats import FORMATS
 
     for name, each in FORMATS.items():
         print(f"{name:20} {each.what}")
 
 
 def _read(source: str, origin: str | None, device: str) -> list[Any]:
-    from edgewise.transcoders import read
+    from edgewise.transcoders.formats import read
 
     return [each.to(device) for each in read(source, origin)]
 
 
 def _rows(model: Any, text: list[str], context: int, limit: int | None) -> Any:
-    from edgewise.features import read_tokens
+    from edgewise.transcoders import read_tokens
 
     vocabulary = int(model.module.config.vocab_size)
     return read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
@@ -296,8 +297,8 @@ def _config(
     seed: int,
     others: dict[str, Any],
 ) -> Any:
-    from edgewise.features import TrainingConfig
     from edgewise.transcoders import reads_no_mean
+    from edgewise.transcoders.training import TrainingConfig
 
     if preset not in ("default", "paper"):
         raise InputError(f"--preset {preset!r}: choose default or paper")

@@ -1,38 +1,5 @@
 """Discovery: one file per method; each takes an engine and a task and gives scores or a circuit."""
 
-from edgewise.discovery._acdc import acdc as acdc
-from edgewise.discovery._atp_star import Missed as Missed
-from edgewise.discovery._atp_star import atp_star as atp_star
-from edgewise.discovery._atp_star import missed as missed
-from edgewise.discovery._attribution import eap as eap
-from edgewise.discovery._attribution import mask_ig as mask_ig
-from edgewise.discovery._cost import Cost as Cost
-from edgewise.discovery._eap_ig import eap_ig as eap_ig
-from edgewise.discovery._edge_pruning import EdgePruningConfig as EdgePruningConfig
-from edgewise.discovery._edge_pruning import edge_pruning as edge_pruning
-from edgewise.discovery._ensemble import ensemble as ensemble
-from edgewise.discovery._exact import exact as exact
-from edgewise.discovery._features import choose_features as choose_features
-from edgewise.discovery._features import feature_effects as feature_effects
-from edgewise.discovery._flow import flow as flow
-from edgewise.discovery._node_pruning import NodePruningConfig as NodePruningConfig
-from edgewise.discovery._node_pruning import node_pruning as node_pruning
-from edgewise.discovery._nodes import node_eap as node_eap
-from edgewise.discovery._nodes import node_ig as node_ig
-from edgewise.discovery._optimal import OptimalConfig as OptimalConfig
-from edgewise.discovery._optimal import learned_engine as learned_engine
-from edgewise.discovery._optimal import load_constants as load_constants
-from edgewise.discovery._optimal import optimal_constants as optimal_constants
-from edgewise.discovery._optimal import save_constants as save_constants
-from edgewise.discovery._polish import polish as polish
-from edgewise.discovery._provenance import provenance as provenance
-from edgewise.discovery._quadrature import QUADRATURES as QUADRATURES
-from edgewise.discovery._quadrature import quadrature as quadrature
-from edgewise.discovery._random import random_scores as random_scores
-from edgewise.discovery._ranking import RankingConfig as RankingConfig
-from edgewise.discovery._ranking import learn_ranking as learn_ranking
-from edgewise.discovery._ranking import learn_rankings as learn_rankings
-from edgewise.discovery._relevance import relevance as relevance
-from edgewise.discovery._scores import Scores as Scores
-from edgewise.discovery._scores import edges_at as edges_at
-from edgewise.discovery._training import RunOptions as RunOptions
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

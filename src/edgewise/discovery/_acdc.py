@@ -9,12 +9,11 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._noise import uniform
 from edgewise.discovery._provenance import provenance, run_settings, score_code
 from edgewise.discovery._search import Search
-from edgewise.discovery._training import RunOptions, run_steps
 from edgewise.engine import Engine
 from edgewise.models import Model
+from edgewise.runs import RunOptions, run_steps, uniform
 from edgewise.tasks import Score, Task, loss_function, pairs_hash, score_name
 
 Order = Literal["descending", "ascending", "random"]

@@ -17,12 +17,12 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
-from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._scores import Scores, edges_of_nodes
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.models import Model
+from edgewise.runs import uniform
 from edgewise.tasks import Task, metric_function
 
 Keys = Literal["together", "apart"]

@@ -20,21 +20,22 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
-from edgewise.discovery._noise import normal, uniform
 from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores, started_from
-from edgewise.discovery._settings import check_settings
-from edgewise.discovery._training import (
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.runs import (
     NotFiniteError,
     RunOptions,
+    check_settings,
+    normal,
     optimizer_tensors,
     restore_optimizer,
     run_steps,
+    uniform,
 )
-from edgewise.engine import Engine
-from edgewise.models import Model
 from edgewise.tasks import Task, loss_function
 
 SCHEDULES, DUALS, BUDGETS = ("linear", "logarithmic"), ("exact", "ascent"), ("exact", "threshold")

@@ -11,9 +11,9 @@ from edgewise._errors import InputError
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores
 from edgewise.discovery._search import Search, chunks
-from edgewise.discovery._training import RunOptions, run_steps
 from edgewise.engine import Engine
 from edgewise.models import Model
+from edgewise.runs import RunOptions, run_steps
 from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function, pairs_hash
 
 MAX_EDGES = 100_000

@@ -11,7 +11,8 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
-from edgewise.engine import Ablation, Engine, FeatureLayer, Objective, Stream, activate, check_features
+from edgewise.engine import Ablation, Engine, Objective, Stream
+from edgewise.engine.features import FeatureLayer, activate, check_features
 from edgewise.models import Model
 from edgewise.tasks import LOWER_IS_BETTER, Task
 from edgewise.transcoders import Transcoder

@@ -16,15 +16,15 @@ from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._ranking import RankingConfig, soft_top
 from edgewise.discovery._scores import Scores, edges_of_nodes, normal_scores
-from edgewise.discovery._training import (
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.runs import (
     NotFiniteError,
     RunOptions,
     optimizer_tensors,
     restore_optimizer,
     run_steps,
 )
-from edgewise.engine import Engine
-from edgewise.models import Model
 from edgewise.tasks import Task, loss_function
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.discovery._noise import uniform
 from edgewise.engine import Engine
+from edgewise.runs import uniform
 from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, loss_function, reduce, score_name
 
 _SHUFFLE = 101  # the noise stream that orders the examples

@@ -17,22 +17,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise._files import atomic_path
 from edgewise.circuit import Circuit
 from edgewise.discovery._cost import learned_cost
 from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._training import (
+from edgewise.engine import Ablation, Engine, Writes, mean_writes
+from edgewise.graph import Graph, GraphSpec
+from edgewise.models import Model, Tokens
+from edgewise.runs import (
     Learner,
     NotFiniteError,
     RunOptions,
+    atomic_path,
     optimizer_tensors,
     restore_optimizer,
     run_steps,
 )
-from edgewise.engine import Ablation, Engine, Writes, mean_writes
-from edgewise.graph import Graph, GraphSpec
-from edgewise.models import Model, Tokens
 from edgewise.tasks import Task, loss_function
 
 LEARNING_RATE = 2e-3  # Li & Janson 2024, section 4.2

@@ -6,9 +6,9 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery._ranking import RankingConfig, learn_ranking
 from edgewise.discovery._scores import Scores
-from edgewise.discovery._training import RunOptions
 from edgewise.engine import Engine
 from edgewise.models import Model
+from edgewise.runs import RunOptions
 from edgewise.tasks import Task
 
 STEPS = 60

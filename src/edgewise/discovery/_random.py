@@ -1,9 +1,9 @@
 """Random scores: the baseline that says what a circuit of that size is worth by chance."""
 
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._noise import uniform
 from edgewise.discovery._scores import Scores
 from edgewise.graph import Graph
+from edgewise.runs import uniform
 
 
 def random_scores(graph: Graph, seed: int = 0, ablation: str = "interchange") -> Scores:

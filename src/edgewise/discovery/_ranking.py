@@ -17,22 +17,22 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
-from edgewise.discovery._noise import uniform
 from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._optimal import with_constants
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, check_start, normal_scores, started_from
-from edgewise.discovery._settings import check_settings
-from edgewise.discovery._training import (
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.runs import (
     NotFiniteError,
     NothingToGainError,
     RunOptions,
+    check_settings,
     optimizer_tensors,
     restore_optimizer,
     run_steps,
+    uniform,
 )
-from edgewise.engine import Engine
-from edgewise.models import Model
 from edgewise.tasks import Task, loss_function, pairs_hash
 
 _BUDGET = 11  # the noise stream that draws the budgets

@@ -21,15 +21,6 @@ from edgewise.engine._constants import (
     partners,
 )
 from edgewise.engine._executor import Executor
-from edgewise.engine._feature_block import FeatureBlock
-from edgewise.engine._features import (
-    FeatureRun,
-    clean_tensors,
-    corrupted_tensors,
-    feature_layers,
-    feature_run,
-    mlp_streams,
-)
 from edgewise.engine._matmul import MATMULS, Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
@@ -37,6 +28,15 @@ from edgewise.engine._reads import Read
 from edgewise.engine._reference import reference_logits
 from edgewise.engine._stack import Workspace
 from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings, trace
+from edgewise.engine.features._block import FeatureBlock
+from edgewise.engine.features._layers import (
+    FeatureRun,
+    clean_tensors,
+    corrupted_tensors,
+    feature_layers,
+    feature_run,
+    mlp_streams,
+)
 from edgewise.graph import Graph
 from edgewise.models import Model
 from edgewise.transcoders import Transcoder

@@ -21,8 +21,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._constants import Constants
-from edgewise.engine._feature_block import FeatureBlock
-from edgewise.engine._features import FeatureRun
 from edgewise.engine._group import LayerGroup, layer_groups
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
@@ -30,6 +28,8 @@ from edgewise.engine._plan import LayerPlan, Plan
 from edgewise.engine._reads import MlpRead, Read, Saved, centre, inverse_rms, read_backward, read_forward
 from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
 from edgewise.engine._writes import Writes, make_rotary
+from edgewise.engine.features._block import FeatureBlock
+from edgewise.engine.features._layers import FeatureRun
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
 

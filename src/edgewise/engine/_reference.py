@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgewise.engine._ablation import Ablation
-from edgewise.engine._features import FeatureLayer, FeatureRun
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, embeddings, make_rotary
+from edgewise.engine.features._layers import FeatureLayer, FeatureRun
 from edgewise.graph import Graph
 from edgewise.models import Attention, Heads, Norm, Parts, Rotary
 from edgewise.transcoders import input_at

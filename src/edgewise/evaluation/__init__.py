@@ -1,46 +1,5 @@
 """Evaluation: what a circuit's numbers are worth, beside the full model's, the empty circuit's and chance."""
 
-from edgewise.evaluation._areas import MIB_SHARES as MIB_SHARES
-from edgewise.evaluation._areas import Areas as Areas
-from edgewise.evaluation._areas import MibScores as MibScores
-from edgewise.evaluation._areas import areas as areas
-from edgewise.evaluation._areas import faithfulness as faithfulness
-from edgewise.evaluation._areas import mib_scores as mib_scores
-from edgewise.evaluation._compare import Comparison as Comparison
-from edgewise.evaluation._compare import compare as compare
-from edgewise.evaluation._curve import Point as Point
-from edgewise.evaluation._curve import SizeCurve as SizeCurve
-from edgewise.evaluation._curve import size_curve as size_curve
-from edgewise.evaluation._distances import DISTANCES as DISTANCES
-from edgewise.evaluation._distances import KNOWN as KNOWN
-from edgewise.evaluation._distances import LOWER_IS_BETTER as LOWER_IS_BETTER
-from edgewise.evaluation._distances import metric_named as metric_named
-from edgewise.evaluation._evaluate import Evaluation as Evaluation
-from edgewise.evaluation._evaluate import Measured as Measured
-from edgewise.evaluation._evaluate import WorstExample as WorstExample
-from edgewise.evaluation._evaluate import best_attribution as best_attribution
-from edgewise.evaluation._evaluate import evaluate as evaluate
-from edgewise.evaluation._evaluate import judge as judge
-from edgewise.evaluation._evaluate import recorded_ablation as recorded_ablation
-from edgewise.evaluation._hypotheses import Verdict as Verdict
-from edgewise.evaluation._hypotheses import equivalence as equivalence
-from edgewise.evaluation._hypotheses import independence as independence
-from edgewise.evaluation._hypotheses import minimality as minimality
-from edgewise.evaluation._hypotheses import partial_necessity as partial_necessity
-from edgewise.evaluation._hypotheses import sufficiency as sufficiency
-from edgewise.evaluation._hypothesis_runs import hypothesis_tests as hypothesis_tests
-from edgewise.evaluation._knockouts import Completeness as Completeness
-from edgewise.evaluation._knockouts import ComponentEffect as ComponentEffect
-from edgewise.evaluation._knockouts import Knockout as Knockout
-from edgewise.evaluation._knockouts import completeness as completeness
-from edgewise.evaluation._knockouts import component_effects as component_effects
-from edgewise.evaluation._known_edges import Thresholds as Thresholds
-from edgewise.evaluation._known_edges import against_known as against_known
-from edgewise.evaluation._known_edges import auroc as auroc
-from edgewise.evaluation._needed import Needed as Needed
-from edgewise.evaluation._needed import edges_needed as edges_needed
-from edgewise.evaluation._stability import Stability as Stability
-from edgewise.evaluation._stability import resample_stability as resample_stability
-from edgewise.evaluation._stability import stability as stability
-from edgewise.evaluation._statistics import Interval as Interval
-from edgewise.evaluation._statistics import bootstrap as bootstrap
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

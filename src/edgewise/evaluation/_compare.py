@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation._evaluate import judge, recorded_ablation
-from edgewise.evaluation._statistics import Interval, bootstrap
 from edgewise.models import Model
+from edgewise.runs import Interval, bootstrap, write_atomically
 from edgewise.tasks import Task
 
 METRICS = ("kl", "logit_diff", "accuracy", "exact_match")

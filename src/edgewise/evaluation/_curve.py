@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation._distances import metric_named
 from edgewise.evaluation._evaluate import judge, recorded_ablation
-from edgewise.evaluation._statistics import bootstrap
 from edgewise.models import Model
+from edgewise.runs import bootstrap, write_atomically
 from edgewise.tasks import Task
 
 

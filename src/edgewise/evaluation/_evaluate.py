@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores, eap, random_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.evaluation._distances import LOWER_IS_BETTER, metric_named
-from edgewise.evaluation._statistics import bootstrap
 from edgewise.models import Model
+from edgewise.runs import bootstrap, write_atomically
 from edgewise.tasks import Batch, Task, metric_function, reduce, score_name
 
 EAP_PAIRS = 500

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._noise import uniform
 from edgewise.engine import Engine
 from edgewise.evaluation._distances import metric_named
 from edgewise.evaluation._evaluate import recorded_ablation
 from edgewise.evaluation._performances import performances
-from edgewise.evaluation._statistics import Interval, bootstrap
 from edgewise.models import Model
+from edgewise.runs import Interval, bootstrap, uniform
 from edgewise.tasks import Task, reduce
 
 _STREAM = 31  # of the noise that draws sets

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.evaluation._statistics import Interval
+from edgewise.runs import Interval
 from edgewise.tasks import Task
 
 

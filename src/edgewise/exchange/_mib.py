@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise._files import atomic_path, write_atomically
 from edgewise.circuit import Circuit
 from edgewise.exchange._convert import convert, refuse_features
 from edgewise.exchange._reading import read_json, read_pickle
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
+from edgewise.runs import atomic_path, write_atomically
 
 _LETTER = {QUERY: "q", KEY: "k", VALUE: "v"}
 _PT_KEYS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")

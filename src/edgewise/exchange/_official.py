@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.circuit import Circuit
 from edgewise.exchange._convert import convert, refuse_features
 from edgewise.exchange._reading import read_json
 from edgewise.graph import Graph
+from edgewise.runs import write_atomically
 
 _EMBEDDINGS = {"tok_embeds": "tok_embed", "token_embeds": "tok_embed", "pos_embeds": "pos_embed", "embeds": "embed"}
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise._files import atomic_path
 from edgewise.models._plain import PlainConfig, PlainTransformer
+from edgewise.runs import atomic_path
 
 SCHEMA = 1
 """Version of the file format; raised when an older reader would misread a newer file."""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.bench import BenchPoint, BenchTable, is_attribution, is_empty
-from edgewise.evaluation import bootstrap, edges_needed
+from edgewise.evaluation import edges_needed
 from edgewise.report._caption import last_part
 from edgewise.report._panels import draw_bench
+from edgewise.runs import bootstrap, write_atomically
 
 BEST = "best attribution"
 READING = "## Reading"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
-from edgewise._files import atomic_path
+from edgewise.runs import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,11 @@ import numpy as np
 
 from edgewise._errors import InputError
 from edgewise.bench import BenchPoint, BenchTable, is_empty
-from edgewise.evaluation import Point, bootstrap
+from edgewise.evaluation import Point
 from edgewise.report._canvas import QUIET, canvas, printable, write
 from edgewise.report._caption import last_part, shorten
 from edgewise.report._curve import LINES, draw_method, finish_axes, marker_size
+from edgewise.runs import bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

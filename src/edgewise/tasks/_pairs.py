@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models._tokens import Tokens
+from edgewise.models import Tokens
 
 PadSide: TypeAlias = Literal["left", "right"]
 

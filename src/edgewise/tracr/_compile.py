@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models import CompiledTransformer, PlainConfig, Program
-from edgewise.models._compiled import Value
+from edgewise.models import CompiledTransformer, PlainConfig, Program, Value
 
 MOST_INPUTS = 4096
 """How many inputs are listed with a program; of more, a sample of this size."""

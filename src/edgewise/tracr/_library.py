@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise.models import CompiledTransformer
-from edgewise.models._compiled import Value
+from edgewise.models import CompiledTransformer, Value
 from edgewise.tracr._compile import compile_program
 
 

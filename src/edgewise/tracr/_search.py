@@ -9,11 +9,17 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import EdgePruningConfig, RankingConfig, RunOptions, Scores, edge_pruning, learn_ranking
-from edgewise.discovery._noise import uniform
-from edgewise.discovery._objective import example_scores, step_batch
-from edgewise.discovery._training import CHECKPOINT
+from edgewise.discovery import (
+    EdgePruningConfig,
+    RankingConfig,
+    Scores,
+    edge_pruning,
+    example_scores,
+    learn_ranking,
+    step_batch,
+)
 from edgewise.engine import Engine
+from edgewise.runs import CHECKPOINT, RunOptions, uniform
 from edgewise.tasks import Task, loss_function
 from edgewise.tracr._agreement import Agreement
 from edgewise.tracr._recovery import agreeing_size

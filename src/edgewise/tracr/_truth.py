@@ -16,9 +16,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise._files import write_atomically
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
+from edgewise.runs import write_atomically
 from edgewise.tracr._agreement import Agreement, Output
 from edgewise.tracr._live import live_edges
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgewise._errors import InputError
-from edgewise.transcoders._ranks import ALONE, Ranks
+from edgewise.runs import ALONE, Ranks
 from edgewise.transcoders._select import fixed, select
 from edgewise.transcoders._sparse import Products
 from edgewise.transcoders._transcoder import Transcoder

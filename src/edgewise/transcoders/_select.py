@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from edgewise.transcoders._ranks import ALONE, Ranks
+from edgewise.runs import ALONE, Ranks
 from edgewise.transcoders._sparse import Codes, Products, products
 
 if TYPE_CHECKING:

@@ -1,0 +1,97 @@
+"""A layer's features in the fast path: readers of one number each, and writers of one direction each.
+
+They are to the stack what a layer of heads is, of width 1, with a function of their own projection in attention's
+place; so everything that reads, writes and differentiates heads serves them too.
+"""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from edgewise.engine._packing import Packing
+from edgewise.engine._plan import FeaturePlan
+from edgewise.engine._reads import Read, Saved, centre, read_backward, read_forward
+from edgewise.engine._stack import HeadSlots, Stack
+from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
+from edgewise.models import Norm, Parts
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBlock:
+    """The weights of a layer's features, arranged as a block of heads of width 1."""
+
+    read: Read
+    output: Float[Tensor, "n 1 D"]
+    """Decoder rows; centred where norms are layer norms, as is all that is written."""
+
+    @staticmethod
+    def of(parts: Parts, features: FeatureLayer) -> "FeatureBlock":
+        """With everything between the stream and the encoder that is linear folded into the encoder."""
+        site, norm = features.transcoder.spec.reads, features.layer.mlp.norm
+        if site.kind == "resid_mid":
+            norm = Norm.none()
+        elif site.kind == "mlp_normalized":
+            norm = replace(norm, gain=None, bias=None)
+        weight, bias = features.encoder, features.encoder_bias
+        if features.input_bias is not None:
+            bias = bias - weight @ features.input_bias
+        weight = centre(weight) if site.centred else weight  # ⟨w, x − mean(x)⟩ = ⟨w − mean(w), x⟩
+        bias = bias if norm.bias is None else bias + weight @ norm.bias
+        weight = weight if norm.gain is None else weight * norm.gain
+        decoder = centre(features.decoder) if parts.final_norm.kind == "layer" else features.decoder
+        return FeatureBlock(Read(norm, weight[:, :, None], bias[:, None]), decoder[:, None])
+
+    def slots(self, plan: FeaturePlan) -> HeadSlots:
+        """The running features among the live writers."""
+        return HeadSlots(plan.slots, self.output[plan.readers], None)
+
+    def forward(
+        self, plan: FeaturePlan, fixed: FeatureRun, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]
+    ) -> Saved:
+        """Run the features that are alive, and write them.
+
+        Args:
+            plan: which run, and how each gets its input.
+            fixed: bounds and ablated activations.
+            packing: the batch.
+            stack: the differences written so far.
+            base: what the features get with all edges ablated.
+
+        Returns:
+            What the backward needs.
+        """
+        saved, _ = read_forward(self.read.take(plan.readers), plan, packing, stack, base)
+        active = activate(saved.projected[..., 0], _columns(fixed.bound, plan))
+        difference = active - fixed.ablated[:, plan.readers].T  # (n, N)
+        stack.write_heads(self.slots(plan), difference[..., None])
+        return saved
+
+    def backward(
+        self,
+        plan: FeaturePlan,
+        fixed: FeatureRun,
+        packing: Packing,
+        stack: Stack,
+        base: Float[Tensor, "M D"],
+        saved: Saved,
+        all_edges: bool,
+    ) -> Float[Tensor, "CP n w"]:
+        """Carry the gradients of what the features wrote back to the masks of their inputs and to earlier writers.
+
+        Every later reader must have been walked.
+
+        Returns:
+            ∂loss/∂mask for each row of masks, running feature and live writer.
+        """
+        gradient = stack.gradient_heads(self.slots(plan))  # (n, N, 1)
+        on = saved.projected[..., 0] > _columns(fixed.bound, plan)
+        read = self.read.take(plan.readers)
+        return read_backward(
+            read, plan, packing, stack, base, saved, gradient * on[..., None], None, all_edges, passed=None
+        )
+
+
+def _columns(bound: Float[Tensor, "N m"], plan: FeaturePlan) -> Float[Tensor, "m N"]:
+    """The running features' bounds; one row if all have the same."""
+    return (bound if bound.shape[1] == 1 else bound[:, plan.readers]).T

@@ -1,0 +1,13 @@
+from ._convert import convert as convert
+from ._hub import pull as pull
+from ._hub import push as push
+from ._mib import read_mib as read_mib
+from ._mib import write_mib as write_mib
+from ._official import read_edges as read_edges
+from ._official import write_edges as write_edges
+from ._published import PUBLISHED as PUBLISHED
+from ._published import greater_than_hanna as greater_than_hanna
+from ._published import ioi_wang as ioi_wang
+from ._tables import edge_table as edge_table
+from ._tables import from_edge_table as from_edge_table
+from ._tables import to_networkx as to_networkx

@@ -1,0 +1,10 @@
+from ._bench_page import bench_page as bench_page
+from ._bench_page import write_bench as write_bench
+from ._canvas import check_path as check_path
+from ._curve import curve as curve
+from ._curve import draw_curve as draw_curve
+from ._panels import draw_bench as draw_bench
+from ._picture import draw as draw
+from ._recovery import draw_recovery as draw_recovery
+from ._tradeoff import Tradeoff as Tradeoff
+from ._tradeoff import tradeoff as tradeoff

@@ -1,0 +1,16 @@
+from ._agreement import Agreement as Agreement
+from ._compile import compile_program as compile_program
+from ._compile import load_source as load_source
+from ._library import LIBRARY as LIBRARY
+from ._library import compile_library as compile_library
+from ._live import live_edges as live_edges
+from ._recovery import Recovery as Recovery
+from ._recovery import agreeing_size as agreeing_size
+from ._recovery import compare as compare
+from ._recovery import smallest_agreeing as smallest_agreeing
+from ._search import eliminate as eliminate
+from ._search import idle_edges as idle_edges
+from ._search import prune_program as prune_program
+from ._search import rank_program as rank_program
+from ._truth import Truth as Truth
+from ._truth import find_truth as find_truth

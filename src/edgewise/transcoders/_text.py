@@ -1,0 +1,221 @@
+"""Text into rows of tokens: from files, from `datasets`, from packed arrays, or from what is built in."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.transcoders._corpus import builtin_documents
+
+_PIECE = 1 << 16  # characters of a text file that are tokenised at once
+_SOURCES = "builtin, a .txt, .md or .jsonl file, a folder of them, a .npy array of tokens, or hf:NAME[:CONFIG[:SPLIT]]"
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Tokens in rows of equal length, documents one after the other."""
+
+    ids: Int[Tensor, "R S"]
+    """Every token counts: there is no padding."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where they come from, as plain values."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all."""
+        return self.ids.numel()
+
+    def split(self, share: float) -> tuple["TokenRows", "TokenRows"]:
+        """The first rows and the last: the last hold (at least) this share of all.
+
+        Raises:
+            InputError: too few rows for both parts.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"text: a share of {share} to hold out; give one between 0 and 1, such as 0.05")
+        last = max(1, round(len(self) * share))
+        if last >= len(self):
+            raise InputError(f"text: {len(self)} rows of {self.ids.shape[1]} tokens are too few to hold some out")
+        first = TokenRows(self.ids[:-last], self.source | {"rows": f"all but the last {last}"})
+        return first, TokenRows(self.ids[-last:], self.source | {"rows": f"the last {last}"})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens."""
+        return hashlib.sha256(self.ids.numpy().astype(np.int32).tobytes()).hexdigest()
+
+
+def held_out(judged: dict[str, Any], trained: dict[str, Any]) -> bool:
+    """Whether rows are known to have been held out from a training, by the `source` of either: the same text, of which
+    they are among the last that the training left alone; or texts of other names.
+    """
+    if trained.get("sha256") == judged.get("sha256"):
+        left, last = (
+            each.get("rows", "").removeprefix(start)
+            for each, start in ((trained, "all but the last "), (judged, "the last "))
+        )
+        return left.isdigit() and last.isdigit() and int(last) <= int(left)
+    return not set(trained.get("text", [])) & set(judged.get("text", []))
+
+
+def read_tokens(
+    sources: str | Path | Sequence[str | Path],
+    tokenizer: Any,
+    *,
+    context: int = 128,
+    limit: int | None = None,
+    vocabulary: int | None = None,
+) -> TokenRows:
+    """Tokenise texts and pack them into rows.
+
+    Each row starts with the tokenizer's BOS if it has one, and documents are joined by its EOS if it has one. (A text
+    file is taken in pieces of some 64,000 characters, whole lines, each a document.)
+
+    Args:
+        sources: `builtin`, `.txt`, `.md` or `.jsonl` files (objects with a `text`), folders of these, `.npy` arrays of
+            token ids (`[R, context]`, or flat), or `hf:NAME[:CONFIG[:SPLIT]]` (streamed; needs the package `datasets`).
+        tokenizer: of the model; not needed for arrays.
+        context: tokens per row.
+        limit: at most so many tokens; None for all.
+        vocabulary: how many tokens the model knows, to check arrays.
+
+    Returns:
+        The rows; what is left over of the last row is dropped.
+
+    Raises:
+        InputError: a source does not exist or cannot be read, or there is not one row.
+    """
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    if context < 2:
+        raise InputError(f"context {context}: a row needs at least 2 tokens")
+    arrays = [str(each).endswith(".npy") for each in given]
+    if any(arrays) and not (all(arrays) and len(given) == 1):
+        raise InputError("text: an array of tokens must be the only source")
+    n_rows = None if limit is None else max(1, limit // context)
+    if any(arrays):
+        ids = _read_array(Path(given[0]), context, n_rows, vocabulary)
+    else:
+        _check(given, tokenizer)
+        ids = _pack((text for each in given for text in _documents(str(each))), tokenizer, context, n_rows)
+    if not len(ids):
+        raise InputError(f"text {', '.join(map(str, given))}: less than one row of {context} tokens; give more")
+    names = [str(each) if str(each).startswith(("builtin", "hf:")) else Path(each).name for each in given]
+    rows = TokenRows(ids, {"text": names, "context": context})
+    return TokenRows(ids, rows.source | {"tokens": ids.numel(), "sha256": rows.digest})
+
+
+def _check(sources: Sequence[str | Path], tokenizer: Any) -> None:
+    if not sources:
+        raise InputError(f"text: give at least one source: {_SOURCES}")
+    if tokenizer is None:
+        raise InputError("text: the model has no tokenizer to read it with; load one with the model")
+    for each in map(str, sources):
+        if each == "builtin" or each.startswith("hf:"):
+            continue
+        path = Path(each).expanduser()
+        if not path.exists():
+            raise InputError(f"text {each!r}: no such file; give {_SOURCES}")
+        if path.is_dir() and not _files(path):
+            raise InputError(f"text {each!r}: the folder holds no .txt, .md or .jsonl file")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for kind in ("txt", "md", "jsonl") for path in folder.rglob(f"*.{kind}"))
+
+
+def _documents(source: str) -> Iterator[str]:
+    """The documents of a source, long ones in pieces."""
+    if source == "builtin":
+        yield from builtin_documents()
+    elif source.startswith("hf:"):
+        yield from _streamed(source)
+    else:
+        path = Path(source).expanduser()
+        for file in _files(path) if path.is_dir() else [path]:
+            yield from _lines(file) if file.suffix == ".jsonl" else _pieces(file)
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            while lines := file.readlines(_PIECE):
+                yield "".join(lines)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"text {str(path)!r}: cannot be read as UTF-8 ({error})") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for number, line in enumerate(
+        (line for piece in _pieces(path) for line in piece.removesuffix("\n").split("\n")), start=1
+    ):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f'text {str(path)!r} line {number}: not a JSON object with a "text"') from error
+        if not isinstance(text, str):
+            raise InputError(f'text {str(path)!r} line {number}: its "text" is {str(text)[:40]!r}, not a string')
+        yield text
+
+
+def _streamed(source: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError as error:
+        raise InputError(f"text {source!r}: it needs the package datasets; pip install 'edgewise[data]'") from error
+    name, config, split = [*source[3:].split(":"), "", ""][:3]
+    try:
+        for record in load_dataset(name, config or None, split=split or "train", streaming=True):
+            yield str(record["text"])  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType] (untyped)
+    except Exception as error:  # datasets and the hub client raise many kinds; the user needs one line
+        reason = " ".join(str(error).split())
+        raise InputError(f"text {source!r}: cannot be streamed ({reason[:160]})") from error
+
+
+def _pack(documents: Iterator[str], tokenizer: Any, context: int, n_rows: int | None) -> Int[Tensor, "R S"]:
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    body = context - (bos is not None)
+
+    def rows() -> Iterator[list[int]]:
+        waiting: list[int] = []
+        for document in documents:
+            # `verbose` would warn of texts longer than the model's context, which are cut into rows here.
+            waiting += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+            waiting += [] if eos is None else [eos]
+            whole = len(waiting) // body * body
+            for start in range(0, whole, body):
+                yield ([] if bos is None else [bos]) + waiting[start : start + body]
+            waiting = waiting[whole:]
+
+    found = [torch.tensor(row, dtype=torch.int32) for row in islice(rows(), n_rows)]
+    return torch.stack(found).long() if found else torch.zeros(0, context, dtype=torch.long)
+
+
+def _read_array(path: Path, context: int, n_rows: int | None, vocabulary: int | None) -> Int[Tensor, "R S"]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"text {str(path)!r}: not an array that numpy.save wrote ({error})") from error
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] != context):
+        raise InputError(
+            f"text {str(path)!r}: {array.dtype} of shape {array.shape}; give integers, flat or [rows, {context}]"
+        )
+    whole = array if array.ndim == 2 else array[: len(array) // context * context].reshape(-1, context)
+    ids = torch.from_numpy(np.asarray(whole[:n_rows]).astype(np.int64))
+    if ids.numel() and (int(ids.min()) < 0 or (vocabulary is not None and int(ids.max()) >= vocabulary)):
+        raise InputError(f"text {str(path)!r}: token ids from {int(ids.min())} to {int(ids.max())}; the model has "
+                         f"{vocabulary}")  # fmt: skip
+    return ids

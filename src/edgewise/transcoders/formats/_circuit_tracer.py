@@ -1,0 +1,211 @@
+"""circuit-tracer's transcoders: per-layer files and a `config.yaml`, or a cross-layer set's encoders and decoders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.runs import atomic_path, write_atomically
+from edgewise.transcoders._activation import Activation
+from edgewise.transcoders._sites import Site
+from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
+from edgewise.transcoders.formats._foreign import (
+    HOOKS,
+    NAMED,
+    Sites,
+    hook_name,
+    require,
+    rows_of,
+    sites_for,
+    stored,
+    take,
+    tensors_of,
+)
+from edgewise.transcoders.formats._native import build
+
+_CONFIG = "config.yaml"
+_THRESHOLD = "activation_function.threshold"
+_ENCODER = "W_enc_{}.safetensors"
+
+
+def read(path: Path, sites: Sites) -> list[Transcoder]:
+    """Read one layer's file, or a folder with a set of them or with a cross-layer set."""
+    if path.is_file():
+        return [_read_layer(path, sites, {})]
+    config = _config(path)
+    if (path / _ENCODER.format(0)).is_file():
+        return _read_cross_layer(path, config)
+    if "transcoders" in config:
+        files = [_resolved(path, str(each)) for each in config["transcoders"]]
+    else:
+        n = len(list(path.glob("layer_*.safetensors")))
+        files = [path / f"layer_{layer}.safetensors" for layer in range(n)]
+    if not files:
+        raise InputError(f"{path}: holds neither layer_0.safetensors nor {_ENCODER.format(0)}")
+    return [_read_layer(file, _sites(config, layer, sites), config) for layer, file in enumerate(files)]
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not (path / _CONFIG).is_file():
+        return {}
+    try:
+        found = yaml.safe_load((path / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path / _CONFIG}: not YAML ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path / _CONFIG}: not a mapping")
+    return found
+
+
+def _resolved(path: Path, name: str) -> Path:
+    if not name.startswith("hf://"):
+        return path / name
+    from edgewise.transcoders.formats._exchange import local
+
+    return local(name)
+
+
+def _sites(config: dict[str, Any], layer: int, given: Sites) -> Sites:
+    names = [config.get(key, default) for key, default in _DEFAULT_HOOKS.items()]
+    for name in names:
+        if name not in HOOKS:
+            raise InputError(f"{_CONFIG}: hook {name!r} is not known; known are {', '.join(HOOKS)}")
+    reads, writes = (Site(HOOKS[name], layer) for name in names)
+    return Sites(given.reads or reads, given.writes or writes)
+
+
+_DEFAULT_HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+
+
+def _activation(config: dict[str, Any], tensors: dict[str, Tensor], thresholds: bool) -> Activation:
+    if thresholds:
+        return Activation("jumprelu")
+    if config.get("activation") == "topk" or "k" in tensors:
+        return Activation("topk", int(tensors["k"] if "k" in tensors else config["k"]), rectified=False)
+    return Activation("relu")
+
+
+def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
+    from edgewise.transcoders.formats import _gemma_scope
+
+    if path.suffix == ".npz":  # a set may point to files of Gemma Scope
+        return _gemma_scope.read_npz(path, sites)[0]
+    tensors = tensors_of(path)
+    if "w_enc" in tensors:
+        return _gemma_scope.read(path, sites)[0]
+    found = {name: take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    found["W_dec"] = rows_of(found["W_dec"], len(found["b_enc"]))
+    if _THRESHOLD in tensors:
+        found["threshold"] = tensors[_THRESHOLD]
+    if "W_skip" in tensors:
+        found["W_skip"] = tensors["W_skip"]
+    reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
+    n_features, d = found["W_enc"].shape
+    activation = _activation(config, tensors, _THRESHOLD in tensors)
+    spec = TranscoderSpec(d, found["b_dec"].shape[0], n_features, activation, reads, (writes,), "W_skip" in found)
+    transcoder = build(spec, found, path)
+    transcoder.provenance = {"format": "circuit-tracer", "config": config}
+    return transcoder
+
+
+def _read_cross_layer(path: Path, config: dict[str, Any]) -> list[Transcoder]:
+    n_layers = len(list(path.glob(_ENCODER.format("*"))))
+    return [_read_part(path, config, layer, n_layers) for layer in range(n_layers)]
+
+
+def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) -> Transcoder:
+    file = path / _ENCODER.format(layer)
+    tensors = tensors_of(file)
+    decoder_file = path / f"W_dec_{layer}.safetensors"
+    decoder = take(tensors_of(decoder_file), f"W_dec_{layer}", decoder_file)  # (F, L − l, D)
+    found = {name: take(tensors, f"{name}_{layer}", file) for name in ("W_enc", "b_enc", "b_dec")}
+    if decoder.ndim != 3 or decoder.shape[1] != n_layers - layer:
+        raise InputError(f"{decoder_file}: {list(decoder.shape)}, wanted [F, {n_layers - layer}, D]")
+    found["W_dec"] = decoder.flatten(1)
+    if f"threshold_{layer}" in tensors:
+        found["threshold"] = tensors[f"threshold_{layer}"]
+    reads = _sites({"feature_input_hook": "hook_resid_mid"} | config, layer, Sites()).reads
+    assert reads is not None
+    writes = tuple(Site("mlp_out", later) for later in range(layer, n_layers))
+    n_features, d = found["W_enc"].shape
+    activation = _activation(config, {}, "threshold" in found)
+    transcoder = build(TranscoderSpec(d, decoder.shape[2], n_features, activation, reads, writes), found, file)
+    transcoder.provenance = {"format": "circuit-tracer", "config": config}
+    return transcoder
+
+
+def write(transcoders: Sequence[Transcoder], path: Path) -> None:
+    """Write one layer's file (a path that ends in `.safetensors`) or a folder with all layers from 0 on."""
+    ordered = sorted(transcoders, key=lambda each: each.spec.reads.layer)
+    is_cross = any(len(each.spec.writes) > 1 for each in ordered)
+    for each in ordered:
+        _require(each, is_cross)
+    if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
+        _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
+        _save(path, _layer_tensors(ordered[0]))
+        return
+    if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):
+        raise InputError("circuit-tracer: a set must have every layer from 0 on; write single layers to a .safetensors")
+    for layer, each in enumerate(ordered):
+        if is_cross:
+            if len(each.spec.writes) != len(ordered) - layer:
+                raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
+            _write_part(path, layer, each)
+        else:
+            _save(path / f"layer_{layer}.safetensors", _layer_tensors(each))
+    first = ordered[0].spec
+    config: dict[str, Any] = {
+        "model_name": ordered[0].provenance.get("model", {}).get("id", ""),
+        "model_kind": "cross_layer_transcoder" if is_cross else "transcoder_set",
+        "feature_input_hook": hook_name(first.reads).split(".", 2)[2],
+        "feature_output_hook": hook_name(first.writes[0]).split(".", 2)[2],
+    }
+    if first.activation.kind == "topk":
+        config |= {"activation": "topk", "k": first.activation.k}
+    write_atomically(path / _CONFIG, yaml.safe_dump(config))
+
+
+def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAMED) -> None:
+    kinds = ["relu", "jumprelu", "batch_topk"]
+    signed = transcoder.spec.activation.kind == "topk" and not is_cross  # its topk keeps negative activations
+    require(
+        transcoder,
+        "circuit-tracer",
+        [*kinds, "topk"] if signed else kinds,
+        rectified=not signed,
+        skip=not is_cross,
+        cross_layer=True,
+        autoencoder=False,
+        reads=reads,
+    )
+
+
+def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
+    form = transcoder if transcoder.b_in is None else transcoder.folded()
+    tensors: dict[str, Tensor] = {"W_enc": form.W_enc, "W_dec": form.W_dec, "b_enc": form.b_enc, "b_dec": form.b_dec}
+    if form.activation.thresholded:
+        tensors[_THRESHOLD] = form.threshold.expand(form.n_features)
+    if form.W_skip is not None:
+        tensors["W_skip"] = form.W_skip
+    return tensors
+
+
+def _write_part(path: Path, layer: int, transcoder: Transcoder) -> None:
+    form = transcoder if transcoder.b_in is None else transcoder.folded()
+    own: dict[str, Tensor] = {"W_enc": form.W_enc, "b_enc": form.b_enc, "b_dec": form.b_dec}
+    tensors = {f"{name}_{layer}": tensor for name, tensor in own.items()}
+    if form.activation.thresholded:
+        tensors[f"threshold_{layer}"] = form.threshold.expand(form.n_features)
+    _save(path / _ENCODER.format(layer), tensors)
+    decoder = form.W_dec.unflatten(1, (len(form.spec.writes), -1))
+    _save(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    with atomic_path(path) as temporary:
+        save_file(stored(tensors), temporary)

@@ -1,0 +1,175 @@
+"""Gemma Scope 1 (`params.npz`) and 2 (`params.safetensors`; its cross-layer sets are one file a layer).
+
+1 reads after the norm but before its gain, 2 after it; both write what the MLP adds after the post-norm, and neither
+takes a bias off the input.
+"""
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.runs import atomic_path
+from edgewise.transcoders._activation import Activation
+from edgewise.transcoders._sites import Site
+from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
+from edgewise.transcoders.formats._foreign import (
+    NAME_THEM,
+    Sites,
+    layer_of,
+    one,
+    require,
+    sites_for,
+    stored,
+    take,
+    tensors_of,
+)
+from edgewise.transcoders.formats._native import build
+from edgewise.transcoders.formats._saelens import read_json
+
+_NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+
+
+def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
+    """Read Gemma Scope 1: a `.npz` file, or the folder of a `params.npz`."""
+    path = path / "params.npz" if path.is_dir() else path
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a whole .npz file ({' '.join(str(error).split())[:120]})") from error
+    tensors = {name: take(arrays, name, path) for name in _NAMES}
+    _check_transcoder(path, sites)
+    reads, writes = sites_for(path, "mlp_normalized", "mlp_out", sites)
+    return [_built(tensors, reads, (writes,), path, "gemma-scope")]
+
+
+def write_npz(transcoders: Sequence[Transcoder], path: Path) -> None:
+    """Write a `.npz` file."""
+    transcoder = one(transcoders, "gemma-scope")
+    arrays = {name: tensor.float().numpy() for name, tensor in _tensors(transcoder, "gemma-scope").items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read(path: Path, sites: Sites) -> list[Transcoder]:
+    """Read Gemma Scope 2: a `.safetensors`, the folder of a `params.safetensors`, or a cross-layer set's folder."""
+    if path.is_file():
+        return [_read(path, sites)]
+    if (path / "params.safetensors").is_file():
+        return [_read(path / "params.safetensors", sites)]
+    files = sorted(path.glob("*.safetensors"), key=lambda file: (_layer(file), file.name))
+    if not files or [_layer(file) for file in files] != list(range(len(files))):
+        raise InputError(f"{path}: holds neither params.safetensors nor one file for each layer from 0 on")
+    return [_read_part(file, layer, len(files)) for layer, file in enumerate(files)]
+
+
+def _check_transcoder(path: Path, given: Sites) -> None:
+    """Refuse an autoencoder, whose file has the same tensors: `config.json` tells one (Gemma Scope 2), or the names of
+    the folders (both).
+    """
+    if given.reads is not None and given.writes is not None:
+        return
+    config = read_json(path.parent / "config.json") if (path.parent / "config.json").is_file() else {}
+    if hook := config.get("hf_hook_point_in"):
+        of_mlp = str(hook).endswith("pre_feedforward_layernorm.output") and config.get("hf_hook_point_out")
+        if not of_mlp:
+            raise InputError(f"{path}: it reads {hook!r}, which is no MLP's input: an autoencoder; {NAME_THEM}")
+        return
+    words = {word for part in path.parts for word in re.split(r"[-_.]", part.lower())}
+    is_transcoder = bool(words & {"transcoder", "transcoders", "clt"})
+    if "gemma" in words and words & {"res", "resid", "att", "attn", "mlp"} and not is_transcoder:
+        raise InputError(f"{path}: by its folder's name an autoencoder of Gemma Scope; {NAME_THEM}")
+
+
+def _layer(path: Path) -> int:
+    layer = layer_of(path.stem)
+    return -1 if layer is None else layer
+
+
+def _renamed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    found = {name: take(tensors, name.replace("W", "w"), path) for name in _NAMES}
+    if "affine_skip_connection" in tensors:
+        found["W_skip"] = tensors["affine_skip_connection"].T.contiguous()
+    return found
+
+
+def _read(path: Path, sites: Sites) -> Transcoder:
+    _check_transcoder(path, sites)
+    reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
+    return _built(_renamed(tensors_of(path), path), reads, (writes,), path, "gemma-scope-2")
+
+
+def _read_part(path: Path, layer: int, n_layers: int) -> Transcoder:
+    tensors = _renamed(tensors_of(path), path)
+    decoder = tensors["W_dec"]
+    if decoder.ndim != 3 or decoder.shape[1] != n_layers:
+        raise InputError(f"{path}: w_dec is {list(decoder.shape)}, wanted [F, {n_layers}, D] (is a layer missing?)")
+    tensors["W_dec"] = decoder[:, layer:].flatten(1)
+    writes = tuple(Site("mlp_out", later) for later in range(layer, n_layers))
+    return _built(tensors, Site("mlp_in", layer), writes, path, "gemma-scope-2")
+
+
+def _built(tensors: dict[str, Tensor], reads: Site, writes: tuple[Site, ...], path: Path, name: str) -> Transcoder:
+    tensors = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
+    n_features, d_in = tensors["W_enc"].shape
+    spec = TranscoderSpec(
+        d_in, tensors["b_dec"].shape[0], n_features, Activation("jumprelu"), reads, writes, "W_skip" in tensors
+    )
+    transcoder = build(spec, tensors, path)
+    transcoder.provenance = {"format": name}
+    return transcoder
+
+
+def write(transcoders: Sequence[Transcoder], path: Path) -> None:
+    """Write a `.safetensors` file (into a folder: `params.safetensors`), or a cross-layer set into a folder."""
+    ordered = sorted(transcoders, key=lambda each: each.spec.reads.layer)
+    n_layers = len(ordered)
+    if n_layers == 1:
+        tensors = _tensors(ordered[0], "gemma-scope-2")
+        _save(path if path.suffix == ".safetensors" else path / "params.safetensors", ordered[0], tensors)
+        return
+    for layer, each in enumerate(ordered):
+        if each.spec.reads.layer != layer or len(each.spec.writes) != n_layers - layer:
+            raise InputError("gemma-scope-2: several transcoders must be one whole cross-layer set from layer 0 on")
+    for layer, each in enumerate(ordered):
+        tensors = _tensors(each, "gemma-scope-2", cross_layer=True)
+        decoder = each.W_dec.unflatten(1, (n_layers - layer, -1))
+        tensors["W_dec"] = torch.cat([decoder.new_zeros(len(decoder), layer, decoder.shape[2]), decoder], 1)
+        _save(path / f"params_layer_{layer}.safetensors", each, tensors)
+
+
+def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> dict[str, Tensor]:
+    spec = require(
+        transcoder,
+        name,
+        ["jumprelu", "batch_topk"],
+        skip=name == "gemma-scope-2",
+        cross_layer=cross_layer,
+        autoencoder=False,
+        reads=["mlp_in" if name == "gemma-scope-2" else "mlp_normalized"],
+    )
+    form = transcoder if transcoder.b_in is None else transcoder.folded()
+    return stored(
+        {
+            "W_enc": form.W_enc.T,
+            "W_dec": form.W_dec,
+            "b_enc": form.b_enc,
+            "b_dec": form.b_dec,
+            "threshold": form.threshold.expand(spec.n_features),
+        }
+    )
+
+
+def _save(path: Path, transcoder: Transcoder, tensors: dict[str, Tensor]) -> None:
+    renamed = {name.replace("W", "w"): tensor for name, tensor in tensors.items()}
+    if transcoder.W_skip is not None:
+        renamed["affine_skip_connection"] = transcoder.W_skip.T
+    with atomic_path(path) as temporary:
+        save_file(stored(renamed), temporary)

@@ -1,0 +1,4 @@
+from ._judge import Judged as Judged
+from ._judge import Loss as Loss
+from ._judge import TranscoderEvaluation as TranscoderEvaluation
+from ._judge import evaluate_transcoders as evaluate_transcoders

@@ -1,0 +1,244 @@
+"""Judging transcoders: how few features are active, how much they explain, and what the model loses with them in the
+MLPs' place.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from edgewise._errors import InputError
+from edgewise.models import Model
+from edgewise.runs import bootstrap, write_atomically
+from edgewise.transcoders import Site, Transcoder, check_transcoder
+from edgewise.transcoders._capture import capture, check_length, real_tokens
+from edgewise.transcoders._replacement import Replacement, Substitute, substituted
+from edgewise.transcoders._text import TokenRows, held_out
+from edgewise.transcoders.judging._counts import BINS, Counts
+from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
+
+_TOKENS = 512  # of one forward: whole-vocabulary logits are kept for two models at once
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Next-token loss of a changed model, beside the model's own. Means over tokens, in nats."""
+
+    loss: float
+    added: float
+    """The loss minus the model's own, row by row."""
+    low: float
+    """Lower end of its 95 % bootstrap interval over rows."""
+    high: float
+    kl: float
+    """KL(model ‖ changed model) of the next token, over the whole vocabulary."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One transcoder's numbers."""
+
+    name: str
+    """Its file's, or what it reads and its activation."""
+    reads: str
+    writes: tuple[str, ...]
+    activation: str
+    n_features: int
+    active: float
+    """L0: active features per token."""
+    explained: float
+    """1 − squared error / variance about the mean, over the tokens that count."""
+    live: int
+    """Features that fire on more than one in 10,000 tokens."""
+    histogram: tuple[int, ...]
+    """Features by log10 of their firing frequency, in the bins of `BINS`."""
+    replaced: Loss | None
+    """With this transcoder alone in its MLP's place; None for one of a cross-layer set."""
+
+
+@dataclass(frozen=True)
+class TranscoderEvaluation:
+    """What transcoders' numbers are, with everything that would change them."""
+
+    original: Loss
+    """The model itself."""
+    transcoders: tuple[Judged, ...]
+    zero: Mapping[int, Loss]
+    """By layer: its MLP's output set to zero."""
+    mean: Mapping[int, Loss]
+    """By layer: its MLP's output set to its mean over the tokens judged."""
+    all: Mapping[str, Loss]
+    """`replaced`, `zero` and `mean` with all the layers changed at once; empty if two transcoders are of one layer."""
+    tokens: int
+    """Next tokens that were predicted."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomically(path, self.to_json() + "\n")
+
+
+def evaluate_transcoders(
+    model: Model,
+    transcoders: Sequence[Transcoder],
+    tokens: TokenRows,
+    *,
+    exclude_special: bool = True,
+    together: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TranscoderEvaluation:
+    """Judge transcoders on text they were not trained on.
+
+    Args:
+        model: the model.
+        transcoders: any number, also several of one layer; or one cross-layer set.
+        tokens: the text. The loss is that of each row's tokens but the first, given those before.
+        exclude_special: leave special tokens and each row's first out of L0 and explained variance, and let them keep
+            the MLP's own output in every changed model (ablated ones too).
+        together: also replace all at once, if no two are of one layer.
+        progress: called with the rows done and all rows.
+
+    Raises:
+        InputError: a transcoder is not the model's, or there is no text.
+    """
+    if not transcoders or not len(tokens):
+        raise InputError("evaluate: give at least one transcoder and one row of text")
+    check_length(model, tokens.ids)
+    for each in transcoders:
+        check_transcoder(model, each)
+    layers = sorted({site.layer for each in transcoders for site in each.spec.writes})
+    firsts = [each.spec.writes[0].layer for each in transcoders]
+    is_set = any(len(each.spec.writes) > 1 for each in transcoders)
+    if is_set and len(set(firsts)) < len(firsts):
+        raise InputError("evaluate: beside a cross-layer set there are others of its layers; judge one set at a time")
+    if is_set:
+        transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
+    means = _means(model, tokens, layers, exclude_special)
+    changes: dict[str, Mapping[int, Substitute] | Replacement] = {}
+    for i, each in enumerate([] if is_set else transcoders):
+        changes[f"alone {i}"] = Replacement(model, each, exclude_special=exclude_special)
+    for layer in layers:
+        changes[f"zero {layer}"] = {layer: _constant(torch.zeros_like(means[layer]))}
+        changes[f"mean {layer}"] = {layer: _constant(means[layer])}
+    if together and len(set(firsts)) == len(firsts):
+        changes["all replaced"] = Replacement(model, list(transcoders), exclude_special=exclude_special)
+        changes["all zero"] = {layer: _constant(torch.zeros_like(means[layer])) for layer in layers}
+        changes["all mean"] = {layer: _constant(means[layer]) for layer in layers}
+    counts, blocks = Counts(model, transcoders, add_up=is_set), blocks_of(model)
+    original: list[Tensor] = []
+    rows: dict[str, list[Tensor]] = {name: [] for name in changes}
+    size = max(1, _TOKENS // tokens.ids.shape[1])
+    for ids in tokens.ids.to(model.device).split(size):
+        counts.add(ids, real_tokens(model, ids, exclude_special=exclude_special))
+        with remembered(blocks) as outputs:
+            log_p = _log_probabilities(model, ids)
+        original.append(_losses(log_p, ids))
+        if not bool(original[-1].isfinite().all()):
+            raise InputError("evaluate: the model's own loss is not finite; its weights are spoiled")
+        for name, change in changes.items():
+            lowest = min(change.transcoders if isinstance(change, Replacement) else change)
+            with recalled(blocks, outputs[:lowest]):
+                changed = _changed(model, change, ids, exclude_special)
+            kl = (log_p.exp() * (log_p - changed)).sum(-1).mean(1)
+            rows[name].append(torch.stack([_losses(changed, ids), kl]))
+        progress(sum(map(len, original)), len(tokens))
+    own = torch.cat(original)
+    losses = {name: _loss(torch.cat(values, 1), own) for name, values in rows.items()}
+    judged = tuple(_judged(counts, i, losses.get(f"alone {i}")) for i in range(len(transcoders)))
+    return TranscoderEvaluation(
+        _loss(torch.stack([own, torch.zeros_like(own)]), own),
+        judged,
+        {layer: losses[f"zero {layer}"] for layer in layers},
+        {layer: losses[f"mean {layer}"] for layer in layers},
+        {name: losses[f"all {name}"] for name in ("replaced", "zero", "mean") if f"all {name}" in losses},
+        len(tokens) * (tokens.ids.shape[1] - 1),
+        {
+            "model": model.identity,
+            "text": tokens.source,
+            "held_out": all(
+                held_out(tokens.source, each.provenance.get("method", {}).get("text", {"text": []}))
+                for each in transcoders
+            ),
+            "positions": "all but each row's first are predicted",
+            "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",
+            "interval": "of the loss added: 95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
+            "loss_unit": "nats per token",
+            "kl_unit": "nats, KL(model ‖ changed model)",
+            "mean_ablation": "the mean over the same tokens",
+            "histogram_bins": [str(edge) for edge in BINS],
+        },
+    )
+
+
+def _judged(counts: Counts, i: int, replaced: Loss | None) -> Judged:
+    spec = counts.transcoders[i].spec
+    return Judged(
+        name=counts.transcoders[i].name or f"{spec.reads}, {spec.activation}",
+        reads=str(spec.reads),
+        writes=tuple(map(str, spec.writes)),
+        activation=str(spec.activation),
+        n_features=spec.n_features,
+        active=counts.active(i),
+        explained=counts.explained(i),
+        live=counts.live(i),
+        histogram=counts.histogram(i),
+        replaced=replaced,
+    )
+
+
+@torch.no_grad()
+def _means(model: Model, tokens: TokenRows, layers: Sequence[int], exclude: bool) -> dict[int, Float[Tensor, " D"]]:
+    """Each layer's mean MLP output over the tokens that are replaced."""
+    sites = [Site("mlp_out", layer) for layer in layers]
+    sums, n = {site: torch.zeros(model.parts.d_model, dtype=torch.float64) for site in sites}, 0
+    for ids in tokens.ids.split(max(1, 8 * _TOKENS // tokens.ids.shape[1])):
+        keep = real_tokens(model, ids, exclude_special=exclude)
+        n += int(keep.sum())
+        for site, x in capture(model, sites, ids).items():
+            sums[site] += x[keep.to(x.device)].double().sum(0).cpu()
+    return {site.layer: (total / n).to(model.device, model.dtype) for site, total in sums.items()}
+
+
+def _constant(value: Float[Tensor, " D"]) -> Substitute:
+    return lambda residual, given, mlp: value.to(given.dtype).expand_as(given)
+
+
+def _changed(
+    model: Model, change: Mapping[int, Substitute] | Replacement, ids: Int[Tensor, "B S"], exclude: bool
+) -> Float[Tensor, "B S V"]:
+    if isinstance(change, Replacement):
+        with change:
+            return _log_probabilities(model, ids)
+    with substituted(model, change, exclude_special=exclude):
+        return _log_probabilities(model, ids)
+
+
+@torch.no_grad()
+def _log_probabilities(model: Model, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
+    """Of the next token, at all positions but the last."""
+    logits = model.module(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool)).logits
+    return functional.log_softmax(logits[:, :-1].float(), -1)
+
+
+def _losses(log_p: Float[Tensor, "B S V"], ids: Int[Tensor, "B S"]) -> Float[Tensor, " B"]:
+    """Each row's mean loss."""
+    return -log_p.gather(2, ids[:, 1:, None]).squeeze(2).mean(1)
+
+
+def _loss(rows: Float[Tensor, "2 R"], own: Float[Tensor, " R"]) -> Loss:
+    losses, kl = rows.double().cpu().numpy()
+    if not np.isfinite(rows.cpu().numpy()).all():  # the model's own is checked before any other
+        raise InputError("evaluate: a loss is not finite; the transcoder's weights are too large for this model")
+    added = bootstrap(losses - own.double().cpu().numpy())
+    return Loss(float(losses.mean()), added.value, added.low, added.high, float(kl.mean()))

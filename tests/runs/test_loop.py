@@ -1,0 +1,112 @@
+"""The loop around a learner that only counts: what one sees of it, and how often it saves."""
+
+import sys
+from itertools import pairwise
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgewise.discovery import edge_pruning
+from edgewise.runs import RunOptions, _loop, run_steps
+from tests.discovery.toys import PRESETS, differing, find, quiet, random_task, refused, scores_of, toy_engine
+
+
+class _Counter:
+    """A learner that only counts."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.begun = 0
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        self.done.append(step)
+        return {"loss": torch.tensor(1.0 / (step + 1)), "edges": 7.0}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"done": torch.tensor(self.done)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.done = tensors["done"].tolist()
+
+
+def test_progress_goes_to_the_error_stream(capsys):
+    learner = _Counter()
+    report = run_steps(learner, 5, {}, RunOptions(), "counting")
+    assert learner.begun == 1 and learner.done == [0, 1, 2, 3, 4] and report.steps == 5 and report.stopped is None
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "counting" in shown.err and "5/5" in shown.err and "loss 0.2" in shown.err
+
+
+def test_without_progress_nothing_is_shown(capsys):
+    run_steps(_Counter(), 5, {}, quiet(), "counting")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_changes_no_number():
+    silent = find(None, PRESETS["ours"])
+    shown = edge_pruning(toy_engine(), random_task(), PRESETS["ours"], options=RunOptions())
+    assert differing({"": scores_of(silent)}, {"": scores_of(shown)}) == []
+
+
+def test_metrics_go_to_tensorboard(monkeypatch, tmp_path):
+    written: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0, 0))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", _module(SummaryWriter=SummaryWriter))
+    run_steps(_Counter(), 2, {}, quiet(tmp_path, log=("tensorboard",)), "counting")
+    assert written == [("loss", 1, 1), ("edges", 7, 1), ("loss", 0.5, 2), ("edges", 7, 2), ("closed", 0, 0)]
+
+
+def test_metrics_go_to_wandb(monkeypatch):
+    written: list[Any] = []
+    run = SimpleNamespace(log=lambda values, step: written.append((values, step)), finish=lambda: written.append("end"))
+    monkeypatch.setitem(sys.modules, "wandb", _module(init=lambda **_: run))
+    run_steps(_Counter(), 1, {}, quiet(log=("wandb",)), "counting")
+    assert written == [({"loss": 1.0, "edges": 7.0}, 1), "end"]
+
+
+def _module(**names: Any) -> ModuleType:
+    module = ModuleType("fake")
+    vars(module).update(names)
+    return module
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_log_that_is_not_installed_is_refused_before_any_work(monkeypatch, name: str):
+    monkeypatch.setitem(sys.modules, {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}[name], None)
+    learner = _Counter()
+    message = refused(lambda: run_steps(learner, 5, {}, quiet(log=(name,)), "counting"))
+    assert name in message and "pip install" in message and learner.begun == 0 and learner.done == []
+
+
+def test_an_unknown_log_is_refused():
+    assert "tensorboard or wandb" in refused(lambda: run_steps(_Counter(), 5, {}, quiet(log=("excel",)), "counting"))
+
+
+def test_checkpoints_are_as_frequent_as_asked(monkeypatch, tmp_path):
+    # Each look at the clock is a second later: a step takes one look, a checkpoint one more.
+    saved, clock = [], iter(range(10_000))
+    monkeypatch.setattr(_loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(_loop, "save_checkpoint", lambda _learner, step, *_: saved.append(step))
+    run_steps(_Counter(), 20, {}, quiet(tmp_path, checkpoint_seconds=4.5), "counting")
+    assert 3 <= len(saved) <= 6 and saved[-1] == 20
+    assert all(b - a <= 6 for a, b in pairwise(saved))
