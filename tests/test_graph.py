@@ -209,6 +209,69 @@ def test_blocks_cover_all_edges_as_dense_matrices(spec: GraphSpec):
         assert written == (heads if block.kind == "attention" else graph.reader_names[own])
 
 
+# ------------------------------------------------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize("spec", SMALL, ids=_id)
+def test_addresses_agree_with_the_names(spec: GraphSpec):
+    graph = Graph(spec)
+    for layer in range(spec.n_layers):
+        assert graph.attention(layer)[:3] == (2 * layer, "attention", layer)
+        mlp = graph.mlp(layer)
+        assert mlp[:3] == (2 * layer + 1, "mlp" if spec.features_of(layer) is None else "features", layer)
+        for head in range(spec.n_heads):
+            assert graph.writer_names[graph.writer(layer, head)] == f"a{layer}.h{head}"
+        own = [name for name in graph.writer_names if name.partition(".")[0] in (f"a{layer}", f"m{layer}")]
+        assert graph.writer_names[graph.writers(layer)] == own
+        if mlp.kind == "mlp":
+            assert graph.writer_names[graph.writer(layer)] == f"m{layer}"
+        else:
+            with pytest.raises(InputError, match=f"writer: layer {layer} has features in its MLP's place"):
+                graph.writer(layer)
+    assert graph.blocks[graph.final.number] == graph.final and graph.final.kind == "logits"
+    assert graph.final.readers == slice(graph.n_readers - 1, graph.n_readers)
+    for reader, name in enumerate(graph.reader_names):
+        block = graph.block_of(reader)
+        assert block.reader <= reader < block.reader + block.n_readers == block.readers.stop
+        feature = "mlp" if "." not in name else "feature"
+        roles = {"q": "query", "k": "key", "v": "value", "l": "logits", "m": feature}
+        assert graph.role(reader) == roles[name[-1] if name.startswith("a") else name[0]]
+        if block.kind == "attention":
+            role, number = graph.roles.of(reader - block.reader)
+            assert role == graph.role(reader) and number == int(graph.reader_head[reader])
+    assert graph.roles.sizes == [spec.n_heads, graph.n_kv_readers, graph.n_kv_readers]
+    assert graph.copies_per_key == (1 if spec.kv == "physical" else spec.n_heads // spec.n_kv_heads)
+
+
+@pytest.mark.parametrize("spec", SMALL, ids=_id)
+def test_readers_of_a_writer_are_those_that_feed_it(spec: GraphSpec):
+    graph = Graph(spec)
+    for writer, name in enumerate(graph.writer_names):
+        feeding = [reader for reader in graph.reader_names if name in _fed_by(spec, reader)]
+        assert [graph.reader_names[reader] for reader in graph.readers_of(writer)] == feeding
+        first = graph.first_block_reading(writer)
+        assert first.n_writers > writer and all(b.n_writers <= writer for b in graph.blocks[: first.number])
+    for key in range(graph.n_kv_readers):
+        assert [head for head in range(spec.n_heads) if graph.key_of(head) == key] == list(graph.heads_of(key))
+
+
+@pytest.mark.parametrize("spec", SMALL, ids=_id)
+def test_a_block_s_table_is_a_view_by_reader_and_writer(spec: GraphSpec):
+    graph = Graph(spec)
+    values = torch.arange(2 * graph.n_edges).view(2, -1)
+    for block in graph.blocks:
+        table = block.table(values)
+        assert table.shape == (2, block.n_readers, block.n_writers)
+        assert torch.equal(table.flatten(1), values[:, block.edges])
+        assert not table.numel() or table.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(("layer", "head"), [(2, 0), (-1, 0), (0, 4), (0, -1), (7, None)])
+def test_writers_that_are_none(layer: int, head: int | None):
+    with pytest.raises(InputError, match=f"writer: layer {layer}, head {head}; the graph has 2 layers of 4 heads"):
+        Graph(GraphSpec(2, 4, 2)).writer(layer, head)
+
+
 def test_graphs_are_equal_if_their_specs_are():
     assert Graph(GraphSpec(2, 4, 2)) == Graph(GraphSpec(2, 4, 2))
     assert len({Graph(GraphSpec(2, 4, 2)), Graph(GraphSpec(2, 4, 2)), Graph(GraphSpec(2, 4, 4))}) == 2

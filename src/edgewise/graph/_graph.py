@@ -10,98 +10,33 @@ into one block of readers a dense matrix. All of the library rests on this numbe
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
-from operator import index
-from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-
-Embeddings = Literal["joint", "split", "off"]
-KeyValue = Literal["physical", "expanded"]
-
-EMBED, HEAD, MLP, FEATURE, ERROR = 0, 1, 2, 3, 4
-"""Kinds of writer, as in `Graph.writer_kind`."""
-QUERY, KEY, VALUE, MLP_IN, LOGITS, FEATURE_IN = 0, 1, 2, 3, 4, 5
-"""Kinds of reader, as in `Graph.reader_kind`."""
-
-Features = tuple[tuple[int, tuple[int, ...]], ...]
-"""Layers with chosen features of a transcoder in the MLP's place, in order, and which features."""
-
-EMBEDDING_NAMES: dict[str, tuple[str, ...]] = {"joint": ("embed",), "split": ("tok_embed", "pos_embed"), "off": ()}
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """Everything that decides which edges a model has; two models with equal specs have the same graph."""
-
-    n_layers: int
-    n_heads: int
-    """Query heads per layer."""
-    n_kv_heads: int
-    """Key and value heads per layer; fewer than `n_heads` under grouped-query attention."""
-    embeddings: Embeddings = "joint"
-    """`joint`: one embedding writer; `split`: token and position embeddings apart; `off`: not writers, they reach every
-    reader unmasked."""
-    kv: KeyValue = "physical"
-    """`physical`: one key and one value reader per KV head; `expanded`: one per query head (as EAP-IG and MIB
-    count)."""
-    parallel: bool = False
-    """Attention and MLP of a layer read the same residual stream (GPT-NeoX), so the MLP does not read its own layer's
-    heads."""
-    spans: tuple[str, ...] = ()
-    """Names of the position groups, where edges carry positions: each group then has all edges for itself."""
-    features: Features = ()
-    """Layers whose MLP is taken apart, and into which features of its transcoder. What these features do not explain
-    of the MLP's output is the layer's error term, a writer without a reader."""
-
-    def __post_init__(self) -> None:
-        """Check the sizes. Raises `InputError` for a spec that describes no model."""
-        if self.n_layers < 1 or self.n_heads < 1 or self.n_kv_heads < 1:
-            raise InputError(f"graph: layers and heads must be positive, got {self}")
-        if self.n_heads % self.n_kv_heads:
-            raise InputError(f"graph: {self.n_heads} query heads cannot share {self.n_kv_heads} KV heads evenly")
-        if self.embeddings not in EMBEDDING_NAMES:
-            raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
-        if self.kv not in ("physical", "expanded"):
-            raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
-        object.__setattr__(self, "spans", tuple(self.spans))  # a file's header gives a list
-        if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
-            raise InputError(f"graph: spans={self.spans}; give names that differ")
-        object.__setattr__(self, "features", _checked_features(self.features, self.n_layers))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The spec as plain values, for a file's header."""
-        return {name: value for name, value in asdict(self).items() if name not in ("spans", "features") or value}
-
-    def features_of(self, layer: int) -> tuple[int, ...] | None:
-        """A layer's features; None for a layer with an MLP."""
-        return dict(self.features).get(layer)
-
-
-class Block(NamedTuple):
-    """Consecutive readers that see the same writers: their edges are the dense matrix `[n_readers, n_writers]` at
-    `offset`.
-    """
-
-    kind: Literal["attention", "mlp", "features", "logits"]
-    layer: int
-    reader: int
-    """First reader."""
-    n_readers: int
-    n_writers: int
-    offset: int
-    """First edge."""
-
-    @property
-    def edges(self) -> slice:
-        """The block's run of edges."""
-        return slice(self.offset, self.offset + self.n_readers * self.n_writers)
+from edgewise.graph._blocks import Block, Roles
+from edgewise.graph._spec import (
+    EMBED,
+    EMBEDDING_NAMES,
+    ERROR,
+    FEATURE,
+    FEATURE_IN,
+    HEAD,
+    KEY,
+    LOGITS,
+    MLP,
+    MLP_IN,
+    QUERY,
+    ROLES,
+    VALUE,
+    GraphSpec,
+    Role,
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +109,7 @@ class Graph:
         for number, (n, seen) in enumerate(zip(n_readers, n_writers, strict=True)):
             layer = number // 2
             kind = "attention" if number % 2 == 0 else "mlp" if self.spec.features_of(layer) is None else "features"
-            yield Block("logits" if layer == self.spec.n_layers else kind, layer, reader, n, seen, offset)
+            yield Block(number, "logits" if layer == self.spec.n_layers else kind, layer, reader, n, seen, offset)
             reader, offset = reader + n, offset + n * seen
 
     def _writers_in_mlp(self, layer: int) -> list[int]:
@@ -222,6 +157,105 @@ class Graph:
         """Writer of each edge (int32)."""
         runs = [torch.arange(block.n_writers, dtype=torch.int32).repeat(block.n_readers) for block in self.blocks]
         return torch.cat(runs).repeat(self.n_groups)
+
+    # ------------------------------------------------------------------------------------------------------- addresses
+
+    def attention(self, layer: int) -> Block:
+        """The readers of a layer's heads: its queries, then its keys, then its values."""
+        return self.blocks[2 * layer]
+
+    def mlp(self, layer: int) -> Block:
+        """The reader of a layer's MLP, or those of the features in its place."""
+        return self.blocks[2 * layer + 1]
+
+    @property
+    def final(self) -> Block:
+        """The block of the one reader `logits`, the final norm."""
+        return self.blocks[-1]
+
+    def block_of(self, reader: int) -> Block:
+        """The block that a reader belongs to."""
+        return self.blocks[self._block_numbers[reader]]
+
+    @cached_property
+    def _block_numbers(self) -> list[int]:
+        return [block.number for block in self.blocks for _ in range(block.n_readers)]
+
+    def first_block_reading(self, writer: int) -> Block:
+        """The first block whose readers see a writer."""
+        return next(block for block in self.blocks if block.n_writers > writer)
+
+    def writer(self, layer: int, head: int | None = None) -> int:
+        """The number of a head as a writer; of the layer's MLP where no head is given.
+
+        Raises:
+            InputError: there is no such layer or head, or features stand in that MLP's place.
+        """
+        mlp = head is None
+        if not 0 <= layer < self.spec.n_layers or not (mlp or 0 <= head < self.spec.n_heads):
+            raise InputError(
+                f"writer: layer {layer}, head {head}; the graph has {self.spec.n_layers} layers of "
+                f"{self.spec.n_heads} heads"
+            )
+        if mlp and self.mlp(layer).kind == "features":
+            raise InputError(f"writer: layer {layer} has features in its MLP's place; use writers_of")
+        return self.starts[layer] + (self.spec.n_heads if mlp else head)
+
+    def writers(self, layer: int) -> slice:
+        """All writers of a layer: its heads, then its MLP or its features and their error term."""
+        return slice(self.starts[layer], self.starts[layer + 1])
+
+    def writers_of(self, block: Block) -> slice:
+        """The writers that the readers of a block (not `logits`) feed: a layer's heads, its MLP, or its features, one
+        for each reader. An error term, which nothing feeds, comes right after its layer's features.
+        """
+        first = self.starts[block.layer]
+        heads = first + self.spec.n_heads
+        return slice(first, heads) if block.kind == "attention" else slice(heads, heads + block.n_readers)
+
+    def readers_of(self, writer: int) -> tuple[int, ...]:
+        """The readers that feed a writer, which is what `writers_of` says of a block the other way round: a head's
+        query, key and value; an MLP's or a feature's input; none for an embedding or an error term.
+        """
+        layer, head = int(self.writer_layer[writer]), int(self.writer_head[writer])
+        if layer < 0:
+            return ()
+        if head >= 0:
+            first, key = self.attention(layer).reader, self.key_of(head)
+            return tuple(first + places[key if kind else head] for kind, places in enumerate(self.roles))
+        block = self.mlp(layer)
+        place = writer - self.writers_of(block).start
+        return (block.reader + place,) if place < block.n_readers else ()
+
+    def role(self, reader: int) -> Role:
+        """What a reader is to its component."""
+        return ROLES[int(self.reader_kind[reader])]
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Every layer's attention readers by role, counted within their block."""
+        heads, keys = self.spec.n_heads, self.n_kv_readers
+        return Roles(range(heads), range(heads, heads + keys), range(heads + keys, heads + 2 * keys))
+
+    @property
+    def heads_per_key(self) -> int:
+        """How many query heads share a key reader, and a value reader."""
+        return self.spec.n_heads // self.n_kv_readers
+
+    @property
+    def copies_per_key(self) -> int:
+        """How many key readers a model's key head has: 1, or more where keys and values are `expanded`."""
+        return self.n_kv_readers // self.spec.n_kv_heads
+
+    def key_of(self, head: int) -> int:
+        """Which of its layer's key readers, and of its value readers, a query head uses."""
+        return head // self.heads_per_key
+
+    def heads_of(self, key: int) -> range:
+        """The query heads that use one of their layer's key readers."""
+        return range(key * self.heads_per_key, (key + 1) * self.heads_per_key)
+
+    # ----------------------------------------------------------------------------------------------------------- names
 
     @cached_property
     def writer_names(self) -> list[str]:
@@ -304,6 +338,8 @@ class Graph:
     def _reader_ids(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.reader_names)}
 
+    # ---------------------------------------------------------------------------------------------- what carries signal
+
     def prune(self, kept: Bool[Tensor, " E"], ablation: str) -> Bool[Tensor, " E"]:
         """Drop the edges that cannot carry signal, given which edges are kept and what an ablated edge carries.
 
@@ -331,43 +367,31 @@ class Graph:
         useful_writer = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
         useful = torch.ones(self.n_groups, self.n_readers, dtype=torch.bool)
         for block in reversed(self.blocks):
-            readers = slice(block.reader, block.reader + block.n_readers)
             if block.kind != "logits":
-                useful[:, readers] = self._readers_of(block, useful_writer[:, self.writers_of(block)])
-            edges = kept[:, block.edges].view(self.n_groups, block.n_readers, block.n_writers)
-            useful_writer[:, : block.n_writers] |= (edges & useful[:, readers, None]).any(1)
+                useful[:, block.readers] = self._readers_feeding(block, useful_writer[:, self.writers_of(block)])
+            useful_writer[:, : block.n_writers] |= (block.table(kept) & useful[:, block.readers, None]).any(1)
         return useful
 
     def _reached_from_embeddings(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P W"]:
         reached = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
         reached[:, (self.writer_kind == EMBED) | (self.writer_kind == ERROR)] = True
         for block in self.blocks[:-1]:
-            edges = kept[:, block.edges].view(self.n_groups, block.n_readers, block.n_writers)
-            reader = (edges & reached[:, None, : block.n_writers]).any(2)
+            reader = (block.table(kept) & reached[:, None, : block.n_writers]).any(2)
             if block.kind != "attention":
                 reached[:, self.writers_of(block)] = reader
             else:
-                query, key, value = reader.split([self.spec.n_heads, self.n_kv_readers, self.n_kv_readers], 1)
-                group = self.spec.n_heads // self.n_kv_readers
+                query, key, value = reader.split(self.roles.sizes, 1)
                 seen = (key | value).any(0, keepdim=True)  # by tokens of any group
-                reached[:, self.writers_of(block)] = query | seen.repeat_interleave(group, 1)
+                reached[:, self.writers_of(block)] = query | seen.repeat_interleave(self.heads_per_key, 1)
         return reached
 
-    def _readers_of(self, block: Block, writers: Bool[Tensor, "P n"]) -> Bool[Tensor, "P m"]:
+    def _readers_feeding(self, block: Block, writers: Bool[Tensor, "P n"]) -> Bool[Tensor, "P m"]:
         """Which readers of the block feed any of the marked ones among its writers."""
         if block.kind != "attention":
             return writers
         # A key or value head serves a group of query heads, and tokens of any position group.
         shared = writers.view(self.n_groups, self.n_kv_readers, -1).any(2).any(0, keepdim=True)
         return torch.cat([writers, shared.expand(self.n_groups, -1), shared.expand(self.n_groups, -1)], 1)
-
-    def writers_of(self, block: Block) -> slice:
-        """The writers that the readers of a block (not `logits`) feed: a layer's heads, its MLP, or its features, one
-        for each reader. An error term, which nothing feeds, comes right after its layer's features.
-        """
-        first = self.starts[block.layer]
-        heads = first + self.spec.n_heads
-        return slice(first, heads) if block.kind == "attention" else slice(heads, heads + block.n_readers)
 
 
 def _flat(lists: list[list[int]]) -> list[int]:
@@ -378,22 +402,6 @@ def _by_layer(counts: list[int], before: int = 0) -> Int[Tensor, " n"]:
     """The layer of each of so many per layer, after some that are of none (-1)."""
     layers = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return torch.cat([torch.full((before,), -1), layers])
-
-
-def _checked_features(features: Features, n_layers: int) -> Features:
-    """In order of the layers, each layer's features ascending. Raises `InputError`."""
-    try:
-        found = sorted((index(layer), tuple(sorted(map(index, chosen)))) for layer, chosen in features)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"graph: features={features!r:.60}; give pairs of a layer and its features' numbers"
-        ) from error
-    for number, (layer, chosen) in enumerate(found):
-        if not 0 <= layer < n_layers or (number and found[number - 1][0] == layer):
-            raise InputError(f"graph: features of layer {layer}; name each of the layers 0 to {n_layers - 1} once")
-        if (chosen and chosen[0] < 0) or len(set(chosen)) < len(chosen):
-            raise InputError(f"graph: features of layer {layer}: give numbers from 0 on, each once")
-    return tuple(found)
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,89 @@
+"""What decides which writers, readers and edges a model has."""
+
+from dataclasses import asdict, dataclass
+from operator import index
+from typing import Any, Literal
+
+from edgewise._errors import InputError
+
+Embeddings = Literal["joint", "split", "off"]
+KeyValue = Literal["physical", "expanded"]
+
+EMBED, HEAD, MLP, FEATURE, ERROR = 0, 1, 2, 3, 4
+"""Kinds of writer, as in `Graph.writer_kind`."""
+QUERY, KEY, VALUE, MLP_IN, LOGITS, FEATURE_IN = 0, 1, 2, 3, 4, 5
+"""Kinds of reader, as in `Graph.reader_kind`."""
+Role = Literal["query", "key", "value", "mlp", "logits", "feature"]
+ROLES: tuple[Role, ...] = ("query", "key", "value", "mlp", "logits", "feature")
+"""The kinds of reader by name, in the order of their numbers."""
+WRITER_KINDS = ("embedding", "head", "mlp", "feature", "error")
+"""The kinds of writer by name, likewise."""
+
+Features = tuple[tuple[int, tuple[int, ...]], ...]
+"""Layers with chosen features of a transcoder in the MLP's place, in order, and which features."""
+
+EMBEDDING_NAMES: dict[str, tuple[str, ...]] = {"joint": ("embed",), "split": ("tok_embed", "pos_embed"), "off": ()}
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Everything that decides which edges a model has; two models with equal specs have the same graph."""
+
+    n_layers: int
+    n_heads: int
+    """Query heads per layer."""
+    n_kv_heads: int
+    """Key and value heads per layer; fewer than `n_heads` under grouped-query attention."""
+    embeddings: Embeddings = "joint"
+    """`joint`: one embedding writer; `split`: token and position embeddings apart; `off`: not writers, they reach every
+    reader unmasked."""
+    kv: KeyValue = "physical"
+    """`physical`: one key and one value reader per KV head; `expanded`: one per query head (as EAP-IG and MIB
+    count)."""
+    parallel: bool = False
+    """Attention and MLP of a layer read the same residual stream (GPT-NeoX), so the MLP does not read its own layer's
+    heads."""
+    spans: tuple[str, ...] = ()
+    """Names of the position groups, where edges carry positions: each group then has all edges for itself."""
+    features: Features = ()
+    """Layers whose MLP is taken apart, and into which features of its transcoder. What these features do not explain
+    of the MLP's output is the layer's error term, a writer without a reader."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes. Raises `InputError` for a spec that describes no model."""
+        if self.n_layers < 1 or self.n_heads < 1 or self.n_kv_heads < 1:
+            raise InputError(f"graph: layers and heads must be positive, got {self}")
+        if self.n_heads % self.n_kv_heads:
+            raise InputError(f"graph: {self.n_heads} query heads cannot share {self.n_kv_heads} KV heads evenly")
+        if self.embeddings not in EMBEDDING_NAMES:
+            raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
+        if self.kv not in ("physical", "expanded"):
+            raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
+        object.__setattr__(self, "spans", tuple(self.spans))  # a file's header gives a list
+        if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
+            raise InputError(f"graph: spans={self.spans}; give names that differ")
+        object.__setattr__(self, "features", _checked_features(self.features, self.n_layers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values, for a file's header."""
+        return {name: value for name, value in asdict(self).items() if name not in ("spans", "features") or value}
+
+    def features_of(self, layer: int) -> tuple[int, ...] | None:
+        """A layer's features; None for a layer with an MLP."""
+        return dict(self.features).get(layer)
+
+
+def _checked_features(features: Features, n_layers: int) -> Features:
+    """In order of the layers, each layer's features ascending. Raises `InputError`."""
+    try:
+        found = sorted((index(layer), tuple(sorted(map(index, chosen)))) for layer, chosen in features)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"graph: features={features!r:.60}; give pairs of a layer and its features' numbers"
+        ) from error
+    for number, (layer, chosen) in enumerate(found):
+        if not 0 <= layer < n_layers or (number and found[number - 1][0] == layer):
+            raise InputError(f"graph: features of layer {layer}; name each of the layers 0 to {n_layers - 1} once")
+        if (chosen and chosen[0] < 0) or len(set(chosen)) < len(chosen):
+            raise InputError(f"graph: features of layer {layer}: give numbers from 0 on, each once")
+    return tuple(found)
