@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._packing import Packing
-from edgewise.engine._writes import Writes, embeddings, make_rotary
+from edgewise.engine._writes import Writes, attention_contexts, embeddings
 from edgewise.graph import Graph
 from edgewise.models import Heads, Norm, Parts
+from edgewise.models.block import mix
 
 
 def dense_logits(
@@ -20,7 +21,7 @@ def dense_logits(
     clean = list(embeddings(parts, graph, packing))
     corrupted = list(ablated.embeds)
     bias = torch.zeros_like(clean[0][0])
-    rotary = make_rotary(parts, packing)
+    contexts = attention_contexts(parts, packing)
 
     def inputs(block: int) -> Float[Tensor, "n N D"]:
         b = graph.blocks[block]
@@ -36,12 +37,12 @@ def dense_logits(
     for index, layer in enumerate(parts.layers):
         attention = layer.attention
         query, key, value = inputs(2 * index).split([parts.n_heads, parts.n_kv_heads, parts.n_kv_heads])
-        mixed = attention.mix(
+        mixed = mix(
+            attention,
             project(query, attention.query, attention.norm),
             project(key, attention.key, attention.norm),
             project(value, attention.value, attention.norm),
-            rotary,
-            None,
+            contexts[index],
         )
         clean += list(packing.pack(mixed).transpose(0, 1) @ attention.output)
         corrupted += list(ablated.heads[index].transpose(0, 1) @ attention.output)

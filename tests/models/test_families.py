@@ -1,7 +1,7 @@
 """Adapters: the parts are views of the right weights, and compute what the user's own modules do."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from transformers import (
 
 from edgewise._errors import InputError
 from edgewise.graph import GraphSpec
-from edgewise.models import Attention, Mlp, Model, Norm, PlainConfig, PlainTransformer, Tokens, load
+from edgewise.models import Attention, Mlp, Model, Norm, PlainConfig, PlainTransformer, Tokens, block, load
 from tests.engines import assert_close
 from tests.tiny import CONFIGURATIONS, VOCABULARY, draw_prompts, own_logits, random_model, tiny
 
@@ -151,9 +151,9 @@ def test_every_layer_computes_what_its_modules_do(name: str):
 
 def _check_norm(norm: Norm, own: nn.Module, d_model: int) -> None:
     x = _random(4, d_model) * 3 + 1
-    assert_close(norm(x), own(x))
+    assert_close(block.normed(norm, x), own(x))
     assert_close(norm.module(x), own(x))
-    assert_close(norm(x * 1e-3), own(x * 1e-3))  # where eps matters
+    assert_close(block.normed(norm, x * 1e-3), own(x * 1e-3))  # where eps matters
 
 
 def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads: int, d_model: int) -> None:
@@ -173,12 +173,7 @@ def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads:
 def _check_mlp(mlp: Mlp, own: nn.Module, d_model: int) -> None:
     x = _random(5, d_model)
 
-    def affine(weight: Tensor, bias: Tensor | None) -> Tensor:
-        return x @ weight if bias is None else x @ weight + bias
-
-    gate = None if mlp.gate is None else affine(mlp.gate, mlp.gate_bias)
-    found = mlp.hidden(gate, affine(mlp.up, mlp.up_bias)) @ mlp.down
-    found = found if mlp.down_bias is None else found + mlp.down_bias
+    found = block.write_mlp(replace(mlp, norm=Norm.none()), x)
     assert_close(found, own(x))
     assert_close(mlp.module(x), own(x))
 

@@ -22,6 +22,7 @@ from edgewise.discovery._provenance import provenance
 from edgewise.discovery._scores import Scores, edges_of_nodes
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.models import Model
+from edgewise.models.block import pattern_logits, sink_padded
 from edgewise.runs import uniform
 from edgewise.tasks import Task, metric_function
 
@@ -138,8 +139,9 @@ class _KeysApart:
         group = stream.parts.n_heads // stream.graph.n_kv_readers
         query, key, value = stream.unpacked(projected)
         patched = stream.unpacked(ablated)[1]
-        key, patched, self.value = (x.repeat_interleave(group, 1) for x in (key, patched, value))
-        logits, others = (attention.logits(query, k, stream.rotary, stream.real) for k in (key, patched))
+        key, patched, value = (x.repeat_interleave(group, 1) for x in (key, patched, value))
+        self.value = sink_padded(attention, value)
+        logits, others = (pattern_logits(attention, query, k, stream.contexts[index]) for k in (key, patched))
         seen = torch.isfinite(logits)
         change = torch.where(seen, others - logits, 0).clamp(max=80)  # e⁸⁰ is all there is to say in float32
         grown = logits.softmax(-1) * change.expm1()  # (B, H, S, S)

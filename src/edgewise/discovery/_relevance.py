@@ -10,8 +10,8 @@ from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
 from edgewise.discovery._provenance import provenance
 from edgewise.discovery._scores import Scores
-from edgewise.engine import RELEVANCE, Engine, Objective, Rules, Stream
-from edgewise.models import Model
+from edgewise.engine import Engine, Objective, Stream
+from edgewise.models import RELEVANCE, Model, Rules
 from edgewise.tasks import Task
 
 

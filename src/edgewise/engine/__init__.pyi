@@ -9,9 +9,6 @@ from ._engine import CACHE_BYTES as CACHE_BYTES
 from ._engine import Engine as Engine
 from ._footprint import Footprint as Footprint
 from ._footprint import footprint as footprint
-from ._formulas import PLAIN as PLAIN
-from ._formulas import RELEVANCE as RELEVANCE
-from ._formulas import Rules as Rules
 from ._matmul import MATMULS as MATMULS
 from ._matmul import Matmul as Matmul
 from ._means import mean_writes as mean_writes

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edgewise.engine._formulas import mlp_writes, normed
 from edgewise.engine._later import Fed, Later, Reading, made_of, needed_wide, reached
 from edgewise.engine._places import Places
 from edgewise.engine._rerun import Changes, Known, Rerun
 from edgewise.engine._stream import Stream
 from edgewise.graph import Block, Graph
+from edgewise.models.block import normed, write_mlp
 
 COPY_BYTES = 192 << 20
 """How much the copies of one run of candidates may take, about."""
@@ -206,7 +206,7 @@ class Downstream:
         changes, ablated = Changes(plan, rerun.answers_of_wide), rerun.ablated(self.own).written
         self.now = Known(projected=self.projected)
         if self.block.kind == "mlp":
-            self.now.written[0] = mlp_writes(self.parts.layers[self.layer], self._input(0)[None])
+            self.now.written[0] = write_mlp(self.parts.layers[self.layer].mlp, self._input(0)[None])
         else:
             self.now.written = rerun.mixed(self.layer, running, {}, self.now)
         self._write(changes, {w: x - ablated[w] for w, x in self.now.written.items()}, bias=True)
@@ -224,7 +224,7 @@ class Downstream:
     def room(self) -> int:
         """How many candidates one run may have."""
         width, answers, wide = self.parts.d_model, *(len(places) for places in self.rerun.places)
-        hidden = self.parts.layers[0].mlp.up.shape[1]
+        hidden = max((weight.shape[1] for weight, _ in self.parts.layers[0].mlp.inputs), default=4 * width)
         per_copy = self.n_outputs * answers * 3
         if self.block.kind != "logits":
             runs = [self.laters[step.number].writers[w].wide for step in self.plan.steps for w in step.writers]
@@ -247,7 +247,7 @@ class Downstream:
             return self._unembed(inputs)
         assert self.known is not None
         if self.block.kind == "mlp":
-            new = {0: mlp_writes(self.parts.layers[self.layer], inputs)}
+            new = {0: write_mlp(self.parts.layers[self.layer].mlp, inputs)}
         else:
             projected = {self.reader: self._projected(self.reader, inputs)}
             new = self.rerun.mixed(self.layer, self.fed, projected, self.now)

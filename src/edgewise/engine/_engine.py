@@ -24,7 +24,6 @@ from edgewise.engine._executor import Executor
 from edgewise.engine._matmul import MATMULS, Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
-from edgewise.engine._reads import Read
 from edgewise.engine._reference import reference_logits
 from edgewise.engine._stack import Workspace
 from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings, trace
@@ -38,7 +37,7 @@ from edgewise.engine.features._layers import (
     mlp_streams,
 )
 from edgewise.graph import Graph
-from edgewise.models import Model
+from edgewise.models import Model, block
 from edgewise.transcoders import Transcoder
 
 CACHE_BYTES = 1 << 30
@@ -118,7 +117,7 @@ class Engine:
         # Hidden states take D numbers per token, constants some four times D for every layer.
         features_bytes = cache_bytes // 4 if spec.features else 0
         self._store = ExampleStore(cache_bytes - cache_bytes // 16 - features_bytes)
-        self._reads: dict[int, Read] = {}
+        self._reads: dict[int, block.FoldedHeads] = {}
         self._workspace = Workspace()
         self._hidden = ExampleStore(cache_bytes // 16)
         self.features = feature_layers(model, own, self.ablation.kind, transcoders)
@@ -252,7 +251,7 @@ class Engine:
             )
         else:
             final = self._execute(packing, masks, clean, constants, features, targets, gradients == "all", skip)
-            logits = self.model.parts.unembed(self.model.parts.final_norm(final))
+            logits = self.model.parts.unembed(block.normed(self.model.parts.final_norm, final))
         return logits if single else logits.view(n_copies, -1, logits.shape[-1])
 
     def _execute(
@@ -289,7 +288,7 @@ class Engine:
             self.ablation.splits_bias,
             self.memory == "lean",
             self.dtype,
-            {layer: (block, features[layer]) for layer, block in self._blocks.items()},
+            {layer: (own, features[layer]) for layer, own in self._blocks.items()},
         )
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
         return _Run.apply(executor, self.matmul, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)

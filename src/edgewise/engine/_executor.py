@@ -14,7 +14,6 @@ square.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -25,13 +24,14 @@ from edgewise.engine._group import LayerGroup, layer_groups
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, Plan
-from edgewise.engine._reads import MlpRead, Read, Saved, centre, inverse_rms, read_backward, read_forward
+from edgewise.engine._reads import Saved, read_backward, read_forward
 from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
-from edgewise.engine._writes import Writes, make_rotary
+from edgewise.engine._writes import Writes, attention_contexts
 from edgewise.engine.features._block import FeatureBlock
 from edgewise.engine.features._layers import FeatureRun
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
+from edgewise.models.block import FoldedHeads, FoldedMlp, MlpRun, centre, mix
 
 
 @dataclass
@@ -41,17 +41,6 @@ class Gradients:
     masks: Float[Tensor, "CP E"]
     ablated: Writes | None
     """Gradients of the ablated values, for values that all tokens share; None if not asked for."""
-
-
-class SavedMlp(NamedTuple):
-    """What the backward needs of an MLP."""
-
-    x: Float[Tensor, "N D"]
-    """Its input, before the norm."""
-    projected: tuple[Float[Tensor, "N F"], ...] | None
-    """Its pre-activations, the gate's first; None where they are made again."""
-    scale: Float[Tensor, " N"]
-    """The norm's 1 / root mean square."""
 
 
 class Executor:
@@ -66,7 +55,7 @@ class Executor:
         plan: Plan,
         clean: tuple[Float[Tensor, "N D"], ...],
         constants: Constants,
-        reads: dict[int, Read],
+        reads: dict[int, FoldedHeads],
         workspace: Workspace,
         head_bias: bool = False,
         lean: bool = False,
@@ -95,10 +84,9 @@ class Executor:
         self.workspace, self.dtype = workspace, dtype or masks.dtype
         self.centred = parts.final_norm.kind == "layer"
         self.features = features or {}
-        self.saved: list[tuple[Saved, SavedMlp | Saved | None]] = []
+        self.saved: list[tuple[Saved, MlpRun | Saved | None]] = []
         self.groups = layer_groups(plan.layers, plan.all_edges)
-        self.rotary = make_rotary(parts, packing)
-        self.real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
+        self.contexts = attention_contexts(parts, packing)
 
     # ------------------------------------------------------------------------------------------------------- forward
 
@@ -132,7 +120,7 @@ class Executor:
                 self._write_heads(layer_plan, layer, saved, heads)
                 x, saved_mlp = self._mlp_input(layer_plan, rider, base, heads), self._run_features(layer_plan)
             if layer_plan.mlp_slot is not None:
-                written, saved_mlp = self._run_mlp(layer_plan, layer, x)
+                written, saved_mlp = FoldedMlp.of(layer.mlp, self.dtype).write(x, keep=not self.lean)
                 self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
             if keep:
                 self.saved.append((saved, saved_mlp))
@@ -184,16 +172,7 @@ class Executor:
                 x[tokens] = base[tokens] + self.stack.total[tokens] if kind == "ones" else base[tokens]
         return x
 
-    def _run_mlp(self, plan: LayerPlan, layer: Layer, x: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N D"], SavedMlp]:
-        read = self._mlp_read(plan)
-        scale = inverse_rms(read.norm, x)
-        projected = read.project(x, scale)
-        hidden = _hidden(layer, projected)
-        down, bias = layer.mlp.down.to(hidden.dtype), layer.mlp.down_bias
-        written = hidden @ down if bias is None else torch.addmm(bias.to(hidden.dtype), hidden, down)
-        return written, SavedMlp(x, None if self.lean else projected, scale)
-
-    def _run_features(self, plan: LayerPlan) -> SavedMlp | Saved | None:
+    def _run_features(self, plan: LayerPlan) -> MlpRun | Saved | None:
         """Run a layer's features, if it has any, and write them and the error term."""
         own, saved = plan.features, None
         if own is None:
@@ -244,7 +223,7 @@ class Executor:
             # In a parallel block the MLP does not read its own layer's heads: they are complete before it is walked.
             early = self._heads_gradient(plan, layer, heads) if self.parts.parallel else None
             mlp_gradient = None
-            if isinstance(saved_mlp, SavedMlp):
+            if isinstance(saved_mlp, MlpRun):
                 mlp_gradient = self._mlp_backward(plan, layer, saved_mlp)
             elif saved_mlp is not None:
                 self._features_backward(plan, saved_mlp)
@@ -267,18 +246,11 @@ class Executor:
         if self.passed is not None:
             self.passed.index_add_(0, self.targets, gradient)
 
-    def _mlp_backward(self, plan: LayerPlan, layer: Layer, saved: SavedMlp) -> Float[Tensor, "N D"]:
+    def _mlp_backward(self, plan: LayerPlan, layer: Layer, saved: MlpRun) -> Float[Tensor, "N D"]:
         """∂loss/∂(the MLP's input), carried on to its own layer's heads; earlier writers get it later."""
         assert plan.mlp_slot is not None
         written = self.stack.gradient(plan.mlp_slot)  # (N, D)
-        written = (centre(written) if self.centred else written).to(self.dtype)
-        read = self._mlp_read(plan)
-        projected = saved.projected or read.project(saved.x, saved.scale)
-        with torch.enable_grad():  # only the activation function is differentiated by autograd
-            inputs = tuple(y.requires_grad_() for y in projected)
-            hidden = _hidden(layer, inputs)
-        g_y = torch.autograd.grad(hidden, inputs, written @ layer.mlp.down.to(written.dtype).T)
-        g_x = read.back(g_y, tuple(y.detach() for y in projected), saved.x, saved.scale)
+        g_x = FoldedMlp.of(layer.mlp, self.dtype).back(centre(written) if self.centred else written, saved)
         heads, own = self._head_slots(plan, layer), self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
         for start, stop, row in self.packing.segments:
             tokens, kind = slice(start, stop), plan.mlp_kind(row)
@@ -378,20 +350,17 @@ class Executor:
         for plan in group.plans:
             self._store(plan, group.mask_gradients[plan.layer])
 
-    def _attention_read(self, plan: LayerPlan) -> Read:
+    def _attention_read(self, plan: LayerPlan) -> FoldedHeads:
         """The running attention readers' projections; rearranged weights are kept unless memory is short, or they would
         be a second copy of all weights in a finer type.
         """
         read = self.reads.get(plan.layer)
         if read is None:
             attention = self.parts.layers[plan.layer].attention
-            read = Read.of(attention, self.graph.n_kv_readers // self.parts.n_kv_heads, self.dtype)
+            read = FoldedHeads.of(attention, self.graph.n_kv_readers // self.parts.n_kv_heads, self.dtype)
             if not self.lean and attention.output.dtype == self.dtype:
                 self.reads[plan.layer] = read
         return read if len(plan.readers) == plan.attention.n_readers else read.take(plan.readers)
-
-    def _mlp_read(self, plan: LayerPlan) -> MlpRead:
-        return MlpRead.of(self.parts.layers[plan.layer].mlp, self.dtype)
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output
@@ -407,7 +376,7 @@ class Executor:
 
     def _mix(self, plan: LayerPlan, layer: Layer, projected: Float[Tensor, "n N k"]) -> Float[Tensor, "B h S v"]:
         with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
-            return layer.attention.mix(*self._unpacked(plan, projected), self.rotary, self.real)
+            return mix(layer.attention, *self._unpacked(plan, projected), self.contexts[plan.layer], plan.heads)
 
     def _unpacked(self, plan: LayerPlan, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, keys and values repeated to the running query heads."""
@@ -416,9 +385,3 @@ class Executor:
         if len(plan.keys) != len(plan.heads):
             key, value = key[:, plan.key_of_head], value[:, plan.key_of_head]
         return query, key, value
-
-
-def _hidden(layer: Layer, projected: tuple[Float[Tensor, "N F"], ...]) -> Float[Tensor, "N F"]:
-    """The MLP's hidden activations from its pre-activations."""
-    *gate, up = projected
-    return layer.mlp.hidden(gate[0] if gate else None, up)

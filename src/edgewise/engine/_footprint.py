@@ -159,13 +159,13 @@ def _layers_again(n_layers: int, n_readers: int) -> int:
 
 
 def _mlp_inputs(layer: Layer) -> list[Tensor]:
-    return [x for x in (layer.mlp.gate, layer.mlp.up) if x is not None]
+    return [weight for weight, _ in layer.mlp.inputs]
 
 
 def _matrices(layer: Layer) -> list[Tensor]:
     attention = layer.attention
     projections = [attention.query.weight, attention.key.weight, attention.value.weight, attention.output]
-    return [*projections, *_mlp_inputs(layer), layer.mlp.down]
+    return [*projections, *_mlp_inputs(layer), *([] if layer.mlp.down is None else [layer.mlp.down])]
 
 
 def _vocabulary(model: Model) -> int:

@@ -1,14 +1,14 @@
 """Attention where only some tokens ask: where those stand, and what each of them sees."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from edgewise.engine._stream import Stream
-from edgewise.models import Attention
+from edgewise.models import Attention, block
 
 
 class Places:
@@ -47,12 +47,9 @@ class Places:
         kind = attention.causal, attention.window
         if kind not in self._seen:
             rows, columns = self.packing.grid
-            if attention.causal:
-                distance = self.column.view(rows, -1, 1) - torch.arange(columns, device=self.column.device)
-                near = columns if attention.window is None else attention.window
-                self._seen[kind] = (distance >= 0) & (distance < near)
-            else:
-                self._seen[kind] = self.packing.real[:, None].expand(-1, len(self.column) // rows, -1)
+            asking = self.column.view(rows, -1)  # (B, Q)
+            seen = block.seen_keys(attention, asking, columns, self.packing.real)
+            self._seen[kind] = seen.expand(-1, asking.shape[1], -1)
         return self._seen[kind]
 
 
@@ -66,43 +63,45 @@ class Grid:
             stream: the batch.
         """
         packing, self.shape = stream.packing, stream.packing.grid
+        self.attention = [layer.attention for layer in stream.parts.layers]
         self.source = packing.cell.new_zeros(self.shape[0] * self.shape[1])
         """Which token stands in each cell of `[B, S]`; any in an empty one."""
         self.source[packing.cell] = torch.arange(packing.n_tokens, device=packing.cell.device)
-        self.rotary = None if stream.rotary is None else tuple(x.flatten(0, 1)[packing.cell] for x in stream.rotary)
+        rotaries = {id(each.rotary): each.rotary for each in stream.contexts if each.rotary is not None}
+        packed = {key: tuple(x.flatten(0, 1)[packing.cell] for x in rotary) for key, rotary in rotaries.items()}
+        self.rotary = [packed.get(id(each.rotary)) for each in stream.contexts]
+        """Each layer's cosines and sines at the packed tokens, `[N, rotary]`."""
 
     def placed(
-        self,
-        attention: Attention,
-        x: Float[Tensor, "C T k"],
-        tokens: Int[Tensor, " T"] | slice,
-        role: Literal["query", "key"],
+        self, layer: int, x: Float[Tensor, "C T k"], tokens: Int[Tensor, " T"] | slice, role: Literal["query", "key"]
     ) -> Float[Tensor, "C T k"]:
         """One head's queries or keys of some tokens as their products are taken: normed and rotated."""
-        x, rotary = x[:, None], None
-        if self.rotary is not None:
-            cosine, sine = (each[tokens].expand(len(x), -1, -1) for each in self.rotary)
+        x, rotary, packed = x[:, None], None, self.rotary[layer]
+        if packed is not None:
+            cosine, sine = (each[tokens].expand(len(x), -1, -1) for each in packed)
             rotary = cosine, sine
         if role == "query":
-            return attention.placed(x, x[:, :0], rotary)[0][:, 0]
-        return attention.placed(x[:, :0], x, rotary)[1][:, 0]
+            return block.placed(self.attention[layer], x, x[:, :0], rotary)[0][:, 0]
+        return block.placed(self.attention[layer], x[:, :0], x, rotary)[1][:, 0]
 
     def attend(
         self,
-        attention: Attention,
+        layer: int,
         query: Float[Tensor, "C h T k"],
         key: Float[Tensor, "c h N k"],
         value: Float[Tensor, "c h N v"],
         places: Places,
+        heads: Sequence[int],
     ) -> Float[Tensor, "C h T v"]:
-        """Each head's mixed values before W_O.
+        """Each head's mixed values, before any post-norm.
 
         Args:
-            attention: the layer's.
+            layer: which.
             query: placed, of the tokens that ask, for C copies of the batch.
             key: placed, of all tokens; for each copy, or one for all.
             value: the same.
             places: the tokens that ask.
+            heads: which heads they are.
         """
         n, h = query.shape[:2]
         rows, columns = self.shape
@@ -110,6 +109,8 @@ class Grid:
         keys, values = (
             x[:, :, self.source].view(len(x), h * rows, columns, -1).expand(n, -1, -1, -1) for x in (key, value)
         )
+        attention = self.attention[layer]
         sees = places.sees(attention).repeat(h, 1, 1)[None]
-        mixed = functional.scaled_dot_product_attention(asking, keys, values, sees, scale=attention.scale)
+        which = torch.tensor(heads, device=sees.device).repeat_interleave(rows)
+        mixed = block.attend(attention, asking, keys, values, sees, which)
         return mixed.reshape(n, h, -1, mixed.shape[-1])[:, :, places.cell]

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.engine._formulas import normed
 from edgewise.engine._later import Fed, made_of
 from edgewise.engine._rerun import Known, Rerun
 from edgewise.engine._stream import Stream
+from edgewise.models.block import normed
 
 TILE_BYTES = 16 << 20
 """How much the readers' inputs of the edges that run side by side may take."""

@@ -11,7 +11,7 @@ from edgewise.engine._group import LayerGroup
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import Rows
 from edgewise.engine._stack import Stack
-from edgewise.models import Attention, Mlp, Norm
+from edgewise.models.block import FoldedHeads
 
 
 class ReadPlan(Protocol):
@@ -21,82 +21,6 @@ class ReadPlan(Protocol):
     def rows(self) -> tuple[tuple[Rows, ...], ...]: ...
     @property
     def n_writers(self) -> int: ...
-
-
-class Read(NamedTuple):
-    """A block of readers, such as a layer's queries, keys and values: one projection each."""
-
-    norm: Norm
-    weight: Float[Tensor, "n D k"]
-    """With the norm's gain folded in."""
-    bias: Float[Tensor, "n k"] | None
-    """Of the projection, with the norm's bias carried through it."""
-
-    @staticmethod
-    def of(attention: Attention, repeats: int, dtype: torch.dtype) -> "Read":
-        """Queries, keys and values, keys and values given `repeats` times each."""
-        projections = [attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)]
-        weight = torch.cat([p.weight for p in projections]).to(dtype)
-        biases = [p.bias for p in projections if p.bias is not None]  # all three have one, or none has
-        bias = _bias(attention.norm, weight, torch.cat(biases) if biases else None)
-        if attention.norm.gain is not None:
-            weight *= attention.norm.gain.to(dtype)[:, None]
-        return Read(attention.norm, weight, bias)
-
-    def take(self, readers: Int[Tensor, " m"] | slice) -> "Read":
-        """Some of the readers."""
-        return Read(self.norm, self.weight[readers], None if self.bias is None else self.bias[readers])
-
-    def project(self, x: Float[Tensor, "m T D"]) -> Float[Tensor, "n T k"]:
-        """The projections of the readers' inputs, or of one shared input, before norm and bias."""
-        return torch.matmul(x.to(self.weight.dtype), self.weight).to(x.dtype)
-
-
-class MlpRead(NamedTuple):
-    """A layer's MLP as a reader: the user's own matrices, which are not copied; its input is scaled instead."""
-
-    norm: Norm
-    weights: tuple[Float[Tensor, "D F"], ...]
-    """Of the gate, if there is one, and of what it gates."""
-    biases: tuple[Float[Tensor, " F"] | None, ...]
-    """Theirs, with the norm's bias carried through."""
-    gain: Float[Tensor, " D"] | None
-    """The norm's."""
-
-    @staticmethod
-    def of(mlp: Mlp, dtype: torch.dtype) -> "MlpRead":
-        """The reader of an MLP."""
-        matrices = [(mlp.up, mlp.up_bias)] if mlp.gate is None else [(mlp.gate, mlp.gate_bias), (mlp.up, mlp.up_bias)]
-        weights = tuple(weight.to(dtype) for weight, _ in matrices)
-        biases = tuple(_bias(mlp.norm, weight, bias) for weight, (_, bias) in zip(weights, matrices, strict=True))
-        return MlpRead(mlp.norm, weights, biases, None if mlp.norm.gain is None else mlp.norm.gain.to(dtype))
-
-    def project(self, x: Float[Tensor, "N D"], scale: Float[Tensor, " N"]) -> tuple[Float[Tensor, "N F"], ...]:
-        """The pre-activations of the input times the norm's `scale`."""
-        x = self._gained(x * scale[:, None]).to(self.weights[0].dtype)
-        pairs = zip(self.weights, self.biases, strict=True)
-        return tuple(x @ weight if bias is None else torch.addmm(bias, x, weight) for weight, bias in pairs)
-
-    def back(
-        self,
-        gradient: tuple[Float[Tensor, "N F"], ...],
-        projected: tuple[Float[Tensor, "N F"], ...],
-        x: Float[Tensor, "N D"],
-        scale: Float[Tensor, " N"],
-    ) -> Float[Tensor, "N D"]:
-        """From the gradient of `project`'s results to that of its input; see `read_backward`."""
-        total = gradient[0] @ self.weights[0].T
-        for g_y, weight in zip(gradient[1:], self.weights[1:], strict=True):
-            total = total.addmm_(g_y, weight.T)
-        g_x = self._gained(total.to(x.dtype).mul_(scale[:, None]))
-        if self.norm.kind == "none":
-            return g_x
-        triples = zip(gradient, projected, self.biases, strict=True)
-        along = torch.stack([_along(g_y, y, bias, scale, x.shape[-1]) for g_y, y, bias in triples]).sum(0)
-        return g_x.addcmul_(x, along[:, None])
-
-    def _gained(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        return x if self.gain is None else x.mul_(self.gain)
 
 
 class Saved(NamedTuple):
@@ -109,35 +33,8 @@ class Saved(NamedTuple):
     """The input of readers whose masks are all 1."""
 
 
-def _bias(norm: Norm, weight: Float[Tensor, "*n D k"], bias: Float[Tensor, "*n k"] | None) -> Tensor | None:
-    bias = None if bias is None else bias.to(weight.dtype)
-    if norm.bias is None:
-        return bias
-    carried = norm.bias.to(weight.dtype) @ weight
-    return carried if bias is None else carried + bias
-
-
-def centre(x: Tensor) -> Tensor:
-    """Subtract the mean over the last axis."""
-    return x - x.mean(-1, keepdim=True)
-
-
-def inverse_rms(norm: Norm, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
-    """1 / root mean square, as the norm has it; 1 for no norm."""
-    if norm.kind == "none":
-        return x.new_ones(x.shape[:-1])
-    mean_square = torch.linalg.vector_norm(x, dim=-1).square_().div_(x.shape[-1])
-    return mean_square.add_(norm.eps).rsqrt_()
-
-
-def _along(g_y: Tensor, y: Tensor, bias: Tensor | None, inverse: Tensor, d_model: int) -> Float[Tensor, "*n T"]:
-    """The coefficient of x in ∂loss/∂x: `−⟨g_y, y⟩ / (D rms²)` for y = (x W) / rms."""
-    y = y if bias is None else y - bias
-    return torch.linalg.vecdot(g_y, y).to(inverse.dtype).mul_(inverse.square()).div_(-d_model)
-
-
 def read_forward(
-    read: Read,
+    read: FoldedHeads,
     plan: ReadPlan,
     packing: Packing,
     stack: Stack,
@@ -170,16 +67,14 @@ def read_forward(
                 rider[tokens], x = x[-1], x[:-1]
             if not len(piece.rows.readers):
                 continue
-            inverse = inverse_rms(read.norm, x)  # (n or 1, T)
-            y = piece.read.project(x).mul_(inverse[..., None])  # (n, T, k)
+            y, inverse = piece.read.project(x)  # (n, T, k), (n or 1, T)
             scale[piece.readers, tokens] = inverse
-            y = y if piece.read.bias is None else y.add_(piece.read.bias[:, None])
             projected[piece.readers, tokens] = y.to(projected.dtype)
     return Saved(projected, scale, shared), rider
 
 
 def read_backward(
-    read: Read,
+    read: FoldedHeads,
     plan: ReadPlan,
     packing: Packing,
     stack: Stack,
@@ -192,10 +87,6 @@ def read_backward(
     group: LayerGroup | None = None,
 ) -> Float[Tensor, "CP m w"]:
     """Carry the gradients of the projections back to the masks and to the differences.
-
-    With y = (x W) / rms(x) and g_y = ∂loss/∂y, a reader's input gets
-    `g_x = (g_y Wᵀ) / rms − x ⟨g_y, y⟩ / (D rms²)`; the mean that a layer norm would subtract here is left to the
-    writers, which are centred, so nothing along it is ever used.
 
     Args:
         read: the projections.
@@ -224,7 +115,8 @@ def read_backward(
             x = _inputs(piece, plan, stack, base, saved.shared, tokens)
             g_x = _room(piece, x, tokens, separate)
             if m := len(rows.readers):
-                _input_gradient(piece, tokens, x, saved, gradient, out=g_x[:m] if separate else g_x)
+                y, inverse = saved.projected[piece.readers, tokens], saved.scale[piece.readers, tokens]
+                piece.read.back(gradient[piece.readers, tokens], y, inverse, x, out=g_x[:m] if separate else g_x)
                 if rows.kind == "ones":
                     stack.shared[tokens] += g_x[:m].sum(0)
                 if passed is not None:
@@ -254,34 +146,13 @@ def _room(piece: "_Piece", x: Tensor, tokens: slice, separate: bool) -> Float[Te
     return x.new_empty(len(piece.rows.readers) + piece.rows.rider if separate else 1, *x.shape[1:])
 
 
-def _input_gradient(piece: "_Piece", tokens: slice, x: Tensor, saved: Saved, gradient: Tensor, out: Tensor) -> None:
-    """Write ∂loss/∂x of the piece's readers to `out` (which may be `x` itself): one each, or their sum in one row."""
-    read, y = piece.read, saved.projected[piece.readers, tokens]
-    g_y, inverse = gradient[piece.readers, tokens], saved.scale[piece.readers, tokens]  # (n, T, k), (n, T)
-    back = read.weight.transpose(1, 2)  # (n, k, D)
-    scaled = (g_y * inverse[..., None]).to(back.dtype)
-    if len(out) < len(scaled):
-        scaled, back = scaled.transpose(0, 1).flatten(1)[None], back.flatten(0, 1)[None]
-    if read.norm.kind == "none":
-        out.zero_()
-    else:
-        bias = None if read.bias is None else read.bias[:, None]
-        along = _along(g_y, y, bias, inverse, x.shape[-1])
-        along = along if len(out) == len(along) else along.sum(0, keepdim=True)
-        torch.mul(x[: len(out)], along[..., None], out=out)  # x is used up here: from now on it may be overwritten
-    if out.dtype == back.dtype:
-        out.baddbmm_(scaled, back)
-    else:
-        out += torch.bmm(scaled, back)
-
-
 class _Piece(NamedTuple):
     """Readers of one kind over a run of tokens with one row of masks."""
 
     row: int
     rows: Rows
     readers: Int[Tensor, " n"] | slice
-    read: Read
+    read: FoldedHeads
     chunks: list[slice]
     first: int
     """Their first writer that is not left to the group."""
@@ -290,7 +161,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(
-    read: Read, plan: ReadPlan, packing: Packing, stack: Stack, group: LayerGroup | None, all_edges: bool
+    read: FoldedHeads, plan: ReadPlan, packing: Packing, stack: Stack, group: LayerGroup | None, all_edges: bool
 ) -> Iterator[_Piece]:
     n, d_model, width = read.weight.shape
     for start, stop, row in packing.segments:

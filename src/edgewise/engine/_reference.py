@@ -15,10 +15,11 @@ from torch.func import functional_call
 
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
-from edgewise.engine._writes import Writes, embeddings, make_rotary
+from edgewise.engine._writes import Writes, attention_contexts, embeddings
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun
 from edgewise.graph import Graph
-from edgewise.models import Attention, Heads, Norm, Parts, Rotary
+from edgewise.models import Attention, Heads, Norm, Parts
+from edgewise.models.block import AttentionContext, mix
 from edgewise.transcoders import input_at
 
 
@@ -52,10 +53,10 @@ def reference_logits(
     else:
         residual = _Residual([], [], clean[0])
     run = _ReferenceRun(parts, graph, packing, masks)
-    rotary = make_rotary(parts, packing)
+    contexts = attention_contexts(parts, packing)
     for index, layer in enumerate(parts.layers):
         before, first = residual, graph.blocks[2 * index].reader
-        mixed = run.attend(residual, layer.attention, first, rotary)  # (N, H, v)
+        mixed = run.attend(residual, layer.attention, first, contexts[index])  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
         before, first = before if parts.parallel else residual, graph.blocks[2 * index + 1].reader
         if index in features:
@@ -98,15 +99,16 @@ class _ReferenceRun:
             x = x + mask * residual.written[writer] + (1 - mask) * residual.replaced[writer]
         return x
 
-    def attend(self, residual: _Residual, own: Attention, first: int, rotary: Rotary | None) -> Float[Tensor, "N H v"]:
+    def attend(
+        self, residual: _Residual, own: Attention, first: int, context: AttentionContext
+    ) -> Float[Tensor, "N H v"]:
         """A layer's heads, whose readers start at `first`."""
         n_heads, keys = self.parts.n_heads, self.graph.n_kv_readers
         query = self.project(residual, own.query, own.norm, first, n_heads)
         key = self.project(residual, own.key, own.norm, first + n_heads, keys)
         value = self.project(residual, own.value, own.norm, first + n_heads + keys, keys)
-        real = None if self.packing.full else self.packing.real.repeat(self.packing.n_copies, 1)
         frozen = replace(own, query_norm=_frozen(own.query_norm), key_norm=_frozen(own.key_norm))
-        return self.packing.pack(frozen.mix(query, key, value, rotary, real))
+        return self.packing.pack(mix(frozen, query, key, value, context))
 
     def project(self, residual: _Residual, heads: Heads, norm: Norm, first: int, n: int) -> Float[Tensor, "CB n S k"]:
         """The projections of `n` readers, each of its own input; fewer heads are repeated."""

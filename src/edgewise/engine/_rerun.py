@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.engine._formulas import mlp_writes, normed
 from edgewise.engine._later import Fed, Later, Plan, Sum
 from edgewise.engine._places import Grid, Places
 from edgewise.engine._stream import Stream
+from edgewise.models.block import linear, normed, write_mlp
 
 
 @dataclass
@@ -88,9 +88,8 @@ class Rerun:
         kind, index = (0, reader) if reader < heads else divmod(reader - heads + keys, keys)
         index = index * self.parts.n_kv_heads // keys if kind else index  # one of several copies, where expanded
         projection = (attention.query, attention.key, attention.value)[kind]
-        x = y @ projection.weight[index].to(y.dtype)
-        x = x if projection.bias is None else x + projection.bias[index]
-        return x if kind == 2 else self.grid.placed(attention, x, tokens, "key" if kind else "query")
+        x = linear(y, projection.weight[index], None if projection.bias is None else projection.bias[index])
+        return x if kind == 2 else self.grid.placed(layer, x, tokens, "key" if kind else "query")
 
     def in_full(self, layer: int, reader: int, new: Float[Tensor, "C W k"], known: Known) -> Float[Tensor, "C N k"]:
         """A key's or value's projection at all tokens, from that where it can differ."""
@@ -118,7 +117,7 @@ class Rerun:
             new: projections that differ from the known ones, by reader.
             known: the others.
         """
-        attention, found = self.parts.layers[layer].attention, {}
+        found: dict[int, Tensor] = {}
         for wide in (False, True):
             some = {head: fed for head, fed in heads.items() if fed.wide == wide}
             if some:
@@ -127,7 +126,7 @@ class Rerun:
                     for role in zip(*(fed.readers for fed in some.values()), strict=True)
                 )
                 query = query.expand(max(len(query), len(key), len(value)), -1, -1, -1)
-                mixed = self.grid.attend(attention, query, key, value, self.places[wide])
+                mixed = self.grid.attend(layer, query, key, value, self.places[wide], list(some))
                 found |= dict(zip(some, mixed.unbind(1), strict=True))
         return found
 
@@ -188,7 +187,7 @@ class Rerun:
                     run.projected |= self._projections(layer, reading.readers, y, reading.wide, before)
             if kind == "mlp":
                 wide = later.writers[0].wide
-                run.written[0] = mlp_writes(self.parts.layers[layer], x)
+                run.written[0] = write_mlp(self.parts.layers[layer].mlp, x)
                 changes.add(later.column, wide, run.written[0] - before.written[0])
             elif kind == "logits":
                 final = x

@@ -18,11 +18,11 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine._constants import Prompts, check_targets, partners
 from edgewise.engine._engine import Engine
-from edgewise.engine._formulas import PLAIN, Rules, mlp_writes, normed, normed_back, project
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import pack
-from edgewise.engine._writes import head_sum, make_rotary, trace
-from edgewise.models import Attention, Heads, Layer
+from edgewise.engine._writes import attention_contexts, trace
+from edgewise.models import PLAIN, Attention, Heads, Layer, Rules
+from edgewise.models.block import mix, normed, normed_back, project, write_heads, write_mlp
 
 Objective = Callable[[Float[Tensor, "A V"]], Tensor]
 """From the logits at the targets to one number."""
@@ -117,8 +117,7 @@ class Stream:
             self.group = batch.span_id[batch.clean.mask]
         check_targets(batch.clean, batch.row, batch.position)
         self.targets = self.packing.where(batch.row, batch.position)
-        self.rotary = make_rotary(self.parts, self.packing)
-        self.real = None if self.packing.full else self.packing.real
+        self.contexts = attention_contexts(self.parts, self.packing)
         self.example: Int[Tensor, " N"] = self.packing.cell // self.packing.grid[1]
         self.n_examples = self.packing.grid[0]
         self.dtype = torch.promote_types(engine.model.dtype, torch.float32)
@@ -134,7 +133,7 @@ class Stream:
         self.clean = [torch.stack(clean.embeds).sum(0).to(self.dtype)]  # what each block reads, (N, D)
         for layer, mixed, mlp in zip(self.parts.layers, clean.heads, clean.mlps, strict=True):
             x = self.clean[-1]
-            after = x + head_sum(mixed, layer.attention.output, layer.attention.output_bias)
+            after = x + write_heads(layer.attention, mixed)
             self.clean += [x if self.parts.parallel else after, after + mlp]
 
     def _changed(self, batch: Prompts) -> Int[Tensor, " n"]:
@@ -211,7 +210,7 @@ class Stream:
                 if block + 1 >= first:
                     read = before if self.parts.parallel else x
                     run.reads[block + 1] = read = read.view_as(read)  # a tensor of the MLP's own
-                    written = mlp_writes(layer, read, rules)
+                    written = write_mlp(layer.mlp, read, rules)
                     if inner:
                         self._note(run, block + 1, written)
                     x = x + written
@@ -229,18 +228,10 @@ class Stream:
         y = normed(attention.norm, x, frozen)
         return torch.cat([project(y, heads) for heads in self.projections(attention)])
 
-    def mix(self, index: int, projected: Float[Tensor, "n N k"], pattern: Tensor | None = None) -> Tensor:
-        """A layer's heads before W_O, `[N, H, v]`, from its readers' projections.
-
-        Args:
-            index: the layer.
-            projected: as `project` gives them.
-            pattern: projections whose queries and keys to use instead.
-        """
-        query, key, value = self.unpacked(projected if pattern is None else pattern)
-        value = value if pattern is None else self.unpacked(projected)[2]
-        mixed = self.parts.layers[index].attention.mix(query, key, value, self.rotary, self.real)
-        return self.packing.pack(mixed)
+    def mix(self, index: int, projected: Float[Tensor, "n N k"], rules: Rules = PLAIN) -> Float[Tensor, "N H v"]:
+        """A layer's heads before W_O, from its readers' projections as `project` gives them."""
+        attention, context = self.parts.layers[index].attention, self.contexts[index]
+        return self.packing.pack(mix(attention, *self.unpacked(projected), context, rules=rules))
 
     def unpacked(self, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, `[B, n, S, k]` each."""
@@ -251,8 +242,8 @@ class Stream:
 
     def _attend(self, run: StreamRun, index: int, layer: Layer, x: Tensor, rules: Rules, inner: bool) -> Tensor:
         projected = run.reads[2 * index] = self.project(index, x, rules.norm)
-        mixed = self.mix(index, projected, projected.detach() if rules.attention else None)
-        written = head_sum(mixed, layer.attention.output.to(x.dtype), None)
+        mixed = self.mix(index, projected, rules)
+        written = write_heads(layer.attention, mixed, bias=False)
         if inner:
             run.mixed[2 * index] = mixed
             self._note(run, 2 * index, written)

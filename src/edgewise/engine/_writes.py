@@ -11,12 +11,14 @@ from edgewise.engine._ablation import Ablation
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.graph import Graph
-from edgewise.models import Attention, Heads, Parts, Rotary
+from edgewise.models import Attention, Parts, block
+from edgewise.models.block import AttentionContext
 
 
 @dataclass(frozen=True)
 class Writes:
-    """The writers' outputs, as coefficients: heads before W_O, embeddings and MLPs in the residual's own basis.
+    """The writers' outputs, as coefficients: heads before W_O (a post-norm's scale included), embeddings and MLPs in
+    the residual's own basis.
 
     `N` is the number of tokens, or 1 where every token has the same values (zero, mean and learned ablations).
     """
@@ -76,15 +78,16 @@ def trace(parts: Parts, graph: Graph, packing: Packing) -> Writes:
     Returns:
         The writes, per token in plain order. Where embeddings are not writers, `embeds` still holds their sum.
     """
-    rotary = make_rotary(parts, packing)
+    contexts = attention_contexts(parts, packing)
     embeds = embeddings(parts, graph, packing)
     x = torch.stack(embeds).sum(0)  # (N, D)
     heads, mlps = [], []
-    for layer in parts.layers:
-        attention = layer.attention
-        mixed = attend(layer.attention, attention.norm.module(x), rotary, packing)  # (N, H, v)
-        after = x + head_sum(mixed, attention.output, attention.output_bias)
-        written = layer.mlp.module(layer.mlp.norm.module(x if parts.parallel else after))
+    for layer, context in zip(parts.layers, contexts, strict=True):
+        attention, mlp = layer.attention, layer.mlp
+        mixed = attend(attention, attention.norm.module(x), context, packing)  # (N, H, v)
+        after = x + block.write_heads(attention, mixed)
+        written = mlp.module(mlp.norm.module(x if parts.parallel else after))
+        written = written if mlp.post_norm is None else mlp.post_norm.module(written)
         x = after + written
         heads.append(mixed)
         mlps.append(written)
@@ -92,25 +95,13 @@ def trace(parts: Parts, graph: Graph, packing: Packing) -> Writes:
 
 
 def attend(
-    attention: Attention, normed: Float[Tensor, "N D"], rotary: Rotary | None, packing: Packing
+    attention: Attention, normed: Float[Tensor, "N D"], context: AttentionContext, packing: Packing
 ) -> Float[Tensor, "N H v"]:
-    """A layer's attention with one shared input: every head's mixed values before W_O."""
-
-    def project(heads: Heads) -> Float[Tensor, "B n S k"]:
-        y = torch.matmul(normed, heads.weight)  # (n, N, k)
-        return packing.unpack((y if heads.bias is None else y + heads.bias[:, None]).transpose(0, 1))
-
-    query, key, value = project(attention.query), project(attention.key), project(attention.value)
+    """A layer's attention with one shared input: every head's coefficients."""
+    projections = (block.project(normed, heads) for heads in (attention.query, attention.key, attention.value))
+    query, key, value = (packing.unpack(x.transpose(0, 1)) for x in projections)
     with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
-        return packing.pack(attention.mix(query, key, value, rotary, None if packing.full else packing.real))
-
-
-def head_sum(
-    mixed: Float[Tensor, "N H v"], output: Float[Tensor, "H v D"], bias: Float[Tensor, " D"] | None
-) -> Float[Tensor, "N D"]:
-    """What an attention layer adds to the residual: all heads through W_O, plus b_O."""
-    total = mixed.flatten(1) @ output.flatten(0, 1)
-    return total if bias is None else total + bias
+        return packing.pack(block.mix(attention, query, key, value, context))
 
 
 def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -> list[Float[Tensor, "M D"]]:
@@ -131,7 +122,7 @@ def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -
     sums = []
     for layer, heads, mlp in zip(parts.layers, ablated.heads, ablated.mlps, strict=True):
         attention = layer.attention
-        after = x + head_sum(heads, attention.output, None if ablation.splits_bias else attention.output_bias)
+        after = x + block.write_heads(attention, heads, bias=not ablation.splits_bias)
         sums += [x, x if parts.parallel else after]
         x = after + mlp
     return [*sums, x]
@@ -148,8 +139,7 @@ def constant_writes(parts: Parts, graph: Graph, value: float = 0.0) -> Writes:
     )
 
 
-def make_rotary(parts: Parts, packing: Packing) -> Rotary | None:
-    """Cosines and sines of the padded grid's positions, or None for a model without them."""
-    if parts.rotary is None:
-        return None
-    return parts.rotary(parts.layers[0].attention.output, packing.positions.repeat(packing.n_copies, 1))
+def attention_contexts(parts: Parts, packing: Packing) -> tuple[AttentionContext, ...]:
+    """What each layer's attention needs to know of the padded grid."""
+    real = None if packing.full else packing.real.repeat(packing.n_copies, 1)
+    return block.attention_contexts(parts, packing.positions.repeat(packing.n_copies, 1), real)

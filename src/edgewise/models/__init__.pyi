@@ -1,3 +1,4 @@
+from . import block as block
 from ._compiled import SHIPPED as SHIPPED
 from ._compiled import CompiledTransformer as CompiledTransformer
 from ._compiled import Program as Program
@@ -23,3 +24,6 @@ from ._parts import Rotary as Rotary
 from ._plain import PlainConfig as PlainConfig
 from ._plain import PlainTransformer as PlainTransformer
 from ._tokens import Tokens as Tokens
+from .block import PLAIN as PLAIN
+from .block import RELEVANCE as RELEVANCE
+from .block import Rules as Rules

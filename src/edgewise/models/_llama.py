@@ -5,7 +5,7 @@ and key norms (Qwen3).
 import importlib
 from typing import Any
 
-from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, fast_activation, frozen_linear
+from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, frozen_linear, output_heads
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -20,34 +20,25 @@ def parts(module: Any) -> Parts:
 
     def attention(block: Any) -> Attention:
         attend, keys = block.self_attn, config.num_key_value_heads
-        output = attend.o_proj.weight.detach().T.view(config.num_attention_heads, -1, config.hidden_size)  # (H, v, D)
         return Attention(
             Norm.rms(block.input_layernorm),
             Heads.linear(attend.q_proj, config.num_attention_heads),
             Heads.linear(attend.k_proj, keys),
             Heads.linear(attend.v_proj, keys),
-            output,
+            output_heads(attend.o_proj, config.num_attention_heads),
             detach(attend.o_proj.bias),
             scale=attend.scaling,
             window=_window(config, attend),
             query_norm=getattr(attend, "q_norm", None),
             key_norm=getattr(attend, "k_norm", None),
             rotate=rotate,
+            rotary=model.rotary_emb,
         )
 
     def mlp(block: Any) -> Mlp:
-        up, gate, down = block.mlp.up_proj, block.mlp.gate_proj, block.mlp.down_proj
-        return Mlp(
-            Norm.rms(block.post_attention_layernorm),
-            block.mlp,
-            up.weight.detach().T,
-            detach(up.bias),
-            down.weight.detach().T,
-            detach(down.bias),
-            fast_activation(block.mlp.act_fn),
-            gate.weight.detach().T,
-            detach(gate.bias),
-        )
+        inner = block.mlp
+        norm = Norm.rms(block.post_attention_layernorm)
+        return Mlp.linear(norm, inner, inner.up_proj, inner.down_proj, inner.act_fn, inner.gate_proj)
 
     return Parts(
         layers=tuple(Layer(attention(block), mlp(block)) for block in model.layers),
@@ -57,7 +48,6 @@ def parts(module: Any) -> Parts:
         hidden=lambda ids, mask, positions: (
             model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
         ),
-        rotary=model.rotary_emb,
         modules=(module,),
     )
 

@@ -5,7 +5,7 @@ MLP.
 import importlib
 from typing import Any
 
-from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, fast_activation, frozen_linear
+from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, frozen_linear, output_heads
 
 MODEL_TYPES = ("gpt_neox",)
 
@@ -23,29 +23,22 @@ def parts(module: Any) -> Parts:
         query, key, value = (
             Heads(weight[:, i].transpose(1, 2), None if bias is None else bias[:, i]) for i in range(3)
         )
-        output = dense.weight.detach().T.view(n_heads, -1, d_model)  # (H, v, D)
         return Attention(
             Norm.layer(block.input_layernorm),
             query,
             key,
             value,
-            output,
+            output_heads(dense, n_heads),
             detach(dense.bias),
             scale=block.attention.scaling,
             rotate=rotate,
+            rotary=model.rotary_emb,
         )
 
     def mlp(block: Any) -> Mlp:
-        up, down = block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h
-        return Mlp(
-            Norm.layer(block.post_attention_layernorm),
-            block.mlp,
-            up.weight.detach().T,
-            detach(up.bias),
-            down.weight.detach().T,
-            detach(down.bias),
-            fast_activation(block.mlp.act),
-        )
+        inner = block.mlp
+        norm = Norm.layer(block.post_attention_layernorm)
+        return Mlp.linear(norm, inner, inner.dense_h_to_4h, inner.dense_4h_to_h, inner.act)
 
     return Parts(
         layers=tuple(Layer(attention(block), mlp(block)) for block in model.layers),
@@ -55,7 +48,6 @@ def parts(module: Any) -> Parts:
         hidden=lambda ids, mask, positions: (
             model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
         ),
-        rotary=model.rotary_emb,
         parallel=config.use_parallel_residual,
         modules=(module,),
     )

@@ -2,17 +2,20 @@
 
 A family's adapter (one short file each) says where these live in a `transformers` module. Nothing here copies a weight
 or sets a flag: a detached view shares the parameter's storage, so the user's module stays untouched and stays the one
-    source of truth.
+source of truth. What a layer computes from them is in `block.py`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+from edgewise._errors import InputError
 
 Rotary = tuple[Float[Tensor, "B S rotary"], Float[Tensor, "B S rotary"]]
 """Cosines and sines of a batch's positions."""
@@ -21,25 +24,28 @@ Rotary = tuple[Float[Tensor, "B S rotary"], Float[Tensor, "B S rotary"]]
 @dataclass(frozen=True)
 class Norm:
     """A reader's norm: `gain * scale(x) + bias`, where `scale` divides by the root mean square of `x` (centred first
-    for a layer norm).
+    for a layer norm). `edgewise.models.block.normed` is the formula.
     """
 
     kind: Literal["layer", "rms", "none"]
     module: Callable[[Tensor], Tensor]
     """The user's own norm, which the reference path calls; the formula is checked against it when a model is loaded."""
-    gain: Float[Tensor, " D"] | None = None
+    weight: Float[Tensor, " D"] | None = None
     bias: Float[Tensor, " D"] | None = None
     eps: float = 0.0
+    plus_one: bool = False
+    """The gain is `1 + weight` (Gemma)."""
 
-    def __call__(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """The formula, differentiable in `x` and never in the gain and bias."""
-        if self.kind == "none":
-            return x
-        if self.kind == "layer":
-            x = x - x.mean(-1, keepdim=True)
-        x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        x = x if self.gain is None else x * self.gain
-        return x if self.bias is None else x + self.bias
+    @cached_property
+    def gain(self) -> Float[Tensor, " D"] | None:
+        """What the scaled input is multiplied by; `1 + weight` in at least float32."""
+        if self.weight is None or not self.plus_one:
+            return self.weight
+        return 1 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+
+    def bare(self) -> "Norm":
+        """The same without gain and bias."""
+        return replace(self, weight=None, bias=None)
 
     @staticmethod
     def layer(module: nn.LayerNorm) -> "Norm":
@@ -47,9 +53,10 @@ class Norm:
         return Norm("layer", module, detach(module.weight), detach(module.bias), module.eps)
 
     @staticmethod
-    def rms(module: Any) -> "Norm":
-        """An RMS norm as `transformers` writes it for Llama-like models: a `weight` and a `variance_epsilon`."""
-        return Norm("rms", module, detach(module.weight), None, float(module.variance_epsilon))
+    def rms(module: Any, *, plus_one: bool = False) -> "Norm":
+        """An RMS norm as `transformers` writes it: a `weight`, and a `variance_epsilon` or `eps`."""
+        eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+        return Norm("rms", module, detach(module.weight), None, float(eps), plus_one)
 
     @staticmethod
     def none() -> "Norm":
@@ -81,14 +88,14 @@ class Heads:
 
 @dataclass(frozen=True)
 class Attention:
-    """One layer's attention."""
+    """One layer's attention; `edgewise.models.block` has its formulas."""
 
     norm: Norm
     query: Heads
     key: Heads
     value: Heads
-    output: Float[Tensor, "H v D"]
-    """W_O, one matrix per query head."""
+    output_weight: Float[Tensor, "H v D"]
+    """W_O as it is stored, one matrix per query head."""
     output_bias: Float[Tensor, " D"] | None
     """b_O: always on, never masked, since no single head owns it."""
     scale: float
@@ -99,95 +106,83 @@ class Attention:
     key_norm: Callable[[Tensor], Tensor] | None = None
     rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     """The family's own rotary function of (query, key, cosines, sines)."""
+    rotary: Callable[[Tensor, Int[Tensor, "B S"]], Rotary] | None = None
+    """From a tensor of the type and device wanted, and positions, to this layer's cosines and sines. Layers that share
+    one function share its result."""
+    softcap: float | None = None
+    """c, where the softmax is taken of `c tanh(logits / c)`."""
+    sinks: Float[Tensor, " H"] | None = None
+    """One more logit for each head, of a key that every query sees and whose value is zero."""
+    post_norm: Norm | None = None
+    """An RMS norm of what all heads write together. Its scale is one number per token, so heads' coefficients carry it
+    and `output` its gain."""
 
-    def mix(
-        self,
-        query: Float[Tensor, "B H S k"],
-        key: Float[Tensor, "B K S k"],
-        value: Float[Tensor, "B K S v"],
-        rotary: Rotary | None,
-        real: Bool[Tensor, "B S"] | None,
-    ) -> Float[Tensor, "B H S v"]:
-        """Attend: from projected queries, keys and values to each head's mixed values, before W_O.
+    def __post_init__(self) -> None:
+        """Refuse what has no such form. Raises `InputError`."""
+        if self.post_norm is not None and (self.post_norm.kind != "rms" or self.output_bias is not None):
+            raise InputError(
+                "model: its attention has a post-norm that is no RMS norm, or an output bias before it; expected an "
+                "RMS norm and no output bias"
+            )
 
-        Args:
-            query: `[B, H, S, k]`.
-            key: `[B, K, S, k]`, where K divides H.
-            value: `[B, K, S, v]`.
-            rotary: cosines and sines of the positions, or None for a model without them.
-            real: which positions hold a token; padding must stand on the right. None if all do.
-        """
-        query, key = self.placed(query, key, rotary)
-        group = query.shape[1] // key.shape[1]
-        if group > 1:
-            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        allowed = self._allowed(query.shape[2], real, query.device)
-        causal = self.causal and allowed is None
-        return functional.scaled_dot_product_attention(query, key, value, allowed, is_causal=causal, scale=self.scale)
-
-    def placed(
-        self, query: Float[Tensor, "B H S k"], key: Float[Tensor, "B K S k"], rotary: Rotary | None
-    ) -> tuple[Float[Tensor, "B H S k"], Float[Tensor, "B K S k"]]:
-        """Queries and keys as their products are taken: after their norms and rotations."""
-        if self.query_norm is not None:
-            query = self.query_norm(query)
-        if self.key_norm is not None:
-            key = self.key_norm(key)
-        if self.rotate is not None and rotary is not None:
-            query, key = self.rotate(query, key, *rotary)
-        return query, key
-
-    def logits(
-        self,
-        query: Float[Tensor, "B H S k"],
-        key: Float[Tensor, "B H S k"],
-        rotary: Rotary | None,
-        real: Bool[Tensor, "B S"] | None,
-    ) -> Float[Tensor, "B H S S"]:
-        """What the softmax of `mix` is taken of; −∞ where a query does not see a key."""
-        query, key = self.placed(query, key, rotary)
-        length = query.shape[2]
-        allowed = self._allowed(length, real, query.device)
-        if allowed is None:
-            allowed = torch.ones(length, length, dtype=torch.bool, device=query.device)
-            allowed = allowed.tril() if self.causal else allowed
-        return (query @ key.transpose(2, 3) * self.scale).masked_fill(~allowed, -torch.inf)
-
-    def _allowed(
-        self, length: int, real: Bool[Tensor, "B S"] | None, device: torch.device
-    ) -> Bool[Tensor, "..."] | None:
-        # With padding on the right, causality alone keeps real tokens from seeing padding, so the common case needs no
-        # mask tensor.
-        window = length if self.window is None else min(self.window, length)
-        if self.causal and window == length:
-            return None
-        if not self.causal:
-            if real is None:
-                return None
-            # A padded query still needs something to see, or its softmax has no terms.
-            return real[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=device)
-        distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-        return (distance >= 0) & (distance < window)
+    @cached_property
+    def output(self) -> Float[Tensor, "H v D"]:
+        """What takes the heads' coefficients to the residual stream: W_O, with the post-norm's gain if there is one."""
+        if self.post_norm is None or self.post_norm.gain is None:
+            return self.output_weight
+        return self.output_weight * self.post_norm.gain.to(self.output_weight.dtype)
 
 
 @dataclass(frozen=True)
 class Mlp:
-    """One layer's MLP: `down(act(x W_gate) * (x W_up))`, or `down(act(x W_up))` without a gate."""
+    """One layer's MLP: `down(act(x W_gate) * (x W_up))`, or `down(act(x W_up))` without a gate; without `up`, `module`
+    as it is (a mixture of experts, say), differentiated by autograd.
+    """
 
     norm: Norm
     module: Callable[[Tensor], Tensor]
-    """The user's own MLP, which the reference path calls."""
-    up: Float[Tensor, "D F"]
-    up_bias: Float[Tensor, " F"] | None
-    down: Float[Tensor, "F D"]
-    down_bias: Float[Tensor, " D"] | None
-    activation: Callable[[Tensor], Tensor]
+    """The user's own MLP, of `[..., D]`, which the reference path calls."""
+    up: Float[Tensor, "D F"] | None = None
+    up_bias: Float[Tensor, " F"] | None = None
+    down: Float[Tensor, "F D"] | None = None
+    down_bias: Float[Tensor, " D"] | None = None
+    activation: Callable[[Tensor], Tensor] | None = None
     gate: Float[Tensor, "D F"] | None = None
     gate_bias: Float[Tensor, " F"] | None = None
+    post_norm: Norm | None = None
+    """Of what the MLP writes."""
 
-    def hidden(self, gate: Float[Tensor, "N F"] | None, up: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-        """The hidden activations from the pre-activations (`gate` is None without one)."""
-        return self.activation(up) if gate is None else self.activation(gate) * up
+    @staticmethod
+    def linear(
+        norm: Norm,
+        module: Any,
+        up: nn.Linear,
+        down: nn.Linear,
+        activation: Callable[[Tensor], Tensor],
+        gate: nn.Linear | None = None,
+        post_norm: Norm | None = None,
+    ) -> "Mlp":
+        """An MLP whose matrices are `torch.nn.Linear`s."""
+        return Mlp(
+            norm,
+            module,
+            up.weight.detach().T,
+            detach(up.bias),
+            down.weight.detach().T,
+            detach(down.bias),
+            fast_activation(activation),
+            None if gate is None else gate.weight.detach().T,
+            None if gate is None else detach(gate.bias),
+            post_norm,
+        )
+
+    @property
+    def inputs(self) -> list[tuple[Float[Tensor, "D F"], Float[Tensor, " F"] | None]]:
+        """The matrices that it reads with and their biases: the gate's first, if there is one; none for a module as it
+        is.
+        """
+        pairs = (self.gate, self.gate_bias), (self.up, self.up_bias)
+        return [(weight, bias) for weight, bias in pairs if weight is not None]
 
 
 @dataclass(frozen=True)
@@ -210,7 +205,6 @@ class Parts:
     """The user's own unembedding, applied after the final norm."""
     hidden: Callable[[Int[Tensor, "B S"], Bool[Tensor, "B S"], Int[Tensor, "B S"]], Float[Tensor, "B S D"]]
     """The user's own model up to and including the final norm, from ids, attention mask and positions."""
-    rotary: Callable[[Tensor, Int[Tensor, "B S"]], Rotary] | None = None
     n_embeddings: int = 1
     """How many terms `embed` gives."""
     n_positions: int | None = None
@@ -238,6 +232,11 @@ class Parts:
 def detach(tensor: Tensor | None) -> Tensor | None:
     """A view of a parameter that shares its storage and carries no gradient."""
     return None if tensor is None else tensor.detach()
+
+
+def output_heads(module: nn.Linear, n: int) -> Float[Tensor, "n v D"]:
+    """W_O of `n` heads from a `torch.nn.Linear` that reads them one after the other."""
+    return module.weight.detach().T.view(n, -1, module.out_features)
 
 
 def frozen_linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:

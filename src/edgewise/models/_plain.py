@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, frozen_linear
+from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, frozen_linear, output_heads
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,12 @@ def parts(module: PlainTransformer) -> Parts:
             Heads.linear(block.query, config.n_heads),
             Heads.linear(block.key, config.n_heads),
             Heads.linear(block.value, config.n_heads),
-            block.output.weight.detach().T.view(config.n_heads, config.d_head, config.d_model),
+            output_heads(block.output, config.n_heads),
             detach(block.output.bias),
             scale=config.d_head**-0.5,
             causal=config.causal,
         )
-        mlp = Mlp(
-            norm(block.mlp_norm),
-            block.mlp,
-            up.weight.detach().T,
-            detach(up.bias),
-            down.weight.detach().T,
-            detach(down.bias),
-            activation,
-        )
-        return Layer(attention, mlp)
+        return Layer(attention, Mlp.linear(norm(block.mlp_norm), block.mlp, up, down, activation))
 
     return Parts(
         layers=tuple(layer(block) for block in module.blocks),

@@ -49,7 +49,7 @@ def _projection(engine: Engine, kind: int, layer: int, head: int) -> Float[Tenso
         zero = torch.zeros(1, parts.d_model)
         return parts.unembed(torch.eye(parts.d_model)) - parts.unembed(zero)
     if kind == MLP_IN:
-        return parts.layers[layer].mlp.up
+        return parts.layers[layer].mlp.inputs[0][0]
     heads = parts.layers[layer].attention
     return {QUERY: heads.query, KEY: heads.key, VALUE: heads.value}[kind].weight[head]
 
@@ -103,6 +103,7 @@ class _Span:
 
     def _mlp(self, layer: int) -> Float[Tensor, "n D"]:
         mlp = self.layers[layer].mlp
+        assert mlp.up is not None and mlp.down is not None  # as compiled models have it
         used = (self.before(self.graph.blocks[2 * layer + 1].n_writers) @ mlp.up).any(0)
         if self.differences:
             return mlp.down[used]

@@ -1,13 +1,12 @@
 """A transcoder's sites in a model: whether the model has them, and what stands there."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Layer, Model
+from edgewise.models.block import normed
 from edgewise.transcoders._sites import CAPTURED, Site
 from edgewise.transcoders._transcoder import Transcoder
 
@@ -61,7 +60,7 @@ def input_at(layer: Layer, kind: str, residual: Tensor | None, given: Tensor) ->
     """
     if kind == "mlp_in" or residual is None:
         return given
-    return residual if kind == "resid_mid" else replace(layer.mlp.norm, gain=None, bias=None)(residual)
+    return residual if kind == "resid_mid" else normed(layer.mlp.norm.bare(), residual)
 
 
 def centre(x: Float[Tensor, "*N D"], site: Site) -> Float[Tensor, "*N D"]:

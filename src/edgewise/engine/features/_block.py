@@ -4,24 +4,25 @@ They are to the stack what a layer of heads is, of width 1, with a function of t
 place; so everything that reads, writes and differentiates heads serves them too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import FeaturePlan
-from edgewise.engine._reads import Read, Saved, centre, read_backward, read_forward
+from edgewise.engine._reads import Saved, read_backward, read_forward
 from edgewise.engine._stack import HeadSlots, Stack
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
 from edgewise.models import Norm, Parts
+from edgewise.models.block import FoldedHeads, centre
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureBlock:
     """The weights of a layer's features, arranged as a block of heads of width 1."""
 
-    read: Read
+    read: FoldedHeads
     output: Float[Tensor, "n 1 D"]
     """Decoder rows; centred where norms are layer norms, as is all that is written."""
 
@@ -32,7 +33,7 @@ class FeatureBlock:
         if site.kind == "resid_mid":
             norm = Norm.none()
         elif site.kind == "mlp_normalized":
-            norm = replace(norm, gain=None, bias=None)
+            norm = norm.bare()
         weight, bias = features.encoder, features.encoder_bias
         if features.input_bias is not None:
             bias = bias - weight @ features.input_bias
@@ -40,7 +41,7 @@ class FeatureBlock:
         bias = bias if norm.bias is None else bias + weight @ norm.bias
         weight = weight if norm.gain is None else weight * norm.gain
         decoder = centre(features.decoder) if parts.final_norm.kind == "layer" else features.decoder
-        return FeatureBlock(Read(norm, weight[:, :, None], bias[:, None]), decoder[:, None])
+        return FeatureBlock(FoldedHeads(norm, weight[:, :, None], bias[:, None]), decoder[:, None])
 
     def slots(self, plan: FeaturePlan) -> HeadSlots:
         """The running features among the live writers."""
