@@ -1,6 +1,5 @@
 """A circuit: which edges of a graph are kept, with where it came from."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,13 +8,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.graph import Graph, GraphSpec
-from edgewise.runs import atomic_path
+from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
 """Version of the file format; raised when an older reader would misread a newer file."""
@@ -137,8 +134,7 @@ class Circuit:
             raise InputError(f"{path}: a circuit is saved as .safetensors")
         tensors = {"kept": self.kept} if self.scores is None else {"kept": self.kept, "scores": self.scores}
         header = {"schema": SCHEMA, "graph": self.graph.spec.to_dict(), "provenance": self.provenance}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"edgewise": json.dumps(header)})
+        write_tensors(path, tensors, header)
 
     @staticmethod
     def load(path: str | Path) -> "Circuit":
@@ -148,21 +144,9 @@ class Circuit:
             InputError: there is no such file, or it is not a circuit, or it was written by a newer version.
         """
         path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; give the circuit.safetensors that `edgewise find` wrote")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["edgewise"])
-                tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-            if header["schema"] > SCHEMA:
-                raise InputError(
-                    f"written by a newer edgewise (schema {header['schema']}; this one reads {SCHEMA}); upgrade"
-                )
+        what, instead = "a circuit file of edgewise", "give the circuit.safetensors that `edgewise find` wrote"
+        with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             if not isinstance(header["provenance"], dict):
                 raise TypeError("its provenance is no dictionary")
             graph = Graph(GraphSpec(**header["graph"]))
             return Circuit(graph, tensors["kept"], tensors.get("scores"), header["provenance"])
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: not a circuit file of edgewise ({type(error).__name__}: {error})") from error

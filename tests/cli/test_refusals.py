@@ -144,6 +144,6 @@ def test_a_circuit_that_a_full_disk_cuts_short_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("edgewise.circuit.save_file", full)
+    monkeypatch.setattr("edgewise.runs._tensors.save_file", full)
     assert "circuit.safetensors" in cli.refused(*find(model, pairs, tmp_path, "--method", "eap"))
     assert files(tmp_path) == []

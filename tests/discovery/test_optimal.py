@@ -19,9 +19,9 @@ from edgewise.discovery import (
     optimal_constants,
     save_constants,
 )
+from edgewise.discovery._learned_constants import Jointly
 from edgewise.discovery._node_pruning import NodePruningConfig, NodePruningLearner
 from edgewise.discovery._objective import example_scores
-from edgewise.discovery._optimal import Jointly
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import loss_function
 from tests.discovery.toys import Killed, near, quiet, random_task, refused, toy_engine

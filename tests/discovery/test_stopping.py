@@ -116,7 +116,7 @@ def test_ctrl_c_keeps_what_there_is_and_can_go_on(tmp_path, monkeypatch, preset:
 def test_ctrl_c_between_two_steps_keeps_the_one_before(tmp_path, monkeypatch, preset: str):
     config, save = LEARNED[preset], _loop.save_checkpoint
 
-    def interrupted(learner, step, *rest):
+    def interrupted(*_):
         monkeypatch.setattr(_loop, "save_checkpoint", save)
         raise KeyboardInterrupt
 

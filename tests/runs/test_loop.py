@@ -10,19 +10,16 @@ import torch
 from torch import Tensor
 
 from edgewise.discovery import edge_pruning
-from edgewise.runs import RunOptions, _loop, run_steps
+from edgewise.runs import Learner, RunOptions, _loop, run_steps
 from tests.discovery.toys import PRESETS, differing, find, quiet, random_task, refused, scores_of, toy_engine
 
 
-class _Counter:
+class _Counter(Learner):
     """A learner that only counts."""
 
     def __init__(self) -> None:
         self.done: list[int] = []
         self.begun = 0
-
-    def prepare(self) -> None:
-        """Nothing to prepare."""
 
     def begin(self) -> None:
         self.begun += 1
@@ -106,7 +103,7 @@ def test_checkpoints_are_as_frequent_as_asked(monkeypatch, tmp_path):
     # Each look at the clock is a second later: a step takes one look, a checkpoint one more.
     saved, clock = [], iter(range(10_000))
     monkeypatch.setattr(_loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    monkeypatch.setattr(_loop, "save_checkpoint", lambda _learner, step, *_: saved.append(step))
+    monkeypatch.setattr(_loop, "save_checkpoint", lambda _learner, report, *_: saved.append(report.steps))
     run_steps(_Counter(), 20, {}, quiet(tmp_path, checkpoint_seconds=4.5), "counting")
     assert 3 <= len(saved) <= 6 and saved[-1] == 20
     assert all(b - a <= 6 for a, b in pairwise(saved))

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgewise.models import Model
-from edgewise.runs import progress
+from edgewise.runs import Progress
 from edgewise.transcoders import TokenRows, Transcoder
 from edgewise.transcoders._text import held_out
 from edgewise.transcoders.formats import FORMATS
@@ -136,18 +136,12 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the error stream, from the first call on of what it yields: with the number done and that of all."""
-    bars = progress(note=False)
-    bar = bars.add_task(what, total=None)
-
-    def update(done: int, total: int) -> None:
-        bars.start()  # not before: a training's bar may come first
-        bars.update(bar, completed=done, total=total)
-
+    """Progress on the error stream, from the first call on of what it yields: with the number done and that of all."""
+    progress = Progress(what)
     try:
-        yield update
+        yield lambda done, total: progress.update(done, total=total)
     finally:
-        bars.stop()
+        progress.close()
 
 
 def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._provenance import provenance, run_settings, score_code
+from edgewise.discovery._learning import Experiment
+from edgewise.discovery._provenance import score_code
 from edgewise.discovery._search import Search
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import RunOptions, run_steps, uniform
+from edgewise.runs import Learner, RunOptions, uniform
 from edgewise.tasks import Score, Task, loss_function, pairs_hash, score_name
 
 Order = Literal["descending", "ascending", "random"]
@@ -75,22 +76,21 @@ def acdc(
     config = {"thresholds": values, "loss": score_name(loss), "absolute": absolute, "order": order, "seed": seed}
     config |= {"split": split, "pairs": pairs, "batch_size": batch_size}
     own = {"examples": pairs_hash(task.split(split)[:pairs]), "loss_code": score_code(loss)}
-    identity = run_settings(engine, task, "acdc", config | own)
-    report = run_steps(learner, len(values) * engine.graph.n_readers, identity, options or RunOptions(), "acdc")
+    experiment = Experiment("acdc", engine, task, config, settings=own)
+    report = experiment.run(learner, len(values) * engine.graph.n_readers, options)
     search.cost.seconds = report.seconds
-    circuits = []
-    for i, threshold in enumerate(values):
-        method: dict[str, Any] = {"name": "acdc", "threshold": threshold, "visits": int(learner.visits[i])}
-        method["config"] = config
-        if report.stopped:
-            method["stopped"] = report.stopped
-        circuits.append(
-            Circuit(engine.graph, learner.kept[i], learner.change[i], provenance(engine, task, method, search.cost))
+    return [
+        Circuit(
+            engine.graph,
+            learner.kept[i],
+            learner.change[i],
+            experiment.record(report, search.cost, threshold=threshold, visits=int(learner.visits[i])),
         )
-    return circuits
+        for i, threshold in enumerate(values)
+    ]
 
 
-class AcdcLearner:
+class AcdcLearner(Learner):
     """One circuit per threshold, as far as it is cut; one step for each threshold and reader."""
 
     def __init__(self, search: Search, thresholds: list[float], absolute: bool, order: Order, seed: int) -> None:

@@ -41,8 +41,8 @@ class Cost:
         }
 
 
-MASK_IG_PASSES = (5, 5)
-"""Forwards and backwards of the mask-path attribution at five points from which learned masks may start."""
+MASK_IG_PASSES = {"forwards": 5, "backwards": 5}
+"""Of the mask-path attribution at five points from which learned masks may start."""
 
 
 def constant_forwards(engine: Engine) -> int:

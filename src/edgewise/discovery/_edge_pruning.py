@@ -19,21 +19,20 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
-from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
-from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
-from edgewise.discovery._optimal import with_constants
-from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores, started_from
+from edgewise.discovery._cost import MASK_IG_PASSES
+from edgewise.discovery._learned_constants import with_constants
+from edgewise.discovery._learning import Experiment, backward, learn
+from edgewise.discovery._objective import example_scores, prepare, step_batch
+from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import (
-    NotFiniteError,
+    Learner,
     RunOptions,
     check_settings,
     normal,
     optimizer_tensors,
     restore_optimizer,
-    run_steps,
     uniform,
 )
 from edgewise.tasks import Task, loss_function
@@ -200,33 +199,18 @@ def edge_pruning(
         edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
     """
     config = replace(config or EdgePruningConfig(), **changes)
-    options = options or RunOptions()
     engine = Engine.of(model)
     if start is not None:
         check_start(engine, start)
         if not config.warm_start:
             raise InputError("edge pruning: start has no effect without warm_start; set it above 0")
     learner = EdgePruningLearner(engine, task, config, start)
-    settings = run_settings(engine, task, "edge-pruning", asdict(config)) | started_from(start)
-    report = run_steps(with_constants(learner, engine, config.steps), config.steps, settings, options, "edge pruning")
-    method: dict[str, Any] = {
-        "name": "edge-pruning",
-        "config": asdict(config),
-        "steps": report.steps,
-        "seconds": round(report.seconds, 1),
-        "examples_seen": report.steps * min(config.batch_size, len(task.train)),
-    }
-    if start is not None:
-        method["start"] = start.provenance.get("method", {})
-    if report.stopped:
-        method["stopped"] = report.stopped
-    cost = learned_cost(engine, task, report.steps, min(config.batch_size, len(task.train)), report.seconds)
-    if config.warm_start and start is None:
-        cost.spend(len(task.train), *MASK_IG_PASSES)
-    return learner.circuit(provenance(engine, task, method, cost))
+    experiment = Experiment("edge-pruning", engine, task, asdict(config), start)
+    warm = MASK_IG_PASSES | {"n_examples": len(task.train)} if config.warm_start and start is None else None
+    return learner.circuit(learn(experiment, with_constants(learner, engine, config.steps), options, warm))
 
 
-class EdgePruningLearner:
+class EdgePruningLearner(Learner):
     """The masks, their multipliers and one optimiser for both."""
 
     def __init__(self, engine: Engine, task: Task, config: EdgePruningConfig, start: Scores | None = None) -> None:
@@ -278,11 +262,7 @@ class EdgePruningLearner:
         noise = self._noise(step)
         loss = example_scores(self.engine, batch, self.mask(*noise), self.loss).mean()
         penalty = self.penalty(step, *noise)
-        self.optimizer.zero_grad()
-        (differentiable(loss, self.task.loss) + penalty).backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not finite(loss, gradients):
-            raise NotFiniteError(f"the loss is {loss.item()} or a gradient is not finite")
+        backward(loss, self.task, self.optimizer, penalty)
         self.update(step)
         return {"loss": loss.detach(), "target": config.target(step), "edges": self.expected_edges()}
 

@@ -1,19 +1,18 @@
 """Exact leave-one-out patching: every edge's own effect, by running the model without it."""
 
 import hashlib
-from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.discovery._provenance import provenance, run_settings
+from edgewise.discovery._learning import Experiment
 from edgewise.discovery._scores import Scores
 from edgewise.discovery._search import Search, chunks
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import RunOptions, run_steps
+from edgewise.runs import Learner, RunOptions
 from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function, pairs_hash
 
 MAX_EDGES = 100_000
@@ -68,19 +67,17 @@ def exact(
     settings = {"split": split, "pairs": pairs, "batch_size": batch_size}
     patched = {"edges": int(chosen.sum()), "chosen": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
     examples = {"examples": pairs_hash(task.split(split)[:pairs])}
-    identity = run_settings(engine, task, "exact", settings | patched | examples)
-    report = run_steps(learner, engine.graph.n_readers, identity, options or RunOptions(), "exact patching")
+    experiment = Experiment("exact", engine, task, settings, settings=patched | examples)
+    report = experiment.run(learner, engine.graph.n_readers, options)
     search.cost.seconds = report.seconds
-    method: dict[str, Any] = {"name": "exact", **settings, "edges": patched["edges"]}
-    if report.stopped:
-        method["stopped"] = report.stopped
+    found = experiment.record(report, search.cost, edges=patched["edges"])
     sign = -1 if task.metric in LOWER_IS_BETTER else 1
     values = sign * learner.effect
     values = values if engine.model.dtype == torch.float64 else values.float()
-    return Scores(engine.graph, values, provenance(engine, task, method, search.cost))
+    return Scores(engine.graph, values, found)
 
 
-class ExactLearner:
+class ExactLearner(Learner):
     """The effects found so far; one step for each reader, from the last to the first."""
 
     def __init__(self, search: Search, chosen: Bool[Tensor, " E"]) -> None:

@@ -9,22 +9,15 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
-from edgewise.discovery._cost import learned_cost
+from edgewise.discovery._learned_constants import with_constants
+from edgewise.discovery._learning import Experiment, backward, learn
 from edgewise.discovery._nodes import node_eap, node_ig
-from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
-from edgewise.discovery._optimal import with_constants
-from edgewise.discovery._provenance import provenance, run_settings
+from edgewise.discovery._objective import example_scores, prepare, step_batch
 from edgewise.discovery._ranking import RankingConfig, soft_top
 from edgewise.discovery._scores import Scores, edges_of_nodes, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import (
-    NotFiniteError,
-    RunOptions,
-    optimizer_tensors,
-    restore_optimizer,
-    run_steps,
-)
+from edgewise.runs import Learner, RunOptions, optimizer_tensors, restore_optimizer
 from edgewise.tasks import Task, loss_function
 
 
@@ -94,25 +87,18 @@ def node_pruning(
             "graph without spans"
         )
     learner = NodePruningLearner(engine, task, config)
-    settings = run_settings(engine, task, "node-pruning", asdict(config))
-    report = run_steps(
-        with_constants(learner, engine, config.steps), config.steps, settings, options or RunOptions(), "node pruning"
-    )
-    size = min(config.batch_size, len(task.train))
-    method: dict[str, Any] = {"name": "node-pruning", "config": asdict(config), "steps": report.steps}
-    method |= {"seconds": round(report.seconds, 1), "examples_seen": report.steps * size}
-    if report.stopped:
-        method["stopped"] = report.stopped
-    cost = learned_cost(engine, task, report.steps, size, report.seconds)
-    if config.warm_examples:
-        cost.spend(min(config.warm_examples, len(task.train)), forwards=7, backwards=5)  # `node_ig`'s
+    warm = None
+    if config.warm_examples:  # by `node_ig`
+        warm = {"n_examples": min(config.warm_examples, len(task.train)), "forwards": 7, "backwards": 5}
+    experiment = Experiment("node-pruning", engine, task, asdict(config))
+    found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     ranks = learner.scores.detach().cpu().argsort(stable=True).argsort() + 1
     writers = ranks / len(ranks)
     values = edges_of_nodes(engine.graph, writers)
-    return Scores(engine.graph, values, provenance(engine, task, method, cost), writers)
+    return Scores(engine.graph, values, found, writers)
 
 
-class NodePruningLearner:
+class NodePruningLearner(Learner):
     """The writers' scores and their optimiser."""
 
     def __init__(self, engine: Engine, task: Task, config: NodePruningConfig) -> None:
@@ -151,11 +137,7 @@ class NodePruningLearner:
         mask = self.mask(budget, self.schedule.temperature(step))
         batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
         loss = example_scores(self.engine, batch, mask, self.loss).mean()
-        self.optimizer.zero_grad()
-        differentiable(loss, self.task.loss).backward()
-        assert self.scores.grad is not None
-        if not finite(loss, [self.scores.grad]):
-            raise NotFiniteError(f"the loss is {loss.item()} or its gradient is not finite")
+        backward(loss, self.task, self.optimizer)
         self.optimizer.param_groups[0]["lr"] = self.schedule.rate(step)
         self.optimizer.step()
         return {"loss": loss.detach(), "writers": budget}

@@ -16,21 +16,20 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
-from edgewise.discovery._cost import MASK_IG_PASSES, learned_cost
-from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
-from edgewise.discovery._optimal import with_constants
-from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._scores import Scores, check_start, normal_scores, started_from
+from edgewise.discovery._cost import MASK_IG_PASSES
+from edgewise.discovery._learned_constants import with_constants
+from edgewise.discovery._learning import Experiment, backward, learn
+from edgewise.discovery._objective import example_scores, prepare, step_batch
+from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import (
-    NotFiniteError,
+    Learner,
     NothingToGainError,
     RunOptions,
     check_settings,
     optimizer_tensors,
     restore_optimizer,
-    run_steps,
     uniform,
 )
 from edgewise.tasks import Task, loss_function, pairs_hash
@@ -181,36 +180,22 @@ def learn_rankings(
     if start is not None:
         check_start(engine, start)
     learner = RankingLearner(engine, task, config, start, seeds)
-    settings = run_settings(engine, task, "ranking", asdict(config) | {"seed": list(seeds)}) | started_from(start)
+    settings: dict[str, Any] = {"seed": list(seeds)}
     if config.patience:
         settings["validation"] = pairs_hash(task.validation)
-    report = run_steps(
-        with_constants(learner, engine, config.steps), config.steps, settings, options or RunOptions(), "ranking"
-    )
-    method: dict[str, Any] = {
-        "name": "ranking",
-        "steps": report.steps,
-        "seconds": round(report.seconds, 1),
-        "examples_seen": report.steps * min(config.batch_size, len(task.train)),
-    }
-    if start is not None:
-        method["start"] = start.provenance.get("method", {})
-    if report.stopped:
-        method["stopped"] = report.stopped
-    # Of one ranking, whose copy of the batch is one of as many; the seconds are those of all together.
-    cost = learned_cost(engine, task, report.steps, min(config.batch_size, len(task.train)), report.seconds)
+    experiment = Experiment("ranking", engine, task, asdict(config), start, settings)
+    warm = None
     if config.warm_examples and start is None:
-        cost.spend(min(config.warm_examples, len(task.train)), *MASK_IG_PASSES)
-    found = learner.result()
+        warm = MASK_IG_PASSES | {"n_examples": min(config.warm_examples, len(task.train))}
+    # Costs are of one ranking, whose copy of the batch is one of as many; the seconds are those of all together.
+    found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     return [
-        Scores(
-            engine.graph, row, provenance(engine, task, method | {"config": asdict(replace(config, seed=seed))}, cost)
-        )
-        for seed, row in zip(seeds, found.detach().cpu(), strict=True)
+        Scores(engine.graph, row, found | {"method": found["method"] | {"config": asdict(replace(config, seed=seed))}})
+        for seed, row in zip(seeds, learner.result().detach().cpu(), strict=True)
     ]
 
 
-class RankingLearner:
+class RankingLearner(Learner):
     """The scores, one row for each ranking, and their optimiser."""
 
     def __init__(
@@ -272,11 +257,7 @@ class RankingLearner:
             mask = torch.where(mask < config.cut, 0.0, torch.where(mask > 1 - config.cut, 1.0, mask))
         batch = step_batch(self.task, config.batch_size, config.seed, step)
         losses = example_scores(self.engine, batch, mask[:, None], self.loss, **options).mean(-1)  # (C,)
-        self.optimizer.zero_grad()
-        differentiable(losses.sum(), self.task.loss).backward()
-        assert self.scores.grad is not None
-        if not finite(losses, [self.scores.grad]):
-            raise NotFiniteError(f"the loss is {losses.sum().item()} or its gradient is not finite")
+        backward(losses, self.task, self.optimizer)
         self.optimizer.param_groups[0]["lr"] = config.rate(step)
         self.optimizer.step()
         return {"loss": losses.detach().mean(), "edges": sum(budgets) / len(budgets)}

@@ -3,7 +3,6 @@
 Compiling needs Tracr (see `edgewise.tracr`); loading needs nothing but PyTorch.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,16 +10,15 @@ from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models._plain import PlainConfig, PlainTransformer
-from edgewise.runs import atomic_path
+from edgewise.runs import names_in, reading_tensors, write_tensors
 
 SCHEMA = 1
 """Version of the file format; raised when an older reader would misread a newer file."""
+_ENTRY = "edgewise-program"  # of the metadata; other models' weights have the same suffix
 FILE = "program.safetensors"
 """The file's name in a folder that stands for the model."""
 SHIPPED = {
@@ -117,10 +115,9 @@ def save_compiled(module: CompiledTransformer, path: str | Path) -> None:
     program = module.program
     plain = {key: getattr(program, key) for key in ("name", "tokens", "bos", "pad", "outputs", "complete", "origin")}
     header = {"schema": SCHEMA, "config": asdict(module.config), "program": plain}
-    tensors = {f"weights.{name}": tensor.contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {f"weights.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {"inputs": program.inputs.to(torch.int16), "expected": program.expected.float()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"edgewise-program": json.dumps(header)})
+    write_tensors(path, tensors, header, entry=_ENTRY)
 
 
 def load_compiled(path: str | Path) -> CompiledTransformer:
@@ -129,13 +126,8 @@ def load_compiled(path: str | Path) -> CompiledTransformer:
     Raises:
         InputError: it is no such file, it is damaged, or it was written by a newer version.
     """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["edgewise-program"])
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-        if header["schema"] > SCHEMA:
-            raise InputError(f"{path}: written by a newer edgewise (schema {header['schema']}); upgrade")
+    what, instead = "a compiled program of edgewise", "write one with `edgewise tracr compile`"
+    with reading_tensors(path, what, instead, entry=_ENTRY, schema=SCHEMA) as (header, tensors):
         plain = header["program"]
         outputs = None if plain["outputs"] is None else tuple(plain["outputs"])
         program = Program(
@@ -147,11 +139,6 @@ def load_compiled(path: str | Path) -> CompiledTransformer:
         weights = {name.removeprefix("weights."): tensor for name, tensor in tensors.items()}
         module.load_state_dict(weights, assign=True)
         return module.eval()
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: not a compiled program of edgewise ({reason[:120]}); write one with `edgewise tracr compile`"
-        ) from error
 
 
 def find_compiled(model: str | Path) -> Path | None:
@@ -161,15 +148,6 @@ def find_compiled(model: str | Path) -> Path | None:
     if str(model) in SHIPPED:
         return Path(__file__).parent / "programs" / f"{str(model).removeprefix('tracr:')}.safetensors"
     path = Path(model).expanduser()
-    if path.suffix == ".safetensors" and path.is_file() and _says_program(path):
+    if path.suffix == ".safetensors" and path.is_file() and _ENTRY in names_in(path):
         return path
     return path / FILE if (path / FILE).is_file() else None
-
-
-def _says_program(path: Path) -> bool:
-    """Whether a file's header is one of ours; other models' weights have the same suffix."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "edgewise-program" in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False

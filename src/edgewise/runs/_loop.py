@@ -1,22 +1,23 @@
-"""The loop that every learned method runs in: progress, checkpoints, resume, and a clean stop whatever happens."""
+"""The loop that every long run goes through: progress, checkpoints, resume, and a clean stop whatever happens."""
 
-import json
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs._files import atomic_path, check_writable
-from edgewise.runs._progress import progress
-
-CHECKPOINT = "checkpoint.safetensors"
+from edgewise.runs._checkpoint import RunReport, Stop, resume, save_checkpoint
+from edgewise.runs._files import check_writable
+from edgewise.runs._learner import Learner, NotFiniteError, NothingToGainError
+from edgewise.runs._loggers import Loggers
+from edgewise.runs._progress import Progress
+from edgewise.runs._ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class RunOptions:
     resume: bool = True
     """Continue from a checkpoint of the same configuration if the folder has one."""
     progress: bool = True
-    """Show a progress bar (it goes to the error stream)."""
+    """Show how far the run is, on the error stream: a bar on a terminal, elsewhere a line now and then."""
     log: tuple[str, ...] = ()
     """Also write the metrics to `tensorboard` or `wandb`, if installed."""
 
@@ -42,212 +43,150 @@ class RunOptions:
             object.__setattr__(self, "log", (self.log,))
 
 
-class Learner(Protocol):
-    """What a learned method gives the loop."""
-
-    def prepare(self) -> None:
-        """Do what every run needs first, fresh or resumed."""
-        ...
-
-    def begin(self) -> None:
-        """Do what only a fresh run needs, such as the attribution that it starts from."""
-        ...
-
-    def step(self, step: int) -> dict[str, Tensor | float]:
-        """Do one step and return its metrics, `loss` among them.
-
-        Raises:
-            NotFiniteError: a number is not finite; raised before anything is changed.
-        """
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up the state that `tensors` gave."""
-        ...
-
-
-class NotFiniteError(Exception):
-    """A loss or gradient is NaN or infinite; the learner's state is still that of the last good step."""
-
-
-class NothingToGainError(Exception):
-    """More steps would not help: the run is over; raised before anything but the learner's tally is changed."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """How a run went."""
-
-    steps: int
-    """Steps done in all, earlier runs of a resumed one included."""
-    seconds: float
-    """Seconds spent in all."""
-    stopped: str | None
-    """Why it ended early, or None."""
-
-
-def run_steps(learner: Learner, n_steps: int, config: dict[str, Any], options: RunOptions, title: str) -> RunReport:
+def run_steps(
+    learner: Learner,
+    n_steps: int,
+    settings: dict[str, Any],
+    options: RunOptions,
+    title: str,
+    ranks: Ranks = ALONE,
+) -> RunReport:
     """Run a learner for `n_steps` steps.
 
     Args:
         learner: the method.
         n_steps: how many.
-        config: what decides the run's numbers, as plain values; a checkpoint of another configuration is refused.
+        settings: what decides the run's numbers, as plain values; a checkpoint of other settings is refused.
         options: how to behave.
-        title: what the progress bar says.
+        title: what the progress says that it is.
+        ranks: the processes that share the run, all of which call this. The first alone writes; they stop together.
 
     Returns:
         The report. An interrupt (Ctrl-C) or a number that is not finite ends the run early; the learner then holds the
         last good state.
 
     Raises:
-        InputError: the folder holds a checkpoint of another configuration, or one that cannot be read; or nothing is
-            finite at the very first step.
-        KeyboardInterrupt: interrupted before the first step: there is nothing to give.
+        InputError: the folder holds a checkpoint of other settings, or one that cannot be read; or nothing is finite at
+            the very first step.
+        KeyboardInterrupt: interrupted before the first step, where there is nothing to give; or, while a step is being
+            finished, a second time.
     """
-    if options.out is not None:
+    first = ranks.rank == 0
+    if options.out is not None and first:
         check_writable(options.out)
-    write, close = open_loggers(options)
-    step, before, fresh = resume(learner, config, options)
-    begin = saved = time.monotonic()
-    stopped = None
-    good, begun = (step, learner.tensors()), not fresh
-    with progress(show=options.progress) as bars:
-        bar = bars.add_task(title, total=n_steps, completed=step, note="starting" if fresh else "going on")
-        try:
-            if step < n_steps:
-                learner.prepare()
-            if fresh:
-                learner.begin()
-                begun = True
-                if options.out is not None:  # what a run begins with may be the longest part of a short one
-                    save_checkpoint(learner, 0, time.monotonic() - begin, config, options.out)
-            while step < n_steps:
-                good = (step, {name: tensor.detach().clone() for name, tensor in learner.tensors().items()})
-                metrics = learner.step(step)
-                step += 1
-                if write or options.progress:
-                    values = {name: float(value) for name, value in metrics.items()}
-                    for each in write:
-                        each(values, step)
-                    note = " ".join(f"{name} {value:.3g}" for name, value in values.items())
-                    bars.update(bar, completed=step, note=note)
-                if options.out is not None and time.monotonic() - saved > options.checkpoint_seconds:
-                    save_checkpoint(learner, step, before + time.monotonic() - begin, config, options.out)
-                    saved = time.monotonic()
-        except NothingToGainError:
-            pass
-        except KeyboardInterrupt:
-            if not begun:
-                raise  # what the run begins with is not there yet: there is nothing to give
-            step = good[0]  # an interrupt may come in the middle of an update, or just after it
-            learner.restore(good[1])
-            stopped = f"interrupted after step {step}"
-        except NotFiniteError as error:
-            if not step:
-                raise InputError(f"{title}: at the first step {error}; check the task's loss and the start") from error
-            stopped = f"step {step + 1}: {error}"
-    close()
-    report = RunReport(step, before + time.monotonic() - begin, stopped)
-    if options.out is not None and begun:
-        save_checkpoint(learner, step, report.seconds, config, options.out)
+    loggers = Loggers(options.log if first else (), options.out)
+    before = resume(learner, settings, options.out) if options.resume and options.out is not None else None
+    if before is not None and before.steps >= n_steps:  # a run that is over stays as it is, its seconds too
+        loggers.close()
+        return RunReport(before.steps, before.seconds)
+    run = _Run(learner, n_steps, settings, options.out if first else None, ranks, before)
+    with Progress(title, n_steps, run.steps, show=options.progress and first) as progress:
+        report = run.to_the_end(progress, loggers, options.checkpoint_seconds, title)
+    loggers.close()
     return report
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors."""
-    states = [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
-    return {f"optimizer.{i}.{name}": value for i, state in enumerate(states) for name, value in state.items()}
+class _Run:
+    """A run under way."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        n_steps: int,
+        settings: dict[str, Any],
+        folder: Path | None,
+        ranks: Ranks,
+        before: RunReport | None,
+    ) -> None:
+        self.learner, self.n_steps, self.settings, self.folder, self.ranks = learner, n_steps, settings, folder, ranks
+        self.steps, self.earlier = (0, 0.0) if before is None else (before.steps, before.seconds)
+        self.begun = before is not None
+        self.start = self.saved = time.monotonic()
+        # A process that takes its step back while others wait for its sums would leave them waiting.
+        self.undoes = learner.on_interrupt == "undo" and ranks.size == 1
+        self.good = self.steps, learner.tensors()
+
+    def to_the_end(self, progress: Progress, loggers: Loggers, checkpoint_seconds: float, title: str) -> RunReport:
+        stopped: Stop | None = None
+        reason = ""
+        with _interrupts(noted=not self.undoes) as interrupted:
+            try:
+                self.begin()
+                while self.steps < self.n_steps and stopped is None:
+                    metrics = self.step()
+                    if loggers or progress.due or self.steps == self.n_steps:
+                        values = {name: float(value) for name, value in metrics.items()}
+                        loggers.write(values, self.steps)
+                        progress.update(self.steps, values)
+                    if self.folder is not None and time.monotonic() - self.saved > checkpoint_seconds:
+                        self.save(self.report())
+                        self.saved = time.monotonic()
+                    if not self.undoes and self.steps < self.n_steps and self.any_rank(interrupted()):
+                        stopped = "interrupted"
+            except NothingToGainError:
+                pass
+            except KeyboardInterrupt:
+                if not (self.undoes and self.begun):
+                    raise  # what the run begins with is not there yet: there is nothing to give
+                self.steps = self.good[0]  # an interrupt may come in the middle of an update, or just after it
+                self.learner.restore(self.good[1])
+                stopped = "interrupted"
+            except NotFiniteError as error:
+                if not self.steps:
+                    raise InputError(f"{title}: at the first step {error}; check the loss and the start") from error
+                stopped, reason = "not finite", str(error)
+        report = self.report(stopped, reason)
+        self.save(report)
+        return report
+
+    def begin(self) -> None:
+        self.learner.prepare()
+        if self.begun:
+            return
+        self.learner.begin()
+        self.remember()
+        self.begun = True
+        self.save(self.report())  # what a run begins with may be the longest part of a short one
+
+    def step(self) -> dict[str, Any]:
+        self.remember()
+        metrics = self.learner.step(self.steps)
+        self.steps += 1
+        return metrics
+
+    def remember(self) -> None:
+        if self.undoes:
+            self.good = self.steps, {name: x.detach().clone() for name, x in self.learner.tensors().items()}
+
+    def report(self, stopped: Stop | None = None, reason: str = "") -> RunReport:
+        return RunReport(self.steps, self.earlier + time.monotonic() - self.start, stopped, reason)
+
+    def save(self, report: RunReport) -> None:
+        if self.folder is not None:
+            save_checkpoint(self.learner, report, self.settings, self.folder)
+
+    def any_rank(self, flag: bool) -> bool:
+        return bool(self.ranks.sum(torch.tensor(float(flag))))
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.state.clear()
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".")
-            parameter = parameters[int(index)]
-            optimizer.state[parameter][field] = value if field == "step" else value.to(parameter)
+@contextmanager
+def _interrupts(*, noted: bool) -> Iterator[Callable[[], bool]]:
+    """Where they are to be noted, Ctrl-C only sets a flag, which the function yielded returns; a second one stops at
+    once.
+    """
+    if not noted or threading.current_thread() is not threading.main_thread():  # signals can only be caught there
+        yield lambda: False
+        return
+    caught: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
 
+    def note(number: int, _frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
 
-def resume(learner: Learner, config: dict[str, Any], options: RunOptions) -> tuple[int, float, bool]:
-    """Take up a checkpoint if there is one: steps done, seconds spent, whether the run is a fresh one."""
-    path = None if options.out is None else options.out / CHECKPOINT
-    if path is None or not options.resume or not path.is_file():
-        return 0, 0.0, True
+    signal.signal(signal.SIGINT, note)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["edgewise"])
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-        step, seconds, settings = int(header["step"]), float(header["seconds"]), header["config"]
-        wanted = json.loads(json.dumps(config))
-        if settings != wanted:
-            different = sorted(key for key in wanted.keys() | settings.keys() if settings.get(key) != wanted.get(key))
-            raise InputError(
-                f"{path}: belongs to a run with other settings ({', '.join(different)}); remove it or choose another "
-                "folder"
-            )
-        if step and hasattr(learner, "optimizer") and not any(name.startswith("optimizer.") for name in tensors):
-            raise KeyError("optimizer")
-        learner.restore(tensors)
-    except InputError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a checkpoint of edgewise ({reason[:120]}); remove it to start anew") from error
-    return step, seconds, False
-
-
-def save_checkpoint(learner: Learner, step: int, seconds: float, config: dict[str, Any], out: Path) -> None:
-    header = {"step": step, "seconds": seconds, "config": config}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.tensors().items()}
-    with atomic_path(out / CHECKPOINT) as temporary:
-        save_file(tensors, temporary, metadata={"edgewise": json.dumps(header)})
-
-
-def open_loggers(options: RunOptions) -> tuple[list[Callable[[dict[str, float], int], None]], Callable[[], None]]:
-    """The writers asked for, and what closes them."""
-    write: list[Callable[[dict[str, float], int], None]] = []
-    closers: list[Callable[[], Any]] = []
-    for name in options.log:
-        if name not in _LOGGERS:
-            raise InputError(f"log={name!r}: choose {' or '.join(_LOGGERS)}")
-        try:
-            each, close = _LOGGERS[name](options)
-        except ImportError as error:
-            raise InputError(f"log={name!r}: it is not installed; pip install {name}") from error
-        write.append(each)
-        closers.append(close)
-
-    def close_all() -> None:
-        for close in closers:
-            close()
-
-    return write, close_all
-
-
-def _tensorboard(options: RunOptions) -> tuple[Callable[[dict[str, float], int], None], Callable[[], Any]]:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(options.out or "runs"))
-
-    def write(values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-
-    return write, writer.close
-
-
-def _wandb(options: RunOptions) -> tuple[Callable[[dict[str, float], int], None], Callable[[], Any]]:
-    import wandb  # pyright: ignore[reportMissingImports] (optional)
-
-    run = wandb.init(project="edgewise", dir=options.out)
-    return lambda values, step: run.log(values, step=step), run.finish
-
-
-_LOGGERS = {"tensorboard": _tensorboard, "wandb": _wandb}
+        yield lambda: bool(caught)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,25 +1,21 @@
 """The project's own file: one `.safetensors` whose JSON header says which sites, which activation, where from."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path
+from edgewise.runs import reading_tensors, write_tensors
 from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
 
 _SCHEMA = 1
+HEADER = "edgewise.transcoder"
 
 
 def save(transcoder: Transcoder, path: str | Path) -> None:
     """Write a transcoder, whole or not at all. Raises `InputError` if it cannot be written."""
     header = {"schema": _SCHEMA, "spec": transcoder.spec.to_dict(), "provenance": transcoder.provenance}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in transcoder.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"edgewise.transcoder": json.dumps(header)})
+    write_tensors(path, transcoder.state_dict(), header, entry=HEADER)
 
 
 def load(path: str | Path) -> Transcoder:
@@ -29,21 +25,10 @@ def load(path: str | Path) -> Transcoder:
         InputError: there is no such file, or it is not one (or not a whole one).
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a transcoder's .safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["edgewise.transcoder"])
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-        if header["schema"] > _SCHEMA:
-            raise InputError(f"{path}: written by a later edgewise (schema {header['schema']}); update to read it")
+    what, instead = "a transcoder of edgewise, or not a whole one", "give a transcoder's .safetensors"
+    with reading_tensors(path, what, instead, entry=HEADER, schema=_SCHEMA) as (header, tensors):
         transcoder = build(TranscoderSpec.from_dict(header["spec"]), tensors, path)
         transcoder.provenance, transcoder.name = header["provenance"], path.stem
-    except InputError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a transcoder of edgewise, or not a whole one ({reason[:120]})") from error
     return transcoder
 
 

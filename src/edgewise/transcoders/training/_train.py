@@ -1,5 +1,6 @@
 """Training: every layer, kind and sparsity that is asked for, on the same forwards of the language model."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -10,7 +11,17 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import ALONE, NotFiniteError, Ranks, RunOptions, optimizer_tensors, processes, restore_optimizer
+from edgewise.runs import (
+    ALONE,
+    Learner,
+    NotFiniteError,
+    Ranks,
+    RunOptions,
+    optimizer_tensors,
+    processes,
+    restore_optimizer,
+    run_steps,
+)
 from edgewise.transcoders import Outcome, Site, Transcoder, check_transcoder, loss_and_gradients
 from edgewise.transcoders._capture import real_tokens
 from edgewise.transcoders._text import TokenRows
@@ -18,7 +29,6 @@ from edgewise.transcoders.formats import save
 from edgewise.transcoders.training._activations import LiveActivations, Stream
 from edgewise.transcoders.training._cache import CachedActivations
 from edgewise.transcoders.training._config import Job, TrainingConfig
-from edgewise.transcoders.training._loop import run
 
 _THRESHOLD_MEMORY = 0.99  # of the running mean of batch_topk's cut
 _START_TOKENS = 4096  # from which means and scales are taken, at most
@@ -77,14 +87,12 @@ def train(
             "cache": None if cache is None else {key: cache.header[key] for key in ("dtype", "low")},
             **config.to_dict(),
         }
-        report = run(learner, config.steps, settings, options, ranks, config.batch_tokens)
+        report = run_steps(learner, config.steps, settings, options, "training", ranks)
         provenance = {
             "model": model.identity,
-            "method": settings | {"steps": report.steps, "seconds": round(report.seconds, 1)},
+            "method": settings | report.record(),
             "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
         }
-        if report.stopped:
-            provenance["method"]["stopped"] = report.stopped
         for job in learner.jobs:
             for transcoder in learner.transcoders[job.name]:
                 transcoder.provenance = provenance | {"job": job.name}
@@ -92,7 +100,7 @@ def train(
             for name, transcoders in learner.transcoders.items():
                 for transcoder in transcoders:
                     save(transcoder, file_of(options.out, name, transcoder, len(transcoders) > 1))
-    return Trained(learner.transcoders, learner.each(), report.steps, report.seconds, report.stopped)
+    return Trained(learner.transcoders, learner.each(), report.steps, report.seconds, report.message)
 
 
 def file_of(out: Path, name: str, transcoder: Transcoder, is_set: bool = False) -> Path:
@@ -102,8 +110,10 @@ def file_of(out: Path, name: str, transcoder: Transcoder, is_set: bool = False) 
     return out / name / f"layer{transcoder.spec.reads.layer}.safetensors"
 
 
-class TranscoderLearner:
+class TranscoderLearner(Learner):
     """The transcoders of all jobs, their optimiser, and which features have been silent for how long."""
+
+    on_interrupt = "finish"  # the state may be gigabytes
 
     def __init__(
         self,
@@ -146,12 +156,10 @@ class TranscoderLearner:
         groups = [{"params": self._parameters(job)} for job in self.jobs]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, fused=True)
         self.outcomes: dict[str, Outcome] = {}
+        self._since: tuple[int, float] | None = None  # this process's first step, and when it began
 
     def _parameters(self, job: Job) -> list[torch.nn.Parameter]:
         return [p for t in self.transcoders[job.name] for p in t.parameters()]
-
-    def prepare(self) -> None:
-        """Nothing: the first step makes its pool."""
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -174,6 +182,7 @@ class TranscoderLearner:
         Raises:
             NotFiniteError: a loss or gradient is not finite; nothing has been changed then.
         """
+        self._since = self._since or (step, time.monotonic())
         batch = self._batch(step)
         outcomes = {job.name: self._gradients(job, batch, step) for job in self.jobs}
         for job, group in zip(self.jobs, self.optimizer.param_groups, strict=True):
@@ -183,7 +192,9 @@ class TranscoderLearner:
             self._after(job, outcomes[job.name], step)
         self.outcomes = outcomes
         each = [self._measured(job.name) for job in self.jobs]
-        return {name: torch.stack([values[name] for values in each]).mean() for name in each[0]}
+        found: dict[str, Tensor | float] = {name: torch.stack([m[name] for m in each]).mean() for name in each[0]}
+        first, begin = self._since
+        return found | {"tokens/s": (step + 1 - first) * self.config.batch_tokens / (time.monotonic() - begin)}
 
     def _batch(self, step: int) -> dict[Site, Tensor]:
         return {site: x.to(self.device, self.dtype) for site, x in self.stream.batch(step).items()}

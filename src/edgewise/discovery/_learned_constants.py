@@ -1,0 +1,94 @@
+"""An engine's constants as parameters: what removed edges carry, learned beside a method's masks or for one circuit."""
+
+import torch
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.discovery._objective import finite
+from edgewise.engine import Engine
+from edgewise.runs import Learner, optimizer_tensors, restore_optimizer
+
+LEARNING_RATE = 2e-3  # Li & Janson 2024, section 4.2
+
+
+class LearnedConstants:
+    """An engine's constants as parameters, each in units of its writer's own size, so that one rate suits all."""
+
+    def __init__(self, engine: Engine, rate: float) -> None:
+        """Set up an optimiser over them."""
+        assert engine.constants is not None
+        self.parameters, self.rate = list(engine.constants.tensors()), rate
+        if not all(x.requires_grad for x in self.parameters):
+            raise InputError("optimal ablation: the engine's constants are fixed; make it with learned_engine")
+        groups = [{"params": [x], "size": float(x.detach().square().mean().sqrt()) or 1.0} for x in self.parameters]
+        self.optimizer = torch.optim.Adam(groups, lr=rate)
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The gradients that there are."""
+        return [x.grad for x in self.parameters if x.grad is not None]
+
+    def step(self, share: float) -> None:
+        """One step at a share of the learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * share * group["size"]
+        self.optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The constants by number."""
+        return {f"constant.{i}": x for i, x in enumerate(self.parameters)}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for i, x in enumerate(self.parameters):
+            x.copy_(tensors[f"constant.{i}"])
+
+
+class Jointly(Learner):
+    """A learner whose masks are learned together with its engine's constants: the gradients of one backward serve both.
+
+    The constants move after the masks do, by the gradients that the masks' own step took.
+    """
+
+    def __init__(self, learner: Learner, engine: Engine, steps: int, rate: float = LEARNING_RATE) -> None:
+        """Wrap a learner."""
+        self.learner, self.steps, self.constants = learner, steps, LearnedConstants(engine, rate)
+
+    def prepare(self) -> None:
+        """See `Learner`."""
+        self.learner.prepare()
+
+    def begin(self) -> None:
+        """See `Learner`."""
+        self.learner.begin()
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        """One step of the learner, then one of the constants."""
+        self.constants.optimizer.zero_grad()  # what attribution and validation left
+        metrics = self.learner.step(step)
+        if finite(torch.zeros(()), self.constants.gradients):  # the masks have moved: too late to refuse the step
+            self.constants.step(1 - step / self.steps)
+        return metrics
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The learner's, the constants and their optimiser's state."""
+        inner = {f"constants.{name}": x for name, x in optimizer_tensors(self.constants.optimizer).items()}
+        return self.learner.tensors() | self.constants.tensors() | inner
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        self.learner.restore(tensors)
+        self.constants.restore(tensors)
+        prefix = "constants."
+        inner = {name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)}
+        restore_optimizer(self.constants.optimizer, inner)
+
+
+def with_constants(learner: Learner, engine: Engine, steps: int) -> Learner:
+    """The learner itself, or, where its engine's constants are to be learned, both together."""
+    constants = engine.constants
+    learned = engine.ablation.kind == "learned" and constants is not None
+    if learned and constants is not None and all(x.requires_grad for x in constants.tensors()):
+        return Jointly(learner, engine, steps)
+    return learner

@@ -1,0 +1,89 @@
+"""What learned methods and searches share: what a run is of, its record, and the refusals of a gradient step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgewise.discovery._cost import Cost, learned_cost
+from edgewise.discovery._objective import differentiable, finite
+from edgewise.discovery._provenance import provenance, run_settings
+from edgewise.discovery._scores import Scores, started_from
+from edgewise.engine import Engine
+from edgewise.runs import Learner, NotFiniteError, RunOptions, RunReport, run_steps
+from edgewise.tasks import Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run is of."""
+
+    method: str
+    engine: Engine
+    task: Task
+    config: dict[str, Any]
+    """The method's settings, as plain values; those of a method that learns have `steps` and `batch_size`."""
+    start: Scores | None = None
+    """The scores that a user gave to start from."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else decides the run's numbers, or does so in place of a field of `config` of the same name."""
+
+    def run(self, learner: Learner, n_steps: int, options: RunOptions | None) -> RunReport:
+        """Take the steps, from the checkpoint of the same run if there is one. Raises as `run_steps`."""
+        settings = run_settings(self.engine, self.task, self.method, self.config | dict(self.settings))
+        settings |= started_from(self.start)
+        return run_steps(learner, n_steps, settings, options or RunOptions(), self.method)
+
+    def record(self, report: RunReport, cost: Cost, **found: Any) -> dict[str, Any]:
+        """The provenance of what the run found: how the run went, what it spent, and what else its method says."""
+        method = {"name": self.method, "config": self.config, **report.record(), **found}
+        if self.start is not None:
+            method["start"] = self.start.provenance.get("method", {})
+        return provenance(self.engine, self.task, method, cost)
+
+
+def learn(
+    experiment: Experiment, learner: Learner, options: RunOptions | None, warm: Mapping[str, int] | None, **found: Any
+) -> dict[str, Any]:
+    """Run a learner on batches of the training split.
+
+    Args:
+        experiment: what the run is of.
+        learner: the method.
+        options: checkpoints and progress.
+        warm: what its start cost, as arguments of `Cost.spend`, if anything.
+        **found: what else the record says of the method.
+
+    Returns:
+        The provenance of what it found.
+    """
+    engine, task, config = experiment.engine, experiment.task, experiment.config
+    report = experiment.run(learner, config["steps"], options)
+    size = min(config["batch_size"], len(task.train))
+    cost = learned_cost(engine, task, report.steps, size, report.seconds)
+    if warm is not None:
+        cost.spend(**warm)
+    return experiment.record(report, cost, examples_seen=report.steps * size, **found)
+
+
+def backward(loss: Tensor, task: Task, optimizer: torch.optim.Optimizer, penalty: Tensor | None = None) -> None:
+    """Put a step's gradients in the place of the last step's.
+
+    Args:
+        loss: the task's loss, of one circuit or of several.
+        task: whose loss it is.
+        optimizer: of what is learned.
+        penalty: what else is to fall.
+
+    Raises:
+        InputError: the loss has no gradient.
+        NotFiniteError: the loss or a gradient is not finite; nothing has moved yet.
+    """
+    optimizer.zero_grad()
+    total = differentiable(loss.sum(), task.loss)
+    (total if penalty is None else total + penalty).backward()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not finite(loss, gradients):
+        raise NotFiniteError(f"the loss is {loss.sum().item()} or a gradient is not finite")

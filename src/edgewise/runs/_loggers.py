@@ -1,0 +1,64 @@
+"""Metrics for TensorBoard or Weights & Biases, where a run is asked for them and they are installed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgewise._errors import InputError
+
+Write = Callable[[dict[str, float], int], None]
+"""Takes a step's metrics, and how many steps are done."""
+
+
+class Loggers:
+    """All the logs of a run."""
+
+    def __init__(self, names: Sequence[str], folder: Path | None) -> None:
+        """Open them.
+
+        Raises:
+            InputError: one is unknown or not installed.
+        """
+        self._opened: list[tuple[Write, Callable[[], Any]]] = []
+        for name in names:
+            if name not in _OPEN:
+                raise InputError(f"log={name!r}: choose {' or '.join(_OPEN)}")
+            try:
+                self._opened.append(_OPEN[name](folder))
+            except ImportError as error:
+                raise InputError(f"log={name!r}: it is not installed; pip install {name}") from error
+
+    def __bool__(self) -> bool:
+        return bool(self._opened)
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        """Log a step's metrics."""
+        for write, _ in self._opened:
+            write(values, step)
+
+    def close(self) -> None:
+        """Write out what is held back."""
+        for _, close in self._opened:
+            close()
+
+
+def _tensorboard(folder: Path | None) -> tuple[Write, Callable[[], Any]]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder or "runs"))
+
+    def write(values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return write, writer.close
+
+
+def _wandb(folder: Path | None) -> tuple[Write, Callable[[], Any]]:
+    import wandb  # pyright: ignore[reportMissingImports] (optional)
+
+    run = wandb.init(project="edgewise", dir=folder)
+    return lambda values, step: run.log(values, step=step), run.finish
+
+
+_OPEN = {"tensorboard": _tensorboard, "wandb": _wandb}
