@@ -3,6 +3,7 @@
     python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--matmul highest|medium]
     [--preset default|paper] [--steps 16] [--eap] [--dense] [--together 64] [--json]
     python benchmarks/step.py --shape gpt2 --growth          # tables over batch, length and layers
+    python benchmarks/step.py --shape gpt2 --all             # the cases of compare.py: EAP, ACDC …
 
 `step_s` is the median over a whole schedule shortened to `--steps` (masks from all kept to 2 %), on 64 pairs seen in
 turn; `step_mean_s` is the mean, the examples' constants (computed beforehand) included once. `plain_s` is the median of
@@ -18,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from _cases import CASES, VISITED, case_bytes, case_seconds, random_task
 from _dense import dense_logits
 from _measure import peak_tensor_bytes, rss_bytes, seconds
 from _shapes import SHAPES, random_weights
@@ -29,15 +31,7 @@ from edgewise.engine import Engine, _group, footprint
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.models import Model, load
-from edgewise.tasks import Pair, Target, Task
-
-
-def random_task(vocabulary: int, n: int, length: int) -> Task:
-    """Pairs of random tokens, judged at the last one."""
-    ids = torch.randint(vocabulary, (n, 2, length), generator=torch.Generator().manual_seed(0)).tolist()
-    target = (Target(length - 1, (1,), (2,)),)
-    pairs = [Pair(tuple(clean), tuple(corrupted), target, "", "") for clean, corrupted in ids]
-    return Task("random", pairs, pairs[:1], pairs[:1])
+from edgewise.tasks import Task
 
 
 def plain_step(model: Model, task: Task, batch_size: int):
@@ -165,6 +159,17 @@ def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def all_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The shape's cases: steps of both batches and memories, EAP, EAP-IG, and a visit of ACDC (`_cases.py`)."""
+    rows = []
+    for name, case in CASES.items():
+        if case.shape == args.shape:
+            times = [case_seconds(name, args.steps).seconds for _ in range(args.repeats)]
+            row = {"case": name, "s": statistics.median(times), "bytes": case_bytes(name)}
+            rows.append(row | ({"visits": 2 * VISITED} if case.kind == "acdc" else {}))
+    return rows
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,20 +177,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5, help="of EAP")
+    parser.add_argument("--repeats", type=int, default=5, help="of EAP and of --all")
     parser.add_argument("--memory", choices=["default", "lean"], default="default")
     parser.add_argument("--matmul", choices=["highest", "high", "medium"], default="highest")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--dense", action="store_true", help="also the straightforward formulation (slow, large)")
     parser.add_argument("--eap", action="store_true", help="also EAP over one batch")
     parser.add_argument("--growth", action="store_true", help="tables over batch, length and layers instead")
+    parser.add_argument("--all", action="store_true", help="the shape's cases of compare.py instead")
     parser.add_argument("--together", type=int, help="readers that layers are read together for (1: each layer alone)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.together is not None:
         _group.ROWS = args.together
-    rows = growth(args) if args.growth else [measure(args)]
+    rows = growth(args) if args.growth else all_cases(args) if args.all else [measure(args)]
     if args.json:
         print("\n".join(json.dumps(row) for row in rows))
     elif args.growth:
@@ -193,6 +199,8 @@ def main() -> None:
         for row in rows:
             sizes = f"{row['grows']:8} {row['batch']:6} {row['length']:7} {row['layers']:7}"
             print(f"{sizes} {row['step_s']:8.3f} {row['ratio']:6.2f} {row['tensor_bytes_above_weights'] / 1e9:6.3f}")
+    elif args.all:
+        print("\n".join(f"{row['case']:24} {row['s']:10.4g} s {row['bytes'] / 1e6:10,.1f} MB" for row in rows))
     else:
         print("\n".join(f"{name:28} {value}" for name, value in rows[0].items()))
 
