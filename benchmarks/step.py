@@ -37,12 +37,13 @@ from edgewise.tasks import Task
 def plain_step(model: Model, task: Task, batch_size: int):
     """Forward and backward of the user's module, nothing saved that need not be."""
     batch = task.batch("train", range(batch_size)).to(model.device)
-    embed, head = model.module.get_input_embeddings(), model.module.lm_head
+    module: Any = model.module
+    embed, head = module.get_input_embeddings(), module.lm_head
     full = Engine(model).full(batch).log_softmax(-1)
 
     def run() -> None:
         x = embed(batch.clean.ids).detach().requires_grad_()
-        hidden = model.module.base_model(inputs_embeds=x, use_cache=False).last_hidden_state[batch.row, batch.position]
+        hidden = module.base_model(inputs_embeds=x, use_cache=False).last_hidden_state[batch.row, batch.position]
         log_probs = head(hidden).log_softmax(-1)
         torch.autograd.grad((full.exp() * (full - log_probs)).sum(-1).mean(), x)
 

@@ -164,11 +164,11 @@ def test_no_import_goes_in_a_circle(everywhere: bool):
 
 
 def lines_with(pattern: re.Pattern[str], *allowed: str) -> list[str]:
-    """Lines of code that a pattern is found on, comments excluded, but for the files allowed."""
+    """Lines of code that a pattern is found on, comments excluded, but for the places allowed."""
     return [
         f"{path.relative_to(SRC)}:{number}: {line.strip()}"
         for path in sorted(SRC.rglob("*.py"))
-        if path.relative_to(SRC).as_posix() not in allowed
+        if not path.relative_to(SRC).as_posix().startswith(allowed)
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         if pattern.search(line.split("#")[0])
     ]
@@ -176,7 +176,7 @@ def lines_with(pattern: re.Pattern[str], *allowed: str) -> list[str]:
 
 @pytest.mark.xfail(reason="callers still number blocks by hand")
 def test_block_arithmetic_is_in_the_graph_alone():
-    assert not lines_with(BLOCK_ARITHMETIC, "graph.py")
+    assert not lines_with(BLOCK_ARITHMETIC, "graph/")
 
 
 @pytest.mark.xfail(reason="the reads and the parts have their own")
