@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edgewise.transcoders import Activation, Objective, Site, Transcoder, TranscoderSpec
+from edgewise.transcoders import Activation, Site, Transcoder, TranscoderLoss, TranscoderSpec
 
 D_IN, D_OUT, F, N = 12, 10, 192, 40
 
@@ -51,7 +51,7 @@ def dense_loss(
     transcoders: Sequence[Transcoder],
     inputs: Sequence[Float[Tensor, "N D"]],
     targets: Float[Tensor, "N T E"],
-    objective: Objective,
+    objective: TranscoderLoss,
     dead: Sequence[Bool[Tensor, " F"]] | None = None,
 ) -> Tensor:
     """The loss as one differentiable expression."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgewise.transcoders import Site
 from edgewise.transcoders.training import CachedActivations, write_cache
-from edgewise.transcoders.training._activations import LiveActivations, Stream
+from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
 from tests.tiny import tiny
 from tests.transcoders.toys import CONTEXT, refused, text
 
@@ -41,11 +41,11 @@ class Rank:
     gather = sum
 
 
-def stream(n_rows: int = 40, keep: Tensor | None = None, ranks: Rank | None = None, **changes) -> Stream:
+def stream(n_rows: int = 40, keep: Tensor | None = None, ranks: Rank | None = None, **changes) -> ActivationStream:
     settings = {"batch_tokens": 16, "pool_tokens": 64, "lanes": 4, "seed": 1} | changes
     source = Numbered(n_rows)
     keep = torch.ones_like(source.ids, dtype=torch.bool) if keep is None else keep
-    return Stream(source, keep, **settings, ranks=ranks or Rank(0, 1))  # pyright: ignore[reportArgumentType] (they are integers)
+    return ActivationStream(source, keep, **settings, ranks=ranks or Rank(0, 1))  # pyright: ignore[reportArgumentType] (they are integers)
 
 
 def numbers(found: dict[Site, Tensor]) -> list[int]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from edgewise import InputError
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
-from edgewise.transcoders.formats import FORMATS, read, save, unlike, write
-from edgewise.transcoders.formats._foreign import layer_of, site_of
+from edgewise.transcoders.formats import FORMATS, read, round_trip_differences, save, write
+from edgewise.transcoders.formats._site_names import layer_of, site_of
 from tests.transcoders.reference import draw, random_transcoder
 
 D, F, N = 16, 64, 30
@@ -122,7 +122,7 @@ def test_what_is_written_reads_back_to_the_same_bits(tmp_path, case: str):
     transcoders = make()
     write(transcoders, tmp_path / place, name)
     again = read(tmp_path / place)  # the format is found out
-    assert len(again) == len(transcoders) and unlike(transcoders, tmp_path / place, name) == []
+    assert len(again) == len(transcoders) and round_trip_differences(transcoders, tmp_path / place, name) == []
     for before, after in zip(transcoders, again, strict=True):
         same(before, after)
     write(again, tmp_path / "again" / place, name)
@@ -149,7 +149,7 @@ def test_an_input_bias_is_folded_where_a_format_has_none(tmp_path, case: str):
     write(transcoder, place, case)
     x = draw(N, D, dtype=torch.float32)
     assert (read(place)[0](x) - transcoder(x)).abs().max() < 2e-5
-    assert ["folded" in note for note in unlike([transcoder], place, case)] == [True]
+    assert ["folded" in note for note in round_trip_differences([transcoder], place, case)] == [True]
 
 
 # ------------------------------------------------------------------------- files as others lay them out, by their words

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edgewise import InputError
-from edgewise.transcoders import NORMALIZATIONS, Objective, Transcoder, loss_and_gradients
+from edgewise.transcoders import NORMALIZATIONS, Transcoder, TranscoderLoss, loss_and_gradients
 from edgewise.transcoders import _sparse as sparse
 from edgewise.transcoders._select import top
 from tests.transcoders.reference import D_IN, D_OUT, F, N, dense_loss, draw, random_transcoder
@@ -19,7 +19,7 @@ def compare(
     transcoders: Sequence[Transcoder],
     inputs: Sequence[Tensor],
     targets: Tensor,
-    objective: Objective,
+    objective: TranscoderLoss,
     dead: Sequence[Tensor] | None = None,
 ) -> None:
     outcome = loss_and_gradients(transcoders, inputs, targets, objective, dead=dead)
@@ -35,9 +35,9 @@ def compare(
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-10, atol=1e-12, msg=name)
 
 
-def objective_for(kind: str, **changes) -> Objective:
+def objective_for(kind: str, **changes) -> TranscoderLoss:
     penalty = 0.0 if "topk" in kind else 0.3
-    return Objective(sparsity=penalty, bandwidth=0.4, auxiliary_k=5, **changes)
+    return TranscoderLoss(sparsity=penalty, bandwidth=0.4, auxiliary_k=5, **changes)
 
 
 @pytest.mark.parametrize("n_dead", [0, 3, 60])
@@ -71,7 +71,7 @@ def test_a_cross_layer_set(activation: str):
 def test_an_autoencoder():
     t = random_transcoder("topk:4", autoencoder=True, input_bias=True)
     x = draw(N, D_IN)
-    compare([t], [x], x[:, None], Objective())
+    compare([t], [x], x[:, None], TranscoderLoss())
 
 
 def test_signed_topk_keeps_negative_activations():
@@ -83,7 +83,7 @@ def test_signed_topk_keeps_negative_activations():
     t.load_state_dict(base.state_dict())
     x = draw(N, D_IN)
     assert (t.encode(x) < 0).any() and not (base.encode(x) < 0).any()
-    compare([t], [x], draw(N, 1, D_OUT, seed=2), Objective())
+    compare([t], [x], draw(N, 1, D_OUT, seed=2), TranscoderLoss())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -128,7 +128,7 @@ def test_batch_topk_finds_a_batch_whose_features_crowd_on_few_tokens():
     t = random_transcoder("batch_topk:4")
     x = draw(N, D_IN)
     x[3] *= 100  # nearly all of the batch's largest are this token's
-    outcome = loss_and_gradients([t], [x], draw(N, 1, D_OUT, seed=2), Objective())
+    outcome = loss_and_gradients([t], [x], draw(N, 1, D_OUT, seed=2), TranscoderLoss())
     pre = t.pre_activations(x).detach().flatten()
     assert outcome.cuts[0] == pre.topk(4 * N).values.min()
     assert outcome.active == 4
@@ -138,7 +138,7 @@ def test_no_active_feature_at_all():
     t = random_transcoder("relu", skip=True)
     with torch.no_grad():
         t.b_enc.fill_(-1e6)
-    outcome = loss_and_gradients([t], [draw(N, D_IN)], draw(N, 1, D_OUT, seed=2), Objective())
+    outcome = loss_and_gradients([t], [draw(N, D_IN)], draw(N, 1, D_OUT, seed=2), TranscoderLoss())
     assert outcome.active == 0 and torch.isfinite(outcome.loss)
     assert t.W_dec.grad is not None and t.W_dec.grad.abs().max() == 0
 
@@ -146,7 +146,7 @@ def test_no_active_feature_at_all():
 def test_a_target_of_zeros_does_not_make_the_authors_loss_infinite():
     y = draw(N, 1, D_OUT, seed=2)
     y[5] = 0
-    outcome = loss_and_gradients([random_transcoder()], [draw(N, D_IN)], y, Objective("target_norm"))
+    outcome = loss_and_gradients([random_transcoder()], [draw(N, D_IN)], y, TranscoderLoss("target_norm"))
     assert torch.isfinite(outcome.loss)
 
 

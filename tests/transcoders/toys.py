@@ -11,7 +11,7 @@ from torch import Tensor
 from edgewise import InputError
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.transcoders import Objective, TokenRows
+from edgewise.transcoders import TokenRows, TranscoderLoss
 from edgewise.transcoders.training import Trained, TrainingConfig, train
 from tests.tiny import VOCABULARY, tiny
 
@@ -37,7 +37,7 @@ def config(**changes: Any) -> TrainingConfig:
         "learning_rate": 3e-3,
         "dead_after": 100,
         "precision": "float32",
-        "objective": Objective(auxiliary_k=4),
+        "objective": TranscoderLoss(auxiliary_k=4),
     }
     return TrainingConfig(**(settings | changes))
 

@@ -233,12 +233,12 @@ def convert(
     """Convert transcoders from one tool's files to another's."""
     from edgewise.transcoders import Site
     from edgewise.transcoders.formats import read as read_any
-    from edgewise.transcoders.formats import unlike, write
+    from edgewise.transcoders.formats import round_trip_differences, write
 
     site_read, site_written = (Site.parse(key) if key else None for key in (reads, writes))
     found = read_any(source, origin, reads=site_read, writes=site_written)
     write(found, out, to)
-    for note in unlike(found, out, to):
+    for note in round_trip_differences(found, out, to):
         print(f"note: {note}", file=sys.stderr)
     sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
     print(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")

@@ -1,8 +1,8 @@
 from ._activation import Activation as Activation
 from ._capture import capture as capture
 from ._gradients import NORMALIZATIONS as NORMALIZATIONS
-from ._gradients import Objective as Objective
 from ._gradients import Outcome as Outcome
+from ._gradients import TranscoderLoss as TranscoderLoss
 from ._gradients import loss_and_gradients as loss_and_gradients
 from ._on_model import centre as centre
 from ._on_model import check_site as check_site
@@ -22,8 +22,9 @@ from .formats import FORMATS as FORMATS
 from .formats import Format as Format
 from .formats import load as load
 from .formats import read as read
+from .formats import register_format as register_format
+from .formats import round_trip_differences as round_trip_differences
 from .formats import save as save
-from .formats import unlike as unlike
 from .formats import write as write
 from .judging import Judged as Judged
 from .judging import Loss as Loss

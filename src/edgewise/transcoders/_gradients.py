@@ -26,7 +26,7 @@ NORMALIZATIONS = ("none", "target_norm", "target_sq_norm", "batch_variance")
 
 
 @dataclass(frozen=True)
-class Objective:
+class TranscoderLoss:
     """What training lowers."""
 
     normalization: str = "batch_variance"
@@ -76,7 +76,7 @@ def loss_and_gradients(
     transcoders: Sequence[Transcoder],
     inputs: Sequence[Float[Tensor, "N D"]],
     targets: Float[Tensor, "N T E"],
-    objective: Objective,
+    objective: TranscoderLoss,
     *,
     dead: Sequence[Bool[Tensor, " F"]] | None = None,
     low: bool = False,
@@ -133,7 +133,7 @@ class _Run:
         self.n_sites = len(transcoder.spec.writes)
         kind = transcoder.activation.kind
         window = margin if kind == "jumprelu" else 0.0
-        self.entries: Products = select(transcoder, x, training=True, low=low, margin=window, ranks=ranks)
+        self.entries: Products = select(transcoder.encoder, x, training=True, low=low, margin=window, ranks=ranks)
         self.pre = self.entries.codes.value
         self.threshold = transcoder.threshold.detach()[self.entries.codes.feature] if kind == "jumprelu" else None
         self.z = transcoder.activate(self.pre, self.threshold)
@@ -149,7 +149,7 @@ class _Run:
         return y
 
     @torch.no_grad()
-    def backward(self, gradient: Tensor, x: Tensor, objective: Objective, n: int) -> Tensor:
+    def backward(self, gradient: Tensor, x: Tensor, objective: TranscoderLoss, n: int) -> Tensor:
         """Set the gradients of the error and the sparsity penalty; returns the penalty."""
         transcoder, index = self.transcoder, self.entries.codes.feature
         flat = gradient.reshape(len(gradient), -1)  # (N, M E)
@@ -188,7 +188,7 @@ class _Run:
         return rate * (z * at).sum(), rate * self.z.sign() * at
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, residual: Tensor, weight: Tensor, objective: Objective, low: bool) -> Tensor:
+    def revive(self, dead: Tensor, residual: Tensor, weight: Tensor, objective: TranscoderLoss, low: bool) -> Tensor:
         """Add the dead features' term and its gradient, in which the residual is a constant.
 
         The residual is that of the *output*: for a transcoder, input and output are different spaces. The more dead

@@ -4,7 +4,7 @@ In bfloat16 the product only *proposes*: the proposed features' pre-activations 
 own precision, and of more proposals than needed the largest are taken. Lower precision so changes next to nothing.
 """
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,18 +12,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgewise.runs import ALONE, Ranks
+from edgewise.transcoders._activation import Activation
 from edgewise.transcoders._sparse import Codes, Products, products
-
-if TYPE_CHECKING:
-    from edgewise.transcoders._transcoder import Transcoder
 
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 1 << 30}
 _SPARE = 4  # proposals in bfloat16 are more than k by k / 4, and by 4 at least
 _GROUP = 16  # features that share one maximum when the largest are looked for
 
 
+class Encoder(NamedTuple):
+    """The half of a transcoder that decides which features are active; without gradients."""
+
+    weight: Float[Tensor, "F D"]
+    bias: Float[Tensor, " F"]
+    activation: Activation
+    threshold: Float[Tensor, " m"]
+    """As a `Transcoder` has it."""
+
+
 def select(
-    transcoder: "Transcoder",
+    encoder: Encoder,
     x: Float[Tensor, "N D"],
     *,
     training: bool = False,
@@ -34,7 +42,7 @@ def select(
     """The active features and their pre-activations.
 
     Args:
-        transcoder: whose encoder and activation.
+        encoder: of a transcoder.
         x: centred inputs (see `Transcoder.centre`).
         training: choose over the batch where the activation does so in training.
         low: propose with a product in bfloat16.
@@ -45,8 +53,7 @@ def select(
         Entries with pre-activations as values, ready for products; what the activation makes of them is
         `Transcoder.activate`'s matter.
     """
-    activation = transcoder.activation
-    weight, bias = transcoder.W_enc.detach(), transcoder.b_enc.detach()
+    weight, bias, activation, threshold = encoder
     if activation.kind == "topk" or (activation.kind == "batch_topk" and training):
         assert activation.k is not None
         if activation.kind == "topk":
@@ -54,7 +61,7 @@ def select(
         else:
             found = _top_of_batch(x, weight, bias, activation.k, low, ranks)
         return Products(found, len(weight))
-    bound = (transcoder.threshold.detach() - margin) if activation.thresholded else 0.0
+    bound = (threshold - margin) if activation.thresholded else 0.0
     found = _of_mask([pre > bound for pre in _chunks(x, weight, bias, low)])
     entries = Products(found, len(weight))
     entries.codes = found.with_values(entries.inner(x, weight) + bias[found.feature])

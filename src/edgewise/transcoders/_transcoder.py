@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgewise._errors import InputError
 from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._select import select
+from edgewise.transcoders._select import Encoder, select
 from edgewise.transcoders._sites import Site
 from edgewise.transcoders._sparse import Codes, decode
 
@@ -131,6 +131,11 @@ class Transcoder(nn.Module):
         return self.spec.activation
 
     @property
+    def encoder(self) -> Encoder:
+        """Its weights as they are, without gradients."""
+        return Encoder(self.W_enc.detach(), self.b_enc.detach(), self.activation, self.threshold.detach())
+
+    @property
     def n_features(self) -> int:
         """F."""
         return self.spec.n_features
@@ -162,7 +167,7 @@ class Transcoder(nn.Module):
     def codes(self, x: Float[Tensor, "N D"], *, low: bool = False) -> Codes:
         """The active features of tokens `x`, sparse and without gradients; `low`: chosen in bfloat16."""
         self.check_input(x)
-        found = select(self, self.centre(x), low=low).codes
+        found = select(self.encoder, self.centre(x), low=low).codes
         threshold = None
         if self.activation.thresholded:
             threshold = self.threshold[found.feature] if len(self.threshold) > 1 else self.threshold

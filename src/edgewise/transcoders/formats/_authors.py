@@ -18,23 +18,10 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path
-from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._sites import Site
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._foreign import (
-    NAME_THEM,
-    Sites,
-    autoencoder_site,
-    hook_name,
-    named_site,
-    one,
-    require,
-    sites_for,
-    stored,
-    take,
-    unpickled,
-)
-from edgewise.transcoders.formats._native import build
+from edgewise.transcoders import Activation, Site, Transcoder
+from edgewise.transcoders.formats._files import built, one, require, stored, take, unpickled
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import NAME_THEM, autoencoder_site, hook_name, named_site, sites_for
 
 _MODULE, _CLASS = "sae_training.config", "LanguageModelSAERunnerConfig"
 
@@ -54,14 +41,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     tensors |= {"b_in": tensors["b_dec"], "b_dec": state["b_dec_out"] if is_transcoder else tensors["b_dec"]}
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     reads, writes = _sites(path, settings, is_transcoder, sites)
-    n_features, d_in = tensors["W_enc"].shape
-    spec = TranscoderSpec(
-        d_in, tensors["b_dec"].shape[0], n_features, Activation("relu"), reads, (writes,), input_bias=True
-    )
-    transcoder = build(spec, tensors, path)
     plain = {name: x for name, x in settings.items() if isinstance(x, int | float | str | bool | None)}
-    transcoder.provenance = {"format": "authors", "settings": plain}
-    return [transcoder]
+    return [built(path, tensors, Activation("relu"), reads, [writes], format="authors", settings=plain)]
 
 
 def _sites(path: Path, settings: dict[str, Any], is_transcoder: bool, given: Sites) -> tuple[Site, Site]:
@@ -151,3 +132,6 @@ def _their_class() -> Iterator[type]:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+FORMAT = Format("authors", "the paper's authors' .pt: relu", lambda path: path.suffix == ".pt", read, write)

@@ -4,29 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path, write_atomically
-from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._sites import Site
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._foreign import (
-    HOOKS,
-    NAMED,
-    Sites,
-    hook_name,
+from edgewise.runs import names_in, write_atomically
+from edgewise.transcoders import Activation, Site, Transcoder
+from edgewise.transcoders.formats import _gemma_scope
+from edgewise.transcoders.formats._files import (
+    built,
     require,
     rows_of,
-    sites_for,
-    stored,
     take,
     tensors_of,
+    without_input_bias,
+    write_weights,
 )
-from edgewise.transcoders.formats._native import build
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import HOOKS, NAMED, hook_name, sites_for
+from edgewise.transcoders.formats._source import local
 
 _CONFIG = "config.yaml"
 _THRESHOLD = "activation_function.threshold"
@@ -63,11 +59,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _resolved(path: Path, name: str) -> Path:
-    if not name.startswith("hf://"):
-        return path / name
-    from edgewise.transcoders.formats._exchange import local
-
-    return local(name)
+    return local(name) if name.startswith("hf://") else path / name
 
 
 def _sites(config: dict[str, Any], layer: int, given: Sites) -> Sites:
@@ -91,8 +83,6 @@ def _activation(config: dict[str, Any], tensors: dict[str, Tensor], thresholds: 
 
 
 def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
-    from edgewise.transcoders.formats import _gemma_scope
-
     if path.suffix == ".npz":  # a set may point to files of Gemma Scope
         return _gemma_scope.read_npz(path, sites)[0]
     tensors = tensors_of(path)
@@ -105,12 +95,8 @@ def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
     if "W_skip" in tensors:
         found["W_skip"] = tensors["W_skip"]
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
-    n_features, d = found["W_enc"].shape
     activation = _activation(config, tensors, _THRESHOLD in tensors)
-    spec = TranscoderSpec(d, found["b_dec"].shape[0], n_features, activation, reads, (writes,), "W_skip" in found)
-    transcoder = build(spec, found, path)
-    transcoder.provenance = {"format": "circuit-tracer", "config": config}
-    return transcoder
+    return built(path, found, activation, reads, [writes], format="circuit-tracer", config=config)
 
 
 def _read_cross_layer(path: Path, config: dict[str, Any]) -> list[Transcoder]:
@@ -131,12 +117,9 @@ def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) ->
         found["threshold"] = tensors[f"threshold_{layer}"]
     reads = _sites({"feature_input_hook": "hook_resid_mid"} | config, layer, Sites()).reads
     assert reads is not None
-    writes = tuple(Site("mlp_out", later) for later in range(layer, n_layers))
-    n_features, d = found["W_enc"].shape
+    writes = [Site("mlp_out", later) for later in range(layer, n_layers)]
     activation = _activation(config, {}, "threshold" in found)
-    transcoder = build(TranscoderSpec(d, decoder.shape[2], n_features, activation, reads, writes), found, file)
-    transcoder.provenance = {"format": "circuit-tracer", "config": config}
-    return transcoder
+    return built(file, found, activation, reads, writes, format="circuit-tracer", config=config)
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -147,7 +130,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         _require(each, is_cross)
     if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
         _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
-        _save(path, _layer_tensors(ordered[0]))
+        write_weights(path, _layer_tensors(ordered[0]))
         return
     if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):
         raise InputError("circuit-tracer: a set must have every layer from 0 on; write single layers to a .safetensors")
@@ -157,7 +140,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
                 raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
             _write_part(path, layer, each)
         else:
-            _save(path / f"layer_{layer}.safetensors", _layer_tensors(each))
+            write_weights(path / f"layer_{layer}.safetensors", _layer_tensors(each))
     first = ordered[0].spec
     config: dict[str, Any] = {
         "model_name": ordered[0].provenance.get("model", {}).get("id", ""),
@@ -186,7 +169,7 @@ def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAME
 
 
 def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
-    form = transcoder if transcoder.b_in is None else transcoder.folded()
+    form = without_input_bias(transcoder)
     tensors: dict[str, Tensor] = {"W_enc": form.W_enc, "W_dec": form.W_dec, "b_enc": form.b_enc, "b_dec": form.b_dec}
     if form.activation.thresholded:
         tensors[_THRESHOLD] = form.threshold.expand(form.n_features)
@@ -196,16 +179,26 @@ def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
 
 
 def _write_part(path: Path, layer: int, transcoder: Transcoder) -> None:
-    form = transcoder if transcoder.b_in is None else transcoder.folded()
+    form = without_input_bias(transcoder)
     own: dict[str, Tensor] = {"W_enc": form.W_enc, "b_enc": form.b_enc, "b_dec": form.b_dec}
     tensors = {f"{name}_{layer}": tensor for name, tensor in own.items()}
     if form.activation.thresholded:
         tensors[f"threshold_{layer}"] = form.threshold.expand(form.n_features)
-    _save(path / _ENCODER.format(layer), tensors)
+    write_weights(path / _ENCODER.format(layer), tensors)
     decoder = form.W_dec.unflatten(1, (len(form.spec.writes), -1))
-    _save(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
+    write_weights(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
 
 
-def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    with atomic_path(path) as temporary:
-        save_file(stored(tensors), temporary)
+def _is_theirs(path: Path) -> bool:
+    if path.is_dir():
+        return any((path / name).is_file() for name in (_CONFIG, "layer_0.safetensors", _ENCODER.format(0)))
+    return path.suffix == ".safetensors" and {"W_enc", "W_dec", "b_enc", "b_dec"} <= names_in(path)
+
+
+FORMAT = Format(
+    "circuit-tracer",
+    "circuit-tracer file or folder, per layer or cross-layer: relu, jumprelu, its topk",
+    _is_theirs,
+    read,
+    write,
+)

@@ -1,6 +1,5 @@
 """dictionary_learning folders: `ae.pt` (a plain state dict) and `config.json`. Autoencoders only."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,22 +8,21 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path, write_atomically
-from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._foreign import (
-    Sites,
-    autoencoder_site,
-    hook_name,
-    named_site,
+from edgewise.runs import atomic_path
+from edgewise.transcoders import Activation, Transcoder
+from edgewise.transcoders.formats._files import (
+    built,
     one,
+    read_json,
     require,
     stored,
     take,
     unpickled,
+    without_input_bias,
+    write_json,
 )
-from edgewise.transcoders.formats._native import build
-from edgewise.transcoders.formats._saelens import read_json
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import hook_name, sites_named
 
 _CLASSES = {
     "AutoEncoder": "relu",
@@ -46,12 +44,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
     found = _from_theirs(kind, state, path)
-    reads = autoencoder_site(path, sites.reads or named_site(path, config.get("submodule_name"), output=True))
-    n_features, d = found["W_enc"].shape
-    spec = TranscoderSpec(d, d, n_features, activation, reads, (reads,), input_bias="b_in" in found)
-    transcoder = build(spec, found, path)
-    transcoder.provenance = {"format": "dictionary-learning", "config": config}
-    return [transcoder]
+    site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
+    return [built(path, found, activation, site, [site], format="dictionary-learning", config=config)]
 
 
 def _from_theirs(kind: str, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -73,7 +67,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     spec = require(transcoder, "dictionary-learning", list(_CLASSES.values()), transcoders=False)
     kind, k = spec.activation.kind, spec.activation.k
     if kind == "jumprelu":
-        form = transcoder if transcoder.b_in is None else transcoder.folded()
+        form = without_input_bias(transcoder)
         state: dict[str, Tensor] = {
             "W_enc": form.W_enc.T,
             "b_enc": form.b_enc,
@@ -100,4 +94,13 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     trainer |= {} if k is None else {"k": k}
     with atomic_path(path / "ae.pt") as temporary:
         torch.save(stored(state), temporary)
-    write_atomically(path / "config.json", json.dumps({"trainer": trainer, "buffer": {}}, indent=2) + "\n")
+    write_json(path / "config.json", {"trainer": trainer, "buffer": {}})
+
+
+FORMAT = Format(
+    "dictionary-learning",
+    "dictionary_learning folder: autoencoders",
+    lambda path: (path / "ae.pt").is_file(),
+    read,
+    write,
+)

@@ -11,27 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path
-from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._sites import Site
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._foreign import (
-    NAME_THEM,
-    Sites,
-    layer_of,
+from edgewise.runs import atomic_path, names_in
+from edgewise.transcoders import Activation, Site, Transcoder
+from edgewise.transcoders.formats._files import (
+    built,
     one,
+    read_json,
     require,
-    sites_for,
     stored,
     take,
     tensors_of,
+    without_input_bias,
+    write_weights,
 )
-from edgewise.transcoders.formats._native import build
-from edgewise.transcoders.formats._saelens import read_json
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, sites_for
 
 _NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
@@ -118,13 +115,7 @@ def _read_part(path: Path, layer: int, n_layers: int) -> Transcoder:
 
 def _built(tensors: dict[str, Tensor], reads: Site, writes: tuple[Site, ...], path: Path, name: str) -> Transcoder:
     tensors = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
-    n_features, d_in = tensors["W_enc"].shape
-    spec = TranscoderSpec(
-        d_in, tensors["b_dec"].shape[0], n_features, Activation("jumprelu"), reads, writes, "W_skip" in tensors
-    )
-    transcoder = build(spec, tensors, path)
-    transcoder.provenance = {"format": name}
-    return transcoder
+    return built(path, tensors, Activation("jumprelu"), reads, writes, format=name)
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -155,7 +146,7 @@ def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> di
         autoencoder=False,
         reads=["mlp_in" if name == "gemma-scope-2" else "mlp_normalized"],
     )
-    form = transcoder if transcoder.b_in is None else transcoder.folded()
+    form = without_input_bias(transcoder)
     return stored(
         {
             "W_enc": form.W_enc.T,
@@ -171,5 +162,26 @@ def _save(path: Path, transcoder: Transcoder, tensors: dict[str, Tensor]) -> Non
     renamed = {name.replace("W", "w"): tensor for name, tensor in tensors.items()}
     if transcoder.W_skip is not None:
         renamed["affine_skip_connection"] = transcoder.W_skip.T
-    with atomic_path(path) as temporary:
-        save_file(stored(renamed), temporary)
+    write_weights(path, renamed)
+
+
+def _is_second(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "params.safetensors").is_file() or any(map(_is_second, path.glob("*.safetensors")))
+    return path.suffix == ".safetensors" and "w_enc" in names_in(path)
+
+
+FORMAT = Format(
+    "gemma-scope",
+    "Gemma Scope 1 params.npz: jumprelu",
+    lambda path: path.suffix == ".npz" or (path / "params.npz").is_file(),
+    read_npz,
+    write_npz,
+)
+FORMAT_2 = Format(
+    "gemma-scope-2",
+    "Gemma Scope 2 params.safetensors, or a cross-layer folder: jumprelu",
+    _is_second,
+    read,
+    write,
+)

@@ -1,30 +1,26 @@
 """SAELens directories (version 6): `cfg.json` and `sae_weights.safetensors`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path, write_atomically
-from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._foreign import (
-    Sites,
-    autoencoder_site,
-    hook_name,
-    named_site,
+from edgewise.transcoders import Activation, Transcoder, TranscoderSpec
+from edgewise.transcoders.formats._files import (
+    built,
     one,
+    read_json,
     require,
-    sites_for,
-    stored,
     take,
     tensors_of,
+    without_input_bias,
+    write_json,
+    write_weights,
 )
-from edgewise.transcoders.formats._native import build
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import hook_name, sites_named
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _AUTOENCODERS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
@@ -48,24 +44,12 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     for name in ("threshold", "W_skip"):
         if name in tensors:
             found[name] = tensors[name]
-    input_bias = not is_transcoder and bool(config.get("apply_b_dec_to_input", True))
-    if input_bias:
+    if not is_transcoder and config.get("apply_b_dec_to_input", True):
         found["b_in"] = found["b_dec"].clone()
-    name = metadata.get("hook_name") or config.get("hook_name") or ""
-    reads = sites.reads or named_site(path, name, output=not is_transcoder)
-    if is_transcoder:
-        known = Sites(reads, sites.writes or named_site(path, metadata.get("hook_name_out"), output=True))
-        reads, writes = sites_for(path, "mlp_in", "mlp_out", known)
-    else:
-        reads = writes = autoencoder_site(path, reads)
-    n_features, d_in = found["W_enc"].shape
+    name = metadata.get("hook_name") or config.get("hook_name")
+    reads, writes = sites_named(path, sites, name, metadata.get("hook_name_out"), autoencoder=not is_transcoder)
     activation = Activation(kinds[architecture], int(config["k"]) if architecture == "topk" else None)
-    spec = TranscoderSpec(
-        d_in, found["b_dec"].shape[0], n_features, activation, reads, (writes,), "W_skip" in found, input_bias
-    )
-    transcoder = build(spec, found, path)
-    transcoder.provenance = {"format": "saelens", "metadata": metadata}
-    return [transcoder]
+    return [built(path, found, activation, reads, [writes], format="saelens", metadata=metadata)]
 
 
 def _check(config: dict[str, Any], path: Path) -> None:
@@ -89,7 +73,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     kinds = ["relu", "jumprelu", "batch_topk"] + (["topk"] if spec.is_autoencoder else [])
     require(transcoder, "saelens", kinds, skip=not spec.is_autoencoder)
     tied = transcoder.b_in is not None and spec.is_autoencoder and torch.equal(transcoder.b_in, transcoder.b_dec)
-    form = transcoder if tied or transcoder.b_in is None else transcoder.folded()
+    form = transcoder if tied else without_input_bias(transcoder)
     tensors = {"W_enc": form.W_enc.T, "b_enc": form.b_enc, "W_dec": form.W_dec, "b_dec": form.b_dec}
     if spec.activation.thresholded:
         tensors["threshold"] = form.threshold.expand(spec.n_features)
@@ -110,9 +94,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         config["d_out"] = spec.d_out
     if spec.activation.kind == "topk":
         config |= {"k": spec.activation.k, "rescale_acts_by_decoder_norm": False}
-    with atomic_path(path / _WEIGHTS) as temporary:
-        save_file(stored(tensors), temporary)
-    write_atomically(path / _CONFIG, json.dumps(config, indent=2) + "\n")
+    write_weights(path / _WEIGHTS, tensors)
+    write_json(path / _CONFIG, config)
 
 
 def _architecture(spec: TranscoderSpec) -> str:
@@ -144,12 +127,10 @@ def _metadata(transcoder: Transcoder) -> dict[str, Any]:
     return own | known | hooks
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `InputError` if it is missing or something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: missing, or not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return found
+FORMAT = Format(
+    "saelens",
+    "SAELens 6 folder: relu, jumprelu (batch_topk); autoencoders also topk",
+    lambda path: (path / _WEIGHTS).is_file(),
+    read,
+    write,
+)

@@ -4,35 +4,30 @@ Its transcoders take nothing off the input; its autoencoders take off `b_dec`. (
 also took off `b_dec`; nothing in the file tells them apart.)
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path, write_atomically
-from edgewise.transcoders._activation import Activation
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._foreign import (
-    Sites,
-    autoencoder_site,
-    layer_of,
-    named_site,
+from edgewise.transcoders import Activation, Transcoder
+from edgewise.transcoders.formats._files import (
+    built,
+    read_json,
     require,
-    sites_for,
-    stored,
     take,
     tensors_of,
+    without_input_bias,
+    write_json,
+    write_weights,
 )
-from edgewise.transcoders.formats._native import build
-from edgewise.transcoders.formats._saelens import read_json
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import layer_of, sites_named
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 
 
-def found_in(path: Path) -> list[Path]:
+def _found_in(path: Path) -> list[Path]:
     """The folder itself, or those in it, that hold a sparse coder."""
     if (path / _WEIGHTS).is_file():
         return [path]
@@ -41,7 +36,7 @@ def found_in(path: Path) -> list[Path]:
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read a directory, or all the directories in a folder."""
-    folders = found_in(path)
+    folders = _found_in(path)
     if not folders:
         raise InputError(f"{path}: holds no {_WEIGHTS}, nor does a folder in it")
     return [_read(folder, sites) for folder in folders]
@@ -61,26 +56,8 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     if not is_transcoder:
         found["b_in"] = found["b_dec"].clone()
     module = path.name if layer_of(path.name) is not None else None
-    reads = sites.reads or named_site(path, module, output=not is_transcoder)
-    if is_transcoder:
-        known = Sites(reads, sites.writes or named_site(path, module, output=True))
-        reads, writes = sites_for(path, "mlp_in", "mlp_out", known)
-    else:
-        reads = writes = autoencoder_site(path, reads)
-    n_features, d_in = found["W_enc"].shape
-    spec = TranscoderSpec(
-        d_in,
-        found["b_dec"].shape[0],
-        n_features,
-        Activation("topk", int(config["k"])),
-        reads,
-        (writes,),
-        "W_skip" in found,
-        not is_transcoder,
-    )
-    transcoder = build(spec, found, path)
-    transcoder.provenance = {"format": "sparsify", "config": config}
-    return transcoder
+    reads, writes = sites_named(path, sites, module, module, autoencoder=not is_transcoder)
+    return built(path, found, Activation("topk", int(config["k"])), reads, [writes], format="sparsify", config=config)
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -94,10 +71,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 
 def _write(transcoder: Transcoder, path: Path) -> None:
     spec = transcoder.spec
-    if spec.is_autoencoder:
-        form = transcoder.folded(transcoder.b_dec)
-    else:
-        form = transcoder if transcoder.b_in is None else transcoder.folded()
+    form = transcoder.folded(transcoder.b_dec) if spec.is_autoencoder else without_input_bias(transcoder)
     tensors = {
         "encoder.weight": form.W_enc,
         "encoder.bias": form.b_enc,
@@ -118,6 +92,8 @@ def _write(transcoder: Transcoder, path: Path) -> None:
         "transcode": not spec.is_autoencoder,
         "d_in": spec.d_in,
     }
-    with atomic_path(path / _WEIGHTS) as temporary:
-        save_file(stored(tensors), temporary)
-    write_atomically(path / _CONFIG, json.dumps(config, indent=2) + "\n")
+    write_weights(path / _WEIGHTS, tensors)
+    write_json(path / _CONFIG, config)
+
+
+FORMAT = Format("sparsify", "sparsify folder: topk", lambda path: bool(_found_in(path)), read, write)

@@ -57,7 +57,7 @@ class LiveActivations:
         return parts[0] if len(parts) == 1 else {site: torch.cat([p[site] for p in parts]) for site in self.sites}
 
 
-class Stream:
+class ActivationStream:
     """Batches of shuffled activations."""
 
     def __init__(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise.transcoders import Activation, Objective, Site, TranscoderSpec
+from edgewise.transcoders import Activation, Site, TranscoderLoss, TranscoderSpec
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
 READS = ("resid_mid", "mlp_normalized", "mlp_in")
@@ -48,7 +48,7 @@ class TrainingConfig:
     """Largest norm of a job's gradient; None for no bound."""
     unit_norm: bool = False
     """Keep decoder rows at norm 1 and take the part along them off their gradient."""
-    objective: Objective = field(default_factory=Objective)
+    objective: TranscoderLoss = field(default_factory=TranscoderLoss)
     """The loss; its `sparsity` is what an activation without `@` gets."""
     dead_after: int = 200_000
     """Tokens without activity after which a feature counts as dead."""
@@ -72,7 +72,7 @@ class TrainingConfig:
             if not getattr(self, name):
                 raise InputError(f"{name}: name at least one")
         if isinstance(self.objective, dict):
-            object.__setattr__(self, "objective", Objective(**self.objective))
+            object.__setattr__(self, "objective", TranscoderLoss(**self.objective))
         for kind in self.kinds:
             if kind not in KINDS:
                 raise InputError(f"kind {kind!r}: choose {', '.join(KINDS)}")
@@ -122,7 +122,7 @@ class TrainingConfig:
             "warmup": 5000,
             "clip": None,
             "unit_norm": True,
-            "objective": Objective("target_norm", auxiliary=0.0),
+            "objective": TranscoderLoss("target_norm", auxiliary=0.0),
             "precision": "float32",
             "exclude_special": False,
             "pool_tokens": 524_288,
@@ -148,7 +148,7 @@ class TrainingConfig:
             raise InputError(f"activation {text!r}: give its sparsity coefficient, such as {activation.kind}@1e-3")
         return activation, penalty
 
-    def jobs(self, d_model: int) -> tuple["Job", ...]:
+    def jobs(self, d_model: int) -> tuple["TrainingJob", ...]:
         """What is trained, one after the other in each step. Raises `InputError`."""
         return tuple(self._job(kind, layers, text, d_model) for kind, layers, text in self._combinations())
 
@@ -174,7 +174,7 @@ class TrainingConfig:
         sets = {kind: [self.layers] if kind == "cross-layer" else [(layer,) for layer in self.layers] for kind in KINDS}
         return [(kind, layers, text) for kind in self.kinds for layers in sets[kind] for text in self.activations]
 
-    def _job(self, kind: str, layers: tuple[int, ...], text: str, d_model: int) -> "Job":
+    def _job(self, kind: str, layers: tuple[int, ...], text: str, d_model: int) -> "TrainingJob":
         activation, penalty = self.parse(text)
         n_features = round(self.expansion * d_model) if self.features is None else self.features
 
@@ -187,16 +187,16 @@ class TrainingConfig:
             )
 
         specs = tuple(spec(first) for first in range(len(layers) if kind == "cross-layer" else 1))
-        return Job(_name(kind, layers, text), specs, replace(self.objective, sparsity=penalty))
+        return TrainingJob(_name(kind, layers, text), specs, replace(self.objective, sparsity=penalty))
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One transcoder, or a cross-layer set of them, and its loss."""
 
     name: str
     specs: tuple[TranscoderSpec, ...]
-    objective: Objective
+    objective: TranscoderLoss
 
 
 def _name(kind: str, layers: tuple[int, ...], text: str) -> str:

@@ -26,9 +26,9 @@ from edgewise.transcoders import Outcome, Site, Transcoder, check_transcoder, lo
 from edgewise.transcoders._capture import real_tokens
 from edgewise.transcoders._text import TokenRows
 from edgewise.transcoders.formats import save
-from edgewise.transcoders.training._activations import LiveActivations, Stream
+from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
 from edgewise.transcoders.training._cache import CachedActivations
-from edgewise.transcoders.training._config import Job, TrainingConfig
+from edgewise.transcoders.training._config import TrainingConfig, TrainingJob
 
 _THRESHOLD_MEMORY = 0.99  # of the running mean of batch_topk's cut
 _START_TOKENS = 4096  # from which means and scales are taken, at most
@@ -133,7 +133,7 @@ class TranscoderLearner(Learner):
         source = LiveActivations(model, tokens.ids, sites, low=self.low)
         if cache is not None:
             source = CachedActivations(cache.folder, sites)
-        self.stream = Stream(
+        self.stream = ActivationStream(
             source,
             real_tokens(model, tokens.ids, exclude_special=config.exclude_special),
             batch_tokens=config.batch_tokens,
@@ -158,7 +158,7 @@ class TranscoderLearner(Learner):
         self.outcomes: dict[str, Outcome] = {}
         self._since: tuple[int, float] | None = None  # this process's first step, and when it began
 
-    def _parameters(self, job: Job) -> list[torch.nn.Parameter]:
+    def _parameters(self, job: TrainingJob) -> list[torch.nn.Parameter]:
         return [p for t in self.transcoders[job.name] for p in t.parameters()]
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ class TranscoderLearner(Learner):
     def _batch(self, step: int) -> dict[Site, Tensor]:
         return {site: x.to(self.device, self.dtype) for site, x in self.stream.batch(step).items()}
 
-    def _gradients(self, job: Job, batch: Mapping[Site, Tensor], step: int) -> Outcome:
+    def _gradients(self, job: TrainingJob, batch: Mapping[Site, Tensor], step: int) -> Outcome:
         transcoders, warmup = self.transcoders[job.name], self.config.sparsity_warmup
         rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
         targets = torch.stack([batch[site] for site in job.specs[0].writes], 1)  # (b, T, D)
@@ -226,7 +226,7 @@ class TranscoderLearner(Learner):
         return outcome
 
     @torch.no_grad()
-    def _after(self, job: Job, outcome: Outcome, step: int) -> None:
+    def _after(self, job: TrainingJob, outcome: Outcome, step: int) -> None:
         """What follows an update: constraints, thresholds, and which features were silent."""
         kept = zip(self.transcoders[job.name], self.silent[job.name], outcome.fired, outcome.cuts, strict=True)
         for transcoder, silent, fired, cut in kept:
@@ -271,7 +271,7 @@ class TranscoderLearner(Learner):
             state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
 
 
-def _sites(jobs: Sequence[Job]) -> list[Site]:
+def _sites(jobs: Sequence[TrainingJob]) -> list[Site]:
     """All the sites that jobs read or write, each once."""
     return list(dict.fromkeys(site for job in jobs for spec in job.specs for site in (spec.reads, *spec.writes)))
 

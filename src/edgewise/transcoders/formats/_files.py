@@ -1,107 +1,22 @@
-"""What the readers and writers of other tools' files share: names of sites, whole files, and what a format can hold."""
+"""What the readers and writers of other tools' files share: whole files, tensors by name, what a format can hold."""
 
+import json
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.transcoders._sites import Site
-from edgewise.transcoders._transcoder import Transcoder, TranscoderSpec
-
-HOOKS = {
-    "hook_resid_pre": "resid_pre",
-    "hook_resid_mid": "resid_mid",
-    "hook_mlp_in": "resid_mid",  # TransformerLens copies it off before the norm
-    "ln2.hook_normalized": "mlp_normalized",
-    "mlp.hook_in": "mlp_in",
-    "hook_mlp_out": "mlp_out",
-    "mlp.hook_out": "mlp_out",
-    "hook_resid_post": "resid_post",
-}
-"""TransformerLens' names within a block, and the sites that they are (of a model whose norms are not folded)."""
-_NAMES = {kind: hook for hook, kind in HOOKS.items() if hook not in ("hook_mlp_in", "mlp.hook_out")}
-NAMED = tuple(_NAMES)
-"""The kinds of sites that have such a name."""
-_LAYER = re.compile(r"(?:^|[._/-])(?:layers?|blocks?|h|resid_post_layer)[._-]?(\d+)(?=$|[._/-])")
-
-
-NAME_THEM = "name the sites, such as reads=Site('mlp_in', 8) or `convert --reads 8.mlp_in --writes 8.mlp_out`"
-
-
-@dataclass(frozen=True)
-class Sites:
-    """Sites that the user names, where a file does not (or wrongly)."""
-
-    reads: Site | None = None
-    writes: Site | None = None
-
-
-def hook_name(site: Site) -> str:
-    """TransformerLens' name of a site."""
-    return f"blocks.{site.layer}.{_NAMES[site.kind]}"
-
-
-def site_of(name: str, *, output: bool = False) -> Site | None:
-    """The site of a TransformerLens hook or of a Hugging Face module's path (its input, or its output); None if it is
-    neither.
-    """
-    layer = layer_of(name)
-    if layer is None:
-        return None
-    rest = name[_LAYER.search(name).end() :].lstrip(".")  # pyright: ignore[reportOptionalMemberAccess] (it has a layer)
-    if rest in HOOKS:
-        return Site(HOOKS[rest], layer)
-    if rest in ("mlp", "feed_forward"):
-        return Site("mlp_out" if output else "mlp_in", layer)
-    return Site("resid_post", layer) if rest == "" else None
-
-
-def layer_of(name: str) -> int | None:
-    """The layer that a name such as `layers.8.mlp` or `layer_8` tells."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
-
-
-def named_site(path: Path, name: object, *, output: bool = False) -> Site | None:
-    """The site that a file names; None if it names none. Raises `InputError` for one that is not known here."""
-    if not name:
-        return None
-    site = site_of(str(name), output=output)
-    if site is None:
-        raise InputError(f"{path}: it is of {name!r}, which is no site that is known here; {NAME_THEM}")
-    return site
-
-
-def sites_for(path: Path, reads: str, writes: str, given: Sites, layer: int | None = None) -> tuple[Site, Site]:
-    """The two sites of a transcoder whose format fixes their kinds and tells the layer by its name at most: by that of
-    the file, or of the innermost folder that has one.
-
-    Raises:
-        InputError: the layer is nowhere to be found.
-    """
-    if given.reads is not None and given.writes is not None:
-        return given.reads, given.writes
-    told = (layer, *(site.layer for site in (given.reads, given.writes) if site), *map(layer_of, reversed(path.parts)))
-    layer = next((each for each in told if each is not None), None)
-    if layer is None:
-        raise InputError(f"{path}: the file does not say of which layer it is; {NAME_THEM}")
-    return given.reads or Site(reads, layer), given.writes or Site(writes, layer)
-
-
-def autoencoder_site(path: Path, site: Site | None) -> Site:
-    """The one site of an autoencoder. Raises `InputError` if there is none: no guess would be better than another."""
-    if site is None:
-        raise InputError(f"{path}: an autoencoder, and the file does not say of which site; {NAME_THEM}")
-    return site
+from edgewise.runs import atomic_path, write_atomically
+from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
+from edgewise.transcoders.formats._site_names import NAMED
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
@@ -126,6 +41,17 @@ def unpickled(path: Path, allowed: Sequence[tuple[type, str]] = ()) -> Any:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `InputError` if it is missing or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: missing, or not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return found
+
+
 def take(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:
     """A tensor by its name. Raises `InputError` if there is none."""
     if name not in tensors:
@@ -136,6 +62,61 @@ def take(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:
 def rows_of(W_dec: Tensor, n_features: int) -> Tensor:
     """A decoder with a row per feature, whichever way it was stored."""
     return W_dec if W_dec.shape[0] == n_features else W_dec.T.contiguous()
+
+
+def build(spec: TranscoderSpec, tensors: dict[str, Tensor], path: str | Path) -> Transcoder:
+    """A transcoder of these tensors, checked for names, shapes and numbers.
+
+    Raises:
+        InputError: a tensor is missing, has another shape than the sizes say, or holds NaN or infinity.
+    """
+    dtype = tensors["W_enc"].dtype if "W_enc" in tensors else torch.float32
+    if not dtype.is_floating_point:
+        raise InputError(f"{path}: W_enc is of {str(dtype).removeprefix('torch.')}; weights are floating-point numbers")
+    transcoder = Transcoder(spec, dtype=dtype)
+    wanted = transcoder.state_dict()
+    given = {name: tensor for name, tensor in tensors.items() if name != "threshold" or spec.activation.thresholded}
+    if not spec.activation.thresholded:
+        given["threshold"] = wanted["threshold"]
+    if different := sorted(wanted.keys() ^ given.keys()):
+        raise InputError(f"{path}: tensors {', '.join(different)} are missing or are not a {spec.activation}'s")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise InputError(f"{path}: {name} is {list(tensor.shape)}, wanted {list(wanted[name].shape)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{path}: {name} holds NaN or infinity; the file is spoiled or its training failed")
+    transcoder.load_state_dict(given)
+    return transcoder
+
+
+def built(
+    path: Path,
+    tensors: dict[str, Tensor],
+    activation: Activation,
+    reads: Site,
+    writes: Sequence[Site],
+    **provenance: Any,
+) -> Transcoder:
+    """A transcoder of a file's tensors, whose shapes give its sizes.
+
+    Args:
+        path: the file.
+        tensors: named and turned as a `Transcoder`'s; `b_in` and `W_skip` where it has them.
+        activation: the activation kind.
+        reads: the site read.
+        writes: the sites written.
+        **provenance: what else the file says, beside its `format`.
+
+    Raises:
+        InputError: see `build`.
+    """
+    n_features, d_in = tensors["W_enc"].shape
+    has_skip, has_b_in = "W_skip" in tensors, "b_in" in tensors
+    d_out = len(tensors["b_dec"])
+    spec = TranscoderSpec(d_in, d_out, n_features, activation, reads, tuple(writes), has_skip, has_b_in)
+    transcoder = build(spec, tensors, path)
+    transcoder.provenance = provenance
+    return transcoder
 
 
 def require(
@@ -197,3 +178,19 @@ def one(transcoders: Sequence[Transcoder], name: str) -> Transcoder:
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as files want them: on the CPU, contiguous, sharing nothing."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def without_input_bias(transcoder: Transcoder) -> Transcoder:
+    """The same function in a form that takes nothing off its input; itself if it has that form."""
+    return transcoder if transcoder.b_in is None else transcoder.folded()
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a `.safetensors`, whole or not at all. Raises `InputError` if it cannot be written."""
+    with atomic_path(path) as temporary:
+        save_file(stored(tensors), temporary)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all. Raises `InputError` if it cannot be written."""
+    write_atomically(path, json.dumps(values, indent=2) + "\n")

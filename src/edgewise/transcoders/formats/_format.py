@@ -1,0 +1,30 @@
+"""What a file format is, and the sites that a user may name beside its files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewise.transcoders import Site, Transcoder
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Sites that the user names, where a file does not (or wrongly)."""
+
+    reads: Site | None = None
+    writes: Site | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One tool's files."""
+
+    name: str
+    what: str
+    """Which files, and which activations they can hold."""
+    finds: Callable[[Path], bool]
+    """Whether a file or folder is of this format, by its names alone (or a file's header)."""
+    read: Callable[[Path, Sites], list[Transcoder]]
+    """Raises `InputError`; what else it raises for a file that is not as it should be becomes one."""
+    write: Callable[[Sequence[Transcoder], Path], None]
+    """Raises `InputError` for what the format cannot hold."""

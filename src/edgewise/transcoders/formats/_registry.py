@@ -1,0 +1,126 @@
+"""Everybody's transcoders: one way to read them, from wherever they are, and one to write them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from edgewise._errors import InputError
+from edgewise.transcoders import Site, Transcoder
+from edgewise.transcoders.formats import (
+    _authors,
+    _circuit_tracer,
+    _dictionary_learning,
+    _gemma_scope,
+    _native,
+    _saelens,
+    _sparsify,
+)
+from edgewise.transcoders.formats._files import tensors_of
+from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._source import local
+
+FORMATS: dict[str, Format] = {
+    each.name: each
+    for each in (
+        _native.FORMAT,
+        _authors.FORMAT,
+        _saelens.FORMAT,
+        _sparsify.FORMAT,
+        _circuit_tracer.FORMAT,
+        _gemma_scope.FORMAT,
+        _gemma_scope.FORMAT_2,
+        _dictionary_learning.FORMAT,
+    )
+}
+"""By name, in the order in which a file is tried. A new format is one file and a line here, or `register_format`."""
+
+
+def register_format(format: Format) -> None:
+    """Add a format to those that `read` and `write` know; a file is tried with it after all others.
+
+    Raises:
+        InputError: there is one of that name.
+    """
+    if format.name in FORMATS:
+        raise InputError(f"format {format.name!r}: there is one of that name; choose another than {', '.join(FORMATS)}")
+    FORMATS[format.name] = format
+
+
+def read(
+    source: str | Path, format: str | None = None, *, reads: Site | None = None, writes: Site | None = None
+) -> list[Transcoder]:
+    """Read transcoders of any format.
+
+    Args:
+        source: a file, a folder, or a hub id: `org/name`, with `/folder` and `@revision` if wanted (or `hf://…`).
+        format: a key of `FORMATS`; found out if None.
+        reads: the site read, where the files do not say it or say it wrongly.
+        writes: the site written, likewise.
+
+    Returns:
+        One transcoder, or a whole set in the order of its layers.
+
+    Raises:
+        InputError: there is nothing there, it is of no known format, or it is cut short, misshapen or not finite.
+    """
+    if format is not None and format not in FORMATS:
+        raise InputError(f"format {format!r}: choose {', '.join(FORMATS)}")
+    path = local(str(source))
+    name = format or next((each.name for each in FORMATS.values() if each.finds(path)), None)
+    if name is None:
+        inner = [each for each in sorted(path.glob("*/")) if any(f.finds(each) for f in FORMATS.values())]
+        hint = f"; give {inner[0]}" if inner else f" ({', '.join(FORMATS)})"
+        if path.suffix == ".safetensors":
+            tensors_of(path)  # which says so if it is cut short
+        raise InputError(f"{source}: of no format that is known{hint}")
+    try:
+        found = FORMATS[name].read(path, Sites(reads, writes))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{source}: not as {name} writes it ({type(error).__name__}: {reason[:120]})") from error
+    for each in found:
+        each.name = each.name or path.stem
+    return found
+
+
+def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, format: str = "edgewise") -> None:
+    """Write transcoders in any format.
+
+    Args:
+        transcoders: one, or a set where the format has sets.
+        path: the file or folder, as the format has it.
+        format: a key of `FORMATS`.
+
+    Raises:
+        InputError: the format cannot hold them, or the place cannot be written.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format {format!r}: choose {', '.join(FORMATS)}")
+    given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
+    if not given:
+        raise InputError("write: give at least one transcoder")
+    layers = [each.spec.reads.layer for each in given]
+    if again := [layer for layer in layers if layers.count(layer) > 1]:
+        raise InputError(f"write: two are of layer {again[0]}, which would be one file; write one at a time")
+    FORMATS[format].write(given, Path(path))
+
+
+def round_trip_differences(transcoders: Sequence[Transcoder], path: Path, format: str) -> list[str]:
+    """How what `write` wrote reads back as something else: another activation kind, a bias folded away."""
+    if format == "edgewise":
+        return []
+    sites: dict[str, Site] = {}
+    if len(transcoders) == 1 and len(transcoders[0].spec.writes) == 1:  # a set's files say their layers
+        sites = {"reads": transcoders[0].spec.reads, "writes": transcoders[0].spec.writes[0]}
+    layers = {each.spec.reads.layer: each for each in read(path, format, **sites)}
+    notes = dict[str, None]()  # in order, each once
+    for each in transcoders:
+        again = layers[each.spec.reads.layer]
+        if again.spec.activation != each.spec.activation:
+            notes[f"{format} reads {each.spec.activation} back as {again.spec.activation}"] = None
+        if each.b_in is not None and (again.b_in is None or not torch.equal(each.b_in, again.b_in)):
+            notes[f"{format} has no such input bias: it is folded into b_enc, which rounds"] = None
+    return list(notes)

@@ -1,0 +1,107 @@
+"""Sites by other tools' names: TransformerLens' hooks, Hugging Face modules' paths, and folders named after layers."""
+
+import re
+from pathlib import Path
+
+from edgewise._errors import InputError
+from edgewise.transcoders import Site
+from edgewise.transcoders.formats._format import Sites
+
+HOOKS = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_mlp_in": "resid_mid",  # TransformerLens copies it off before the norm
+    "ln2.hook_normalized": "mlp_normalized",
+    "mlp.hook_in": "mlp_in",
+    "hook_mlp_out": "mlp_out",
+    "mlp.hook_out": "mlp_out",
+    "hook_resid_post": "resid_post",
+}
+"""TransformerLens' names within a block, and the sites that they are (of a model whose norms are not folded)."""
+_NAMES = {kind: hook for hook, kind in HOOKS.items() if hook not in ("hook_mlp_in", "mlp.hook_out")}
+NAMED = tuple(_NAMES)
+"""The kinds of sites that have such a name."""
+_LAYER = re.compile(r"(?:^|[._/-])(?:layers?|blocks?|h|resid_post_layer)[._-]?(\d+)(?=$|[._/-])")
+NAME_THEM = "name the sites, such as reads=Site('mlp_in', 8) or `convert --reads 8.mlp_in --writes 8.mlp_out`"
+
+
+def hook_name(site: Site) -> str:
+    """TransformerLens' name of a site."""
+    return f"blocks.{site.layer}.{_NAMES[site.kind]}"
+
+
+def site_of(name: str, *, output: bool = False) -> Site | None:
+    """The site of a TransformerLens hook or of a Hugging Face module's path (its input, or its output); None if it is
+    neither.
+    """
+    layer = layer_of(name)
+    if layer is None:
+        return None
+    rest = name[_LAYER.search(name).end() :].lstrip(".")  # pyright: ignore[reportOptionalMemberAccess] (it has a layer)
+    if rest in HOOKS:
+        return Site(HOOKS[rest], layer)
+    if rest in ("mlp", "feed_forward"):
+        return Site("mlp_out" if output else "mlp_in", layer)
+    return Site("resid_post", layer) if rest == "" else None
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a name such as `layers.8.mlp` or `layer_8` tells."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def named_site(path: Path, name: object, *, output: bool = False) -> Site | None:
+    """The site that a file names; None if it names none. Raises `InputError` for one that is not known here."""
+    if not name:
+        return None
+    site = site_of(str(name), output=output)
+    if site is None:
+        raise InputError(f"{path}: it is of {name!r}, which is no site that is known here; {NAME_THEM}")
+    return site
+
+
+def sites_for(path: Path, reads: str, writes: str, given: Sites, layer: int | None = None) -> tuple[Site, Site]:
+    """The two sites of a transcoder whose format fixes their kinds and tells the layer by its name at most: by that of
+    the file, or of the innermost folder that has one.
+
+    Raises:
+        InputError: the layer is nowhere to be found.
+    """
+    if given.reads is not None and given.writes is not None:
+        return given.reads, given.writes
+    told = (layer, *(site.layer for site in (given.reads, given.writes) if site), *map(layer_of, reversed(path.parts)))
+    layer = next((each for each in told if each is not None), None)
+    if layer is None:
+        raise InputError(f"{path}: the file does not say of which layer it is; {NAME_THEM}")
+    return given.reads or Site(reads, layer), given.writes or Site(writes, layer)
+
+
+def autoencoder_site(path: Path, site: Site | None) -> Site:
+    """The one site of an autoencoder. Raises `InputError` if there is none: no guess would be better than another."""
+    if site is None:
+        raise InputError(f"{path}: an autoencoder, and the file does not say of which site; {NAME_THEM}")
+    return site
+
+
+def sites_named(
+    path: Path, given: Sites, reads: object, writes: object = None, *, autoencoder: bool = False
+) -> tuple[Site, Site]:
+    """The two sites of a file that may name them; a transcoder that does not reads `mlp_in`, of the layer in its name.
+
+    Args:
+        path: the file.
+        given: what the user names, which counts before what the file says.
+        reads: the name of what is read, if the file has one.
+        writes: likewise.
+        autoencoder: whether both are one and the same.
+
+    Raises:
+        InputError: a name is not known here, or the layer (of an autoencoder: the site) is nowhere to be found.
+    """
+    read = given.reads or named_site(path, reads, output=autoencoder)
+    if autoencoder:
+        site = autoencoder_site(path, read)
+        return site, site
+    written = given.writes or named_site(path, writes, output=True)
+    return sites_for(path, "mlp_in", "mlp_out", Sites(read, written))
