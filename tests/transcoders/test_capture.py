@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgewise.transcoders import Site, capture
-from edgewise.transcoders._capture import modules_of, real_tokens
+from edgewise.transcoders import Site, capture, modules_of
+from edgewise.transcoders._capture import real_tokens
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, tiny
 from tests.transcoders.toys import refused, text
 
@@ -18,12 +18,13 @@ IDS = text(5).ids
 def test_sites_are_what_the_modules_own_run_shows(name: str):
     model = tiny(name)
     seen: dict[str, torch.Tensor] = {}
-    norm, mlp = modules_of(model.parts.layers[1])
+    modules = modules_of(model.parts.layers[1])
 
     def note(name: str) -> Any:
         return lambda _module, given, out: seen.update({f"{name}_in": given[0], f"{name}_out": out})
 
-    handles = [norm.register_forward_hook(note("norm")), mlp.register_forward_hook(note("mlp"))]
+    named = {"norm": modules.norm, "mlp": modules.mlp, "added": modules.last}
+    handles = [module.register_forward_hook(note(name)) for name, module in named.items()]
     with torch.no_grad():
         model.module(input_ids=IDS)
     for handle in handles:
@@ -33,7 +34,7 @@ def test_sites_are_what_the_modules_own_run_shows(name: str):
     found = capture(model, sites, IDS)
     expected = {
         "mlp_in": seen["mlp_in"],
-        "mlp_out": seen["mlp_out"],
+        "mlp_out": seen["added_out"],
         "resid_mid": seen.get("norm_in", seen["mlp_in"]),
     }
     gain, bias = model.parts.layers[1].mlp.norm.gain, model.parts.layers[1].mlp.norm.bias

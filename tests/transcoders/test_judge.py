@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional
 
 from edgewise.runs import bootstrap
-from edgewise.transcoders import Site, capture
-from edgewise.transcoders._capture import modules_of
+from edgewise.transcoders import Site, capture, modules_of
 from edgewise.transcoders._replacement import substituted
 from edgewise.transcoders.judging import evaluate_transcoders
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered

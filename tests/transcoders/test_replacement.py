@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from edgewise.models import Model
-from edgewise.transcoders import Activation, Codes, Replacement, Site, Transcoder, TranscoderSpec, capture
-from edgewise.transcoders._capture import modules_of
+from edgewise.transcoders import Activation, Codes, Replacement, Site, Transcoder, TranscoderSpec, capture, modules_of
 from edgewise.transcoders.judging import evaluate_transcoders
 from tests.tiny import ONE_OF_EACH, random_model, tiny
 from tests.transcoders.reference import random_transcoder
@@ -185,8 +184,9 @@ def test_the_model_generates_and_is_whole_again_even_after_an_error():
         raise ZeroDivisionError
     assert torch.equal(own_logits(model), before)
     for layer in model.parts.layers:
-        norm, mlp = modules_of(layer)
-        assert "forward" not in mlp.__dict__ and not norm._forward_pre_hooks and not model.module._forward_pre_hooks
+        norm, mlp, post_norm = modules_of(layer)
+        assert all("forward" not in each.__dict__ for each in (mlp, post_norm) if each is not None)
+        assert not norm._forward_pre_hooks and not model.module._forward_pre_hooks
 
 
 def test_gradients_go_through_the_features():

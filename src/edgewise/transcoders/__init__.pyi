@@ -4,10 +4,13 @@ from ._gradients import NORMALIZATIONS as NORMALIZATIONS
 from ._gradients import Outcome as Outcome
 from ._gradients import TranscoderLoss as TranscoderLoss
 from ._gradients import loss_and_gradients as loss_and_gradients
+from ._on_model import MlpModules as MlpModules
 from ._on_model import centre as centre
+from ._on_model import changed_forwards as changed_forwards
 from ._on_model import check_site as check_site
 from ._on_model import check_transcoder as check_transcoder
 from ._on_model import input_at as input_at
+from ._on_model import modules_of as modules_of
 from ._on_model import reads_no_mean as reads_no_mean
 from ._on_model import special_tokens as special_tokens
 from ._replacement import Replacement as Replacement

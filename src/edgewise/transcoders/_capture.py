@@ -9,19 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.models import Layer, Model
-from edgewise.transcoders import Site, centre, check_site, input_at, special_tokens
+from edgewise.models import Model
+from edgewise.transcoders import Site, centre, check_site, input_at, modules_of, special_tokens
 
 
 class _Stop(Exception):  # noqa: N818 (no error: the rest of the forward is not needed)
     """The last layer that is asked for has been seen."""
-
-
-def modules_of(layer: Layer) -> tuple[nn.Module, nn.Module]:
-    """The user's own norm and MLP of a layer."""
-    norm, mlp = layer.mlp.norm.module, layer.mlp.module
-    assert isinstance(norm, nn.Module) and isinstance(mlp, nn.Module)
-    return norm, mlp
 
 
 @torch.no_grad()
@@ -82,21 +75,26 @@ def lowered(model: Model, low: bool) -> Any:
 def _observed(
     model: Model, layers: Sequence[int], note: Callable[[int, Tensor | None, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """Call `note` after each of the layers' MLPs; the hooks are gone when the context is left."""
+    """Call `note` with what each of the layers' MLPs read and wrote; the hooks are gone when the context is left."""
     handles: list[Any] = []
     residuals: dict[int, Tensor] = {}
+    inputs: dict[int, Tensor] = {}
 
     def watch(index: int) -> None:
-        norm, mlp = modules_of(model.parts.layers[index])
+        modules = modules_of(model.parts.layers[index])
 
         def keep_residual(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
             residuals[index] = arguments[0]
 
-        def seen(_module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-            note(index, residuals.get(index), arguments[0], output)
+        def keep_input(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            inputs[index] = arguments[0]
 
-        handles.append(norm.register_forward_pre_hook(keep_residual))
-        handles.append(mlp.register_forward_hook(seen))
+        def seen(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
+            note(index, residuals.get(index), inputs[index], output)
+
+        handles.append(modules.norm.register_forward_pre_hook(keep_residual))
+        handles.append(modules.mlp.register_forward_pre_hook(keep_input))
+        handles.append(modules.last.register_forward_hook(seen))
 
     try:
         for index in layers:

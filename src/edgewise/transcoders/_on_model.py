@@ -1,8 +1,16 @@
-"""A transcoder's sites in a model: whether the model has them, and what stands there."""
+"""A transcoder's sites in a model: whether the model has them, what stands there, and which modules make it.
+
+This is the one place that says so: capture, replacement, judging and the engine's features all ask here. An MLP's
+output, `mlp_out`, is what is added to the residual stream: where the family has a post-norm, after it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgewise._errors import InputError
 from edgewise.models import Layer, Model
@@ -47,6 +55,44 @@ def check_centring(model: Model, site: Site) -> None:
             f"site {site}: this model has norms that do not take the mean off, so that its MLPs' mean counts; train "
             "with centred=False"
         )
+
+
+class MlpModules(NamedTuple):
+    """The user's own modules between the residual stream that a layer's MLP reads and what it adds to it."""
+
+    norm: nn.Module
+    """Never called where the layer has no norm."""
+    mlp: nn.Module
+    post_norm: nn.Module | None = None
+
+    @property
+    def last(self) -> nn.Module:
+        """The one whose output is `mlp_out`."""
+        return self.mlp if self.post_norm is None else self.post_norm
+
+
+def modules_of(layer: Layer) -> MlpModules:
+    """A layer's."""
+    post_norm = layer.mlp.post_norm
+    found = layer.mlp.norm.module, layer.mlp.module, None if post_norm is None else post_norm.module
+    assert all(isinstance(module, nn.Module) for module in found if module is not None)
+    return MlpModules(*found)  # pyright: ignore[reportArgumentType] (they are modules)
+
+
+@contextmanager
+def changed_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Within it, modules run other forwards in place of their own; afterwards they are as before."""
+    before: list[tuple[nn.Module, Any]] = []
+    try:
+        for module, forward in forwards:
+            before.append((module, module.__dict__.get("forward")))  # somebody may have put an own one there
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, own in reversed(before):
+            del module.__dict__["forward"]
+            if own is not None:
+                module.__dict__["forward"] = own
 
 
 def input_at(layer: Layer, kind: str, residual: Tensor | None, given: Tensor) -> Tensor:

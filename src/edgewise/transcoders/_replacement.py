@@ -11,8 +11,17 @@ from torch import Tensor, nn
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.transcoders import Codes, Transcoder, centre, check_transcoder, input_at, special_tokens
-from edgewise.transcoders._capture import modules_of
+from edgewise.transcoders import (
+    Codes,
+    MlpModules,
+    Transcoder,
+    centre,
+    changed_forwards,
+    check_transcoder,
+    input_at,
+    modules_of,
+    special_tokens,
+)
 
 Substitute = Callable[[Tensor | None, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From the norm's input (None without a norm), the MLP's input and the MLP itself to what takes its output's place."""
@@ -134,58 +143,54 @@ def substituted(model: Model, substitutes: Mapping[int, Substitute], *, exclude_
         substitutes: by layer.
         exclude_special: special tokens, and the first of each sequence, keep the MLP's own output.
     """
-    handles: list[Any] = []
-    restores: list[Callable[[], None]] = []
     special: list[Tensor | None] = [None]
 
     def note_tokens(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         ids = named.get("input_ids", arguments[0] if arguments else None)
         special[0] = None if ids is None or not exclude_special else _special(model, ids, named)
 
-    def change(layer: int, substitute: Substitute) -> None:
-        norm, mlp = modules_of(model.parts.layers[layer])
-        residual: list[Tensor | None] = [None]
-        own = mlp.forward
-        replaced = mlp.__dict__.get("forward")  # somebody may have put an own one there
-
-        def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            residual[0] = arguments[0]
-
-        def forward(given: Tensor) -> Tensor:
-            whole: list[Tensor] = []
-
-            def ran(x: Tensor) -> Tensor:
-                whole.append(own(x))
-                return whole[-1]
-
-            y = substitute(residual[0], given, ran)
-            left = special[0]
-            if left is not None and left.shape == given.shape[:-1] and bool(left.any()):
-                y = y.clone()
-                # The same numbers to the bit where the MLP has run already: fewer rows may round otherwise.
-                y[left] = whole[0][left] if whole else own(given[left])
-            return y
-
-        def restore() -> None:
-            if replaced is None:
-                del mlp.__dict__["forward"]
-            else:
-                mlp.__dict__["forward"] = replaced
-
-        handles.append(norm.register_forward_pre_hook(keep))
-        mlp.__dict__["forward"] = forward
-        restores.append(restore)
-
-    try:
-        handles.append(model.module.register_forward_pre_hook(note_tokens, with_kwargs=True))
+    with ExitStack() as stack:
+        stack.callback(model.module.register_forward_pre_hook(note_tokens, with_kwargs=True).remove)
         for layer, substitute in substitutes.items():
-            change(layer, substitute)
+            stack.enter_context(_substituted_layer(modules_of(model.parts.layers[layer]), substitute, special))
         yield
+
+
+@contextmanager
+def _substituted_layer(modules: MlpModules, substitute: Substitute, special: list[Tensor | None]) -> Iterator[None]:
+    """One layer; `special` holds which tokens keep the MLP's own output in the forward under way."""
+    residual: list[Tensor | None] = [None]
+    own_mlp, own_last = modules.mlp.forward, modules.last.forward
+
+    def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        residual[0] = arguments[0]
+
+    def own(x: Tensor) -> Tensor:
+        return own_mlp(x) if modules.post_norm is None else own_last(own_mlp(x))
+
+    def forward(given: Tensor) -> Tensor:
+        whole: list[Tensor] = []
+
+        def ran(x: Tensor) -> Tensor:
+            whole.append(own(x))
+            return whole[-1]
+
+        y = substitute(residual[0], given, ran)
+        left = special[0]
+        if left is not None and left.shape == given.shape[:-1] and bool(left.any()):
+            y = y.clone()
+            # The same numbers to the bit where the MLP has run already: fewer rows may round otherwise.
+            y[left] = whole[0][left] if whole else own(given[left])
+        return y
+
+    # Before a post-norm the MLP hands on what it was given, and the post-norm's place is where its output is made.
+    forwards = {modules.mlp: lambda given: given, modules.last: forward}
+    handle = modules.norm.register_forward_pre_hook(keep)
+    try:
+        with changed_forwards(forwards.items()):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for restore in reversed(restores):
-            restore()
+        handle.remove()
 
 
 def _special(model: Model, ids: Int[Tensor, "B S"], named: Mapping[str, Any]) -> Bool[Tensor, "B S"]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from edgewise.models import Model
-from edgewise.transcoders._capture import modules_of
+from edgewise.transcoders import changed_forwards, modules_of
 
 
 def blocks_of(model: Model) -> list[nn.Module]:
@@ -18,9 +18,9 @@ def blocks_of(model: Model) -> list[nn.Module]:
     names = {module: name.split(".") for name, module in model.module.named_modules()}
     found = []
     for layer in model.parts.layers:
-        norm, mlp = (names.get(module, []) for module in modules_of(layer))
-        shared = takewhile(lambda pair: pair[0] == pair[1], zip(norm, mlp, strict=False))
-        found.append(model.module.get_submodule(".".join(part for part, _ in shared)))
+        paths = [names.get(module, []) for module in modules_of(layer) if module is not None]
+        shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+        found.append(model.module.get_submodule(".".join(parts[0] for parts in shared)))
     return found if model.module not in found and len(set(found)) == len(found) else []
 
 
@@ -45,15 +45,6 @@ def remembered(blocks: list[nn.Module]) -> Iterator[list[Any]]:
 @contextmanager
 def recalled(blocks: list[nn.Module], outputs: list[Any]) -> Iterator[None]:
     """Within it, blocks give the outputs they gave before: the first blocks, as many as there are outputs."""
-    changed: list[tuple[nn.Module, Any]] = []
-    try:
-        for block, output in zip(blocks, outputs, strict=False):
-            changed.append((block, block.__dict__.get("forward")))
-            block.__dict__["forward"] = lambda *_, output=output, **__: output
+    given_back = (lambda *_, output=output, **__: output for output in outputs)
+    with changed_forwards(zip(blocks, given_back, strict=False)):
         yield
-    finally:
-        for block, own in changed:
-            if own is None:
-                del block.__dict__["forward"]
-            else:
-                block.__dict__["forward"] = own
