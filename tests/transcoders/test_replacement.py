@@ -33,6 +33,7 @@ def own_logits(model: Model) -> Tensor:
 def exact(model: Model, layer: int) -> Transcoder:
     """The transcoder that *is* a ReLU MLP."""
     mlp = model.parts.layers[layer].mlp
+    assert mlp.up is not None
     spec = TranscoderSpec(
         mlp.up.shape[0], mlp.up.shape[0], mlp.up.shape[1], Activation("relu"), Site("mlp_in", layer),
         (Site("mlp_out", layer),),
