@@ -43,12 +43,20 @@ FEATURED = [
 ]
 """With transcoder features in MLPs' places; a layer may have an error term alone."""
 SMALL += FEATURED
+COUPLED = [
+    dataclasses.replace(spec, coupled_heads=True)
+    for spec in SMALL
+    if spec.n_layers == 3 and spec.n_heads > 1 and spec.kv == "physical" and not spec.parallel
+]
+"""A norm after attention makes each layer's heads one unit."""
+SMALL += COUPLED
 
 
 def _id(spec: GraphSpec) -> str:
     order = "parallel" if spec.parallel else "sequential"
     features = "".join(f"-{layer}:{len(chosen)}" for layer, chosen in spec.features)
-    return f"{spec.n_layers}x{spec.n_heads}:{spec.n_kv_heads}-{spec.embeddings}-{spec.kv}-{order}{features}"
+    coupled = "-coupled" if spec.coupled_heads else ""
+    return f"{spec.n_layers}x{spec.n_heads}:{spec.n_kv_heads}-{spec.embeddings}-{spec.kv}-{order}{features}{coupled}"
 
 
 # --------------------------------------------------------------------------------------------------------------- counts
@@ -280,6 +288,12 @@ def test_graphs_are_equal_if_their_specs_are():
     assert GraphSpec(**spec.to_dict()) == spec
 
 
+def test_coupled_heads_are_part_of_what_a_graph_is():
+    plain, spec = GraphSpec(2, 4, 2), GraphSpec(2, 4, 2, coupled_heads=True)
+    assert Graph(spec) != Graph(plain) and "coupled_heads" not in plain.to_dict()
+    assert Graph(spec) == Graph(GraphSpec(**json.loads(json.dumps(spec.to_dict()))))
+
+
 @pytest.mark.parametrize("spec", FEATURED, ids=_id)
 def test_features_are_part_of_what_a_graph_is(spec: GraphSpec):
     plain = dataclasses.replace(spec, features=())
@@ -372,7 +386,10 @@ def _on_a_path(spec: GraphSpec, kept: list[str], from_embeddings: bool) -> set[s
             if source == writer:
                 if reader == "logits":
                     found.update((*path, name))
-                for next_writer in _fed_by(spec, reader):
+                moved = _fed_by(spec, reader)
+                if spec.coupled_heads and reader.startswith("a"):  # the norm of their sum moves all of a layer's heads
+                    moved = [f"{reader.partition('.')[0]}.h{head}" for head in range(spec.n_heads)]
+                for next_writer in moved:
                     walk(next_writer, (*path, name))
 
     sources = {source for _, source, _ in edges}
@@ -429,3 +446,36 @@ def test_the_rules_of_pruning_by_example():
     assert sorted(pruned("zero", *path[1:])) == sorted(path[1:])
     assert pruned("interchange", "embed -> a0.kv0.k", *path[1:]) == []  # another key head than the one that a0.h3 uses
     assert pruned("interchange", "embed -> logits", "a0.h0 -> logits") == ["embed -> logits"]
+
+
+def test_the_rules_of_pruning_by_example_where_heads_are_coupled():
+    graph = Graph(GraphSpec(3, 4, 2, coupled_heads=True))
+
+    def pruned(ablation: str, *names: str) -> list[str]:
+        kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+        kept[[graph.edge_id(name) for name in names]] = True
+        return sorted(graph.edge_names(graph.prune(kept, ablation).nonzero()[:, 0]))
+
+    # What a0.h0 asks changes the scale of what a0.h3 writes; nobody needs what a0.h1 writes to a dead MLP.
+    kept = ("embed -> a0.h0.q", "a0.h1 -> m1", "a0.h3 -> logits")
+    for ablation in ("interchange", "zero"):
+        assert pruned(ablation, *kept) == [kept[2], kept[0]]
+        assert pruned(ablation, *kept[:2]) == []
+    assert pruned("interchange", kept[2]) == [] and pruned("zero", kept[2]) == [kept[2]]
+
+
+def test_heads_are_coupled_within_a_position_group():
+    graph = Graph(GraphSpec(1, 2, 2, spans=("subject", "end"), coupled_heads=True))
+
+    def pruned(*names: str) -> list[str]:
+        kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+        kept[[graph.edge_id(name) for name in names]] = True
+        return sorted(graph.edge_names(graph.prune(kept, "interchange").nonzero()[:, 0]))
+
+    # A query asks at its own tokens alone; a key is seen from everywhere.
+    assert pruned("embed -> a0.h0.q @ subject", "a0.h1 -> logits @ end") == []
+    for kept in (
+        ["a0.h1 -> logits @ end", "embed -> a0.h0.q @ end"],
+        ["a0.h1 -> logits @ end", "embed -> a0.h0.k @ subject"],
+    ):
+        assert pruned(*kept) == sorted(kept)

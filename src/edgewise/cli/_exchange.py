@@ -76,12 +76,15 @@ def export_circuit(
 
 def foreign_circuit(file: Path, model: Any, name: str) -> Any:
     """A circuit of another tool on the graph that its file counts on; refused if that is of another model."""
+    import edgewise as ew
+
     physical = model.graph()
     circuit = _read(file, physical)
-    spec = replace(circuit.graph.spec, kv="physical")
-    if spec != replace(physical.spec, embeddings=spec.embeddings):
-        raise InputError(f"{file}: is of a model of {_sizes(spec)}; {name} has {_sizes(physical.spec)}")
-    return circuit
+    # No tool's file says whether a layer's heads are coupled; the model does.
+    own = replace(circuit.graph.spec, coupled_heads=physical.spec.coupled_heads)
+    if replace(own, kv="physical") != replace(physical.spec, embeddings=own.embeddings):
+        raise InputError(f"{file}: is of a model of {_sizes(own)}; {name} has {_sizes(physical.spec)}")
+    return ew.exchange.convert(circuit, ew.Graph(own))
 
 
 def _read(file: Path, graph: Any) -> Any:

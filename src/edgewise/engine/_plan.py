@@ -120,8 +120,7 @@ def make_plan(
     if skip:
         kept = graph.prune((host != 0).any(0), ablation)
         host = host * kept
-        live = torch.zeros(graph.n_writers, dtype=torch.bool)
-        live[graph.edge_writer[kept].long()] = True
+        live = graph.running(kept)
     else:
         live = torch.ones(graph.n_writers, dtype=torch.bool)
     layers = tuple(_plan_layer(graph, layer, host, live, share, masks.device) for layer in range(graph.spec.n_layers))

@@ -5,6 +5,7 @@ of github.com/hannamw/EAP-IG, `to_json` and `to_pt`.)
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
     path = Path(path)
     refuse_features(circuit, "EAP-IG's and MIB's files")
     spec = circuit.graph.spec
-    graph = Graph(GraphSpec(spec.n_layers, spec.n_heads, spec.n_kv_heads, "joint", "expanded", spec.parallel))
+    graph = Graph(replace(spec, embeddings="joint", kv="expanded", spans=()))
     before = len(circuit.provenance.get("converted", []))
     circuit = convert(circuit, graph)
     scores = circuit.kept.float() if circuit.scores is None else circuit.scores.float()

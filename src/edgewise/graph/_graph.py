@@ -349,6 +349,11 @@ class Graph:
         other ablations, a component without inputs still writes something else than its ablated value, and so it does
         where embeddings are not writers (they then reach every reader).
 
+        With `GraphSpec.coupled_heads` a layer's heads are one unit. Each head's write is its share of their normed sum,
+        so a head that nobody reads still changes the others': where any head of a layer is read on the way to
+        `logits`, the inputs of all of them count, and where anything reaches one of them from an embedding, all of them
+        carry signal. (Edges *from* a head that nobody needs are dropped as ever.)
+
         Args:
             kept: which edges the circuit keeps, `[E]`.
             ablation: the ablation's kind.
@@ -382,16 +387,35 @@ class Graph:
             else:
                 query, key, value = reader.split(self.roles.sizes, 1)
                 seen = (key | value).any(0, keepdim=True)  # by tokens of any group
-                reached[:, self.writers_of(block)] = query | seen.repeat_interleave(self.heads_per_key, 1)
+                reached[:, self.writers_of(block)] = self._coupled(
+                    query | seen.repeat_interleave(self.heads_per_key, 1)
+                )
         return reached
 
     def _readers_feeding(self, block: Block, writers: Bool[Tensor, "P n"]) -> Bool[Tensor, "P m"]:
         """Which readers of the block feed any of the marked ones among its writers."""
         if block.kind != "attention":
             return writers
+        writers = self._coupled(writers)
         # A key or value head serves a group of query heads, and tokens of any position group.
         shared = writers.view(self.n_groups, self.n_kv_readers, -1).any(2).any(0, keepdim=True)
         return torch.cat([writers, shared.expand(self.n_groups, -1), shared.expand(self.n_groups, -1)], 1)
+
+    def running(self, alive: Bool[Tensor, " E"]) -> Bool[Tensor, " W"]:
+        """The writers that must run for the edges that `prune` left: those that write one of them and, where heads are
+        coupled, all heads of their layers.
+        """
+        found = torch.zeros(self.n_writers, dtype=torch.bool)
+        found[self.edge_writer[alive].long()] = True
+        for block in self.blocks:
+            if block.kind == "attention":
+                heads = self.writers_of(block)
+                found[heads] = self._coupled(found[None, heads])[0]
+        return found
+
+    def _coupled(self, heads: Bool[Tensor, "P H"]) -> Bool[Tensor, "P H"]:
+        """A layer's marked heads: all of them if one is, where heads are coupled (at a token, so in its group)."""
+        return heads.any(1, keepdim=True).expand_as(heads) if self.spec.coupled_heads else heads
 
 
 def _flat(lists: list[list[int]]) -> list[int]:

@@ -48,6 +48,9 @@ class GraphSpec:
     features: Features = ()
     """Layers whose MLP is taken apart, and into which features of its transcoder. What these features do not explain
     of the MLP's output is the layer's error term, a writer without a reader."""
+    coupled_heads: bool = False
+    """What a layer's heads write is normed as one sum (Gemma's norm after attention), so no head of a layer can change
+    without changing all of them; see `Graph.prune`."""
 
     def __post_init__(self) -> None:
         """Check the sizes. Raises `InputError` for a spec that describes no model."""
@@ -66,7 +69,8 @@ class GraphSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, for a file's header."""
-        return {name: value for name, value in asdict(self).items() if name not in ("spans", "features") or value}
+        optional = ("spans", "features", "coupled_heads")  # left out where a file of version 0.1 would not have them
+        return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
     def features_of(self, layer: int) -> tuple[int, ...] | None:
         """A layer's features; None for a layer with an MLP."""
