@@ -1,6 +1,6 @@
 """Tiny random models of every supported configuration, and batches of random prompts for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -9,6 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -22,8 +28,10 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.masking_utils import eager_mask
 
-from edgewise.models import Model, PlainConfig, PlainTransformer, Tokens, load
+from edgewise.models import Model, PlainConfig, PlainTransformer, Tokens, load, register_family
+from tests.models.own_family import TwistedModel, twisted_parts
 
 VOCABULARY = 50
 
@@ -73,6 +81,21 @@ def _llama_scaled_rope() -> nn.Module:
     return _llama(rope_parameters=rope, max_position_embeddings=32, num_hidden_layers=2)
 
 
+def _gemma(kind: Any, config: Any, **changes) -> nn.Module:
+    """Every second layer sees three tokens back; scores are scaled by another number than the heads' width."""
+    sizes = {"num_key_value_heads": 2, "head_dim": 10, "query_pre_attn_scalar": 7, "sliding_window": 3}
+    kinds = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    return kind(config(**(_LLAMA | sizes | kinds | changes)))
+
+
+def _gemma3() -> nn.Module:
+    kinds = {"sliding_attention": 7.0, "full_attention": 100.0}
+    rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in kinds.items()}
+    return _gemma(Gemma3ForCausalLM, Gemma3TextConfig, rope_parameters=rope)
+
+
+register_family("twisted", ["twisted"], twisted_parts)
+
 CONFIGURATIONS: dict[str, Callable[[], nn.Module]] = {
     "gpt2": _gpt2,
     "gpt2-untied": lambda: _gpt2(tie_word_embeddings=False, n_layer=2),
@@ -90,13 +113,17 @@ CONFIGURATIONS: dict[str, Callable[[], nn.Module]] = {
     "neox-parallel": _neox,
     "neox-sequential": lambda: _neox(use_parallel_residual=False, num_hidden_layers=2),
     "neox-no-bias": lambda: _neox(attention_bias=False, tie_word_embeddings=True, num_hidden_layers=2),
+    "gemma2": lambda: _gemma(Gemma2ForCausalLM, Gemma2Config, attn_logit_softcapping=4.0, final_logit_softcapping=3.0),
+    "gemma3": _gemma3,
+    "twisted": lambda: TwistedModel(VOCABULARY),
     "plain": _plain,
     "plain-bidirectional": lambda: _plain(causal=False),
     "plain-norm": lambda: _plain(norm="layer", activation="gelu", d_out=7),
 }
 
-ONE_OF_EACH = ("gpt2", "llama-gqa", "neox-parallel", "plain-bidirectional")
-"""For each way that the engine's code goes: layer, RMS or no norm; gate or none; grouped; parallel; causal or not."""
+ONE_OF_EACH = ("gpt2", "llama-gqa", "neox-parallel", "plain-bidirectional", "twisted")
+"""For each way that the engine's code goes: layer, RMS or no norm; gate or none; grouped; parallel; causal or not; and
+post-norms, soft-cap, gains of `1 + w`, rotary of each layer's own, window, query and key norms all at once."""
 
 
 def random_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Model:
@@ -108,7 +135,7 @@ def random_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -
             spread, centre = (0.3, 0.0) if parameter.ndim > 1 else (0.5, 0.5)
             parameter.copy_(torch.randn_like(parameter) * spread + centre)
     if dtype == torch.float64:
-        norms_in_double(module)
+        all_in_double(module)
     return load(module.to(dtype))
 
 
@@ -118,13 +145,43 @@ def tiny(name: str, dtype: torch.dtype = torch.float64) -> Model:
     return random_model(name, dtype)
 
 
-def norms_in_double(module: nn.Module) -> None:
-    """Let RMS norms compute in float64: transformers' own round to float32, which would hide errors below 1e-7."""
-    for norm in module.modules():
+def all_in_double(module: nn.Module) -> None:
+    """Let RMS norms and soft-capped attention compute in float64: transformers' own round to float32, which would hide
+    errors below 1e-7.
+    """
+    norms: Iterator[Any] = module.modules()
+    for norm in norms:
         if hasattr(norm, "variance_epsilon"):
-            norm.forward = lambda x, n=norm: (
-                n.weight * (x * (x.square().mean(-1, keepdim=True) + n.variance_epsilon).rsqrt())
-            )
+            norm.forward = lambda x, n=norm: n.weight * _scaled(x, n.variance_epsilon)
+        elif type(norm).__name__ in ("Gemma2RMSNorm", "Gemma3RMSNorm"):
+            norm.forward = lambda x, n=norm: (1 + n.weight) * _scaled(x, n.eps)
+    if isinstance(module, Gemma2ForCausalLM):
+        module.set_attn_implementation("in_double")
+
+
+def _scaled(x: Tensor, eps: float) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+def _attention_in_double(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' "eager", which takes the softmax in float32."""
+    key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
+    logits = (query @ key.transpose(2, 3) * scaling / softcap).tanh() * softcap
+    logits = logits if mask is None else logits + mask
+    return (logits.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("in_double", _attention_in_double)
+AttentionMaskInterface.register("in_double", eager_mask)
 
 
 # -------------------------------------------------------------------------------------------------------------- batches

@@ -14,7 +14,7 @@ from edgewise.models import load
 from edgewise.runs import RunOptions
 from tests.discovery.toys import random_task
 from tests.engines import Outcome, assert_same, outcome
-from tests.tiny import ONE_OF_EACH, collate, draw_prompts, norms_in_double, tiny
+from tests.tiny import ONE_OF_EACH, all_in_double, collate, draw_prompts, tiny
 
 BATCH = collate(draw_prompts((6, 3, 5)))
 QUIET = RunOptions(progress=False)
@@ -73,5 +73,5 @@ def test_masks_of_a_run_on_the_default_model(monkeypatch: pytest.MonkeyPatch):
     config = replace(RUNS["ranking"], batch_size=2, steps=4, warm_examples=2)
     masks = _masks_of(Engine(model), task, config, monkeypatch)
     batch = task.batch("test", [0])
-    norms_in_double(model.module)
+    all_in_double(model.module)
     _check(model, batch, masks[1])

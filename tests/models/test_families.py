@@ -21,7 +21,7 @@ from transformers import (
 
 from edgewise._errors import InputError
 from edgewise.graph import GraphSpec
-from edgewise.models import Attention, Mlp, Model, Norm, PlainConfig, PlainTransformer, Tokens, block, load
+from edgewise.models import Attention, Layer, Mlp, Model, Norm, PlainConfig, PlainTransformer, Tokens, block, load
 from tests.engines import assert_close
 from tests.tiny import CONFIGURATIONS, VOCABULARY, draw_prompts, own_logits, random_model, tiny
 
@@ -42,6 +42,9 @@ EXPECTED = {
     "neox-parallel": ("neox", GraphSpec(3, 4, 4, parallel=True)),
     "neox-sequential": ("neox", GraphSpec(2, 4, 4)),
     "neox-no-bias": ("neox", GraphSpec(2, 4, 4, parallel=True)),
+    "gemma2": ("gemma", GraphSpec(3, 4, 2, coupled_heads=True)),
+    "gemma3": ("gemma", GraphSpec(3, 4, 2, coupled_heads=True)),
+    "twisted": ("twisted", GraphSpec(2, 4, 2, coupled_heads=True)),
     "plain": ("plain", GraphSpec(2, 2, 2)),
     "plain-bidirectional": ("plain", GraphSpec(2, 2, 2)),
     "plain-norm": ("plain", GraphSpec(2, 2, 2)),
@@ -113,8 +116,24 @@ def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module,
     if model.family == "neox":
         block = module.gpt_neox.layers[layer]
         return block.input_layernorm, block.attention, block.post_attention_layernorm, block.mlp
+    if model.family == "gemma":
+        block = module.model.layers[layer]
+        return block.input_layernorm, block.self_attn, block.pre_feedforward_layernorm, block.mlp
+    if model.family == "twisted":
+        block = module.layers[layer]
+        return block.before, block, block.mlp_before, block.mlp
     block = module.blocks[layer]
     return block.attention_norm, block, block.mlp_norm, block.mlp
+
+
+def _own_post_norms(model: Model, layer: int) -> tuple[nn.Module | None, nn.Module | None]:
+    """A layer's own norms of what attention and MLP write."""
+    module: Any = model.module
+    if model.family == "gemma":
+        return module.model.layers[layer].post_attention_layernorm, module.model.layers[
+            layer
+        ].post_feedforward_layernorm
+    return (module.layers[layer].after, module.layers[layer].mlp_after) if model.family == "twisted" else (None, None)
 
 
 def _own_projections(family: str, attention: Any, x: Tensor, n_heads: int) -> list[Tensor]:
@@ -123,13 +142,13 @@ def _own_projections(family: str, attention: Any, x: Tensor, n_heads: int) -> li
         return list(attention.c_attn(x).chunk(3, -1))
     if family == "neox":
         return [piece.flatten(1) for piece in attention.query_key_value(x).unflatten(-1, (n_heads, -1)).chunk(3, -1)]
-    if family == "llama":
+    if family in ("llama", "gemma"):
         return [attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)]
     return [attention.query(x), attention.key(x), attention.value(x)]
 
 
 def _own_output(family: str, attention: Any, mixed: Tensor) -> Tensor:
-    name = {"gpt2": "c_proj", "neox": "dense", "llama": "o_proj", "plain": "output"}[family]
+    name = {"gpt2": "c_proj", "neox": "dense", "llama": "o_proj", "gemma": "o_proj"}.get(family, "output")
     return getattr(attention, name)(mixed)
 
 
@@ -145,8 +164,15 @@ def test_every_layer_computes_what_its_modules_do(name: str):
         _check_norm(layer.mlp.norm, mlp_norm, parts.d_model)
         _check_attention(model.family, layer.attention, attention, parts.n_heads, parts.d_model)
         _check_mlp(layer.mlp, mlp, parts.d_model)
+        post_norm, mlp_post_norm = _own_post_norms(model, index)
+        assert (layer.attention.post_norm is None) == (post_norm is None)
+        assert (layer.mlp.post_norm is None) == (mlp_post_norm is None)
+        if post_norm is not None and mlp_post_norm is not None:
+            _check_post_norms(model.family, layer, (attention, post_norm, mlp, mlp_post_norm))
     x = _random(3, parts.d_model)
-    assert_close(parts.unembed(x), (model.module.unembed if model.family == "plain" else model.module.lm_head)(x))  # pyright: ignore
+    module: Any = model.module
+    expected = module.lm_head(x) if hasattr(module, "lm_head") else module.unembed(x)
+    assert_close(parts.unembed(x), (expected / 3).tanh() * 3 if name == "gemma2" else expected)
 
 
 def _check_norm(norm: Norm, own: nn.Module, d_model: int) -> None:
@@ -165,7 +191,7 @@ def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads:
         found = found if heads.bias is None else found + heads.bias[:, None]
         assert_close(found.transpose(0, 1).flatten(1), expected)
     mixed = _random(5, n_heads, attention.output.shape[1])
-    found = torch.einsum("nhv,hvd->nd", mixed, attention.output)
+    found = torch.einsum("nhv,hvd->nd", mixed, attention.output_weight)
     found = found if attention.output_bias is None else found + attention.output_bias
     assert_close(found, _own_output(family, own, mixed.flatten(1)))
 
@@ -173,9 +199,22 @@ def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads:
 def _check_mlp(mlp: Mlp, own: nn.Module, d_model: int) -> None:
     x = _random(5, d_model)
 
-    found = block.write_mlp(replace(mlp, norm=Norm.none()), x)
+    found = block.write_mlp(replace(mlp, norm=Norm.none(), post_norm=None), x)
     assert_close(found, own(x))
     assert_close(mlp.module(x), own(x))
+
+
+def _check_post_norms(family: str, layer: Layer, own: tuple[nn.Module, nn.Module, nn.Module, nn.Module]) -> None:
+    """What attention and MLP write is normed as the user's modules do it: the heads' coefficients carry the scale."""
+    attention, post_norm, mlp, mlp_post_norm = own
+    n_heads, width, d_model = layer.attention.output.shape
+    mixed = _random(5, n_heads, width)  # of five tokens
+    scaled = block.post_scaled(layer.attention, mixed.transpose(0, 1)).transpose(0, 1)
+    assert_close(
+        block.write_heads(layer.attention, scaled), post_norm(_own_output(family, attention, mixed.flatten(1)))
+    )
+    x = _random(5, d_model)
+    assert_close(block.write_mlp(replace(layer.mlp, norm=Norm.none()), x), mlp_post_norm(mlp(x)))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -241,9 +280,10 @@ def _headless_llama() -> nn.Module:
     [
         (
             _bert,
-            r"model: family 'bert' is not supported; supported are gpt2, gpt_neox, llama, .*qwen3.* PlainTransformer",
+            r"model: family 'bert' is not supported; supported are gemma2, gemma3_text, gpt2, gpt_neox, llama, "
+            r".*qwen3.* PlainTransformer",
         ),
-        (_opt, r"model: family 'opt' is not supported; supported are gpt2, "),
+        (_opt, r"model: family 'opt' is not supported; supported are gemma2, "),
         (lambda: nn.Linear(2, 2), r"model: family 'Linear' is not supported"),
         (_headless_gpt2, r"model: GPT2Model has no language-modelling head; load it with AutoModelForCausalLM$"),
         (_headless_llama, r"model: LlamaModel has no language-modelling head"),

@@ -6,6 +6,7 @@ then, for all candidates at once as copies of the batch, only where a candidate 
 that the reader reaches through kept edges, and at the tokens where these matter.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -56,11 +57,10 @@ class Downstream:
         whole = kept.clone()  # what follows depends on the later blocks alone, however far this one is decided
         whole[: self.block.edges.stop] = True
         self.alive = graph.prune(whole, self.stream.engine.ablation.kind)
-        self.live = torch.zeros(graph.n_writers, dtype=torch.bool)
-        self.live[graph.edge_writer[self.alive].long()] = True
+        self.live = graph.running(self.alive)
         self.wide = needed_wide(graph, self.alive, number)
         self.start = graph.n_writers if last else graph.writers_of(self.block).start
-        self.own = Later(self.block, (), self._running(self.block), 0)
+        self.own = Later(self.block, (), self._running(self.block), 0, graph.spec.coupled_heads)
         self.laters = self._make_laters(number + 1)
         self.projected: dict[int, Tensor] = {}
         if self.block.kind == "attention":
@@ -117,8 +117,7 @@ class Downstream:
         }
 
     def _fed(self, reader: int) -> dict[int, Fed]:
-        place = reader - self.block.reader
-        return {w: fed for w, fed in self.own.writers.items() if place in fed.readers}
+        return {w: self.own.writers[w] for w in self.own.moved_by({reader - self.block.reader})}
 
     def _places(self, reader: int) -> Places:
         """The tokens at which a reader of the visited block is needed."""
@@ -167,7 +166,8 @@ class Downstream:
                     for ((wide, _), readers), row in zip(groups.items(), masks, strict=True)
                 ]
                 column = self.graph.writers_of(block).start - self.start if running else 0
-                found.append((number, Later(block, tuple(readings), running, column), masks[:, : self.start]))
+                later = Later(block, tuple(readings), running, column, self.graph.spec.coupled_heads)
+                found.append((number, later, masks[:, : self.start]))
         return self._with_fixed(found)
 
     def _readers(self, block: Block, running: dict[int, Fed]) -> dict[int, bool]:
@@ -189,7 +189,7 @@ class Downstream:
                 wide: self._base(number, self.rerun.places[wide].tokens) for wide in {r.wide for r in later.readings}
             }
             readings = (r._replace(fixed=sums[r.wide].pop(0) + bases[r.wide]) for r in later.readings)
-            laters.append(Later(later.block, tuple(readings), later.writers, later.column))
+            laters.append(replace(later, readings=tuple(readings)))
         return laters
 
     def _base(self, number: int, tokens: Int[Tensor, " T"]) -> Float[Tensor, "M D"]:
@@ -208,7 +208,7 @@ class Downstream:
         if self.block.kind == "mlp":
             self.now.written[0] = write_mlp(self.parts.layers[self.layer].mlp, self._input(0)[None])
         else:
-            self.now.written = rerun.mixed(self.layer, running, {}, self.now)
+            self.now.written = rerun.coefficients(self.layer, running, {}, self.now)
         self._write(changes, {w: x - ablated[w] for w, x in self.now.written.items()}, bias=True)
         self.known = []
         rerun.run(plan, self.laters, [rerun.ablated(later) for later in self.laters], changes, 1, self.known)
@@ -250,7 +250,7 @@ class Downstream:
             new = {0: write_mlp(self.parts.layers[self.layer].mlp, inputs)}
         else:
             projected = {self.reader: self._projected(self.reader, inputs)}
-            new = self.rerun.mixed(self.layer, self.fed, projected, self.now)
+            new = self.rerun.coefficients(self.layer, self.fed, projected, self.now)
         changes = Changes(self.plan, self.rerun.answers_of_wide)
         self._write(changes, {w: x - self.now.written[w] for w, x in new.items()})
         return self._unembed(self.rerun.run(self.plan, self.laters, self.known, changes, len(inputs)))

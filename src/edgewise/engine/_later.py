@@ -8,7 +8,7 @@ Most of a circuit's late components matter at the answers alone: only what a key
 a query or an MLP that matters elsewhere, is needed at other positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +51,13 @@ class Later:
     """What it feeds: heads by their number, an MLP as 0; nothing for `logits`."""
     column: int
     """Where its layer's first head, or its MLP, stands among the writers from the visited block's own on."""
+    coupled: bool
+    """Whether its heads change together (see `GraphSpec.coupled_heads`)."""
+
+    def moved_by(self, readers: Set[int]) -> tuple[int, ...]:
+        """Which writers change with some of the block's readers."""
+        made = tuple(w for w, fed in self.writers.items() if readers & set(fed.readers))
+        return tuple(self.writers) if made and self.coupled else made
 
 
 class Sum(NamedTuple):
@@ -92,9 +99,13 @@ def made_of(graph: Graph, block: Block, writer: int) -> tuple[int, ...]:
 def needed_wide(graph: Graph, alive: Bool[Tensor, " E"], number: int) -> Bool[Tensor, " W"]:
     """Which writers are needed at other positions than the answers, of those from block `number`'s own on."""
     wide = torch.zeros(graph.n_writers, dtype=torch.bool)
-    for block in reversed(graph.blocks[number + 1 : -1]):
-        rows = alive[block.edges].view(block.n_readers, block.n_writers)
+    for block in reversed(graph.blocks[number:-1]):
         needed = wide[graph.writers_of(block)]
+        if block.kind == "attention" and graph.spec.coupled_heads:
+            needed |= needed.any()  # in place
+        if block is graph.blocks[number]:
+            break
+        rows = alive[block.edges].view(block.n_readers, block.n_writers)
         if block.kind == "attention":  # its keys and values are, as far as they are alive
             needed = torch.cat([needed, torch.ones(block.n_readers - len(needed), dtype=torch.bool)])
         wide[: block.n_writers] |= rows[needed].any(0)
@@ -133,7 +144,7 @@ def reached(
             columns[reading.wide].update(some)
             totals[reading.wide] |= total
         changing = {reader for each in sums for reader in later.readings[each.reading].readers}
-        writers = tuple(w for w, fed in later.writers.items() if changing.intersection(fed.readers))
+        writers = later.moved_by(changing)
         if sums:
             steps.append(Step(number, tuple(sums), writers))
         seen[[later.column + w for w in writers]] = True

@@ -1,25 +1,24 @@
 """The reference: a masked run that is obviously right, in plain PyTorch with autograd and no tricks.
 
 Every reader gets its own residual stream, summed edge by edge; every gradient is autograd's. It is slow and keeps
-everything; the fast executor is held equal to it by the tests.
+everything; the fast executor is held equal to it by the tests. So that they are two opinions, what a layer computes is
+spelled out here once more, and nothing of `edgewise.models.block` is used.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
-from edgewise.engine._writes import Writes, attention_contexts, embeddings
+from edgewise.engine._writes import Writes, embeddings
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun
 from edgewise.graph import Graph
 from edgewise.models import Attention, Heads, Norm, Parts
-from edgewise.models.block import AttentionContext, mix
 from edgewise.transcoders import input_at
 
 
@@ -53,16 +52,17 @@ def reference_logits(
     else:
         residual = _Residual([], [], clean[0])
     run = _ReferenceRun(parts, graph, packing, masks)
-    contexts = attention_contexts(parts, packing)
     for index, layer in enumerate(parts.layers):
         before, first = residual, graph.blocks[2 * index].reader
-        mixed = run.attend(residual, layer.attention, first, contexts[index])  # (N, H, v)
+        mixed = run.attend(residual, layer.attention, first)  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
         before, first = before if parts.parallel else residual, graph.blocks[2 * index + 1].reader
         if index in features:
             residual = run.add_features(residual, before, first, *features[index])
             continue
         mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(run.stream(before, first)))
+        if layer.mlp.post_norm is not None:
+            mlp_written = _frozen(layer.mlp.post_norm.module)(mlp_written)
         residual = residual.plus([mlp_written], [ablated.mlps[index].expand_as(mlp_written)])
     return parts.unembed(_frozen(parts.final_norm.module)(run.stream(residual, graph.n_readers - 1)[targets]))
 
@@ -99,16 +99,20 @@ class _ReferenceRun:
             x = x + mask * residual.written[writer] + (1 - mask) * residual.replaced[writer]
         return x
 
-    def attend(
-        self, residual: _Residual, own: Attention, first: int, context: AttentionContext
-    ) -> Float[Tensor, "N H v"]:
-        """A layer's heads, whose readers start at `first`."""
+    def attend(self, residual: _Residual, own: Attention, first: int) -> Float[Tensor, "N H v"]:
+        """Each head's mixed values before W_O, of a layer whose readers start at `first`."""
         n_heads, keys = self.parts.n_heads, self.graph.n_kv_readers
         query = self.project(residual, own.query, own.norm, first, n_heads)
         key = self.project(residual, own.key, own.norm, first + n_heads, keys)
         value = self.project(residual, own.value, own.norm, first + n_heads + keys, keys)
-        frozen = replace(own, query_norm=_frozen(own.query_norm), key_norm=_frozen(own.key_norm))
-        return self.packing.pack(mix(frozen, query, key, value, context))
+        query = query if own.query_norm is None else _frozen(own.query_norm)(query)
+        key = key if own.key_norm is None else _frozen(own.key_norm)(key)
+        copies = self.packing.n_copies
+        if own.rotate is not None and own.rotary is not None:
+            positions = self.packing.positions.repeat(copies, 1)
+            query, key = own.rotate(query, key, *own.rotary(own.output_weight, positions))
+        key, value = (x.repeat_interleave(n_heads // keys, 1) for x in (key, value))
+        return self.packing.pack(_pattern(own, query, key, self.packing.real.repeat(copies, 1)) @ value)
 
     def project(self, residual: _Residual, heads: Heads, norm: Norm, first: int, n: int) -> Float[Tensor, "CB n S k"]:
         """The projections of `n` readers, each of its own input; fewer heads are repeated."""
@@ -139,6 +143,27 @@ class _ReferenceRun:
         return residual.plus([*written, fixed.error], [*replaced, fixed.ablated_error.expand_as(fixed.error)])
 
 
+def _pattern(
+    own: Attention, query: Float[Tensor, "CB H S k"], key: Float[Tensor, "CB H S k"], real: Bool[Tensor, "CB S"]
+) -> Float[Tensor, "CB H S S"]:
+    """How much each query takes of each value."""
+    logits = torch.einsum("bhik,bhjk->bhij", query, key) * own.scale
+    if own.softcap is not None:
+        logits = own.softcap * torch.tanh(logits / own.softcap)
+    asking = torch.arange(query.shape[2], device=query.device)[:, None]
+    asked = asking.T
+    seen = real[:, None, None, :] | (asked == asking)  # padding sees itself at least, or its softmax has no terms
+    if own.causal:
+        seen = seen & (asked <= asking)
+    if own.window is not None:
+        seen = seen & (asking - asked < own.window)
+    logits = torch.where(seen, logits, -torch.inf)
+    if own.sinks is None:
+        return logits.softmax(-1)
+    sinks = own.sinks.to(logits)[:, None, None].expand(*logits.shape[:3], 1)
+    return torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
+
+
 def _add_heads(
     residual: _Residual,
     attention: Attention,
@@ -146,15 +171,24 @@ def _add_heads(
     ablated: Float[Tensor, "M H v"],
     splits_bias: bool,
 ) -> _Residual:
-    """The heads' writes through W_O; b_O is shared among them, or always on."""
+    """The heads' writes through W_O; b_O is shared among them, or always on. With a post-norm, each head's write is its
+    share of the normed sum of them all.
+    """
     always, bias, n_heads = residual.always, attention.output_bias, mixed.shape[1]
     share = torch.zeros_like(always[0])
     if bias is not None and splits_bias:
         share = bias / n_heads
     elif bias is not None:
         always = always + bias
-    written = [mixed[:, head] @ attention.output[head] + share for head in range(n_heads)]
-    replaced = [(ablated[:, head] @ attention.output[head]).expand_as(always) for head in range(n_heads)]
+    written = [mixed[:, head] @ attention.output_weight[head] + share for head in range(n_heads)]
+    replaced = [(ablated[:, head] @ attention.output_weight[head]).expand_as(always) for head in range(n_heads)]
+    norm = attention.post_norm
+    if norm is not None:
+        mean_square = torch.stack(written).sum(0).pow(2).sum(1, keepdim=True) / always.shape[1]
+        root = torch.sqrt(mean_square + norm.eps)  # (N, 1)
+        gain = torch.ones_like(always[0]) if norm.weight is None else norm.weight + float(norm.plus_one)
+        # What ablated edges carry is on the same scale: of a run whose coefficients are divided by its own root.
+        written, replaced = [x / root * gain for x in written], [x * gain for x in replaced]
     return _Residual(residual.written, residual.replaced, always).plus(written, replaced)
 
 

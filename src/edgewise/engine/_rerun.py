@@ -10,7 +10,7 @@ from torch import Tensor
 from edgewise.engine._later import Fed, Later, Plan, Sum
 from edgewise.engine._places import Grid, Places
 from edgewise.engine._stream import Stream
-from edgewise.models.block import linear, normed, write_mlp
+from edgewise.models.block import linear, normed, post_scaled, write_mlp
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Rerun:
     def mixed(
         self, layer: int, heads: Mapping[int, Fed], new: Mapping[int, Tensor], known: Known
     ) -> dict[int, Float[Tensor, "C T v"]]:
-        """What some heads give before W_O.
+        """What some heads give before W_O and any post-norm.
 
         Args:
             layer: the layer.
@@ -129,6 +129,16 @@ class Rerun:
                 mixed = self.grid.attend(layer, query, key, value, self.places[wide], list(some))
                 found |= dict(zip(some, mixed.unbind(1), strict=True))
         return found
+
+    def coefficients(
+        self, layer: int, heads: Mapping[int, Fed], new: Mapping[int, Tensor], known: Known
+    ) -> dict[int, Float[Tensor, "C T v"]]:
+        """The same as heads write it: divided by a post-norm's root mean square, where all of a layer's heads run."""
+        found, attention = self.mixed(layer, heads, new, known), self.parts.layers[layer].attention
+        if attention.post_norm is None:
+            return found
+        scaled = post_scaled(attention, torch.stack([found[head] for head in range(self.parts.n_heads)], 1))
+        return dict(enumerate(scaled.unbind(1)))
 
     def add_heads(
         self, changes: Changes, later: Later, change: Mapping[int, Float[Tensor, "C T v"]], *, bias: bool = False
@@ -193,7 +203,7 @@ class Rerun:
                 final = x
             else:
                 heads = {head: later.writers[head] for head in step.writers}
-                run.written = self.mixed(layer, heads, run.projected, before)
+                run.written = self.coefficients(layer, heads, run.projected, before)
                 change = {head: z - before.written[head] for head, z in run.written.items()}
                 self.add_heads(changes, later, change, bias=record is not None)
             if record is not None:

@@ -22,7 +22,7 @@ from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import attention_contexts, trace
 from edgewise.models import PLAIN, Attention, Heads, Layer, Rules
-from edgewise.models.block import mix, normed, normed_back, project, write_heads, write_mlp
+from edgewise.models.block import mixed_values, normed, normed_back, post_scaled, project, write_heads, write_mlp
 
 Objective = Callable[[Float[Tensor, "A V"]], Tensor]
 """From the logits at the targets to one number."""
@@ -56,7 +56,7 @@ class StreamRun:
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """By attention block: the stream that it reads, `[N, D]`, without gradient."""
     mixed: dict[int, Float[Tensor, "N H v"]] = field(default_factory=dict)
-    """By attention block: what its heads give before W_O."""
+    """By attention block: what its heads give before W_O and any post-norm."""
     written: dict[int, Float[Tensor, "N D"]] = field(default_factory=dict)
     """By block: what it adds to the stream, b_O left out."""
     dropped: int | None = None
@@ -82,7 +82,7 @@ class Effects(NamedTuple):
     writers: Float[Tensor, "B W"]
     """To first order, what each writer's ablation takes from the value."""
     mixed: dict[int, Float[Tensor, "N H v"]]
-    """By attention block, the gradient of what its heads give before W_O."""
+    """By attention block, the gradient of what its heads give before W_O and any post-norm."""
 
 
 class Stream:
@@ -229,9 +229,9 @@ class Stream:
         return torch.cat([project(y, heads) for heads in self.projections(attention)])
 
     def mix(self, index: int, projected: Float[Tensor, "n N k"], rules: Rules = PLAIN) -> Float[Tensor, "N H v"]:
-        """A layer's heads before W_O, from its readers' projections as `project` gives them."""
+        """A layer's heads before W_O and any post-norm, from its readers' projections as `project` gives them."""
         attention, context = self.parts.layers[index].attention, self.contexts[index]
-        return self.packing.pack(mix(attention, *self.unpacked(projected), context, rules=rules))
+        return self.packing.pack(mixed_values(attention, *self.unpacked(projected), context, rules=rules))
 
     def unpacked(self, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, `[B, n, S, k]` each."""
@@ -243,7 +243,8 @@ class Stream:
     def _attend(self, run: StreamRun, index: int, layer: Layer, x: Tensor, rules: Rules, inner: bool) -> Tensor:
         projected = run.reads[2 * index] = self.project(index, x, rules.norm)
         mixed = self.mix(index, projected, rules)
-        written = write_heads(layer.attention, mixed, bias=False)
+        scaled = post_scaled(layer.attention, mixed.transpose(0, 1), rules.norm).transpose(0, 1)
+        written = write_heads(layer.attention, scaled, bias=False)
         if inner:
             run.mixed[2 * index] = mixed
             self._note(run, 2 * index, written)

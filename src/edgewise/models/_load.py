@@ -12,13 +12,36 @@ from torch import nn
 
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
-from edgewise.models import _gpt2, _llama, _neox, _plain
+from edgewise.models import _gemma, _gpt2, _llama, _neox, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, load_default, load_default_tokenizer
 from edgewise.models._parts import Parts
 
-_ADAPTERS: dict[str, tuple[str, Callable[[Any], Parts]]] = {name: (family, adapter.parts) for family, adapter in
-             {"gpt2": _gpt2, "llama": _llama, "neox": _neox}.items() for name in adapter.MODEL_TYPES}  # fmt: skip
+Adapter = Callable[[Any], Parts]
+"""What a family gives: from a user's module to its parts."""
+
+_FAMILIES: dict[str, tuple[str, Adapter]] = {}
+"""By `model_type`: the family's name and its adapter."""
+
+
+def register_family(name: str, model_types: Sequence[str], parts: Adapter) -> None:
+    """Tell edgewise how to read a family of models (see `docs/extending.md`).
+
+    The model must be a `torch.nn.Module` with a `config.vocab_size`, whose call with `input_ids`, `attention_mask` and
+    `position_ids`, each `[B, S]`, gives an object with `logits`, `[B, S, V]`. `edgewise.load_model` compares the parts
+    with it on random prompts before anything is done.
+
+    Args:
+        name: what `Model.family` says.
+        model_types: the family's `config.model_type`s; of a module whose config has none, its class's name. One that is
+            known is read by the new adapter from now on.
+        parts: from the user's module to its parts; only detached views of its weights, nothing copied or changed.
+    """
+    _FAMILIES.update(dict.fromkeys(model_types, (name, parts)))
+
+
+for _name, _family in {"gemma": _gemma, "gpt2": _gpt2, "llama": _llama, "neox": _neox}.items():
+    register_family(_name, _family.MODEL_TYPES, _family.parts)
 
 
 @dataclass(frozen=True)
@@ -28,7 +51,7 @@ class Model:
     module: nn.Module = field(repr=False)
     tokenizer: Any = field(repr=False)
     family: str
-    """Which adapter reads it: `gpt2`, `llama`, `neox` or `plain`."""
+    """Which adapter reads it: `gemma`, `gpt2`, `llama`, `neox`, `plain`, or a registered one."""
     parts: Parts = field(repr=False)
     source: dict[str, str]
     """`id`, `revision`, `note`: as given on loading; see `identity`."""
@@ -76,7 +99,8 @@ class Model:
             )
         sizes = len(parts.layers), parts.n_heads, parts.n_kv_heads
         chosen = tuple((layer, tuple(each)) for layer, each in (features or {}).items())
-        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen))
+        coupled = any(layer.attention.post_norm is not None for layer in parts.layers)
+        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen, coupled))
 
 
 def load(
@@ -164,7 +188,7 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
 
 def supported() -> list[str]:
     """The `model_type`s of the families that are supported, and our own module."""
-    return [*sorted(_ADAPTERS), "PlainTransformer"]
+    return [*sorted(_FAMILIES), "PlainTransformer"]
 
 
 def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
@@ -182,14 +206,14 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
         _check_tokenizer(tokenizer, config.vocab_size)
         return Model(module, tokenizer, "plain", _plain.parts(module), source)
     kind = getattr(config, "model_type", type(module).__name__)
-    if kind not in _ADAPTERS:
+    if kind not in _FAMILIES:
         raise InputError(f"model: family {kind!r} is not supported; supported are {', '.join(supported())}")
-    if not hasattr(module, "lm_head"):
+    if getattr(module, "get_output_embeddings", lambda: module)() is None:  # transformers' own word for it
         raise InputError(
             f"model: {type(module).__name__} has no language-modelling head; load it with AutoModelForCausalLM"
         )
     _check_tokenizer(tokenizer, config.vocab_size)
-    family, find_parts = _ADAPTERS[kind]
+    family, find_parts = _FAMILIES[kind]
     return Model(module, tokenizer, family, find_parts(module), source)
 
 

@@ -207,14 +207,26 @@ def mix(
         heads: which of the layer's heads the queries are; None for all in order. With a post-norm it must be all.
         rules: `attention` holds the pattern fixed, `norm` a post-norm's scale.
     """
+    return post_scaled(attention, mixed_values(attention, query, key, value, context, heads, rules), rules.norm)
+
+
+def mixed_values(
+    attention: Attention,
+    query: Float[Tensor, "B H S k"],
+    key: Float[Tensor, "B K S k"],
+    value: Float[Tensor, "B K S v"],
+    context: AttentionContext,
+    heads: Int[Tensor, " H"] | None = None,
+    rules: Rules = PLAIN,
+) -> Float[Tensor, "B H S v"]:
+    """The same before any post-norm: each head's own."""
     if rules.attention:
         query, key = query.detach(), key.detach()
     query, key = placed(attention, query, key, context.rotary)
     group = query.shape[1] // key.shape[1]
     if group > 1:
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    mixed = attend(attention, query, key, value, context.allowed, heads)
-    return post_scaled(attention, mixed, rules.norm)
+    return attend(attention, query, key, value, context.allowed, heads)
 
 
 def attend(
