@@ -259,6 +259,8 @@ def test_readers_of_a_writer_are_those_that_feed_it(spec: GraphSpec):
         assert [graph.reader_names[reader] for reader in graph.readers_of(writer)] == feeding
         first = graph.first_block_reading(writer)
         assert first.n_writers > writer and all(b.n_writers <= writer for b in graph.blocks[: first.number])
+    for reader, name in enumerate(graph.reader_names):
+        assert [graph.writer_names[writer] for writer in graph.writers_fed_by(reader)] == _fed_by(spec, name)
     for key in range(graph.n_kv_readers):
         assert [head for head in range(spec.n_heads) if graph.key_of(head) == key] == list(graph.heads_of(key))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.engine import Downstream, Engine, Stream, reader_blocks
+from edgewise.engine import Downstream, Engine, Stream
 from edgewise.engine._later import needed_wide
 from tests.engines import assert_close, conventions, engine
 from tests.tiny import ONE_OF_EACH, Batch, collate, draw_prompts, tiny
@@ -25,15 +25,15 @@ ALIKE = collate(
 def _walk(run: Engine, share: tuple[float, ...], seed: int = 1, batch: Batch = BATCH) -> None:
     """Cut at random from the logits backwards, and compare some candidates of every reader that is read."""
     graph, generator = run.graph, torch.Generator().manual_seed(seed)
-    down, blocks = Downstream(Stream(run, batch)), reader_blocks(graph)
+    down = Downstream(Stream(run, batch))
     kept, entered = torch.ones(graph.n_edges, dtype=torch.bool), None
     assert_close(down.full(), _logits(run, kept, batch))
     for reader in reversed(range(graph.n_readers)):
         first, n = int(graph.offset[reader]), int(graph.visible[reader])
         if not n:
             continue
-        if blocks[reader] != entered:
-            entered = blocks[reader]
+        if graph.block_of(reader).number != entered:
+            entered = graph.block_of(reader).number
             down.enter(entered, kept)
         down.open(reader)
         if down.matters(reader):
@@ -76,7 +76,7 @@ def test_opening_after_a_drop_counts_what_was_dropped():
     down, graph = Downstream(Stream(run, BATCH)), run.graph
     kept = torch.ones(graph.n_edges, dtype=torch.bool)
     reader = graph.reader_names.index("a2.h1.q")
-    down.enter(reader_blocks(graph)[reader], kept)
+    down.enter(graph.block_of(reader).number, kept)
     down.open(reader)
     down.drop([2, 5])
     kept[[int(graph.offset[reader]) + w for w in (2, 5, 7)]] = False

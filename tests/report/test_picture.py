@@ -217,7 +217,8 @@ def test_the_callers_matplotlib_is_left_alone(small, tmp_path):
 def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path):
     code = """
 import sys
-from edgewise.report import Point, curve
+from edgewise.evaluation import Point
+from edgewise.report import curve
 assert "matplotlib" not in sys.modules
 curve([Point("EAP", 10, 1.0)], sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules

@@ -85,16 +85,17 @@ def _effects(stream: Stream, objective: Objective, graddrop: bool, keys: Keys) -
     """The effects of all writers and readers under each blocked gradient, or under the whole one."""
     run = stream.run(inner=True)
     value = stream.value(run, objective)
-    changes = [_Patches(stream, run.reads[2 * index].detach(), index, keys) for index in range(len(stream.mlps))]
-    layers = range(len(stream.mlps)) if graddrop and len(stream.mlps) > 1 else [None]
+    graph, n_layers = stream.graph, len(stream.mlps)
+    blocks = [graph.attention(index).number for index in range(n_layers)]
+    changes = [_Patches(stream, run.reads[block].detach(), index, keys) for index, block in enumerate(blocks)]
+    layers = range(n_layers) if graddrop and n_layers > 1 else [None]
     for layer in layers:
         run.dropped = layer
         found = stream.writer_effects(run, value, again=layer != layers[-1])
         readers = []
         for index, patches in enumerate(changes):
-            block = stream.graph.blocks[2 * index + 1]
-            mlp = found.writers[:, stream.graph.writers_of(block)]
-            readers += [patches.effects(found.mixed[2 * index]), mlp]
+            mlp = found.writers[:, graph.writers_of(graph.mlp(index))]
+            readers += [patches.effects(found.mixed[blocks[index]]), mlp]
         logits = found.writers.new_zeros(len(found.writers), 1)
         yield torch.cat([found.writers, *readers, logits], 1)
 
@@ -105,10 +106,15 @@ class _Patches:
     @torch.no_grad()
     def __init__(self, stream: Stream, projected: Float[Tensor, "n N k"], index: int, keys: Keys) -> None:
         self.stream, self.index, graph = stream, index, stream.graph
-        base = stream.ablated.base(2 * index).detach().to(stream.dtype).expand(stream.packing.n_tokens, -1)
+        base = (
+            stream.ablated.base(graph.attention(index).number)
+            .detach()
+            .to(stream.dtype)
+            .expand(stream.packing.n_tokens, -1)
+        )
         base = base if graph.n_embeddings else base + stream.clean[0]
         ablated = stream.project(index, base)
-        self.sizes = [stream.parts.n_heads, graph.n_kv_readers, graph.n_kv_readers]
+        self.sizes = graph.roles.sizes
         clean = stream.mix(index, projected)  # (N, H, v)
         self.changes = []
         for kind in range(3):
@@ -136,10 +142,9 @@ class _KeysApart:
 
     def __init__(self, stream: Stream, index: int, projected: Tensor, ablated: Tensor, clean: Tensor) -> None:
         self.stream, attention = stream, stream.parts.layers[index].attention
-        group = stream.parts.n_heads // stream.graph.n_kv_readers
         query, key, value = stream.unpacked(projected)
         patched = stream.unpacked(ablated)[1]
-        key, patched, value = (x.repeat_interleave(group, 1) for x in (key, patched, value))
+        key, patched, value = (x.repeat_interleave(stream.graph.heads_per_key, 1) for x in (key, patched, value))
         self.value = sink_padded(attention, value)
         logits, others = (pattern_logits(attention, query, k, stream.contexts[index]) for k in (key, patched))
         seen = torch.isfinite(logits)

@@ -59,13 +59,13 @@ def eap_ig(
         raise InputError(f"eap-ig: path={path!r}; choose inputs or activations")
     if heads not in ("together", "apart"):
         raise InputError(f"eap-ig: heads={heads!r}; choose together or apart")
-    cost, n_layers = Cost(), engine.graph.spec.n_layers
+    cost = Cost()
 
     def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " E"]:
         paths = [stream.inputs()] if path == "inputs" else stream.components(heads)
         total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
         for component in paths:
-            share = 1 - component.block / (2 * n_layers + 1)
+            share = 1 - component.block / len(engine.graph.blocks)
             total += stream.edge_gradients(objective, component, points_of).cpu().double()
             cost.spend(stream.n_examples, share * points, share * points)
         return total

@@ -65,7 +65,7 @@ def feature_effects(
 
     def effects_of(stream: Stream, objective: Objective) -> Float[Tensor, " n"]:
         run = stream.run(inner=True)
-        outputs = [run.written[2 * layer + 1] for layer in layers]
+        outputs = [run.written[stream.graph.mlp(layer).number] for layer in layers]
         gradients = torch.autograd.grad(stream.value(run, objective), outputs)
         return torch.cat([_effects(stream, each, g) for each, g in zip(features, gradients, strict=True)])
 
@@ -77,7 +77,7 @@ def feature_effects(
 @torch.no_grad()
 def _effects(stream: Stream, features: FeatureLayer, gradient: Float[Tensor, "N D"]) -> Float[Tensor, " F"]:
     """One layer's, summed over a batch's tokens."""
-    block, model = 2 * features.index + 1, stream.engine.model
+    block, model = stream.graph.mlp(features.index).number, stream.engine.model
     clean, off = stream.clean[block].to(model.dtype), features.off(model, stream.packing)
     corrupted = None
     if stream.engine.ablation.kind == "interchange":

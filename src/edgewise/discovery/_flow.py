@@ -47,7 +47,7 @@ def flow(model: Model | Engine, task: Task, *, split: str = "train", batch_size:
 @torch.no_grad()
 def _shares(stream: Stream, batch: Batch) -> Float[Tensor, " E"]:
     """Every edge's share, the mean over each example's positions, summed over the examples."""
-    graph, last, n_tokens = stream.graph, len(stream.graph.blocks) - 1, stream.packing.n_tokens
+    graph, last, n_tokens = stream.graph, stream.graph.final.number, stream.packing.n_tokens
     scores = stream.clean[0].new_zeros(graph.n_edges)
     weight = _weights(stream, torch.arange(n_tokens, device=scores.device), torch.ones_like(stream.example).to(scores))
     step = max(1, CHUNK_BYTES // (2 * graph.n_writers * stream.parts.d_model * scores.element_size()))
@@ -84,4 +84,4 @@ def _add(
     share = proximity / proximity.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
     for p, own in enumerate(scores.view(stream.graph.n_groups, -1)):
         at = slice(None) if stream.group is None else stream.group[tokens] == p
-        own[block.edges].view(block.n_readers, block.n_writers).add_(share[:, at] @ weight[at])
+        block.table(own).add_(share[:, at] @ weight[at])

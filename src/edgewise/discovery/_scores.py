@@ -106,7 +106,7 @@ def edges_of_nodes(
                 shared = fed.view(graph.n_kv_readers, -1)
                 shared = shared.gather(1, shared.abs().argmax(1, keepdim=True))[:, 0]
                 fed = torch.cat([fed, shared, shared])
-            readers[block.reader : block.reader + block.n_readers] = fed
+            readers[block.readers] = fed
     ends = torch.stack([writers[graph.edge_writer.long()], readers[graph.edge_reader.long()]])
     return ends.gather(0, ends.abs().argmin(0, keepdim=True))[0]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._cost import Cost
-from edgewise.engine import Downstream, Engine, Stream, reader_blocks
+from edgewise.engine import Downstream, Engine, Stream
 from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, reduce
 
 SCORE_BYTES = 16 << 20
@@ -39,7 +39,6 @@ class Search:
         few = replace(task, **{split: task.split(split)[:pairs]})
         self.batches = list(few.batches(split, batch_size))
         self.n_examples = len(few.split(split))
-        self.blocks = reader_blocks(engine.graph)
         self.cost = Cost(examples=self.n_examples)
         self.parts: list[tuple[Downstream, Batch]] = []
         self.entered: tuple[int, int] | None = None
@@ -63,7 +62,7 @@ class Search:
 
         All readers before it must be whole in `kept`.
         """
-        place = which, self.blocks[reader]
+        place = which, self.engine.graph.block_of(reader).number
         for down, _ in self.parts:
             if self.entered != place:
                 down.enter(place[1], kept)

@@ -4,7 +4,6 @@ from ._check import check as check
 from ._check import require as require
 from ._constants import Prompts as Prompts
 from ._downstream import Downstream as Downstream
-from ._downstream import reader_blocks as reader_blocks
 from ._engine import CACHE_BYTES as CACHE_BYTES
 from ._engine import Engine as Engine
 from ._footprint import Footprint as Footprint

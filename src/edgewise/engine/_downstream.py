@@ -17,7 +17,7 @@ from edgewise.engine._later import Fed, Later, Reading, made_of, needed_wide, re
 from edgewise.engine._places import Places
 from edgewise.engine._rerun import Changes, Known, Rerun
 from edgewise.engine._stream import Stream
-from edgewise.graph import Block, Graph
+from edgewise.graph import Block
 from edgewise.models.block import normed, write_mlp
 
 COPY_BYTES = 192 << 20
@@ -123,7 +123,7 @@ class Downstream:
         """The tokens at which a reader of the visited block is needed."""
         if self.block.kind == "logits":
             return self.rerun.places[False]
-        key = self.block.kind == "attention" and reader >= self.parts.n_heads
+        key = self.block.kind == "attention" and reader not in self.graph.roles.query
         fed = self._fed(self.block.reader + reader)
         return self.rerun.places[key or any(each.wide for each in fed.values())]
 
@@ -136,7 +136,7 @@ class Downstream:
     def _mixed(self, mask: Float[Tensor, "m w"], tokens: Int[Tensor, " T"]) -> Float[Tensor, "m T D"]:
         """`Σ_w m_w Δ_w` of the clean run over a prefix of the writers, one layer's at a time."""
         total = mask.new_zeros(len(mask), len(tokens) * self.parts.d_model)
-        starts = [0, *range(self.graph.n_embeddings, mask.shape[1], self.parts.n_heads + 1), mask.shape[1]]
+        starts = [0, *(first for first in self.graph.starts if first < mask.shape[1]), mask.shape[1]]
         for start, stop in pairwise(starts):
             if bool(mask[:, start:stop].any()):
                 differences = self.stream.differences(tokens, slice(start, stop)).flatten(1)
@@ -147,7 +147,7 @@ class Downstream:
         """The projection of a reader of the visited block: `[C, T, k]`, of all tokens for a key or a value."""
         layer, tokens = self.layer, self._places(reader).tokens
         new = self.rerun.project(layer, reader, normed(self.parts.layers[layer].attention.norm, x), tokens)
-        return new if reader < self.parts.n_heads else self.rerun.in_full(layer, reader, new, Known())
+        return new if reader in self.graph.roles.query else self.rerun.in_full(layer, reader, new, Known())
 
     def _make_laters(self, first: int) -> list[Later]:
         """The blocks from one on, as far as they are alive, with what their readers get from before the visited one."""
@@ -228,7 +228,7 @@ class Downstream:
         per_copy = self.n_outputs * answers * 3
         if self.block.kind != "logits":
             runs = [self.laters[step.number].writers[w].wide for step in self.plan.steps for w in step.writers]
-            most = wide if any(runs) or self.reader >= self.parts.n_heads else answers
+            most = wide if any(runs) or self.reader not in self.graph.roles.query else answers
             single = sum(len(c) * n for c, n in zip(self.plan.columns, (answers, wide), strict=True))
             per_copy += width * single + most * (6 * width + 3 * hidden)
         return max(1, min(64, COPY_BYTES // (self.stream.clean[0].element_size() * per_copy)))
@@ -261,8 +261,3 @@ class Downstream:
 
     def _unembed(self, x: Float[Tensor, "*C A D"]) -> Float[Tensor, "*C A V"]:
         return self.parts.unembed(normed(self.parts.final_norm, x))
-
-
-def reader_blocks(graph: Graph) -> list[int]:
-    """The block of each reader."""
-    return [number for number, block in enumerate(graph.blocks) for _ in range(block.n_readers)]

@@ -107,7 +107,7 @@ class Executor:
             self._write(slot, self.clean[writer] - self.constants.embedding(writer))
         group = None
         for layer_plan, layer in zip(plan.layers, self.parts.layers, strict=True):
-            base, read = self._base(2 * layer_plan.layer), self._attention_read(layer_plan)
+            base, read = self._base(layer_plan.attention.number), self._attention_read(layer_plan)
             if layer_plan is self._group_layers(layer_plan)[0]:
                 group = None  # its buffer is handed on
                 group = self._enter_group(layer_plan)
@@ -159,7 +159,7 @@ class Executor:
         """The MLP's input: what it got riding along with the attention readers, and its own layer's heads."""
         if plan.mlp_slot is None:
             return rider
-        base = self._base(2 * plan.layer + 1)
+        base = self._base(plan.mlp.number)
         base, attention_base = (b.expand(self.packing.n_tokens, -1) for b in (base, attention_base))
         x = torch.empty_like(rider)
         for start, stop, row in self.packing.segments:
@@ -179,7 +179,7 @@ class Executor:
             return None
         block, fixed = self.features[plan.layer]
         if len(own.readers):
-            saved = block.forward(own, fixed, self.packing, self.stack, self._base(2 * plan.layer + 1))
+            saved = block.forward(own, fixed, self.packing, self.stack, self._base(plan.mlp.number))
         if own.error_slot is not None:
             self._write(own.error_slot, fixed.error - fixed.ablated_error)
         return saved
@@ -189,7 +189,7 @@ class Executor:
         self.stack.write(slot, centre(difference) if self.centred else difference)
 
     def _logits_input(self, targets: Int[Tensor, " A"]) -> Float[Tensor, "A D"]:
-        base, edges = self._base(2 * len(self.parts.layers)), self.masks[:, self.graph.blocks[-1].edges]
+        base, edges = self._base(self.graph.final.number), self.masks[:, self.graph.final.edges]
         mask = (edges[:, self.plan.writers] if self.plan.skips else edges)[self.packing.rows()[targets]]
         self.targets, self.target_mask = targets, mask  # (A, w)
         x = base if len(base) == 1 else base[targets]
@@ -240,7 +240,7 @@ class Executor:
 
     def _logits_backward(self, gradient: Float[Tensor, "A D"]) -> None:
         per_target = torch.einsum("ad,wad->aw", gradient, self.stack.at(self.targets))
-        rows, block = self.packing.rows()[self.targets], self.gradients[:, self.graph.blocks[-1].edges]
+        rows, block = self.packing.rows()[self.targets], self.gradients[:, self.graph.final.edges]
         block.index_put_((rows[:, None], self.plan.writers[None]), per_target, accumulate=True)
         self.stack.add_gradient_at(None if self.plan.plain_end else self.target_mask, gradient, self.targets)
         if self.passed is not None:
@@ -266,7 +266,7 @@ class Executor:
     def _features_backward(self, plan: LayerPlan, saved: Saved) -> None:
         (block, fixed), own = self.features[plan.layer], plan.features
         assert own is not None
-        base = self._base(2 * plan.layer + 1)
+        base = self._base(plan.mlp.number)
         masks = block.backward(own, fixed, self.packing, self.stack, base, saved, self.plan.all_edges)
         shape = len(masks), own.block.n_readers, own.block.n_writers
         columns = self.plan.writers[: own.n_writers]
@@ -299,7 +299,7 @@ class Executor:
             with matmul_precision("highest"):
                 (gradient,) = torch.autograd.grad(mixed, projected, grid)
             saved = saved._replace(projected=saved.projected.detach())
-        read, base = self._attention_read(plan), self._base(2 * plan.layer)
+        read, base = self._attention_read(plan), self._base(plan.attention.number)
         masks = read_backward(
             read,
             plan,
@@ -342,7 +342,7 @@ class Executor:
         if plan.layer not in self.groups:
             return None
         group = LayerGroup(self.groups[plan.layer], self.packing, self.stack, self.plan.all_edges)
-        group.read([self._base(2 * each.layer) for each in group.plans])
+        group.read([self._base(each.attention.number) for each in group.plans])
         return group
 
     def _leave_group(self, group: LayerGroup) -> None:
@@ -357,7 +357,7 @@ class Executor:
         read = self.reads.get(plan.layer)
         if read is None:
             attention = self.parts.layers[plan.layer].attention
-            read = FoldedHeads.of(attention, self.graph.n_kv_readers // self.parts.n_kv_heads, self.dtype)
+            read = FoldedHeads.of(attention, self.graph.copies_per_key, self.dtype)
             if not self.lean and attention.output.dtype == self.dtype:
                 self.reads[plan.layer] = read
         return read if len(plan.readers) == plan.attention.n_readers else read.take(plan.readers)

@@ -89,11 +89,7 @@ class Plan(NamedTuple):
 
 def made_of(graph: Graph, block: Block, writer: int) -> tuple[int, ...]:
     """The readers of a block, counted within it, that one of the heads (or the MLP) which it feeds is made from."""
-    if block.kind == "mlp":
-        return (0,)
-    heads, keys = graph.spec.n_heads, graph.n_kv_readers
-    key = writer * keys // heads
-    return writer, heads + key, heads + keys + key
+    return tuple(reader - block.reader for reader in graph.readers_of(graph.writers_of(block).start + writer))
 
 
 def needed_wide(graph: Graph, alive: Bool[Tensor, " E"], number: int) -> Bool[Tensor, " W"]:

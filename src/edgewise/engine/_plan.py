@@ -126,20 +126,20 @@ def make_plan(
     layers = tuple(_plan_layer(graph, layer, host, live, share, masks.device) for layer in range(graph.spec.n_layers))
     n_embeddings = int(live[: graph.n_embeddings].sum())
     writers = live.nonzero()[:, 0]
-    plain_end = share and bool((host[:, graph.blocks[-1].edges][:, writers] == 1).all())
+    plain_end = share and bool((host[:, graph.final.edges][:, writers] == 1).all())
     return Plan(layers, writers.to(masks.device), n_embeddings, skip, all_edges, plain_end)
 
 
 def _plan_layer(
     graph: Graph, layer: int, masks: Tensor, live: Bool[Tensor, " W"], share: bool, device: torch.device
 ) -> LayerPlan:
-    attention, mlp = graph.blocks[2 * layer], graph.blocks[2 * layer + 1]
-    own, n_keys = graph.writers_of(attention), graph.n_kv_readers
+    attention, mlp = graph.attention(layer), graph.mlp(layer)
+    own = graph.writers_of(attention)
     heads = live[own].nonzero()[:, 0]
     features = _plan_features(graph, mlp, masks, live, share, device) if mlp.kind == "features" else None
     runs = features is None and bool(live[graph.writers_of(mlp)].any())
-    keys, key_of_head = torch.unique(heads // (graph.spec.n_heads // n_keys), return_inverse=True)
-    readers = torch.cat([heads, graph.spec.n_heads + keys, graph.spec.n_heads + n_keys + keys])
+    keys, key_of_head = torch.unique(heads // graph.heads_per_key, return_inverse=True)
+    readers = torch.cat([heads, graph.roles.key.start + keys, graph.roles.value.start + keys])
     n_writers = int(live[: own.start].sum())
 
     before = live[: attention.n_writers].nonzero()[:, 0]

@@ -32,22 +32,23 @@ def query_and_key_effects(stream: Stream, gradients: dict[int, Float[Tensor, "N 
     found = stream.clean[0].new_full((graph.n_edges,), torch.nan)
     step = max(1, TILE_BYTES // (len(places) * stream.parts.d_model * found.element_size()))
     for layer, parts in enumerate(stream.parts.layers):
-        block, clean = graph.blocks[2 * layer], stream.clean[2 * layer][places.tokens]
+        block = graph.attention(layer)
+        clean = stream.clean[block.number][places.tokens]
         fed = {head: Fed(True, made_of(graph, block, head)) for head in range(heads)}
-        roles = range(heads), range(heads, heads + graph.n_kv_readers)
+        queries, keys, _ = graph.roles
         known = Known(projected=_projected(rerun, layer, range(block.n_readers), clean[None]))
         known.written = rerun.mixed(layer, fed, {}, known)
-        table = found[block.edges].view(block.n_readers, block.n_writers)
-        table[: roles[1].stop] = 0
+        table = block.table(found)
+        table[: keys.stop] = 0
         for start in range(0, block.n_writers, step):
             writers = slice(start, min(start + step, block.n_writers))
             inputs = normed(parts.attention.norm, clean - stream.differences(places.tokens, writers))
-            for role in roles:
+            for role in (queries, keys):
                 new = _projected(rerun, layer, role, inputs, normal=True)
                 for head, mixed in rerun.mixed(layer, fed, new, known).items():
                     change = known.written[head] - mixed  # (n, T, v)
-                    effect = (change * gradients[2 * layer][places.tokens, head]).sum((1, 2))
-                    table[fed[head].readers[0 if role is roles[0] else 1], writers] += effect
+                    effect = (change * gradients[block.number][places.tokens, head]).sum((1, 2))
+                    table[fed[head].readers[0 if role is queries else 1], writers] += effect
     return found
 
 
@@ -58,5 +59,5 @@ def _projected(
     y = x if normal else normed(rerun.parts.layers[layer].attention.norm, x)
     tokens = rerun.places[True].tokens
     projected = {reader: rerun.project(layer, reader, y, tokens) for reader in readers}
-    heads = rerun.parts.n_heads
-    return {r: p if r < heads else rerun.in_full(layer, r, p, Known()) for r, p in projected.items()}
+    queries = rerun.graph.roles.query
+    return {r: p if r in queries else rerun.in_full(layer, r, p, Known()) for r, p in projected.items()}

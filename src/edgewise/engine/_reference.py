@@ -53,10 +53,10 @@ def reference_logits(
         residual = _Residual([], [], clean[0])
     run = _ReferenceRun(parts, graph, packing, masks)
     for index, layer in enumerate(parts.layers):
-        before, first = residual, graph.blocks[2 * index].reader
+        before, first = residual, graph.attention(index).reader
         mixed = run.attend(residual, layer.attention, first)  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
-        before, first = before if parts.parallel else residual, graph.blocks[2 * index + 1].reader
+        before, first = before if parts.parallel else residual, graph.mlp(index).reader
         if index in features:
             residual = run.add_features(residual, before, first, *features[index])
             continue
@@ -101,17 +101,17 @@ class _ReferenceRun:
 
     def attend(self, residual: _Residual, own: Attention, first: int) -> Float[Tensor, "N H v"]:
         """Each head's mixed values before W_O, of a layer whose readers start at `first`."""
-        n_heads, keys = self.parts.n_heads, self.graph.n_kv_readers
-        query = self.project(residual, own.query, own.norm, first, n_heads)
-        key = self.project(residual, own.key, own.norm, first + n_heads, keys)
-        value = self.project(residual, own.value, own.norm, first + n_heads + keys, keys)
+        query, key, value = (
+            self.project(residual, heads, own.norm, first + places.start, len(places))
+            for heads, places in zip((own.query, own.key, own.value), self.graph.roles, strict=True)
+        )
         query = query if own.query_norm is None else _frozen(own.query_norm)(query)
         key = key if own.key_norm is None else _frozen(own.key_norm)(key)
         copies = self.packing.n_copies
         if own.rotate is not None and own.rotary is not None:
             positions = self.packing.positions.repeat(copies, 1)
             query, key = own.rotate(query, key, *own.rotary(own.output_weight, positions))
-        key, value = (x.repeat_interleave(n_heads // keys, 1) for x in (key, value))
+        key, value = (x.repeat_interleave(self.graph.heads_per_key, 1) for x in (key, value))
         return self.packing.pack(_pattern(own, query, key, self.packing.real.repeat(copies, 1)) @ value)
 
     def project(self, residual: _Residual, heads: Heads, norm: Norm, first: int, n: int) -> Float[Tensor, "CB n S k"]:

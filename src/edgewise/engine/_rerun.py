@@ -84,12 +84,11 @@ class Rerun:
         self, layer: int, reader: int, y: Float[Tensor, "C T D"], tokens: Tensor | slice
     ) -> Float[Tensor, "C T k"]:
         """One reader's projection of a normed input at some tokens; placed, if it is a query or a key."""
-        attention, heads, keys = self.parts.layers[layer].attention, self.parts.n_heads, self.graph.n_kv_readers
-        kind, index = (0, reader) if reader < heads else divmod(reader - heads + keys, keys)
-        index = index * self.parts.n_kv_heads // keys if kind else index  # one of several copies, where expanded
-        projection = (attention.query, attention.key, attention.value)[kind]
+        attention, (role, index) = self.parts.layers[layer].attention, self.graph.roles.of(reader)
+        index = index if role == "query" else index // self.graph.copies_per_key
+        projection = {"query": attention.query, "key": attention.key, "value": attention.value}[role]
         x = linear(y, projection.weight[index], None if projection.bias is None else projection.bias[index])
-        return x if kind == 2 else self.grid.placed(layer, x, tokens, "key" if kind else "query")
+        return x if role == "value" else self.grid.placed(layer, x, tokens, role)
 
     def in_full(self, layer: int, reader: int, new: Float[Tensor, "C W k"], known: Known) -> Float[Tensor, "C N k"]:
         """A key's or value's projection at all tokens, from that where it can differ."""
@@ -102,7 +101,9 @@ class Rerun:
 
     def _clean_projection(self, layer: int, reader: int) -> Float[Tensor, "1 N k"]:
         if (layer, reader) not in self._clean:
-            y = normed(self.parts.layers[layer].attention.norm, self.stream.clean[2 * layer])[None]
+            y = normed(self.parts.layers[layer].attention.norm, self.stream.clean[self.graph.attention(layer).number])[
+                None
+            ]
             self._clean[layer, reader] = self.project(layer, reader, y, slice(None))
         return self._clean[layer, reader]
 
@@ -214,8 +215,8 @@ class Rerun:
         self, layer: int, readers: Iterable[int], y: Float[Tensor, "C T D"], wide: bool, known: Known
     ) -> dict[int, Tensor]:
         projected = {reader: self.project(layer, reader, y, self.places[wide].tokens) for reader in readers}
-        heads = self.parts.n_heads
-        return {r: x if r < heads else self.in_full(layer, r, x, known) for r, x in projected.items()}
+        queries = self.graph.roles.query
+        return {r: x if r in queries else self.in_full(layer, r, x, known) for r, x in projected.items()}
 
     def ablated(self, later: Later) -> Known:
         """What a block's differences are counted from."""

@@ -163,12 +163,16 @@ class Stream:
         for w, difference in enumerate(self.embeds):
             yield Component(slice(w, w + 1), 0, difference)
         for index in range(len(self.parts.layers)):
-            first, n = self.graph.writers_of(self.graph.blocks[2 * index]).start, self.parts.n_heads
-            step, after = n if heads == "together" else 1, 2 * index + (2 if self.parts.parallel else 1)
+            n, mlp = self.parts.n_heads, self.graph.writer(index)
+            step = n if heads == "together" else 1
             for head in range(0, n, step):
-                difference = self._expanded(index, slice(head, head + step)).sum(1)
-                yield Component(slice(first + head, first + head + step), after, difference)
-            yield Component(slice(first + n, first + n + 1), 2 * index + 2, self.mlps[index])
+                first, difference = (
+                    self.graph.writer(index, head),
+                    self._expanded(index, slice(head, head + step)).sum(1),
+                )
+                after = self.graph.first_block_reading(first).number
+                yield Component(slice(first, first + step), after, difference)
+            yield Component(slice(mlp, mlp + 1), self.graph.first_block_reading(mlp).number, self.mlps[index])
 
     def inputs(self) -> Component:
         """All embeddings together.
@@ -203,18 +207,18 @@ class Stream:
         run = StreamRun(x, x)
         with torch.enable_grad():
             for index, layer in enumerate(self.parts.layers):
-                block, before = 2 * index, x
-                if block >= first:
-                    run.inputs[block] = before.detach()
+                attention, mlp, before = self.graph.attention(index).number, self.graph.mlp(index).number, x
+                if attention >= first:
+                    run.inputs[attention] = before.detach()
                     x = self._attend(run, index, layer, before, rules, inner)
-                if block + 1 >= first:
+                if mlp >= first:
                     read = before if self.parts.parallel else x
-                    run.reads[block + 1] = read = read.view_as(read)  # a tensor of the MLP's own
+                    run.reads[mlp] = read = read.view_as(read)  # a tensor of the MLP's own
                     written = write_mlp(layer.mlp, read, rules)
                     if inner:
-                        self._note(run, block + 1, written)
+                        self._note(run, mlp, written)
                     x = x + written
-            run.final = run.reads[2 * len(self.parts.layers)] = x[self.targets]
+            run.final = run.reads[self.graph.final.number] = x[self.targets]
         return run
 
     def value(self, run: StreamRun, objective: Objective, rules: Rules = PLAIN) -> Tensor:
@@ -235,29 +239,28 @@ class Stream:
 
     def unpacked(self, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, `[B, n, S, k]` each."""
-        keys = self.graph.n_kv_readers
-        query, key, value = projected.split([self.parts.n_heads, keys, keys])
-        query, key, value = (self.packing.unpack(x.transpose(0, 1)) for x in (query, key, value))
+        query, key, value = (self.packing.unpack(x.transpose(0, 1)) for x in projected.split(self.graph.roles.sizes))
         return query, key, value
 
     def _attend(self, run: StreamRun, index: int, layer: Layer, x: Tensor, rules: Rules, inner: bool) -> Tensor:
-        projected = run.reads[2 * index] = self.project(index, x, rules.norm)
+        block = self.graph.attention(index).number
+        projected = run.reads[block] = self.project(index, x, rules.norm)
         mixed = self.mix(index, projected, rules)
         scaled = post_scaled(layer.attention, mixed.transpose(0, 1), rules.norm).transpose(0, 1)
         written = write_heads(layer.attention, scaled, bias=False)
         if inner:
-            run.mixed[2 * index] = mixed
-            self._note(run, 2 * index, written)
+            run.mixed[block] = mixed
+            self._note(run, block, written)
         bias = layer.attention.output_bias
         return x + written if bias is None else x + written + bias
 
     def _note(self, run: StreamRun, block: int, written: Float[Tensor, "N D"]) -> None:
         run.written[block] = written
-        written.register_hook(lambda g: torch.zeros_like(g) if run.dropped == block // 2 else None)
+        written.register_hook(lambda g: torch.zeros_like(g) if run.dropped == self.graph.blocks[block].layer else None)
 
     def projections(self, attention: Attention) -> tuple[Heads, Heads, Heads]:
         """A layer's queries, keys and values, one for each reader of the graph."""
-        repeats = self.graph.n_kv_readers // self.parts.n_kv_heads
+        repeats = self.graph.copies_per_key
         return attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)
 
     # ------------------------------------------------------------------------------------------------------- gradients
@@ -299,7 +302,7 @@ class Stream:
     @torch.no_grad()
     def _contract(self, points: list["Point"], writers: slice, rules: Rules, scores: Float[Tensor, " E"]) -> None:
         """Add the products of the points' summed gradients with the differences."""
-        n_tokens, d_model, last = self.packing.n_tokens, self.parts.d_model, 2 * len(self.parts.layers)
+        n_tokens, d_model, last = self.packing.n_tokens, self.parts.d_model, self.graph.final.number
         step = max(1, CHUNK_BYTES // ((writers.stop - writers.start) * d_model * scores.element_size()))
         for start in range(0, n_tokens, step):
             tokens = slice(start, min(start + step, n_tokens))
@@ -331,16 +334,16 @@ class Stream:
             return
         columns = slice(writers.start, writers.start + n)
         for p, own in enumerate(scores.view(self.graph.n_groups, -1)):
-            table = own[block.edges].view(block.n_readers, block.n_writers)
+            table = block.table(own)
             at = slice(None) if group is None else group == p  # an edge acts where its reader reads
             table[:, columns] += g_x[:, at].flatten(1) @ differences[:n, at].flatten(1).T
 
     def _to_input(self, point: "Point", number: int, tokens: slice, rules: Rules) -> Float[Tensor, "n T D"]:
         """From the gradient of a block's projections to that of each reader's own input."""
         g = point.gradients[number]
-        if number % 2:
+        if self.graph.blocks[number].kind == "mlp":
             return g[None, tokens]
-        attention = self.parts.layers[number // 2].attention
+        attention = self.parts.layers[self.graph.blocks[number].layer].attention
         projections = self.projections(attention)
         pairs = zip(g[:, tokens].split([len(p.weight) for p in projections]), projections, strict=True)
         back = torch.cat([each @ heads.weight.to(g.dtype).transpose(1, 2) for each, heads in pairs])
@@ -349,14 +352,13 @@ class Stream:
     def differences(self, tokens: Int[Tensor, " T"] | slice, writers: slice | None = None) -> Float[Tensor, "w T D"]:
         """What writers write beyond their ablated values, at some tokens; of all writers if not told."""
         low, high, _ = (writers or slice(0, self.graph.n_writers)).indices(self.graph.n_writers)
-        first, per_layer = self.graph.n_embeddings, self.parts.n_heads + 1
-        found = [x[tokens] for x in self.embeds[low:high]]
-        for index in range(max(low - first, 0) // per_layer, max(high - first + per_layer - 1, 0) // per_layer):
-            start = first + index * per_layer
-            heads = slice(max(low - start, 0), min(high - start, self.parts.n_heads))
+        found, layers = [x[tokens] for x in self.embeds[low:high]], self.graph.writer_layer[low:high]
+        for index in range(max(int(layers[0]), 0), int(layers[-1]) + 1):
+            first, mlp = self.graph.writer(index, 0), self.graph.writer(index)
+            heads = slice(max(low - first, 0), min(high, mlp) - first)
             if heads.start < heads.stop:
                 found += self._expanded(index, heads, tokens).unbind(1)
-            if low <= start + self.parts.n_heads < high:
+            if low <= mlp < high:
                 found.append(self.mlps[index][tokens])
         return torch.stack(found)
 
@@ -384,14 +386,16 @@ class Stream:
         start, *rest = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
         # A gradient is captured before the hooks of its tensor run, so a dropped layer's own are made zero here.
         pairs = zip(run.written, rest, strict=False)
-        written = {block: torch.zeros_like(g) if block // 2 == run.dropped else g for block, g in pairs}
+        written = {
+            block: torch.zeros_like(g) if self.graph.blocks[block].layer == run.dropped else g for block, g in pairs
+        }
         mixed = dict(zip(run.mixed, rest[len(written) :], strict=True))
         with torch.no_grad():
             per_token = [(x * start).sum(-1, keepdim=True) for x in self.embeds]
             for index, mlp in enumerate(self.mlps):
                 heads = self._expanded(index, slice(0, self.parts.n_heads))
-                per_token.append(torch.einsum("nhd,nd->nh", heads, written[2 * index]))
-                per_token.append((mlp * written[2 * index + 1]).sum(-1, keepdim=True))
+                per_token.append(torch.einsum("nhd,nd->nh", heads, written[self.graph.attention(index).number]))
+                per_token.append((mlp * written[self.graph.mlp(index).number]).sum(-1, keepdim=True))
             return Effects(self.per_example(torch.cat(per_token, 1)), mixed)
 
     def per_example(self, per_token: Float[Tensor, "N n"]) -> Float[Tensor, "B n"]:

@@ -136,22 +136,8 @@ def _random_path(circuit: Circuit, generator: np.random.Generator) -> list[int]:
     while int(graph.visible[reader]):
         writer = int(generator.integers(int(graph.visible[reader])))
         path.append(int(graph.offset[reader]) + writer)
-        readers = _readers_feeding(circuit, writer)
+        readers = graph.readers_of(writer)
         if not readers:
             break
         reader = int(generator.choice(readers))
     return path
-
-
-def _readers_feeding(circuit: Circuit, writer: int) -> list[int]:
-    """The inputs of the component that a writer is the output of; none for an embedding or an error term."""
-    graph = circuit.graph
-    layer, head = int(graph.writer_layer[writer]), int(graph.writer_head[writer])
-    if layer < 0:
-        return []
-    keys, first, mlp = graph.n_kv_readers, graph.blocks[2 * layer].reader, graph.blocks[2 * layer + 1]
-    if head < 0:
-        place = writer - graph.writers_of(mlp).start
-        return [mlp.reader + place] if place < mlp.n_readers else []
-    shared = head * keys // graph.spec.n_heads
-    return [first + head, first + graph.spec.n_heads + shared, first + graph.spec.n_heads + keys + shared]

@@ -102,9 +102,8 @@ def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked
 
 def _fine_readers(graph: Graph) -> Int[Tensor, " Rf"]:
     """The reader that each reader of the finest graph (keys and values for every query head) belongs to."""
-    group = graph.spec.n_heads // graph.n_kv_readers
     shared = (graph.reader_kind == KEY) | (graph.reader_kind == VALUE)
-    return torch.arange(graph.n_readers).repeat_interleave(torch.where(shared, group, 1))
+    return torch.arange(graph.n_readers).repeat_interleave(torch.where(shared, graph.heads_per_key, 1))
 
 
 def _fine_writers(graph: Graph) -> Int[Tensor, " Wf"]:

@@ -74,7 +74,7 @@ def read_edges(path: str | Path, graph: Graph) -> Circuit:
         embeddings = "off" if not named else "joint" if named == {"embeds"} else "split"
         graph = Graph(replace(graph.spec, embeddings=embeddings))
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
-    shared = graph.n_kv_readers != graph.spec.n_heads
+    shared = graph.heads_per_key > 1
     for writer, reader in content:
         ours = "logits" if reader == "resid_post" else reader
         if shared and ours.endswith((".k", ".v")):

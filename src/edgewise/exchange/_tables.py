@@ -7,13 +7,10 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.graph import EMBED, ERROR, FEATURE, FEATURE_IN, HEAD, KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph
+from edgewise.graph import WRITER_KINDS, Graph
 
 if TYPE_CHECKING:
     import networkx
-
-_WRITERS = {EMBED: "embedding", HEAD: "head", FEATURE: "feature", ERROR: "error"}
-_READERS = {QUERY: "query", KEY: "key", VALUE: "value", MLP_IN: "mlp", FEATURE_IN: "feature", LOGITS: "logits"}
 
 
 def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[Any]]:
@@ -34,10 +31,10 @@ def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[An
     table: dict[str, list[Any]] = {
         "edge": edges.tolist(),
         "writer": [graph.writer_names[w] for w in writers.tolist()],
-        "writer_kind": [_WRITERS.get(kind, "mlp") for kind in graph.writer_kind[writers].tolist()],
+        "writer_kind": [WRITER_KINDS[kind] for kind in graph.writer_kind[writers].tolist()],
         "writer_layer": graph.writer_layer[writers].tolist(),
         "reader": [graph.reader_names[r] for r in readers.tolist()],
-        "reader_kind": [_READERS[kind] for kind in graph.reader_kind[readers].tolist()],
+        "reader_kind": [graph.role(r) for r in readers.tolist()],
         "reader_layer": graph.reader_layer[readers].tolist(),
         "kept": circuit.kept[edges].tolist(),
         "actual": circuit.actual[edges].tolist(),
@@ -117,24 +114,16 @@ def to_networkx(circuit: Circuit) -> "networkx.MultiDiGraph":
     for name, kind, layer in zip(
         graph.writer_names, graph.writer_kind.tolist(), graph.writer_layer.tolist(), strict=True
     ):
-        result.add_node(name, kind=_WRITERS.get(kind, "mlp"), layer=layer)
+        result.add_node(name, kind=WRITER_KINDS[kind], layer=layer)
     result.add_node("logits", kind="logits", layer=graph.spec.n_layers)
-    group = graph.spec.n_heads // graph.n_kv_readers
     for edge in circuit.kept.nonzero()[:, 0].tolist():
         reader = int(graph.edge_reader[edge])
-        kind, layer, head = (
-            int(graph.reader_kind[reader]),
-            int(graph.reader_layer[reader]),
-            int(graph.reader_head[reader]),
-        )
+        role, fed = graph.role(reader), graph.writers_fed_by(reader)
         attributes: dict[str, Any] = {"edge": edge, "actual": bool(circuit.actual[edge])}
         if circuit.scores is not None:
             attributes["score"] = float(circuit.scores[edge])
-        if kind in (MLP_IN, FEATURE_IN, LOGITS):
-            targets, key = [graph.reader_names[reader]], "in"
-        else:
-            heads = range(head * group, (head + 1) * group) if kind != QUERY else [head]
-            targets, key = [f"a{layer}.h{each}" for each in heads], {QUERY: "q", KEY: "k", VALUE: "v"}[kind]
+        targets = [graph.writer_names[writer] for writer in fed] or ["logits"]
+        key = role[0] if role in ("query", "key", "value") else "in"
         if graph.spec.spans:
             key += f" @ {graph.spec.spans[edge // graph.n_plain]}"
         for target in targets:

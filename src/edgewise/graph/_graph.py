@@ -227,6 +227,17 @@ class Graph:
         place = writer - self.writers_of(block).start
         return (block.reader + place,) if place < block.n_readers else ()
 
+    def writers_fed_by(self, reader: int) -> tuple[int, ...]:
+        """The writers that a reader feeds: those whose `readers_of` it is one of; none for `logits`."""
+        block = self.block_of(reader)
+        if block.kind == "logits":
+            return ()
+        first, place = self.writers_of(block).start, reader - block.reader
+        if block.kind != "attention":
+            return (first + place,)
+        role, number = self.roles.of(place)
+        return tuple(first + head for head in ([number] if role == "query" else self.heads_of(number)))
+
     def role(self, reader: int) -> Role:
         """What a reader is to its component."""
         return ROLES[int(self.reader_kind[reader])]

@@ -46,16 +46,12 @@ class Layout:
     @property
     def shares_keys(self) -> bool:
         """Several query heads share one key and value reader, which then has a marker of its own."""
-        return self.graph.n_kv_readers < self.graph.spec.n_heads
+        return self.graph.heads_per_key > 1
 
     @property
     def rail(self) -> tuple[float, float]:
         """Left and right end of the rails."""
         return float(self.columns[0]) - self.pitch[0] + self.box[0] / 2, float(self.columns[-1]) + self.box[0] / 2
-
-    def first_writer(self, layer: int) -> int:
-        """The writer in column 0 of a layer; that of column `c` comes `c` later."""
-        return self.graph.n_embeddings + layer * len(self.columns)
 
     def gutter(self, index: int) -> tuple[float, float]:
         """Centre and usable width of the gap left of column `index`, where edges run upwards past the nodes."""
@@ -113,7 +109,7 @@ def _ports(
     A key head that several query heads share has a marker under the first of them, its value head under the last.
     """
     kind, head = graph.reader_kind.numpy(), graph.reader_head.numpy()
-    group = graph.spec.n_heads // graph.n_kv_readers
+    group = graph.heads_per_key
     own = np.where(kind == KEY, head * group, np.where(kind == VALUE, head * group + group - 1, head))
     column = np.select([kind == MLP_IN, kind == LOGITS], [graph.spec.n_heads, -1], own)
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from edgewise.circuit import Circuit
-from edgewise.graph import EMBED, KEY, LOGITS, MLP, VALUE
+from edgewise.graph import EMBED, LOGITS, MLP
 from edgewise.report._canvas import BRACKET, FAINT, INK, MLP_FILL, QUIET, box, canvas, write
 from edgewise.report._caption import conditions, counts, heading, shorten
 from edgewise.report._layout import MARGIN, Layout, place
@@ -132,9 +132,9 @@ def _live(layout: Layout, edges: Int[np.ndarray, " n"]) -> Live:
     writers = set(graph.edge_writer[edges].tolist())
     readers = set(graph.edge_reader[edges].tolist())
     for reader in readers:
-        shared = layout.shares_keys and int(graph.reader_kind[reader]) in (KEY, VALUE)
-        if not shared and int(graph.reader_kind[reader]) != LOGITS:
-            writers.add(layout.first_writer(int(graph.reader_layer[reader])) + int(layout.reader_column[reader]))
+        shared = layout.shares_keys and graph.role(reader) in ("key", "value")
+        if not shared:
+            writers.update(graph.writers_fed_by(reader))
     return Live(writers, readers)
 
 
@@ -159,7 +159,7 @@ def _draw_grid(axes: "Axes", layout: Layout) -> None:
     heads = graph.spec.n_heads
     size = min(LABEL, layout.pitch[1] * 72 * 0.8, layout.pitch[0] * 72 * 0.4)
     for layer in range(graph.spec.n_layers):
-        y = layout.writer_xy[layout.first_writer(layer), 1]
+        y = layout.writer_xy[graph.writer(layer, 0), 1]
         write(axes, left - 0.08, y, str(layer), size, ha="right", color=QUIET)
     below = MARGIN - 0.1
     for head, x in enumerate(layout.columns):
@@ -218,19 +218,16 @@ def _draw_nodes(axes: "Axes", layout: Layout, live: Live) -> None:
 def _draw_shared_heads(axes: "Axes", layout: Layout, live: Live) -> None:
     """A marker for each shared key and value in use, with a line to the live query heads of its group."""
     graph = layout.graph
-    group = graph.spec.n_heads // graph.n_kv_readers
     width, height = layout.tag
     for reader in sorted(live.readers):
-        kind = int(graph.reader_kind[reader])
-        if kind not in (KEY, VALUE):
+        role = graph.role(reader)
+        if role not in ("key", "value"):
             continue
-        first = int(graph.reader_head[reader]) * group
         x, y = layout.port_xy[reader]
         y += height / 2
-        above = layout.first_writer(int(graph.reader_layer[reader])) + first
-        users = [layout.writer_xy[writer] for writer in range(above, above + group) if writer in live.writers]
+        users = [layout.writer_xy[writer] for writer in graph.writers_fed_by(reader) if writer in live.writers]
         shift = x - layout.columns[layout.reader_column[reader]]
         for user_x, user_y in users:
             axes.plot([x, user_x + shift, user_x + shift], [y, y, user_y], color=BRACKET, linewidth=0.6, zorder=3)
         axes.add_patch(box(x, y, width, height, "white", height / 3))
-        write(axes, x, y - 0.004, "k" if kind == KEY else "v", height * 72 * 0.75, ha="center", zorder=6)
+        write(axes, x, y - 0.004, "k" if role == "key" else "v", height * 72 * 0.75, ha="center", zorder=6)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.engine import Engine
-from edgewise.graph import HEAD, KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph
+from edgewise.graph import HEAD, Graph, Role
 from edgewise.models import CompiledTransformer, Layer
 
 
@@ -28,13 +28,12 @@ def live_edges(engine: Engine) -> Bool[Tensor, " E"]:
     whole = _Span(engine, differences=False)
     change = _Span(engine, differences=True, whole=whole) if engine.ablation.kind == "interchange" else whole
     live = torch.zeros(graph.n_edges, dtype=torch.bool)
-    readers = zip(graph.reader_kind.tolist(), graph.reader_layer.tolist(), graph.reader_head.tolist(), strict=True)
-    for reader, (kind, layer, head) in enumerate(readers):
-        n_writers = int(graph.visible[reader])
-        projection = _projection(engine, kind, layer, head)
-        if kind in (QUERY, KEY):
+    for reader, (layer, head) in enumerate(zip(graph.reader_layer.tolist(), graph.reader_head.tolist(), strict=True)):
+        role, n_writers = graph.role(reader), int(graph.visible[reader])
+        projection = _projection(engine, role, layer, head)
+        if role in ("query", "key"):
             heads = parts.layers[layer].attention
-            other = heads.key if kind == QUERY else heads.query
+            other = heads.key if role == "query" else heads.query
             seen = whole.before(n_writers) @ other.weight[head]  # (n, k)
             bias = seen.new_zeros(1, seen.shape[1]) if other.bias is None else other.bias[head][None]
             projection = projection @ torch.cat([seen + bias, bias]).T
@@ -43,15 +42,15 @@ def live_edges(engine: Engine) -> Bool[Tensor, " E"]:
     return graph.prune(live, engine.ablation.kind)
 
 
-def _projection(engine: Engine, kind: int, layer: int, head: int) -> Float[Tensor, "D k"]:
+def _projection(engine: Engine, role: Role, layer: int, head: int) -> Float[Tensor, "D k"]:
     parts = engine.model.parts
-    if kind == LOGITS:
+    if role == "logits":
         zero = torch.zeros(1, parts.d_model)
         return parts.unembed(torch.eye(parts.d_model)) - parts.unembed(zero)
-    if kind == MLP_IN:
+    if role == "mlp":
         return parts.layers[layer].mlp.inputs[0][0]
     heads = parts.layers[layer].attention
-    return {QUERY: heads.query, KEY: heads.key, VALUE: heads.value}[kind].weight[head]
+    return {"query": heads.query, "key": heads.key, "value": heads.value}[role].weight[head]
 
 
 class _Span:
@@ -96,7 +95,7 @@ class _Span:
     def _head(self, layer: int, head: int) -> Float[Tensor, "n D"]:
         attention = self.layers[layer].attention
         # Where a head looks may change while nothing that it sees does, so a change may be any mixture of its values.
-        values = self.whole.before(self.graph.blocks[2 * layer].n_writers) @ attention.value.weight[head]  # (n, v)
+        values = self.whole.before(self.graph.attention(layer).n_writers) @ attention.value.weight[head]  # (n, v)
         if attention.value.bias is not None and not self.differences:
             values = torch.cat([values, attention.value.bias[head][None]])
         return attention.output[head][values.any(0)]
@@ -104,7 +103,7 @@ class _Span:
     def _mlp(self, layer: int) -> Float[Tensor, "n D"]:
         mlp = self.layers[layer].mlp
         assert mlp.up is not None and mlp.down is not None  # as compiled models have it
-        used = (self.before(self.graph.blocks[2 * layer + 1].n_writers) @ mlp.up).any(0)
+        used = (self.before(self.graph.mlp(layer).n_writers) @ mlp.up).any(0)
         if self.differences:
             return mlp.down[used]
         if mlp.up_bias is not None:

@@ -181,11 +181,7 @@ def _grown(graph: Graph, live: list[bool], reader: int, kept: list[int], heard: 
 
 def _is_heard(graph: Graph, reader: int, heard: frozenset[int]) -> bool:
     """Whether anything listens to what this reader's component writes."""
-    layer, head = int(graph.reader_layer[reader]), int(graph.reader_head[reader])
-    if layer == graph.spec.n_layers:
-        return True
-    first = graph.n_embeddings + layer * (graph.spec.n_heads + 1)
-    return first + (graph.spec.n_heads if head < 0 else head) in heard
+    return graph.role(reader) == "logits" or any(writer in heard for writer in graph.writers_fed_by(reader))
 
 
 def _smallest(sufficient: Bool[Tensor, "n E"]) -> tuple[Bool[Tensor, " E"], ...]:

@@ -285,4 +285,4 @@ def mlp_streams(graph: Graph, writes: Writes, base: Sequence[Tensor]) -> dict[in
         base: its `base_sums`, under an ablation whose b_O stays with the layers.
     """
     clean = 0.0 if graph.n_embeddings else writes.embeds[0]  # left out of the sums where they are no writers
-    return {layer: base[2 * layer + 1] + clean for layer, _ in graph.spec.features}
+    return {layer: base[graph.mlp(layer).number] + clean for layer, _ in graph.spec.features}
