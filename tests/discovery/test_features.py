@@ -17,7 +17,7 @@ from edgewise.engine import Ablation, Engine
 from edgewise.evaluation._hypothesis_runs import _random_path
 from edgewise.exchange import convert, edge_table, from_edge_table, write_edges, write_mib
 from edgewise.models import Model
-from edgewise.tasks import METRICS, Task, reduce
+from edgewise.tasks import Task, metric_function, reduce
 from edgewise.transcoders import Transcoder
 from tests.discovery.toys import near, quiet, random_task, refused
 from tests.engine.featured import KINDS, featured, features_of, transcoder_of
@@ -45,7 +45,7 @@ def _by_hooks(model: Model, transcoder: Transcoder, task: Task, corrupted: bool)
             model.module(input_ids=batch.corrupted.ids)
             change = -kept["z"]
         logits = model.module(input_ids=batch.clean.ids).logits[batch.row, batch.position]
-        value = reduce(METRICS["logit_diff"](logits, batch), batch).sum()
+        value = reduce(metric_function("logit_diff")(logits, batch), batch).sum()
         (gradient,) = torch.autograd.grad(value, kept["y"])
         total += ((kept["z"] + change) * (gradient @ transcoder.W_dec.detach().T)).sum((0, 1))
     handle.remove()

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise._errors import InputError
-from edgewise.tasks import LOSSES, LOWER_IS_BETTER, METRICS, loss_function, metric_function, reduce, score_name
+from edgewise.tasks import Metric, loss_function, metric_function, metric_names, reduce, register_metric, score_name
+from edgewise.tasks import _metric as metrics
 from edgewise.tasks._pairs import Pair, Target, collate
 
 V = 5
@@ -54,7 +57,8 @@ def test_kl_is_of_the_full_model_to_the_circuit(batch):
     p, q = FULL.softmax(-1), LOGITS.softmax(-1)
     torch.testing.assert_close(metric("kl", LOGITS, batch), (p * (p / q).log()).sum(-1), rtol=1e-12, atol=1e-12)
     assert metric("kl", FULL, batch).abs().max() < 1e-12
-    assert {"kl", "l2"} == LOWER_IS_BETTER
+    lower = {name for name in metric_names() if metric_function(name).lower_is_better}
+    assert lower == {"kl", "l2", "reverse_kl", "js", "logit_l2"}
 
 
 @given(st.data())
@@ -98,7 +102,7 @@ def test_reduce_is_the_mean_over_an_examples_targets(batch):
     assert abs(reduce(torch.ones(3, dtype=torch.float64), thirds).item() - 1) < 1e-15
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metric_names())
 def test_leading_dimensions_are_several_circuits(batch, name):
     both = torch.stack([LOGITS, FULL])
     expected = torch.stack([metric(name, LOGITS, batch), metric(name, FULL, batch)])
@@ -106,7 +110,7 @@ def test_leading_dimensions_are_several_circuits(batch, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metric_names())
 def test_half_precision_is_computed_in_single(batch, name, dtype):
     low = replace(batch, full_logits=FULL.to(dtype))
     values = metric(name, LOGITS.to(dtype), low)
@@ -114,7 +118,7 @@ def test_half_precision_is_computed_in_single(batch, name, dtype):
     torch.testing.assert_close(values, metric(name, LOGITS.to(dtype).double(), low).float(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", metric_names("loss"))
 def test_gradients_are_right_where_sets_are_ragged(batch, name):
     logits = LOGITS.clone().requires_grad_()
     loss = loss_function(name)
@@ -170,5 +174,60 @@ def test_a_callable_of_the_wrong_shape_is_refused(batch, own, message):
 
 @pytest.mark.parametrize("unknown", ["accuracy", "", 3, None])
 def test_an_unknown_loss_is_refused(unknown):
-    with pytest.raises(InputError, match=r"^loss: .*use kl, cross_entropy, logit_diff, l2, mismatch or a callable"):
+    with pytest.raises(InputError, match=r"^loss: .*use logit_diff, kl, cross_entropy, l2, mismatch or a callable"):
         loss_function(unknown)
+
+
+# The record
+
+
+@pytest.mark.parametrize("name", sorted({*metric_names(), *metric_names("loss")}))
+def test_a_record_says_what_is_true_of_its_function(batch, name):
+    known = (metric_function if name in metric_names() else loss_function)(name)
+    logits = LOGITS.clone().requires_grad_()
+    assert known.unit and known(logits, batch).requires_grad == known.differentiable
+    alone = replace(batch, full_logits=None)
+    if known.needs_full_model:
+        with pytest.raises(InputError, match="compares with the full model"):
+            known(LOGITS, alone)
+    else:
+        assert torch.equal(known(LOGITS, alone), known(LOGITS, batch))
+    if known.distance:
+        at_full = FULL.clone().requires_grad_()
+        value = known(at_full, batch)
+        assert known.lower_is_better and value.abs().max() < 1e-12 and known(LOGITS, batch).min() >= 0
+        if name != "logit_l2":  # a norm, which has a kink there
+            (gradient,) = torch.autograd.grad(value.sum(), at_full)
+            assert gradient.abs().max() < 1e-12
+
+
+def test_a_registered_metric_serves_by_its_name(batch, monkeypatch):
+    monkeypatch.setattr("edgewise.tasks._metric._METRICS", dict(metrics._METRICS))
+
+    def spread(logits, batch):
+        return logits.std(-1)
+
+    register_metric(Metric("spread", spread, lower_is_better=True))
+    assert "spread" in metric_names() and metric_function("spread").sign == -1
+    assert torch.equal(loss_function("spread")(LOGITS, batch), LOGITS.std(-1))
+    register_metric(Metric("margin", spread))
+    assert torch.equal(loss_function("margin")(LOGITS, batch), -LOGITS.std(-1))
+    assert torch.equal(metric_function("margin")(torch.stack([LOGITS, FULL]), batch)[1], FULL.std(-1))
+    with pytest.raises(InputError, match="metric 'kl': there is one of that name already"):
+        register_metric(Metric("kl", spread))
+    with pytest.raises(InputError, match="there is no 'accuracy'; use logit_diff"):
+        loss_function("accuracy")
+
+
+def test_names_are_known_without_pytorch():
+    code = """
+import sys
+from edgewise._errors import InputError
+from edgewise.tasks import metric_function
+try:
+    metric_function("beauty")
+except InputError:
+    pass
+assert metric_function("kl").distance and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,13 +11,11 @@ import yaml
 from edgewise._errors import InputError
 from edgewise.bench._methods import EMPTY, METHODS, check_settings
 from edgewise.engine import MATMULS, Matmul
-from edgewise.evaluation import KNOWN
-from edgewise.tasks import ALL_TASKS, SUFFIXES
+from edgewise.tasks import ALL_TASKS, HEADLINE, SUFFIXES, metric_names
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
 _KEYS += ("note",)
 _PAIRS = {"train": 200, "validation": 200, "test": 256, "seed": 0}
-_METRICS = ("kl", "logit_diff", "accuracy", "exact_match")
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 
 
@@ -54,7 +52,7 @@ class BenchConfig:
     models: tuple[str, ...]
     tasks: tuple[TaskSpec, ...]
     methods: tuple[MethodSpec, ...]
-    metrics: tuple[str, ...] = _METRICS
+    metrics: tuple[str, ...] = HEADLINE
     """A metric that a task's pairs do not allow is left out there."""
     ablation: str = "interchange"
     embeddings: str = "joint"
@@ -102,7 +100,7 @@ class BenchConfig:
             tuple(str(model) for model in _listed(content["models"])),
             tuple(_task(entry, pairs) for entry in _listed(content["tasks"])),
             tuple(_method(entry, sparsities, seeds) for entry in methods),
-            tuple(_listed(content.get("metrics", _METRICS))),
+            tuple(_listed(content.get("metrics", HEADLINE))),
             str(content.get("ablation", "interchange")),
             str(content.get("embeddings", "joint")),
             str(content.get("kv", "physical")),
@@ -113,7 +111,7 @@ class BenchConfig:
 
     def _check(self) -> None:
         for what, given, choices in (
-            ("metrics", self.metrics, KNOWN),
+            ("metrics", self.metrics, metric_names()),
             ("ablation", (self.ablation,), ("interchange", "zero")),
             ("embeddings", (self.embeddings,), ("joint", "split", "off")),
             ("kv", (self.kv,), ("physical", "expanded")),

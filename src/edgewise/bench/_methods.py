@@ -38,7 +38,7 @@ from edgewise.discovery import (
 )
 from edgewise.engine import Engine
 from edgewise.runs import RunOptions
-from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function
+from edgewise.tasks import Task, metric_function
 
 EMPTY = "empty"
 """The circuit without edges, which every bench judges beside the others."""
@@ -164,7 +164,7 @@ def _attribution(function: Callable[..., Scores], resumes: bool = False) -> Benc
         task, settings = job.task, dict(job.settings)
         if "explains" in settings:
             task = replace(task, metric=settings.pop("explains"))
-        elif task.metric in LOWER_IS_BETTER:  # which has no gradient at the full model
+        elif metric_function(task.metric).distance:  # which has no gradient at the full model
             task = replace(task, metric=task.explained)
         if "pairs" in settings and "pairs" not in _keywords(function):
             task = replace(task, train=task.train[: settings.pop("pairs")])

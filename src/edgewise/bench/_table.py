@@ -14,8 +14,8 @@ from edgewise._errors import InputError
 from edgewise.bench._cell import FOUND, SETTINGS, Cell
 from edgewise.bench._config import BenchConfig
 from edgewise.bench._methods import EMPTY, METHODS
-from edgewise.evaluation import LOWER_IS_BETTER
 from edgewise.runs import atomic_path, bootstrap
+from edgewise.tasks import metric_function
 
 COLUMNS = {
     "model": "string",
@@ -105,7 +105,7 @@ def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
                     "actual_edges": judged["actual"],
                     "total_edges": found["edges"],
                     "metric": metric,
-                    "lower_is_better": metric in LOWER_IS_BETTER,
+                    "lower_is_better": metric_function(metric).lower_is_better,
                     "distance": metric == content["distance"],
                     "value": value,
                     "low": low,

@@ -177,7 +177,7 @@ def evaluate(
     another task).
     """
     import edgewise as ew
-    from edgewise.evaluation import metric_named
+    from edgewise.tasks import metric_function
 
     one_of("--split", split, ("train", "validation", "test"))
     one_of("--memory", memory, ("default", "lean"))
@@ -186,7 +186,7 @@ def evaluate(
         check_task(task)
     asked = None if metrics is None else tuple(metrics.split(","))
     for name in asked or ():
-        metric_named(name)
+        metric_function(name)
     loaded_circuit = ew.Circuit.load(circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
     source = loaded_circuit.provenance.get("model", {})

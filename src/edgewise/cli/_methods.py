@@ -115,7 +115,7 @@ def attribute(name: str, engine: Any, task: Any, settings: Settings, options: An
     import edgewise as ew
     from edgewise.discovery import Cost, provenance
 
-    if name in AT_FULL_MODEL and task.metric in ew.tasks.LOWER_IS_BETTER:  # it has no gradient there
+    if name in AT_FULL_MODEL and ew.tasks.metric_function(task.metric).distance:  # it has no gradient there
         task = replace(task, metric=task.explained)
     size: dict[str, Any] = {"batch_size": settings.batch_size or 32}
     path: dict[str, Any] = {"points": settings.points, "rule": settings.quadrature, **size}

@@ -19,7 +19,7 @@ from edgewise.discovery._quadrature import Quadrature, quadrature
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, SELF_CONTAINED, Task, metric_function
+from edgewise.tasks import Task, metric_function
 
 
 def eap(
@@ -103,16 +103,16 @@ def mask_ig(
 def _mask_gradient(
     engine: Engine, task: Task, points: list[tuple[float, float]], split: str, batch_size: int, cost: Cost
 ) -> Float[Tensor, " E"]:
-    if points == [(1.0, 1.0)] and task.metric in LOWER_IS_BETTER:
+    metric = metric_function(task.metric)
+    if points == [(1.0, 1.0)] and metric.distance:
         raise InputError(
             "eap: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is 0; use "
             "logit_diff or log_prob, or value where the output is a number"
         )
     task.check_spans(engine.graph)
-    metric = metric_function(task.metric)
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     for batch in task.batches(split, batch_size):
-        cost.spend(len(batch.index), forwards=constant_forwards(engine) + (metric not in SELF_CONTAINED))
+        cost.spend(len(batch.index), forwards=constant_forwards(engine) + metric.needs_full_model)
         for value, weight in points:
             cost.spend(len(batch.index), forwards=1, backwards=1)
             mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)
@@ -120,5 +120,5 @@ def _mask_gradient(
             differentiable(scores, task.metric, "metric").backward()
             assert mask.grad is not None
             total += weight * mask.grad.cpu().double()
-    sign, cost.examples = (-1 if task.metric in LOWER_IS_BETTER else 1), len(task.split(split))
-    return (sign * total / len(task.split(split))).float()
+    cost.examples = len(task.split(split))
+    return (metric.sign * total / cost.examples).float()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise.engine import Engine
-from edgewise.tasks import SELF_CONTAINED, Task, loss_function
+from edgewise.tasks import Task, loss_function
 
 
 @dataclass
@@ -59,6 +59,5 @@ def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, second
     seen = min(steps * batch_size, len(task.train))
     cost = Cost(examples=seen, seconds=seconds)
     cost.spend(steps * batch_size, forwards=1, backwards=1)
-    full = loss_function(task.loss) not in SELF_CONTAINED
-    cost.spend(seen, forwards=full + constant_forwards(engine))
+    cost.spend(seen, forwards=loss_function(task.loss).needs_full_model + constant_forwards(engine))
     return cost

@@ -13,7 +13,7 @@ from edgewise.discovery._search import Search, chunks
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import Learner, RunOptions
-from edgewise.tasks import LOWER_IS_BETTER, Task, metric_function, pairs_hash
+from edgewise.tasks import Task, metric_function, pairs_hash
 
 MAX_EDGES = 100_000
 
@@ -62,7 +62,7 @@ def exact(
             f"exact: {int(chosen.sum()):,} edges are to be patched one by one, and max_edges={max_edges:,}; raise it, "
             "or choose some with edges=, such as scores.top(1000).kept"
         )
-    search = Search(engine, task, split, pairs, batch_size, metric_function(task.metric))
+    search = Search(engine, task, split, pairs, batch_size, metric := metric_function(task.metric))
     learner = ExactLearner(search, chosen)
     settings = {"split": split, "pairs": pairs, "batch_size": batch_size}
     patched = {"edges": int(chosen.sum()), "chosen": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
@@ -71,8 +71,7 @@ def exact(
     report = experiment.run(learner, engine.graph.n_readers, options)
     search.cost.seconds = report.seconds
     found = experiment.record(report, search.cost, edges=patched["edges"])
-    sign = -1 if task.metric in LOWER_IS_BETTER else 1
-    values = sign * learner.effect
+    values = metric.sign * learner.effect
     values = values if engine.model.dtype == torch.float64 else values.float()
     return Scores(engine.graph, values, found)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine, Objective, Stream
-from edgewise.tasks import LOWER_IS_BETTER, SELF_CONTAINED, Batch, Task, metric_function, reduce, score_name
+from edgewise.tasks import Batch, Task, metric_function, reduce
 
 
 def explain(
@@ -39,20 +39,19 @@ def explain(
             not.
     """
     task.check_spans(engine.graph)
-    if clean_only and task.metric in LOWER_IS_BETTER:
+    metric = metric_function(task.metric)
+    if clean_only and metric.distance:
         raise InputError(
             f"{clean_only}: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is "
             "0; use logit_diff or log_prob, or value where the output is a number"
         )
-    sign = -1 if task.metric in LOWER_IS_BETTER else 1
     total: Tensor | None = None
     for batch in task.batches(split, batch_size):
         batch = batch.to(engine.model.device)
-        found = sign * explained(Stream(engine, batch, groups=groups), metric_sum(engine, task, batch))
+        found = metric.sign * explained(Stream(engine, batch, groups=groups), metric_sum(engine, task, batch))
         found = found.detach().cpu().double()
         total = found if total is None else total + found
-        full = metric_function(task.metric) not in SELF_CONTAINED
-        cost.spend(len(batch.index), forwards=1 + full + (engine.ablation.kind == "interchange"))
+        cost.spend(len(batch.index), forwards=1 + metric.needs_full_model + (engine.ablation.kind == "interchange"))
     assert total is not None  # an empty split is refused by `batches`
     cost.examples = len(task.split(split))
     mean = total / cost.examples
@@ -62,13 +61,13 @@ def explain(
 def metric_sum(engine: Engine, task: Task, batch: Batch) -> Objective:
     """The task's metric, summed over a batch's examples, as a function of the logits."""
     metric = metric_function(task.metric)
-    if metric not in SELF_CONTAINED:
+    if metric.needs_full_model:
         batch = batch.with_full_logits(engine.full(batch))
 
     def objective(logits: Tensor) -> Tensor:
         value = reduce(metric(logits, batch), batch).sum()
         if not value.requires_grad:
-            raise InputError(f"metric {score_name(task.metric)!r}: it has no gradient; use logit_diff or log_prob")
+            raise InputError(f"metric {metric.name!r}: it has no gradient; use logit_diff or log_prob")
         return value
 
     return objective

@@ -14,7 +14,7 @@ from edgewise.discovery._explain import explain
 from edgewise.engine import Ablation, Engine, Objective, Stream
 from edgewise.engine.features import FeatureLayer, activate, check_features
 from edgewise.models import Model
-from edgewise.tasks import LOWER_IS_BETTER, Task
+from edgewise.tasks import Task, metric_function
 from edgewise.transcoders import Transcoder
 
 _CHUNK_BYTES = 64 << 20
@@ -58,7 +58,8 @@ def feature_effects(
     ablation = ablation or Ablation()
     if ablation.kind not in ("interchange", "zero"):
         raise InputError(f"ablation {ablation.kind!r}: features take interchange or zero")
-    if task.metric in LOWER_IS_BETTER or task.metric in ("accuracy", "exact_match"):  # without a gradient
+    metric = metric_function(task.metric)
+    if metric.distance or not metric.differentiable:  # it has no gradient at the full model
         task = replace(task, metric=task.explained)
     features = [FeatureLayer.of(model, each) for each in sorted(given, key=lambda each: each.spec.reads.layer)]
     engine, cost = Engine(model, model.graph(), ablation), Cost()

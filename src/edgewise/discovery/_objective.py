@@ -9,12 +9,12 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine import Engine
 from edgewise.runs import uniform
-from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, loss_function, reduce, score_name
+from edgewise.tasks import Batch, Metric, Score, Task, loss_function, reduce, score_name
 
 _SHUFFLE = 101  # the noise stream that orders the examples
 
 
-def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **options) -> Float[Tensor, "*C B"]:
+def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Metric, **options) -> Float[Tensor, "*C B"]:
     """One value per example: run the circuits, score the logits at the targets, average over each example's targets.
 
     Args:
@@ -25,7 +25,7 @@ def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Score, **o
         **options: for `Engine.run`.
     """
     batch = batch.to(engine.model.device)
-    if score not in SELF_CONTAINED:
+    if score.needs_full_model:
         batch = batch.with_full_logits(engine.full(batch))
     return reduce(score(engine.run(batch, mask, **options), batch), batch)
 
@@ -62,7 +62,7 @@ def step_batch(task: Task, batch_size: int, seed: int, step: int) -> Batch:
 def prepare(engine: Engine, task: Task, steps: int, batch_size: int) -> None:
     """Compute the training examples' constants beforehand if a run of so many steps sees examples again."""
     batches = task.batches("train", batch_size) if steps * batch_size > len(task.train) else ()
-    full = loss_function(task.loss) not in SELF_CONTAINED
+    full = loss_function(task.loss).needs_full_model
     engine.prepare((batch.to(engine.model.device) for batch in batches), full=full)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Downstream, Engine, Stream
-from edgewise.tasks import SELF_CONTAINED, Batch, Score, Task, reduce
+from edgewise.tasks import Batch, Metric, Task, reduce
 
 SCORE_BYTES = 16 << 20
 """How much of the candidates' logits is scored at once: several passes, which should find them in the cache."""
@@ -19,7 +19,7 @@ SCORE_BYTES = 16 << 20
 class Search:
     """Some pairs of a task, a score, and where the search stands."""
 
-    def __init__(self, engine: Engine, task: Task, split: str, pairs: int, batch_size: int, score: Score) -> None:
+    def __init__(self, engine: Engine, task: Task, split: str, pairs: int, batch_size: int, score: Metric) -> None:
         """Set up; `prepare` runs the pairs.
 
         Args:
@@ -48,14 +48,14 @@ class Search:
         self.parts = []
         for batch in self.batches:
             batch = batch.to(self.engine.model.device)
-            if self.score not in SELF_CONTAINED:
+            if self.score.needs_full_model:
                 batch = batch.with_full_logits(self.engine.full(batch))
             self.parts.append((Downstream(Stream(self.engine, batch)), batch))
 
     def begin(self) -> None:
         """Count the pairs' runs: once, however often a run is resumed."""
-        full = self.score not in SELF_CONTAINED
-        self.cost.spend(self.n_examples, forwards=1 + full + (self.engine.ablation.kind == "interchange"))
+        forwards = 1 + self.score.needs_full_model + (self.engine.ablation.kind == "interchange")
+        self.cost.spend(self.n_examples, forwards=forwards)
 
     def open(self, reader: int, kept: Bool[Tensor, " E"], which: int = 0) -> bool:
         """Turn to a reader of a circuit (number `which`, where several are searched); False if nothing alive reads it.

@@ -12,10 +12,6 @@ from ._compare import compare as compare
 from ._curve import Point as Point
 from ._curve import SizeCurve as SizeCurve
 from ._curve import size_curve as size_curve
-from ._distances import DISTANCES as DISTANCES
-from ._distances import KNOWN as KNOWN
-from ._distances import LOWER_IS_BETTER as LOWER_IS_BETTER
-from ._distances import metric_named as metric_named
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import Measured as Measured
 from ._evaluate import WorstExample as WorstExample

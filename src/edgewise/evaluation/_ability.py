@@ -13,9 +13,7 @@ from torch import Tensor
 
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.tasks._metrics import Score, accuracy, choice, log_prob, logit_diff, prob_diff, reduce
-from edgewise.tasks._pairs import Batch
-from edgewise.tasks._task import Task
+from edgewise.tasks import Batch, Task, metric_function, reduce
 
 _Z = NormalDist().inv_cdf(0.975)  # a 95 % interval of a mean is so many standard errors to each side
 
@@ -91,9 +89,10 @@ def score(
     """
     engine = Engine.of(model)
     chosen = replace(task, **{split: task.split(split)[:n]})
-    metrics: dict[str, Score] = {"accuracy": accuracy, "log_prob": log_prob}
+    names = ("accuracy", "log_prob")
     if all(any(target.wrong for target in pair.targets) for pair in chosen.split(split)):
-        metrics = {"accuracy": accuracy, "choice": choice, "logit_diff": logit_diff, "prob_diff": prob_diff} | metrics
+        names = ("accuracy", "choice", "logit_diff", "prob_diff", "log_prob")
+    metrics = {name: metric_function(name) for name in names}
     rows: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for batch in chosen.batches(split, batch_size):
         batch = batch.to(engine.model.device)

@@ -21,7 +21,7 @@ from edgewise.discovery import Scores
 from edgewise.engine import Engine
 from edgewise.evaluation._evaluate import judge, recorded_ablation
 from edgewise.models import Model
-from edgewise.tasks import METRICS, Task
+from edgewise.tasks import Task, metric_function
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes that MIB's circuit track judges, as shares of all edges."""
@@ -125,7 +125,7 @@ def mib_scores(
         model: the model, or an engine of the scores' graph.
         scores: the scores.
         task: the behaviour; MIB's metric is the difference of two logits.
-        metric: one of `edgewise.tasks.METRICS`, higher for a stronger behaviour.
+        metric: one of `edgewise.tasks.metric_names()`, higher for a stronger behaviour.
         shares: the sizes.
         split: which examples.
         batch_size: how many at a time; it does not change the numbers.
@@ -133,8 +133,7 @@ def mib_scores(
     Raises:
         edgewise.InputError: the metric is unknown or says nothing here.
     """
-    if metric not in METRICS:
-        raise InputError(f"metric {metric!r}: choose {', '.join(METRICS)}")
+    metric_function(metric)
     none = Circuit(scores.graph, torch.zeros(scores.graph.n_edges, dtype=torch.bool), None, scores.provenance)
     engine = Engine.of(model, scores.graph, recorded_ablation(none))
     n_edges, sizes = scores.graph.n_edges, [int(share * scores.graph.n_edges) for share in shares]

@@ -14,9 +14,7 @@ from edgewise.engine import Engine
 from edgewise.evaluation._evaluate import judge, recorded_ablation
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, write_atomically
-from edgewise.tasks import Task
-
-METRICS = ("kl", "logit_diff", "accuracy", "exact_match")
+from edgewise.tasks import HEADLINE, Task
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def compare(
             raise InputError(f"compare: two tasks are called {task.name!r}; give them different names")
         if not len(task.split(split)):
             raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
-        names = tuple(name for name in METRICS if name != "logit_diff" or task.contrastive)
+        names = tuple(name for name in HEADLINE if name != "logit_diff" or task.contrastive)
         values = judge(engine, everyone, task, split, batch_size, names=names)
         judged[task.name] = {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()}
     return Comparison(

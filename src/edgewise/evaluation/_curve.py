@@ -11,11 +11,10 @@ import torch
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._distances import metric_named
 from edgewise.evaluation._evaluate import judge, recorded_ablation
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
-from edgewise.tasks import Task
+from edgewise.tasks import Task, metric_function
 
 
 class Point(NamedTuple):
@@ -88,7 +87,7 @@ def size_curve(
         model: the model, or an engine of the circuits' graph and ablation.
         circuits: for each method its circuits, such as `[scores.at(s, actual=True) for s in (0.9, 0.98)]`.
         task: the behaviour.
-        metric: one of `KNOWN`.
+        metric: one of `edgewise.tasks.metric_names()`.
         split: which examples.
         batch_size: how many at a time; it does not change the numbers.
 
@@ -98,7 +97,7 @@ def size_curve(
     named = {f"{method} {number}": each for method, found in circuits.items() for number, each in enumerate(found)}
     if not named:
         raise InputError("size_curve: no circuits; give at least one")
-    metric_named(metric)
+    metric_function(metric)
     if metric == "logit_diff" and not task.contrastive:
         raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; choose kl or log_prob")
     first = next(iter(named.values()))

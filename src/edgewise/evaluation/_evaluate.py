@@ -16,10 +16,9 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores, eap, random_scores
 from edgewise.engine import Ablation, Engine
-from edgewise.evaluation._distances import LOWER_IS_BETTER, metric_named
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
-from edgewise.tasks import Batch, Task, metric_function, reduce, score_name
+from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
 
 EAP_PAIRS = 500
 """Training pairs that the EAP baseline is scored on at most: thousands would cost minutes."""
@@ -123,7 +122,7 @@ def evaluate(
         batch_size: how many at a time; it does not change the numbers.
         baselines: `random`: random circuits of the same actual size; `eap`: EAP's, with scores from the training split.
         attribution: EAP's scores, if they are at hand.
-        metrics: names among `KNOWN`; those of the task if None.
+        metrics: names among `edgewise.tasks.metric_names()`; those of the task if None.
 
     Raises:
         InputError: the circuit is of another graph or ablation than the engine, or a baseline or metric is unknown.
@@ -152,9 +151,8 @@ def evaluate(
     asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
     values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, asked)
     farthest = _worst(task, split, values["circuit"].get(task.distance))
-    if metrics is not None:
-        values = {who: {name: each[name] for name in metrics} for who, each in values.items()}
-    measured = {name: _measured(name, {who: each[name] for who, each in values.items()}) for name in values["full"]}
+    shown = task_metrics(task, metrics)
+    measured = {name: _measured(each, {who: x[name] for who, x in values.items()}) for name, each in shown.items()}
     conditions |= {
         "split": split,
         "task": dict(task.provenance) | {"name": task.name},
@@ -167,8 +165,7 @@ def evaluate(
         "random_circuits": N_RANDOM if "random" in baselines else 0,
         "baselines_actual_edges": {who: each.n_actual for who, each in chosen.items() if who != "circuit"},
         "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
-        "kl_unit": "nats, whole vocabulary, KL(full ‖ circuit)",
-        "units_of_logit_diff": "logits, answer minus wrong answer",
+        "units": {name: each.unit for name, each in shown.items()},
     }
     if engine.features:
         conditions["transcoders"] = engine.transcoder_identity
@@ -241,9 +238,7 @@ def judge(
     task.check_spans(engine.graph)
     for who, circuit in circuits.items():
         _check_transcoders(engine, circuit, who)
-    metrics = {name: metric_named(name) for name in names or task.reported}
-    if names is None and not isinstance(task.metric, str):
-        metrics[score_name(task.metric)] = metric_function(task.metric)
+    metrics = task_metrics(task, names)
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
     device = engine.model.device
     for batch in task.batches(split, batch_size):
@@ -259,6 +254,12 @@ def judge(
         for name, metric in metrics.items():
             rows["full"][name].append(reduce(metric(full, batch), batch).cpu())
     return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
+
+
+def task_metrics(task: Task, names: tuple[str, ...] | None = None) -> dict[str, Metric]:
+    """Metrics by name; if no names are given, all that the task reports, the user's own included."""
+    own = [metric_function(task.metric)] if names is None and not isinstance(task.metric, str) else []
+    return {metric.name: metric for metric in (*map(metric_function, names or task.reported), *own)}
 
 
 def _check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
@@ -281,21 +282,21 @@ def _chunks(names: list[str], batch: Batch, vocabulary: int) -> list[list[str]]:
     return [names[start : start + size] for start in range(0, len(names), size)]
 
 
-def _measured(name: str, values: dict[str, NDArray[np.float64]]) -> Measured:
+def _measured(metric: Metric, values: dict[str, NDArray[np.float64]]) -> Measured:
     if bad := next((who for who, each in values.items() if not np.isfinite(each).all()), None):
         raise InputError(
-            f"metric {name!r}: it is not finite for some example of {bad}; mend the metric or leave it out"
+            f"metric {metric.name!r}: it is not finite for some example of {bad}; mend the metric or leave it out"
         )
     interval = bootstrap(values["circuit"])
     randoms = [each.mean() for who, each in values.items() if who.startswith("random")]
     full, empty = (float(values[who].mean()) for who in ("full", "empty"))
-    share = None if name in LOWER_IS_BETTER or full == empty else (interval.value - empty) / (full - empty)
+    share = None if metric.lower_is_better or full == empty else (interval.value - empty) / (full - empty)
     return Measured(
         *interval,
         full=full,
         empty=empty,
         random=float(np.mean(randoms)) if randoms else None,
         eap=float(values["eap"].mean()) if "eap" in values else None,
-        lower_is_better=name in LOWER_IS_BETTER,
+        lower_is_better=metric.lower_is_better,
         faithfulness=share,
     )

@@ -16,12 +16,11 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._distances import metric_named
 from edgewise.evaluation._evaluate import recorded_ablation
 from edgewise.evaluation._performances import performances
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, uniform
-from edgewise.tasks import Task, reduce
+from edgewise.tasks import Task, metric_function, reduce
 
 _STREAM = 31  # of the noise that draws sets
 _START, _RATE = 2.0, 0.3  # the learned mask's log odds at the start (an edge is in with 0.88), and Adam's rate
@@ -182,7 +181,7 @@ class _Search:
     def _soft_difference(self, odds: Float[Tensor, " E"], kept: Bool[Tensor, " E"], batch) -> Tensor:
         batch = batch.to(kept.device)
         batch = batch.with_full_logits(self.engine.full(batch))
-        soft, score = odds.sigmoid(), metric_named(self.metric)
+        soft, score = odds.sigmoid(), metric_function(self.metric)
         one, other = (
             reduce(score(self.engine.run(batch, torch.where(kept, soft, rest)), batch), batch) for rest in (0.0, 1.0)
         )

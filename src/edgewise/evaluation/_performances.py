@@ -10,8 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.engine import Engine
-from edgewise.evaluation._distances import metric_named
-from edgewise.tasks import Task, reduce
+from edgewise.tasks import Task, metric_function, reduce
 
 
 @torch.no_grad()
@@ -30,7 +29,7 @@ def performances(
     Raises:
         InputError: it is not finite somewhere.
     """
-    score, device = metric_named(metric or task.metric), engine.model.device
+    score, device = metric_function(metric or task.metric), engine.model.device
     found: dict[str, list[Tensor]] = {name: [] for name in masks}
     batches = list(task.batches(split, batch_size))
     for number, batch in enumerate(batches):

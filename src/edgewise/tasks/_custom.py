@@ -12,7 +12,7 @@ from edgewise._errors import InputError
 from edgewise.tasks._draw import generator, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._marks import REST
-from edgewise.tasks._metrics import Score
+from edgewise.tasks._metric import Score
 from edgewise.tasks._pairs import Pair
 from edgewise.tasks._record import pair_of, split_of
 from edgewise.tasks._splits import SPLITS, Split

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise._errors import InputError
 from edgewise.tasks._custom import PROPORTIONS, Gathered, Placed, made
 from edgewise.tasks._encode import Encoder, quote
-from edgewise.tasks._metrics import Score
+from edgewise.tasks._metric import Score
 from edgewise.tasks._mib import is_mib, record_of
 from edgewise.tasks._rows import READERS
 from edgewise.tasks._splits import SPLITS

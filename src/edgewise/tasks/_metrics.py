@@ -1,4 +1,4 @@
-"""Losses and metrics on the answers.
+"""The functions of losses and metrics on the answers; `_metric.py` says all else that is known of them.
 
 Each is a function of the logits at a batch's targets and of the batch, and gives one value per target; `reduce` makes
 one value per example of them. All take any leading dimensions of the logits (several circuits in one pass), compute in
@@ -7,9 +7,6 @@ float32 at least, stay on the logits' device and never wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,19 +14,16 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.tasks._pairs import Batch
 
-Score: TypeAlias = Callable[[Tensor, Batch], Tensor]
-"""(logits `[A, V]` at the targets, batch) -> one value per target `[A]`."""
-
 
 def kl(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """KL(full model ‖ circuit) in nats, over the whole vocabulary; lower is better. Needs `batch.full_logits`."""
-    full = _precise(_full_logits(batch, "kl")).log_softmax(-1)
-    return (full.exp() * (full - _precise(logits).log_softmax(-1))).sum(-1)
+    full = precise(full_model_logits(batch, "kl")).log_softmax(-1)
+    return (full.exp() * (full - precise(logits).log_softmax(-1))).sum(-1)
 
 
 def log_prob(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """Log-probability that the next token is one of the answers; higher is better."""
-    logits = _precise(logits)
+    logits = precise(logits)
     return _any_of(logits, batch.answers) - logits.logsumexp(-1)
 
 
@@ -50,17 +44,12 @@ def logit_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "
     """
     if batch.wrong.shape[-1] == 0:
         raise InputError('logit_diff needs wrong answers and these pairs have none; add them or use "log_prob"')
-    logits = _precise(logits)
+    logits = precise(logits)
     contrasted = (batch.wrong >= 0).any(-1)
     difference = _any_of(logits, batch.answers) - _any_of(logits, batch.wrong)
     weight = batch.weight.to(logits.dtype)
     share = (_sum_by_example(weight, batch) / _sum_by_example(weight * contrasted, batch))[batch.row]
     return torch.where(contrasted, difference, 0) * share
-
-
-def negative_logit_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
-    """Minus `logit_diff`; lower is better."""
-    return -logit_diff(logits, batch)
 
 
 def prob_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
@@ -79,27 +68,27 @@ def prob_diff_10(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor,
 
 def choice(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """1 where the likeliest of all answers and wrong answers is an answer, else 0; higher is better."""
-    logits = _precise(logits)
+    logits = precise(logits)
     return (_highest(logits, batch.answers) > _highest(logits, batch.wrong)).to(logits.dtype)
 
 
 def accuracy(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """1 where the likeliest next token is one of the answers, else 0; higher is better."""
-    logits = _precise(logits)
+    logits = precise(logits)
     return (logits.argmax(-1, keepdim=True) == batch.answers).any(-1).to(logits.dtype)
 
 
 def exact_match(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """1 where the likeliest next token is the full model's, else 0; higher is better. Needs `batch.full_logits`."""
-    logits = _precise(logits)
-    return (logits.argmax(-1) == _full_logits(batch, "exact_match").argmax(-1)).to(logits.dtype)
+    logits = precise(logits)
+    return (logits.argmax(-1) == full_model_logits(batch, "exact_match").argmax(-1)).to(logits.dtype)
 
 
 def squared_distance(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """Squared distance to the full model's outputs, summed over the outputs; lower is better. For models whose outputs
     are numbers rather than logits, such as compiled programs. Needs `batch.full_logits`.
     """
-    return (_precise(logits) - _precise(_full_logits(batch, "l2"))).square().sum(-1)
+    return (precise(logits) - precise(full_model_logits(batch, "l2"))).square().sum(-1)
 
 
 def mismatch(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
@@ -113,69 +102,17 @@ def mismatch(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C
 
 def close(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """1 where every output is within `CLOSE` of the full model's, else 0; higher is better. Needs the full model's."""
-    logits = _precise(logits)
-    return ((logits - _precise(_full_logits(batch, "close"))).abs() <= CLOSE).all(-1).to(logits.dtype)
+    logits = precise(logits)
+    return ((logits - precise(full_model_logits(batch, "close"))).abs() <= CLOSE).all(-1).to(logits.dtype)
 
 
 def value(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """The first output itself, for models whose one output is a number."""
-    return _precise(logits)[..., 0]
+    return precise(logits)[..., 0]
 
 
 CLOSE = 0.05
 """What counts as the same number, as Edge Pruning's evaluation of xproportion has it."""
-LOSSES: dict[str, Score] = {
-    "kl": kl,
-    "cross_entropy": cross_entropy,
-    "logit_diff": negative_logit_diff,
-    "l2": squared_distance,
-    "mismatch": mismatch,
-}
-METRICS: dict[str, Score] = {
-    "logit_diff": logit_diff,
-    "log_prob": log_prob,
-    "accuracy": accuracy,
-    "exact_match": exact_match,
-    "kl": kl,
-}
-SET_METRICS: dict[str, Score] = {"prob_diff": prob_diff, "prob_diff_10": prob_diff_10}
-"""Metrics for tasks whose right and wrong answers are sets; shown where a task's own metric is one of them."""
-OUTPUT_METRICS: dict[str, Score] = {"l2": squared_distance, "close": close, "value": value}
-"""Metrics of outputs taken as numbers. A task says if these are what it is judged by (`Task.metrics`)."""
-SELF_CONTAINED = frozenset(
-    {cross_entropy, log_prob, logit_diff, negative_logit_diff, prob_diff, prob_diff_10, choice, accuracy, value}
-)
-"""The scores that do not look at the full model's logits. (A user's own may.)"""
-LOWER_IS_BETTER = frozenset({"kl", "l2"})
-"""The metrics of which less is better. Of a user's own metric more is better."""
-
-
-def loss_function(loss: str | Score) -> Score:
-    """The loss of that name, or the user's own callable, its result checked. Lower is better.
-
-    Raises:
-        InputError: there is no such loss; when called: it does not give one value per target.
-    """
-    return _resolve(loss, LOSSES, "loss")
-
-
-def metric_function(metric: str | Score) -> Score:
-    """The metric of that name, or the user's own callable, its result checked.
-
-    Raises:
-        InputError: there is no such metric; when called: it does not give one value per target.
-    """
-    return _resolve(metric, METRICS | SET_METRICS | OUTPUT_METRICS, "metric")
-
-
-def score_name(score: str | Score) -> str:
-    """What a loss or metric is called in results: its name, or that of the user's function, with `custom:` before it
-    where it is also the name of one of ours.
-    """
-    if isinstance(score, str):
-        return score
-    name = getattr(score, "__qualname__", type(score).__qualname__)
-    return f"custom:{name}" if name in LOSSES | METRICS | SET_METRICS | OUTPUT_METRICS else name
 
 
 def reduce(per_target: Float[Tensor, "*C A"], batch: Batch) -> Float[Tensor, "*C B"]:
@@ -212,39 +149,18 @@ def _probability(logits: Float[Tensor, "*C A V"], tokens: Int[Tensor, "A K"]) ->
     """The probability of each target's set of tokens; 0 of an empty set."""
     if tokens.shape[-1] == 0:
         return logits.new_zeros(logits.shape[:-1])
-    probabilities = _precise(logits).softmax(-1)
+    probabilities = precise(logits).softmax(-1)
     chosen = probabilities.gather(-1, tokens.clamp(min=0).expand(*logits.shape[:-1], tokens.shape[-1]))
     return chosen.masked_fill(tokens < 0, 0).sum(-1)
 
 
-def _precise(logits: Tensor) -> Tensor:
+def precise(logits: Tensor) -> Tensor:
+    """In float32 at least."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _full_logits(batch: Batch, name: str) -> Float[Tensor, "A V"]:
+def full_model_logits(batch: Batch, name: str) -> Float[Tensor, "A V"]:
+    """The full model's logits, for the metric of this name. Raises `InputError`."""
     if batch.full_logits is None:
         raise InputError(f"{name} compares with the full model; give the batch its logits with batch.with_full_logits")
     return batch.full_logits
-
-
-def _resolve(score: str | Score, known: dict[str, Score], kind: str) -> Score:
-    if isinstance(score, str):
-        if score not in known:
-            raise InputError(f"{kind}: there is no {score!r}; use {', '.join(known)} or a callable of (logits, batch)")
-        return known[score]
-    if score in known.values():
-        return score
-    if not callable(score):
-        raise InputError(f"{kind}: {score!r} is no {kind}; use {', '.join(known)} or a callable of (logits, batch)")
-
-    def checked(logits: Tensor, batch: Batch) -> Tensor:
-        if logits.ndim > 2:  # a user's function need only know one circuit
-            return torch.stack([checked(each, batch) for each in logits])
-        values = score(logits, batch)
-        if not isinstance(values, Tensor) or values.shape != batch.row.shape:
-            found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-            wanted = f"one value per target, shape {tuple(batch.row.shape)}"
-            raise InputError(f"{kind} {score_name(score)}: gave {found}; must give {wanted}")
-        return values
-
-    return checked

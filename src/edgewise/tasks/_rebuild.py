@@ -17,7 +17,7 @@ from edgewise.tasks._files import from_file
 from edgewise.tasks._greater_than import greater_than
 from edgewise.tasks._induction import induction
 from edgewise.tasks._ioi import ioi, ioi_t1
-from edgewise.tasks._metrics import LOSSES, METRICS, OUTPUT_METRICS, SET_METRICS
+from edgewise.tasks._metric import Kind, metric_names
 from edgewise.tasks._program import program
 from edgewise.tasks._pronoun import gendered_pronoun
 from edgewise.tasks._task import Task
@@ -70,9 +70,6 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
             raise InputError(f"{task.name}: these are not the pairs that were recorded, as {changed} (by {what})")
     if provenance.get("spans") == "changes":
         task = grouped_by_changes(task)
-    scores = {
-        what: provenance[what]
-        for what, known in (("loss", LOSSES), ("metric", METRICS | SET_METRICS | OUTPUT_METRICS))
-        if provenance.get(what) in known
-    }
+    kinds: tuple[Kind, ...] = ("loss", "metric")
+    scores = {kind: provenance[kind] for kind in kinds if provenance.get(kind) in metric_names(kind)}
     return replace(task, provenance=dict(provenance), **scores)

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.graph import Graph
-from edgewise.tasks._metrics import METRICS, SET_METRICS, Score, loss_function, metric_function
+from edgewise.tasks._metric import Score, loss_function, metric_function, metric_names
 from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
 from edgewise.tasks._splits import SPLITS
 
@@ -28,15 +28,16 @@ class Task:
     validation: Sequence[Pair]
     test: Sequence[Pair]
     loss: str | Score = "kl"
-    """What training lowers: a name in `LOSSES` or a callable of (logits `[A, V]`, batch) that gives `[A]`."""
+    """What training lowers: a name in `metric_names("loss")`, or a callable of (logits `[A, V]`, batch) that gives
+    `[A]`."""
     metric: str | Score = "logit_diff"
-    """What attribution explains: a name in `METRICS` or such a callable, of which more is better."""
+    """What attribution explains: a name in `metric_names()`, or such a callable, of which more is better."""
     span_names: tuple[str, ...] = ()
     """The names of the position groups that the pairs' `spans` number; empty where positions are not grouped."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made the pairs, as JSON-able values; `from_provenance` makes them again."""
     metrics: tuple[str, ...] | None = None
-    """The metrics that evaluation reports; None for all in `METRICS` that the pairs allow."""
+    """The metrics that evaluation reports; None for all that are reported of every task and that the pairs allow."""
 
     def __post_init__(self) -> None:
         loss_function(self.loss)
@@ -69,8 +70,10 @@ class Task:
         """The names of the metrics that evaluation reports."""
         if self.metrics is not None:
             return self.metrics
-        sets = SET_METRICS if self.metric in SET_METRICS else ()
-        return (*(name for name in METRICS if name != "logit_diff" or self.contrastive), *sets)
+        sets = metric_function(self.metric).needs == "sets"
+        has = {"answers": True, "wrong answers": self.contrastive, "sets": sets, "outputs": False}
+        known = map(metric_function, metric_names())
+        return tuple(metric.name for metric in known if metric.reported and has[metric.needs])
 
     @property
     def distance(self) -> str:

@@ -1,6 +1,4 @@
-"""Distances from the full model beside those that tasks have: each direction and each way to weigh a difference says
-something else. All have the form of a task's metrics (`edgewise.tasks.Score`): one value per target.
-"""
+"""Further distances from the full model: each direction and each way to weigh a difference says something else."""
 
 import numpy as np
 import torch
@@ -9,9 +7,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from edgewise._errors import InputError
-from edgewise.tasks import LOWER_IS_BETTER as TASKS_LOWER
-from edgewise.tasks import METRICS, OUTPUT_METRICS, SET_METRICS, Batch, Score, metric_function
+from edgewise.tasks._metrics import full_model_logits, precise
+from edgewise.tasks._pairs import Batch
 
 N_LIKELIEST = 100
 """How many of the full model's likeliest tokens `kendall_tau` ranks."""
@@ -36,7 +33,7 @@ def logit_l2(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C
     """Euclidean distance of the logits, each taken less its own mean over the vocabulary, which no prediction depends
     on.
     """
-    full, own = (_precise(each) for each in (_full(batch, "logit_l2"), logits))
+    full, own = (precise(each) for each in (full_model_logits(batch, "logit_l2"), logits))
     return (own - own.mean(-1, keepdim=True) - (full - full.mean(-1, keepdim=True))).norm(dim=-1)
 
 
@@ -44,7 +41,7 @@ def kendall_tau(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, 
     """Kendall's τ-b between the circuit's and the full model's order of the full model's 100 likeliest tokens: 1 for
     the same order, −1 for the opposite, 0 where the circuit tells none apart.
     """
-    full = _full(batch, "kendall_tau")
+    full = full_model_logits(batch, "kendall_tau")
     tokens = full.topk(min(N_LIKELIEST, full.shape[-1]), dim=-1).indices  # (A, K)
     return _tau(logits, full, [row.cpu() for row in tokens])
 
@@ -54,36 +51,11 @@ def answers_tau(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, 
     of greater-than (Hanna et al. 2023; Bhaskar et al. 2024). A target with fewer than two answers in all is 0.
     """
     both = torch.cat([batch.answers, batch.wrong], 1)
-    return _tau(logits, _full(batch, "answers_tau"), [row[row >= 0].cpu() for row in both])
-
-
-DISTANCES: dict[str, Score] = {
-    "reverse_kl": reverse_kl,
-    "js": js,
-    "logit_l2": logit_l2,
-    "kendall_tau": kendall_tau,
-    "answers_tau": answers_tau,
-}
-"""Metrics that evaluation knows beside those of `edgewise.tasks`."""
-LOWER_IS_BETTER = TASKS_LOWER | {"reverse_kl", "js", "logit_l2"}
-"""The metrics of which less is better, of both."""
-
-
-def metric_named(metric: str | Score) -> Score:
-    """The metric of that name, of tasks or of evaluation, or the user's own callable. Raises `InputError`."""
-    if isinstance(metric, str) and metric in DISTANCES:
-        return DISTANCES[metric]
-    if isinstance(metric, str) and metric not in KNOWN:
-        raise InputError(f"metric {metric!r}: choose {', '.join(KNOWN)}")
-    return metric_function(metric)
-
-
-KNOWN = (*METRICS, *SET_METRICS, *DISTANCES, *OUTPUT_METRICS)
-"""The names of all metrics."""
+    return _tau(logits, full_model_logits(batch, "answers_tau"), [row[row >= 0].cpu() for row in both])
 
 
 def _tau(logits: Tensor, full: Tensor, tokens: list[Int[Tensor, " K"]]) -> Tensor:
-    own, model = _precise(logits).detach().cpu(), _precise(full).detach().cpu()
+    own, model = precise(logits).detach().cpu(), precise(full).detach().cpu()
     values = torch.zeros(own.shape[:-1], dtype=own.dtype)
     for target, chosen in enumerate(tokens):
         reference = model[target, chosen].numpy()
@@ -98,14 +70,4 @@ def _kendall(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
 
 
 def _log_probabilities(logits: Tensor, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-    return _precise(_full(batch, name)).log_softmax(-1), _precise(logits).log_softmax(-1)
-
-
-def _precise(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _full(batch: Batch, name: str) -> Float[Tensor, "A V"]:
-    if batch.full_logits is None:
-        raise InputError(f"{name} compares with the full model; give the batch its logits with batch.with_full_logits")
-    return batch.full_logits
+    return precise(full_model_logits(batch, name)).log_softmax(-1), precise(logits).log_softmax(-1)
