@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgewise as ew
-from edgewise.report import Point, curve
+from edgewise.evaluation import Point
+from edgewise.report import curve
 from edgewise.runs import bootstrap, write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

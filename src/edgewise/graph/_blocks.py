@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Shaped
 from torch import Tensor
 
-from edgewise.graph._spec import ROLES, Role
+AttentionRole = Literal["query", "key", "value"]
 
 
 class Block(NamedTuple):
@@ -52,6 +52,7 @@ class Roles(NamedTuple):
         """How many readers each role has."""
         return [len(places) for places in self]
 
-    def of(self, place: int) -> tuple[Role, int]:
+    def of(self, place: int) -> tuple[AttentionRole, int]:
         """A reader's role, and which one of that role it is."""
-        return next((ROLES[kind], places.index(place)) for kind, places in enumerate(self) if place in places)
+        roles: tuple[AttentionRole, ...] = ("query", "key", "value")
+        return next((role, places.index(place)) for role, places in zip(roles, self, strict=True) if place in places)
