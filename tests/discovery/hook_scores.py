@@ -23,7 +23,7 @@ from tests.discovery.hooks import (
 )
 from tests.discovery.toys import logit_diff
 
-FAMILIES = [("gpt2", "gpt2"), ("llama-gqa", "llama"), ("neox-parallel", "neox")]
+FAMILIES = [("gpt2", "gpt2"), ("llama-gqa", "llama"), ("neox-parallel", "neox"), ("twisted", "twisted")]
 """A tiny model of each, and its layout."""
 
 
@@ -152,8 +152,8 @@ def node_scores(
         else:  # each embedding's output is added to the stream, so the gradient at the first says it for all
             handles = [module.get_submodule(layout.embeddings[0]).register_forward_hook(watch("embed", weight))]
         for index, layer in enumerate(module.get_submodule(layout.layers)):
-            handles += [layer.get_submodule(layout.output).register_forward_hook(watch(f"a{index}", weight))]
-            handles += [layer.mlp.register_forward_hook(watch(f"m{index}", weight))]
+            for kind, name in zip("am", layout.added, strict=True):
+                handles += [layer.get_submodule(name).register_forward_hook(watch(f"{kind}{index}", weight))]
         with removed(handles):
             metric(module(input_ids=clean[None]).logits[0]).backward()
     module.zero_grad()
@@ -247,5 +247,5 @@ def _adding(module: Any, layout: Layout, component: str, addend: Tensor) -> list
         part = module.get_submodule(layout.embeddings[0])
     else:
         layer = module.get_submodule(layout.layers)[int(component[1:])]
-        part = layer.mlp if component.startswith("m") else layer.get_submodule(layout.output)
+        part = layer.get_submodule(layout.added[component.startswith("m")])
     return [part.register_forward_hook(lambda _m, _i, output: output + addend)]

@@ -32,6 +32,13 @@ class Layout:
     activation: str
     gate: tuple[str, str] | None = None
     """What is gated, and what reads the product."""
+    post_norms: tuple[str, str] | None = None
+    """The norms of what attention and MLP write."""
+
+    @property
+    def added(self) -> tuple[str, str]:
+        """What attention and MLP add to the stream is these modules' output."""
+        return self.post_norms or (self.output, "mlp")
 
 
 LAYOUTS = {
@@ -55,6 +62,29 @@ LAYOUTS = {
         "self_attn.o_proj",
         "mlp.act_fn",
         ("mlp.up_proj", "mlp.down_proj"),
+    ),
+    "gemma": Layout(
+        "model.layers",
+        ("model.embed_tokens",),
+        "model.norm",
+        ("input_layernorm", "pre_feedforward_layernorm"),
+        {f"self_attn.{kind}_proj": (kind,) for kind in "qkv"},
+        False,
+        "self_attn.o_proj",
+        "mlp.act_fn",
+        ("mlp.up_proj", "mlp.down_proj"),
+        ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ),
+    "twisted": Layout(
+        "layers",
+        ("tokens",),
+        "norm",
+        ("before", "mlp_before"),
+        {"query": ("q",), "key": ("k",), "value": ("v",)},
+        False,
+        "output",
+        "mlp.1",
+        post_norms=("after", "mlp_after"),
     ),
     "neox": Layout(
         "gpt_neox.layers",
@@ -99,10 +129,22 @@ def writes(module: Any, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
 
         return see
 
+    def share(layer: int):
+        """A norm of what all heads write together scales what each of them does."""
+
+        def see(_norm, inputs, output):
+            for head in range(n_heads):
+                found[f"a{layer}.h{head}"] *= (output / inputs[0])[0]
+
+        return see
+
     handles = [module.get_submodule(name).register_forward_hook(embedding) for name in layout.embeddings]
     for index, layer in enumerate(module.get_submodule(layout.layers)):
         handles += [layer.get_submodule(layout.output).register_forward_pre_hook(heads(index))]
-        handles += [layer.mlp.register_forward_hook(lambda _m, _i, out, i=index: found.update({f"m{i}": out[0]}))]
+        if layout.post_norms:
+            handles += [layer.get_submodule(layout.post_norms[0]).register_forward_hook(share(index))]
+        mlp = layer.get_submodule(layout.added[1])
+        handles += [mlp.register_forward_hook(lambda _m, _i, out, i=index: found.update({f"m{i}": out[0]}))]
     with removed(handles):
         module(input_ids=ids[None])
     return found
@@ -170,18 +212,21 @@ def _frozen_norm(norm: Any, x: Tensor) -> Tensor:
     if isinstance(norm, nn.LayerNorm):
         x = x - x.mean(-1, keepdim=True)
         return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach() * norm.weight + norm.bias
-    return x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt().detach() * norm.weight
+    own = hasattr(norm, "variance_epsilon")  # the others' gain is 1 + w
+    eps, gain = (norm.variance_epsilon, norm.weight) if own else (norm.eps, 1 + norm.weight)
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt().detach() * gain
 
 
 def _relevance_hooks(module: Any, layout: Layout) -> list[Any]:
-    """Frozen norms before MLPs and logits, secant activations, halved gates."""
+    """Frozen norms before MLPs and logits and after attention and MLPs, secant activations, halved gates."""
 
     def frozen(norm, inputs, _output):
         return _frozen_norm(norm, inputs[0])
 
     handles = [module.get_submodule(layout.final_norm).register_forward_hook(frozen)]
     for layer in module.get_submodule(layout.layers):
-        handles.append(layer.get_submodule(layout.norms[1]).register_forward_hook(frozen))
+        for name in (layout.norms[1], *(layout.post_norms or ())):
+            handles.append(layer.get_submodule(name).register_forward_hook(frozen))
         seen: list[Tensor] = []
 
         def secant(_module, inputs, output, seen=seen):

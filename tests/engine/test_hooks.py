@@ -7,7 +7,7 @@ write in the clean and in the corrupted run.
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.graph import Embeddings, Graph
 from tests.engines import assert_close, engine
+from tests.models.own_family import WIDTH
 from tests.tiny import Prompt, collate, draw_prompts, random_model
 
 
@@ -33,6 +34,8 @@ class _Family:
     columns: Callable[[Any, str, int], slice]
     output: str
     mlp: str
+    post_norm: str | None = None
+    """Of what all heads write together; `mlp` is then the norm after it."""
 
 
 def _fused_by_kind(config: Any, kind: str, head: int) -> slice:  # q q q q k k k k v v v v
@@ -82,6 +85,23 @@ _NEOX = _Family(
     "attention.dense",
     "mlp",
 )
+_GEMMA = replace(
+    _LLAMA,
+    norms=("input_layernorm", "pre_feedforward_layernorm"),
+    mlp="post_feedforward_layernorm",
+    post_norm="post_attention_layernorm",
+)
+_TWISTED = _Family(
+    lambda m: m.layers,
+    lambda m: [m.tokens],
+    lambda m: m.norm,
+    ("before", "mlp_before"),
+    {"q": "query", "k": "key", "v": "value"},
+    lambda _config, _kind, head: slice(head * WIDTH, (head + 1) * WIDTH),
+    "output",
+    "mlp_after",
+    "after",
+)
 FAMILIES = {
     "gpt2": _GPT2,
     "llama-gqa": _LLAMA,
@@ -91,6 +111,9 @@ FAMILIES = {
     "mistral-window": _LLAMA,
     "neox-parallel": _NEOX,
     "neox-sequential": _NEOX,
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "twisted": _TWISTED,
 }
 
 
@@ -128,11 +151,20 @@ def _writes(module: Any, family: _Family, ids: Tensor) -> dict[str, Tensor]:
 
         return hook
 
+    def on_post_norm(layer: int, n_heads: int):
+        def hook(_norm, inputs, output):
+            for head in range(n_heads):
+                found[f"a{layer}.h{head}"] *= (output / inputs[0])[0]
+
+        return hook
+
     for name, embedding in zip(("tok_embed", "pos_embed"), family.embedding(module), strict=False):
         handles += [embedding.register_forward_hook(on_embedding(name))]
     for index, layer in enumerate(family.layers(module)):
         n_heads = module.config.num_attention_heads
         handles += [layer.get_submodule(family.output).register_forward_pre_hook(on_heads(index, n_heads))]
+        if family.post_norm:
+            handles += [layer.get_submodule(family.post_norm).register_forward_hook(on_post_norm(index, n_heads))]
         handles += [layer.get_submodule(family.mlp).register_forward_hook(on_mlp(index))]
     with _hooked(*handles):
         module(input_ids=ids[None])
@@ -153,7 +185,7 @@ def _patched(module: Any, family: _Family, prompt: Prompt, reader: str, change: 
         layer, columns = family.layers(module)[int(match[1])], family.columns(module.config, match[3], int(match[2]))
         norm, seen = layer.get_submodule(family.norms[0]), []
 
-        def replace(projection, inputs, output):
+        def changed_at(projection, inputs, output):
             if len(seen) != 1:  # the call below, which comes back here
                 return output
             changed = projection(norm.forward(seen.pop() + change))
@@ -162,7 +194,7 @@ def _patched(module: Any, family: _Family, prompt: Prompt, reader: str, change: 
             return output
 
         see = norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-        with _hooked(see, layer.get_submodule(family.projection[match[3]]).register_forward_hook(replace)):
+        with _hooked(see, layer.get_submodule(family.projection[match[3]]).register_forward_hook(changed_at)):
             return module(input_ids=prompt.clean[None]).logits[0, list(prompt.targets)]
     with _hooked(handle):
         return module(input_ids=prompt.clean[None]).logits[0, list(prompt.targets)]

@@ -1,7 +1,6 @@
 """A family that nobody else has: a small transformer with every twist, and what edgewise must be told of it.
 
-RMS norms with gain `1 + w` before and after attention and MLP, and on queries and keys; rotary positions with a base
-for each layer; soft-capped attention; four query heads to two of keys and values; a window in every other layer.
+Norms of gain `1 + w`, also after attention and MLP and on queries and keys; rotary by layer; soft-cap; windows.
 """
 
 from types import SimpleNamespace
@@ -66,9 +65,10 @@ def rotate(query: Tensor, key: Tensor, cosines: Tensor, sines: Tensor) -> tuple[
 class TwistedModel(nn.Module):
     def __init__(self, vocab_size: int = 50) -> None:
         super().__init__()
-        self.config = SimpleNamespace(model_type="twisted", vocab_size=vocab_size)
+        heads = {"num_attention_heads": HEADS, "num_key_value_heads": KEYS}
+        self.config = SimpleNamespace(model_type="twisted", vocab_size=vocab_size, **heads)
         self.tokens = nn.Embedding(vocab_size, D_MODEL)
-        self.layers = nn.ModuleList([TwistedLayer(100.0, window=3), TwistedLayer(7.0, window=64)])
+        self.layers = nn.ModuleList(TwistedLayer(base, window) for base, window in ((100.0, 3), (7.0, 64), (30.0, 2)))
         self.norm, self.unembed = TwistedNorm(), nn.Linear(D_MODEL, vocab_size)
 
     def hidden(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ EXPECTED = {
     "neox-no-bias": ("neox", GraphSpec(2, 4, 4, parallel=True)),
     "gemma2": ("gemma", GraphSpec(3, 4, 2, coupled_heads=True)),
     "gemma3": ("gemma", GraphSpec(3, 4, 2, coupled_heads=True)),
-    "twisted": ("twisted", GraphSpec(2, 4, 2, coupled_heads=True)),
+    "twisted": ("twisted", GraphSpec(3, 4, 2, coupled_heads=True)),
     "plain": ("plain", GraphSpec(2, 2, 2)),
     "plain-bidirectional": ("plain", GraphSpec(2, 2, 2)),
     "plain-norm": ("plain", GraphSpec(2, 2, 2)),
