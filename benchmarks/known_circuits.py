@@ -98,17 +98,17 @@ def eap_ig(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: i
 
 def exact(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
     """Of the loss, which an edge that is needed raises when it is cut, in whichever direction outputs then move."""
-    scores = ew.exact(engine, replace(task, metric=task.loss), pairs=TRAIN, options=_quiet())
+    scores = ew.exact_patching(engine, replace(task, metric=task.loss), pairs=TRAIN, options=_quiet())
     return smallest_agreeing(scores, agreement, absolute=True), True
 
 
 def acdc(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
     """The circuit as it comes, at a threshold below any change that an output shows."""
-    return ew.acdc(engine, task, ACDC_THRESHOLD, pairs=TRAIN, options=_quiet())[0].pruned(), False
+    return ew.acdc(engine, task, threshold=ACDC_THRESHOLD, pairs=TRAIN, options=_quiet()).pruned(), False
 
 
 def at_random(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
-    return smallest_agreeing(ew.random_scores(engine.graph, seed, engine.ablation.kind), agreement), False
+    return smallest_agreeing(ew.random_scores(engine, task, seed=seed), agreement), False
 
 
 ELIMINATED = " + elimination"

@@ -49,7 +49,7 @@ def plain_forward(engine: ew.Engine, batch: Any) -> float:
 def acdc(engine: ew.Engine, task: ew.tasks.Task, threshold: float, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds per visit over a threshold's first visits, or all."""
     batch, n_readers = task.batch("train", range(args.pairs)), engine.graph.n_readers
-    search = Counting(engine, task, "train", len(task.train), 16, loss_function("kl"))
+    search = Counting(engine, task, ew.AcdcConfig(pairs=None), loss_function("kl"))
     learner = AcdcLearner(search, [threshold], False, "descending", 0)
     spent, _ = seconds(learner.prepare)
     learner.begin()

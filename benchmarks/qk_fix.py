@@ -52,7 +52,7 @@ def main() -> None:
     others = by_score[n:][torch.randperm(len(by_score) - n, generator=torch.Generator().manual_seed(0))[:n]]
     chosen = torch.zeros(graph.n_edges, dtype=torch.bool)
     chosen[torch.cat([by_score[:n], others])] = True
-    exact_s, exact = seconds(lambda: ew.exact(engine, task, edges=chosen, pairs=args.pairs).values.double())
+    exact_s, exact = seconds(lambda: ew.exact_patching(engine, task, edges=chosen, pairs=args.pairs).values.double())
     result = {"pairs": args.pairs, "eap_s": eap_s, "fixed_s": fixed_s, "exact_s": exact_s}
     result |= kl_of_circuits(engine, task, {"eap": plain, "fixed": mended})
     is_top = torch.isin(chosen.nonzero()[:, 0], by_score[:n])

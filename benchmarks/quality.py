@@ -41,7 +41,7 @@ IN_TIME = 550
 SIZE = 0.98
 """Of the methods that find one circuit a run."""
 
-COMPARED = ("ranking", "ranking + polish", "edge pruning, fast")
+COMPARED = ("ranking", "ranking + polish")
 """Which of these is worth its time is decided on validation."""
 SHORT = 300
 """Steps of Edge Pruning with the published settings that cost what a ranking does; its warm-ups are cut likewise."""
@@ -52,7 +52,7 @@ Found = tuple[dict[str, ew.Circuit], dict[str, Any]]
 
 def random_circuits(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
     """Random orders."""
-    scores = ew.random_scores(engine.graph, seed, engine.ablation.kind)
+    scores = ew.random_scores(engine, task, seed=seed)
     return {f"{s}": scores.at(s, actual=True) for s in SPARSITIES}, {"examples": 0, "passes": 0}
 
 
@@ -95,7 +95,8 @@ def ranking_in_time(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path
 def polished(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
     """The ranking of the same seed, polished at one size."""
     scores = _ranking(engine, task, seed, out.parent / f"ranking-{seed}")
-    circuit = ew.polish(engine, task, scores, SIZE, seed=seed + 1000, options=ew.RunOptions(out=out))
+    settings = ew.RefineConfig(sparsity=SIZE, seed=seed + 1000)
+    circuit = ew.refine_at_size(engine, task, settings, start=scores, options=ew.RunOptions(out=out))
     return {str(SIZE): circuit}, _cost(circuit) | {"beside": "the ranking's"}
 
 
@@ -111,14 +112,6 @@ def pruned(preset: Callable[..., ew.EdgePruningConfig], **settings: Any) -> Call
     return find
 
 
-def pruned_from_ranking(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
-    """Edge Pruning's fast preset, from the ranking of the same seed."""
-    scores = _ranking(engine, task, seed, out.parent / f"ranking-{seed}")
-    config = ew.EdgePruningConfig.fast(sparsity=SIZE, seed=seed)
-    circuit = ew.edge_pruning(engine, task, config, start=scores, options=ew.RunOptions(out=out))
-    return {str(SIZE): circuit}, _cost(circuit) | {"beside": "the ranking's"}
-
-
 METHODS: dict[str, Callable[..., Found]] = {
     "random": random_circuits,
     "eap": attribution(ew.eap, "logit_diff", 1),
@@ -129,7 +122,6 @@ METHODS: dict[str, Callable[..., Found]] = {
     "ranking, 550 steps": ranking_in_time,
     "ranking + polish": polished,
     "edge pruning": pruned(ew.EdgePruningConfig),
-    "edge pruning, fast": pruned_from_ranking,
     "edge pruning, paper": pruned(ew.EdgePruningConfig.paper),
     "edge pruning, paper in short": pruned(
         ew.EdgePruningConfig.paper, steps=SHORT, lr_warmup=SHORT // 15, sparsity_warmup=SHORT * 5 // 6

@@ -56,7 +56,10 @@ def study(out: Path, cache: float) -> None:
     if not (folder / f"{FITTED}.safetensors").exists():
         kept = ew.Circuit.load(folder / f"{SIZE}.safetensors").n_actual
         sparsity = 1 - (kept + 0.5) / ranking.graph.n_edges  # sizes are rounded down
-        polished = ew.polish(engine, task, scores, sparsity, seed=1000, options=ew.RunOptions(out=out / TASK / FITTED))
+        settings = ew.RefineConfig(sparsity=sparsity, seed=1000)
+        polished = ew.refine_at_size(
+            engine, task, settings, start=scores, options=ew.RunOptions(out=out / TASK / FITTED)
+        )
         polished.save(folder / f"{FITTED}.safetensors")
     judge_all(engine, task, folder, "test", [FITTED])
 

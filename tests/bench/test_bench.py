@@ -20,10 +20,11 @@ import torch
 import edgewise as ew
 from edgewise import InputError
 from edgewise.bench import BenchConfig, BenchTable, _cell, gather, run_bench
-from edgewise.bench._methods import METHODS as BENCH_METHODS
-from edgewise.bench._methods import Job
+from edgewise.bench._methods import Job, find_parts
 from edgewise.bench._run import Resources, give_back_memory, one_process, prepare
+from edgewise.bench._settings import config_of, method_spec
 from edgewise.circuit import Circuit
+from edgewise.discovery import EdgePruningConfig
 from edgewise.evaluation import judge
 from edgewise.runs import bootstrap
 from tests.bench.toys import METHODS, bench_file
@@ -63,8 +64,7 @@ def timeless(table: BenchTable) -> list[dict[str, Any]]:
 def test_every_row_is_its_circuit_judged_alone(folder: Path, whole: tuple[Path, BenchTable]):
     out, table = whole
     config = BenchConfig.load(out / "bench.yaml")
-    engine, tasks = prepare(config, config.models[0])
-    task = tasks["names"]
+    engine, task = prepare(config, config.models[0])["names"]
     tests = [row for row in table.rows if row["split"] == "test"]
     assert {row["method"] for row in tests} == {"empty", "random", "eap", "mask-ig", "acdc", "ours", "edge-pruning"}
     for row in tests:
@@ -108,14 +108,13 @@ def test_costs_are_what_the_methods_spent(whole: tuple[Path, BenchTable]):
 
 
 def test_an_attribution_may_be_given_fewer_pairs(whole: tuple[Path, BenchTable], tmp_path: Path):
-    engine, tasks = prepare(BenchConfig.load(whole[0] / "bench.yaml"), str(whole[1].rows[0]["model"]))
-    task = tasks["names"]
+    engine, task = prepare(BenchConfig.load(whole[0] / "bench.yaml"), str(whole[1].rows[0]["model"]))["names"]
     few = replace(task, train=task.train[:3])
     for name, settings in (("eap", {}), ("mask-ig", {"points": 2})):
         settings = settings | {"explains": "log_prob"}
-        job = Job(engine, task, 0, settings | {"pairs": 3}, [0.5], tmp_path / name)
+        spec = method_spec({"method": name, "pairs": 3, **settings}, (0.5,), (0,))
         (tmp_path / name).mkdir()
-        scores = BENCH_METHODS[name].find(job)["scores"].scores
+        scores = find_parts(Job(engine, task, 0, spec, tmp_path / name))["scores"].scores
         settings.pop("explains")
         few = replace(few, metric="log_prob")
         expected = {"eap": ew.eap, "mask-ig": ew.mask_ig}[name](engine, few, **settings).values
@@ -271,6 +270,31 @@ def test_a_search_whose_order_is_drawn_runs_with_every_seed(folder: Path, tmp_pa
     assert [method.seeds for method in config.methods[-2:]] == [(0,), (0, 1)]
 
 
+def test_a_size_is_refined_from_a_ranking_that_is_found_once(folder: Path, tmp_path: Path):
+    refined = {"method": "refine", "steps": 3, "batch_size": 4, "start": {"method": "ranking", "steps": 4}}
+    changes = {"methods": [refined], "seeds": [0, 1], "sparsities": [0.5, 0.7]}
+    table = quietly(bench_file(folder, tmp_path / "bench.yaml", **changes), tmp_path / "out")
+    assert {(row["method"], row["seed"]) for row in table.rows} == {("empty", 0), ("refine", 0), ("refine", 1)}
+    (cell,) = (tmp_path / "out").rglob("refine/seed-1")
+    start = Circuit.load(cell / "start.safetensors")
+    assert start.provenance["method"]["name"] == "ranking" and start.provenance["method"]["config"]["seed"] == 1
+    for size in (0.5, 0.7):
+        said = Circuit.load(cell / f"{size:g}.safetensors").provenance["method"]
+        assert said["start"]["config"]["seed"] == 1 and said["config"]["seed"] == 1001
+        assert said["config"]["largest"] == pytest.approx(1 - size)
+    quietly(tmp_path / "bench.yaml", tmp_path / "out")
+
+
+@pytest.mark.parametrize("ablation", ["mean", "mean-positional"])
+def test_means_are_over_each_task_s_training_prompts(folder: Path, tmp_path: Path, ablation: str):
+    path = bench_file(folder, tmp_path / "bench.yaml", methods=["eap"], ablation=ablation, sparsities=[0.5])
+    table = quietly(path, tmp_path / "out")
+    assert {row["ablation"] for row in table.rows} == {ablation}
+    (found,) = (tmp_path / "out").rglob("eap/seed-0/scores.safetensors")
+    said = Circuit.load(found).provenance["ablation"]
+    assert said["kind"] == ablation and said["source"] == "means over pairs train, clean"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -282,10 +306,14 @@ def test_a_search_whose_order_is_drawn_runs_with_every_seed(folder: Path, tmp_pa
         ({"methods": [{"method": "eap-ig", "dots": 3}]}, "no setting 'dots'"),
         ({"methods": [{"method": "acdc", "thresholds": 3}]}, "give a list"),
         ({"methods": [{"method": "eap", "explains": "beauty"}]}, "beauty"),
-        ({"methods": [{"method": "eap", "pairs": 0}]}, "pairs 0; give a number of training pairs"),
+        ({"methods": [{"method": "eap", "pairs": 0}]}, "pairs=0; give a number of pairs"),
         ({"methods": [{"method": "ranking", "pairs": 3}]}, "no setting 'pairs'"),
         ({"methods": [{"method": "edge-pruning", "preset": "rough"}]}, "choose default, paper"),
         ({"methods": ["eap", "eap"]}, "two are called 'eap'"),
+        ({"methods": [{"method": "eap", "start": "ranking"}]}, "takes no scores to start from"),
+        ({"methods": [{"method": "refine", "start": "acdc"}]}, "gives no scores"),
+        ({"methods": [{"method": "ranking", "seed": 3}]}, "give a bench's own seeds"),
+        ({"ablation": "optimal"}, "'optimal' is unknown; choose interchange, zero, mean"),
         ({"tasks": "beauty"}, "'beauty' is unknown"),
         ({"sparsities": [1.5]}, "between 0 and 1"),
         ({"seeds": [0, 0]}, "different whole numbers"),
@@ -301,11 +329,15 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(folder: Path, tmp_path: Pat
 
 
 def test_steps_keep_the_paper_s_proportions():
-    from edgewise.bench._methods import edge_pruning_config
+    def made(**settings: Any) -> EdgePruningConfig:
+        spec = method_spec({"method": "edge-pruning", "preset": "paper", **settings}, (0.98,), (1,))
+        config = config_of(spec, sparsity=0.98, seed=1)
+        assert isinstance(config, EdgePruningConfig)
+        return config
 
-    config = edge_pruning_config({"preset": "paper", "steps": 300}, 0.98, 1)
+    config = made(steps=300)
     assert (config.lr_warmup, config.sparsity_warmup, config.seed) == (20, 250, 1)
-    assert edge_pruning_config({"preset": "paper", "steps": 300, "lr_warmup": 7}, 0.98, 0).lr_warmup == 7
+    assert made(steps=300, lr_warmup=7).lr_warmup == 7
     assert METHODS[-1]["preset"] == "paper"
 
 

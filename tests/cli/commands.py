@@ -47,8 +47,8 @@ class Cli:
         return lines[0]
 
 
-def find(model: Path, pairs: Path, out: Path, *others: Any) -> list[Any]:
-    options = {"--model": model, "--task": pairs, "--out": out, "--sparsity": 0.6}
+def find(model: Path, pairs: Path, out: Path, *others: Any, size: float | None = 0.6) -> list[Any]:
+    options = {"--model": model, "--task": pairs, "--out": out} | ({} if size is None else {"--sparsity": size})
     return ["find", *(x for option in options.items() if option[0] not in others for x in option), *others]
 
 

@@ -49,7 +49,7 @@ def test_wrong_choices_are_refused_before_the_work(
 ):
     run = ("find", "--model", model, "--task", pairs, "--out", tmp_path, "--transcoders", transcoders[0])
     assert "eap-ig does not run features" in cli.refused(*run, "--method", "eap-ig")
-    assert "relevance does not run features" in cli.refused(*run, "--method", "ensemble", "--of", "eap,relevance")
+    assert "relevance does not run features" in cli.refused(*run, "--method", "ensemble", "--methods", "eap,relevance")
     assert "interchange or zero, not optimal" in cli.refused(*run, "--ablation", "optimal")
     assert "use at least 0" in cli.refused(*run, "--features-per-layer", -1)
     assert "the transcoders have" in cli.refused(*run, "--features-per-layer", 10**6)

@@ -19,20 +19,22 @@ from tests.cli.commands import Cli, files, find
         ("--sparsity", "nan", "nan"),
         ("--method", "magic", "edge-pruning"),
         ("--points", "0", "points"),
-        ("--quadrature", "simpson", "gauss-legendre"),
-        ("--of", "eap,magic", "magic"),
         ("--pairs", "0", "pairs"),
         ("--task", "magic", "ioi-t1"),
         ("--task", "missing.jsonl", "missing.jsonl"),
-        ("--preset", "magic", "paper"),
+        ("--preset", "magic", "default"),
         ("--ablation", "magic", "magic"),
-        ("--ablation", "mean", "mean"),
         ("--embeddings", "magic", "magic"),
         ("--kv", "magic", "magic"),
         ("--device", "magic", "magic"),
         ("--steps", "0", "0"),
         ("--batch-size", "0", "0"),
         ("--log", "magic", "tensorboard"),
+        ("--set", "magic=1", "no setting 'magic'"),
+        ("--set", "magic", "name=value"),
+        ("--set", "decay=maybe", "True or False"),
+        ("--threshold", "0.1", "ranking: there is no setting 'threshold'; it has steps"),
+        ("--start", "missing.safetensors", "no such file"),
     ],
 )
 def test_a_wrong_option_of_find_is_refused(
@@ -40,6 +42,31 @@ def test_a_wrong_option_of_find_is_refused(
 ):
     out = tmp_path / "out"
     assert said in cli.refused(*find(model, pairs, out, option, value))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "said"),
+    [
+        ("mask-ig", "--points", "0", "points"),
+        ("eap-ig", "--quadrature", "simpson", "gauss-legendre"),
+        ("ensemble", "--methods", "eap,magic", "magic"),
+        ("ensemble", "--methods", "eap,ranking", "ranking"),
+        ("exact-patching", "--pairs", "0", "pairs"),
+        ("edge-pruning", "--preset", "magic", "paper"),
+        ("eap", "--ablation", "optimal", "by ranking"),
+        ("eap", "--start", "circuit.safetensors", "takes no scores"),
+        ("refine", "--steps", "3", "give the ranking's circuit as --start"),
+        ("acdc", "--sparsity", "0.5", "threshold, which decides the size"),
+        ("eap", "--set", "qk_fix=maybe", "True or False"),
+        ("mask-ig", "--set", "explains=beauty", "beauty"),
+    ],
+)
+def test_an_option_that_a_method_does_not_have_or_take_is_refused(
+    cli: Cli, model: Path, pairs: Path, tmp_path, method: str, option: str, value: str, said: str
+):
+    command = find(model, pairs, tmp_path / "out", "--method", method, option, value, size=None)
+    assert said in cli.refused(*command)
     assert files(tmp_path) == []
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery import Scores, eap, exact, mask_ig
+from edgewise.discovery import EapConfig, MaskIgConfig, Scores, eap, exact_patching, mask_ig
 from edgewise.discovery._explain import metric_sum
 from edgewise.discovery._objective import example_scores
 from edgewise.engine import Ablation, Engine, Stream
@@ -144,7 +144,7 @@ def test_with_the_qk_fix_a_score_is_the_exact_effect_where_attention_alone_bends
     with torch.no_grad():
         model.module.blocks[1].mlp[0].bias.fill_(1000.0)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue] (untyped)
     engine, task = Engine(model), random_task(4, metric=_first_logit)
-    graph, effect = engine.graph, exact(engine, task, options=quiet()).values
+    graph, effect = engine.graph, exact_patching(engine, task, options=quiet()).values
     fixed, plain = eap(engine, task, qk_fix=True).values.double(), eap(engine, task).values.double()
     into = graph.reader_kind[graph.edge_reader.long()]
     pattern = (into == QUERY) | (into == KEY)
@@ -248,12 +248,16 @@ def test_scores_are_of_the_split_asked_for():
     task = random_task(6)
     of_test = eap(toy_engine(), task, split="test")
     assert torch.equal(of_test.values, eap(toy_engine(), replace(task, train=task.test)).values)
-    assert of_test.provenance["method"] == {"name": "eap", "split": "test"}
-    assert mask_ig(toy_engine(), task, points=3).provenance["method"] == {
-        "name": "mask-ig",
+    assert of_test.provenance["method"] == {"name": "eap", "config": EapConfig(split="test").record()}
+    said = {"name": "mask-ig", "config": MaskIgConfig(points=3).record()}
+    assert mask_ig(toy_engine(), task, points=3).provenance["method"] == said
+    assert said["config"] == {
         "points": 3,
         "quadrature": "gauss-legendre",
         "split": "train",
+        "batch_size": 32,
+        "pairs": None,
+        "explains": None,
     }
     assert "no split" in refused(lambda: eap(toy_engine(), task, split="dev"))
     assert "empty" in refused(lambda: eap(toy_engine(), replace(task, train=[])))

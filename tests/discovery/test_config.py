@@ -72,8 +72,8 @@ def test_settings_of_a_wrong_type_or_sign_are_refused_by_name(changes: dict[str,
         assert str(caught.value).startswith(f"{title}: {wanted}")
     with pytest.raises(InputError, match="decay=1; give True or False"):
         RankingConfig(decay=1)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match=r"cut 0\.5"):
-        RankingConfig(cut=0.5)
+    with pytest.raises(InputError, match=r"mask_margin 0\.5"):
+        RankingConfig(mask_margin=0.5)
 
 
 @pytest.mark.parametrize("field", ["dual", "budget", "schedule"])

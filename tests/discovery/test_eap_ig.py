@@ -34,7 +34,7 @@ from tests.tiny import tiny
 def test_eap_ig_on_inputs_is_what_plain_hooks_say(name: str, family: str, rule: Any):
     engine, task = Engine(tiny(name)), Task("toy", random_pairs(3), [], [])
     expected = by_hooks(engine, family, task, eap_ig_inputs_scores, quadrature(3, rule))
-    near(eap_ig(engine, task, points=3, rule=rule, batch_size=2).values, expected, 1e-8)
+    near(eap_ig(engine, task, points=3, quadrature=rule, batch_size=2).values, expected, 1e-8)
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
@@ -141,7 +141,7 @@ def test_points_are_summed_before_or_after_the_product_alike(monkeypatch):
 def test_a_component_s_path_does_not_count_for_other_components_edges():
     # The reference implementation adds every edge's score on every component's path and divides by (2 L + 1) m.
     engine, task = toy_engine(dtype=torch.float64), random_task(3)
-    found = eap_ig(engine, task, path="activations", points=3, rule="left").values
+    found = eap_ig(engine, task, path="activations", points=3, quadrature="left").values
     wrong = torch.zeros_like(found)
     batch = task.batch("train", range(3))
     stream, objective = Stream(engine, batch), metric_sum(engine, task, batch)
@@ -180,9 +180,9 @@ def test_every_rule_integrates_a_line_s_constant_and_converges(rule: Any):
 
 def test_what_makes_no_sense_is_refused():
     engine, task = toy_engine(), random_task()
-    assert "choose gauss-legendre" in refused(lambda: eap_ig(engine, task, rule="simpson"))  # pyright: ignore[reportArgumentType]
+    assert "choose gauss-legendre" in refused(lambda: eap_ig(engine, task, quadrature="simpson"))  # pyright: ignore[reportArgumentType]
     assert "points=0" in refused(lambda: eap_ig(engine, task, points=0))
-    assert "points=1" in refused(lambda: eap_ig(engine, task, points=1, rule="trapezoid"))
+    assert "points=1" in refused(lambda: eap_ig(engine, task, points=1, quadrature="trapezoid"))
     assert "inputs or activations" in refused(lambda: eap_ig(engine, task, path="both"))  # pyright: ignore[reportArgumentType]
     assert "together or apart" in refused(lambda: eap_ig(engine, task, heads="all"))  # pyright: ignore[reportArgumentType]
     assert "no rule 'softmax'" in refused(lambda: relevance(engine, task, rules=("softmax",)))

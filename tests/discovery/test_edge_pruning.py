@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import EdgePruningConfig, edge_pruning, mask_ig, random_scores
+from edgewise.discovery import EdgePruningConfig, edge_pruning, mask_ig, uniform_scores
 from edgewise.discovery._edge_pruning import EdgePruningLearner, _shift_for, _threshold
 from edgewise.discovery._hard_concrete import deterministic, probability_zero
 from edgewise.discovery._objective import example_scores
@@ -240,7 +240,7 @@ def test_it_learns_what_the_loss_asks(loss: str):
     def judged(one: Circuit) -> float:
         return float(example_scores(engine, batch, one.kept.float(), loss_function(loss)).mean())
 
-    chance = [judged(random_scores(engine.graph, seed).top_actual(circuit.n_actual)) for seed in range(12)]
+    chance = [judged(uniform_scores(engine.graph, seed).top_actual(circuit.n_actual)) for seed in range(12)]
     assert circuit.actual_sparsity >= 0.7
     assert judged(circuit) < min(chance)
 

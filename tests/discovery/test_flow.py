@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgewise.discovery import Scores, eap, ensemble, flow, learn_ranking, random_scores
+from edgewise.discovery import Scores, eap, ensemble, information_flow, learn_ranking, uniform_scores
 from edgewise.discovery._ensemble import mean_ranks
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
@@ -31,15 +31,15 @@ def test_flow_is_the_paper_s_formula(name: str, family: str):
                 for w in range(n):
                     edge = int(graph.offset[reader]) + w
                     expected[edge] += near_x[w] / sum(near_x) / len(positions) / len(task.train)
-    near(flow(engine, task, batch_size=2).values, expected, 1e-8)
+    near(information_flow(engine, task, batch_size=2).values, expected, 1e-8)
 
 
 def test_flow_shares_sum_to_one_and_need_no_counterfactual():
     engine, task = toy_engine(dtype=torch.float64), random_task(4)
-    values = flow(engine, task).values
+    values = information_flow(engine, task).values
     sums = torch.zeros(engine.graph.n_readers, dtype=torch.float64)
     near(sums.index_add_(0, engine.graph.edge_reader.long(), values), torch.ones_like(sums), 1e-12)
-    cost = flow(engine, task).provenance["cost"]
+    cost = information_flow(engine, task).provenance["cost"]
     assert (cost["forwards_per_example"], cost["backwards_per_example"]) == (1, 0)
 
 
@@ -52,7 +52,7 @@ def test_an_ensemble_of_one_has_its_order_and_units_do_not_matter():
     one = eap(engine, task)
     assert torch.equal(ensemble([one]).top(30).kept, one.top(30, absolute=True).kept)
     louder = Scores(one.graph, one.values * 1000, one.provenance)
-    other = random_scores(engine.graph)
+    other = uniform_scores(engine.graph)
     torch.testing.assert_close(ensemble([one, other]).values, ensemble([louder, other]).values)
     assert torch.equal(ensemble([one, other], weights=(1, 0)).top(30).kept, one.top(30, absolute=True).kept)
     signed = ensemble([one, other], weights=(1, 0), absolute=(False, True))
@@ -62,13 +62,13 @@ def test_an_ensemble_of_one_has_its_order_and_units_do_not_matter():
 
 def test_an_ensemble_starts_a_learned_ranking():
     engine, task = toy_engine(), random_task()
-    start = ensemble([eap(engine, task), flow(engine, task)])
+    start = ensemble([eap(engine, task), information_flow(engine, task)])
     learned = learn_ranking(engine, task, start=start, steps=2, options=quiet())
     assert learned.provenance["method"]["start"]["name"] == "ensemble"
 
 
 def test_what_ensembles_refuse():
-    one, other = random_scores(SMALLEST), random_scores(Graph(GraphSpec(2, 1, 1)))
+    one, other = uniform_scores(SMALLEST), uniform_scores(Graph(GraphSpec(2, 1, 1)))
     assert "no scores" in refused(lambda: ensemble([]))
     assert "different graphs" in refused(lambda: ensemble([one, other]))
     assert "weights" in refused(lambda: ensemble([one, one], weights=(1,)))

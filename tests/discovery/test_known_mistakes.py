@@ -5,7 +5,7 @@ They are numbered as in the list that this library was written from. 1 (an MLP's
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,53 +14,43 @@ import torch
 from torch import Tensor
 
 from edgewise.discovery import (
+    ExamplesConfig,
     Scores,
     acdc,
-    atp_star,
     eap,
-    eap_ig,
-    exact,
-    flow,
+    information_flow,
     learn_ranking,
-    mask_ig,
+    method,
+    methods,
     node_eap,
-    node_pruning,
-    relevance,
+    run_method,
+    uniform_scores,
 )
 from edgewise.engine import Ablation, Engine, mean_writes
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.evaluation import evaluate
 from edgewise.models import Model, load
+from edgewise.runs import settings_of
 from edgewise.tasks import Pair, Target, Task
 from tests.discovery.hook_scores import by_hooks, eap_scores
 from tests.discovery.toys import near, quiet, random_pairs, random_task, scores_of, toy_engine
 from tests.tiny import collate, draw_prompts, random_model, tiny
 
-METHODS: dict[str, Callable[[Engine, Task], Tensor]] = {
-    "eap": lambda e, t: eap(e, t).values,
-    "eap-ig": lambda e, t: eap_ig(e, t, points=2).values,
-    "eap-ig-activations": lambda e, t: eap_ig(e, t, path="activations", points=1).values,
-    "mask-ig": lambda e, t: mask_ig(e, t, points=2).values,
-    "relevance": lambda e, t: relevance(e, t).values,
-    "node-eap": lambda e, t: node_eap(e, t).values,
-    "atp-star": lambda e, t: atp_star(e, t).values,
-    "flow": lambda e, t: flow(e, t).values,
-    "exact": lambda e, t: exact(e, t, options=quiet()).values,
-    "acdc": lambda e, t: scores_of(acdc(e, t, 0.003, options=quiet())[0]).nan_to_num(9.0),
-    "ranking": lambda e, t: learn_ranking(e, t, steps=2, batch_size=3, options=quiet()).values,
-    "node-pruning": lambda e, t: node_pruning(e, t, steps=2, batch_size=3, options=quiet()).values,
-}
+SMALL = {"points": 2, "steps": 2, "threshold": 0.003}
+"""Settings of the methods that have them, for runs of a moment."""
+METHODS = tuple(methods())
+BATCHED = tuple(name for name, each in methods().items() if issubclass(each.config, ExamplesConfig) and not each.ladder)
 
-BATCHED: dict[str, Callable[..., Scores]] = {
-    "eap": eap,
-    "eap-ig": eap_ig,
-    "mask-ig": mask_ig,
-    "relevance": relevance,
-    "node-eap": node_eap,
-    "flow": flow,
-    "exact": lambda engine, task, batch_size: exact(engine, task, batch_size=batch_size, options=quiet()),
-}
+
+def found(name: str, engine: Engine, task: Task, **changes: Any) -> Tensor:
+    """What a method of the catalogue gives each edge."""
+    record = method(name)
+    small = {key: value for key, value in SMALL.items() if key in settings_of(record.config)}
+    small |= {"batch_size": 3} if record.learns else {}
+    start = uniform_scores(engine.graph) if record.start == "must" else None
+    result = run_method(record, engine, task, record.configure(small | changes), options=quiet(), start=start)
+    return (result.values if isinstance(result, Scores) else scores_of(result)).nan_to_num(9.0)
 
 
 def test_2_a_mean_is_each_writer_s_own_over_all_tokens():
@@ -82,12 +72,11 @@ def test_3_scores_do_not_scale_with_the_batch(method: str):
     # Dividing a batch's mean by the number of examples makes scores go as 1 / batch size, and a short last batch count
     # for more.
     task, engine = random_task(5), toy_engine(dtype=torch.float64)
-    call = BATCHED[method]
-    whole = call(engine, task, batch_size=5).values
+    whole = found(method, engine, task, batch_size=5)
     for size in (1, 3):
-        near(call(engine, task, batch_size=size).values, whole, 1e-6)
+        near(found(method, engine, task, batch_size=size), whole, 1e-6)
     doubled = replace(task, train=[*task.train, *task.train])
-    near(call(engine, doubled, batch_size=5).values, whole, 1e-6)
+    near(found(method, engine, doubled, batch_size=5), whole, 1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -96,7 +85,7 @@ def test_4_no_method_asks_for_a_gpu(method: str, monkeypatch):
         raise AssertionError("a GPU was asked for")
 
     monkeypatch.setattr(torch.cuda, "_lazy_init", refuse)
-    assert METHODS[method](toy_engine(), random_task(3)).device.type == "cpu"
+    assert found(method, toy_engine(), random_task(3)).device.type == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -104,9 +93,8 @@ def test_4_no_method_asks_for_a_gpu(method: str, monkeypatch):
 def test_4_every_method_runs_where_the_model_is(method: str):
     module = random_model("llama-gqa").module
     task = random_task(3)
-    on_cpu = METHODS[method](Engine(load(module)), task)
-    found = METHODS[method](Engine(load(module.to("cuda"))), task)
-    near(found.cpu(), on_cpu, 1e-6)
+    on_cpu = found(method, Engine(load(module)), task)
+    near(found(method, Engine(load(module.to("cuda"))), task).cpu(), on_cpu, 1e-6)
 
 
 def test_5_kept_edges_scores_and_nodes_are_what_their_names_say():
@@ -137,8 +125,8 @@ def test_6_a_corrupted_prompt_has_an_attention_mask_of_its_own():
     model = tiny("llama-gqa")
     batch = task.batch("train", range(3))
     alone = [_said(model, [p.corrupted])[0, (p.align or range(9))[p.targets[0].position]] for p in (longer, shorter)]
-    found = Engine(model).full(batch, "corrupted")
-    near(found[:2], torch.stack(alone), 1e-9)
+    full = Engine(model).full(batch, "corrupted")
+    near(full[:2], torch.stack(alone), 1e-9)
     apart = torch.stack([eap(Engine(model), replace(task, train=[p])).values for p in task.train]).mean(0)
     near(eap(Engine(model), task).values, apart, 1e-5)
     width = batch.clean.ids.shape[1]
@@ -166,7 +154,7 @@ def test_7_a_circuit_s_numbers_do_not_depend_on_which_evaluator_gives_them(name:
 @pytest.mark.parametrize("method", METHODS)
 def test_8_the_same_call_gives_the_same_bits(method: str):
     task = random_task(4)
-    first, again = (METHODS[method](toy_engine(), task) for _ in range(2))
+    first, again = (found(method, toy_engine(), task) for _ in range(2))
     assert torch.equal(first, again)
 
 
@@ -182,8 +170,8 @@ def test_every_result_says_what_it_cost():
     results = [
         eap(toy_engine(), task).provenance,
         learn_ranking(toy_engine(), task, steps=2, batch_size=3, options=quiet()).provenance,
-        acdc(toy_engine(), task, 0.1, options=quiet())[0].provenance,
-        flow(toy_engine(), task).provenance,
+        acdc(toy_engine(), task, threshold=0.1, options=quiet()).provenance,
+        information_flow(toy_engine(), task).provenance,
     ]
     for provenance in results:
         cost = provenance["cost"]

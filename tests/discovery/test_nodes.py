@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery import Scores, atp_star, eap, eap_ig, missed, node_eap, node_ig
+from edgewise.discovery import Scores, atp_star, eap, eap_ig, false_negatives, node_eap, node_ig
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.discovery._scores import edges_of_nodes
@@ -57,7 +57,7 @@ def test_node_ig_is_what_plain_hooks_say(name: str, family: str):
     engine, task = Engine(tiny(name)), Task("toy", random_pairs(3), [], [])
     points = quadrature(3, "right")
     expected = _by_hooks(engine, family, task, engine.graph.writer_names, node_scores, points).mean(0)
-    near(_writers(node_ig(engine, task, points=3, rule="right")), expected, 1e-8)
+    near(_writers(node_ig(engine, task, points=3, quadrature="right")), expected, 1e-8)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "plain-bidirectional"])
@@ -205,11 +205,13 @@ def test_subset_sampling_finds_a_component_that_was_scored_as_nothing():
     exact = _exact_nodes(engine, task)
     order = exact.abs().argsort(descending=True)
     honest = Scores(engine.graph, torch.zeros(engine.graph.n_edges), {}, exact)
-    found = missed(engine, task, honest, verified=3, samples=64, share=0.2)
+    found = false_negatives(engine, task, honest, verified=3, samples=64, share=0.2)
     assert found.candidates.sum() == engine.graph.n_writers - 3 and not found.candidates[order[:3]].any()
     blind = exact.clone()
     blind[order[0]] = 0
-    sampled = missed(engine, task, Scores(engine.graph, torch.zeros(engine.graph.n_edges), {}, blind), samples=64)
+    sampled = false_negatives(
+        engine, task, Scores(engine.graph, torch.zeros(engine.graph.n_edges), {}, blind), samples=64
+    )
     assert sampled.candidates[order[0]]
     assert sampled.largest >= abs(float(exact[order[0]])) * 0.5 > 0
     assert (found.bound[found.candidates] >= found.effect[found.candidates].abs()).all()
@@ -218,7 +220,9 @@ def test_subset_sampling_finds_a_component_that_was_scored_as_nothing():
 def test_the_sampled_effects_are_near_the_exact_ones():
     engine, task = toy_engine(dtype=torch.float64), random_task(3)
     exact = _exact_nodes(engine, task)
-    found = missed(engine, task, Scores(engine.graph, torch.zeros(1), {}, exact), verified=0, samples=256, share=0.08)
+    found = false_negatives(
+        engine, task, Scores(engine.graph, torch.zeros(1), {}, exact), verified=0, samples=256, share=0.08
+    )
     assert torch.corrcoef(torch.stack([found.effect, exact]))[0, 1] > 0.7
     assert float((exact.abs() <= found.bound).double().mean()) > 0.8  # effects do not quite add up
 
@@ -237,8 +241,8 @@ def test_what_node_methods_refuse():
     assert "together or apart" in refused(lambda: atp_star(engine, task, keys="all"))  # pyright: ignore[reportArgumentType]
     for method in (node_eap, atp_star):
         assert "KL" in refused(lambda m=method: m(engine, random_task(metric="kl")))
-    assert "atp_star" in refused(lambda: missed(engine, task, eap(engine, task)))
-    assert "samples=2" in refused(lambda: missed(engine, task, node_eap(engine, task), samples=2))
+    assert "atp_star" in refused(lambda: false_negatives(engine, task, eap(engine, task)))
+    assert "samples=2" in refused(lambda: false_negatives(engine, task, node_eap(engine, task), samples=2))
 
 
 def test_node_methods_count_their_passes():

@@ -10,12 +10,13 @@ import torch
 import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.cli._methods import METHODS, WHOLE, Settings, check_positions, find_circuit
+from edgewise.discovery import Scores, check_able, method, methods, run_method, uniform_scores
 from edgewise.discovery._explain import metric_sum
 from edgewise.discovery._objective import example_scores
 from edgewise.engine import Engine, Stream
 from edgewise.exchange import edge_table, from_edge_table, to_networkx, write_edges, write_mib
 from edgewise.graph import Graph, GraphSpec
+from edgewise.runs import settings_of
 from edgewise.tasks import Pair, Target, Task, metric_function
 
 from ..tiny import ONE_OF_EACH, VOCABULARY, tiny
@@ -152,36 +153,45 @@ def test_the_streams_clean_gradient_by_group_is_the_engines(name, side):
 
 def test_flow_by_group_is_the_mean_over_its_own_positions():
     engine, plain = engines()
-    by_group = ew.flow(engine, task()).values.view(3, -1)
+    by_group = ew.information_flow(engine, task()).values.view(3, -1)
     sizes = torch.tensor([2, 3, 2], dtype=torch.float64) / 7  # of the groups of `task`
     logits = plain.graph.blocks[-1].edges
-    expected = ew.flow(plain, task()).values
+    expected = ew.information_flow(plain, task()).values
     torch.testing.assert_close((sizes @ by_group)[: logits.start], expected[: logits.start], rtol=0, atol=1e-9)
     torch.testing.assert_close(by_group[:, logits], torch.stack([0 * expected, 0 * expected, expected])[:, logits])
 
 
-def found(method: str, engine: Engine) -> Circuit:
-    settings = Settings(method, 0.8, steps=4, batch_size=3, points=2, pairs=2, of="eap-ig,flow")
-    return find_circuit(engine, task(), settings, QUIET)
+SMALL = {"steps": 4, "batch_size": 3, "points": 2, "pairs": 2, "sparsity": 0.8}
+SMALL |= {"methods": ("eap-ig", "information-flow")}
+METHODS = tuple(methods())
+WHOLE = tuple(name for name, each in methods().items() if not each.positions)
 
 
-@pytest.mark.parametrize("method", WHOLE)
-def test_methods_that_do_not_tell_positions_apart_say_so(method):
+def found(name: str, engine: Engine) -> Circuit:
+    record = method(name)
+    config = record.configure({key: value for key, value in SMALL.items() if key in settings_of(record.config)})
+    start = uniform_scores(engine.graph) if record.start == "must" else None
+    result = run_method(record, engine, task(), config, options=QUIET, start=start)
+    return result.at(0.8, actual=True, absolute=True) if isinstance(result, Scores) else result
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_methods_that_do_not_tell_positions_apart_say_so(name):
     engine, _ = engines("gpt2", torch.float32)
     with pytest.raises(InputError, match="edges carry positions") as refusal:
-        found(method, engine)
+        found(name, engine)
     assert len(str(refusal.value).splitlines()) == 1
-    for settings in (Settings(method, 0.8), Settings("ensemble", 0.8, of="eap,node-eap")):
+    for record, changes in ((method(name), {}), (method("ensemble"), {"methods": ("eap", "node-eap")})):
         with pytest.raises(InputError, match="^--positions: .* does not tell positions apart; choose ranking, edge-"):
-            check_positions(settings)
+            check_able(record, record.configure(changes), "positions", "--positions")
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in WHOLE])
-def test_all_others_find_a_circuit_that_is_saved_and_judged(method, tmp_path: Path):
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in WHOLE])
+def test_all_others_find_a_circuit_that_is_saved_and_judged(name, tmp_path: Path):
     engine, _ = engines("gpt2", torch.float32)
-    circuit = found(method, engine)
+    circuit = found(name, engine)
     assert circuit.kept.shape == (engine.graph.n_edges,) and 0 < circuit.n_edges <= engine.graph.n_edges
-    assert len({name.rpartition(" @ ")[2] for name in circuit.edge_names()}) > 1
+    assert len({edge.rpartition(" @ ")[2] for edge in circuit.edge_names()}) > 1
     circuit.save(tmp_path / "circuit.safetensors")
     again = Circuit.load(tmp_path / "circuit.safetensors")
     assert again.graph == circuit.graph and torch.equal(again.kept, circuit.kept)
@@ -192,8 +202,8 @@ def test_all_others_find_a_circuit_that_is_saved_and_judged(method, tmp_path: Pa
 def test_a_task_with_other_groups_is_refused(tmp_path: Path):
     engine, _ = engines("gpt2", torch.float32)
     plain = Task("plain", task().train, (), ())
-    methods = (ew.eap, ew.eap_ig, ew.relevance, ew.flow, lambda *of: ew.learn_ranking(*of, options=QUIET))
-    for run in (partial(method, engine, plain) for method in methods):
+    several = (ew.eap, ew.eap_ig, ew.relevance, ew.information_flow, lambda *of: ew.learn_ranking(*of, options=QUIET))
+    for run in (partial(each, engine, plain) for each in several):
         with pytest.raises(
             InputError, match=r"plain: its pairs have no position groups, and the graph's edges carry rest"
         ):

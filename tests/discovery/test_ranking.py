@@ -78,11 +78,11 @@ def test_its_gradient_goes_through_the_threshold_too(budget: float, temperature:
 
 
 def test_temperatures_fall_geometrically():
-    config = RankingConfig(steps=11, hot=0.4, cold=0.1)
+    config = RankingConfig(steps=11, start_temperature=0.4, end_temperature=0.1)
     temperatures = [config.temperature(step) for step in range(11)]
     assert (temperatures[0], temperatures[5], temperatures[10]) == pytest.approx((0.4, 0.2, 0.1))
     assert all(b / a == pytest.approx(0.25**0.1) for a, b in pairwise(temperatures))
-    assert RankingConfig(steps=1).temperature(0) == RankingConfig().hot
+    assert RankingConfig(steps=1).temperature(0) == RankingConfig().start_temperature
 
 
 def test_budgets_are_log_uniform():
@@ -110,7 +110,11 @@ def test_impossible_settings_are_refused(changed: dict[str, Any]):
     refused(lambda: RankingConfig(**changed))
 
 
-@pytest.mark.parametrize("changed", [{"hot": 0.0}, {"cold": 0.0}, {"cold": -1.0}, {"warm_examples": -1}], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [{"start_temperature": 0.0}, {"end_temperature": 0.0}, {"end_temperature": -1.0}, {"warm_examples": -1}],
+    ids=str,
+)
 def test_other_impossible_settings_are_refused(changed: dict[str, Any]):
     refused(lambda: RankingConfig(**changed))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import Scores, edges_at, random_scores
+from edgewise.discovery import Scores, edges_at, uniform_scores
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
 from tests.discovery.toys import SMALLEST, refused
@@ -75,15 +75,15 @@ def test_top_actual_skips_edges_that_carry_nothing():
 
 @pytest.mark.parametrize("k", [-1, 9, 1000])
 def test_a_size_that_the_graph_has_not_is_refused(k: int):
-    for pick in (random_scores(SMALLEST).top, random_scores(SMALLEST).top_actual):
+    for pick in (uniform_scores(SMALLEST).top, uniform_scores(SMALLEST).top_actual):
         message = refused(lambda pick=pick: pick(k))
         assert str(k) in message and "8 edges" in message
 
 
 @pytest.mark.parametrize(("sparsity", "kept"), [(0.0, 8), (1.0, 0), (0.5, 4), (0.25, 6), (0.26, 5), (0.99, 0)])
 def test_at_keeps_no_more_than_the_sparsity_allows(sparsity: float, kept: int):
-    assert random_scores(SMALLEST).at(sparsity).n_edges == kept
-    assert random_scores(SMALLEST).at(sparsity).sparsity >= sparsity
+    assert uniform_scores(SMALLEST).at(sparsity).n_edges == kept
+    assert uniform_scores(SMALLEST).at(sparsity).sparsity >= sparsity
 
 
 @given(st.integers(0, 1000), st.sampled_from([1000, 32491, 70651, 1592881]))
@@ -100,7 +100,7 @@ def test_a_sparsity_in_thousandths_is_exact(thousandths: int, n_edges: int):
 @pytest.mark.parametrize("sparsity", [-0.01, 1.01, 98, math.nan, math.inf, -math.inf])
 def test_a_sparsity_that_is_none_is_refused(sparsity: float):
     for actual in (False, True):
-        message = refused(lambda actual=actual: random_scores(SMALLEST).at(sparsity, actual=actual))
+        message = refused(lambda actual=actual: uniform_scores(SMALLEST).at(sparsity, actual=actual))
         assert f"sparsity {sparsity}" in message and "between 0 and 1" in message
 
 
@@ -136,19 +136,19 @@ def test_scores_of_another_graph_are_refused():
 
 
 def test_random_scores_follow_from_the_seed():
-    one, same, other = (random_scores(GRAPH, seed).values for seed in (0, 0, 1))
+    one, same, other = (uniform_scores(GRAPH, seed).values for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert one.shape == (GRAPH.n_edges,) and one.min() > 0 and one.max() < 1
 
 
 def test_random_circuits_take_every_edge_equally_often():
-    kept = torch.stack([random_scores(GRAPH, seed).top(GRAPH.n_edges // 4).kept for seed in range(800)])
+    kept = torch.stack([uniform_scores(GRAPH, seed).top(GRAPH.n_edges // 4).kept for seed in range(800)])
     share = kept.double().mean(0)
     assert abs(float(share.mean()) - 0.25) < 0.01
     assert float((share - share.mean()).abs().max()) < 4.5 * math.sqrt(0.25 * 0.75 / 800)
 
 
 def test_random_scores_say_so():
-    said = random_scores(GRAPH, 3, "zero").top(5).provenance
+    said = uniform_scores(GRAPH, 3, "zero").top(5).provenance
     assert said["method"] == {"name": "random", "seed": 3, "selection": "signed"}
     assert said["ablation"] == {"kind": "zero"}

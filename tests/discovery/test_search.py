@@ -11,12 +11,12 @@ from torch import Tensor
 
 from edgewise import load_model
 from edgewise.circuit import Circuit
-from edgewise.discovery import acdc, eap, exact
+from edgewise.discovery import acdc, acdc_ladder, eap, exact_patching
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._search import Search
 from edgewise.engine import Ablation, Engine
 from edgewise.graph import Graph
-from edgewise.tasks import Batch, Score, Task, loss_function, metric_function, program
+from edgewise.tasks import Batch, Metric, Task, loss_function, metric_function, program
 from tests.discovery.toys import Killed, near, quiet, random_task, refused, scores_of, toy_engine
 from tests.engines import engine as engine_under
 from tests.tiny import tiny
@@ -29,7 +29,7 @@ def _reference(engine: Engine) -> Engine:
     return Engine(engine.model, engine.graph, engine.ablation, constants=None, path="reference")
 
 
-def _mean(engine: Engine, batch: Batch, kept: Tensor, score: Score) -> float:
+def _mean(engine: Engine, batch: Batch, kept: Tensor, score: Metric) -> float:
     with torch.no_grad():
         return float(example_scores(engine, batch, kept.double(), score).double().mean())
 
@@ -41,7 +41,7 @@ def _mean(engine: Engine, batch: Batch, kept: Tensor, score: Score) -> float:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exact_is_brute_force_edge_for_edge(name: str, ablation: Any):
     engine, task = Engine(tiny(name), ablation=Ablation(ablation)), random_task(4)
-    found = exact(engine, task, pairs=3, batch_size=2, options=quiet()).values
+    found = exact_patching(engine, task, pairs=3, batch_size=2, options=quiet()).values
     score, batch, n = metric_function("logit_diff"), task.batch("train", range(3)), engine.graph.n_edges
     masks = 1 - torch.eye(n, dtype=torch.float64)
     full = _mean(_reference(engine), batch, torch.ones(n), score)
@@ -56,7 +56,7 @@ def test_exact_is_brute_force_edge_for_edge(name: str, ablation: Any):
 
 def test_exact_of_a_lower_is_better_metric_has_its_sign_turned():
     engine = toy_engine(dtype=torch.float64)
-    values = exact(engine, random_task(3, metric="kl"), options=quiet()).values
+    values = exact_patching(engine, random_task(3, metric="kl"), options=quiet()).values
     assert float(values.min()) > -1e-9 and float(values.max()) > 0.01  # less KL is better: keeping an edge helps
 
 
@@ -71,21 +71,21 @@ def test_exact_of_pairs_of_unequal_length():
     full = _mean(engine, batch, torch.ones(engine.graph.n_edges), score)
     with torch.no_grad():
         expected = full - example_scores(engine, batch, masks[:, None], score).mean(-1)
-    near(exact(engine, task, options=quiet()).values[::9], expected, 1e-8)
+    near(exact_patching(engine, task, options=quiet()).values[::9], expected, 1e-8)
 
 
 def test_exact_takes_metrics_that_have_no_gradient():
-    values = exact(toy_engine(), random_task(4, metric="accuracy"), options=quiet()).values
+    values = exact_patching(toy_engine(), random_task(4, metric="accuracy"), options=quiet()).values
     assert torch.isfinite(values).all() and bool((values * 4 == (values * 4).round()).any())
 
 
 def test_edges_that_were_not_asked_for_have_no_score_and_come_last():
     engine, task = toy_engine(), random_task(3)
     some = eap(engine, task).top(20, absolute=True).kept
-    scores = exact(engine, task, edges=some, options=quiet())
+    scores = exact_patching(engine, task, edges=some, options=quiet())
     assert torch.equal(~scores.values.isnan(), some)
     assert torch.equal(scores.top(20, absolute=True).kept, some)
-    whole = exact(engine, task, options=quiet())
+    whole = exact_patching(engine, task, options=quiet())
     assert torch.equal(scores.values[some], whole.values[some]) or torch.allclose(
         scores.values[some], whole.values[some], atol=1e-5
     )
@@ -94,15 +94,15 @@ def test_edges_that_were_not_asked_for_have_no_score_and_come_last():
 
 def test_what_exact_refuses():
     engine, task = toy_engine(), random_task(3)
-    assert "max_edges=10" in refused(lambda: exact(engine, task, max_edges=10))
-    assert "one per edge" in refused(lambda: exact(engine, task, edges=torch.ones(3)))
-    assert "pairs=0" in refused(lambda: exact(engine, task, pairs=0))
+    assert "max_edges=10" in refused(lambda: exact_patching(engine, task, max_edges=10))
+    assert "one per edge" in refused(lambda: exact_patching(engine, task, edges=torch.ones(3)))
+    assert "pairs=0" in refused(lambda: exact_patching(engine, task, pairs=0))
 
 
 # ---------------------------------------------------------------------------------------------------------------- acdc
 
 
-def _sequential(engine: Engine, batch: Batch, threshold: float, score: Score, absolute: bool = False) -> Circuit:
+def _sequential(engine: Engine, batch: Batch, threshold: float, score: Metric, absolute: bool = False) -> Circuit:
     """The algorithm as it is written down: one run for each visit."""
     graph = engine.graph
     kept = torch.ones(graph.n_edges, dtype=torch.bool)
@@ -145,7 +145,7 @@ def test_acdc_is_the_sequential_algorithm_step_for_step(name: str, ablation: Any
     model = tiny(name)
     engine, task = Engine(model, ablation=Ablation(ablation)), random_task(3)
     thresholds = (0.0005, 0.005, 0.5)
-    circuits = acdc(engine, task, thresholds, options=quiet(), batch_size=2)
+    circuits = acdc_ladder(engine, task, thresholds, options=quiet(), batch_size=2)
     batch, sizes = task.batch("train", range(3)), []
     for circuit, threshold in zip(circuits, thresholds, strict=True):
         expected = _sequential(engine, batch, threshold, loss_function("kl"))
@@ -161,7 +161,7 @@ def test_acdc_is_the_sequential_algorithm_step_for_step(name: str, ablation: Any
 @pytest.mark.parametrize(("loss", "absolute"), [("logit_diff", False), ("logit_diff", True), ("l2", False)])
 def test_acdc_by_other_losses(loss: str, absolute: bool):
     engine, task = toy_engine(dtype=torch.float64), random_task(3)
-    (found,) = acdc(engine, task, 0.003, loss=loss, absolute=absolute, options=quiet())
+    found = acdc(engine, task, threshold=0.003, loss=loss, absolute=absolute, options=quiet())
     assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
     score = loss_function(loss)
     assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.003, score, absolute).kept)
@@ -170,7 +170,7 @@ def test_acdc_by_other_losses(loss: str, absolute: bool):
 def test_acdc_finds_the_circuit_that_a_program_was_compiled_to():
     model = load_model("tracr:reverse")
     task = program(model.tokenizer)
-    (found,) = acdc(Engine(model, ablation=Ablation("zero")), task, 0.001, pairs=64, options=quiet())
+    found = acdc(Engine(model, ablation=Ablation("zero")), task, threshold=0.001, pairs=64, options=quiet())
     expected = (
         "embed>a0.h0.v embed>m0 a0.h0>m0 embed>m1 m0>m1 m1>m2 m2>a3.h0.q embed>a3.h0.k embed>a3.h0.v a3.h0>logits"
     )
@@ -179,15 +179,17 @@ def test_acdc_finds_the_circuit_that_a_program_was_compiled_to():
 
 def test_the_order_of_writers_is_one_s_choice_and_matters():
     engine, task = toy_engine(), random_task(3)
-    kept = {o: acdc(engine, task, 0.003, order=o, options=quiet())[0].kept for o in ("descending", "ascending")}  # pyright: ignore[reportArgumentType] (names)
-    kept["random"], again = (acdc(engine, task, 0.003, order="random", options=quiet())[0].kept for _ in range(2))
+    kept = {o: acdc(engine, task, threshold=0.003, order=o, options=quiet()).kept for o in ("descending", "ascending")}
+    kept["random"], again = (
+        acdc(engine, task, threshold=0.003, order="random", options=quiet()).kept for _ in range(2)
+    )
     assert torch.equal(kept["random"], again)
     assert len({tuple(k.tolist()) for k in kept.values()}) == 3
 
 
 def test_nothing_is_cut_at_a_threshold_below_every_change_and_all_above():
     engine, task = toy_engine(), random_task(2)
-    keep, cut = acdc(engine, task, (-1e9, 1e9), options=quiet())
+    keep, cut = acdc_ladder(engine, task, (-1e9, 1e9), options=quiet())
     assert keep.n_edges == engine.graph.n_edges and keep.provenance["method"]["visits"] == engine.graph.n_edges
     assert cut.n_edges == 0 and cut.provenance["method"]["visits"] == int(engine.graph.visible[-1])
 
@@ -196,21 +198,22 @@ def test_nothing_is_cut_at_a_threshold_below_every_change_and_all_above():
 def test_acdc_on_other_conventions(convention: tuple[Any, Any]):
     model = tiny("llama-gqa")
     engine, task = Engine(model, model.graph(*convention)), random_task(3)
-    (found,) = acdc(engine, task, 0.003, options=quiet())
+    found = acdc(engine, task, threshold=0.003, options=quiet())
     assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
     assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.003, loss_function("kl")).kept)
 
 
 def test_acdc_under_mean_ablation():
     engine, task = engine_under(tiny("gpt2"), ablation="mean"), random_task(3)
-    (found,) = acdc(engine, task, 0.01, options=quiet())
+    found = acdc(engine, task, threshold=0.01, options=quiet())
     assert 0 < found.n_edges < 0.9 * engine.graph.n_edges
     assert torch.equal(found.kept, _sequential(engine, task.batch("train", range(3)), 0.01, loss_function("kl")).kept)
 
 
-@pytest.mark.parametrize("threshold", [(), math.nan, (0.1, math.inf)])
-def test_thresholds_must_be_numbers(threshold: Any):
-    assert "finite" in refused(lambda: acdc(toy_engine(), random_task(), threshold))
+@pytest.mark.parametrize("thresholds", [(), (math.nan,), (0.1, math.inf)])
+def test_thresholds_must_be_numbers(thresholds: tuple[float, ...]):
+    assert "finite" in refused(lambda: acdc_ladder(toy_engine(), random_task(), thresholds))
+    assert "finite" in refused(lambda: acdc(toy_engine(), random_task(), threshold=math.nan))
 
 
 def test_what_acdc_refuses():
@@ -227,8 +230,8 @@ def test_a_killed_search_goes_on_and_gives_the_same_bits(method: str, tmp_path: 
 
     def run(out: Path | None) -> Tensor:
         if method == "exact":
-            return exact(toy_engine(), task, options=quiet(out)).values
-        return torch.stack([scores_of(c) for c in acdc(toy_engine(), task, (0.0005, 0.005), options=quiet(out))])
+            return exact_patching(toy_engine(), task, options=quiet(out)).values
+        return torch.stack([scores_of(c) for c in acdc_ladder(toy_engine(), task, (0.0005, 0.005), options=quiet(out))])
 
     whole = run(None)
     opened, calls = Search.open, [0]
@@ -248,7 +251,7 @@ def test_a_killed_search_goes_on_and_gives_the_same_bits(method: str, tmp_path: 
     assert calls[0] - 100 <= n_readers * (2 if method == "acdc" else 1) - 19  # the first 19 readers were done
     assert torch.equal(resumed.nan_to_num(9), whole.nan_to_num(9))
     other = Task("toy", task.train[1:], [], [])
-    call = (lambda: exact(toy_engine(), other, options=quiet(tmp_path))) if method == "exact" else None
+    call = (lambda: exact_patching(toy_engine(), other, options=quiet(tmp_path))) if method == "exact" else None
     if call:
         assert "other settings" in refused(call)
 
@@ -263,16 +266,16 @@ def test_an_interrupt_says_so_and_the_same_call_finishes(tmp_path: Path, monkeyp
         return opened(self, *arguments)
 
     monkeypatch.setattr(Search, "open", interrupting)
-    scores = exact(toy_engine(), task, options=quiet(tmp_path))
+    scores = exact_patching(toy_engine(), task, options=quiet(tmp_path))
     assert "interrupted" in scores.provenance["method"]["stopped"]
     assert scores.values.isnan().any()
-    scores = exact(toy_engine(), task, options=quiet(tmp_path))
+    scores = exact_patching(toy_engine(), task, options=quiet(tmp_path))
     assert "stopped" not in scores.provenance["method"] and not scores.values.isnan().any()
 
 
 def test_a_search_counts_what_it_ran():
     engine, task = toy_engine(), random_task(4)
-    cost = exact(engine, task, options=quiet()).provenance["cost"]
+    cost = exact_patching(engine, task, options=quiet()).provenance["cost"]
     graph = engine.graph
     shares = sum(b.n_readers * b.n_writers * (1 - n / len(graph.blocks)) for n, b in enumerate(graph.blocks))
     assert cost["forwards_per_example"] == pytest.approx(2 + shares, abs=1e-3)
@@ -283,7 +286,14 @@ def test_acdc_does_not_go_on_from_another_loss(tmp_path):
     engine, task = toy_engine(), random_task(2)
 
     def run(sign: float) -> None:
-        acdc(engine, task, 0.01, pairs=2, loss=lambda logits, batch: sign * logits.amax(-1), options=quiet(tmp_path))
+        acdc(
+            engine,
+            task,
+            threshold=0.01,
+            pairs=2,
+            loss=lambda logits, batch: sign * logits.amax(-1),
+            options=quiet(tmp_path),
+        )
 
     run(1.0)
     assert "other settings" in refused(lambda: run(-1.0))

@@ -22,7 +22,7 @@ RUNS = {
     # What is hard early in a long run is hard from the start here, so that all stages fit in a few steps.
     "edge-pruning": EdgePruningConfig(steps=9, batch_size=4, lr_warmup=1, sparsity_warmup=6, sparsity=0.9),
     "paper": EdgePruningConfig.paper(steps=9, batch_size=4, lr_warmup=1, sparsity_warmup=6, sparsity=0.9, initial=2.0),
-    "ranking": RankingConfig(steps=9, batch_size=4, hot=0.1, cold=0.02),
+    "ranking": RankingConfig(steps=9, batch_size=4, start_temperature=0.1, end_temperature=0.02),
 }
 
 

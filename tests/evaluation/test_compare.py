@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import eap, random_scores
+from edgewise.discovery import eap, uniform_scores
 from edgewise.evaluation import compare, judge
 from edgewise.runs import bootstrap
 from tests.discovery.toys import SMALLEST, random_pairs, random_task, refused, toy_engine
@@ -31,7 +31,7 @@ def test_counts_by_hand():
 def test_numbers_are_those_of_each_circuit_judged_alone(tmp_path: Path):
     engine = toy_engine()
     tasks = [random_task(), replace(random_task(), name="other", test=random_pairs(5, 9))]
-    circuits = {"eap": eap(engine, tasks[0]).at(0.5, absolute=True), "random": random_scores(engine.graph, 0).at(0.5)}
+    circuits = {"eap": eap(engine, tasks[0]).at(0.5, absolute=True), "random": uniform_scores(engine.graph, 0).at(0.5)}
     found = compare(engine, circuits, tasks)
     circuits |= {"intersection": circuits["eap"] & circuits["random"], "union": circuits["eap"] | circuits["random"]}
     for task in tasks:

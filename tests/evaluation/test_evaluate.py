@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import eap, random_scores
+from edgewise.discovery import eap, uniform_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.evaluation import best_attribution, evaluate, judge
 from edgewise.runs import bootstrap
@@ -111,7 +111,7 @@ def test_baselines_have_the_circuits_actual_size():
     circuit = Circuit(engine.graph, kept, None, {"ablation": engine.ablation.to_dict()})
     assert 0 < circuit.n_actual < circuit.n_edges
     result = evaluate(engine, circuit, task)
-    chance = [random_scores(engine.graph, seed) for seed in range(3)]
+    chance = [uniform_scores(engine.graph, seed) for seed in range(3)]
     randoms = {str(seed): scores.top_actual(circuit.n_actual) for seed, scores in enumerate(chance)}
     selection, attributed = best_attribution(engine, task, circuit.n_actual, None)
     ranked = [*zip(chance, randoms.values(), [False] * 3, strict=True)]
@@ -139,7 +139,7 @@ def test_attribution_is_the_better_of_the_two_orders_on_validation():
 
 def test_scores_at_hand_are_used():
     engine, task = toy_engine(), random_task()
-    chance = evaluate(engine, _circuit(engine), task, attribution=random_scores(engine.graph, 9))
+    chance = evaluate(engine, _circuit(engine), task, attribution=uniform_scores(engine.graph, 9))
     assert chance.metrics["kl"].eap != evaluate(engine, _circuit(engine), task).metrics["kl"].eap
 
 
@@ -238,7 +238,7 @@ def test_without_validation_pairs_attribution_is_chosen_on_train():
 def test_eap_is_scored_on_the_first_pairs_of_many(monkeypatch: pytest.MonkeyPatch):
     engine, task = toy_engine(), random_task()
     monkeypatch.setattr("edgewise.evaluation._evaluate.EAP_PAIRS", 1)
-    circuit = random_scores(engine.graph, 0).top_actual(30)
+    circuit = uniform_scores(engine.graph, 0).top_actual(30)
     few = eap(engine, replace(task, train=task.train[:1]))
     found = evaluate(engine, circuit, task, baselines=("eap",))
     given = evaluate(engine, circuit, task, baselines=("eap",), attribution=few)
@@ -300,7 +300,7 @@ def test_a_metric_that_is_not_one_value_per_target_is_refused():
 
 def _circuit(engine: Engine, share: float = 0.5) -> Circuit:
     """A circuit of random edges, some of which may be idle."""
-    edges = random_scores(engine.graph, 7).top(round(share * engine.graph.n_edges)).kept
+    edges = uniform_scores(engine.graph, 7).top(round(share * engine.graph.n_edges)).kept
     return Circuit(engine.graph, edges, None, {"ablation": engine.ablation.to_dict()})
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import random_scores
+from edgewise.discovery import uniform_scores
 from edgewise.engine import Engine
 from edgewise.evaluation import (
     Verdict,
@@ -150,7 +150,7 @@ def _edges_among(live: set[str]) -> Circuit:
 def _tested(which: str) -> dict[str, Verdict]:
     engine, task = _planted()
     right = _edges_among(LIVE)
-    chance = random_scores(engine.graph, 99).top_actual(right.n_actual)
+    chance = uniform_scores(engine.graph, 99).top_actual(right.n_actual)
     circuits = {
         "right": right,
         "random": chance,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import eap, random_scores
+from edgewise.discovery import eap, uniform_scores
 from edgewise.engine import Ablation
 from edgewise.evaluation import judge, size_curve
 from edgewise.report import draw_curve
@@ -19,7 +19,7 @@ SIZES = (0.9, 0.6, 0.3)
 
 def test_every_point_is_the_circuit_judged_alone(tmp_path: Path):
     engine, task = toy_engine(), random_task()
-    methods = {"eap": eap(engine, task), "random": random_scores(engine.graph, 0)}
+    methods = {"eap": eap(engine, task), "random": uniform_scores(engine.graph, 0)}
     circuits = {name: [scores.at(s, actual=True) for s in SIZES] for name, scores in methods.items()}
     found = size_curve(engine, circuits, task)
     assert [point.method for point in found.points] == ["eap"] * 3 + ["random"] * 3

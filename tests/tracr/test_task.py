@@ -75,7 +75,7 @@ def test_a_numbers_evaluation_reports_no_tokens():
     model = ew.load_model("tracr:xproportion")
     task = ew.tasks.program(model.tokenizer)
     engine = ew.Engine(model)
-    circuit = ew.random_scores(engine.graph).top(10)
+    circuit = ew.random_scores(engine, task).top(10)
     result = ew.evaluate(engine, circuit, task)
     assert set(result.metrics) == {"l2", "close"}
     assert result.metrics["l2"].full == 0 and result.metrics["close"].full == 1

@@ -1,13 +1,11 @@
+from ._cell import cells as cells
 from ._config import BenchConfig as BenchConfig
-from ._config import MethodSpec as MethodSpec
 from ._config import TaskSpec as TaskSpec
-from ._methods import METHODS as METHODS
-from ._prompting import Prompting as Prompting
-from ._prompting import prompting_page as prompting_page
-from ._prompting import study_prompting as study_prompting
 from ._run import Pass as Pass
 from ._run import gather as gather
+from ._run import prepare as prepare
 from ._run import run_bench as run_bench
+from ._settings import MethodSpec as MethodSpec
 from ._table import BenchPoint as BenchPoint
 from ._table import BenchTable as BenchTable
 from ._table import is_attribution as is_attribution

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgewise._errors import InputError
-from edgewise.bench._config import BenchConfig, MethodSpec, TaskSpec, folder_name
-from edgewise.bench._methods import METHODS, Job, candidates, cost
+from edgewise.bench._config import BenchConfig, TaskSpec, folder_name
+from edgewise.bench._methods import Job, candidates, cost, find_parts
+from edgewise.bench._settings import MethodSpec
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation import judge
@@ -101,6 +102,7 @@ def asked(cell: Cell, config: BenchConfig) -> dict[str, Any]:
     return {
         "method": cell.method.method,
         "settings": cell.method.settings,
+        **({} if cell.method.start is None else {"start": [cell.method.start.method, cell.method.start.settings]}),
         "matmul": cell.method.matmul,
         "seed": cell.seed,
         "task": [cell.task.task, cell.task.options],
@@ -133,15 +135,19 @@ def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint
     finder = engine
     if method.matmul != engine.matmul:
         finder = Engine(
-            engine.model, engine.graph, engine.ablation, cache_bytes=engine.cache_bytes, matmul=method.matmul
+            engine.model,
+            engine.graph,
+            engine.ablation,
+            constants=engine.constants,
+            cache_bytes=engine.cache_bytes,
+            matmul=method.matmul,
         )
-    job = Job(finder, task, cell.seed, method.settings, method.sparsities, cell.folder, checkpoint_seconds)
-    parts = METHODS[method.method].find(job)
+    parts = find_parts(Job(finder, task, cell.seed, method, cell.folder, checkpoint_seconds))
     row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(parts)}
     cell.write(FOUND, row | {"edges": engine.graph.n_edges})
     found: dict[str, dict[str, Circuit]] = {}
     for sparsity, size in zip(method.sparsities, cell.sizes(), strict=True):
-        found[size] = candidates(method.method, parts, sparsity)
+        found[size] = candidates(method, parts, sparsity)
     metrics = tuple(name for name in config.metrics if name != "logit_diff" or task.contrastive)
     metrics = tuple(dict.fromkeys((task.distance, *metrics)))
     chosen = {size: next(iter(each)) for size, each in found.items()}

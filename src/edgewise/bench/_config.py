@@ -9,29 +9,13 @@ from typing import Any
 import yaml
 
 from edgewise._errors import InputError
-from edgewise.bench._methods import EMPTY, METHODS, check_settings
-from edgewise.engine import MATMULS, Matmul
-from edgewise.tasks import ALL_TASKS, HEADLINE, SUFFIXES, metric_names
+from edgewise.bench._settings import EMPTY, MethodSpec, listed, mapping, method_spec, numbers, whole_numbers
+from edgewise.tasks import HEADLINE, SUFFIXES, TASK_NAMES, metric_names
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
 _KEYS += ("note",)
 _PAIRS = {"train": 200, "validation": 200, "test": 256, "seed": 0}
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """One line of the tables."""
-
-    name: str
-    method: str
-    """Which of `METHODS`."""
-    settings: dict[str, Any]
-    sparsities: tuple[float, ...]
-    """Sizes, as actual sparsities; for Edge Pruning with a threshold, its targets."""
-    seeds: tuple[int, ...]
-    matmul: Matmul = "highest"
-    """Of the engine that it finds circuits with (see `Engine`); all are judged with `highest`."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +75,16 @@ class BenchConfig:
         _known("bench", content, _KEYS)
         if missing := [key for key in _KEYS[:3] if not content.get(key)]:
             raise InputError(f"bench: {missing[0]} is missing; give at least one")
-        sparsities = _numbers("sparsities", content.get("sparsities", _SPARSITIES))
-        seeds = _seeds("seeds", content.get("seeds", (0,)))
-        pairs = {**_PAIRS, **_mapping("pairs", content.get("pairs", {}))}
+        sparsities = numbers("sparsities", content.get("sparsities", _SPARSITIES))
+        seeds = whole_numbers("seeds", content.get("seeds", (0,)))
+        pairs = {**_PAIRS, **mapping("pairs", content.get("pairs", {}))}
         _known("pairs", pairs, tuple(_PAIRS))
-        methods = (EMPTY, *_listed(content["methods"]))
+        methods = (EMPTY, *listed(content["methods"]))
         config = BenchConfig(
-            tuple(str(model) for model in _listed(content["models"])),
-            tuple(_task(entry, pairs) for entry in _listed(content["tasks"])),
-            tuple(_method(entry, sparsities, seeds) for entry in methods),
-            tuple(_listed(content.get("metrics", HEADLINE))),
+            tuple(str(model) for model in listed(content["models"])),
+            tuple(_task(entry, pairs) for entry in listed(content["tasks"])),
+            tuple(method_spec(entry, sparsities, seeds) for entry in methods),
+            tuple(listed(content.get("metrics", HEADLINE))),
             str(content.get("ablation", "interchange")),
             str(content.get("embeddings", "joint")),
             str(content.get("kv", "physical")),
@@ -112,7 +96,7 @@ class BenchConfig:
     def _check(self) -> None:
         for what, given, choices in (
             ("metrics", self.metrics, metric_names()),
-            ("ablation", (self.ablation,), ("interchange", "zero")),
+            ("ablation", (self.ablation,), ("interchange", "zero", "mean", "mean-positional")),
             ("embeddings", (self.embeddings,), ("joint", "split", "off")),
             ("kv", (self.kv,), ("physical", "expanded")),
         ):
@@ -134,28 +118,12 @@ def folder_name(name: str) -> str:
 
 
 def _task(entry: Any, pairs: dict[str, Any]) -> TaskSpec:
-    row = {"task": entry} if isinstance(entry, str) else dict(_mapping("tasks", entry))
+    row = {"task": entry} if isinstance(entry, str) else dict(mapping("tasks", entry))
     name = str(row.pop("task", ""))
-    if name not in ALL_TASKS and not name.endswith(SUFFIXES):
-        raise InputError(f"tasks: {name!r} is unknown; choose {', '.join(ALL_TASKS)}, or a file of pairs")
+    if name not in TASK_NAMES and not name.endswith(SUFFIXES):
+        raise InputError(f"tasks: {name!r} is unknown; choose {', '.join(TASK_NAMES)}, or a file of pairs")
     label = str(row.pop("name", Path(name).stem if name.endswith(SUFFIXES) else name))
-    return TaskSpec(label, name, pairs | row if name in ALL_TASKS else {"seed": pairs["seed"]} | row)
-
-
-def _method(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...]) -> MethodSpec:
-    row = {"method": entry} if isinstance(entry, str) else dict(_mapping("methods", entry))
-    method = str(row.pop("method", ""))
-    if method not in METHODS:
-        raise InputError(f"methods: {method!r} is unknown; choose {', '.join(sorted(METHODS))}")
-    name = str(row.pop("name", method))
-    own = _numbers(f"{name}: sparsities", row.pop("sparsities", sparsities), target=method == "edge-pruning")
-    given = _seeds(f"{name}: seeds", row.pop("seeds", seeds))
-    given = given if METHODS[method].seeded or row.get("order") == "random" else given[:1]
-    matmul = row.pop("matmul", "highest")
-    if matmul not in MATMULS:
-        raise InputError(f"{name}: matmul {matmul!r}; choose {', '.join(MATMULS)}")
-    check_settings(method, row, own)
-    return MethodSpec(name, method, row, (1.0,) if method == EMPTY else own, given, matmul)
+    return TaskSpec(label, name, pairs | row if name in TASK_NAMES else {"seed": pairs["seed"]} | row)
 
 
 def _known(what: str, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
@@ -163,31 +131,7 @@ def _known(what: str, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         raise InputError(f"{what}: there is no {unknown[0]!r}; use {', '.join(keys)}")
 
 
-def _mapping(what: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{what}: {str(value)[:60]!r}; give a name, or a mapping of settings")
-    return value
-
-
 def _note(value: Any) -> str:
     if not isinstance(value, str | None):
         raise InputError(f"note: {str(value)[:60]!r}; give a text")
     return " ".join((value or "").split())
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _numbers(what: str, value: Any, *, target: bool = False) -> tuple[float, ...]:
-    numbers = _listed(value)
-    if not numbers or not all(isinstance(x, (int, float)) and x > 0 and (target or x < 1) for x in numbers):
-        raise InputError(f"{what}: {value!r}; give numbers between 0 and 1, such as [0.9, 0.98]")
-    return tuple(float(x) for x in numbers)
-
-
-def _seeds(what: str, value: Any) -> tuple[int, ...]:
-    seeds = _listed(value)
-    if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise InputError(f"{what}: {value!r}; give different whole numbers, such as [0, 1, 2]")
-    return tuple(seeds)

@@ -21,7 +21,8 @@ from edgewise.bench._cell import FAILED, Cell, asked, cells, settings_of, work
 from edgewise.bench._config import BenchConfig, TaskSpec
 from edgewise.bench._methods import Interrupted
 from edgewise.bench._table import require_pyarrow, write_table
-from edgewise.engine import CACHE_BYTES, Ablation, Engine
+from edgewise.discovery import engine_under
+from edgewise.engine import CACHE_BYTES, Engine
 from edgewise.models import Model
 from edgewise.runs import check_writable, write_atomically
 from edgewise.tasks import ALL_TASKS, Task, from_file
@@ -120,13 +121,13 @@ def one_process(
         pending = [cell for cell in cells(config, out) if cell.model == name and not cell.done(config)]
         if not pending:
             continue
-        engine, tasks = prepare(config, name, resources.device, resources.cache_bytes)
+        prepared = prepare(config, name, resources.device, resources.cache_bytes)
         for cell in pending:
-            cell.check(settings_of(cell, config, engine, tasks[cell.task.name]))
+            cell.check(settings_of(cell, config, *prepared[cell.task.name]))
         while pending:
             waiting = []
             for cell in pending:
-                ended = _try(cell, config, engine, tasks[cell.task.name], resources.checkpoint_seconds, begun)
+                ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, begun)
                 if ended:
                     give_back_memory()
                 if ended is None:
@@ -142,13 +143,19 @@ def one_process(
 
 def prepare(
     config: BenchConfig, model: str, device: str | None = None, cache_bytes: int = CACHE_BYTES
-) -> tuple[Engine, dict[str, Task]]:
-    """A model's engine and all tasks for it, so that what is wrong with one shows before any long work."""
+) -> dict[str, tuple[Engine, Task]]:
+    """All tasks for a model, each with its engine, so that what is wrong with one shows before any long work. An engine
+    is shared, unless its ablation is made of a task's prompts.
+    """
     loaded = load_model(model, device=device)
     tasks = {spec.name: make_task(spec, loaded) for spec in config.tasks}
     graph = loaded.graph(config.embeddings, config.kv)  # pyright: ignore[reportArgumentType] (checked with the file)
-    ablation = Ablation(config.ablation)  # pyright: ignore[reportArgumentType] (likewise)
-    return Engine(loaded, graph, ablation, cache_bytes=cache_bytes), tasks
+    engines: dict[str, Engine] = {}
+    for name, task in tasks.items():
+        own = name if config.ablation.startswith("mean") else ""
+        if own not in engines:
+            engines[own] = engine_under(loaded, task, config.ablation, graph, cache_bytes=cache_bytes)
+    return {name: (engines.get(name) or engines[""], task) for name, task in tasks.items()}
 
 
 def make_task(spec: TaskSpec, model: Model) -> Task:

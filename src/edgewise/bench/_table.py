@@ -13,7 +13,8 @@ from jaxtyping import Float
 from edgewise._errors import InputError
 from edgewise.bench._cell import FOUND, SETTINGS, Cell
 from edgewise.bench._config import BenchConfig
-from edgewise.bench._methods import EMPTY, METHODS
+from edgewise.bench._settings import EMPTY
+from edgewise.discovery import methods
 from edgewise.runs import atomic_path, bootstrap
 from edgewise.tasks import metric_function
 
@@ -211,9 +212,14 @@ class BenchTable:
         return [point for _, (_, point) in sorted(best.items())]
 
 
+RENAMED = {"exact": "exact-patching", "flow": "information-flow"}
+"""What methods are called in tables of version 0.1."""
+
+
 def is_attribution(algorithm: str) -> bool:
     """Whether a method gives scores without learning, by sign or size."""
-    return len(METHODS[algorithm].signs) > 1
+    name = RENAMED.get(algorithm, algorithm)
+    return name in methods() and methods()[name].attributes
 
 
 def is_empty(algorithm: str) -> bool:

@@ -1,5 +1,7 @@
 """Studies: a bench, and the picture of its table."""
 
+from __future__ import annotations
+
 import shlex
 import sys
 from pathlib import Path
@@ -7,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import cache_size, check_page, quiet
+from edgewise.report import check_path
 from edgewise.runs import check_writable
 
 
@@ -20,25 +25,24 @@ def bench(
     ),
     jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads of each; the cores shared out if not given.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
-    cache: Annotated[float, typer.Option(help="GiB that each process keeps of what depends on the pairs alone.")] = 1.0,
+    device: options.Device = "cpu",
+    cache: options.Cache = 1.0,
     write: Annotated[Path | None, typer.Option(help="Also write a page (.md) with tables and the figure.")] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Only gather what is done so far.")] = False,
 ) -> None:
     """Find and judge circuits of many methods, tasks and seeds; go on where an earlier run stopped."""
-    from edgewise.bench import BenchConfig, BenchTable, gather, run_bench
-    from edgewise.report import write_bench
-
     check_page(write)
     cache_bytes = cache_size(cache)
+    asked = ew.bench.BenchConfig.load(config)
     quiet()
-    asked = BenchConfig.load(config)
     failed: tuple[str, ...] = ()
     if table_only:
-        table = gather(asked, out)
+        table = ew.bench.gather(asked, out)
     else:
         try:
-            table, found = run_bench(asked, out, jobs=jobs, threads=threads, device=device, cache_bytes=cache_bytes)
+            table, found = ew.bench.run_bench(
+                asked, out, jobs=jobs, threads=threads, device=device, cache_bytes=cache_bytes
+            )
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from there", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -48,7 +52,7 @@ def bench(
         given = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
         options = [str(x) for name, (value, unset) in given.items() if value != unset for x in (name, f"{value:g}")]
         words = ["edgewise", "bench", str(config), "--out", str(out), *options, "--write", str(write)]
-        write_bench(BenchTable.load(table), write, command=shlex.join(words))
+        ew.report.write_bench(ew.bench.BenchTable.load(table), write, command=shlex.join(words))
         print(f"page -> {write}, {write.with_suffix('.png')}")
     if failed:
         _show.notes([f"failed: {each}" for each in failed])
@@ -62,17 +66,16 @@ def plot(
     linear: Annotated[bool, typer.Option("--linear", help="A linear vertical axis.")] = False,
 ) -> None:
     """Draw faithfulness against size with intervals: one line per method, one panel per task."""
-    from edgewise.bench import BenchTable
-    from edgewise.evaluation import SizeCurve
-    from edgewise.report import check_path, draw_bench, draw_curve
-
     check_path(out)
+    if not table.is_file():
+        what = "no curve that `edgewise curve` wrote (no such file)" if table.suffix == ".json" else "no such file"
+        raise InputError(f"{table}: {what}; give the bench.parquet that bench wrote, or the .json of curve")
     check_writable(out.parent)
     if table.suffix == ".json":
-        found = SizeCurve.load(table)
+        found = ew.evaluation.SizeCurve.load(table)
         if metric not in (None, found.metric):
             raise InputError(f"--metric {metric}: {table} holds {found.metric} alone")
-        draw_curve(found, out, log=not linear and all(point.value > 0 for point in found.points))
+        ew.draw_curve(found, out, log=not linear and all(point.value > 0 for point in found.points))
     else:
-        draw_bench(BenchTable.load(table), out, metric=metric, log=not linear)
+        ew.report.draw_bench(ew.bench.BenchTable.load(table), out, metric=metric, log=not linear)
     print(f"drawn to {out}")

@@ -1,23 +1,31 @@
 """What several commands do: load, make the task, refuse what is wrong before any of that."""
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.cli._options import DtypeName
 from edgewise.runs import check_writable
+from edgewise.tasks import HUB, SUFFIXES, TASK_NAMES
 
 
-def load(model: str, device: str, dtype: torch.dtype | None = None) -> Any:
+def load(model: str, device: str, dtype: DtypeName | None = None) -> ew.Model:
     """Load a model, quietly where nobody watches."""
-    import edgewise as ew
-
     quiet()
-    return ew.load_model(model, device=device, dtype=dtype)
+    return ew.load_model(model, device=device, dtype=torch_type(dtype))
+
+
+def torch_type(name: DtypeName | None) -> Any:
+    """PyTorch's type of that name."""
+    import torch
+
+    return None if name is None else {"float32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
 def quiet() -> None:
@@ -28,19 +36,45 @@ def quiet() -> None:
         logging.disable_progress_bar()
 
 
-def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> Any:
+def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> ew.tasks.Task:
     """The built-in task of that name, or that of a file."""
-    from edgewise import tasks
-    from edgewise.models import ProgramTokenizer
-
-    compiled = isinstance(tokenizer, ProgramTokenizer)  # in a name, or the type checker takes no other tokenizer
+    compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
     if compiled and name != "program":
         raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
-    if name in tasks.ALL_TASKS:
-        return tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
+    if name in TASK_NAMES:
+        return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
-    return tasks.from_file(name, tokenizer)
+    return ew.tasks.from_file(name, tokenizer)
+
+
+def task_of(circuit: ew.Circuit, tokenizer: Any) -> ew.tasks.Task:
+    """The task that a circuit was found on."""
+    return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer)
+
+
+def load_circuit(path: Path) -> ew.Circuit:
+    """A saved circuit; a file that is not there is refused before PyTorch is imported."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a circuit.safetensors that `edgewise find` wrote")
+    return ew.Circuit.load(path)
+
+
+def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:
+    """A circuit's scores. Raises `InputError` where it has none."""
+    if circuit.scores is None:
+        raise InputError(f"{path}: this circuit has no scores, so there is no other size of it")
+    return ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
+
+
+def engine_of(path: Path, circuit: ew.Circuit, model: ew.Model, **choices: Any) -> ew.Engine:
+    """The engine that a saved circuit is judged on; means and learned constants lie beside it."""
+    from edgewise.evaluation import recorded_ablation
+
+    ablation = recorded_ablation(circuit)
+    if ablation is not None and ablation.kind not in ("interchange", "zero"):
+        return ew.load_constants(model, path.parent / "constants.safetensors", **choices)
+    return ew.Engine(model, circuit.graph, ablation, **choices)
 
 
 def check_page(write: Path | None) -> None:
@@ -52,22 +86,20 @@ def check_page(write: Path | None) -> None:
     check_writable(write.parent)
 
 
-def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None = None) -> None:
+def check_task(name: str, what: str = "--task", built_in: Iterable[str] = TASK_NAMES) -> None:
     """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded.
 
     Args:
         name: what the user gave.
         what: what it was given as.
-        built_in: the tasks to choose from; all of them if None.
+        built_in: the tasks to choose from.
     """
-    from edgewise import tasks
-
-    known = list(tasks.ALL_TASKS if built_in is None else built_in)
-    if name in known or name.startswith("hf:"):
+    known = list(built_in)
+    if name in known or name.startswith(HUB):
         return
-    if not name.endswith(tasks.SUFFIXES):
+    if not name.endswith(SUFFIXES):
         choices = f"choose {', '.join(known)}, or " if known else ""
-        raise InputError(f"{what} {name!r}: {choices}give a file ({', '.join(tasks.SUFFIXES)}) or hf:NAME")
+        raise InputError(f"{what} {name!r}: {choices}give a file ({', '.join(SUFFIXES)}) or hf:NAME")
     if not Path(name).is_file():
         raise InputError(f"{what} {name!r}: no such file; give a file of pairs")
 
@@ -88,9 +120,3 @@ def parse_sparsities(text: str) -> list[float]:
     if not all(0 < size < 1 for size in sizes):
         raise InputError(f"--sparsities {text!r}: give numbers between 0 and 1, such as 0.9,0.98")
     return sizes
-
-
-def one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
-    """Refuse a value that an option does not know. Raises `InputError`."""
-    if value not in known:
-        raise InputError(f"{option} {value!r}: choose {', '.join(filter(None, known))}")

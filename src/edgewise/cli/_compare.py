@@ -1,14 +1,18 @@
 """Circuits side by side."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, make_task, one_of
+from edgewise.cli._common import check_task, load, load_circuit, make_task
 from edgewise.runs import check_writable
 
 
@@ -19,22 +23,19 @@ def compare(
         typer.Option(help="Judge them on this task or .jsonl file (several times); their own if not given."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model; the first circuit's own if not given.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: options.SplitName = "test",
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json file.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
 ) -> None:
     """What circuits share, and how each, their intersection and their union do on each task."""
-    import edgewise as ew
-
-    one_of("--split", split, ("train", "validation", "test"))
     for name in task or []:
         check_task(name)
     if len(circuits) < 2:
         raise InputError(f"compare: {len(circuits)} circuit; give at least two")
     if out is not None:
         check_writable(out.parent)
-    found = [ew.Circuit.load(path) for path in circuits]
+    found = [load_circuit(path) for path in circuits]
     if any(each.graph.spec.features for each in found):
         raise InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
     loaded = load(model or str(found[0].provenance.get("model", {}).get("id", "")), device)
@@ -56,7 +57,7 @@ def compare(
         _show.comparison(result)
 
 
-def _told_apart(tasks: list[Any]) -> list[Any]:
+def _told_apart(tasks: list[ew.tasks.Task]) -> list[ew.tasks.Task]:
     """Tasks with names of their own: by their seeds where those differ (two runs' pairs), else by number."""
     keys = [(task.name, task.provenance.get("arguments", {}).get("seed")) for task in tasks]
     names = [name for name, _ in keys]

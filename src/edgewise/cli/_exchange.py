@@ -1,14 +1,18 @@
 """Circuits from and to the files of others."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
+import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, make_task, one_of
+from edgewise.cli._common import check_task, load, load_circuit, make_task
 from edgewise.runs import check_writable
 
 
@@ -22,16 +26,15 @@ def import_circuit(
     model: Annotated[str, typer.Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
     out: Annotated[Path, typer.Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
     task: Annotated[str, typer.Option(help="The task it is for; recorded for evaluate.")] = "ioi",
-    ablation: Annotated[str, typer.Option(help="What its removed edges carry: interchange or zero.")] = "interchange",
+    ablation: Annotated[
+        Literal["interchange", "zero"], typer.Option(help="What its removed edges carry.")
+    ] = "interchange",
     sparsity: Annotated[
         float | None, typer.Option(help="Choose edges anew by the file's scores: 1 − kept actual edges / all edges.")
     ] = None,
     absolute: Annotated[bool, typer.Option(help="With --sparsity: by absolute score.")] = False,
 ) -> None:
     """Read a circuit of another tool, on the model's own graph, and write it to OUT/circuit.safetensors."""
-    import edgewise as ew
-
-    one_of("--ablation", ablation, ("interchange", "zero"))
     check_task(task)
     check_writable(out)
     loaded = load(model, "cpu")
@@ -44,7 +47,7 @@ def import_circuit(
     pairs = make_task(task, loaded.tokenizer, 200, 200, 256, 0)
     provenance = circuit.provenance | {
         "model": loaded.identity,
-        "ablation": ew.Ablation(ablation).to_dict(),  # pyright: ignore[reportArgumentType] (checked there)
+        "ablation": ew.Ablation(ablation).to_dict(),
         "task": dict(pairs.provenance) | {"name": pairs.name},
     }
     circuit = ew.Circuit(circuit.graph, circuit.kept, circuit.scores, provenance)
@@ -55,26 +58,23 @@ def import_circuit(
 
 
 def export_circuit(
-    circuit: Annotated[Path, typer.Argument(help="The circuit.safetensors that find wrote.")],
+    circuit: options.CircuitFile,
     out: Annotated[Path, typer.Argument(help="A .pt or .json file for EAP-IG and MIB, or a file named edges.json.")],
     d_model: Annotated[int, typer.Option(help="Width of the model, which EAP-IG's and MIB's files name.")] = 0,
 ) -> None:
     """Write a circuit for another tool, and say what had to be changed for it."""
-    import edgewise as ew
-    from edgewise.exchange import write_edges, write_mib
-
     check_writable(out.parent)
-    loaded = ew.Circuit.load(circuit)
+    loaded = load_circuit(circuit)
     if out.name == "edges.json":
-        changed = write_edges(loaded, out)
+        changed = ew.exchange.write_edges(loaded, out)
     elif d_model < 1:
         raise InputError("--d-model: EAP-IG's and MIB's files name the width of the model; give it")
     else:
-        changed = write_mib(loaded, out, d_model)
+        changed = ew.exchange.write_mib(loaded, out, d_model)
     _show.notes([*changed, f"written to {out}"])
 
 
-def foreign_circuit(file: Path, model: Any, name: str) -> Any:
+def foreign_circuit(file: Path, model: ew.Model, name: str) -> ew.Circuit:
     """A circuit of another tool on the graph that its file counts on; refused if that is of another model."""
     import edgewise as ew
 
@@ -87,16 +87,13 @@ def foreign_circuit(file: Path, model: Any, name: str) -> Any:
     return ew.exchange.convert(circuit, ew.Graph(own))
 
 
-def _read(file: Path, graph: Any) -> Any:
-    from edgewise.exchange import PUBLISHED, read_edges, read_mib
-    from edgewise.exchange._reading import read_json
-
-    if str(file) in PUBLISHED:
-        return PUBLISHED[str(file)](graph)
-    if file.suffix == ".json" and isinstance(read_json(file), list):
-        return read_edges(file, graph)
-    return read_mib(file, graph.spec.n_kv_heads)
+def _read(file: Path, graph: ew.Graph) -> ew.Circuit:
+    if str(file) in ew.exchange.PUBLISHED:
+        return ew.exchange.PUBLISHED[str(file)](graph)
+    if file.suffix == ".json" and isinstance(ew.exchange.read_json(file), list):
+        return ew.exchange.read_edges(file, graph)
+    return ew.exchange.read_mib(file, graph.spec.n_kv_heads)
 
 
-def _sizes(spec: Any) -> str:
+def _sizes(spec: ew.GraphSpec) -> str:
     return f"{spec.n_layers} layers of {spec.n_heads} heads, {spec.n_kv_heads} for keys and values"

@@ -1,15 +1,15 @@
 """Circuits of transcoder features, for the commands that find and judge circuits."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+import edgewise as ew
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
-
-METHODS = ("ranking", "edge-pruning", "node-pruning", "random", "eap", "mask-ig")
-"""Those that run graphs with features."""
+from edgewise.discovery import check_able
 
 Sources = Annotated[
     list[str] | None,
@@ -20,37 +20,43 @@ Sources = Annotated[
 ]
 
 
-def check(sources: list[str] | None, per_layer: int, method: str, of: str, ablation: str) -> None:
+def check(
+    sources: list[str] | None,
+    per_layer: int,
+    method: ew.discovery.Method,
+    config: ew.discovery.MethodConfig,
+    ablation: str,
+) -> None:
     """Refuse what does not go with features, before anything is loaded. Raises `InputError`."""
     if not sources:
         return
-    methods = of.split(",") if method == "ensemble" else [method]
-    if unable := [each for each in methods if each not in METHODS]:
-        raise InputError(f"--transcoders: {unable[0]} does not run features; choose {', '.join(METHODS)}")
+    check_able(method, config, "features", "--transcoders")
     if ablation not in ("interchange", "zero"):
         raise InputError(f"--transcoders: features take --ablation interchange or zero, not {ablation}")
     if per_layer < 0:
         raise InputError(f"--features-per-layer {per_layer}: use at least 0")
 
 
-def read(sources: Sequence[str] | None) -> list[Any]:
+def read(sources: Sequence[str] | None) -> list[ew.transcoders.Transcoder]:
     """The transcoders at these places."""
-    from edgewise.transcoders.formats import read as read_transcoders
-
-    return [each for source in sources or () for each in read_transcoders(source)]
+    return [each for source in sources or () for each in ew.transcoders.formats.read(source)]
 
 
-def choose(model: Any, task: Any, transcoders: list[Any], per_layer: int, ablation: str) -> dict[int, Any]:
+def choose(
+    model: ew.Model,
+    task: ew.tasks.Task,
+    transcoders: list[ew.transcoders.Transcoder],
+    per_layer: int,
+    ablation: str,
+) -> dict[int, tuple[int, ...]]:
     """Each transcoder's features of largest effect; none without transcoders."""
-    import edgewise as ew
-
     if not transcoders:
         return {}
-    kind = ew.Ablation(ablation)  # pyright: ignore[reportArgumentType] (checked before)
-    return ew.choose_features(model, task, transcoders, per_layer, ablation=kind)
+    kind = "zero" if ablation == "zero" else "interchange"
+    return ew.choose_features(model, task, transcoders, per_layer, ablation=ew.Ablation(kind))
 
 
-def for_circuit(circuit: Circuit, sources: list[str] | None) -> list[Any]:
+def for_circuit(circuit: ew.Circuit, sources: list[str] | None) -> list[ew.transcoders.Transcoder]:
     """The transcoders for a circuit's graph. Raises `InputError` where it has features and none are given."""
     features = circuit.graph.spec.features
     if features and not sources:

@@ -1,5 +1,7 @@
 """What MIB's circuit track would say of scores."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, make_task, one_of
+from edgewise.cli._common import check_task, load, make_task, scores_of
 from edgewise.cli._exchange import foreign_circuit
 from edgewise.runs import check_writable, write_atomically
 
@@ -19,17 +23,13 @@ def mib(
     model: Annotated[str | None, typer.Option(help="The model; needed for a file of others.")] = None,
     task: Annotated[str | None, typer.Option(help="The task; needed for a file of others.")] = None,
     metric: Annotated[str, typer.Option(help="Higher for a stronger behaviour.")] = "logit_diff",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    test: Annotated[int, typer.Option(help="Test pairs, if --task names a built-in task.")] = 256,
+    split: options.SplitName = "test",
+    test: options.TestPairs = 256,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json file.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
 ) -> None:
     """Judge scores as MIB's circuit track does: faithfulness over ten sizes, CPR (signed) and CMD (absolute)."""
-    import edgewise as ew
-    from edgewise.evaluation import mib_scores, recorded_ablation
-
-    one_of("--split", split, ("train", "validation", "test"))
     if out is not None:
         check_writable(out.parent)
     if task is not None:
@@ -37,22 +37,22 @@ def mib(
     own = file.suffix == ".safetensors"
     if not own and (model is None or task is None):
         raise InputError(f"{file}: such files name no model and no task; give --model and --task")
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
     found = ew.Circuit.load(file) if own else None
     recorded: dict[str, Any] = found.provenance if found is not None else {}
     loaded = load(model or str(recorded.get("model", {}).get("id", "")), device)
     if own:
         _show.compare_weights(recorded.get("model", {}), loaded.identity)
     circuit = found or foreign_circuit(file, loaded, str(model))
-    if circuit.scores is None:
-        raise InputError(f"{file}: has no scores, so there is no other size of it")
+    scores = scores_of(file, circuit)
     if task is None:
         pairs = ew.tasks.from_provenance(recorded.get("task", {}), loaded.tokenizer)
     else:
         pairs = make_task(task, loaded.tokenizer, 200, 200, test, 0)
-    scores = ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
-        result = mib_scores(loaded, scores, pairs, metric=metric, split=split)
-    ablation = (recorded_ablation(circuit) or ew.Ablation()).to_dict()
+        result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
+    ablation = (ew.evaluation.recorded_ablation(circuit) or ew.Ablation()).to_dict()
     conditions = {"split": split, "ablation": ablation, "graph": circuit.graph.spec.to_dict()}
     row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:

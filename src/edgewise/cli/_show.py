@@ -1,22 +1,19 @@
 """What the commands print."""
 
+from __future__ import annotations
+
 import re
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgewise.circuit import Circuit
-from edgewise.engine import Engine, Footprint
-from edgewise.evaluation import Comparison, Evaluation, MibScores, SizeCurve
-from edgewise.graph import Graph
-from edgewise.models import CompiledTransformer, Model
-from edgewise.tasks import Task
-from edgewise.tracr import Recovery, Truth
+import edgewise as ew
+from edgewise.runs import settings_of
 
 _console = Console(highlight=False)
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
@@ -29,7 +26,7 @@ _PLANNED = (
 _errors = Console(stderr=True, highlight=False)
 
 
-def refusal(error: Exception) -> int:
+def refusal(error: Exception | str) -> int:
     """Print one line of what was wrong; the exit status."""
     _errors.print(f"edgewise: {escape(' '.join(str(error).split()))}", soft_wrap=True)
     return 2
@@ -37,8 +34,9 @@ def refusal(error: Exception) -> int:
 
 def out_of_memory(error: Exception) -> bool:
     """Say in one line that memory ran out, if that is what happened; PyTorch has a type for it on GPUs alone."""
-    said = " ".join(str(error).split())
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in said:
+    said, torch = " ".join(str(error).split()), sys.modules.get("torch")
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if not isinstance(error, MemoryError) and not on_gpu and "DefaultCPUAllocator" not in said:
         return False
     asked = re.search(r"tried to allocate ([\d.]+ \w+)", said, re.IGNORECASE)
     size = f" ({asked[1]} were asked for at once)" if asked else ""
@@ -55,7 +53,7 @@ def working(what: str) -> AbstractContextManager[Any]:
     return _errors.status(what)
 
 
-def header(model: Model, engine: Engine, task: Task) -> None:
+def header(model: ew.Model, engine: ew.Engine, task: ew.tasks.Task) -> None:
     """What is about to run."""
     source, spec = model.identity, engine.graph.spec
     note = f" ({source['note']})" if source["note"] else ""
@@ -70,13 +68,28 @@ def header(model: Model, engine: Engine, task: Task) -> None:
     _console.print(escape(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}"), soft_wrap=True)
 
 
+def method(each: ew.Method) -> None:
+    """A method of the catalogue, with its settings."""
+    _console.print(escape(f"{each.name}: {each.summary}"), soft_wrap=True)
+    for word, said in (("cost", each.cost), ("source", each.source), ("presets", ", ".join(each.presets))):
+        if said:
+            _console.print(escape(f"{word}: {said}"), soft_wrap=True)
+    runs = [what for what in ("positions", "features", "resumes") if getattr(each, what)]
+    _console.print(f"runs with: {', '.join(runs) or 'neither positions nor features'}; start: {each.start}")
+    for setting in settings_of(each.config).values():
+        default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        _console.print(f"[bold]{setting.name}[/] = {escape(str(default))}  [dim]({escape(setting.choices)})[/]")
+        if setting.doc:
+            _console.print(escape(f"    {setting.doc}"), soft_wrap=True)
+
+
 def notes(lines: list[str]) -> None:
     """What a command has to say, a line each."""
     for line in lines:
         _console.print(escape(line), soft_wrap=True)
 
 
-def found(circuit: Circuit, path: Path) -> None:
+def found(circuit: ew.Circuit, path: Path) -> None:
     """The circuit that was found."""
     stopped = circuit.provenance.get("method", {}).get("stopped")
     if stopped:
@@ -87,7 +100,7 @@ def found(circuit: Circuit, path: Path) -> None:
     )
 
 
-def footprints(row: dict[str, Any], modes: list[Footprint]) -> None:
+def footprints(row: dict[str, Any], modes: list[ew.engine.Footprint]) -> None:
     """What a step needs, one column per memory mode."""
     title = f"{row['config']}: {row['edges']:,} edges; {row['batch']} pairs of {row['length']} tokens, {row['dtype']}"
     table = Table(title=escape(title), caption=_PLANNED, caption_justify="left")
@@ -105,7 +118,7 @@ def footprints(row: dict[str, Any], modes: list[Footprint]) -> None:
     _console.print(table)
 
 
-def evaluation(result: Evaluation) -> None:
+def evaluation(result: ew.Evaluation) -> None:
     """The numbers as a table."""
     title = f"{result.edges:,} edges, {result.actual_edges:,} actual, of {result.total_edges:,}; {result.n} examples"
     table = Table(title=title, caption=_caption(result), caption_justify="left")
@@ -123,7 +136,7 @@ def evaluation(result: Evaluation) -> None:
         _console.print(escape(f"far from the model ({each.distance:.2f}): {each.clean!r}"), soft_wrap=True)
 
 
-def size_curve(found: SizeCurve) -> None:
+def size_curve(found: ew.evaluation.SizeCurve) -> None:
     """A curve as a table."""
     title = (
         f"{found.metric} by size; {found.n} {found.conditions['split']} examples, {found.total_edges:,} edges in all"
@@ -139,7 +152,7 @@ def size_curve(found: SizeCurve) -> None:
     _console.print(table)
 
 
-def comparison(found: Comparison) -> None:
+def comparison(found: ew.evaluation.Comparison) -> None:
     """Circuits side by side."""
     table = Table(title=escape(f"shared edges (nominal), of {found.total_edges:,}"))
     for name in ("circuits", "shared", "IoU", "of the first", "of the second"):
@@ -166,7 +179,7 @@ def comparison(found: Comparison) -> None:
         _console.print(table)
 
 
-def mib(found: MibScores, graph: Graph, conditions: dict[str, Any]) -> None:
+def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, Any]) -> None:
     """Faithfulness over sizes, and its areas; `conditions` has the split and the ablation."""
     title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
     raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
@@ -187,7 +200,7 @@ def mib(found: MibScores, graph: Graph, conditions: dict[str, Any]) -> None:
     _console.print(table)
 
 
-def _caption(result: Evaluation) -> str:
+def _caption(result: ew.Evaluation) -> str:
     conditions = result.conditions
     lines = [
         _how(conditions),
@@ -199,7 +212,7 @@ def _caption(result: Evaluation) -> str:
     return escape("\n".join(lines))
 
 
-def _units(result: Evaluation) -> str:
+def _units(result: ew.Evaluation) -> str:
     if "l2" in result.metrics:
         return "l2: squared distance to the full model's outputs, summed over them"
     return "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer"
@@ -229,7 +242,7 @@ def compare_weights(recorded: dict[str, Any], present: dict[str, str]) -> None:
         _errors.print(f"note: the circuit was found on weights {before}, this model's are {now}", soft_wrap=True)
 
 
-def compiled(module: CompiledTransformer, out: Path) -> None:
+def compiled(module: ew.models.CompiledTransformer, out: Path) -> None:
     """What was compiled."""
     program, config = module.program, module.config
     inputs = f"{len(program.inputs):,} inputs" + ("" if program.complete else " (a sample)")
@@ -244,7 +257,7 @@ def compiled(module: CompiledTransformer, out: Path) -> None:
     )
 
 
-def truth(found: Truth) -> None:
+def truth(found: ew.tracr.Truth) -> None:
     """The true circuits of a program."""
     what = "pairs of inputs" if found.ablation == "interchange" else "inputs"
     _console.print(
@@ -264,7 +277,7 @@ def truth(found: Truth) -> None:
         _console.print(escape(f"  {name}{note}"))
 
 
-def recovery(found: Recovery, true: Truth) -> None:
+def recovery(found: ew.tracr.Recovery, true: ew.tracr.Truth) -> None:
     """A circuit beside the true one."""
     area = "" if found.auroc is None else f", AUROC {found.auroc:.3f}"
     _console.print(

@@ -1,5 +1,7 @@
 """The commands about tasks: what there is, what a model is given, how well it does, and whether a file can be used."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,15 +12,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import edgewise as ew
 from edgewise._errors import InputError
-from edgewise.cli._common import check_task, load, one_of
+from edgewise.cli import _options as options
+from edgewise.cli._common import check_task, load
 from edgewise.runs import check_writable, write_atomically
+from edgewise.tasks import BUILT_IN, SPLITS, TASK_NAMES
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
-
-ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Seed = Annotated[int, typer.Option(help="Of the pairs, if the task is built in.")]
 
 _console = Console(highlight=False)
 
@@ -26,33 +27,29 @@ _console = Console(highlight=False)
 @app.command("list")
 def list_tasks() -> None:
     """The built-in tasks, with a line about each."""
-    from edgewise import tasks
-
-    for name, build in tasks.TASKS.items():
+    for name, build in ew.tasks.TASKS.items():
         print(f"{name}: {(build.__doc__ or '').split('.')[0].replace(chr(10), ' ')}.")
 
 
 @app.command()
 def show(
     task: Annotated[str, typer.Argument(help="A built-in task, or a file of pairs.")],
-    model: ModelName = "smollm2-135m",
+    model: options.ModelName = "smollm2-135m",
     n: Annotated[int, typer.Option("-n", help="How many pairs.")] = 5,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    split: options.SplitName = "train",
+    seed: options.PairsSeed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print pairs as the model is given them: tokens, what is predicted, right and wrong answers."""
-    from edgewise.models import load_tokenizer
-    from edgewise.tasks import SPLITS, TASKS, from_file
-
     if n < 1:
         raise InputError(f"-n {n}: use at least 1")
-    one_of("--split", split, SPLITS)
     _check(task)
-    tokenizer = load_tokenizer(model)
+    tokenizer = ew.models.load_tokenizer(model)
     sizes = {each: n if each == split else 0 for each in SPLITS}
-    built_in = TASKS.get(task)
-    made = from_file(task, tokenizer, seed=seed) if built_in is None else built_in(tokenizer, **sizes, seed=seed)
+    built_in = ew.tasks.TASKS.get(task)
+    made = (
+        ew.tasks.from_file(task, tokenizer, seed=seed) if built_in is None else built_in(tokenizer, **sizes, seed=seed)
+    )
     for number, pair in enumerate(made.split(split)[:n]):
         if as_json:
             print(json.dumps(asdict(pair)))
@@ -63,21 +60,17 @@ def show(
 @app.command()
 def score(
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks or files; all built-in ones if not given.")] = None,
-    model: ModelName = "smollm2-135m",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    model: options.ModelName = "smollm2-135m",
+    split: options.SplitName = "test",
     n: Annotated[int, typer.Option("-n", help="Examples of a built-in task.")] = 256,
-    seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(help="Examples at a time; it does not change the numbers.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    seed: options.PairsSeed = 0,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
-    from edgewise.evaluation import score as measure
-    from edgewise.tasks import SPLITS, TASKS, from_file
-
-    one_of("--split", split, SPLITS)
-    names = tasks or list(TASKS)
+    names = tasks or list(BUILT_IN)
     for name in names:
         _check(name)
     if n < 1:
@@ -88,13 +81,13 @@ def score(
     rows = []
     sizes = {each: n if each == split else 0 for each in SPLITS}
     for name in names:
-        for options in _VARIANTS.get(name, ({},)):
-            if name in TASKS:
-                task = TASKS[name](loaded.tokenizer, **sizes, seed=seed, **options)
+        for variant in _VARIANTS.get(name, ({},)):
+            if name in BUILT_IN:
+                task = ew.tasks.TASKS[name](loaded.tokenizer, **sizes, seed=seed, **variant)
             else:
-                task = from_file(name, loaded.tokenizer, seed=seed)
-            ability = measure(loaded, task, split=split, batch_size=batch_size)
-            rows.append({"task": task.name, "options": options, **asdict(ability), "complaint": ability.complaint})
+                task = ew.tasks.from_file(name, loaded.tokenizer, seed=seed)
+            ability = ew.evaluation.score(loaded, task, split=split, batch_size=batch_size)
+            rows.append({"task": task.name, "options": variant, **asdict(ability), "complaint": ability.complaint})
             if as_json:
                 print(json.dumps(rows[-1]), flush=True)
             else:
@@ -106,18 +99,15 @@ def score(
 @app.command()
 def check(
     file: Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file, or hf:NAME of a data set.")],
-    model: ModelName = "smollm2-135m",
+    model: options.ModelName = "smollm2-135m",
     limit: Annotated[int, typer.Option(help="Print at most so many refusals; all are counted.")] = 20,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
-    from edgewise.models import load_tokenizer
-    from edgewise.tasks import check_file
-
     check_task(file, "file", ())
     if limit < 0:
         raise InputError(f"--limit {limit}: use at least 0")
-    result = check_file(file, load_tokenizer(model))
+    result = ew.tasks.check_file(file, ew.models.load_tokenizer(model))
     if as_json:
         print(json.dumps(asdict(result)))
     else:
@@ -136,13 +126,11 @@ def check(
 
 def _check(task: str) -> None:
     """Refuse what these commands have nothing to say about."""
-    from edgewise.tasks import ALL_TASKS, TASKS
-
-    if task in ALL_TASKS and task not in TASKS:
+    if task in TASK_NAMES and task not in BUILT_IN:
         raise InputError(
             f"task {task!r}: its pairs are a compiled program's inputs, not texts; see edgewise tracr --help"
         )
-    check_task(task, "task", TASKS)
+    check_task(task, "task", BUILT_IN)
 
 
 _VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
@@ -164,18 +152,16 @@ _LEGEND = """\
 """
 
 
-def warn_if_unable(model: Any, task: Any) -> None:
+def warn_if_unable(model: ew.Engine, task: ew.tasks.Task) -> None:
     """Say on the error stream that a model does not do a task: a circuit for it would explain nothing."""
-    from edgewise.evaluation import score
-
     if task.metrics is not None:  # its outputs are no predictions of a next token
         return
     split = "validation" if len(task.validation) else "train"
-    if complaint := score(model, task, split=split, n=64).complaint:
+    if complaint := ew.evaluation.score(model, task, split=split, n=64).complaint:
         Console(stderr=True, highlight=False).print(f"warning: {escape(complaint)}", soft_wrap=True)
 
 
-def _print_pair(number: int, pair: Any, task: Any, tokenizer: Any) -> None:
+def _print_pair(number: int, pair: ew.tasks.Pair, task: ew.tasks.Task, tokenizer: Any) -> None:
     def shown(ids: Sequence[int], marked: set[int]) -> str:
         tokens = [escape(tokenizer.decode([token]).replace("\n", "⏎")) for token in ids]
         return "[dim]|[/]".join(f"[reverse]{x}[/]" if i in marked else x for i, x in enumerate(tokens))

@@ -1,15 +1,20 @@
 """The commands for compiled programs."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+import edgewise as ew
+from edgewise import tracr
 from edgewise._errors import InputError
+from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import one_of
+from edgewise.cli._common import load_circuit
 from edgewise.runs import check_writable
 
 app = typer.Typer(
@@ -19,10 +24,11 @@ app = typer.Typer(
 )
 
 Compiled = Annotated[str, typer.Argument(help="tracr:reverse, tracr:xproportion, or what compile wrote.")]
-AblationName = Annotated[str, typer.Option("--ablation", help="What removed edges carry: interchange or zero.")]
-EmbeddingsName = Annotated[str, typer.Option("--embeddings", help="joint or split.")]
-OutputName = Annotated[str, typer.Option("--output", help="What must be equal: decoded answers, or raw outputs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AblationName = Annotated[Literal["interchange", "zero"], typer.Option("--ablation", help="What removed edges carry.")]
+EmbeddingsName = Annotated[Literal["joint", "split"], typer.Option("--embeddings")]
+OutputName = Annotated[
+    Literal["decoded", "raw"], typer.Option("--output", help="What must be equal: decoded answers, or raw outputs.")
+]
 
 
 @app.command("compile")
@@ -39,9 +45,6 @@ def compile_(
     seed: Annotated[int, typer.Option(help="Of the sample of inputs, where there are too many.")] = 0,
 ) -> None:
     """Compile a RASP program to a model that find, evaluate and the commands here take as --model OUT."""
-    from edgewise import tracr
-    from edgewise.models import save_compiled
-
     check_writable(out)
     if program in tracr.LIBRARY:
         if vocab is not None or max_len is not None or longest is not None:
@@ -53,7 +56,7 @@ def compile_(
         symbols = _symbols(vocab)
         name, found = tracr.load_source(program)
         module = tracr.compile_program(found, symbols, max_len, name=name, longest=longest, seed=seed)
-    save_compiled(module, out)
+    ew.models.save_compiled(module, out)
     _show.compiled(module, out)
 
 
@@ -64,14 +67,12 @@ def truth(
     embeddings: EmbeddingsName = "joint",
     output: OutputName = "decoded",
     out: Annotated[Path | None, typer.Option("--out", help="Also write it as JSON.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compute which edges the output needs, and which are enough."""
-    from edgewise import tracr
-
-    engine = _engine(model, ablation, embeddings, output)
+    engine = _engine(model, ablation, embeddings)
     with _show.working("trying circuits"):
-        found = tracr.find_truth(engine, output)  # pyright: ignore[reportArgumentType] (checked there)
+        found = tracr.find_truth(engine, output)
     if out is not None:
         found.save(out)
     if as_json:
@@ -86,26 +87,22 @@ def find(
     out: Annotated[Path, typer.Option("--out", help="Folder for circuit.safetensors.")] = Path("runs/program"),
     ablation: AblationName = "interchange",
     embeddings: EmbeddingsName = "joint",
-    method: Annotated[str, typer.Option(help="ranking, or edge-pruning.")] = "ranking",
+    method: Annotated[Literal["ranking", "edge-pruning"], typer.Option()] = "ranking",
     eliminate: Annotated[bool, typer.Option(help="Then take away edges one by one where nothing changes.")] = True,
     train: Annotated[int, typer.Option(help="Pairs of inputs to train on.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the pairs and of the method.")] = 0,
 ) -> None:
     """Find the smallest circuit that gives the model's output on every input; no size needs to be known."""
-    import edgewise as ew
-    from edgewise import tracr
-
-    one_of("--method", method, ("ranking", "edge-pruning"))
     check_writable(out)
-    engine = _engine(model, ablation, embeddings, "decoded")
+    engine = _engine(model, ablation, embeddings)
     task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)
     _show.header(engine.model, engine, task)
     agreement = tracr.Agreement(engine)
-    options = ew.RunOptions(out=out)
+    run = ew.RunOptions(out=out)
     if method == "ranking":
-        scores = tracr.rank_program(engine, task, agreement, seed=seed, options=options)
+        scores = tracr.rank_program(engine, task, agreement, seed=seed, options=run)
     else:
-        scores = tracr.prune_program(engine, task, seed=seed, options=options)
+        scores = tracr.prune_program(engine, task, seed=seed, options=run)
     if stopped := scores.provenance["method"].get("stopped"):
         print(f"stopped: {stopped}; the same command goes on from there")
         raise typer.Exit(130)
@@ -120,13 +117,10 @@ def compare(
     circuit: Annotated[Path, typer.Argument(help="A circuit.safetensors.")],
     truth: Annotated[Path, typer.Argument(help="What `edgewise tracr truth --out` wrote.")],
     picture: Annotated[Path | None, typer.Option("--draw", help="Also draw both: .png, .svg or .pdf.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Hold a circuit against the true one."""
-    import edgewise as ew
-    from edgewise import tracr
-
-    found, true = ew.Circuit.load(circuit), tracr.Truth.load(truth)
+    found, true = load_circuit(circuit), tracr.Truth.load(truth)
     if found.ablation != true.ablation:
         raise InputError(f"{circuit}: found under {found.ablation} ablation, the truth is of {true.ablation}")
     program = found.provenance.get("task", {}).get("name", true.program)
@@ -144,29 +138,16 @@ def compare(
 @app.command("list")
 def list_() -> None:
     """The programs of Tracr's library, with what they are compiled for here."""
-    from edgewise.models import SHIPPED
-    from edgewise.tracr import LIBRARY
-
-    for name, entry in LIBRARY.items():
-        shipped = f"; comes with edgewise as tracr:{name}" if f"tracr:{name}" in SHIPPED else ""
+    for name, entry in tracr.LIBRARY.items():
+        shipped = f"; comes with edgewise as tracr:{name}" if f"tracr:{name}" in ew.models.SHIPPED else ""
         print(f"{name}: of {' '.join(map(str, entry.vocabulary))}, up to {entry.max_length} symbols{shipped}")
 
 
-def _engine(model: str, ablation: str, embeddings: str, output: str) -> Any:
-    import edgewise as ew
-    from edgewise.models import CompiledTransformer
-
-    for option, value, known in (
-        ("--ablation", ablation, ("interchange", "zero")),
-        ("--embeddings", embeddings, ("joint", "split")),
-        ("--output", output, ("decoded", "raw")),
-    ):
-        if value not in known:
-            raise InputError(f"{option} {value!r}: choose {', '.join(known)}")
+def _engine(model: str, ablation: Literal["interchange", "zero"], embeddings: Literal["joint", "split"]) -> ew.Engine:
     loaded = ew.load_model(model)
-    if not isinstance(loaded.module, CompiledTransformer):
+    if not isinstance(loaded.module, ew.models.CompiledTransformer):
         raise InputError(f"model {model!r}: not a compiled program; compile one with `edgewise tracr compile`")
-    return ew.Engine(loaded, loaded.graph(embeddings), ew.Ablation(ablation))  # pyright: ignore[reportArgumentType] (checked above)
+    return ew.Engine(loaded, loaded.graph(embeddings), ew.Ablation(ablation))
 
 
 def _symbols(text: str) -> list[Any]:

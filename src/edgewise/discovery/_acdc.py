@@ -2,40 +2,35 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
+from edgewise.discovery._configs import AcdcConfig, configured
+from edgewise.discovery._explain import asked_of
 from edgewise.discovery._learning import Experiment
 from edgewise.discovery._provenance import score_code
 from edgewise.discovery._search import Search
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import Learner, RunOptions, uniform
-from edgewise.tasks import Score, Task, loss_function, pairs_hash, score_name
+from edgewise.tasks import Task, loss_function, pairs_hash, score_name
 
-Order = Literal["descending", "ascending", "random"]
-ORDERS = ("descending", "ascending", "random")
 _ORDER = 21  # the noise stream that shuffles writers
 
 
 def acdc(
     model: Model | Engine,
     task: Task,
-    thresholds: Sequence[float] | float = 0.01,
+    config: AcdcConfig | None = None,
     *,
-    loss: str | Score | None = None,
-    absolute: bool = False,
-    order: Order = "descending",
-    seed: int = 0,
-    pairs: int = 16,
-    split: str = "train",
-    batch_size: int = 16,
     options: RunOptions | None = None,
-) -> list[Circuit]:
+    **changes: Any,
+) -> Circuit:
     """Cut edges one at a time, for good, wherever that raises the loss by less than a threshold.
 
     Readers are visited from the logits backwards, each reader's edges writer by writer; a reader whose output nothing
@@ -45,55 +40,69 @@ def acdc(
     Args:
         model: the model, or an engine that also says which graph and ablation (interchange or zero in the paper).
         task: the behaviour; its loss decides, unless another is given.
-        thresholds: τ, one circuit for each.
-        loss: `kl`, `logit_diff` (its fall), `l2` of the outputs, …, or a callable, lower being better.
-        absolute: compare the change's absolute value with τ, so that edges whose loss would fall are kept too.
-        order: in which order a reader's writers are tried: `descending` from the latest, `ascending`, or `random`.
-        seed: of the random order.
-        pairs: use this many pairs of the split, the first.
-        split: which examples.
-        batch_size: how many pairs are held in one piece.
+        config: the settings.
         options: checkpoints and progress; a run that was cut short goes on from its last reader.
+        **changes: fields of `AcdcConfig` to change.
 
     Returns:
-        One circuit per threshold. Its scores are the changes in loss on which each edge was decided, NaN where it was
-        not visited.
+        The circuit. Its scores are the changes in loss on which each edge was decided, NaN where it was not visited.
 
     Raises:
-        edgewise.InputError: a threshold is not finite or not given, the order or loss is unknown, or a checkpoint
-            belongs to another run.
+        edgewise.InputError: a setting is wrong, or a checkpoint belongs to another run.
     """
-    engine = Engine.of(model)
-    values = [float(t) for t in ([thresholds] if isinstance(thresholds, (int, float)) else thresholds)]
+    config = configured(AcdcConfig, config, changes)
+    return acdc_ladder(model, task, (config.threshold,), config, options=options)[0]
+
+
+def acdc_ladder(
+    model: Model | Engine,
+    task: Task,
+    thresholds: Sequence[float],
+    config: AcdcConfig | None = None,
+    *,
+    options: RunOptions | None = None,
+    **changes: Any,
+) -> list[Circuit]:
+    """ACDC at several thresholds, in one run.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: the behaviour.
+        thresholds: τ, one circuit for each.
+        config: the settings; its own threshold is not used.
+        options: checkpoints and progress.
+        **changes: fields of `AcdcConfig` to change.
+
+    Returns:
+        One circuit per threshold, as `acdc` gives it.
+
+    Raises:
+        edgewise.InputError: a threshold is not finite or none is given, or as `acdc`.
+    """
+    config, engine = configured(AcdcConfig, config, changes), Engine.of(model)
+    values = [float(t) for t in thresholds]
     if not values or not all(math.isfinite(t) for t in values):
         raise InputError(f"acdc: thresholds {values}; give at least one finite number")
-    if order not in ORDERS:
-        raise InputError(f"acdc: order={order!r}; choose {', '.join(ORDERS)}")
-    loss = task.loss if loss is None else loss
-    score = loss_function(loss)
-    search = Search(engine, task, split, pairs, batch_size, score)
-    learner = AcdcLearner(search, values, absolute, order, seed)
-    config = {"thresholds": values, "loss": score_name(loss), "absolute": absolute, "order": order, "seed": seed}
-    config |= {"split": split, "pairs": pairs, "batch_size": batch_size}
-    own = {"examples": pairs_hash(task.split(split)[:pairs]), "loss_code": score_code(loss)}
-    experiment = Experiment("acdc", engine, task, config, settings=own)
+    loss = task.loss if config.loss is None else config.loss
+    search = Search(engine, task, config, loss_function(loss))
+    learner = AcdcLearner(search, values, config.absolute, config.order, config.seed)
+    examples = pairs_hash(asked_of(task, config).split(config.split))
+    own = {"thresholds": values, "loss": score_name(loss), "examples": examples, "loss_code": score_code(loss)}
+    experiment = Experiment("acdc", engine, task, replace(config, loss=loss).record(), settings=own)
     report = experiment.run(learner, len(values) * engine.graph.n_readers, options)
     search.cost.seconds = report.seconds
-    return [
-        Circuit(
-            engine.graph,
-            learner.kept[i],
-            learner.change[i],
-            experiment.record(report, search.cost, threshold=threshold, visits=int(learner.visits[i])),
-        )
-        for i, threshold in enumerate(values)
-    ]
+    found = []
+    for i, threshold in enumerate(values):
+        said = experiment.record(report, search.cost, threshold=threshold, visits=int(learner.visits[i]))
+        said["method"]["config"] = replace(config, loss=loss, threshold=threshold).record()
+        found.append(Circuit(engine.graph, learner.kept[i], learner.change[i], said))
+    return found
 
 
 class AcdcLearner(Learner):
     """One circuit per threshold, as far as it is cut; one step for each threshold and reader."""
 
-    def __init__(self, search: Search, thresholds: list[float], absolute: bool, order: Order, seed: int) -> None:
+    def __init__(self, search: Search, thresholds: list[float], absolute: bool, order: str, seed: int) -> None:
         """Set up with everything kept."""
         self.search, self.thresholds, self.absolute = search, thresholds, absolute
         self.order, self.seed, self.graph = order, seed, search.engine.graph

@@ -7,65 +7,47 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from edgewise._errors import InputError
+from edgewise.discovery._configs import AtpStarConfig, configured
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._explain import explain
-from edgewise.discovery._objective import example_scores
-from edgewise.discovery._provenance import provenance
+from edgewise.discovery._explain import asked_of, explain
+from edgewise.discovery._provenance import method_record, provenance
 from edgewise.discovery._scores import Scores, edges_of_nodes
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.models import Model
 from edgewise.models.block import pattern_logits, sink_padded
-from edgewise.runs import uniform
-from edgewise.tasks import Task, metric_function
+from edgewise.tasks import Task
 
 Keys = Literal["together", "apart"]
-_SUBSETS = 31  # the noise stream that draws subsets
 
 
-def atp_star(
-    model: Model | Engine,
-    task: Task,
-    *,
-    graddrop: bool = True,
-    keys: Keys = "together",
-    split: str = "train",
-    batch_size: int = 32,
-) -> Scores:
+def atp_star(model: Model | Engine, task: Task, config: AtpStarConfig | None = None, **changes: Any) -> Scores:
     """AtP* for every writer, and for every head's query, key and value.
 
     Args:
         model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained; not KL to the model itself.
-        graddrop: average absolute effects over L blocked gradients, example by example, for L backward passes; the
-            scores then have no sign. False: the signed effect by one backward, with the QK fix.
-        keys: patch a head's keys at all positions `together`, which is what ablating the edges into the key does, or
-            each position's `apart`, and sum (the paper's nodes are single positions).
-        split: which examples.
-        batch_size: how many at a time; it does not change the scores.
+        config: the settings.
+        **changes: fields of `AtpStarConfig` to change.
 
     Returns:
-        Scores, the mean over the examples: `writers`, `readers`, and edges' made of them.
+        Scores, the mean over the examples: `writers` `[W]`, `readers` `[R]`, and edges' `[E]` made of them.
 
     Raises:
-        edgewise.InputError: the metric is KL or has no gradient, or `keys` is neither.
+        edgewise.InputError: a setting is wrong, or the metric is KL or has no gradient.
     """
-    if keys not in ("together", "apart"):
-        raise InputError(f"atp-star: keys={keys!r}; choose together or apart")
-    engine, cost = Engine.of(model), Cost()
-    graph = engine.graph
+    config, engine, cost = configured(AtpStarConfig, config, changes), Engine.of(model), Cost()
+    task, graph = asked_of(task, config), engine.graph
 
     def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " n"]:
-        per_example = list(_effects(stream, objective, graddrop, keys))
+        per_example = list(_effects(stream, objective, config.graddrop, config.keys))
         cost.spend(stream.n_examples, forwards=1, backwards=len(per_example))
-        if not graddrop:
+        if not config.graddrop:
             return per_example[0].sum(0)
         # A component's own layer gives it 0, so its L − 1 other layers are averaged; embeddings are in no layer.
         layers = torch.full((len(per_example[0][0]),), max(1, len(per_example) - 1))
@@ -73,12 +55,12 @@ def atp_star(
         total = torch.stack(per_example).abs().sum((0, 1))
         return total / layers.to(total)
 
-    found = explain(engine, task, split, batch_size, scores_of, cost, clean_only="atp-star")
+    found = explain(engine, task, config, scores_of, cost, at_full_model=True)
     writers, readers = found.split([graph.n_writers, graph.n_readers])
     readers = torch.where(torch.arange(graph.n_readers) == graph.n_readers - 1, torch.inf, readers)
-    method = {"name": "atp-star", "graddrop": graddrop, "keys": keys, "split": split}
     values = edges_of_nodes(graph, writers, readers)
-    return Scores(graph, values, provenance(engine, task, method, cost), writers, readers)
+    said = provenance(engine, task, method_record("atp-star", config), cost)
+    return Scores(graph, values, said, writers, readers)
 
 
 def _effects(stream: Stream, objective: Objective, graddrop: bool, keys: Keys) -> Iterator[Float[Tensor, "B n"]]:
@@ -167,99 +149,3 @@ class _KeysApart:
         of_top = values - (self.others * values).sum(-1, keepdim=True)
         towards = torch.where(self.top, of_top, towards)
         return -(self.weight * towards).sum((2, 3))
-
-
-# --------------------------------------------------------------------------------------------------- what may be missed
-
-
-@dataclass(frozen=True)
-class Missed:
-    """What subset sampling says about the components that were not looked at one by one."""
-
-    candidates: Bool[Tensor, " W"]
-    """Which writers were sampled."""
-    effect: Float[Tensor, " W"]
-    """Each one's mean effect on the metric, over subsets with it against those without; NaN for the others."""
-    bound: Float[Tensor, " W"]
-    """An upper bound on its absolute value, at the confidence asked for, each on its own."""
-
-    @property
-    def largest(self) -> float:
-        """The largest bound: no sampled component does more, at that confidence for each."""
-        return float(self.bound[self.candidates].max())
-
-
-@torch.no_grad()
-def missed(
-    model: Model | Engine,
-    task: Task,
-    scores: Scores,
-    *,
-    verified: int = 10,
-    samples: int = 200,
-    share: float = 0.1,
-    confidence: float = 0.99,
-    seed: int = 0,
-    split: str = "train",
-    batch_size: int = 16,
-) -> Missed:
-    """The subset-sampling diagnostic: how much a component outside the top ones may still matter.
-
-    Random subsets of the other components are ablated at once. Where effects add up, the difference in means between
-    subsets with and without a component is its own effect; its normal confidence interval, with each group's own
-    variance, bounds what was missed.
-
-    Args:
-        model: the model, or an engine that also says which graph and ablation.
-        task: its `metric` is explained.
-        scores: a node method's, such as `atp_star`'s.
-        verified: how many components of highest absolute score are left out, as looked at already.
-        samples: how many subsets.
-        share: how likely each component is in a subset.
-        confidence: of each bound.
-        seed: of the subsets.
-        split: which examples.
-        batch_size: how many at a time.
-
-    Raises:
-        edgewise.InputError: the scores are no node method's, or a number is out of range.
-    """
-    engine = Engine.of(model)
-    graph = engine.graph
-    if scores.writers is None or scores.graph != graph:
-        raise InputError("missed: the scores are not of this graph's components; give those of atp_star or node_eap")
-    if not (0 <= verified < graph.n_writers and samples >= 8 and 0 < share < 1 and 0.5 < confidence < 1):
-        raise InputError(
-            f"missed: verified={verified}, samples={samples}, share={share}, confidence={confidence}; expected fewer "
-            f"than {graph.n_writers}, at least 8, and two numbers below 1"
-        )
-    candidates = torch.ones(graph.n_writers, dtype=torch.bool)
-    candidates[scores.writers.abs().argsort(descending=True)[:verified]] = False
-    inside = torch.stack([uniform(graph.n_writers, seed, i, _SUBSETS) < share for i in range(samples)]) & candidates
-    metric, drop = metric_function(task.metric), torch.zeros(samples, dtype=torch.float64)
-    for batch in task.batches(split, batch_size):
-        whole = torch.ones(graph.n_edges, device=engine.model.device)
-        full = example_scores(engine, batch, whole, metric).double().sum()
-        for start in range(0, samples, 8):
-            mask = (~inside[start : start + 8, graph.edge_writer.long()]).float().to(engine.model.device)
-            found = example_scores(engine, batch, mask[:, None], metric).double().sum(-1)
-            drop[start : start + 8] += (full - found).cpu()
-    drop /= len(task.split(split))
-    return _compare(candidates, inside.double(), drop, confidence)
-
-
-def _compare(candidates: Tensor, inside: Float[Tensor, "n W"], drop: Float[Tensor, " n"], confidence: float) -> Missed:
-    """Means with and without each component, and the interval of their difference."""
-    means, errors = [], []
-    for group in (inside, 1 - inside):
-        n = group.sum(0)
-        mean = (group * drop[:, None]).sum(0) / n
-        variance = (group * (drop[:, None] - mean).square()).sum(0) / (n - 1)
-        means.append(mean)
-        errors.append(variance / n)
-    effect = torch.where(candidates, means[0] - means[1], torch.nan)
-    reach = torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64))
-    bound = effect.abs() + reach * (errors[0] + errors[1]).sqrt()
-    # A component in fewer than two subsets, or in all but one, was not measured.
-    few = (inside.sum(0) < 2) | (inside.sum(0) > len(inside) - 2)
-    return Missed(candidates, effect, torch.where(few & candidates, torch.inf, bound))

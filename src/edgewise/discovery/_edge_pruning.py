@@ -7,9 +7,7 @@ published settings. The default keeps the idea and mends what gets in its way; e
 configuration and can be taken back on its own.
 """
 
-import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +17,9 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import _hard_concrete as hard_concrete
 from edgewise.discovery._attribution import mask_ig
+from edgewise.discovery._configs import configured
 from edgewise.discovery._cost import MASK_IG_PASSES
+from edgewise.discovery._learned_configs import EdgePruningConfig
 from edgewise.discovery._learned_constants import with_constants
 from edgewise.discovery._learning import Experiment, backward, learn
 from edgewise.discovery._objective import example_scores, prepare, step_batch
@@ -29,7 +29,6 @@ from edgewise.models import Model
 from edgewise.runs import (
     Learner,
     RunOptions,
-    check_settings,
     normal,
     optimizer_tensors,
     restore_optimizer,
@@ -37,139 +36,8 @@ from edgewise.runs import (
 )
 from edgewise.tasks import Task, loss_function
 
-SCHEDULES, DUALS, BUDGETS = ("linear", "logarithmic"), ("exact", "ascent"), ("exact", "threshold")
 _EDGE_NOISE, _NODE_NOISE, _EDGE_START, _NODE_START = 1, 2, 3, 4  # noise streams
 _NOISE_MARGIN = 1e-6  # Edge Pruning's EPS: uniform noise in (EPS, 1 − EPS)
-
-
-@dataclass(frozen=True)
-class EdgePruningConfig:
-    """Settings of a run. The defaults are ours; `paper` gives the published ones."""
-
-    sparsity: float = 0.98
-    """Ours: what the circuit will have, in actual edges. Paper: the target of the Lagrangian, which is not met exactly;
-    it may exceed 1."""
-    steps: int = 240
-    batch_size: int = 16
-    learning_rate: float = 0.4
-    """Of the masks' log α. (Paper: 0.8.)"""
-    lr_warmup: int = 10
-    """Steps of linear warm-up, before a linear decay to 0."""
-    sparsity_warmup: int = 160
-    """Steps until the target sparsity is reached. (Paper: 2,500.)"""
-    schedule: Literal["linear", "logarithmic"] = "logarithmic"
-    """Of the target: linear in the sparsity (paper), or in the logarithm of the edges kept."""
-    initial: float = 2.0
-    """log α at the start. (Paper: 10, where a mask is fractional once in 3,000 draws and hardly anything has a
-    gradient.)"""
-    initial_spread: float = 0.01
-    """Standard deviation of log α at the start."""
-    warm_start: float = 0.0
-    """Add this much times the normal scores of the ranks of |mask-path IG|, or of the scores to start from, to log α at
-    the start; 0 for none, as in the paper."""
-    candidates: float = math.inf
-    """Learn only the masks of the edges that were ranked highest at the start, this many times as many as the circuit
-    will have; the others are cut from the start."""
-    weight_decay: float = 0.0
-    """On log α. (Paper: AdamW's default 0.01, which at its learning rates pulls masks without gradient to 0.5.)"""
-    clip: float | None = None
-    """Largest norm of all gradients together. (Paper: 1.)"""
-    nodes: bool = False
-    """Also learn a mask per writer that multiplies its outgoing edges' (paper)."""
-    node_sparsity: float | None = None
-    """Target for the writers' masks; None leaves their sparsity free, as the paper's scripts do."""
-    expected: bool = True
-    """Count the edges by the closed-form probability that a mask is not 0, not by the sampled masks (paper)."""
-    dual: Literal["exact", "ascent"] = "exact"
-    """`exact`: after each step shift all log α by one number so that the expected edges are what the schedule asks (the
-    multiplier of the constraint, solved for instead of learned). `ascent`: multipliers learned by gradient ascent
-    (paper)."""
-    lambda_rate: float = 0.8
-    """Learning rate of the multipliers under `ascent`."""
-    budget: Literal["exact", "threshold"] = "exact"
-    """The circuit at the end: as many *actual* edges as asked for, or as many as the masks amount to (paper)."""
-    seed: int = 0
-
-    @staticmethod
-    def paper(**changes: Any) -> "EdgePruningConfig":
-        """The published settings for IOI on GPT-2 (`ioi_sweep.sh`)."""
-        published = EdgePruningConfig(
-            steps=3000,
-            batch_size=32,
-            learning_rate=0.8,
-            lr_warmup=200,
-            sparsity_warmup=2500,
-            schedule="linear",
-            initial=10.0,
-            initial_spread=0.01,
-            weight_decay=0.01,
-            clip=1.0,
-            nodes=True,
-            expected=False,
-            dual="ascent",
-            lambda_rate=0.8,
-            budget="threshold",
-        )
-        return replace(published, **changes)
-
-    @staticmethod
-    def fast(**changes: Any) -> "EdgePruningConfig":
-        """A short run from the scores of a ranking, on the edges that it puts highest (see `edge_pruning`)."""
-        fast = EdgePruningConfig(
-            steps=80, batch_size=8, learning_rate=0.1, sparsity_warmup=40, warm_start=6.0, candidates=2.0
-        )
-        return replace(fast, **changes)
-
-    def __post_init__(self) -> None:
-        """Check the numbers. Raises `InputError`."""
-        check_settings("edge pruning", self, positive=("learning_rate",))
-        for name, known in (("schedule", SCHEDULES), ("dual", DUALS), ("budget", BUDGETS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"edge pruning: {name}={getattr(self, name)!r}; choose {' or '.join(known)}")
-        if "exact" in (self.dual, self.budget) and not 0 < self.sparsity < 1:
-            raise InputError(
-                f"sparsity {self.sparsity}: it is 1 − kept edges / all edges, so between 0 and 1; "
-                "0.98 keeps 2 % of the edges"
-            )
-        if not 0 <= self.sparsity < math.inf:
-            raise InputError(
-                f"edge pruning: sparsity {self.sparsity}; the Lagrangian's target is a number of at least 0"
-            )
-        if self.schedule == "logarithmic" and self.sparsity >= 1:
-            raise InputError(
-                f"edge pruning: a logarithmic schedule never reaches sparsity {self.sparsity}; use 'linear'"
-            )
-        if self.node_sparsity is not None and not self.sparsity:
-            raise InputError(
-                "edge pruning: node_sparsity rises with the edges' target, which is 0; give it one above 0"
-            )
-        if self.steps < 1 or self.batch_size < 1:
-            raise InputError(
-                f"edge pruning: steps and batch_size must be positive, got {self.steps} and {self.batch_size}"
-            )
-        if not self.candidates >= 1:
-            raise InputError(
-                f"edge pruning: candidates {self.candidates}; it is a multiple of the circuit's size, so at least 1"
-            )
-        if self.candidates < math.inf and not (self.warm_start and self.dual == "exact"):
-            raise InputError("edge pruning: candidates are taken by rank; use warm_start above 0 and dual='exact'")
-        if self.dual == "exact" and self.nodes:
-            raise InputError("edge pruning: dual='exact' works on edges alone; use dual='ascent' with node masks")
-
-    def target(self, step: int) -> float:
-        """The target sparsity at a step: from that of the candidates to that of the circuit."""
-        progress = min(step / self.sparsity_warmup, 1.0) if self.sparsity_warmup else 1.0
-        least = 1 - self.sparsity
-        most = min(1.0, self.candidates * least) if self.candidates < math.inf else 1.0
-        if self.schedule == "linear":
-            return 1 - (most + (least - most) * progress)
-        return 1 - most * (least / most) ** progress
-
-    def rate(self, step: int) -> float:
-        """What the learning rates are multiplied by at a step: linear warm-up, then linear decay to 0."""
-        if step < self.lr_warmup:
-            return step / self.lr_warmup
-        return max(0.0, (self.steps - step) / max(1, self.steps - self.lr_warmup))
 
 
 def edge_pruning(
@@ -198,14 +66,14 @@ def edge_pruning(
     Raises:
         edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
     """
-    config = replace(config or EdgePruningConfig(), **changes)
+    config = configured(EdgePruningConfig, config, changes)
     engine = Engine.of(model)
     if start is not None:
         check_start(engine, start)
         if not config.warm_start:
             raise InputError("edge pruning: start has no effect without warm_start; set it above 0")
     learner = EdgePruningLearner(engine, task, config, start)
-    experiment = Experiment("edge-pruning", engine, task, asdict(config), start)
+    experiment = Experiment("edge-pruning", engine, task, config.record(), start)
     warm = MASK_IG_PASSES | {"n_examples": len(task.train)} if config.warm_start and start is None else None
     return learner.circuit(learn(experiment, with_constants(learner, engine, config.steps), options, warm))
 
@@ -239,7 +107,7 @@ class EdgePruningLearner(Learner):
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Add the warm start, if there is one, and cut what is no candidate."""
+        """Add the warm start, if there is one."""
         config = self.config
         if not config.warm_start:
             return
@@ -248,11 +116,7 @@ class EdgePruningLearner(Learner):
                 values = mask_ig(self.engine, self.task).values.abs()
         else:
             values = self.start.values
-        ranks = normal_scores(values.to(self.edges.device))
-        self.edges += config.warm_start * ranks
-        if config.candidates < math.inf:
-            n_candidates = round((1 - config.target(0)) * self.graph.n_edges)
-            self.edges[ranks.argsort(descending=True)[n_candidates:]] = -math.inf
+        self.edges += config.warm_start * normal_scores(values.to(self.edges.device))
         self._shift_to(0)
 
     def step(self, step: int) -> dict[str, Tensor | float]:

@@ -1,13 +1,21 @@
 """Several methods' scores as one: the mean of their ranks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._catalogue import members
+from edgewise.discovery._configs import EnsembleConfig, configured
+from edgewise.discovery._run import run_method
 from edgewise.discovery._scores import Scores
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.runs import settings_of
+from edgewise.tasks import Task
 
 
 def ensemble(
@@ -53,6 +61,30 @@ def ensemble(
     }
     costs = [each.provenance.get("cost") for each in scores]
     return Scores(graph, values, shared | {"method": method, "cost": {"of": costs}})
+
+
+def find_ensemble(model: Model | Engine, task: Task, config: EnsembleConfig | None = None, **changes: Any) -> Scores:
+    """Run several methods and average the ranks of their absolute scores (see `ensemble`).
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: its `metric` is explained.
+        config: the settings; those that are changed go to every method that has them.
+        **changes: fields of `EnsembleConfig` to change.
+
+    Returns:
+        Scores `[E]`, to be ranked as they stand.
+
+    Raises:
+        edgewise.InputError: a method is unknown or gives no scores without learning, or as that method does.
+    """
+    config, engine = configured(EnsembleConfig, config, changes), Engine.of(model)
+    plain, found = EnsembleConfig(), []
+    changed = {name: value for name, value in vars(config).items() if value != getattr(plain, name)}
+    for member in members(config):
+        own = {name: value for name, value in changed.items() if name in settings_of(member.config)}
+        found.append(run_method(member, engine, task, member.configure(own)))
+    return ensemble(found, weights=config.weights)
 
 
 def mean_ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

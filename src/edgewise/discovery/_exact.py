@@ -1,12 +1,15 @@
 """Exact leave-one-out patching: every edge's own effect, by running the model without it."""
 
 import hashlib
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._configs import ExactPatchingConfig, configured
+from edgewise.discovery._explain import asked_of
 from edgewise.discovery._learning import Experiment
 from edgewise.discovery._scores import Scores
 from edgewise.discovery._search import Search, chunks
@@ -15,19 +18,15 @@ from edgewise.models import Model
 from edgewise.runs import Learner, RunOptions
 from edgewise.tasks import Task, metric_function, pairs_hash
 
-MAX_EDGES = 100_000
 
-
-def exact(
+def exact_patching(
     model: Model | Engine,
     task: Task,
+    config: ExactPatchingConfig | None = None,
     *,
     edges: Bool[Tensor, " E"] | None = None,
-    max_edges: int = MAX_EDGES,
-    pairs: int = 16,
-    split: str = "train",
-    batch_size: int = 16,
     options: RunOptions | None = None,
+    **changes: Any,
 ) -> Scores:
     """Exact edge patching: metric(full model) − metric(full model without the edge).
 
@@ -38,36 +37,35 @@ def exact(
     Args:
         model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained; any, with or without a gradient.
+        config: the settings.
         edges: which edges, all if None; the others have no score (NaN), and circuits take them last.
-        max_edges: refuse to patch more edges than this.
-        pairs: use this many pairs of the split, the first.
-        split: which examples.
-        batch_size: how many pairs at a time; it does not change the scores.
         options: checkpoints and progress; a run that was cut short goes on from its last reader.
+        **changes: fields of `ExactPatchingConfig` to change.
 
     Returns:
-        Scores, the mean over the pairs; positive means that keeping the edge raises the metric.
+        Scores `[E]`, the mean over the pairs; positive means that keeping the edge raises the metric.
 
     Raises:
-        edgewise.InputError: there are more edges than `max_edges`, `edges` has the wrong shape, or a checkpoint belongs
-            to another run.
+        edgewise.InputError: a setting is wrong, there are more edges than `max_edges`, `edges` has the wrong shape, or
+            a checkpoint belongs to another run.
     """
-    engine = Engine.of(model)
+    config = configured(ExactPatchingConfig, config, changes)
+    task, engine = asked_of(task, config), Engine.of(model)
     n_edges = engine.graph.n_edges
     chosen = torch.ones(n_edges, dtype=torch.bool) if edges is None else edges.cpu().bool()
     if chosen.shape != (n_edges,):
         raise InputError(f"edges: shape {tuple(chosen.shape)}; expected [{n_edges}], one per edge")
-    if int(chosen.sum()) > max_edges:
+    if int(chosen.sum()) > config.max_edges:
         raise InputError(
-            f"exact: {int(chosen.sum()):,} edges are to be patched one by one, and max_edges={max_edges:,}; raise it, "
-            "or choose some with edges=, such as scores.top(1000).kept"
+            f"exact-patching: {int(chosen.sum()):,} edges are to be patched one by one, and "
+            f"max_edges={config.max_edges:,}; raise it, or choose some with edges=, such as scores.top(1000).kept"
         )
-    search = Search(engine, task, split, pairs, batch_size, metric := metric_function(task.metric))
+    metric = metric_function(task.metric)
+    search = Search(engine, task, config, metric)
     learner = ExactLearner(search, chosen)
-    settings = {"split": split, "pairs": pairs, "batch_size": batch_size}
     patched = {"edges": int(chosen.sum()), "chosen": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
-    examples = {"examples": pairs_hash(task.split(split)[:pairs])}
-    experiment = Experiment("exact", engine, task, settings, settings=patched | examples)
+    examples = {"examples": pairs_hash(task.split(config.split))}
+    experiment = Experiment("exact-patching", engine, task, config.record(), settings=patched | examples)
     report = experiment.run(learner, engine.graph.n_readers, options)
     search.cost.seconds = report.seconds
     found = experiment.record(report, search.cost, edges=patched["edges"])

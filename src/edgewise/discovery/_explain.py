@@ -1,61 +1,91 @@
 """What every gradient method on the full model's stream shares: examples, the metric and its sign, the tally."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._catalogue import methods
+from edgewise.discovery._configs import AttributionConfig, ExamplesConfig
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine, Objective, Stream
+from edgewise.graph import Graph
 from edgewise.tasks import Batch, Task, metric_function, reduce
 
 
 def explain(
     engine: Engine,
     task: Task,
-    split: str,
-    batch_size: int,
+    config: ExamplesConfig,
     explained: Callable[[Stream, Objective], Tensor],
     cost: Cost,
     *,
-    clean_only: str = "",
-    groups: bool = False,
+    at_full_model: bool = False,
+    positions: bool = False,
 ) -> Tensor:
     """The mean over the examples of what a method says about each batch, on the CPU (float64 where the model is).
 
     Args:
         engine: model, graph and ablation.
         task: its `metric` is explained; where less of it is better, the sign is turned.
-        split: which examples.
-        batch_size: how many at a time.
+        config: which examples, and how many at a time; `pairs` and `explains` are `asked_of`'s.
         explained: from a batch's stream and the metric's sum over its examples to numbers that sum over examples.
         cost: where passes are counted; the two forwards of each batch are counted here.
-        clean_only: the name of a method that takes gradients at the full model alone, where KL to it has none.
-        groups: whether the method tells position groups apart.
+        at_full_model: whether the method takes gradients at the full model alone, where KL to it has none.
+        positions: whether the method tells position groups apart.
 
     Raises:
         InputError: the metric has no gradient, or the graph's edges carry positions that the task or the method has
             not.
     """
     task.check_spans(engine.graph)
+    check_graph(engine.graph, positions)
+    if at_full_model:
+        check_gradient(config.title, task)
     metric = metric_function(task.metric)
-    if clean_only and metric.distance:
-        raise InputError(
-            f"{clean_only}: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is "
-            "0; use logit_diff or log_prob, or value where the output is a number"
-        )
     total: Tensor | None = None
-    for batch in task.batches(split, batch_size):
+    for batch in task.batches(config.split, config.batch_size):
         batch = batch.to(engine.model.device)
-        found = metric.sign * explained(Stream(engine, batch, groups=groups), metric_sum(engine, task, batch))
+        found = metric.sign * explained(Stream(engine, batch, groups=positions), metric_sum(engine, task, batch))
         found = found.detach().cpu().double()
         total = found if total is None else total + found
         cost.spend(len(batch.index), forwards=1 + metric.needs_full_model + (engine.ablation.kind == "interchange"))
     assert total is not None  # an empty split is refused by `batches`
-    cost.examples = len(task.split(split))
+    cost.examples = len(task.split(config.split))
     mean = total / cost.examples
     return mean if engine.model.dtype == torch.float64 else mean.float()
+
+
+def asked_of(task: Task, config: ExamplesConfig) -> Task:
+    """The task with the pairs and the metric that the settings ask for. Raises `InputError`."""
+    if config.pairs is not None:
+        task = replace(task, **{config.split: task.split(config.split)[: config.pairs]})
+    if isinstance(config, AttributionConfig) and config.explains is not None:
+        task = replace(task, metric=config.explains)
+    return task
+
+
+def check_gradient(title: str, task: Task) -> None:
+    """Refuse a metric whose gradient at the full model is 0. Raises `InputError`."""
+    if metric_function(task.metric).distance:
+        raise InputError(
+            f"{title}: the metric is a distance to the model itself (KL, l2), whose gradient at the full model is 0; "
+            "use logit_diff or log_prob, or value where the output is a number"
+        )
+
+
+def check_graph(graph: Graph, positions: bool = False) -> None:
+    """Refuse a graph that no stream can be made of, and say which methods run it. Raises `InputError`."""
+    if graph.spec.features:
+        able = ", ".join(method.name for method in methods().values() if method.features)
+        raise InputError(f"graph: it has features in MLPs' places, which this method does not run; choose {able}")
+    if graph.spec.spans and not positions:
+        able = ", ".join(method.name for method in methods().values() if method.positions)
+        raise InputError(
+            f"graph: its edges carry positions, which this method does not tell apart; use one without spans, or {able}"
+        )
 
 
 def metric_sum(engine: Engine, task: Task, batch: Batch) -> Objective:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._configs import AttributionConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
 from edgewise.engine import Ablation, Engine, Objective, Stream
@@ -70,7 +71,8 @@ def feature_effects(
         gradients = torch.autograd.grad(stream.value(run, objective), outputs)
         return torch.cat([_effects(stream, each, g) for each, g in zip(features, gradients, strict=True)])
 
-    found = explain(engine, task, split, batch_size, effects_of, cost)
+    config = AttributionConfig(split=split, batch_size=batch_size)
+    found = explain(engine, task, config, effects_of, cost)
     sizes = [len(each.encoder) for each in features]
     return dict(zip(layers, found.split(sizes), strict=True))
 

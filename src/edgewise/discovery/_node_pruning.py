@@ -1,6 +1,6 @@
 """Node pruning: a learned ranking of whole components, each with one mask for all that reads it."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,49 +9,18 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
+from edgewise.discovery._configs import configured
+from edgewise.discovery._learned_configs import NodePruningConfig
 from edgewise.discovery._learned_constants import with_constants
 from edgewise.discovery._learning import Experiment, backward, learn
 from edgewise.discovery._nodes import node_eap, node_ig
 from edgewise.discovery._objective import example_scores, prepare, step_batch
-from edgewise.discovery._ranking import RankingConfig, soft_top
+from edgewise.discovery._ranking import soft_top
 from edgewise.discovery._scores import Scores, edges_of_nodes, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import Learner, RunOptions, optimizer_tensors, restore_optimizer
 from edgewise.tasks import Task, loss_function
-
-
-@dataclass(frozen=True)
-class NodePruningConfig:
-    """Settings of a run."""
-
-    steps: int = 150
-    batch_size: int = 8
-    learning_rate: float = 0.05
-    """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0."""
-    largest: float = 0.5
-    """The largest budget, as a share of all writers."""
-    smallest: float = 0.02
-    """The smallest budget; budgets are drawn log-uniformly between the two."""
-    hot: float = 0.3
-    """Temperature of the soft top-k at the start, in units of the scores."""
-    cold: float = 0.05
-    """Temperature at the end; it falls geometrically."""
-    warm_examples: int = 64
-    """Training examples for the attribution (`node_ig`, 5 points) whose ranks the scores start from; 0 to start all
-    alike."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers. Raises `InputError`."""
-        self.schedule()
-
-    def schedule(self) -> RankingConfig:
-        """The same settings of a ranking of edges, which draws budgets and lowers temperatures in the same way."""
-        try:
-            return RankingConfig(**asdict(self))
-        except InputError as error:
-            raise InputError(str(error).replace("ranking:", "node-pruning:").replace("edges", "writers")) from error
 
 
 def node_pruning(
@@ -79,7 +48,7 @@ def node_pruning(
         edgewise.InputError: a setting is out of range, the graph's edges carry positions, or a checkpoint belongs to
             another run.
     """
-    config = replace(config or NodePruningConfig(), **changes)
+    config = configured(NodePruningConfig, config, changes)
     engine = Engine.of(model)
     if engine.graph.spec.spans:
         raise InputError(
@@ -90,7 +59,7 @@ def node_pruning(
     warm = None
     if config.warm_examples:  # by `node_ig`
         warm = {"n_examples": min(config.warm_examples, len(task.train)), "forwards": 7, "backwards": 5}
-    experiment = Experiment("node-pruning", engine, task, asdict(config))
+    experiment = Experiment("node-pruning", engine, task, config.record())
     found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     ranks = learner.scores.detach().cpu().argsort(stable=True).argsort() + 1
     writers = ranks / len(ranks)
@@ -103,7 +72,7 @@ class NodePruningLearner(Learner):
 
     def __init__(self, engine: Engine, task: Task, config: NodePruningConfig) -> None:
         """Set up; `begin` gives the scores their start."""
-        self.engine, self.task, self.config, self.schedule = engine, task, config, config.schedule()
+        self.engine, self.task, self.config = engine, task, config
         self.writer = engine.graph.edge_writer.long().to(engine.model.device)
         self.scores = torch.zeros(engine.graph.n_writers, device=engine.model.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
@@ -133,12 +102,12 @@ class NodePruningLearner(Learner):
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step at one budget."""
-        budget = self.schedule.budget(step, self.engine.graph.n_writers)
-        mask = self.mask(budget, self.schedule.temperature(step))
+        budget = self.config.budget(step, self.engine.graph.n_writers)
+        mask = self.mask(budget, self.config.temperature(step))
         batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
         loss = example_scores(self.engine, batch, mask, self.loss).mean()
         backward(loss, self.task, self.optimizer)
-        self.optimizer.param_groups[0]["lr"] = self.schedule.rate(step)
+        self.optimizer.param_groups[0]["lr"] = self.config.rate(step)
         self.optimizer.step()
         return {"loss": loss.detach(), "writers": budget}
 

@@ -10,75 +10,66 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgewise.discovery._configs import NodeEapConfig, NodeIgConfig, configured
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._explain import explain
-from edgewise.discovery._provenance import provenance
-from edgewise.discovery._quadrature import Quadrature, quadrature
+from edgewise.discovery._explain import asked_of, explain
+from edgewise.discovery._provenance import method_record, provenance
+from edgewise.discovery._quadrature import quadrature
 from edgewise.discovery._scores import Scores, edges_of_nodes
 from edgewise.engine import Component, Engine, Objective, Stream
 from edgewise.models import Model
 from edgewise.tasks import Task
 
 
-def node_eap(model: Model | Engine, task: Task, *, split: str = "train", batch_size: int = 32) -> Scores:
+def node_eap(model: Model | Engine, task: Task, config: NodeEapConfig | None = None, **changes: Any) -> Scores:
     """The first-order effect of ablating each writer, for all that read it at once.
 
     Args:
         model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained; not KL to the model itself.
-        split: which examples.
-        batch_size: how many at a time; it does not change the scores.
+        config: the settings.
+        **changes: fields of `NodeEapConfig` to change.
 
     Returns:
-        Scores, the mean over the examples: `writers`, and edges' made of them.
+        Scores, the mean over the examples: `writers` `[W]`, and edges' `[E]` made of them.
 
     Raises:
-        edgewise.InputError: the metric is KL or has no gradient.
+        edgewise.InputError: a setting is wrong, or the metric is KL or has no gradient.
     """
-    engine, cost = Engine.of(model), Cost()
+    config, engine, cost = configured(NodeEapConfig, config, changes), Engine.of(model), Cost()
+    task = asked_of(task, config)
 
     def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " W"]:
         return _effects(stream, objective, None, 1.0, cost)
 
-    writers = explain(engine, task, split, batch_size, scores_of, cost, clean_only="node-eap")
-    return _scores(engine, task, writers, {"name": "node-eap", "split": split}, cost)
+    writers = explain(engine, task, config, scores_of, cost, at_full_model=True)
+    return _scores(engine, task, writers, method_record("node-eap", config), cost)
 
 
-def node_ig(
-    model: Model | Engine,
-    task: Task,
-    *,
-    points: int = 5,
-    rule: Quadrature = "gauss-legendre",
-    split: str = "train",
-    batch_size: int = 32,
-) -> Scores:
+def node_ig(model: Model | Engine, task: Task, config: NodeIgConfig | None = None, **changes: Any) -> Scores:
     """The same with the mean gradient along the input path, from ablated to clean embeddings (see `eap_ig`).
 
     Args:
         model: the model, or an engine that also says which graph and ablation.
         task: its `metric` is explained.
-        points: quadrature points; node scores are said to need more than edges', some 10 to 30.
-        rule: see `quadrature`; `right` is the reference implementation's grid.
-        split: which examples.
-        batch_size: how many at a time; it does not change the scores.
+        config: the settings.
+        **changes: fields of `NodeIgConfig` to change.
 
     Returns:
-        Scores, the mean over the examples: `writers`, and edges' made of them.
+        Scores, the mean over the examples: `writers` `[W]`, and edges' `[E]` made of them.
 
     Raises:
-        edgewise.InputError: a setting is out of range, the metric has no gradient, or the graph's embeddings are no
-            writers.
+        edgewise.InputError: a setting is wrong, the metric has no gradient, or the graph's embeddings are no writers.
     """
-    engine, cost, points_of = Engine.of(model), Cost(), quadrature(points, rule)
+    config, engine, cost = configured(NodeIgConfig, config, changes), Engine.of(model), Cost()
+    task, points = asked_of(task, config), quadrature(config.points, config.quadrature)
 
     def scores_of(stream: Stream, objective: Objective) -> Tensor:
         path = stream.inputs()
-        return torch.stack([w * _effects(stream, objective, path, alpha, cost) for alpha, w in points_of]).sum(0)
+        return torch.stack([w * _effects(stream, objective, path, alpha, cost) for alpha, w in points]).sum(0)
 
-    writers = explain(engine, task, split, batch_size, scores_of, cost)
-    method = {"name": "node-ig", "points": points, "quadrature": rule, "split": split}
-    return _scores(engine, task, writers, method, cost)
+    writers = explain(engine, task, config, scores_of, cost)
+    return _scores(engine, task, writers, method_record("node-ig", config), cost)
 
 
 def _effects(

@@ -6,7 +6,6 @@ or jointly with the masks of a learned method, whose engine has the ablation `le
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._learned_constants import LEARNING_RATE, LearnedConstants
+from edgewise.discovery._configs import configured
+from edgewise.discovery._learned_configs import OptimalConfig
+from edgewise.discovery._learned_constants import LearnedConstants
 from edgewise.discovery._learning import Experiment, backward, learn
 from edgewise.discovery._objective import example_scores, prepare, step_batch
 from edgewise.engine import Ablation, Engine, Writes, mean_writes
@@ -23,22 +24,6 @@ from edgewise.graph import Graph, GraphSpec
 from edgewise.models import Model, Tokens
 from edgewise.runs import Learner, RunOptions, optimizer_tensors, reading_tensors, restore_optimizer, write_tensors
 from edgewise.tasks import Task, loss_function
-
-
-@dataclass(frozen=True)
-class OptimalConfig:
-    """Settings of a run."""
-
-    steps: int = 300
-    batch_size: int = 16
-    learning_rate: float = LEARNING_RATE
-    """Of Adam, in units of each writer's own spread; it falls linearly to 0."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers. Raises `InputError`."""
-        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise InputError(f"optimal ablation: steps, batch_size and learning_rate must be positive, got {self}")
 
 
 def learned_engine(
@@ -61,6 +46,35 @@ def learned_engine(
     constants = Writes.from_tensors(tuple(x.requires_grad_() for x in tensors), len(model.parts.layers))
     ablation = Ablation("learned", source=f"started at the means over {task.name} train, clean")
     return Engine(model, graph, ablation, constants=constants, **choices)
+
+
+def engine_under(
+    model: Model, task: Task, ablation: str, graph: Graph | None = None, *, batch_size: int = 32, **choices: Any
+) -> Engine:
+    """An engine under an ablation by name, with constants from the task's training split where it needs some.
+
+    Args:
+        model: the model.
+        task: its clean training prompts are averaged over.
+        ablation: a kind of `Ablation`; `mean` and `mean-positional` are means over the training prompts; `optimal` or
+            `learned`, constants that are learned with masks (`learned_engine`).
+        graph: the model's graph; `model.graph()` if None.
+        batch_size: how many prompts at a time.
+        **choices: for `Engine`.
+
+    Raises:
+        InputError: there is no such ablation, or it does not go with the graph.
+    """
+    graph = graph or model.graph()
+    if ablation in ("optimal", "learned"):
+        return learned_engine(model, task, graph, batch_size=batch_size, **choices)
+    if ablation not in ("mean", "mean-positional"):
+        return Engine(model, graph, Ablation(ablation), **choices)  # pyright: ignore[reportArgumentType] (checked there)
+    positional = ablation == "mean-positional"
+    prompts = (batch.clean for batch in task.batches("train", batch_size))
+    means = mean_writes(model, graph, _moved(prompts, model), positional=positional)
+    kind = Ablation("mean-positional" if positional else "mean", source=f"means over {task.name} train, clean")
+    return Engine(model, graph, kind, constants=means, **choices)
 
 
 def _moved(prompts: Iterator[Tokens], model: Model) -> Iterator[Tokens]:
@@ -94,13 +108,13 @@ def optimal_constants(
         edgewise.InputError: a setting is out of range, the engine's ablation is not `learned`, or a checkpoint belongs
             to another run.
     """
-    config = replace(config or OptimalConfig(), **changes)
+    config = configured(OptimalConfig, config, changes)
     engine = model if isinstance(model, Engine) else learned_engine(model, task, circuit.graph)
     if engine.ablation.kind != "learned" or engine.graph != circuit.graph:
         raise InputError("optimal ablation: the engine has another graph or ablation; give the model or learned_engine")
     learner = ConstantsLearner(engine, task, circuit, config)
     kept = {"kept": hashlib.sha256(circuit.kept.numpy().tobytes()).hexdigest()}
-    experiment = Experiment("optimal", engine, task, asdict(config), settings=kept)
+    experiment = Experiment("optimal", engine, task, config.record(), settings=kept)
     found = learn(experiment, learner, options, None, of=circuit.provenance.get("method", {}))
     return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, found)
 

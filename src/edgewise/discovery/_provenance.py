@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from edgewise.discovery._configs import MethodConfig
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine
 from edgewise.tasks import Task, pairs_hash, score_name
@@ -32,6 +33,11 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | 
     if engine.features:
         found["transcoders"] = engine.transcoder_identity
     return found if cost is None else found | {"cost": cost.record()}
+
+
+def method_record(name: str, config: MethodConfig, **more: Any) -> dict[str, Any]:
+    """What a result says of its method: its name in the catalogue and all settings."""
+    return {"name": name, "config": config.record(), **more}
 
 
 def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]) -> dict[str, Any]:

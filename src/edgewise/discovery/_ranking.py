@@ -5,9 +5,8 @@ the circuit of every size (after Matryoshka Attribution, arXiv 2609.25518, with 
 and the scores started from attribution).
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +15,9 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
+from edgewise.discovery._configs import configured
 from edgewise.discovery._cost import MASK_IG_PASSES
+from edgewise.discovery._learned_configs import RankingConfig
 from edgewise.discovery._learned_constants import with_constants
 from edgewise.discovery._learning import Experiment, backward, learn
 from edgewise.discovery._objective import example_scores, prepare, step_batch
@@ -27,88 +28,13 @@ from edgewise.runs import (
     Learner,
     NothingToGainError,
     RunOptions,
-    check_settings,
     optimizer_tensors,
     restore_optimizer,
     uniform,
 )
 from edgewise.tasks import Task, loss_function, pairs_hash
 
-_BUDGET = 11  # the noise stream that draws the budgets
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
-
-
-@dataclass(frozen=True)
-class RankingConfig:
-    """Settings of a run."""
-
-    steps: int = 900
-    batch_size: int = 8
-    learning_rate: float = 0.05
-    """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0 if `decay`."""
-    decay: bool = True
-    largest: float = 0.25
-    """The largest budget, as a share of all edges."""
-    smallest: float = 0.004
-    """The smallest budget; budgets are drawn log-uniformly between the two."""
-    hot: float = 0.3
-    """Temperature of the soft top-k at the start, in units of the scores."""
-    cold: float = 0.05
-    """Temperature at the end; it falls geometrically."""
-    cut: float = 1e-3
-    """Masks below this are 0, and above 1 minus this are 1: they have next to no gradient, and the engine skips what
-    is 0."""
-    warm_examples: int = 64
-    """Training examples for the attribution (mask-path IG, 5 points) whose ranks the scores start from; 0 to start
-    from noise."""
-    straight_through: bool = False
-    """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
-    patience: int = 0
-    """Give the scores that were best on validation (hard circuits of three sizes), and stop after this many
-    validations in a row that were not better; 0 for no validation."""
-    validate_every: int = 50
-    """Steps between validations."""
-    validation_examples: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers. Raises `InputError`."""
-        check_settings("ranking", self, positive=("learning_rate",))
-        if not 0 <= self.cut < 0.5:
-            raise InputError(f"ranking: cut {self.cut}; masks below it become 0, so give a number from 0 to below 0.5")
-        if self.steps < 1 or self.batch_size < 1:
-            raise InputError(f"ranking: steps and batch_size must be positive, got {self.steps} and {self.batch_size}")
-        if not (self.cold > 0 and self.hot > 0) or self.warm_examples < 0:
-            raise InputError(
-                f"ranking: temperatures {self.hot} and {self.cold} must be above 0, "
-                f"warm_examples {self.warm_examples} at least 0"
-            )
-        if self.patience < 0 or self.validate_every < 1 or self.validation_examples < 1:
-            raise InputError(
-                f"ranking: patience {self.patience} must be at least 0, validate_every {self.validate_every} and "
-                f"validation_examples {self.validation_examples} positive"
-            )
-        if not 0 < self.smallest <= self.largest <= 1:
-            raise InputError(
-                f"ranking: budgets from {self.smallest} to {self.largest}; they are shares of all edges, "
-                "0 < smallest <= largest <= 1"
-            )
-
-    def rate(self, step: int) -> float:
-        """The learning rate at a step."""
-        return self.learning_rate * (1 - step / self.steps if self.decay else 1)
-
-    def temperature(self, step: int) -> float:
-        """The temperature at a step."""
-        return self.hot * (self.cold / self.hot) ** (step / max(1, self.steps - 1))
-
-    def budget(self, step: int, n_edges: int) -> float:
-        """The budget at a step, in edges: log-uniform, and any few steps in a row cover the range evenly (Kronecker's
-        sequence of the golden ratio from a random start), since steps of one size teach little about another.
-        """
-        draw = (float(uniform(1, self.seed, 0, _BUDGET)) + step * _GOLDEN) % 1
-        return n_edges * math.exp(math.log(self.smallest) + draw * math.log(self.largest / self.smallest))
 
 
 def learn_ranking(
@@ -138,7 +64,7 @@ def learn_ranking(
     Raises:
         edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
     """
-    config = replace(config or RankingConfig(), **changes)
+    config = configured(RankingConfig, config, changes)
     return learn_rankings(model, task, (config.seed,), config, start=start, options=options)[0]
 
 
@@ -173,7 +99,7 @@ def learn_rankings(
     Raises:
         edgewise.InputError: there are no seeds, a setting is out of range, or a checkpoint belongs to another run.
     """
-    config = replace(config or RankingConfig(), **changes)
+    config = configured(RankingConfig, config, changes)
     if not seeds:
         raise InputError("ranking: no seeds; give one for each ranking")
     engine = Engine.of(model)
@@ -183,14 +109,14 @@ def learn_rankings(
     settings: dict[str, Any] = {"seed": list(seeds)}
     if config.patience:
         settings["validation"] = pairs_hash(task.validation)
-    experiment = Experiment("ranking", engine, task, asdict(config), start, settings)
+    experiment = Experiment(config.title, engine, task, config.record(), start, settings)
     warm = None
     if config.warm_examples and start is None:
         warm = MASK_IG_PASSES | {"n_examples": min(config.warm_examples, len(task.train))}
     # Costs are of one ranking, whose copy of the batch is one of as many; the seconds are those of all together.
     found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     return [
-        Scores(engine.graph, row, found | {"method": found["method"] | {"config": asdict(replace(config, seed=seed))}})
+        Scores(engine.graph, row, found | {"method": found["method"] | {"config": replace(config, seed=seed).record()}})
         for seed, row in zip(seeds, learner.result().detach().cpu(), strict=True)
     ]
 
@@ -254,7 +180,7 @@ class RankingLearner(Learner):
         if config.straight_through:
             mask, options = self.hard(budgets) + (mask - mask.detach()), {"gradients": "all"}
         else:
-            mask = torch.where(mask < config.cut, 0.0, torch.where(mask > 1 - config.cut, 1.0, mask))
+            mask = torch.where(mask < config.mask_margin, 0.0, torch.where(mask > 1 - config.mask_margin, 1.0, mask))
         batch = step_batch(self.task, config.batch_size, config.seed, step)
         losses = example_scores(self.engine, batch, mask[:, None], self.loss, **options).mean(-1)  # (C,)
         backward(losses, self.task, self.optimizer)

@@ -1,14 +1,14 @@
 """What the searches from the output towards the input share: a few pairs held ready, and candidates judged on them."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edgewise._errors import InputError
+from edgewise.discovery._configs import ExamplesConfig
 from edgewise.discovery._cost import Cost
+from edgewise.discovery._explain import asked_of, check_graph
 from edgewise.engine import Downstream, Engine, Stream
 from edgewise.tasks import Batch, Metric, Task, reduce
 
@@ -19,26 +19,23 @@ SCORE_BYTES = 16 << 20
 class Search:
     """Some pairs of a task, a score, and where the search stands."""
 
-    def __init__(self, engine: Engine, task: Task, split: str, pairs: int, batch_size: int, score: Metric) -> None:
+    def __init__(self, engine: Engine, task: Task, config: ExamplesConfig, score: Metric) -> None:
         """Set up; `prepare` runs the pairs.
 
         Args:
             engine: model, graph and ablation.
             task: the behaviour.
-            split: which examples.
-            pairs: how many of them, at most; the first.
-            batch_size: how many are held in one piece.
+            config: which pairs, and how many are held in one piece.
             score: what candidates are judged by, one value per target.
 
         Raises:
-            InputError: there are no pairs.
+            InputError: there are no pairs, or the graph's edges carry positions or features.
         """
-        if pairs < 1:
-            raise InputError(f"pairs={pairs}: use at least 1")
+        check_graph(engine.graph)
         self.engine, self.score = engine, score
-        few = replace(task, **{split: task.split(split)[:pairs]})
-        self.batches = list(few.batches(split, batch_size))
-        self.n_examples = len(few.split(split))
+        few = asked_of(task, config)
+        self.batches = list(few.batches(config.split, config.batch_size))
+        self.n_examples = len(few.split(config.split))
         self.cost = Cost(examples=self.n_examples)
         self.parts: list[tuple[Downstream, Batch]] = []
         self.entered: tuple[int, int] | None = None

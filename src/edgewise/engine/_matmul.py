@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
-import torch
-
 Matmul: TypeAlias = Literal["highest", "high", "medium"]
 
 MATMULS: tuple[Matmul, ...] = ("highest", "high", "medium")
@@ -17,6 +15,8 @@ MATMULS: tuple[Matmul, ...] = ("highest", "high", "medium")
 @contextmanager
 def matmul_precision(level: Matmul) -> Iterator[None]:
     """Set PyTorch's precision of float32 products, and put it back."""
+    import torch  # not above: the command line names the levels without it
+
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(level)
     try:

@@ -103,13 +103,11 @@ class Stream:
         self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
         if self.graph.spec.features:
             raise InputError(
-                "graph: it has features in MLPs' places, which this method does not run; use eap, mask-ig or a learned "
-                "method"
+                "graph: it has features in MLPs' places, which a stream does not run; use one without features"
             )
         if self.graph.spec.spans and (not groups or batch.span_id is None):
             raise InputError(
-                "graph: its edges carry positions, which this method does not tell apart; use one without spans, or "
-                "ranking, edge-pruning, eap, eap-ig, mask-ig, relevance or flow"
+                "graph: its edges carry positions, which this method does not tell apart; use one without spans"
             )
         self.packing = pack(batch.clean)
         self.group: Int[Tensor, " N"] | None = None  # the position group of each token, where edges carry them

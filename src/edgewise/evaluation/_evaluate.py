@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import Scores, eap, random_scores
+from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
@@ -137,7 +137,7 @@ def evaluate(
     conditions: dict[str, Any] = {}
     if "random" in baselines:
         for seed in range(N_RANDOM):
-            scores = random_scores(engine.graph, seed, engine.ablation.kind)
+            scores = uniform_scores(engine.graph, seed, engine.ablation.kind)
             chosen[f"random {seed}"] = scores.top_actual(circuit.n_actual)
     if "eap" in baselines:
         selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
@@ -206,7 +206,10 @@ def best_attribution(
 
 
 def _scores_from(attribution: Scores | None) -> str:
-    return "train" if attribution is None else str(attribution.provenance.get("method", {}).get("split", "unknown"))
+    if attribution is None:
+        return "train"
+    method = attribution.provenance.get("method", {})  # of 0.1, the split stood beside the name
+    return str(method.get("config", method).get("split", "unknown"))
 
 
 def _choosing_split(task: Task) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import random_scores
+from edgewise.discovery import uniform_scores
 from edgewise.engine import Engine
 from edgewise.evaluation._evaluate import recorded_ablation
 from edgewise.evaluation._hypotheses import (
@@ -110,7 +110,7 @@ def _masks(
     """Every circuit that the tests run, by name."""
     masks = {"model": torch.ones_like(circuit.kept), "circuit": circuit.kept, "complement": ~circuit.kept}
     for number in range(n_random):
-        drawn = random_scores(circuit.graph, seed * n_random + number, kind).top_actual(circuit.n_actual).kept
+        drawn = uniform_scores(circuit.graph, seed * n_random + number, kind).top_actual(circuit.n_actual).kept
         masks[f"random {number}"], masks[f"without random {number}"] = drawn, ~drawn
         inflated, added = _inflate(circuit, generator)
         masks[f"inflated {number}"], masks[f"deflated {number}"] = inflated, without(inflated, added)

@@ -17,7 +17,12 @@ from ._progress import Progress as Progress
 from ._ranks import ALONE as ALONE
 from ._ranks import Ranks as Ranks
 from ._ranks import processes as processes
+from ._settings import Setting as Setting
+from ._settings import change_settings as change_settings
 from ._settings import check_settings as check_settings
+from ._settings import known_settings as known_settings
+from ._settings import parse_settings as parse_settings
+from ._settings import settings_of as settings_of
 from ._statistics import Interval as Interval
 from ._statistics import bootstrap as bootstrap
 from ._tensors import names_in as names_in

@@ -5,7 +5,6 @@ from ._changes import grouped_by_changes as grouped_by_changes
 from ._colors import copy_colors as copy_colors
 from ._custom import from_records as from_records
 from ._docstring import docstring as docstring
-from ._files import SUFFIXES as SUFFIXES
 from ._files import FileCheck as FileCheck
 from ._files import check_file as check_file
 from ._files import from_dataset as from_dataset
@@ -26,6 +25,10 @@ from ._metric import register_metric as register_metric
 from ._metric import score_name as score_name
 from ._metrics import CLOSE as CLOSE
 from ._metrics import reduce as reduce
+from ._names import BUILT_IN as BUILT_IN
+from ._names import HUB as HUB
+from ._names import SUFFIXES as SUFFIXES
+from ._names import TASK_NAMES as TASK_NAMES
 from ._pairs import Batch as Batch
 from ._pairs import Pair as Pair
 from ._pairs import Target as Target

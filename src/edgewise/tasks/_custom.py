@@ -74,10 +74,10 @@ def from_records(
     """
     placed = ((f"{name}[{number}]", record) for number, record in enumerate(records))
     options = {"proportions": proportions, "seed": seed, "skip": skip, "loss": loss, "metric": metric}
-    return made(name, placed, tokenizer, {"task": "records"}, **options)
+    return build_task(name, placed, tokenizer, {"task": "records"}, **options)
 
 
-def made(
+def build_task(
     name: str,
     placed: Iterable[Placed],
     tokenizer: PreTrainedTokenizerBase,

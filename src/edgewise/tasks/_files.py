@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
-from edgewise.tasks._custom import PROPORTIONS, Gathered, Placed, made
+from edgewise.tasks._custom import PROPORTIONS, Gathered, Placed, build_task
 from edgewise.tasks._encode import Encoder, quote
 from edgewise.tasks._metric import Score
 from edgewise.tasks._mib import is_mib, record_of
+from edgewise.tasks._names import HUB
 from edgewise.tasks._rows import READERS
 from edgewise.tasks._splits import SPLITS
 from edgewise.tasks._task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SUFFIXES = tuple(READERS)
-HUB = "hf:"
-"""Before the name of a data set of the Hugging Face hub, `hf:NAME` or `hf:NAME:CONFIGURATION`."""
 
 
 def from_file(
@@ -59,7 +56,7 @@ def from_file(
     digest = hashlib.sha256()
     arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
     arguments |= {"counterfactual": counterfactual, "skip": skip}
-    return made(
+    return build_task(
         Path(shown.removeprefix(HUB)).stem,
         _translated(_rows(shown, digest), counterfactual),
         tokenizer,
@@ -105,7 +102,7 @@ def from_dataset(
     """
     options: dict[str, Any] = {"proportions": proportions, "seed": seed, "skip": skip, "loss": loss, "metric": metric}
     placed = _translated(_rows_of(dataset, name), counterfactual)
-    return made(name, placed, tokenizer, {"task": "records"}, **options)
+    return build_task(name, placed, tokenizer, {"task": "records"}, **options)
 
 
 @dataclass(frozen=True)

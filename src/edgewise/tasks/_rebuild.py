@@ -6,39 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgewise import tasks
 from edgewise._errors import InputError
-from edgewise.tasks._arithmetic import arithmetic
-from edgewise.tasks._boolean import boolean_expressions
-from edgewise.tasks._capitals import capital_country
 from edgewise.tasks._changes import grouped_by_changes
-from edgewise.tasks._colors import copy_colors
-from edgewise.tasks._docstring import docstring
 from edgewise.tasks._files import from_file
-from edgewise.tasks._greater_than import greater_than
-from edgewise.tasks._induction import induction
-from edgewise.tasks._ioi import ioi, ioi_t1
 from edgewise.tasks._metric import Kind, metric_names
-from edgewise.tasks._program import program
-from edgewise.tasks._pronoun import gendered_pronoun
+from edgewise.tasks._names import BUILT_IN
 from edgewise.tasks._task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "ioi": ioi,
-    "ioi-t1": ioi_t1,
-    "greater-than": greater_than,
-    "gendered-pronoun": gendered_pronoun,
-    "boolean-expressions": boolean_expressions,
-    "docstring": docstring,
-    "induction": induction,
-    "capital-country": capital_country,
-    "arithmetic": arithmetic,
-    "copy-colors": copy_colors,
-}
+TASKS: dict[str, Callable[..., Task]] = {name: getattr(tasks, builder) for name, builder in BUILT_IN.items()}
 """The built-in tasks: name -> builder of (tokenizer, train, validation, test, seed, and options of its own)."""
-ALL_TASKS: dict[str, Callable[..., Task]] = {**TASKS, "program": program}
+ALL_TASKS: dict[str, Callable[..., Task]] = {**TASKS, "program": tasks.program}
 """Those, and the task of compiled programs, which takes no other model's tokenizer."""
 
 

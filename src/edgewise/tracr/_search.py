@@ -26,7 +26,13 @@ from edgewise.tracr._recovery import agreeing_size
 
 RANKING: dict[str, Any] = {"steps": 300, "batch_size": 32, "smallest": 0.02, "largest": 1.0}
 """What of `RankingConfig` is different for programs: they have few edges, and may need any share of them."""
-REFINED: dict[str, Any] = {"steps": 150, "batch_size": 32, "learning_rate": 0.03, "hot": 0.2, "cold": 0.03}
+REFINED: dict[str, Any] = {
+    "steps": 150,
+    "batch_size": 32,
+    "learning_rate": 0.03,
+    "start_temperature": 0.2,
+    "end_temperature": 0.03,
+}
 """The same where a ranking is learned on around the size at which its circuits begin to work."""
 AROUND = (0.6, 1.05)
 """Budgets then, from and to, as shares of that size."""

@@ -10,11 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from edgewise import InputError
-from edgewise.bench import prompting_page, study_prompting
 from edgewise.circuit import Circuit
-from edgewise.cli import main
 from edgewise.tasks import FORMS, capital_records
 from edgewise.tasks._capitals import CAPITALS
+from examples.prompting import main, prompting_page, study_prompting
 
 pytest.importorskip("pyarrow")
 QUESTION = "What is the capital of ? Answer with one word . The : Answer"
@@ -87,10 +86,9 @@ def test_the_command_writes_a_page(model: Path, tmp_path: Path, monkeypatch: pyt
     out, page = tmp_path / "out", tmp_path / "page.md"
     sizes = ("--train", 8, "--validation", 4, "--test", 4)
     arguments = ("--model", model, "--out", out, "--method", "eap", "--sparsity", 0.5, *sizes, "--write", page)
-    monkeypatch.setattr("sys.argv", ["edgewise", "study", "prompting", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code and "| few-shot |" in page.read_text() and (out / "study.json").is_file()
+    monkeypatch.setattr("sys.argv", ["prompting.py", *map(str, arguments)])
+    main()
+    assert "| few-shot |" in page.read_text() and (out / "study.json").is_file()
 
 
 def test_what_a_tokenizer_cannot_ask_is_refused(model: Path, tmp_path: Path):

@@ -1,19 +1,21 @@
 """One behaviour asked for in two ways, by an instruction and by examples: are the two circuits one?
 
 The case study of Bhaskar et al. 2024 (arXiv 2406.16778, section 5), on boolean expressions in CodeLlama-13B.
+
+    python examples/prompting.py --behaviour capitals --out runs/prompting --write docs/results/prompting.md
 """
 
+import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgewise._errors import InputError
-from edgewise.bench._cell import cells
-from edgewise.bench._config import BenchConfig
-from edgewise.bench._run import prepare, run_bench
-from edgewise.circuit import Circuit
+from edgewise import Circuit, InputError
+from edgewise.bench import BenchConfig, cells, prepare, run_bench
 from edgewise.evaluation import Ability, Comparison, compare, score
 from edgewise.models import load_tokenizer
 from edgewise.runs import write_atomically
@@ -92,8 +94,9 @@ def study_prompting(
     _, ran = run_bench(config, out, jobs=jobs, threads=threads, device=device, say=say)
     if ran.failed:
         raise InputError(f"study: {ran.failed[0]}")
-    engine, tasks = prepare(config, model, device)
-    named = [replace(task, name=form) for form, task in tasks.items()]
+    prepared = prepare(config, model, device)
+    engine = next(iter(prepared.values()))[0]
+    named = [replace(task, name=form) for form, (_, task) in prepared.items()]
     circuits = {
         cell.task.name: Circuit.load(cell.folder / f"chosen {cell.sizes()[0]}.safetensors")
         for cell in cells(config, out)
@@ -156,3 +159,43 @@ def _tasks(behaviour: str, model: str, out: Path, sizes: tuple[int, int, int], s
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in records[form]))
         tasks.append({"name": form, "task": str(path), "seed": seed})
     return tasks
+
+
+def main() -> None:
+    """The study as a command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, a hub id, or a local directory")
+    parser.add_argument("--out", type=Path, default=Path("runs/prompting"), help="folder of all results")
+    parser.add_argument("--behaviour", choices=BEHAVIOURS, default=BEHAVIOURS[0])
+    parser.add_argument("--sparsity", type=float, default=0.98, help="of both circuits")
+    parser.add_argument("--method", default="ranking", help="a method of `edgewise methods`")
+    parser.add_argument("--steps", type=int, help="of a learned method; its own if not given")
+    for name, most in (("train", 200), ("validation", 100), ("test", 200)):
+        parser.add_argument(f"--{name}", type=int, default=most, help="pairs of each form, at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the method")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with a model of its own")
+    parser.add_argument("--threads", type=int, help="of each; the cores shared out if not given")
+    parser.add_argument("--device")
+    parser.add_argument("--write", type=Path, help="also write a page (.md)")
+    given = parser.parse_args()
+    found = study_prompting(
+        given.model,
+        given.out,
+        behaviour=given.behaviour,
+        sparsity=given.sparsity,
+        method={"method": given.method} | ({} if given.steps is None else {"steps": given.steps}),
+        sizes=(given.train, given.validation, given.test),
+        seed=given.seed,
+        jobs=given.jobs,
+        threads=given.threads,
+        device=given.device,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    page = prompting_page(found, command=shlex.join(["python", "examples/prompting.py", *sys.argv[1:]]))
+    if given.write is not None:
+        write_atomically(given.write, page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

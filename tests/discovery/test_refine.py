@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgewise import InputError
-from edgewise.discovery import learn_ranking, polish
+from edgewise.discovery import learn_ranking, refine_at_size
 from edgewise.discovery._scores import edges_at
 from edgewise.runs import RunOptions
 from edgewise.tasks import Task
@@ -17,11 +17,11 @@ def _start(task: Task):
     return learn_ranking(toy_engine(), task, RANKING, options=QUIET)
 
 
-def test_polish_gives_the_size_asked_for_and_says_where_it_came_from():
+def test_it_gives_the_size_asked_for_and_says_where_it_came_from():
     task = random_task()
     scores = _start(task)
     before = scores.values.clone()
-    circuit = polish(toy_engine(), task, scores, 0.7, steps=6, options=QUIET)
+    circuit = refine_at_size(toy_engine(), task, start=scores, sparsity=0.7, steps=6, options=QUIET)
     assert torch.equal(scores.values, before)
     size = edges_at(circuit.graph, 0.7)
     assert 0.8 * size <= circuit.n_actual == circuit.n_edges <= size
@@ -31,7 +31,7 @@ def test_polish_gives_the_size_asked_for_and_says_where_it_came_from():
 
 
 @pytest.mark.parametrize("straight_through", [False, True])
-def test_polish_lowers_the_loss_of_its_size(straight_through: bool):
+def test_it_lowers_the_loss_of_its_size(straight_through: bool):
     task, engine = random_task(n=6), toy_engine()
 
     def loss(values: torch.Tensor) -> float:
@@ -42,17 +42,19 @@ def test_polish_lowers_the_loss_of_its_size(straight_through: bool):
 
     scores = learn_ranking(engine, task, RANKING, steps=2, options=QUIET)
     changes = {"steps": 60, "batch_size": 6, "straight_through": straight_through}
-    circuit = polish(engine, task, scores, 0.7, options=QUIET, **changes)
+    circuit = refine_at_size(engine, task, start=scores, sparsity=0.7, options=QUIET, **changes)
     assert circuit.scores is not None
     assert loss(circuit.scores) < 0.9 * loss(scores.values)
 
 
-def test_a_killed_polish_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     task = random_task()
     scores = _start(task)
 
     def run(name: str):
-        return polish(toy_engine(), task, scores, 0.7, steps=8, batch_size=5, options=quiet(tmp_path / name))
+        return refine_at_size(
+            toy_engine(), task, start=scores, sparsity=0.7, steps=8, batch_size=5, options=quiet(tmp_path / name)
+        )
 
     with monkeypatch.context() as patch:
         stop(patch, 5, Killed())
@@ -65,13 +67,13 @@ def test_a_killed_polish_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_start_is_refused(tmp_path):
     task = random_task()
     scores = _start(task)
-    polish(toy_engine(), task, scores, 0.7, steps=3, options=quiet(tmp_path))
+    refine_at_size(toy_engine(), task, start=scores, sparsity=0.7, steps=3, options=quiet(tmp_path))
     other = learn_ranking(toy_engine(), task, RANKING, seed=5, options=QUIET)
     with pytest.raises(InputError, match="start"):
-        polish(toy_engine(), task, other, 0.7, steps=3, options=quiet(tmp_path))
+        refine_at_size(toy_engine(), task, start=other, sparsity=0.7, steps=3, options=quiet(tmp_path))
 
 
 def test_scores_of_another_graph_are_refused():
     task = random_task()
     with pytest.raises(InputError, match="scores of the graph"):
-        polish(toy_engine("llama-gqa"), task, _start(task), 0.7, options=QUIET)
+        refine_at_size(toy_engine("llama-gqa"), task, start=_start(task), sparsity=0.7, options=QUIET)

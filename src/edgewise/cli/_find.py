@@ -1,0 +1,172 @@
+"""`edgewise find`, and the methods that it can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import edgewise as ew
+from edgewise._errors import InputError
+from edgewise.cli import _features, _show
+from edgewise.cli import _options as options
+from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, scores_of, torch_type
+from edgewise.cli._tasks import warn_if_unable
+from edgewise.discovery import check_able, method, methods_table
+from edgewise.discovery import methods as all_methods
+from edgewise.runs import check_writable, settings_of
+
+_DEFAULT = "the method's own if not given"
+AblationName = Literal["interchange", "zero", "mean", "mean-positional", "optimal"]
+
+
+def find(
+    model: options.ModelName = "smollm2-135m",
+    task: options.TaskName = "ioi",
+    method_name: Annotated[
+        str, typer.Option("--method", help="`edgewise methods` lists them; see docs/methods.md.")
+    ] = "ranking",
+    sparsity: Annotated[float | None, typer.Option(help="1 − kept edges / all edges; 0.98, which keeps 2 %.")] = None,
+    out: options.Out = Path("runs/circuit"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method, as name=value; several times. `edgewise methods NAME`."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="default, or paper for edge-pruning (the published settings).")
+    ] = "default",
+    start: Annotated[
+        Path | None, typer.Option(help="Scores to start from: the circuit.safetensors of a ranking, say.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Of a learned method; {_DEFAULT}.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Examples at a time; {_DEFAULT}.")] = None,
+    points: Annotated[int | None, typer.Option(help="Quadrature points of a method that integrates gradients.")] = None,
+    quadrature: Annotated[str | None, typer.Option(help="Their places: gauss-legendre, left, right, …")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="acdc: cut what raises the loss by less; decides the size.")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="Use this many training pairs, the first.")] = None,
+    methods: Annotated[str | None, typer.Option(help="ensemble: of which methods' ranks, with commas.")] = None,
+    train: options.TrainPairs = 200,
+    validation: options.ValidationPairs = 200,
+    test: options.TestPairs = 256,
+    seed: Annotated[int, typer.Option(help="Of the method, and of a built-in task's pairs.")] = 0,
+    ablation: Annotated[
+        AblationName,
+        typer.Option(
+            help="What removed edges carry; means are over the training prompts, optimal constants learned with masks."
+        ),
+    ] = "interchange",
+    embeddings: options.Embeddings = "joint",
+    kv: options.KeyValue = "physical",
+    positions: Annotated[
+        bool, typer.Option("--positions", help="Give each span of the prompts edges of its own.")
+    ] = False,
+    transcoders: _features.Sources = None,
+    features_per_layer: Annotated[
+        int, typer.Option(help="With --transcoders: how many features of each, those with the largest effects.")
+    ] = 32,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    memory: options.Memory = "default",
+    matmul: options.Matmul = "highest",
+    cache: options.Cache = 1.0,
+    log: options.Log = None,
+) -> None:
+    """Find a circuit and write it to OUT/circuit.safetensors."""
+    record = method(method_name, "--method")
+    given = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "points": points,
+        "quadrature": quadrature,
+        "threshold": threshold,
+        "pairs": pairs,
+        "methods": None if methods is None else tuple(methods.split(",")),
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or ())
+    if positions:
+        check_able(record, config, "positions", "--positions")
+    if ablation == "optimal" and not record.learns:
+        able = ", ".join(name for name, each in all_methods().items() if each.learns)
+        raise InputError(f"--ablation optimal: constants are learned with masks, by {able}")
+    if start is None and record.start == "must":
+        raise InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
+    if start is not None and record.start == "no":
+        raise InputError(f"--start: {record.name} takes no scores to start from; leave it out")
+    cache_bytes = cache_size(cache)
+    _features.check(transcoders, features_per_layer, record, config, ablation)
+    check_task(task)
+    check_writable(out)
+    begin = None if start is None else scores_of(start, load_circuit(start))
+    features = _features.read(transcoders)
+    loaded = load(model, device, dtype)
+    examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
+    if not len(examples.train):
+        raise InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
+    if positions and not examples.span_names:
+        examples = ew.tasks.grouped_by_changes(examples)
+    chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)
+    graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), chosen)
+    choices: dict[str, Any] = {"memory": memory, "dtype": torch_type(dtype), "matmul": matmul}
+    choices |= {"transcoders": features, "cache_bytes": cache_bytes}
+    engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
+    _show.header(loaded, engine, examples)
+    warn_if_unable(engine, examples)
+    run = ew.RunOptions(out=out, log=tuple(each.value for each in log or ()))
+    found = ew.discovery.run_method(record, engine, examples, config, options=run, start=begin)
+    if isinstance(found, ew.Scores):
+        found = found.at(size_of(sparsity), actual=True, absolute=record.signs[0] == "absolute")
+    if engine.ablation.kind not in ("interchange", "zero"):
+        ew.save_constants(engine, out / "constants.safetensors")
+    found.save(out / "circuit.safetensors")
+    _show.found(found, out / "circuit.safetensors")
+    if "stopped" in found.provenance["method"]:
+        raise typer.Exit(130)  # what follows in a script should not go on with half a circuit
+
+
+def configure(
+    record: ew.discovery.Method,
+    changes: dict[str, Any],
+    *,
+    sparsity: float | None = None,
+    seed: int = 0,
+    preset: str = "default",
+    texts: list[str] | tuple[str, ...] = (),
+) -> ew.discovery.MethodConfig:
+    """A method's settings from the options that were given, checked before anything is loaded. Raises `InputError`."""
+    if record.sized and sparsity is not None:
+        changes = {**changes, "sparsity": sparsity}
+    elif record.ladder is not None and sparsity is not None:
+        raise InputError(f"--sparsity: {record.name} has a {record.ladder.setting}, which decides the size; give that")
+    elif not record.sized:
+        size_of(sparsity)
+    if "seed" in settings_of(record.config):
+        changes = {**changes, "seed": seed}
+    config = record.configure(changes, preset=preset, texts=texts)
+    ew.discovery.members(config)
+    return config
+
+
+def size_of(sparsity: float | None) -> float:
+    """`--sparsity` of a method whose scores give circuits of any size. Raises `InputError`."""
+    size = 0.98 if sparsity is None else sparsity
+    if not 0 < size < 1:
+        raise InputError(f"--sparsity {size}: it is 1 − kept edges / all edges, so between 0 and 1; 0.98 keeps 2 %")
+    return size
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method's settings.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/methods.md.")] = False,
+) -> None:
+    """The methods that find circuits, or the settings of one, for `find --set` and benches."""
+    if markdown:
+        print(methods_table())
+    elif name is None:
+        for each in all_methods().values():
+            print(f"{each.name}: {each.summary}")
+    else:
+        _show.method(method(name))

@@ -1,0 +1,93 @@
+"""`edgewise models` and `edgewise plan`: which models there are, whether the engine reproduces one, what one needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import edgewise as ew
+from edgewise._errors import InputError
+from edgewise.cli import _options as options
+from edgewise.cli import _show
+from edgewise.cli._common import quiet, torch_type
+
+app = typer.Typer(no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one.")
+
+
+@app.command("check")
+def check_model(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a hub id, or a local directory.")],
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare the engine with the model's own module, with all masks 1 and with all masks 0."""
+    quiet()
+    loaded = ew.models.load(model, device=device)
+    result = ew.engine.check(loaded)
+    row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result), "passed": result.passed}
+    if as_json:
+        print(json.dumps(row))
+    else:
+        _show.check(row)
+    if not result.passed:
+        sys.exit(1)
+
+
+@app.command("list")
+def list_models() -> None:
+    """The models that need no hub, and the supported families."""
+    for name, description in (ew.models.DEFAULT_MODELS | ew.models.SHIPPED).items():
+        print(f"{name}: {description}")
+    print(f"families: {', '.join(ew.models.supported())}")
+
+
+def plan(
+    config: Annotated[Path, typer.Option("--config", help="A model's config.json; no weights are needed.")],
+    batch: Annotated[int, typer.Option("--batch", help="Pairs per step.")] = 32,
+    length: Annotated[int, typer.Option("--length", help="Tokens per prompt.")] = 20,
+    dtype: Annotated[options.DtypeName, typer.Option(help="Of the weights and the stack.")] = "float32",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Chunks of tokens are longer on a GPU.")] = "cpu",
+    embeddings: options.Embeddings = "joint",
+    kv: options.KeyValue = "physical",
+    examples: Annotated[
+        int | None, typer.Option(help="Training examples whose constants are kept; the batch's if not given.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what a training step of a model would need, in memory and operations, before there is any."""
+    for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: use at least 1")
+    if not config.exists():
+        raise InputError(f"--config {config}: no such file; give a model's config.json")
+    quiet()
+    type_ = torch_type(dtype)
+    model = ew.models.from_config(config, type_)
+    longest = int(getattr(getattr(model.module, "config", None), "max_position_embeddings", length))
+    if length > longest:
+        raise InputError(f"--length {length}: the model has {longest} positions")
+    graph = model.graph(embeddings, kv)
+    modes = [
+        ew.engine.footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)
+        for memory in ("default", "lean")
+    ]
+    row = {"config": str(config), "edges": graph.n_edges, "batch": batch, "length": length, "dtype": dtype}
+    if as_json:
+        row["modes"] = {
+            mode.memory: {
+                "bytes": mode.bytes,
+                "total_bytes": mode.total_bytes,
+                "bytes_above_weights": mode.bytes_above_weights,
+                "operations": mode.operations,
+                "total_operations": mode.total_operations,
+            }
+            for mode in modes
+        }
+        print(json.dumps(row))
+    else:
+        _show.footprints(row, modes)

@@ -1,0 +1,57 @@
+"""The options that several commands have, each said once."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
+OwnModel = Annotated[str | None, typer.Option("--model", help="The model; the circuit's own if not given.")]
+TaskName = Annotated[
+    str, typer.Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")
+]
+CircuitFile = Annotated[Path, typer.Argument(help="The circuit.safetensors that find wrote.")]
+Picture = Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+SplitName = Annotated[Literal["train", "validation", "test"], typer.Option("--split", help="Which examples.")]
+Embeddings = Annotated[
+    Literal["joint", "split", "off"], typer.Option("--embeddings", help="Off: embeddings are not writers.")
+]
+KeyValue = Annotated[
+    Literal["physical", "expanded"],
+    typer.Option("--kv", help="Key and value readers: physical, or expanded to query heads."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, …")]
+DtypeName = Literal["float32", "bf16"]
+Dtype = Annotated[
+    DtypeName | None, typer.Option("--dtype", help="Of weights and stack; unset: weights as stored, stack float32.")
+]
+Memory = Annotated[Literal["default", "lean"], typer.Option("--memory", help="Lean: less memory, more time.")]
+Matmul = Annotated[
+    Literal["highest", "high", "medium"],
+    typer.Option("--matmul", help="Medium: float32 products as fast as the machine can, maybe in bfloat16."),
+]
+Cache = Annotated[
+    float,
+    typer.Option(
+        "--cache", help="GiB kept of what depends on the pairs alone: faster where many are seen again (each process)."
+    ),
+]
+
+
+class Logger(str, Enum):
+    """Where a run's metrics may go too."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+Log = Annotated[list[Logger] | None, typer.Option("--log", help="Also log there (if installed).")]
+TrainPairs = Annotated[int, typer.Option("--train", help="Training pairs of a built-in task.")]
+ValidationPairs = Annotated[int, typer.Option("--validation", help="Validation pairs of a built-in task.")]
+TestPairs = Annotated[int, typer.Option("--test", help="Test pairs of a built-in task.")]
+PairsSeed = Annotated[int, typer.Option("--seed", help="Of the pairs, if the task is built in.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples at a time; it does not change the numbers.")]
+Sparsities = Annotated[str, typer.Option("--sparsities", help="The sizes, as actual sparsities.")]

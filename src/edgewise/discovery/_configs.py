@@ -1,0 +1,278 @@
+"""The settings of every method: one frozen dataclass each. Its documented fields are what Python, the command line and
+benches offer, under the same names.
+
+Nothing here imports PyTorch, so that a wrong setting is refused before anything is loaded.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from edgewise._errors import InputError
+from edgewise.runs import change_settings, check_settings, known_settings
+from edgewise.tasks import SPLITS, loss_function, metric_function, score_name
+
+Config = TypeVar("Config", bound="MethodConfig")
+Quadrature = Literal["gauss-legendre", "left", "right", "midpoint", "trapezoid"]
+Rule = Literal["norm", "attention", "activation", "gate"]
+RULES: tuple[Rule, ...] = ("norm", "attention", "activation", "gate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """What all settings of methods share: they check themselves and are recorded in what they led to."""
+
+    title: ClassVar[str] = "method"
+    """What error messages call the method."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Fields that must be finite and above 0."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        check_settings(self.title, self, self.positive)
+
+    @classmethod
+    def of(cls: type[Config], preset: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
+        """A preset with settings changed, as the command line and benches make it.
+
+        Raises:
+            InputError: there is no such setting, or its value is wrong.
+        """
+        known_settings(cls.title, cls, changes)
+        return cls(**{**preset, **changes})
+
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed gives another result."""
+        return hasattr(self, "seed")
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for a result's provenance; a function goes by its name."""
+        values: dict[str, Any] = asdict(self)
+        functions = {name: score_name(value) for name, value in vars(self).items() if callable(value)}
+        return values | functions
+
+
+def configured(make: type[Config], config: Config | None, changes: Mapping[str, Any]) -> Config:
+    """What a method was given: its settings, the defaults if None, with some changed. Raises `InputError`."""
+    if config is not None and not isinstance(config, make):
+        raise InputError(f"{make.title}: config is a {type(config).__name__}; give a {make.__name__}")
+    if config is None:
+        known_settings(make.title, make, changes)
+        return make(**changes)
+    return change_settings(make.title, config, changes)
+
+
+# -------------------------------------------------------------------------------------------- methods without learning
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(MethodConfig):
+    """Settings of random scores."""
+
+    title: ClassVar[str] = "random"
+    seed: int = 0
+    """Of the scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamplesConfig(MethodConfig):
+    """Settings of a method that runs a task's examples once."""
+
+    split: str = "train"
+    """Which examples."""
+    batch_size: int = 32
+    """How many examples at a time; it does not change the scores."""
+    pairs: int | None = None
+    """Only so many pairs of the split, the first; none for all of them."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if self.split not in SPLITS:
+            raise InputError(f"{self.title}: there is no split {self.split!r}; use {', '.join(SPLITS)}")
+        if self.batch_size < 1:
+            raise InputError(f"{self.title}: batch_size {self.batch_size}; use at least 1")
+        if self.pairs is not None and self.pairs < 1:
+            raise InputError(f"{self.title}: pairs={self.pairs}; give a number of pairs, at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionConfig(ExamplesConfig):
+    """Settings of a method that explains a metric."""
+
+    explains: str | Callable[..., Any] | None = None
+    """The metric to explain in place of the task's."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if self.explains is not None:
+            metric_function(self.explains)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathConfig(AttributionConfig):
+    """Settings of a method that averages gradients along a path."""
+
+    points: int = 5
+    """Quadrature points, m."""
+    quadrature: Quadrature = "gauss-legendre"
+    """Where the points lie and what they weigh; `left` is EAP-IG's own grid for edges, `right` its grid for nodes."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        least = 2 if self.quadrature == "trapezoid" else 1
+        if self.points < least:
+            raise InputError(f"{self.title}: points={self.points}; {self.quadrature} needs at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EapConfig(AttributionConfig):
+    """Settings of EAP."""
+
+    title: ClassVar[str] = "eap"
+    qk_fix: bool = False
+    """For edges into queries and keys, run the head's norm, projection and softmax without the edge as they are, and
+    take its output's effect alone as linear (AtP*'s fix, for single edges). It takes each writer through the queries'
+    and keys' projections of every later layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EapIgConfig(PathConfig):
+    """Settings of EAP-IG."""
+
+    title: ClassVar[str] = "eap-ig"
+    path: Literal["inputs", "activations"] = "inputs"
+    """`inputs`: the embeddings move from ablated to clean and all else follows. `activations`: one component's output
+    at a time (the embeddings, a layer's attention, an MLP), and the path explains that component's outgoing edges
+    alone. (The reference implementation lets every component's path count for every edge.)"""
+    heads: Literal["together", "apart"] = "together"
+    """For `activations`, whether a layer's heads move together, in 2L + 1 paths, or each on its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EapIgActivationsConfig(EapIgConfig):
+    """Settings of EAP-IG along each component's output."""
+
+    title: ClassVar[str] = "eap-ig-activations"
+    path: Literal["inputs", "activations"] = "activations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskIgConfig(PathConfig):
+    """Settings of mask-path IG."""
+
+    title: ClassVar[str] = "mask-ig"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelevanceConfig(AttributionConfig):
+    """Settings of relevance propagation."""
+
+    title: ClassVar[str] = "relevance"
+    rules: tuple[str, ...] = RULES
+    """Which of norm, attention, activation and gate to apply; with none it is EAP. With `attention`, edges into queries
+    and keys score 0."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if unknown := sorted(set(self.rules) - set(RULES)):
+            raise InputError(f"relevance: there is no rule {unknown[0]!r}; choose among {', '.join(RULES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeEapConfig(AttributionConfig):
+    """Settings of attribution of whole components."""
+
+    title: ClassVar[str] = "node-eap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeIgConfig(PathConfig):
+    """Settings of attribution of whole components along the input path, which is said to need more points than that of
+    edges, some 10 to 30.
+    """
+
+    title: ClassVar[str] = "node-ig"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtpStarConfig(AttributionConfig):
+    """Settings of AtP*."""
+
+    title: ClassVar[str] = "atp-star"
+    graddrop: bool = True
+    """Average absolute effects over L blocked gradients, example by example, for L backward passes; the scores have no
+    sign then. False: the signed effect by one backward, with the QK fix."""
+    keys: Literal["together", "apart"] = "together"
+    """Patch a head's keys at all positions `together`, which is what ablating the edges into the key does, or each
+    position's `apart`, and sum (the paper's nodes are single positions)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationFlowConfig(ExamplesConfig):
+    """Settings of information flow routes."""
+
+    title: ClassVar[str] = "information-flow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleConfig(PathConfig):
+    """Settings of an ensemble. Those of attribution go to every member that has them, where they are changed."""
+
+    title: ClassVar[str] = "ensemble"
+    methods: tuple[str, ...] = ("eap-ig", "mask-ig", "relevance")
+    """Whose ranks are averaged: methods that give scores without learning."""
+    weights: tuple[float, ...] | None = None
+    """One for each method; none for all equal."""
+
+
+# ----------------------------------------------------------------------------------------------------------- searches
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactPatchingConfig(AttributionConfig):
+    """Settings of exact patching."""
+
+    title: ClassVar[str] = "exact-patching"
+    batch_size: int = 16
+    pairs: int | None = 16
+    max_edges: int = 100_000
+    """Refuse to patch more edges than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcdcConfig(ExamplesConfig):
+    """Settings of ACDC."""
+
+    title: ClassVar[str] = "acdc"
+    batch_size: int = 16
+    """How many pairs are held in one piece."""
+    pairs: int | None = 16
+    threshold: float = 0.01
+    """τ: cut what raises the loss by less. It decides the circuit's size."""
+    loss: str | Callable[..., Any] | None = None
+    """`kl`, `logit_diff` (its fall), `l2` of the outputs, …, lower being better; the task's if none."""
+    absolute: bool = False
+    """Compare the change's absolute value with τ, so that edges whose loss would fall are kept too."""
+    order: Literal["descending", "ascending", "random"] = "descending"
+    """In which order a reader's writers are tried: from the latest, from the first, or at random."""
+    seed: int = 0
+    """Of the random order."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if not math.isfinite(self.threshold):
+            raise InputError(f"acdc: threshold {self.threshold}; give a finite number")
+        if self.loss is not None:
+            loss_function(self.loss)
+
+    @property
+    def seeded(self) -> bool:
+        """Only a random order has a seed."""
+        return self.order == "random"

@@ -1,0 +1,303 @@
+"""The settings of every method that learns by gradient descent (see `_configs`)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from edgewise._errors import InputError
+from edgewise.discovery._configs import MethodConfig
+from edgewise.runs import known_settings
+
+_BUDGET = 11  # the noise stream that draws the budgets
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedConfig(MethodConfig):
+    """Settings of a method that learns by gradient descent."""
+
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate",)
+    steps: int = 300
+    """Steps of gradient descent."""
+    batch_size: int = 16
+    """Examples a step."""
+    learning_rate: float = 0.05
+    seed: int = 0
+    """Of the examples' order and of whatever is drawn."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if self.steps < 1 or self.batch_size < 1:
+            raise InputError(
+                f"{self.title}: steps and batch_size must be positive, got {self.steps} and {self.batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimalConfig(LearnedConfig):
+    """Settings of optimal ablation for a fixed circuit."""
+
+    title: ClassVar[str] = "optimal ablation"
+    learning_rate: float = 2e-3  # Li & Janson 2024, section 4.2
+    """Of Adam, in units of each writer's own spread; it falls linearly to 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig(LearnedConfig):
+    """Settings of a ranking that is learned by soft top-k masks at budgets drawn anew each step."""
+
+    unit: ClassVar[str] = "edges"
+    batch_size: int = 8
+    learning_rate: float = 0.05
+    """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0."""
+    largest: float = 0.25
+    """The largest budget, as a share of all edges."""
+    smallest: float = 0.004
+    """The smallest budget; budgets are drawn log-uniformly between the two."""
+    start_temperature: float = 0.3
+    """Temperature of the soft top-k at the start, in units of the scores."""
+    end_temperature: float = 0.05
+    """Temperature at the end; it falls geometrically."""
+    warm_examples: int = 64
+    """Training examples for the attribution (mask-path IG, 5 points) whose ranks the scores start from; 0 to start from
+    noise."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if not (self.end_temperature > 0 and self.start_temperature > 0) or self.warm_examples < 0:
+            raise InputError(
+                f"{self.title}: temperatures {self.start_temperature} and {self.end_temperature} must be above 0, "
+                f"warm_examples {self.warm_examples} at least 0"
+            )
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise InputError(
+                f"{self.title}: budgets from {self.smallest} to {self.largest}; they are shares of all {self.unit}, "
+                "0 < smallest <= largest <= 1"
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        return self.learning_rate * (1 - step / self.steps)
+
+    def temperature(self, step: int) -> float:
+        """The temperature at a step."""
+        fall = self.end_temperature / self.start_temperature
+        return self.start_temperature * fall ** (step / max(1, self.steps - 1))
+
+    def budget(self, step: int, n: int) -> float:
+        """The budget at a step, of `n` edges or writers: log-uniform, and any few steps in a row cover the range evenly
+        (Kronecker's sequence of the golden ratio from a random start), since steps of one size teach little about
+        another.
+        """
+        from edgewise.runs import uniform  # which imports PyTorch
+
+        draw = (float(uniform(1, self.seed, 0, _BUDGET)) + step * _GOLDEN) % 1
+        return n * math.exp(math.log(self.smallest) + draw * math.log(self.largest / self.smallest))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingConfig(BudgetConfig):
+    """Settings of a learned ranking."""
+
+    title: ClassVar[str] = "ranking"
+    steps: int = 900
+    """Steps of gradient descent; 900 take some 25 minutes for SmolLM2-135M on two cores, 100 do for a first look."""
+    decay: bool = True
+    """Whether the learning rate falls to 0."""
+    mask_margin: float = 1e-3
+    """Masks within this of 0 or 1 are taken as 0 or 1: they hardly have a gradient, and the engine skips what is 0."""
+    straight_through: bool = False
+    """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
+    patience: int = 0
+    """Give the scores that were best on validation (hard circuits of three sizes), and stop after this many validations
+    in a row that were not better; 0 for no validation."""
+    validate_every: int = 50
+    """Steps between validations."""
+    validation_examples: int = 64
+    """Validation pairs that are looked at."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if not 0 <= self.mask_margin < 0.5:
+            raise InputError(
+                f"{self.title}: mask_margin {self.mask_margin}; masks within it of 0 become 0, so give a number from 0 "
+                "to below 0.5"
+            )
+        if self.patience < 0 or self.validate_every < 1 or self.validation_examples < 1:
+            raise InputError(
+                f"{self.title}: patience {self.patience} must be at least 0, validate_every {self.validate_every} and "
+                f"validation_examples {self.validation_examples} positive"
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        return super().rate(step) if self.decay else self.learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig(RankingConfig):
+    """Settings of refining a ranking at one size: straight-through steps at half the learning rate, from the ranking's
+    last temperature to half of it, all at the budget of that size.
+    """
+
+    title: ClassVar[str] = "refine"
+    sparsity: float = 0.98
+    """The size, 1 − actual edges / all edges."""
+    steps: int = 60
+    """Steps of gradient descent."""
+    learning_rate: float = 0.025
+    start_temperature: float = 0.05
+    end_temperature: float = 0.025
+    straight_through: bool = True
+    warm_examples: int = 0
+    largest: float = 1.0
+    """The largest budget, as a share of all edges; lowered to the size asked for."""
+    smallest: float = 1.0
+    """The smallest budget; lowered to the size asked for."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if not 0 <= self.sparsity < 1:
+            raise InputError(
+                f"{self.title}: sparsity {self.sparsity} must be in [0, 1): the share of all edges that is cut"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodePruningConfig(BudgetConfig):
+    """Settings of node pruning."""
+
+    title: ClassVar[str] = "node-pruning"
+    unit: ClassVar[str] = "writers"
+    steps: int = 150
+    """Steps of gradient descent."""
+    largest: float = 0.5
+    """The largest budget, as a share of all writers."""
+    smallest: float = 0.02
+    warm_examples: int = 64
+    """Training examples for the attribution (`node_ig`, 5 points) whose ranks the scores start from; 0 to start all
+    alike."""
+
+
+PAPER: dict[str, Any] = {
+    "steps": 3000,
+    "batch_size": 32,
+    "learning_rate": 0.8,
+    "lr_warmup": 200,
+    "sparsity_warmup": 2500,
+    "schedule": "linear",
+    "initial": 10.0,
+    "initial_spread": 0.01,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+    "nodes": True,
+    "expected": False,
+    "dual": "ascent",
+    "lambda_rate": 0.8,
+    "budget": "threshold",
+}
+"""Edge Pruning's published settings for IOI on GPT-2 (`ioi_sweep.sh`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePruningConfig(LearnedConfig):
+    """Settings of Edge Pruning. The defaults are ours; `paper` gives the published ones."""
+
+    title: ClassVar[str] = "edge pruning"
+    sparsity: float = 0.98
+    """Ours: what the circuit will have, in actual edges. Paper: the target of the Lagrangian, which is not met exactly;
+    it may exceed 1."""
+    steps: int = 240
+    """Steps of gradient descent. On the command line and in benches, other steps keep the warm-ups' shares."""
+    learning_rate: float = 0.4
+    """Of the masks' log α. (Paper: 0.8.)"""
+    lr_warmup: int = 10
+    """Steps of linear warm-up, before a linear decay to 0."""
+    sparsity_warmup: int = 160
+    """Steps until the target sparsity is reached. (Paper: 2,500.)"""
+    schedule: Literal["linear", "logarithmic"] = "logarithmic"
+    """Of the target: linear in the sparsity (paper), or in the logarithm of the edges kept."""
+    initial: float = 2.0
+    """log α at the start. (Paper: 10, where a mask is fractional once in 3,000 draws and hardly anything has a
+    gradient.)"""
+    initial_spread: float = 0.01
+    """Standard deviation of log α at the start."""
+    warm_start: float = 0.0
+    """Add this much times the normal scores of the ranks of |mask-path IG|, or of the scores to start from, to log α at
+    the start; 0 for none, as in the paper."""
+    weight_decay: float = 0.0
+    """On log α. (Paper: AdamW's default 0.01, which at its learning rates pulls masks without gradient to 0.5.)"""
+    clip: float | None = None
+    """Largest norm of all gradients together. (Paper: 1.)"""
+    nodes: bool = False
+    """Also learn a mask per writer that multiplies its outgoing edges' (paper)."""
+    node_sparsity: float | None = None
+    """Target for the writers' masks; none leaves their sparsity free, as the paper's scripts do."""
+    expected: bool = True
+    """Count the edges by the closed-form probability that a mask is not 0, not by the sampled masks (paper)."""
+    dual: Literal["exact", "ascent"] = "exact"
+    """`exact`: after each step shift all log α by one number so that the expected edges are what the schedule asks (the
+    multiplier of the constraint, solved for instead of learned). `ascent`: multipliers learned by gradient ascent
+    (paper)."""
+    lambda_rate: float = 0.8
+    """Learning rate of the multipliers under `ascent`."""
+    budget: Literal["exact", "threshold"] = "exact"
+    """The circuit at the end: as many *actual* edges as asked for, or as many as the masks amount to (paper)."""
+
+    @staticmethod
+    def paper(**changes: Any) -> "EdgePruningConfig":
+        """The published settings for IOI on GPT-2 (`ioi_sweep.sh`)."""
+        return replace(EdgePruningConfig(**PAPER), **changes)
+
+    @classmethod
+    def of(cls, preset: Mapping[str, Any], changes: Mapping[str, Any]) -> "EdgePruningConfig":
+        """As `MethodConfig.of`; where only `steps` is changed, the warm-ups keep their shares of the run."""
+        published, scaled = super().of(preset, {}), dict(changes)
+        known_settings(cls.title, cls, changes)
+        steps = changes.get("steps")
+        if isinstance(steps, int):
+            for name in ("lr_warmup", "sparsity_warmup"):
+                scaled.setdefault(name, round(getattr(published, name) * steps / published.steps))
+        return super().of(preset, scaled)
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        super().__post_init__()
+        if "exact" in (self.dual, self.budget) and not 0 < self.sparsity < 1:
+            raise InputError(
+                f"sparsity {self.sparsity}: it is 1 − kept edges / all edges, so between 0 and 1; "
+                "0.98 keeps 2 % of the edges"
+            )
+        if not 0 <= self.sparsity < math.inf:
+            raise InputError(
+                f"edge pruning: sparsity {self.sparsity}; the Lagrangian's target is a number of at least 0"
+            )
+        if self.schedule == "logarithmic" and self.sparsity >= 1:
+            raise InputError(
+                f"edge pruning: a logarithmic schedule never reaches sparsity {self.sparsity}; use 'linear'"
+            )
+        if self.node_sparsity is not None and not self.sparsity:
+            raise InputError(
+                "edge pruning: node_sparsity rises with the edges' target, which is 0; give it one above 0"
+            )
+        if self.dual == "exact" and self.nodes:
+            raise InputError("edge pruning: dual='exact' works on edges alone; use dual='ascent' with node masks")
+
+    def target(self, step: int) -> float:
+        """The target sparsity at a step."""
+        progress = min(step / self.sparsity_warmup, 1.0) if self.sparsity_warmup else 1.0
+        least = 1 - self.sparsity
+        if self.schedule == "linear":
+            return 1 - (1.0 + (least - 1.0) * progress)
+        return 1 - least**progress
+
+    def rate(self, step: int) -> float:
+        """What the learning rates are multiplied by at a step: linear warm-up, then linear decay to 0."""
+        if step < self.lr_warmup:
+            return step / self.lr_warmup
+        return max(0.0, (self.steps - step) / max(1, self.steps - self.lr_warmup))
