@@ -205,7 +205,7 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     if isinstance(module, _plain.PlainTransformer):
         _check_tokenizer(tokenizer, config.vocab_size)
         return Model(module, tokenizer, "plain", _plain.parts(module), source)
-    kind = getattr(config, "model_type", type(module).__name__)
+    kind = getattr(config, "model_type", None) or type(module).__name__
     if kind not in _FAMILIES:
         raise InputError(f"model: family {kind!r} is not supported; supported are {', '.join(supported())}")
     if getattr(module, "get_output_embeddings", lambda: module)() is None:  # transformers' own word for it

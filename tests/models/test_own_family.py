@@ -1,0 +1,86 @@
+"""A family that is registered by one call, from one file outside of the library, runs everywhere."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import edgewise as ew
+from edgewise._errors import InputError
+from edgewise.graph import GraphSpec
+from edgewise.models import Model, load, register_family
+from tests.engines import assert_close, assert_same, engine, outcome, random_masks
+from tests.models import own_family
+from tests.models.own_family import TwistedModel, twisted_parts
+from tests.tiny import collate, draw_prompts, own_logits, tiny
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """As a user gets it, checked, in float32."""
+    return ew.load_model(tiny("twisted", torch.float32).module)
+
+
+def test_it_is_one_short_file():
+    assert len(inspect.getsource(own_family).splitlines()) <= 120
+
+
+def test_it_passes_the_check_and_has_a_graph_of_its_own(model: Model):
+    assert model.family == "twisted"
+    assert model.graph().spec == GraphSpec(3, 4, 2, coupled_heads=True)
+
+
+def test_what_it_is_told_wrong_is_noticed():
+    def without_softcap(module: Any) -> Any:
+        parts = twisted_parts(module)
+        for layer in parts.layers:
+            object.__setattr__(layer.attention, "softcap", None)
+        return parts
+
+    register_family("twisted", ["twisted"], without_softcap)
+    try:
+        with pytest.raises(InputError, match="the engine does not reproduce it"):
+            ew.load_model(tiny("twisted", torch.float32).module)
+    finally:
+        register_family("twisted", ["twisted"], twisted_parts)
+
+
+def test_a_module_without_a_model_type_goes_by_its_class():
+    module = TwistedModel().eval()
+    module.config.model_type = None
+    with pytest.raises(InputError, match="model: family 'TwistedModel' is not supported"):
+        load(module)
+
+
+@pytest.mark.parametrize("ablation", ["interchange", "zero", "learned"])
+def test_the_engine_is_the_reference(ablation: str):
+    double, batch = tiny("twisted"), collate(draw_prompts((6, 3, 5)))
+    for graph in (double.graph(), double.graph("off", "expanded")):
+        fast, reference = (engine(double, graph, ablation, path=path) for path in ("fast", "reference"))
+        ones = torch.ones(graph.n_edges, dtype=torch.float64)
+        assert_close(reference.run(batch, ones), own_logits(double, draw_prompts((6, 3, 5))))
+        for mask in random_masks(graph, seed=4).values():
+            assert_same(outcome(fast, batch, mask, gradients="all"), outcome(reference, batch, mask))
+
+
+# ---------------------------------------------------------------------------------------------------------------- docs
+
+
+def _code(heading: str) -> str:
+    """A section's indented Python."""
+    text = PAGE.read_text().split(f"### {heading}\n")[1].split("\n#")[0]
+    return "\n".join(line[4:] for line in text.splitlines() if re.match(r"    |$", line))
+
+
+def test_the_page_shows_the_file_and_its_lines_run(model: Model):
+    shown = _code("The function")
+    assert shown.strip().endswith(inspect.getsource(own_family).split("def twisted_parts")[1].strip())
+    *lines, last = (shown + _code("Register and load")).strip().splitlines()
+    names: dict[str, Any] = dict(vars(own_family))
+    exec("\n".join(lines), names)
+    assert eval(last, names) == model.graph().n_edges
