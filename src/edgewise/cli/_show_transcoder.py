@@ -10,8 +10,7 @@ from rich.table import Table
 
 from edgewise.models import Model
 from edgewise.runs import Progress
-from edgewise.transcoders import TokenRows, Transcoder
-from edgewise.transcoders._text import held_out
+from edgewise.transcoders import TokenRows, Transcoder, held_out
 from edgewise.transcoders.formats import FORMATS
 from edgewise.transcoders.judging import Loss, TranscoderEvaluation
 from edgewise.transcoders.training import Sweep, Trained, TrainingConfig

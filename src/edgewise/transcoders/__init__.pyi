@@ -1,5 +1,7 @@
 from ._activation import Activation as Activation
 from ._capture import capture as capture
+from ._capture import check_length as check_length
+from ._capture import real_tokens as real_tokens
 from ._gradients import NORMALIZATIONS as NORMALIZATIONS
 from ._gradients import Outcome as Outcome
 from ._gradients import TranscoderLoss as TranscoderLoss
@@ -14,10 +16,13 @@ from ._on_model import modules_of as modules_of
 from ._on_model import reads_no_mean as reads_no_mean
 from ._on_model import special_tokens as special_tokens
 from ._replacement import Replacement as Replacement
+from ._replacement import Substitute as Substitute
+from ._replacement import substituted as substituted
 from ._sites import CAPTURED as CAPTURED
 from ._sites import Site as Site
 from ._sparse import Codes as Codes
 from ._text import TokenRows as TokenRows
+from ._text import held_out as held_out
 from ._text import read_tokens as read_tokens
 from ._transcoder import Transcoder as Transcoder
 from ._transcoder import TranscoderSpec as TranscoderSpec

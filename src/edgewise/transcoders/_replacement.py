@@ -33,7 +33,7 @@ Edit = Callable[[Transcoder, Codes], Codes]
 class Replacement:
     """A model with the MLPs of some layers replaced by transcoders, or by cross-layer sets of them.
 
-        with ew.features.Replacement(model, transcoders) as module:
+        with ew.transcoders.Replacement(model, transcoders) as module:
             module.generate(...)  # the user's own module; outside of the context it is as before
 
     A special token, and the first of a sequence, keeps the MLP's own output if the transcoders were trained without

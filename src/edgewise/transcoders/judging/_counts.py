@@ -8,8 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from edgewise.models import Model
-from edgewise.transcoders import Site, Transcoder
-from edgewise.transcoders._capture import capture
+from edgewise.transcoders import Site, Transcoder, capture
 
 LIVE = 1e-4
 """Firing frequency above which a feature counts as live (Dunefsky, Chlenski & Nanda 2024)."""

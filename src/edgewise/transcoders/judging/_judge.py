@@ -17,10 +17,19 @@ from torch.nn import functional
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
-from edgewise.transcoders import Site, Transcoder, check_transcoder
-from edgewise.transcoders._capture import capture, check_length, real_tokens
-from edgewise.transcoders._replacement import Replacement, Substitute, substituted
-from edgewise.transcoders._text import TokenRows, held_out
+from edgewise.transcoders import (
+    Replacement,
+    Site,
+    Substitute,
+    TokenRows,
+    Transcoder,
+    capture,
+    check_length,
+    check_transcoder,
+    held_out,
+    real_tokens,
+    substituted,
+)
 from edgewise.transcoders.judging._counts import BINS, Counts
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import ALONE, Ranks, uniform
-from edgewise.transcoders import Site
-from edgewise.transcoders._capture import capture, check_length
+from edgewise.transcoders import Site, capture, check_length
 
 _ROWS, _TOKENS = 201, 301  # noise streams: the order of the rows, and of each lane's tokens (one stream a lane)
 _FORWARD_TOKENS = 4096  # of one forward of the language model

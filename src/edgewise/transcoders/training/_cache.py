@@ -18,8 +18,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.transcoders import Site
-from edgewise.transcoders._text import TokenRows
+from edgewise.transcoders import Site, TokenRows
 from edgewise.transcoders.training._activations import LiveActivations
 
 _INDEX, _IDS = "activations.json", "ids.npy"

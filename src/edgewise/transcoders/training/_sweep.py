@@ -9,8 +9,8 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import RunOptions, write_atomically
-from edgewise.transcoders._text import TokenRows
-from edgewise.transcoders.judging._judge import Judged, Loss, TranscoderEvaluation, evaluate_transcoders
+from edgewise.transcoders import TokenRows
+from edgewise.transcoders.judging import Judged, Loss, TranscoderEvaluation, evaluate_transcoders
 from edgewise.transcoders.training._config import TrainingConfig
 from edgewise.transcoders.training._train import train
 

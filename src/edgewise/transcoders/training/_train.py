@@ -22,9 +22,7 @@ from edgewise.runs import (
     restore_optimizer,
     run_steps,
 )
-from edgewise.transcoders import Outcome, Site, Transcoder, check_transcoder, loss_and_gradients
-from edgewise.transcoders._capture import real_tokens
-from edgewise.transcoders._text import TokenRows
+from edgewise.transcoders import Outcome, Site, TokenRows, Transcoder, check_transcoder, loss_and_gradients, real_tokens
 from edgewise.transcoders.formats import save
 from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
 from edgewise.transcoders.training._cache import CachedActivations
