@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.runs import Learner, Progress, RunOptions, _progress, run_steps
+from edgewise.runs import Learner, RunOptions, _progress, progress, run_steps
 
 
 class _Clock:
@@ -96,10 +96,11 @@ def test_a_terminal_gets_the_bar(clock, capsys, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_of_what_never_began_nothing_is_shown(capsys):
-    Progress("judging").close()
-    with Progress("judging", show=False) as progress:
-        progress.update(3, total=5)
+    with progress("judging"):
+        pass
+    with progress("judging", show=False) as shown:
+        shown.update(3, total=5)
     assert capsys.readouterr() == ("", "")
-    with Progress("judging") as progress:
-        progress.update(3, total=5)
+    with progress("judging") as shown:
+        shown.update(3, total=5)
     assert capsys.readouterr().err == "judging: 3/5, 0 s left\n"

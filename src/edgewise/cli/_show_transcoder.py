@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgewise.models import Model
-from edgewise.runs import Progress
+from edgewise.runs import progress
 from edgewise.transcoders import TokenRows, Transcoder, held_out
 from edgewise.transcoders.formats import FORMATS
 from edgewise.transcoders.judging import Loss, TranscoderEvaluation
@@ -136,11 +136,8 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Progress on the error stream, from the first call on of what it yields: with the number done and that of all."""
-    progress = Progress(what)
-    try:
-        yield lambda done, total: progress.update(done, total=total)
-    finally:
-        progress.close()
+    with progress(what) as shown:
+        yield lambda done, total: shown.update(done, total=total)
 
 
 def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:

@@ -16,7 +16,7 @@ from edgewise.runs._checkpoint import RunReport, Stop, resume, save_checkpoint
 from edgewise.runs._files import check_writable
 from edgewise.runs._learner import Learner, NotFiniteError, NothingToGainError
 from edgewise.runs._loggers import Loggers
-from edgewise.runs._progress import Progress
+from edgewise.runs._progress import progress
 from edgewise.runs._ranks import ALONE, Ranks
 
 
@@ -80,8 +80,8 @@ def run_steps(
         loggers.close()
         return RunReport(before.steps, before.seconds)
     run = _Run(learner, n_steps, settings, options.out if first else None, ranks, before)
-    with Progress(title, n_steps, run.steps, show=options.progress and first) as progress:
-        report = run.to_the_end(progress, loggers, options.checkpoint_seconds, title)
+    with progress(title, n_steps, run.steps, show=options.progress and first) as shown:
+        report = run.to_the_end(shown, loggers, options.checkpoint_seconds, title)
     loggers.close()
     return report
 
@@ -106,7 +106,7 @@ class _Run:
         self.undoes = learner.on_interrupt == "undo" and ranks.size == 1
         self.good = self.steps, learner.tensors()
 
-    def to_the_end(self, progress: Progress, loggers: Loggers, checkpoint_seconds: float, title: str) -> RunReport:
+    def to_the_end(self, shown: Any, loggers: Loggers, checkpoint_seconds: float, title: str) -> RunReport:
         stopped: Stop | None = None
         reason = ""
         with _interrupts(noted=not self.undoes) as interrupted:
@@ -114,10 +114,10 @@ class _Run:
                 self.begin()
                 while self.steps < self.n_steps and stopped is None:
                     metrics = self.step()
-                    if loggers or progress.due or self.steps == self.n_steps:
+                    if loggers or shown.due or self.steps == self.n_steps:
                         values = {name: float(value) for name, value in metrics.items()}
                         loggers.write(values, self.steps)
-                        progress.update(self.steps, values)
+                        shown.update(self.steps, values)
                     if self.folder is not None and time.monotonic() - self.saved > checkpoint_seconds:
                         self.save(self.report())
                         self.saved = time.monotonic()

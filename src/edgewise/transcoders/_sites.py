@@ -1,7 +1,6 @@
 """Sites: which vector of a model a transcoder reads or writes, said exactly."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from edgewise._errors import InputError
 
@@ -52,7 +51,3 @@ class Site:
         if not layer.isdigit() or centred not in ("", "centred"):
             raise InputError(f"site {key!r}: write LAYER.KIND or LAYER.KIND.centred, such as 8.mlp_in")
         return Site(kind, int(layer), bool(centred))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"kind": self.kind, "layer": self.layer, "centred": self.centred}

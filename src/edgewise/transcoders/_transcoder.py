@@ -2,7 +2,7 @@
 vectors are the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -60,17 +60,7 @@ class TranscoderSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        a = self.activation
-        return {
-            "d_in": self.d_in,
-            "d_out": self.d_out,
-            "n_features": self.n_features,
-            "activation": {"kind": a.kind, "k": a.k, "rectified": a.rectified},
-            "reads": self.reads.to_dict(),
-            "writes": [site.to_dict() for site in self.writes],
-            "skip": self.skip,
-            "input_bias": self.input_bias,
-        }
+        return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "TranscoderSpec":
