@@ -1,6 +1,7 @@
 """Metrics for TensorBoard or Weights & Biases, where a run is asked for them and they are installed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +11,25 @@ Write = Callable[[dict[str, float], int], None]
 """Takes a step's metrics, and how many steps are done."""
 
 
-class Loggers:
-    """All the logs of a run."""
+@contextmanager
+def loggers(names: Sequence[str], folder: Path | None) -> Iterator[list[Write]]:
+    """Yield what writes to each of the logs named; they are closed afterwards.
 
-    def __init__(self, names: Sequence[str], folder: Path | None) -> None:
-        """Open them.
-
-        Raises:
-            InputError: one is unknown or not installed.
-        """
-        self._opened: list[tuple[Write, Callable[[], Any]]] = []
+    Raises:
+        InputError: one is unknown or not installed.
+    """
+    with ExitStack() as stack:
+        opened = []
         for name in names:
             if name not in _OPEN:
                 raise InputError(f"log={name!r}: choose {' or '.join(_OPEN)}")
             try:
-                self._opened.append(_OPEN[name](folder))
+                write, close = _OPEN[name](folder)
             except ImportError as error:
                 raise InputError(f"log={name!r}: it is not installed; pip install {name}") from error
-
-    def __bool__(self) -> bool:
-        return bool(self._opened)
-
-    def write(self, values: dict[str, float], step: int) -> None:
-        """Log a step's metrics."""
-        for write, _ in self._opened:
-            write(values, step)
-
-    def close(self) -> None:
-        """Write out what is held back."""
-        for _, close in self._opened:
-            close()
+            stack.callback(close)
+            opened.append(write)
+        yield opened
 
 
 def _tensorboard(folder: Path | None) -> tuple[Write, Callable[[], Any]]:

@@ -15,7 +15,7 @@ from edgewise._errors import InputError
 from edgewise.runs._checkpoint import RunReport, Stop, resume, save_checkpoint
 from edgewise.runs._files import check_writable
 from edgewise.runs._learner import Learner, NotFiniteError, NothingToGainError
-from edgewise.runs._loggers import Loggers
+from edgewise.runs._loggers import Write, loggers
 from edgewise.runs._progress import progress
 from edgewise.runs._ranks import ALONE, Ranks
 
@@ -74,16 +74,13 @@ def run_steps(
     first = ranks.rank == 0
     if options.out is not None and first:
         check_writable(options.out)
-    loggers = Loggers(options.log if first else (), options.out)
-    before = resume(learner, settings, options.out) if options.resume and options.out is not None else None
-    if before is not None and before.steps >= n_steps:  # a run that is over stays as it is, its seconds too
-        loggers.close()
-        return RunReport(before.steps, before.seconds)
-    run = _Run(learner, n_steps, settings, options.out if first else None, ranks, before)
-    with progress(title, n_steps, run.steps, show=options.progress and first) as shown:
-        report = run.to_the_end(shown, loggers, options.checkpoint_seconds, title)
-    loggers.close()
-    return report
+    with loggers(options.log if first else (), options.out) as logs:
+        before = resume(learner, settings, options.out) if options.resume and options.out is not None else None
+        if before is not None and before.steps >= n_steps:  # a run that is over stays as it is, its seconds too
+            return RunReport(before.steps, before.seconds)
+        run = _Run(learner, n_steps, settings, options.out if first else None, ranks, before)
+        with progress(title, n_steps, run.steps, show=options.progress and first) as shown:
+            return run.to_the_end(shown, logs, options.checkpoint_seconds, title)
 
 
 class _Run:
@@ -106,7 +103,7 @@ class _Run:
         self.undoes = learner.on_interrupt == "undo" and ranks.size == 1
         self.good = self.steps, learner.tensors()
 
-    def to_the_end(self, shown: Any, loggers: Loggers, checkpoint_seconds: float, title: str) -> RunReport:
+    def to_the_end(self, shown: Any, logs: list[Write], checkpoint_seconds: float, title: str) -> RunReport:
         stopped: Stop | None = None
         reason = ""
         with _interrupts(noted=not self.undoes) as interrupted:
@@ -114,9 +111,10 @@ class _Run:
                 self.begin()
                 while self.steps < self.n_steps and stopped is None:
                     metrics = self.step()
-                    if loggers or shown.due or self.steps == self.n_steps:
+                    if logs or shown.due or self.steps == self.n_steps:
                         values = {name: float(value) for name, value in metrics.items()}
-                        loggers.write(values, self.steps)
+                        for write in logs:
+                            write(values, self.steps)
                         shown.update(self.steps, values)
                     if self.folder is not None and time.monotonic() - self.saved > checkpoint_seconds:
                         self.save(self.report())

@@ -19,7 +19,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path
 from edgewise.transcoders import Activation, Site, Transcoder
-from edgewise.transcoders.formats._files import built, one, require, stored, take, unpickled
+from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import NAME_THEM, autoencoder_site, hook_name, named_site, sites_for
 
@@ -32,17 +32,17 @@ class _Settings:
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read a `.pt` file. Nothing is unpickled but tensors and the one configuration class, as plain attributes."""
-    found = unpickled(path, [(_Settings, f"{_MODULE}.{_CLASS}")])
+    found = files.unpickled(path, [(_Settings, f"{_MODULE}.{_CLASS}")])
     if not isinstance(found, dict) or not {"cfg", "state_dict"} <= found.keys():
         raise InputError(f"{path}: not a file of the authors' transcoders, which hold cfg and state_dict")
     settings, state = vars(found["cfg"]), dict(found["state_dict"])
-    tensors = {name: take(state, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    tensors = {name: files.take(state, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     is_transcoder = "b_dec_out" in state
     tensors |= {"b_in": tensors["b_dec"], "b_dec": state["b_dec_out"] if is_transcoder else tensors["b_dec"]}
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     reads, writes = _sites(path, settings, is_transcoder, sites)
     plain = {name: x for name, x in settings.items() if isinstance(x, int | float | str | bool | None)}
-    return [built(path, tensors, Activation("relu"), reads, [writes], format="authors", settings=plain)]
+    return [files.built(path, tensors, Activation("relu"), reads, [writes], format="authors", settings=plain)]
 
 
 def _sites(path: Path, settings: dict[str, Any], is_transcoder: bool, given: Sites) -> tuple[Site, Site]:
@@ -62,8 +62,8 @@ def _sites(path: Path, settings: dict[str, Any], is_transcoder: bool, given: Sit
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a `.pt` file as the authors' code saves it."""
-    transcoder = one(transcoders, "authors")
-    spec = require(transcoder, "authors", ["relu"], centred=["mlp_out"])
+    transcoder = files.one(transcoders, "authors")
+    spec = files.require(transcoder, "authors", ["relu"], centred=["mlp_out"])
     if spec.is_autoencoder:
         transcoder = transcoder.folded(transcoder.b_dec)  # one bias for input and output
         extra: dict[str, Tensor] = {}
@@ -71,7 +71,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         transcoder = transcoder if transcoder.b_in is not None else transcoder.folded(torch.zeros(spec.d_in))
         extra = {"b_dec_out": transcoder.b_dec}
     assert transcoder.b_in is not None
-    state = stored(
+    state = files.stored(
         {
             "W_enc": transcoder.W_enc.T,
             "b_enc": transcoder.b_enc,

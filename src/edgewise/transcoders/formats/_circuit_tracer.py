@@ -10,16 +10,8 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.runs import names_in, write_atomically
 from edgewise.transcoders import Activation, Site, Transcoder
+from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats import _gemma_scope
-from edgewise.transcoders.formats._files import (
-    built,
-    require,
-    rows_of,
-    take,
-    tensors_of,
-    without_input_bias,
-    write_weights,
-)
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import HOOKS, NAMED, hook_name, sites_for
 from edgewise.transcoders.formats._source import local
@@ -85,18 +77,18 @@ def _activation(config: dict[str, Any], tensors: dict[str, Tensor], thresholds: 
 def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
     if path.suffix == ".npz":  # a set may point to files of Gemma Scope
         return _gemma_scope.read_npz(path, sites)[0]
-    tensors = tensors_of(path)
+    tensors = files.tensors_of(path)
     if "w_enc" in tensors:
         return _gemma_scope.read(path, sites)[0]
-    found = {name: take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    found["W_dec"] = rows_of(found["W_dec"], len(found["b_enc"]))
+    found = {name: files.take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    found["W_dec"] = files.rows_of(found["W_dec"], len(found["b_enc"]))
     if _THRESHOLD in tensors:
         found["threshold"] = tensors[_THRESHOLD]
     if "W_skip" in tensors:
         found["W_skip"] = tensors["W_skip"]
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
     activation = _activation(config, tensors, _THRESHOLD in tensors)
-    return built(path, found, activation, reads, [writes], format="circuit-tracer", config=config)
+    return files.built(path, found, activation, reads, [writes], format="circuit-tracer", config=config)
 
 
 def _read_cross_layer(path: Path, config: dict[str, Any]) -> list[Transcoder]:
@@ -106,10 +98,10 @@ def _read_cross_layer(path: Path, config: dict[str, Any]) -> list[Transcoder]:
 
 def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) -> Transcoder:
     file = path / _ENCODER.format(layer)
-    tensors = tensors_of(file)
+    tensors = files.tensors_of(file)
     decoder_file = path / f"W_dec_{layer}.safetensors"
-    decoder = take(tensors_of(decoder_file), f"W_dec_{layer}", decoder_file)  # (F, L − l, D)
-    found = {name: take(tensors, f"{name}_{layer}", file) for name in ("W_enc", "b_enc", "b_dec")}
+    decoder = files.take(files.tensors_of(decoder_file), f"W_dec_{layer}", decoder_file)  # (F, L − l, D)
+    found = {name: files.take(tensors, f"{name}_{layer}", file) for name in ("W_enc", "b_enc", "b_dec")}
     if decoder.ndim != 3 or decoder.shape[1] != n_layers - layer:
         raise InputError(f"{decoder_file}: {list(decoder.shape)}, wanted [F, {n_layers - layer}, D]")
     found["W_dec"] = decoder.flatten(1)
@@ -119,7 +111,7 @@ def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) ->
     assert reads is not None
     writes = [Site("mlp_out", later) for later in range(layer, n_layers)]
     activation = _activation(config, {}, "threshold" in found)
-    return built(file, found, activation, reads, writes, format="circuit-tracer", config=config)
+    return files.built(file, found, activation, reads, writes, format="circuit-tracer", config=config)
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -130,7 +122,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         _require(each, is_cross)
     if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
         _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
-        write_weights(path, _layer_tensors(ordered[0]))
+        files.write_weights(path, _layer_tensors(ordered[0]))
         return
     if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):
         raise InputError("circuit-tracer: a set must have every layer from 0 on; write single layers to a .safetensors")
@@ -140,7 +132,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
                 raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
             _write_part(path, layer, each)
         else:
-            write_weights(path / f"layer_{layer}.safetensors", _layer_tensors(each))
+            files.write_weights(path / f"layer_{layer}.safetensors", _layer_tensors(each))
     first = ordered[0].spec
     config: dict[str, Any] = {
         "model_name": ordered[0].provenance.get("model", {}).get("id", ""),
@@ -156,7 +148,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAMED) -> None:
     kinds = ["relu", "jumprelu", "batch_topk"]
     signed = transcoder.spec.activation.kind == "topk" and not is_cross  # its topk keeps negative activations
-    require(
+    files.require(
         transcoder,
         "circuit-tracer",
         [*kinds, "topk"] if signed else kinds,
@@ -169,7 +161,7 @@ def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAME
 
 
 def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
-    form = without_input_bias(transcoder)
+    form = files.without_input_bias(transcoder)
     tensors: dict[str, Tensor] = {"W_enc": form.W_enc, "W_dec": form.W_dec, "b_enc": form.b_enc, "b_dec": form.b_dec}
     if form.activation.thresholded:
         tensors[_THRESHOLD] = form.threshold.expand(form.n_features)
@@ -179,14 +171,14 @@ def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
 
 
 def _write_part(path: Path, layer: int, transcoder: Transcoder) -> None:
-    form = without_input_bias(transcoder)
+    form = files.without_input_bias(transcoder)
     own: dict[str, Tensor] = {"W_enc": form.W_enc, "b_enc": form.b_enc, "b_dec": form.b_dec}
     tensors = {f"{name}_{layer}": tensor for name, tensor in own.items()}
     if form.activation.thresholded:
         tensors[f"threshold_{layer}"] = form.threshold.expand(form.n_features)
-    write_weights(path / _ENCODER.format(layer), tensors)
+    files.write_weights(path / _ENCODER.format(layer), tensors)
     decoder = form.W_dec.unflatten(1, (len(form.spec.writes), -1))
-    write_weights(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
+    files.write_weights(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
 
 
 def _is_theirs(path: Path) -> bool:

@@ -10,17 +10,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path
 from edgewise.transcoders import Activation, Transcoder
-from edgewise.transcoders.formats._files import (
-    built,
-    one,
-    read_json,
-    require,
-    stored,
-    take,
-    unpickled,
-    without_input_bias,
-    write_json,
-)
+from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import hook_name, sites_named
 
@@ -35,39 +25,39 @@ _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read a folder."""
-    config = read_json(path / "config.json").get("trainer", {})
+    config = files.read_json(path / "config.json").get("trainer", {})
     name = str(config.get("dict_class", ""))
     if name not in _CLASSES:
         raise InputError(f"{path}: dict_class {name!r} is not read; {', '.join(_CLASSES)} are")
-    state = unpickled(path / "ae.pt")
+    state = files.unpickled(path / "ae.pt")
     state = dict(state.get("ae", state))  # a training backup holds more beside it
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
     found = _from_theirs(kind, state, path)
     site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
-    return [built(path, found, activation, site, [site], format="dictionary-learning", config=config)]
+    return [files.built(path, found, activation, site, [site], format="dictionary-learning", config=config)]
 
 
 def _from_theirs(kind: str, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if kind == "jumprelu":  # nothing is taken off its input
-        found = {name: take(state, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+        found = {name: files.take(state, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
         return found | {"W_enc": found["W_enc"].T.contiguous()}
-    found = {ours: take(state, theirs, path) for ours, theirs in _LINEAR.items()}
+    found = {ours: files.take(state, theirs, path) for ours, theirs in _LINEAR.items()}
     found["W_dec"] = found["W_dec"].T.contiguous()
-    found["b_dec"] = take(state, "bias" if kind == "relu" else "b_dec", path)
+    found["b_dec"] = files.take(state, "bias" if kind == "relu" else "b_dec", path)
     found["b_in"] = found["b_dec"].clone()
     if kind == "batch_topk":
-        found["threshold"] = take(state, "threshold", path).reshape(1)
+        found["threshold"] = files.take(state, "threshold", path).reshape(1)
     return found
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a folder."""
-    transcoder = one(transcoders, "dictionary-learning")
-    spec = require(transcoder, "dictionary-learning", list(_CLASSES.values()), transcoders=False)
+    transcoder = files.one(transcoders, "dictionary-learning")
+    spec = files.require(transcoder, "dictionary-learning", list(_CLASSES.values()), transcoders=False)
     kind, k = spec.activation.kind, spec.activation.k
     if kind == "jumprelu":
-        form = without_input_bias(transcoder)
+        form = files.without_input_bias(transcoder)
         state: dict[str, Tensor] = {
             "W_enc": form.W_enc.T,
             "b_enc": form.b_enc,
@@ -93,8 +83,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     }
     trainer |= {} if k is None else {"k": k}
     with atomic_path(path / "ae.pt") as temporary:
-        torch.save(stored(state), temporary)
-    write_json(path / "config.json", {"trainer": trainer, "buffer": {}})
+        torch.save(files.stored(state), temporary)
+    files.write_json(path / "config.json", {"trainer": trainer, "buffer": {}})
 
 
 FORMAT = Format(

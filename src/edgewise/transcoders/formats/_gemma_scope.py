@@ -16,17 +16,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path, names_in
 from edgewise.transcoders import Activation, Site, Transcoder
-from edgewise.transcoders.formats._files import (
-    built,
-    one,
-    read_json,
-    require,
-    stored,
-    take,
-    tensors_of,
-    without_input_bias,
-    write_weights,
-)
+from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, sites_for
 
@@ -41,7 +31,7 @@ def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a whole .npz file ({' '.join(str(error).split())[:120]})") from error
-    tensors = {name: take(arrays, name, path) for name in _NAMES}
+    tensors = {name: files.take(arrays, name, path) for name in _NAMES}
     _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_normalized", "mlp_out", sites)
     return [_built(tensors, reads, (writes,), path, "gemma-scope")]
@@ -49,7 +39,7 @@ def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
 
 def write_npz(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a `.npz` file."""
-    transcoder = one(transcoders, "gemma-scope")
+    transcoder = files.one(transcoders, "gemma-scope")
     arrays = {name: tensor.float().numpy() for name, tensor in _tensors(transcoder, "gemma-scope").items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -73,7 +63,7 @@ def _check_transcoder(path: Path, given: Sites) -> None:
     """
     if given.reads is not None and given.writes is not None:
         return
-    config = read_json(path.parent / "config.json") if (path.parent / "config.json").is_file() else {}
+    config = files.read_json(path.parent / "config.json") if (path.parent / "config.json").is_file() else {}
     if hook := config.get("hf_hook_point_in"):
         of_mlp = str(hook).endswith("pre_feedforward_layernorm.output") and config.get("hf_hook_point_out")
         if not of_mlp:
@@ -91,7 +81,7 @@ def _layer(path: Path) -> int:
 
 
 def _renamed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    found = {name: take(tensors, name.replace("W", "w"), path) for name in _NAMES}
+    found = {name: files.take(tensors, name.replace("W", "w"), path) for name in _NAMES}
     if "affine_skip_connection" in tensors:
         found["W_skip"] = tensors["affine_skip_connection"].T.contiguous()
     return found
@@ -100,11 +90,11 @@ def _renamed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _read(path: Path, sites: Sites) -> Transcoder:
     _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
-    return _built(_renamed(tensors_of(path), path), reads, (writes,), path, "gemma-scope-2")
+    return _built(_renamed(files.tensors_of(path), path), reads, (writes,), path, "gemma-scope-2")
 
 
 def _read_part(path: Path, layer: int, n_layers: int) -> Transcoder:
-    tensors = _renamed(tensors_of(path), path)
+    tensors = _renamed(files.tensors_of(path), path)
     decoder = tensors["W_dec"]
     if decoder.ndim != 3 or decoder.shape[1] != n_layers:
         raise InputError(f"{path}: w_dec is {list(decoder.shape)}, wanted [F, {n_layers}, D] (is a layer missing?)")
@@ -115,7 +105,7 @@ def _read_part(path: Path, layer: int, n_layers: int) -> Transcoder:
 
 def _built(tensors: dict[str, Tensor], reads: Site, writes: tuple[Site, ...], path: Path, name: str) -> Transcoder:
     tensors = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
-    return built(path, tensors, Activation("jumprelu"), reads, writes, format=name)
+    return files.built(path, tensors, Activation("jumprelu"), reads, writes, format=name)
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -137,7 +127,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 
 
 def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> dict[str, Tensor]:
-    spec = require(
+    spec = files.require(
         transcoder,
         name,
         ["jumprelu", "batch_topk"],
@@ -146,8 +136,8 @@ def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> di
         autoencoder=False,
         reads=["mlp_in" if name == "gemma-scope-2" else "mlp_normalized"],
     )
-    form = without_input_bias(transcoder)
-    return stored(
+    form = files.without_input_bias(transcoder)
+    return files.stored(
         {
             "W_enc": form.W_enc.T,
             "W_dec": form.W_dec,
@@ -162,7 +152,7 @@ def _save(path: Path, transcoder: Transcoder, tensors: dict[str, Tensor]) -> Non
     renamed = {name.replace("W", "w"): tensor for name, tensor in tensors.items()}
     if transcoder.W_skip is not None:
         renamed["affine_skip_connection"] = transcoder.W_skip.T
-    write_weights(path, renamed)
+    files.write_weights(path, renamed)
 
 
 def _is_second(path: Path) -> bool:

@@ -8,17 +8,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.transcoders import Activation, Transcoder, TranscoderSpec
-from edgewise.transcoders.formats._files import (
-    built,
-    one,
-    read_json,
-    require,
-    take,
-    tensors_of,
-    without_input_bias,
-    write_json,
-    write_weights,
-)
+from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import hook_name, sites_named
 
@@ -30,16 +20,16 @@ _TRANSCODERS |= {"skip_transcoder": "relu", "jumprelu_skip_transcoder": "jumprel
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read a directory."""
-    config = read_json(path / _CONFIG)
+    config = files.read_json(path / _CONFIG)
     architecture = str(config.get("architecture", "standard"))
     kinds = _AUTOENCODERS | _TRANSCODERS
     if architecture not in kinds:
         raise InputError(f"{path}: architecture {architecture!r} is not read; {', '.join(kinds)} are")
     _check(config, path)
-    tensors = tensors_of(path / _WEIGHTS)
+    tensors = files.tensors_of(path / _WEIGHTS)
     metadata = config.get("metadata") or {}
     is_transcoder = architecture in _TRANSCODERS
-    found = {name: take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    found = {name: files.take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     found["W_enc"] = found["W_enc"].T.contiguous()
     for name in ("threshold", "W_skip"):
         if name in tensors:
@@ -49,7 +39,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     name = metadata.get("hook_name") or config.get("hook_name")
     reads, writes = sites_named(path, sites, name, metadata.get("hook_name_out"), autoencoder=not is_transcoder)
     activation = Activation(kinds[architecture], int(config["k"]) if architecture == "topk" else None)
-    return [built(path, found, activation, reads, [writes], format="saelens", metadata=metadata)]
+    return [files.built(path, found, activation, reads, [writes], format="saelens", metadata=metadata)]
 
 
 def _check(config: dict[str, Any], path: Path) -> None:
@@ -68,12 +58,12 @@ def _check(config: dict[str, Any], path: Path) -> None:
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a directory that SAELens loads. `batch_topk` becomes `jumprelu`, as SAELens itself does it."""
-    transcoder = one(transcoders, "saelens")
+    transcoder = files.one(transcoders, "saelens")
     spec = transcoder.spec
     kinds = ["relu", "jumprelu", "batch_topk"] + (["topk"] if spec.is_autoencoder else [])
-    require(transcoder, "saelens", kinds, skip=not spec.is_autoencoder)
+    files.require(transcoder, "saelens", kinds, skip=not spec.is_autoencoder)
     tied = transcoder.b_in is not None and spec.is_autoencoder and torch.equal(transcoder.b_in, transcoder.b_dec)
-    form = transcoder if tied else without_input_bias(transcoder)
+    form = transcoder if tied else files.without_input_bias(transcoder)
     tensors = {"W_enc": form.W_enc.T, "b_enc": form.b_enc, "W_dec": form.W_dec, "b_dec": form.b_dec}
     if spec.activation.thresholded:
         tensors["threshold"] = form.threshold.expand(spec.n_features)
@@ -94,8 +84,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         config["d_out"] = spec.d_out
     if spec.activation.kind == "topk":
         config |= {"k": spec.activation.k, "rescale_acts_by_decoder_norm": False}
-    write_weights(path / _WEIGHTS, tensors)
-    write_json(path / _CONFIG, config)
+    files.write_weights(path / _WEIGHTS, tensors)
+    files.write_json(path / _CONFIG, config)
 
 
 def _architecture(spec: TranscoderSpec) -> str:

@@ -11,16 +11,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.transcoders import Activation, Transcoder
-from edgewise.transcoders.formats._files import (
-    built,
-    read_json,
-    require,
-    take,
-    tensors_of,
-    without_input_bias,
-    write_json,
-    write_weights,
-)
+from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import layer_of, sites_named
 
@@ -43,35 +34,37 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
 
 
 def _read(path: Path, sites: Sites) -> Transcoder:
-    config, tensors = read_json(path / _CONFIG), tensors_of(path / _WEIGHTS)
+    config, tensors = files.read_json(path / _CONFIG), files.tensors_of(path / _WEIGHTS)
     if (kind := config.get("activation", "topk")) != "topk":
         raise InputError(f"{path}: activation {kind!r} is not read; topk is")
     if config.get("signed"):
         raise InputError(f"{path}: signed activations are not read")
     is_transcoder = bool(config.get("transcode", False))
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
-    found = {ours: take(tensors, theirs, path) for ours, theirs in names.items()}
+    found = {ours: files.take(tensors, theirs, path) for ours, theirs in names.items()}
     if "W_skip" in tensors:
         found["W_skip"] = tensors["W_skip"]
     if not is_transcoder:
         found["b_in"] = found["b_dec"].clone()
     module = path.name if layer_of(path.name) is not None else None
     reads, writes = sites_named(path, sites, module, module, autoencoder=not is_transcoder)
-    return built(path, found, Activation("topk", int(config["k"])), reads, [writes], format="sparsify", config=config)
+    return files.built(
+        path, found, Activation("topk", int(config["k"])), reads, [writes], format="sparsify", config=config
+    )
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write one directory, or for several a folder of them named after their modules (`layers.8.mlp`)."""
     for each in transcoders:
         kind = "mlp_out" if each.spec.is_autoencoder else "mlp_in"
-        require(each, "sparsify", ["topk"], skip=True, reads=[kind])
+        files.require(each, "sparsify", ["topk"], skip=True, reads=[kind])
     for each in transcoders:
         _write(each, path if len(transcoders) == 1 else path / f"layers.{each.spec.reads.layer}.mlp")
 
 
 def _write(transcoder: Transcoder, path: Path) -> None:
     spec = transcoder.spec
-    form = transcoder.folded(transcoder.b_dec) if spec.is_autoencoder else without_input_bias(transcoder)
+    form = transcoder.folded(transcoder.b_dec) if spec.is_autoencoder else files.without_input_bias(transcoder)
     tensors = {
         "encoder.weight": form.W_enc,
         "encoder.bias": form.b_enc,
@@ -92,8 +85,8 @@ def _write(transcoder: Transcoder, path: Path) -> None:
         "transcode": not spec.is_autoencoder,
         "d_in": spec.d_in,
     }
-    write_weights(path / _WEIGHTS, tensors)
-    write_json(path / _CONFIG, config)
+    files.write_weights(path / _WEIGHTS, tensors)
+    files.write_json(path / _CONFIG, config)
 
 
 FORMAT = Format("sparsify", "sparsify folder: topk", lambda path: bool(_found_in(path)), read, write)
