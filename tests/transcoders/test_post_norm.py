@@ -1,42 +1,46 @@
 """Where a family norms what its MLP writes, `mlp_out` comes after that norm: to capture, replacement and judge."""
 
-from dataclasses import replace
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise.models import Model, Norm
+from edgewise.engine import Engine
+from edgewise.models import Model
 from edgewise.transcoders import Replacement, Site, capture, modules_of
 from edgewise.transcoders.judging import evaluate_transcoders
-from tests.tiny import norms_in_double, random_model
+from tests.discovery.toys import random_task
+from tests.tiny import tiny
 from tests.transcoders.reference import random_transcoder
 from tests.transcoders.toys import text
 
 IDS = text(4).ids
 
 
-class _Normed(nn.Module):
-    """An MLP and the norm of what it writes: the whole of what a layer adds."""
+class _Layer:
+    """A layer's own modules, by their names in `transformers`: hooked here without asking which one makes a site."""
 
-    def __init__(self, mlp: nn.Module, norm: nn.Module) -> None:
-        super().__init__()
-        self.mlp, self.norm = mlp, norm
+    def __init__(self, layer: nn.Module) -> None:
+        self.mlp, self.norm = layer.get_submodule("mlp"), layer.get_submodule("post_feedforward_layernorm")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.mlp(x))
+    def instead(self, change: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
+        """Let the layer add what `change` makes of the MLP's input and of what it would add; the hooks."""
+        given: list[Tensor] = []
+        return [
+            self.mlp.register_forward_pre_hook(lambda _m, arguments: given.append(arguments[0])),
+            self.norm.register_forward_hook(lambda _m, _given, out: change(given.pop(), out)),
+        ]
 
 
-def _with_post_norms() -> tuple[Model, list[_Normed]]:
-    model, whole, layers = random_model("llama-gqa"), [], []
-    for block, layer in zip(model.module.model.layers, model.parts.layers, strict=True):  # pyright: ignore
-        norm = type(block.input_layernorm)(model.parts.d_model).double()
-        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
-        norms_in_double(norm)
-        whole.append(_Normed(block.mlp, norm))
-        block.mlp = whole[-1]
-        layers.append(replace(layer, mlp=replace(layer.mlp, post_norm=Norm.rms(norm))))
-    return replace(model, parts=replace(model.parts, layers=tuple(layers))), whole
+@contextmanager
+def _hooked(*hooks: list[Any]) -> Iterator[None]:
+    yield
+    for handle in itertools.chain(*hooks):
+        handle.remove()
 
 
 def _own(model: Model) -> Tensor:
@@ -44,19 +48,23 @@ def _own(model: Model) -> Tensor:
         return model.module(input_ids=IDS).logits
 
 
-@pytest.fixture(scope="module")
-def normed() -> tuple[Model, list[_Normed]]:
-    return _with_post_norms()
+@pytest.fixture(params=["gemma2", "gemma3"])
+def normed(request: pytest.FixtureRequest) -> tuple[Model, list[_Layer]]:
+    model = tiny(request.param)
+    return model, [_Layer(layer) for layer in model.module.get_submodule("model.layers").children()]
 
 
 def test_what_is_captured_is_what_the_layer_adds(normed):
     model, whole = normed
     seen: list[Tensor] = []
-    handles = [each.register_forward_hook(lambda _m, given, out: seen.extend((given[0], out))) for each in whole]
-    _own(model)
-    for handle in handles:
-        handle.remove()
-    sites = [Site(kind, layer) for layer in range(3) for kind in ("mlp_in", "mlp_out")]
+
+    def note(given: Tensor, out: Tensor) -> Tensor:
+        seen.extend((given, out))
+        return out
+
+    with _hooked(*(each.instead(note) for each in whole)):
+        _own(model)
+    sites = [Site(kind, layer) for layer in range(len(whole)) for kind in ("mlp_in", "mlp_out")]
     for found, expected in zip(capture(model, sites, IDS).values(), seen, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -66,9 +74,8 @@ def test_a_transcoder_stands_for_the_mlp_and_its_norm(normed, autoencoder: bool)
     model, whole = normed
     d = model.parts.d_model
     found = random_transcoder(d_in=d, d_out=d, n_features=48, layer=1, autoencoder=autoencoder, input_bias=True)
-    handle = whole[1].register_forward_hook(lambda _m, given, out: found(out if autoencoder else given[0]))
-    expected = _own(model)
-    handle.remove()
+    with _hooked(whole[1].instead(lambda given, out: found(out if autoencoder else given))):
+        expected = _own(model)
     torch.testing.assert_close(Replacement(model, found).logits(IDS), expected)
     assert not torch.allclose(expected, _own(model), atol=1e-3)
 
@@ -76,21 +83,21 @@ def test_a_transcoder_stands_for_the_mlp_and_its_norm(normed, autoencoder: bool)
 def test_with_errors_the_output_is_the_models_to_the_bit(normed):
     model, whole = normed
     d = model.parts.d_model
-    found = [random_transcoder(d_in=d, d_out=d, n_features=48, layer=layer, seed=layer) for layer in (0, 2)]
+    found = [random_transcoder(d_in=d, d_out=d, n_features=48, layer=layer, seed=layer) for layer in (0, 1)]
     before = _own(model)
     for exclude in (False, True):
         assert torch.equal(Replacement(model, found, errors=True, exclude_special=exclude).logits(IDS), before)
     first = Replacement(model, found, exclude_special=True)
     with first as module, torch.no_grad():
         seen: list[Tensor] = []
-        handle = whole[0].register_forward_hook(lambda _m, _given, out: seen.append(out))
+        handle = whole[0].norm.register_forward_hook(lambda _m, _given, out: seen.append(out))
         module(input_ids=IDS)
         handle.remove()
     own = capture(model, [Site("mlp_out", 0)], IDS)[Site("mlp_out", 0)]
     torch.testing.assert_close(seen[0][:, 0], own[:, 0])  # each row's first token keeps the MLP's and norm's own output
     assert torch.equal(_own(model), before)
     for layer in model.parts.layers:
-        assert all("forward" not in module.__dict__ for module in modules_of(layer)[1:2])
+        assert layer.mlp.post_norm is not None and modules_of(layer).last is layer.mlp.post_norm.module
 
 
 def test_the_judge_ablates_and_averages_what_the_layer_adds(normed):
@@ -99,9 +106,19 @@ def test_the_judge_ablates_and_averages_what_the_layer_adds(normed):
     judged = evaluate_transcoders(model, [random_transcoder(d_in=d, d_out=d, layer=1)], rows, exclude_special=False)
     mean = capture(model, [Site("mlp_out", 1)], rows.ids)[Site("mlp_out", 1)].flatten(0, 1).mean(0)
     for given, found in ((torch.zeros(d).double(), judged.zero[1]), (mean, judged.mean[1])):
-        handle = whole[1].register_forward_hook(lambda _m, _given, out, y=given: y.expand_as(out))
-        with torch.no_grad():
+        with _hooked(whole[1].instead(lambda _given, out, y=given: y.expand_as(out))), torch.no_grad():
             log_p = model.module(input_ids=rows.ids).logits[:, :-1].float().log_softmax(-1)
-        handle.remove()
         loss = -log_p.gather(2, rows.ids[:, 1:, None]).mean()
         assert found.loss == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_features_in_the_engine_write_there_too(normed):
+    model, _ = normed
+    d = model.parts.d_model
+    found = random_transcoder(d_in=d, d_out=d, n_features=48, layer=1, activation="relu")
+    graph = model.graph(features={1: (3, 5, 11)})
+    fast, reference = (Engine(model, graph, transcoders=[found], path=path) for path in ("fast", "reference"))
+    batch = random_task().batch("train", [0, 1, 2])
+    torch.testing.assert_close(fast.run(batch, torch.ones(graph.n_edges)), fast.full(batch))
+    mask = torch.rand(graph.n_edges, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(fast.run(batch, mask), reference.run(batch, mask), rtol=1e-9, atol=1e-9)

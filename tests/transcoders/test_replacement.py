@@ -14,7 +14,7 @@ from edgewise.transcoders import Activation, Codes, Replacement, Site, Transcode
 from edgewise.transcoders.judging import evaluate_transcoders
 from tests.tiny import ONE_OF_EACH, random_model, tiny
 from tests.transcoders.reference import random_transcoder
-from tests.transcoders.toys import refused, text
+from tests.transcoders.toys import refused, text, writing
 
 IDS = text(4).ids
 NAMES = [*ONE_OF_EACH, "plain-norm", "qwen3"]
@@ -92,13 +92,8 @@ def test_an_edit_may_be_made_in_place(errors: bool):
 def test_the_output_is_the_transcoders_own(name: str):
     model = tiny(name)
     transcoders = [for_model(model, layer) for layer in (0, 1)]
-    handles = [
-        modules_of(model.parts.layers[i])[1].register_forward_hook(lambda _m, given, _out, t=t: t(given[0]))
-        for i, t in enumerate(transcoders)
-    ]
-    expected = own_logits(model)
-    for handle in handles:
-        handle.remove()
+    with writing(model, *(lambda given, _out, t=t: t(given) for t in transcoders)):
+        expected = own_logits(model)
     torch.testing.assert_close(Replacement(model, transcoders).logits(IDS), expected)
 
 
@@ -119,9 +114,8 @@ def test_a_transcoder_that_is_the_mlp_changes_nothing_and_explains_everything(na
 def test_an_autoencoder_reads_the_mlps_own_output():
     model = tiny("gpt2")
     transcoder = for_model(model, 1, autoencoder=True, input_bias=True)
-    handle = modules_of(model.parts.layers[1])[1].register_forward_hook(lambda _m, _given, out: transcoder(out))
-    expected = own_logits(model)
-    handle.remove()
+    with writing(model, lambda _given, out: out, lambda _given, out: transcoder(out)):
+        expected = own_logits(model)
     torch.testing.assert_close(Replacement(model, transcoder).logits(IDS), expected)
     assert torch.equal(Replacement(model, transcoder, errors=True).logits(IDS), own_logits(model))
 
@@ -132,20 +126,13 @@ def test_a_cross_layer_set_adds_up(name: str):
     first, second = for_model(model, 0, n_sites=2), for_model(model, 1)
     kept: list[Tensor] = []
 
-    def in_first(_module: Any, given: tuple[Tensor, ...], _out: Tensor) -> Tensor:
-        y = first(given[0])
+    def in_first(given: Tensor, _out: Tensor) -> Tensor:
+        y = first(given)
         kept.append(y[..., 1, :])
         return y[..., 0, :]
 
-    handles = [
-        modules_of(model.parts.layers[0])[1].register_forward_hook(in_first),
-        modules_of(model.parts.layers[1])[1].register_forward_hook(
-            lambda _m, given, _out: second(given[0]) + kept.pop()
-        ),
-    ]
-    expected = own_logits(model)
-    for handle in handles:
-        handle.remove()
+    with writing(model, in_first, lambda given, _out: second(given) + kept.pop()):
+        expected = own_logits(model)
     torch.testing.assert_close(Replacement(model, [second, first]).logits(IDS), expected)
     assert torch.equal(Replacement(model, [first, second], errors=True).logits(IDS), own_logits(model))
     judged = evaluate_transcoders(model, [second, first], text(6))

@@ -1,6 +1,7 @@
 """Tiny models, texts and runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from edgewise import InputError
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.transcoders import TokenRows, TranscoderLoss
+from edgewise.transcoders import TokenRows, TranscoderLoss, modules_of
 from edgewise.transcoders.training import Trained, TrainingConfig, train
 from tests.tiny import VOCABULARY, tiny
 
@@ -51,6 +52,25 @@ def learn(
 ) -> Trained:
     options = RunOptions(out=out, progress=False, checkpoint_seconds=seconds)
     return train(model or tiny("gpt2", torch.float32), rows or text(), config(**changes), options=options)
+
+
+@contextmanager
+def writing(model: Model, *changes: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Within it, the first layers add to the stream what these make of an MLP's input and of what it would add."""
+    handles: list[Any] = []
+    for layer, change in zip(model.parts.layers, changes, strict=False):
+        given: list[Tensor] = []
+        modules = modules_of(layer)
+        keep = modules.mlp.register_forward_pre_hook(lambda _m, arguments, given=given: given.append(arguments[0]))
+        hook = modules.last.register_forward_hook(
+            lambda _m, _a, out, change=change, given=given: change(given.pop(), out)
+        )
+        handles += [keep, hook]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def weights(trained: Trained) -> dict[str, Tensor]:
