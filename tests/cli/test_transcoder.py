@@ -1,10 +1,14 @@
 """`edgewise transcoder` on a tiny model, and what a user can get wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgewise.models import Model
+from edgewise.transcoders import load as load_transcoder
 from edgewise.transcoders.training import TrainingConfig
 from tests.cli.commands import WORDS, Cli
 from tests.tiny import tiny
@@ -76,16 +80,34 @@ def test_sweep_draws_loss_against_active_features(cli: Cli, model: Path, text: P
 
 
 def test_a_preset_keeps_what_is_not_asked_for(model: Path):
-    from edgewise.cli._transcoder import _config
+    from edgewise.cli._transcoder import _Given
     from edgewise.models import load
 
+    def config(loaded: Model, changes: dict[str, Any], **objective: Any) -> TrainingConfig:
+        given = _Given(loaded, (0,), "paper", changes, objective, lambda: None, None)
+        return given.config(kinds=("transcoder",), reads=None)
+
     loaded = load(str(model))
-    paper = _config(loaded, "0", None, None, ("transcoder",), "paper", 0, {})
+    paper = config(loaded, {})
     assert paper == TrainingConfig.paper((0,)) and paper.expansion == 32 and paper.centred
-    other = _config(loaded, "0", "4x", "relu@1e-3, topk:2", ("transcoder",), "paper", 0, {})
+    other = config(loaded, {"expansion": 4.0, "activations": ("relu@1e-3", "topk:2")})
     assert other == TrainingConfig.paper((0,), expansion=4.0, activations=("relu@1e-3", "topk:2"))
-    rms = _config(tiny("llama-gqa"), "0", None, None, ("transcoder",), "paper", 0, {})
+    rms = config(tiny("llama-gqa"), {})
     assert not rms.centred, "there an MLP's mean is read"
+    assert config(loaded, {}, auxiliary=0.5).objective == replace(paper.objective, auxiliary=0.5)
+
+
+def test_every_setting_can_be_set(cli: Cli, model: Path, text: Path, tmp_path: Path):
+    train = ("transcoder", "train", "--model", model, "--text", text, *SMALL, "--layers", 0, "--out", tmp_path)
+    ran = cli(*train, "--activation", "topk:2", "--set", "clip=none", "--set", "unit-norm=yes", "--set", "warmup=3",
+              "--set", "objective.auxiliary_k=5")  # fmt: skip
+    assert ran.status == 0, ran
+    method = load_transcoder(tmp_path / "layer0.transcoder.topk2.safetensors").provenance["method"]
+    assert (method["clip"], method["unit_norm"], method["warmup"]) == (None, True, 3)
+    assert method["objective"]["auxiliary_k"] == 5 and method["objective"]["auxiliary"] == 1 / 32
+    assert "no setting 'clap'" in cli.refused(*train, "--set", "clap=1")
+    assert "unit_norm='so'; give True or False" in cli.refused(*train, "--set", "unit_norm=so")
+    assert "no setting 'k'" in cli.refused(*train, "--set", "objective.k=1")
 
 
 def test_training_from_a_cache(cli: Cli, model: Path, text: Path, tmp_path: Path):

@@ -1,8 +1,11 @@
 """`edgewise transcoder`: train, judge, compare, cache and convert."""
 
+import functools
+import inspect
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +15,11 @@ from edgewise._errors import InputError
 from edgewise.cli._common import load
 from edgewise.runs import check_writable
 
+_SEVERAL = {
+    "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
+    "paper": ("relu@3.5e-5", "relu@7e-5", "relu@1.4e-4", "relu@2.8e-4"),
+}
+"""The sparsities of a sweep, by preset."""
 app = typer.Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
 
 ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
@@ -48,17 +56,45 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for results; a run that
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
-@app.command()
-def train(
+@dataclass(frozen=True)
+class _Given:
+    """What `train` and `sweep` are given alike."""
+
+    model: Any
+    layers: tuple[int, ...]
+    preset: str
+    changes: dict[str, Any]
+    """Of the preset's settings."""
+    objective: dict[str, Any]
+    """Of its loss."""
+    rows: Callable[[], Any]
+    """Reads the text: the rows to train on, and those held out."""
+    options: Any
+    """How the run behaves."""
+
+    def config(self, **others: Any) -> Any:
+        """The settings, with other changes where they are not None, and `--set` before all."""
+        from edgewise.transcoders import reads_no_mean
+        from edgewise.transcoders.training import TrainingConfig
+
+        config = TrainingConfig(self.layers)
+        if self.preset == "paper":  # whose centred outputs are a model's own only where every norm takes the mean off
+            config = TrainingConfig.paper(self.layers, centred=reads_no_mean(self.model))
+        changes = {name: value for name, value in others.items() if value is not None} | self.changes
+        return replace(config, objective=replace(config.objective, **self.objective), **changes)
+
+
+def _given(
     text: Text,
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
     features: Features = None,
     activation: Activations = None,
-    kind: Annotated[str, typer.Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
     preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
-    reads: Reads = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Add a linear map of the input.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
+    ] = None,
     tokens: Tokens = None,
     batch_tokens: Batch = None,
     pool_tokens: Pool = None,
@@ -67,37 +103,82 @@ def train(
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
-    cache: Annotated[Path | None, typer.Option(help="Read activations from what `cache` wrote.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
-    log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     out: Out = Path("runs/transcoders"),
+) -> _Given:
+    from edgewise.runs import RunOptions, parse_settings
+    from edgewise.transcoders import TranscoderLoss
+    from edgewise.transcoders.training import TrainingConfig
+
+    if preset not in ("default", "paper"):
+        raise InputError(f"--preset {preset!r}: choose default or paper")
+    changes: dict[str, Any] = {"seed": seed, "tokens": tokens, "batch_tokens": batch_tokens, "precision": precision}
+    changes |= {"pool_tokens": pool_tokens, "learning_rate": learning_rate, **_features(features)}
+    if activation is not None:
+        changes["activations"] = tuple(part.strip() for part in activation.split(","))
+    own = [each for each in settings or () if not each.startswith("objective.")]
+    of_loss = [each.removeprefix("objective.") for each in settings or () if each not in own]
+    changes = {name: value for name, value in changes.items() if value is not None}
+    changes |= parse_settings("--set", TrainingConfig, own)
+    objective = parse_settings("--set objective", TranscoderLoss, of_loss)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # as torchrun sets it
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    loaded = load(model, device)
+    chosen = changes.pop("layers", None) or _layers(loaded, layers)
+
+    def rows() -> Any:
+        check_writable(out)
+        read = _rows(loaded, text, context, limit)
+        return read.split(hold_out) if hold_out else (read, None)
+
+    return _Given(loaded, chosen, preset, changes, objective, rows, RunOptions(out, checkpoint_seconds))
+
+
+def _also_given(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with `_given`'s options beside its own, and what that makes of them as its first argument."""
+    shared = [p.replace(default=defaults.get(p.name, p.default)) for p in inspect.signature(_given).parameters.values()]
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        every = [*shared, *list(inspect.signature(command).parameters.values())[1:]]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            command(_given(**{p.name: values.pop(p.name) for p in shared}), **values)
+
+        run.__signature__ = inspect.Signature(every)  # pyright: ignore[reportAttributeAccessIssue] (typer reads it)
+        run.__annotations__ = {p.name: p.annotation for p in every}
+        return run
+
+    return wrap
+
+
+@app.command()
+@_also_given()
+def train(
+    given: _Given,
+    kind: Annotated[str, typer.Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
+    reads: Reads = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Add a linear map of the input.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Read activations from what `cache` wrote.")] = None,
+    log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
     """Train transcoders and write them to OUT; under torchrun, on all its processes."""
     from edgewise.cli import _show_transcoder as show
-    from edgewise.runs import RunOptions
     from edgewise.transcoders.training import CachedActivations
     from edgewise.transcoders.training import train as run
 
     first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    loaded = load(model, device)
-    config = _config(loaded, layers, features, activation, tuple(kind.split(",")), preset, seed, {
-        "reads": reads, "skip": skip or None, "tokens": tokens, "batch_tokens": batch_tokens,
-        "pool_tokens": pool_tokens, "learning_rate": learning_rate, "precision": precision,
-    })  # fmt: skip
-    check_writable(out)
-    rows = _rows(loaded, text, context, limit)
-    rows = rows.split(hold_out)[0] if hold_out else rows
+    config = given.config(kinds=tuple(kind.split(",")), reads=reads, skip=skip or None)
+    rows, _ = given.rows()
     kept = None if cache is None else CachedActivations(cache)
-    options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds, log=tuple(log or ()))
     if first:
-        show.training(loaded, rows, config)
-    trained = run(loaded, rows, config, cache=kept, options=options)
+        show.training(given.model, rows, config)
+    options = replace(given.options, log=tuple(log or ()))
+    trained = run(given.model, rows, config, cache=kept, options=options)
     if first:
-        show.trained(trained, out, config)
+        show.trained(trained, options.out, config)
     if trained.stopped:
         raise typer.Exit(130)  # what follows in a script should not go on with half a run
 
@@ -143,48 +224,21 @@ def evaluate(
 
 
 @app.command()
-def sweep(
-    text: Text,
-    model: ModelName = "smollm2-135m",
-    layers: Layers = "8",
-    features: Features = None,
-    activation: Activations = None,
-    preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
-    tokens: Tokens = None,
-    batch_tokens: Batch = None,
-    pool_tokens: Pool = None,
-    learning_rate: Rate = None,
-    precision: Precision = None,
-    context: Context = 128,
-    limit: Limit = None,
-    hold_out: HoldOut = 0.05,
-    checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    out: Out = Path("runs/sweep"),
-) -> None:
+@_also_given(layers="8", out=Path("runs/sweep"))
+def sweep(given: _Given) -> None:
     """Train transcoders and MLP-output autoencoders on the same tokens; draw loss against active features."""
     from edgewise.cli import _show_transcoder as show
-    from edgewise.runs import RunOptions
     from edgewise.transcoders.training import sweep as run
 
-    loaded = load(model, device)
-    several = {"default": "topk:8,topk:16,topk:32,topk:64", "paper": "relu@3.5e-5,relu@7e-5,relu@1.4e-4,relu@2.8e-4"}
-    activation = activation or several.get(preset)
-    config = _config(loaded, layers, features, activation, ("transcoder", "autoencoder"), preset, seed, {
-        "tokens": tokens, "batch_tokens": batch_tokens, "pool_tokens": pool_tokens, "learning_rate": learning_rate,
-        "precision": precision,
-    })  # fmt: skip
-    if not 0 < hold_out < 1:
-        raise InputError(f"--hold-out {hold_out}: a sweep judges on held-out rows; give a share such as 0.05")
-    check_writable(out)
-    training, held_out = _rows(loaded, text, context, limit).split(hold_out)
-    show.training(loaded, training, config)
-    options = RunOptions(out=out, checkpoint_seconds=checkpoint_seconds)
+    config = given.config(kinds=("transcoder", "autoencoder"), activations=_SEVERAL[given.preset])
+    training, held_out = given.rows()
+    if held_out is None:
+        raise InputError("--hold-out 0: a sweep judges on held-out rows; give a share such as 0.05")
+    show.training(given.model, training, config)
     with show.counting("judging") as progress:
-        result = run(loaded, training, held_out, config, options=options, progress=progress)
-    result.save(out / "sweep.json")
-    show.swept(result, config.layers, out)
+        result = run(given.model, training, held_out, config, options=given.options, progress=progress)
+    result.save(given.options.out / "sweep.json")
+    show.swept(result, config.layers, given.options.out)
 
 
 @app.command()
@@ -287,32 +341,12 @@ def _precision(precision: str | None) -> str:
     return precision or "bfloat16"
 
 
-def _config(
-    model: Any,
-    layers: str,
-    features: str | None,
-    activation: str | None,
-    kinds: tuple[str, ...],
-    preset: str,
-    seed: int,
-    others: dict[str, Any],
-) -> Any:
-    from edgewise.transcoders import reads_no_mean
-    from edgewise.transcoders.training import TrainingConfig
-
-    if preset not in ("default", "paper"):
-        raise InputError(f"--preset {preset!r}: choose default or paper")
-    chosen = _layers(model, layers)
-    config = TrainingConfig(chosen)
-    if preset == "paper":  # whose centred outputs are a model's own only where every norm takes the mean off
-        config = TrainingConfig.paper(chosen, centred=reads_no_mean(model))
-    given: dict[str, Any] = {"kinds": kinds, "seed": seed}
-    if features is not None:
-        try:
-            number = features.removesuffix("x")
-            given |= {"expansion": float(number)} if number != features else {"features": int(number)}
-        except ValueError as error:
-            raise InputError(f"--features {features!r}: write 8x (times the model's width) or a number") from error
-    if activation is not None:
-        given["activations"] = tuple(part.strip() for part in activation.split(","))
-    return replace(config, **given, **{name: value for name, value in others.items() if value is not None})
+def _features(text: str | None) -> dict[str, Any]:
+    """`8x` (times the model's width) or a number, as settings."""
+    if text is None:
+        return {}
+    try:
+        number = text.removesuffix("x")
+        return {"features": int(number)} if number == text else {"expansion": float(number)}
+    except ValueError as error:
+        raise InputError(f"--features {text!r}: write 8x (times the model's width) or a number") from error
