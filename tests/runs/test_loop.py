@@ -1,5 +1,6 @@
 """The loop around a learner that only counts: what one sees of it, and how often it saves."""
 
+import signal
 import sys
 from itertools import pairwise
 from types import ModuleType, SimpleNamespace
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgewise.discovery import edge_pruning
-from edgewise.runs import Learner, RunOptions, _loop, run_steps
+from edgewise.runs import CHECKPOINT, Learner, RunOptions, _loop, run_steps
 from tests.discovery.toys import PRESETS, differing, find, quiet, random_task, refused, scores_of, toy_engine
 
 
@@ -107,3 +108,51 @@ def test_checkpoints_are_as_frequent_as_asked(monkeypatch, tmp_path):
     run_steps(_Counter(), 20, {}, quiet(tmp_path, checkpoint_seconds=4.5), "counting")
     assert 3 <= len(saved) <= 6 and saved[-1] == 20
     assert all(b - a <= 6 for a, b in pairwise(saved))
+
+
+class _Other:
+    """The ranks of two processes, of which the other has its own interrupt after some steps."""
+
+    size = 2
+
+    def __init__(self, rank: int, interrupted_after: int = 1_000) -> None:
+        self.rank, self.left = rank, interrupted_after
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.left -= 1
+        return tensor + float(self.left <= 0)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_stop_together_and_the_first_alone_writes(tmp_path, rank: int):
+    learner = _Counter()
+    report = run_steps(learner, 9, {}, quiet(tmp_path), "counting", _Other(rank, 4))
+    assert (report.steps, report.stopped, report.message) == (4, "interrupted", "interrupted after step 4")
+    assert len(learner.done) == 4  # whole steps, though this learner could take one back
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT] * (rank == 0)
+
+
+def test_of_several_processes_an_interrupted_one_finishes_its_step(tmp_path):
+    class Interrupted(_Counter):
+        def step(self, step: int) -> dict[str, Tensor | float]:
+            if step == 2:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(step)
+
+    learner, before = Interrupted(), signal.getsignal(signal.SIGINT)
+    report = run_steps(learner, 9, {}, quiet(tmp_path), "counting", _Other(0))
+    assert report.message == "interrupted after step 3" and learner.done == [0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) is before
+    again = _Counter()
+    assert run_steps(again, 9, {}, quiet(tmp_path), "counting").stopped is None
+    assert again.done == list(range(9)) and again.begun == 0
+
+
+def test_a_run_that_is_over_stays_as_it_is(tmp_path):
+    first = run_steps(_Counter(), 3, {}, quiet(tmp_path), "counting")
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    again = run_steps(_Counter(), 3, {}, quiet(tmp_path), "counting")
+    assert again == first and (tmp_path / CHECKPOINT).read_bytes() == before

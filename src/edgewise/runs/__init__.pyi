@@ -14,7 +14,7 @@ from ._loop import run_steps as run_steps
 from ._noise import normal as normal
 from ._noise import uniform as uniform
 from ._progress import progress as progress
-from ._ranks import ALONE as ALONE
+from ._ranks import ONE_PROCESS as ONE_PROCESS
 from ._ranks import Ranks as Ranks
 from ._ranks import processes as processes
 from ._settings import Setting as Setting

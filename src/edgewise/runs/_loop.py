@@ -17,7 +17,7 @@ from edgewise.runs._files import check_writable
 from edgewise.runs._learner import Learner, NotFiniteError, NothingToGainError
 from edgewise.runs._loggers import Write, loggers
 from edgewise.runs._progress import progress
-from edgewise.runs._ranks import ALONE, Ranks
+from edgewise.runs._ranks import ONE_PROCESS, Ranks
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_steps(
     settings: dict[str, Any],
     options: RunOptions,
     title: str,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> RunReport:
     """Run a learner for `n_steps` steps.
 

@@ -29,7 +29,7 @@ class Ranks(Protocol):
         ...
 
 
-class _Alone:
+class _OneProcess:
     """One process."""
 
     size, rank = 1, 0
@@ -41,7 +41,7 @@ class _Alone:
         return tensor
 
 
-ALONE = _Alone()
+ONE_PROCESS = _OneProcess()
 """The ranks of a run in one process."""
 
 
@@ -75,7 +75,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         InputError: the processes cannot find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield ONE_PROCESS
         return
     begun = not distributed.is_initialized()
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgewise._errors import InputError
-from edgewise.runs import ALONE, Ranks
+from edgewise.runs import ONE_PROCESS, Ranks
 from edgewise.transcoders._select import fixed, select
 from edgewise.transcoders._sparse import Products
 from edgewise.transcoders._transcoder import Transcoder
@@ -80,7 +80,7 @@ def loss_and_gradients(
     *,
     dead: Sequence[Bool[Tensor, " F"]] | None = None,
     low: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Outcome:
     """Set every parameter's `.grad` to the loss's gradient.
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from edgewise.runs import ALONE, Ranks
+from edgewise.runs import ONE_PROCESS, Ranks
 from edgewise.transcoders._activation import Activation
 from edgewise.transcoders._sparse import Codes, Products, products
 
@@ -37,7 +37,7 @@ def select(
     training: bool = False,
     low: bool = False,
     margin: float = 0.0,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Products:
     """The active features and their pre-activations.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import ALONE, Ranks, uniform
+from edgewise.runs import ONE_PROCESS, Ranks, uniform
 from edgewise.transcoders import Site, capture, check_length
 
 _ROWS, _TOKENS = 201, 301  # noise streams: the order of the rows, and of each lane's tokens (one stream a lane)
@@ -68,7 +68,7 @@ class ActivationStream:
         pool_tokens: int,
         lanes: int,
         seed: int,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         """Set up.
 

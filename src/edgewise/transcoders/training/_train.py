@@ -12,7 +12,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import (
-    ALONE,
+    ONE_PROCESS,
     Learner,
     NotFiniteError,
     Ranks,
@@ -119,7 +119,7 @@ class TranscoderLearner(Learner):
         tokens: TokenRows,
         config: TrainingConfig,
         cache: CachedActivations | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         """Set up; `begin` gives the weights their start."""
         self.config, self.ranks = config, ranks
