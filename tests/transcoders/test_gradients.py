@@ -93,7 +93,7 @@ def test_choosing_in_bfloat16_changes_only_what_is_nearly_equal(activation: str)
     objective = objective_for(activation)
     exact = loss_and_gradients([t], [x], y, objective)
     wanted = torch.cat([p.grad.flatten() for p in t.parameters() if p.grad is not None])
-    low = loss_and_gradients([t], [x], y, objective, low=True)
+    low = loss_and_gradients([t], [x], y, objective, bf16=True)
     found = torch.cat([p.grad.flatten() for p in t.parameters() if p.grad is not None])
     assert torch.isclose(low.loss, exact.loss, rtol=1e-3)
     assert torch.cosine_similarity(found, wanted, dim=0) > 0.999

@@ -265,9 +265,9 @@ def cache(
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
     sites = [Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
-    low = _precision(precision) == "bfloat16"
+    bf16 = _precision(precision) == "bfloat16"
     with show.counting("running the model") as progress:
-        write_cache(loaded, rows, sites, out, dtype=dtype, low=low, progress=progress)
+        write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
     print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 
 

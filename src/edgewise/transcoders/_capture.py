@@ -23,7 +23,7 @@ def capture(
     sites: Sequence[Site],
     ids: Int[Tensor, "B S"],
     *,
-    low: bool = False,
+    bf16: bool = False,
 ) -> dict[Site, Float[Tensor, "B S D"]]:
     """The vectors at sites, from one forward that stops after the last of them.
 
@@ -31,7 +31,7 @@ def capture(
         model: the model; left as it was.
         sites: which vectors.
         ids: tokens without padding.
-        low: let products with weights run in bfloat16 (the residual stream stays as it is).
+        bf16: let products with weights run in bfloat16 (the residual stream stays as it is).
 
     Raises:
         InputError: the model has no such site.
@@ -54,7 +54,7 @@ def capture(
     ids = ids.to(model.device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    with _observed(model, sorted({site.layer for site in sites}), note), lowered(model, low), suppress(_Stop):
+    with _observed(model, sorted({site.layer for site in sites}), note), in_bf16(model, bf16), suppress(_Stop):
         model.parts.hidden(ids, mask, positions)
     return {site: found[site] for site in sites}
 
@@ -66,9 +66,9 @@ def check_length(model: Model, ids: Int[Tensor, "B S"]) -> None:
         raise InputError(f"text: rows of {ids.shape[1]} tokens, and the model has {n} positions; use --context {n}")
 
 
-def lowered(model: Model, low: bool) -> Any:
+def in_bf16(model: Model, bf16: bool) -> Any:
     """A context in which products with weights run in bfloat16, if asked."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=low)
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
     """What a step measured, over the batch of all processes."""
 
     loss: Float[Tensor, ""]
-    """Everything that is lowered: error, sparsity and the dead features' term."""
+    """Everything that is in_bf16: error, sparsity and the dead features' term."""
     unexplained: Float[Tensor, " T"]
     """Squared error over variance, for each written site."""
     active: Float[Tensor, ""]
@@ -79,7 +79,7 @@ def loss_and_gradients(
     objective: TranscoderLoss,
     *,
     dead: Sequence[Bool[Tensor, " F"]] | None = None,
-    low: bool = False,
+    bf16: bool = False,
     ranks: Ranks = ONE_PROCESS,
 ) -> Outcome:
     """Set every parameter's `.grad` to the loss's gradient.
@@ -91,13 +91,13 @@ def loss_and_gradients(
         targets: what should be written to each site.
         objective: the loss.
         dead: which features count as dead, for each transcoder; None for none.
-        low: propose the active features with a product in bfloat16 (see `select`).
+        bf16: propose the active features with a product in bfloat16 (see `select`).
         ranks: the processes among which the batch is divided; gradients are of this process's part of the sum.
     """
     n = len(targets) * ranks.size
     margin = objective.bandwidth / 2
     runs = [
-        _Run(each, each.centre(x.detach()).detach(), low, margin, ranks)
+        _Run(each, each.centre(x.detach()).detach(), bf16, margin, ranks)
         for each, x in zip(transcoders, inputs, strict=True)
     ]
     predicted = torch.zeros_like(targets)
@@ -112,7 +112,7 @@ def loss_and_gradients(
         part = slice(-run.n_sites, None)
         loss = loss + run.backward(gradient[:, part], x, objective, n)
         if dead is not None and objective.auxiliary:
-            loss = loss + run.revive(dead[i], residual[:, part], weight[:, part], objective, low)
+            loss = loss + run.revive(dead[i], residual[:, part], weight[:, part], objective, bf16)
         run.finish()
     active = sum((run.active for run in runs), torch.zeros_like(loss))
     totals = ranks.sum(torch.cat([torch.stack([loss, active]), errors.sum(0)]))
@@ -128,12 +128,14 @@ def loss_and_gradients(
 class _Run:
     """One transcoder in one step: forward, then gradients."""
 
-    def __init__(self, transcoder: Transcoder, x: Float[Tensor, "N D"], low: bool, margin: float, ranks: Ranks) -> None:
+    def __init__(
+        self, transcoder: Transcoder, x: Float[Tensor, "N D"], bf16: bool, margin: float, ranks: Ranks
+    ) -> None:
         self.transcoder, self.x = transcoder, x
         self.n_sites = len(transcoder.spec.writes)
         kind = transcoder.activation.kind
         window = margin if kind == "jumprelu" else 0.0
-        self.entries: Products = select(transcoder.encoder, x, training=True, low=low, margin=window, ranks=ranks)
+        self.entries: Products = select(transcoder.encoder, x, training=True, bf16=bf16, margin=window, ranks=ranks)
         self.pre = self.entries.codes.value
         self.threshold = transcoder.threshold.detach()[self.entries.codes.feature] if kind == "jumprelu" else None
         self.z = transcoder.activate(self.pre, self.threshold)
@@ -188,7 +190,7 @@ class _Run:
         return rate * (z * at).sum(), rate * self.z.sign() * at
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, residual: Tensor, weight: Tensor, objective: TranscoderLoss, low: bool) -> Tensor:
+    def revive(self, dead: Tensor, residual: Tensor, weight: Tensor, objective: TranscoderLoss, bf16: bool) -> Tensor:
         """Add the dead features' term and its gradient, in which the residual is a constant.
 
         The residual is that of the *output*: for a transcoder, input and output are different spaces. The more dead
@@ -200,7 +202,7 @@ class _Run:
         if not k:
             return residual.new_zeros(())
         encoder, decoder = transcoder.W_enc.detach()[rows], transcoder.W_dec.detach()[rows]
-        z, slope, index = self._would_be(encoder, transcoder.b_enc.detach()[rows], k, low)
+        z, slope, index = self._would_be(encoder, transcoder.b_enc.detach()[rows], k, bf16)
         scale = objective.auxiliary * k / (objective.auxiliary_k or max(1, transcoder.spec.d_in // 2))
         entries = Products(fixed(index), len(rows))
         error = entries.decode(z, decoder).view_as(residual) + residual  # ê − e, where e = y − ŷ
@@ -211,13 +213,13 @@ class _Run:
         _grad(transcoder.b_enc).index_add_(0, rows, entries.sums(d_pre))
         return scale * (weight * error.square().sum(-1)).sum()
 
-    def _would_be(self, encoder: Tensor, bias: Tensor, k: int, low: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _would_be(self, encoder: Tensor, bias: Tensor, k: int, bf16: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The k most active of the dead features: activations, their slopes, and which they are `[N, k]`.
 
         The rectified value that others use has no gradient where no token reaches a feature at all, which is what dead
         mostly means; softplus has one everywhere, and is nearly the same where a feature is reached.
         """
-        if low:
+        if bf16:
             pre = functional.linear(self.x.bfloat16(), encoder.bfloat16(), bias.bfloat16())
         else:
             pre = functional.linear(self.x, encoder, bias)

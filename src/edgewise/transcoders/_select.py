@@ -35,7 +35,7 @@ def select(
     x: Float[Tensor, "N D"],
     *,
     training: bool = False,
-    low: bool = False,
+    bf16: bool = False,
     margin: float = 0.0,
     ranks: Ranks = ONE_PROCESS,
 ) -> Products:
@@ -45,7 +45,7 @@ def select(
         encoder: of a transcoder.
         x: centred inputs (see `Transcoder.centre`).
         training: choose over the batch where the activation does so in training.
-        low: propose with a product in bfloat16.
+        bf16: propose with a product in bfloat16.
         margin: of thresholded kinds, also take features this far below their threshold.
         ranks: the processes that share a batch.
 
@@ -57,12 +57,12 @@ def select(
     if activation.kind == "topk" or (activation.kind == "batch_topk" and training):
         assert activation.k is not None
         if activation.kind == "topk":
-            found = _top(x, weight, bias, activation.k, low)
+            found = _top(x, weight, bias, activation.k, bf16)
         else:
-            found = _top_of_batch(x, weight, bias, activation.k, low, ranks)
+            found = _top_of_batch(x, weight, bias, activation.k, bf16, ranks)
         return Products(found, len(weight))
     bound = (threshold - margin) if activation.thresholded else 0.0
-    found = _of_mask([pre > bound for pre in _chunks(x, weight, bias, low)])
+    found = _of_mask([pre > bound for pre in _chunks(x, weight, bias, bf16)])
     entries = Products(found, len(weight))
     entries.codes = found.with_values(entries.inner(x, weight) + bias[found.feature])
     return entries
@@ -85,9 +85,9 @@ def top(pre: Float[Tensor, "N F"], k: int) -> tuple[Float[Tensor, "N k"], Int[Te
     return values, candidates.gather(1, chosen)
 
 
-def _chunks(x: Tensor, weight: Tensor, bias: Tensor, low: bool):
+def _chunks(x: Tensor, weight: Tensor, bias: Tensor, bf16: bool):
     """Pre-activations, chunk of tokens after chunk of tokens."""
-    if low:
+    if bf16:
         x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
     size = _CHUNK_BYTES.get(x.device.type, _CHUNK_BYTES["cuda"])
     for rows in x.split(max(1, size // (len(weight) * weight.element_size()))):
@@ -107,24 +107,24 @@ def _of_mask(masks: list[Bool[Tensor, "n F"]]) -> Codes:
     return Codes(functional.pad(counts.cumsum(0), (1, 0)), index, index.new_zeros(0, dtype=torch.float32))
 
 
-def _propose(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool) -> tuple[Tensor, Tensor]:
+def _propose(x: Tensor, weight: Tensor, bias: Tensor, k: int, bf16: bool) -> tuple[Tensor, Tensor]:
     """Each token's k features with the largest pre-activations, features ascending; pre-activations and indices."""
-    index = torch.cat([top(pre, k)[1] for pre in _chunks(x, weight, bias, low)]).sort(dim=1).values  # (N, k)
+    index = torch.cat([top(pre, k)[1] for pre in _chunks(x, weight, bias, bf16)]).sort(dim=1).values  # (N, k)
     exact = products(fixed(index), x, weight) + bias[index.flatten()]
     return exact.view_as(index), index
 
 
-def _top(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool) -> Codes:
+def _top(x: Tensor, weight: Tensor, bias: Tensor, k: int, bf16: bool) -> Codes:
     """The k largest entries of each token."""
-    spare = max(_SPARE, k // 4) if low else 0
-    values, index = _propose(x, weight, bias, min(k + spare, len(weight)), low)
+    spare = max(_SPARE, k // 4) if bf16 else 0
+    values, index = _propose(x, weight, bias, min(k + spare, len(weight)), bf16)
     if index.shape[1] > k:
         places = values.topk(k, sorted=False).indices.sort(dim=1).values
         values, index = values.gather(1, places), index.gather(1, places)
     return fixed(index).with_values(values.flatten())
 
 
-def _top_of_batch(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool, ranks: Ranks) -> Codes:
+def _top_of_batch(x: Tensor, weight: Tensor, bias: Tensor, k: int, bf16: bool, ranks: Ranks) -> Codes:
     """The k·N largest entries of a batch of N tokens.
 
     Taken among each token's m largest; if some token has all of its m above the cut, it may have more, and m is
@@ -132,7 +132,7 @@ def _top_of_batch(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool, ra
     """
     n_features, m = len(weight), min(len(weight), 4 * k)
     while True:
-        values, index = _propose(x, weight, bias, m, low)
+        values, index = _propose(x, weight, bias, m, bf16)
         everywhere = ranks.gather(values).flatten()
         n_kept = min(k * len(x) * ranks.size, everywhere.numel())
         kept = values >= everywhere.topk(n_kept, sorted=False).values.min()

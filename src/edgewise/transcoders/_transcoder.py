@@ -154,10 +154,10 @@ class Transcoder(nn.Module):
         return pre.relu() if self.activation.rectified else pre
 
     @torch.no_grad()
-    def codes(self, x: Float[Tensor, "N D"], *, low: bool = False) -> Codes:
-        """The active features of tokens `x`, sparse and without gradients; `low`: chosen in bfloat16."""
+    def codes(self, x: Float[Tensor, "N D"], *, bf16: bool = False) -> Codes:
+        """The active features of tokens `x`, sparse and without gradients; `bf16`: chosen in bfloat16."""
         self.check_input(x)
-        found = select(self.encoder, self.centre(x), low=low).codes
+        found = select(self.encoder, self.centre(x), bf16=bf16).codes
         threshold = None
         if self.activation.thresholded:
             threshold = self.threshold[found.feature] if len(self.threshold) > 1 else self.threshold

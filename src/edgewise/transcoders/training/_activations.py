@@ -44,15 +44,15 @@ class Activations(Protocol):
 class LiveActivations:
     """Activations of a model that runs when they are asked for: one forward for all sites."""
 
-    def __init__(self, model: Model, ids: Int[Tensor, "R S"], sites: Sequence[Site], *, low: bool = False) -> None:
-        """Set up; `low`: products with the model's weights in bfloat16."""
+    def __init__(self, model: Model, ids: Int[Tensor, "R S"], sites: Sequence[Site], *, bf16: bool = False) -> None:
+        """Set up; `bf16`: products with the model's weights in bfloat16."""
         check_length(model, ids)
-        self.model, self.ids, self.sites, self.low = model, ids, tuple(sites), low
+        self.model, self.ids, self.sites, self.bf16 = model, ids, tuple(sites), bf16
 
     def rows(self, index: Int[Tensor, " n"]) -> dict[Site, Float[Tensor, "n S D"]]:
         """The vectors of some rows."""
         size = max(1, _FORWARD_TOKENS // self.ids.shape[1])
-        parts = [capture(self.model, self.sites, self.ids[rows], low=self.low) for rows in index.split(size)]
+        parts = [capture(self.model, self.sites, self.ids[rows], bf16=self.bf16) for rows in index.split(size)]
         return parts[0] if len(parts) == 1 else {site: torch.cat([p[site] for p in parts]) for site in self.sites}
 
 

@@ -74,7 +74,7 @@ def write_cache(
     folder: str | Path,
     *,
     dtype: str = "float32",
-    low: bool = False,
+    bf16: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CachedActivations:
     """Run the model once over all rows and keep the vectors at sites. The folder appears when it is whole.
@@ -85,7 +85,7 @@ def write_cache(
         sites: which vectors.
         folder: where; it must not exist.
         dtype: float32, bfloat16 or float16; of what is stored.
-        low: products with the model's weights in bfloat16.
+        bf16: products with the model's weights in bfloat16.
         progress: called with the rows done and all rows.
 
     Raises:
@@ -96,7 +96,7 @@ def write_cache(
         raise InputError(f"dtype {dtype!r}: choose {', '.join(_TYPES)}")
     if folder.exists():
         raise InputError(f"{folder}: exists already; remove it or choose another folder")
-    source = LiveActivations(model, tokens.ids, sites, low=low)
+    source = LiveActivations(model, tokens.ids, sites, bf16=bf16)
     width = model.parts.d_model
     size = tokens.n_tokens * width * _TYPES[dtype].itemsize * len(source.sites)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
@@ -112,7 +112,7 @@ def write_cache(
             "dtype": dtype,
             "model": model.identity,
             "tokens": tokens.source,
-            "low": low,
+            "low": bf16,
         }
         (temporary / _INDEX).write_text(json.dumps(header, indent=2), encoding="utf-8")
         temporary.rename(folder)

@@ -124,11 +124,11 @@ class TranscoderLearner(Learner):
         """Set up; `begin` gives the weights their start."""
         self.config, self.ranks = config, ranks
         self.jobs = config.jobs(model.parts.d_model)
-        self.low = config.precision == "bfloat16"
+        self.bf16 = config.precision == "bfloat16"
         sites = _sites(self.jobs)
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.dtype, self.device = dtype, model.device
-        source = LiveActivations(model, tokens.ids, sites, low=self.low)
+        source = LiveActivations(model, tokens.ids, sites, bf16=self.bf16)
         if cache is not None:
             source = CachedActivations(cache.folder, sites)
         self.stream = ActivationStream(
@@ -207,7 +207,7 @@ class TranscoderLearner(Learner):
             targets,
             replace(job.objective, sparsity=job.objective.sparsity * rise),
             dead=[silent > self.config.dead_after for silent in self.silent[job.name]],
-            low=self.low,
+            bf16=self.bf16,
             ranks=self.ranks,
         )
         if self.config.unit_norm:
