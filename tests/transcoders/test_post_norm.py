@@ -30,10 +30,14 @@ class _Layer:
     def instead(self, change: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
         """Let the layer add what `change` makes of the MLP's input and of what it would add; the hooks."""
         given: list[Tensor] = []
-        return [
-            self.mlp.register_forward_pre_hook(lambda _m, arguments: given.append(arguments[0])),
-            self.norm.register_forward_hook(lambda _m, _given, out: change(given.pop(), out)),
-        ]
+
+        def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            given.append(arguments[0])
+
+        def changed(_module: nn.Module, _arguments: Any, out: Tensor) -> Tensor:
+            return change(given.pop(), out)
+
+        return [self.mlp.register_forward_pre_hook(keep), self.norm.register_forward_hook(changed)]
 
 
 @contextmanager

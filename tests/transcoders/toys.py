@@ -1,18 +1,18 @@
 """Tiny models, texts and runs."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgewise import InputError
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.transcoders import TokenRows, TranscoderLoss, modules_of
+from edgewise.transcoders import MlpModules, TokenRows, TranscoderLoss, modules_of
 from edgewise.transcoders.training import Trained, TrainingConfig, train
 from tests.tiny import VOCABULARY, tiny
 
@@ -57,20 +57,23 @@ def learn(
 @contextmanager
 def writing(model: Model, *changes: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Within it, the first layers add to the stream what these make of an MLP's input and of what it would add."""
-    handles: list[Any] = []
-    for layer, change in zip(model.parts.layers, changes, strict=False):
-        given: list[Tensor] = []
-        modules = modules_of(layer)
-        keep = modules.mlp.register_forward_pre_hook(lambda _m, arguments, given=given: given.append(arguments[0]))
-        hook = modules.last.register_forward_hook(
-            lambda _m, _a, out, change=change, given=given: change(given.pop(), out)
-        )
-        handles += [keep, hook]
-    try:
+    with ExitStack() as stack:
+        for layer, change in zip(model.parts.layers, changes, strict=False):
+            for handle in _writing(modules_of(layer), change):
+                stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _writing(modules: MlpModules, change: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
+    given: list[Tensor] = []
+
+    def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        given.append(arguments[0])
+
+    def changed(_module: nn.Module, _arguments: Any, out: Tensor) -> Tensor:
+        return change(given.pop(), out)
+
+    return [modules.mlp.register_forward_pre_hook(keep), modules.last.register_forward_hook(changed)]
 
 
 def weights(trained: Trained) -> dict[str, Tensor]:
