@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -28,7 +28,8 @@ class Circuit:
     """
 
     graph: Graph
-    kept: Bool[Tensor, " E"]
+    kept: Shaped[Tensor, " E"]
+    """Whether each edge is; any numbers are taken as booleans."""
     scores: Float[Tensor, " E"] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     """Plain values: `model`, `ablation`, `task`, `method`, `software`, … as they were when it was found."""
@@ -148,5 +149,5 @@ class Circuit:
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             if not isinstance(header["provenance"], dict):
                 raise TypeError("its provenance is no dictionary")
-            graph = Graph(GraphSpec(**header["graph"]))
+            graph = Graph(GraphSpec.from_dict(header["graph"]))
             return Circuit(graph, tensors["kept"], tensors.get("scores"), header["provenance"])

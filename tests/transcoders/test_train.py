@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from edgewise.runs import CHECKPOINT, RunOptions
-from edgewise.transcoders import Site, capture
+from edgewise.transcoders import Site, TranscoderLoss, capture
 from edgewise.transcoders.formats import load
 from edgewise.transcoders.training import TrainingConfig, train, write_cache
 from edgewise.transcoders.training._train import TranscoderLearner
@@ -142,7 +142,7 @@ def test_a_step_at_unit_norm_turns_decoder_rows_and_does_not_stretch_them():
 @pytest.mark.parametrize("activation", ["topk:4", "relu@0.001", "jumprelu@0.001"])
 def test_dead_features_come_back(activation: str):
     def share(auxiliary: float) -> float:
-        objective = {"auxiliary": auxiliary}
+        objective = TranscoderLoss(auxiliary=auxiliary)
         changes = {"dead_after": 320, "tokens": 32 * 200, "unit_norm": True, "objective": objective}
         settings = config(layers=(1,), activations=(activation,), **changes)
         learner = TranscoderLearner(tiny("gpt2", torch.float32), text(), settings)

@@ -175,5 +175,5 @@ def load_constants(model: Model, path: str | Path, **choices: Any) -> Engine:
         path, "the constants of an ablation", "give the constants of an ablation that `find` wrote"
     ) as (header, found):
         tensors = [found[f"constant.{i}"].to(model.device) for i in range(len(found))]
-        graph, ablation = Graph(GraphSpec(**header["graph"])), Ablation(**header["ablation"])
+        graph, ablation = Graph(GraphSpec.from_dict(header["graph"])), Ablation(**header["ablation"])
     return Engine(model, graph, ablation, constants=Writes.from_tensors(tuple(tensors), graph.spec.n_layers), **choices)

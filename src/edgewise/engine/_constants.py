@@ -3,7 +3,7 @@ it fits.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from edgewise.engine._writes import Writes
 from edgewise.models import Tokens
 
 
+@runtime_checkable
 class Prompts(Protocol):
     """What the engine needs of a batch: paired prompts, and the tokens whose predictions are judged."""
 

@@ -175,7 +175,7 @@ class Downstream:
         needed = {reader: True for fed in running.values() for reader in fed.readers[1:]}  # keys and values
         return needed | {fed.readers[0]: fed.wide for fed in running.values()}
 
-    def _with_fixed(self, found: list[tuple[int, Later, Bool[Tensor, "c w"]]]) -> list[Later]:
+    def _with_fixed(self, found: list[tuple[int, Later, Bool[Tensor, "_ _"]]]) -> list[Later]:
         """With the sums over the writers before the visited block's own: one product for all that are as wide."""
         sums: dict[bool, list[Tensor]] = {}
         for wide in (False, True):

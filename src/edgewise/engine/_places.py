@@ -88,8 +88,8 @@ class Grid:
         self,
         layer: int,
         query: Float[Tensor, "C h T k"],
-        key: Float[Tensor, "c h N k"],
-        value: Float[Tensor, "c h N v"],
+        key: Float[Tensor, "#C h N k"],
+        value: Float[Tensor, "#C h N v"],
         places: Places,
         heads: Sequence[int],
     ) -> Float[Tensor, "C h T v"]:

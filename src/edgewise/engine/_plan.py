@@ -72,8 +72,8 @@ class LayerPlan:
     """The attention readers that run, counted within their block: queries, keys, values."""
     rows: tuple[tuple[Rows, ...], ...]
     """For each row of masks, its kinds of reader."""
-    own: Float[Tensor, "CP h"]
-    """The MLP's masks over its own layer's running heads; no columns in a parallel block."""
+    own: Float[Tensor, "CP o"]
+    """The MLP's masks over its own layer's running heads (o = h); no columns in a parallel block."""
     head_slots: slice
     """Where the heads write among the live writers."""
     mlp_slot: int | None

@@ -1,7 +1,7 @@
 """Reading: from the stack of differences to every reader's projection, and back, one chunk of tokens at a time."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from edgewise.engine._stack import Stack
 from edgewise.models.block import FoldedHeads
 
 
+@runtime_checkable
 class ReadPlan(Protocol):
     """How a block of readers gets its inputs: a layer's attention (`LayerPlan`), or its features (`FeaturePlan`)."""
 

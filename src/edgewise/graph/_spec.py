@@ -62,10 +62,19 @@ class GraphSpec:
             raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
         if self.kv not in ("physical", "expanded"):
             raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
-        object.__setattr__(self, "spans", tuple(self.spans))  # a file's header gives a list
         if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
             raise InputError(f"graph: spans={self.spans}; give names that differ")
         object.__setattr__(self, "features", _checked_features(self.features, self.n_layers))
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "GraphSpec":
+        """The inverse of `to_dict`, also for values that JSON has made lists of.
+
+        Raises:
+            InputError: they describe no model.
+            TypeError: a name is unknown or missing.
+        """
+        return GraphSpec(**{name: _tuples(value) for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, for a file's header."""
@@ -75,6 +84,10 @@ class GraphSpec:
     def features_of(self, layer: int) -> tuple[int, ...] | None:
         """A layer's features; None for a layer with an MLP."""
         return dict(self.features).get(layer)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _checked_features(features: Features, n_layers: int) -> Features:

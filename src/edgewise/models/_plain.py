@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
@@ -52,7 +52,7 @@ class PlainTransformer(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "B S"],
-        attention_mask: Bool[Tensor, "B S"] | None = None,
+        attention_mask: Shaped[Tensor, "B S"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
     ) -> SimpleNamespace:
         """Run the model; `.logits` is `[B, S, d_out]`."""

@@ -90,8 +90,8 @@ def normed_back(
 
 
 def input_coefficient(
-    gradient: Float[Tensor, "*n k"], y: Float[Tensor, "*n k"], inverse: Float[Tensor, "*n"], d_model: int
-) -> Float[Tensor, "*n"]:
+    gradient: Float[Tensor, "*#n k"], y: Float[Tensor, "*#n k"], inverse: Float[Tensor, "*#n"], d_model: int
+) -> Float[Tensor, "*#n"]:
     """The coefficient of x in ∂loss/∂x: `−⟨∂loss/∂y, y⟩ / (D rms²)` for `y = x / rms`, or `(x W) / rms` with any W.
 
     Args:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as distributed
@@ -12,6 +12,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 
 
+@runtime_checkable
 class Ranks(Protocol):
     """Sums and collections over all processes, in every process the same."""
 

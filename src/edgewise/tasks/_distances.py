@@ -54,7 +54,7 @@ def answers_tau(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, 
     return _tau(logits, full_model_logits(batch, "answers_tau"), [row[row >= 0].cpu() for row in both])
 
 
-def _tau(logits: Tensor, full: Tensor, tokens: list[Int[Tensor, " K"]]) -> Tensor:
+def _tau(logits: Tensor, full: Tensor, tokens: list[Int[Tensor, " _"]]) -> Tensor:
     own, model = precise(logits).detach().cpu(), precise(full).detach().cpu()
     values = torch.zeros(own.shape[:-1], dtype=own.dtype)
     for target, chosen in enumerate(tokens):

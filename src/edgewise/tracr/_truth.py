@@ -91,7 +91,7 @@ class Truth:
         """
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
-            graph = Graph(GraphSpec(**plain.pop("graph")))
+            graph = Graph(GraphSpec.from_dict(plain.pop("graph")))
             sets = {name: _edges(graph, plain.pop(name)) for name in ("necessary", "live")}
             minimal = tuple(_edges(graph, names) for names in plain.pop("minimal"))
             if not minimal:

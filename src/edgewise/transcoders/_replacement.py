@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
@@ -99,7 +99,7 @@ class Replacement:
         self._pending.clear()
 
     def logits(
-        self, ids: Int[Tensor, "B S"], attention_mask: Bool[Tensor, "B S"] | None = None
+        self, ids: Int[Tensor, "B S"], attention_mask: Shaped[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B S V"]:
         """The replaced model's logits, in a context of their own."""
         mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask

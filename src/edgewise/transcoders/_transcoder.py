@@ -171,7 +171,7 @@ class Transcoder(nn.Module):
             own = own + x @ self.W_skip.T
         return torch.cat([own[:, None], written[:, 1:]], 1) if len(self.spec.writes) > 1 else own[:, None]
 
-    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N E"]:
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N E"] | Float[Tensor, "*N M E"]:
         """The reconstruction; `[*N, M, E]` for a cross-layer transcoder. Differentiable in `x` and the weights."""
         self.check_input(x)
         flat = x.reshape(-1, x.shape[-1])

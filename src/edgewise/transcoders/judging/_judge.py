@@ -225,7 +225,7 @@ def _constant(value: Float[Tensor, " D"]) -> Substitute:
 
 def _changed(
     model: Model, change: Mapping[int, Substitute] | Replacement, ids: Int[Tensor, "B S"], exclude: bool
-) -> Float[Tensor, "B S V"]:
+) -> Float[Tensor, "B S-1 V"]:
     if isinstance(change, Replacement):
         with change:
             return _log_probabilities(model, ids)
@@ -234,13 +234,13 @@ def _changed(
 
 
 @torch.no_grad()
-def _log_probabilities(model: Model, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
+def _log_probabilities(model: Model, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S-1 V"]:
     """Of the next token, at all positions but the last."""
     logits = model.module(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool)).logits
     return functional.log_softmax(logits[:, :-1].float(), -1)
 
 
-def _losses(log_p: Float[Tensor, "B S V"], ids: Int[Tensor, "B S"]) -> Float[Tensor, " B"]:
+def _losses(log_p: Float[Tensor, "B T V"], ids: Int[Tensor, "B T+1"]) -> Float[Tensor, " B"]:
     """Each row's mean loss."""
     return -log_p.gather(2, ids[:, 1:, None]).squeeze(2).mean(1)
 

@@ -7,7 +7,7 @@ Nothing has to be saved: a resumed run makes its pool again.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _ROWS, _TOKENS = 201, 301  # noise streams: the order of the rows, and of each l
 _FORWARD_TOKENS = 4096  # of one forward of the language model
 
 
+@runtime_checkable
 class Activations(Protocol):
     """Where vectors come from: a model that runs, or a cache."""
 
