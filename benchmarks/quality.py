@@ -105,7 +105,7 @@ def pruned(preset: Callable[..., ew.EdgePruningConfig], **settings: Any) -> Call
 
     def find(engine: ew.Engine, task: ew.tasks.Task, seed: int, out: Path) -> Found:
         config = preset(sparsity=SIZE, seed=seed, **settings)
-        fast = ew.Engine(engine.model, matmul="medium", cache_bytes=engine.cache_bytes)
+        fast = ew.Engine(engine.model, matmul="medium", cache_bytes=engine.execution.cache_bytes)
         circuit = ew.edge_pruning(fast, task, config, options=ew.RunOptions(out=out))
         return {str(SIZE): circuit}, _cost(circuit)
 

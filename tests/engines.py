@@ -42,7 +42,7 @@ def random_constants(model: Model, graph: Graph, kind: str, n_positions: int = 9
         torch.randn(shape + x.shape[1:], generator=generator, dtype=x.dtype).requires_grad_(kind == "learned")
         for x in constant_writes(model.parts, graph).tensors()
     )
-    return Writes.from_tensors(drawn, len(model.parts.layers))
+    return Writes.from_tensors(drawn, graph)
 
 
 def conventions(model: Model) -> list[Graph]:
@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
 
 def outcome(engine: Engine, batch: Batch, mask: Tensor, weights: Tensor | None = None, **choices) -> Outcome:
     """Run and differentiate `Σ weights * logits`; the weights are random (always the same) if not given."""
-    if engine.path == "reference":
+    if engine.execution.path == "reference":
         choices.setdefault("gradients", "all")  # the truth that either kind of the fast path's is held against
     mask = mask.detach().clone().requires_grad_()
     logits = engine.run(batch, mask, **choices)

@@ -133,7 +133,9 @@ def test_a_method_may_find_with_faster_products_and_is_judged_with_exact_ones(
     quietly(path, tmp_path / "out", cache_bytes=12345)
     scores = Circuit.load(next((tmp_path / "out").rglob("fast/seed-0/scores.safetensors")))
     assert scores.provenance["engine"]["matmul"] == "medium"
-    assert judged and {(engine.matmul, engine.cache_bytes) for engine in judged} == {("highest", 12345)}
+    assert judged and {(engine.execution.matmul, engine.execution.cache_bytes) for engine in judged} == {
+        ("highest", 12345)
+    }
     with pytest.raises(InputError, match="found with other settings"):
         run_bench(bench_file(folder, path, methods=[fast | {"matmul": "highest"}], seeds=[0]), tmp_path / "out")
 

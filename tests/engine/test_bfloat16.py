@@ -35,8 +35,8 @@ def test_the_ablated_sums_are_not_rounded_to_bfloat16():
     model = random_model("gpt2", torch.bfloat16)
     engine = Engine(model, dtype=torch.bfloat16)
     engine.prepare([BATCH])
-    for tensors in engine._store.pinned.values():
-        assert tensors[-1].dtype == torch.float32
+    for run in engine._store.pinned.values():
+        assert run.base[-1].dtype == torch.float32
 
 
 def test_a_type_that_is_not_the_models_is_refused():

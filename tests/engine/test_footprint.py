@@ -110,5 +110,5 @@ def test_lean_never_widens_more_than_a_chunk(gradients: Literal["fractional", "a
         logits = engine.run(batch, mask, gradients=gradients)
         if logits.requires_grad:
             logits.sum().backward()
-    expanded = engine._workspace.spare["expanded"]
+    expanded = engine._arranged.workspace.spare["expanded"]
     assert 0 < expanded.numel() * expanded.element_size() <= n_bytes * LeanStack.longer_chunks

@@ -64,7 +64,7 @@ def test_constants_gradients_are_finite_differences(name: str, ablation: str):
 
         def loss(step: float, which=which, direction=direction) -> float:
             moved = tuple(x.detach() + step * direction if i == which else x.detach() for i, x in enumerate(values))
-            constants = Writes.from_tensors(moved, len(model.parts.layers))
+            constants = Writes.from_tensors(moved, model.graph())
             return float(
                 (Engine(model, None, ABLATIONS[ablation], constants=constants).run(BATCH, mask) * weights).sum()
             )

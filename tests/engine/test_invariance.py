@@ -106,7 +106,7 @@ def test_a_cache_too_small_for_the_ablated_values_still_keeps_the_full_models(mo
     cached.prepare(batches)
     assert 0 < len(cached._store.pinned) < len(PROMPTS)
     before = [cached.full(batch) for batch in batches]
-    monkeypatch.setattr(type(cached), "_full_hidden", None)  # to compute one now would fail
+    monkeypatch.setattr(cached._hidden, "compute", None)  # to compute one now would fail
     for batch, logits in zip(batches, before, strict=True):
         assert_close(cached.full(batch), logits)
 

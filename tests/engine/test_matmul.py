@@ -28,7 +28,7 @@ def test_medium_is_at_worst_bfloat16s_rounding(name: str, memory: Literal["defau
 
 def test_the_setting_holds_in_forward_and_backward_and_is_put_back(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    for name in ("_run_mlp", "_mlp_backward"):
+    for name in ("_mlp_input", "_mlp_backward"):
         real = getattr(Executor, name)
 
         def spy(*args, real=real):
@@ -60,7 +60,7 @@ def test_it_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch):
     def fail(*args):
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(Executor, "_run_mlp", fail)
+    monkeypatch.setattr(Executor, "_mlp_input", fail)
     model = random_model("gpt2", torch.float32)
     with pytest.raises(RuntimeError, match="on purpose"):
         outcome(Engine(model, matmul="medium"), BATCH, random_masks(model.graph())["fractional"].float())

@@ -82,7 +82,7 @@ def test_learned_constants_may_start_at_the_means():
     batch = collate(PROMPTS)
     for graph in conventions(model):
         means = mean_writes(model, graph, [batch.clean]).tensors()
-        start = Writes.from_tensors(tuple(x.requires_grad_() for x in means), len(model.parts.layers))
+        start = Writes.from_tensors((x.requires_grad_() for x in means), graph)
         learned = Engine(model, graph, Ablation("learned", source="train"), constants=start)
         learned.run(batch, random_masks(graph)["fractional"]).square().sum().backward()
         assert all(x.grad is not None and x.grad.shape == x.shape for x in start.tensors())

@@ -113,7 +113,7 @@ def test_which_layers_are_read_together(monkeypatch: pytest.MonkeyPatch):
     assert found(ones) == [[0, 1, 2]] * 3  # readers that share an input take no rows
     monkeypatch.setattr(_group, "LAYERS", 2)
     assert found(ones) == [[0, 1], [0, 1], []]
-    monkeypatch.setattr(_group, "ALONE", 13)
+    monkeypatch.setattr(_group, "ENOUGH", 13)
     assert found(half) == [[], [], []]
 
 

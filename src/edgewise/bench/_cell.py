@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +133,9 @@ def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint
     cell.write(SETTINGS, settings)
     method = cell.method
     finder = engine
-    if method.matmul != engine.matmul:
-        finder = Engine(
-            engine.model,
-            engine.graph,
-            engine.ablation,
-            constants=engine.constants,
-            cache_bytes=engine.cache_bytes,
-            matmul=method.matmul,
-        )
+    if method.matmul != engine.execution.matmul:
+        execution = replace(engine.execution, matmul=method.matmul)
+        finder = Engine(engine.model, engine.graph, engine.ablation, constants=engine.constants, execution=execution)
     parts = find_parts(Job(finder, task, cell.seed, method, cell.folder, checkpoint_seconds))
     row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(parts)}
     cell.write(FOUND, row | {"edges": engine.graph.n_edges})

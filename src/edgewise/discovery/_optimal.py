@@ -42,8 +42,8 @@ def learned_engine(
     graph = graph or model.graph()
     prompts = (batch.clean for batch in task.batches("train", batch_size))
     means = mean_writes(model, graph, _moved(prompts, model))
-    tensors = tuple(x.float() if x.dtype == torch.bfloat16 else x.clone() for x in means.tensors())
-    constants = Writes.from_tensors(tuple(x.requires_grad_() for x in tensors), len(model.parts.layers))
+    started = (x.float() if x.dtype == torch.bfloat16 else x.clone() for x in means.tensors())
+    constants = Writes.from_tensors((x.requires_grad_() for x in started), graph)
     ablation = Ablation("learned", source=f"started at the means over {task.name} train, clean")
     return Engine(model, graph, ablation, constants=constants, **choices)
 
@@ -176,4 +176,4 @@ def load_constants(model: Model, path: str | Path, **choices: Any) -> Engine:
     ) as (header, found):
         tensors = [found[f"constant.{i}"].to(model.device) for i in range(len(found))]
         graph, ablation = Graph(GraphSpec.from_dict(header["graph"])), Ablation(**header["ablation"])
-    return Engine(model, graph, ablation, constants=Writes.from_tensors(tuple(tensors), graph.spec.n_layers), **choices)
+    return Engine(model, graph, ablation, constants=Writes.from_tensors(tensors, graph), **choices)

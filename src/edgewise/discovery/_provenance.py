@@ -21,9 +21,9 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | 
         "graph": engine.graph.spec.to_dict(),
         "ablation": engine.ablation.to_dict(),
         "engine": {
-            "memory": engine.memory,
-            "dtype": None if engine.dtype is None else str(engine.dtype),
-            "matmul": engine.matmul,
+            "memory": engine.execution.memory,
+            "dtype": None if engine.execution.dtype is None else str(engine.execution.dtype),
+            "matmul": engine.execution.matmul,
         },
         "task": dict(task.provenance)
         | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
@@ -48,7 +48,7 @@ def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]
         "method": method,
         "pairs": pairs_hash(task.train),
         "functions": [score_code(task.loss), score_code(task.metric)],
-        "cache_bytes": engine.cache_bytes,
+        "cache_bytes": engine.execution.cache_bytes,
         "constants": hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in constants)).hexdigest(),
     }
     return provenance(engine, task, {}) | identity | config

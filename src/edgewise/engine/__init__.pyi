@@ -4,8 +4,9 @@ from ._check import check as check
 from ._check import require as require
 from ._constants import Prompts as Prompts
 from ._downstream import Downstream as Downstream
-from ._engine import CACHE_BYTES as CACHE_BYTES
 from ._engine import Engine as Engine
+from ._execution import CACHE_BYTES as CACHE_BYTES
+from ._execution import Execution as Execution
 from ._footprint import Footprint as Footprint
 from ._footprint import footprint as footprint
 from ._matmul import MATMULS as MATMULS

@@ -4,7 +4,6 @@ With all masks 1 the engine must give the full model, with all masks 0 the ablat
 """
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,14 +12,9 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._engine import Engine
+from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
 from edgewise.engine._writes import base_sums, constant_writes
 from edgewise.models import CompiledTransformer, Model, Tokens
-
-TOLERANCE = 1e-5
-"""Of the largest logit, in float32 (and in float64, since transformers' RMS norms round to float32 all the same).
-
-Coarser types get their own rounding instead: 16 units in the last place.
-"""
 
 
 @dataclass(frozen=True)
@@ -53,27 +47,26 @@ def check(model: Model, **convention: Any) -> Check:
         **convention: for `Model.graph`.
     """
     graph = model.graph(**convention)
-    batch = _random_prompts(model)
+    batch = random_prompts(model)
     ones, zeros = (torch.full((graph.n_edges,), value, device=model.device) for value in (1.0, 0.0))
     engine = Engine(model, graph)
     full, corrupted = _user_logits(model, batch, batch.clean), _user_logits(model, batch, batch.corrupted)
-    full_errors, empty_errors = [_distance(engine.full(batch), full)], [0.0]
+    full_errors, empty_errors = [distance(engine.full(batch), full)], [0.0]
     for skip in (False, True):  # the dense path, then the one that shares and leaves out
-        full_errors.append(_distance(engine.run(batch, ones, skip=skip), full))
+        full_errors.append(distance(engine.run(batch, ones, skip=skip), full))
         if graph.n_embeddings:
-            empty_errors.append(_distance(engine.run(batch, zeros, skip=skip), corrupted))
+            empty_errors.append(distance(engine.run(batch, zeros, skip=skip), corrupted))
     if graph.n_embeddings:
         zero = Engine(model, graph, Ablation("zero"))
-        full_errors.append(_distance(zero.run(batch, ones), full))
+        full_errors.append(distance(zero.run(batch, ones), full))
         rest = base_sums(model.parts, graph, zero.ablation, constant_writes(model.parts, graph))[-1]
         nothing = model.parts.unembed(
             model.parts.final_norm.module(rest.to(model.dtype))
         )  # the module's own norm on what is left: biases
-        empty_errors.append(_distance(zero.run(batch, zeros), nothing))
-    tolerance = max(TOLERANCE, 16 * torch.finfo(model.dtype).eps)
+        empty_errors.append(distance(zero.run(batch, zeros), nothing))
     # A compiled program's outputs are numbers of order one, or 0 for every random prompt.
     scale = max(float(full.abs().max()), float(isinstance(model.module, CompiledTransformer)))
-    return Check(graph.n_edges, _worst(full_errors), _worst(empty_errors), scale, tolerance)
+    return Check(graph.n_edges, worst(full_errors), worst(empty_errors), scale, allowed_error(model))
 
 
 def require(model: Model) -> None:
@@ -87,55 +80,8 @@ def require(model: Model) -> None:
         )
 
 
-@torch.no_grad()
-def require_features(engine: Engine) -> None:
-    """Refuse transcoders with which all masks 1 do not give the full model or, under interchange, all masks 0 do not
-    give the corrupted run, on random prompts.
-
-    Raises:
-        InputError: they do not, as where what features write is so large that rounding drowns the MLP's own output.
-    """
-    if engine.model.device.type == "meta":
-        return
-    graph, batch, model = engine.graph, _random_prompts(engine.model), engine.model
-    batch.span_id = torch.zeros_like(batch.clean.ids)
-    full = engine.full(batch)
-    errors = [_distance(engine.run(batch, torch.ones(graph.n_edges)), full)]
-    if engine.ablation.kind == "interchange" and graph.n_embeddings:
-        errors.append(_distance(engine.run(batch, torch.zeros(graph.n_edges)), engine.full(batch, "corrupted")))
-    allowed = max(TOLERANCE, 16 * torch.finfo(model.dtype).eps) * float(full.abs().max())
-    if not _worst(errors) <= allowed:
-        raise InputError(
-            f"transcoders: with them the engine is off the model by {_worst(errors):.1e}, which must be at most "
-            f"{allowed:.1e}; their features may write too much for {model.dtype}"
-        )
-
-
-def _random_prompts(model: Model) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    n_tokens = getattr(model.module.config, "vocab_size", 2)
-    longest = min(9, int(getattr(model.module.config, "n_positions", 9)))
-    lengths = torch.tensor([longest, max(1, longest - 3)])
-    mask = torch.arange(longest) < lengths[:, None]
-    clean, corrupted = (
-        Tokens(torch.randint(n_tokens, mask.shape, generator=generator), mask).to(model.device) for _ in range(2)
-    )
-    row, position = torch.arange(2), lengths - 1
-    targets = {"row": row.to(model.device), "position": position.to(model.device)}
-    return SimpleNamespace(clean=clean, corrupted=corrupted, span_id=None, align=None, **targets)
-
-
 def _user_logits(model: Model, batch: Any, tokens: Tokens) -> Tensor:
     """What the user's own module says: its `forward`, not the adapter's idea of it."""
     positions = torch.arange(tokens.ids.shape[1], device=model.device).expand_as(tokens.ids)
     output = model.module(input_ids=tokens.ids, attention_mask=tokens.mask.long(), position_ids=positions)
     return output.logits[batch.row, batch.position]
-
-
-def _worst(errors: list[float]) -> float:
-    """The largest error; NaN if one is NaN, which Python's max may drop."""
-    return float(torch.tensor(errors).max())
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max())

@@ -2,8 +2,8 @@
 it fits.
 """
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.engine._packing import Packing, pack
-from edgewise.engine._writes import Writes
+from edgewise.engine._trees import Tree, leaves, mapped, with_leaves
+from edgewise.engine._writes import AblatedRun, Writes
 from edgewise.models import Tokens
 
 
@@ -40,127 +41,117 @@ class Constants:
     side by side with the examples' they are copied from.
     """
 
-    def __init__(
-        self,
-        found: list[tuple[Tensor, ...]],
-        n_layers: int,
-        index: Int[Tensor, " N"] | None = None,
-        n_features: int = 0,
-    ) -> None:
+    def __init__(self, runs: Sequence[AblatedRun], index: Int[Tensor, " N"] | None = None) -> None:
         """Set up.
 
         Args:
-            found: for each example, its writes, base sums and features' pre-activations in one tuple, each `[n, …]`; or
-                one tuple for all.
-            n_layers: L.
+            runs: each example's, with `[n, …]` tensors; or one for all.
             index: which of the joined tokens each packed token takes; None for all in order.
-            n_features: for how many layers there are features' pre-activations.
         """
-        self.found, self.n_layers, self.index, self.n_features = found, n_layers, index, n_features
-        self.n_writes = len(found[0]) - (2 * n_layers + 1) - n_features
-        self.n_embeddings = self.n_writes - 2 * n_layers
+        self.runs, self.index = runs, index
 
     def embedding(self, writer: int) -> Float[Tensor, "M D"]:
         """An embedding writer's; M is N, or 1 where every token has the same."""
-        return self._joined(writer)
+        return self._joined([run.writes.embeds[writer] for run in self.runs])
 
     def heads(self, layer: int) -> Float[Tensor, "M H v"]:
         """A layer's heads', before W_O."""
-        return self._joined(self.n_embeddings + layer)
+        return self._joined([run.writes.heads[layer] for run in self.runs])
 
     def mlp(self, layer: int) -> Float[Tensor, "M D"]:
         """A layer's MLP's."""
-        return self._joined(self.n_embeddings + self.n_layers + layer)
+        return self._joined([run.writes.mlps[layer] for run in self.runs])
 
     def base(self, block: int) -> Float[Tensor, "M D"]:
         """What a block's readers get with all edges ablated (clean embeddings that are no writers left out)."""
-        return self._joined(self.n_writes + block)
+        return self._joined([run.base[block] for run in self.runs])
 
-    def features(self, number: int) -> Float[Tensor, "M n"]:
-        """The chosen features' pre-activations in the layer that is number so many among those with features."""
-        return self._joined(len(self.found[0]) - self.n_features + number)
+    def features(self, layer: int) -> Float[Tensor, "M n"]:
+        """The chosen features' pre-activations in a layer."""
+        return self._joined([run.features[layer] for run in self.runs])
 
     def writes(self) -> Writes:
-        """All of them at once."""
-        tensors = tuple(self._joined(i) for i in range(self.n_writes))
-        return Writes.from_tensors(tensors, self.n_layers)
+        """All writers' at once."""
+        return mapped(lambda *column: self._joined(column), *(run.writes for run in self.runs))
 
     def at(self, index: Int[Tensor, " N"]) -> "Constants":
         """The same at these tokens (unchanged where every token has the same)."""
-        if len(self.found) == 1 and len(self.found[0][-1]) == 1:
+        if len(self.runs) == 1 and len(self.runs[0].base[-1]) == 1:
             return self
-        return Constants(self.found, self.n_layers, index, self.n_features)
+        return Constants(self.runs, index)
 
-    def _joined(self, i: int) -> Tensor:
-        column = [tensors[i] for tensors in self.found]
-        joined = column[0] if len(column) == 1 else torch.cat(column)
+    def _joined(self, column: Sequence[Tensor]) -> Tensor:
+        joined = column[0] if len(column) == 1 else torch.cat(list(column))
         return joined if self.index is None else joined[self.index]
 
 
-class ExampleStore:
+class ExampleStore(Generic[Tree]):
     """Tensors that depend on the example alone, kept for the examples that were pinned and for the last batch.
 
     A product's last bits depend on what an example is batched with. So that a resumed run gets the bits that the whole
     run gets, only what `pin` computes, in an order that the run's settings decide, outlives its batch.
     """
 
-    def __init__(self, n_bytes: int) -> None:
-        """Make an empty store that pins up to `n_bytes`."""
-        self.n_bytes = self.free = n_bytes
-        self.pinned: dict[bytes, tuple[Tensor, ...]] = {}
-        self.recent: dict[bytes, tuple[Tensor, ...]] = {}
-
-    def lookup(self, tokens: Tokens, compute: Callable[[Packing], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-        """Each example's tensors `[n, …]`; those of examples that are not pinned are computed together.
+    def __init__(self, compute: Callable[[Packing], Tree], n_bytes: int) -> None:
+        """Make an empty store.
 
         Args:
-            tokens: the batch.
-            compute: from packed examples to their tensors, each `[N, …]`.
+            compute: from packed examples to what is kept of them: tensors `[N, …]`, a row for each token.
+            n_bytes: how much may be pinned.
         """
+        self.compute, self.n_bytes, self.free = compute, n_bytes, n_bytes
+        self.pinned: dict[bytes, Tree] = {}
+        self.recent: dict[bytes, Tree] = {}
+
+    def lookup(self, tokens: Tokens) -> list[Tree]:
+        """Each example's tensors, `[n, …]`; those of examples that are not pinned are computed together."""
         keys = _keys(tokens)
         missing = [b for b, key in enumerate(keys) if key not in self.pinned]
         if list(dict.fromkeys(keys[b] for b in missing)) != list(self.recent):  # in that order: it decides the bits
             self.recent = {}  # freed before the next are made
-            self.recent = _computed(tokens, keys, missing, compute)
+            self.recent = self._computed(tokens, keys, missing)
         return [self.pinned[key] if key in self.pinned else self.recent[key] for key in keys]
 
     def clear(self) -> None:
         """Forget everything."""
         self.free, self.pinned, self.recent = self.n_bytes, {}, {}
 
-    def pin(self, tokens: Tokens, compute: Callable[[Packing], tuple[Tensor, ...]]) -> bool:
+    def pin(self, tokens: Tokens) -> bool:
         """Compute a batch's tensors together and keep them; False if they do not fit, and then none is kept."""
         keys = _keys(tokens)
-        new = _computed(tokens, keys, [b for b, key in enumerate(keys) if key not in self.pinned], compute)
-        n_bytes = sum(_n_bytes(tensors) for tensors in new.values())
+        new = self._computed(tokens, keys, [b for b, key in enumerate(keys) if key not in self.pinned])
+        n_bytes = sum(x.numel() * x.element_size() for kept in new.values() for x in leaves(kept))
         if n_bytes > self.free:
             return False
         self.free -= n_bytes
         self.pinned |= new
         return True
 
-
-def _computed(
-    tokens: Tokens, keys: list[bytes], which: list[int], compute: Callable[[Packing], tuple[Tensor, ...]]
-) -> dict[bytes, tuple[Tensor, ...]]:
-    """The tensors of some of a batch's examples, computed together."""
-    which = list({keys[b]: b for b in which}.values())  # each once
-    if not which:
-        return {}
-    chosen = Tokens(tokens.ids[which], tokens.mask[which])
-    lengths = chosen.mask.sum(1).tolist()
-    by_example = zip(*(tensor.split(lengths) for tensor in compute(pack(chosen))), strict=True)
-    return {keys[b]: tensors for b, tensors in zip(which, by_example, strict=True)}
-
-
-def _n_bytes(tensors: tuple[Tensor, ...]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
+    def _computed(self, tokens: Tokens, keys: list[bytes], which: list[int]) -> dict[bytes, Tree]:
+        """The tensors of some of a batch's examples, computed together."""
+        which = list({keys[b]: b for b in which}.values())  # each once
+        if not which:
+            return {}
+        chosen = Tokens(tokens.ids[which], tokens.mask[which])
+        lengths, found = chosen.mask.sum(1).tolist(), self.compute(pack(chosen))
+        by_example = zip(*(tensor.split(lengths) for tensor in leaves(found)), strict=True)
+        return {keys[b]: with_leaves(found, iter(tensors)) for b, tensors in zip(which, by_example, strict=True)}
 
 
 def _keys(tokens: Tokens) -> list[bytes]:
     """One key per example, the same wherever and however it is padded."""
     ids, mask = tokens.ids.cpu().numpy(), tokens.mask.cpu().numpy()
     return [ids[b][mask[b]].tobytes() for b in range(len(ids))]
+
+
+def check_batch(batch: Prompts, ablation: str, n_positions: int | None) -> None:
+    """Raise `InputError` unless a batch can be run: targets on tokens, prompts no longer than the model has positions
+    and, under interchange, pairs that fit together.
+    """
+    check_targets(batch.clean, batch.row, batch.position)
+    check_length(batch.clean, n_positions)
+    if ablation == "interchange":
+        check_pairs(batch.clean, batch.corrupted, batch.align)
 
 
 def check_length(tokens: Tokens, n_positions: int | None) -> None:

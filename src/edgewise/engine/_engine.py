@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -15,33 +15,33 @@ from edgewise.engine._constants import (
     Constants,
     ExampleStore,
     Prompts,
+    check_batch,
     check_length,
-    check_pairs,
     check_targets,
     partners,
 )
-from edgewise.engine._executor import Executor
-from edgewise.engine._matmul import MATMULS, Matmul, matmul_precision
+from edgewise.engine._execution import Execution
+from edgewise.engine._executor import ArrangedModel, Executor, MaskedBatch
+from edgewise.engine._matmul import Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
+from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
 from edgewise.engine._reference import reference_logits
-from edgewise.engine._stack import Workspace
-from edgewise.engine._writes import Writes, base_sums, constant_writes, embeddings, trace
+from edgewise.engine._trees import mapped
+from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace
 from edgewise.engine.features._block import FeatureBlock
 from edgewise.engine.features._layers import (
+    CleanFeatures,
     FeatureRun,
-    clean_tensors,
-    corrupted_tensors,
+    clean_features,
     feature_layers,
     feature_run,
     mlp_streams,
+    pre_activations,
 )
 from edgewise.graph import Graph
 from edgewise.models import Model, block
 from edgewise.transcoders import Transcoder
-
-CACHE_BYTES = 1 << 30
-"""How much the constants of the examples may take before they are computed again each time."""
 
 
 class Engine:
@@ -58,12 +58,9 @@ class Engine:
         ablation: Ablation | None = None,
         *,
         constants: Writes | None = None,
-        cache_bytes: int = CACHE_BYTES,
         transcoders: Transcoder | Sequence[Transcoder] = (),
-        path: Literal["fast", "reference"] = "fast",
-        memory: Literal["default", "lean"] = "default",
-        dtype: torch.dtype | None = None,
-        matmul: Matmul = "highest",
+        execution: Execution | None = None,
+        **changes: Any,
     ) -> None:
         """Set up.
 
@@ -74,61 +71,70 @@ class Engine:
             constants: the values for the ablations `mean` (shapes `[1, …]`), `mean-positional` (`[S, …]`, by position)
                 and `learned` (`[1, …]`; their gradients are given where they require them). See `mean_writes` and
                 `constant_writes`.
-            cache_bytes: how much memory `prepare` may fill with what depends on the examples alone.
             transcoders: of the graph's layers with features, where it has any (see `Model.graph`).
-            path: `reference` runs the slow path that the fast one is tested against.
-            memory: `lean` keeps heads at their own width and makes again what is cheap to make: the same numbers (up to
-                rounding) in a fraction of the memory, for more time; see docs/performance.md.
-            dtype: the type of the stack and of products with the weights, such as `torch.bfloat16` for a model in it;
-                masks, sums and gradients stay in float32. None: that of the masks, float32 or the model's float64.
-            matmul: what PyTorch may do to products of float32 matrices, as in `torch.set_float32_matmul_precision`, in
-                masked runs and in the plain ones that give ablated values and the full model's predictions (attention
-                and unembedding left out). `medium` lets it use bfloat16 where the processor multiplies it faster, which
-                is good enough to learn masks by and not to judge them; see docs/performance.md.
+            execution: memory, precision and the like; the defaults if None.
+            **changes: other values of single fields of `Execution`, such as `memory="lean"`.
 
         Raises:
-            InputError: the ablation needs constants and there are none, or the other way round; `memory`, `dtype` or
-                `matmul` is not one of those; or a transcoder is missing, does not fit, or cannot be taken apart.
+            InputError: the ablation needs constants and there are none, or the other way round; an option is none of
+                `Execution`'s; `dtype` is not the model's; or a transcoder is missing, does not fit, or cannot be taken
+                apart.
         """
         self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
-        if memory not in ("default", "lean"):
-            raise InputError(f"memory={memory!r}: choose 'default' or 'lean'")
-        if dtype not in (None, model.dtype):
-            raise InputError(f"dtype={dtype}: the model is in {model.dtype}; load it in the type wanted")
-        if matmul not in MATMULS:
-            raise InputError(f"matmul={matmul!r}: choose {', '.join(MATMULS[:-1])} or {MATMULS[-1]}")
-        self.path, self.memory, self.dtype, self.cache_bytes = path, memory, dtype, cache_bytes
-        self.matmul: Matmul = "highest"  # until features are checked
+        self.execution = (execution or Execution()).changed(changes)
+        if self.execution.dtype not in (None, model.dtype):
+            raise InputError(f"dtype={self.execution.dtype}: the model is in {model.dtype}; load it in the type wanted")
         spec = self.graph.spec
         own = model.graph(spec.embeddings, spec.kv, features=dict(spec.features))
         if Graph(replace(spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
+        self.constants = self._checked_constants(constants)
+        self.features = feature_layers(model, own, self.ablation.kind, transcoders)
+        self._transcoders = transcoders
+        blocks = {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
+        self._arranged = ArrangedModel(model.parts, own, self.execution, self.ablation.splits_bias, blocks)
+        # Hidden states take D numbers per token, constants some four times D for every layer.
+        n_bytes = self.execution.cache_bytes
+        for_features = n_bytes // 4 if spec.features else 0
+        self._hidden = ExampleStore(self._full_hidden, n_bytes // 16)
+        self._clean = ExampleStore(self._clean_features, for_features)
+        self._store = ExampleStore(self._ablated, n_bytes - n_bytes // 16 - for_features)
+        if self.features:
+            self._check_features()
+
+    def _checked_constants(self, constants: Writes | None) -> Writes | None:
         needs = self.ablation.kind not in ("interchange", "zero")
         if needs != (constants is not None):
             raise InputError(
                 f"ablation {self.ablation.kind!r}: " + ("pass its constants" if needs else "takes no constants")
             )
         if self.ablation.kind == "zero":
-            constants = constant_writes(model.parts, own)
+            constants = constant_writes(self.model.parts, self._plain)
         if constants is not None:
-            constants.check(model.parts, own)
-        self.constants = constants
-        # Hidden states take D numbers per token, constants some four times D for every layer.
-        features_bytes = cache_bytes // 4 if spec.features else 0
-        self._store = ExampleStore(cache_bytes - cache_bytes // 16 - features_bytes)
-        self._reads: dict[int, block.FoldedHeads] = {}
-        self._workspace = Workspace()
-        self._hidden = ExampleStore(cache_bytes // 16)
-        self.features = feature_layers(model, own, self.ablation.kind, transcoders)
-        self._transcoders = transcoders
-        self._clean = ExampleStore(features_bytes)
-        self._blocks = {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
-        if self.features:
-            from edgewise.engine._check import require_features  # which makes engines itself
+            constants.check(self.model.parts, self._plain)
+        return constants
 
-            require_features(self)
-        self.matmul = matmul
+    @torch.no_grad()
+    def _check_features(self) -> None:
+        """Refuse transcoders with which all masks 1 do not give the full model or, under interchange, all masks 0 do
+        not give the corrupted run, on random prompts: as where what features write is so large that rounding drowns the
+        MLP's own output.
+        """
+        if self.model.device.type == "meta":
+            return
+        asked, self.execution = self.execution, replace(self.execution, matmul="highest")
+        batch = random_prompts(self.model)
+        full = self.full(batch)
+        errors = [distance(self.run(batch, torch.ones(self.graph.n_edges)), full)]
+        if self.ablation.kind == "interchange" and self.graph.n_embeddings:
+            errors.append(distance(self.run(batch, torch.zeros(self.graph.n_edges)), self.full(batch, "corrupted")))
+        self.execution, allowed = asked, allowed_error(self.model) * float(full.abs().max())
+        if not worst(errors) <= allowed:
+            raise InputError(
+                f"transcoders: with them the engine is off the model by {worst(errors):.1e}, which must be at most "
+                f"{allowed:.1e}; their features may write too much for {self.model.dtype}"
+            )
 
     @staticmethod
     def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
@@ -172,12 +178,10 @@ class Engine:
         self._clean.clear()
         hidden, clean, ablated = full, bool(self.features), self.ablation.kind == "interchange"  # what still fits
         for batch in batches:
-            check_length(batch.clean, self.model.parts.n_positions)
-            if self.ablation.kind == "interchange":
-                check_pairs(batch.clean, batch.corrupted, batch.align)
-            hidden = hidden and self._hidden.pin(batch.clean, self._full_hidden)
-            clean = clean and self._clean.pin(batch.clean, self._clean_features)
-            ablated = ablated and self._store.pin(batch.corrupted, self._ablated)
+            check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
+            hidden = hidden and self._hidden.pin(batch.clean)
+            clean = clean and self._clean.pin(batch.clean)
+            ablated = ablated and self._store.pin(batch.corrupted)
             if not (hidden or clean or ablated):
                 return
 
@@ -192,7 +196,7 @@ class Engine:
             position = position if batch.align is None else batch.align[batch.row, position]
         check_targets(tokens, batch.row, position)
         check_length(tokens, self.model.parts.n_positions)
-        hidden = torch.cat([each for (each,) in self._hidden.lookup(tokens, self._full_hidden)])
+        hidden = torch.cat(self._hidden.lookup(tokens))
         return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, position)])
 
     def run(
@@ -221,51 +225,46 @@ class Engine:
         Raises:
             InputError: the mask has the wrong size, or the prompts of a pair differ in length.
         """
-        single, mask = mask.ndim == 1, self._by_group(mask)
-        n_copies, n_groups, _ = mask.shape
-        masks = self._rows(mask)
-        if gradients == "fractional":
-            masks = torch.where((masks > 0) & (masks < 1), masks, masks.detach())
+        single, masks = mask.ndim == 1, self._by_group(mask)
+        n_copies, n_groups, _ = masks.shape
         if n_groups > 1 and batch.span_id is None:
             raise InputError(
                 f"mask: it has {n_groups} position groups, and the batch has no span_id to say which token is in which"
             )
         packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
-        check_targets(batch.clean, batch.row, batch.position)
-        check_length(batch.clean, self.model.parts.n_positions)
-        targets = packing.where(batch.row, batch.position)
+        check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
         terms = embeddings(self.model.parts, self._plain, packing)
-        clean = tuple(term[packing.example_token] for term in terms)
         constants = self.constants_of(batch, packing)
-        features = self._feature_runs(batch, packing, constants)
-        if self.path == "reference":
-            logits = reference_logits(
-                self.model.parts,
-                self._plain,
-                self.ablation,
-                packing,
-                masks,
-                constants.writes(),
-                targets,
-                {layer: (each, features[layer]) for layer, each in self.features.items()},
-            )
+        masked = MaskedBatch(
+            packing,
+            self._rows(masks, gradients),
+            packing.where(batch.row, batch.position),
+            tuple(term[packing.example_token] for term in terms),
+            constants,
+            self._feature_runs(batch, packing, constants),
+        )
+        if self.execution.path == "reference":
+            logits = self._reference(masked)
         else:
-            final = self._execute(packing, masks, clean, constants, features, targets, gradients == "all", skip)
+            final = self._execute(masked, all_edges=gradients == "all", skip=skip)
             logits = self.model.parts.unembed(block.normed(self.model.parts.final_norm, final))
         return logits if single else logits.view(n_copies, -1, logits.shape[-1])
 
-    def _execute(
-        self,
-        packing: Packing,
-        masks: Float[Tensor, "CP E"],
-        clean: tuple[Tensor, ...],
-        constants: Constants,
-        features: dict[int, FeatureRun],
-        targets: Int[Tensor, " A"],
-        all_edges: bool,
-        skip: bool,
-    ) -> Float[Tensor, "A D"]:
-        ablated = () if self.constants is None else self.constants.tensors()
+    def _reference(self, masked: MaskedBatch) -> Float[Tensor, "A V"]:
+        return reference_logits(
+            self.model.parts,
+            self._plain,
+            self.ablation,
+            masked.packing,
+            masked.masks,
+            masked.constants.writes(),
+            masked.targets,
+            {layer: (each, masked.features[layer]) for layer, each in self.features.items()},
+        )
+
+    def _execute(self, masked: MaskedBatch, *, all_edges: bool, skip: bool) -> Float[Tensor, "A D"]:
+        """The final norm's inputs at the targets."""
+        masks, ablated = masked.masks, () if self.constants is None else self.constants.tensors()
         learned = any(x.requires_grad for x in ablated)
         plan = make_plan(
             self._plain,
@@ -275,23 +274,9 @@ class Engine:
             skip=skip and not all_edges and not learned,
             share=skip,
         )
-        executor = Executor(
-            self.model.parts,
-            self._plain,
-            packing,
-            masks.detach(),
-            plan,
-            clean,
-            constants,
-            self._reads,
-            self._workspace,
-            self.ablation.splits_bias,
-            self.memory == "lean",
-            self.dtype,
-            {layer: (own, features[layer]) for layer, own in self._blocks.items()},
-        )
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
-        return _Run.apply(executor, self.matmul, targets, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
+        executor = Executor(self._arranged, masked._replace(masks=masks.detach()), plan)
+        return _MaskedRun.apply(executor, self.execution.matmul, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
     def _by_group(self, mask: Tensor) -> Float[Tensor, "C P n"]:
         """A mask with a row for each circuit and position group."""
@@ -306,76 +291,73 @@ class Engine:
             raise InputError(f"mask: shape {shape} holds no circuit; give at least one")
         return mask.reshape(-1, graph.n_groups, graph.n_plain) if fits else mask
 
-    def _rows(self, mask: Float[Tensor, "C P n"]) -> Float[Tensor, "CP n"]:
+    def _rows(self, mask: Float[Tensor, "C P n"], gradients: str) -> Float[Tensor, "CP n"]:
         dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
-        return mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
-
-    def _full_hidden(self, packing: Packing) -> tuple[Tensor, ...]:
-        """What the full model unembeds, per token in plain order."""
-        with matmul_precision(self.matmul):
-            hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)  # (B, S, D)
-        return (packing.pack(hidden[:, None])[:, 0],)
+        rows = mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
+        return torch.where((rows > 0) & (rows < 1), rows, rows.detach()) if gradients == "fractional" else rows
 
     @torch.no_grad()
-    def _ablated(self, packing: Packing) -> tuple[Tensor, ...]:
-        """What the writers of the full model write on corrupted prompts, and its sums, as `Constants` takes them."""
-        with matmul_precision(self.matmul):
+    def _full_hidden(self, packing: Packing) -> Float[Tensor, "N D"]:
+        """What the full model unembeds, per token in plain order."""
+        with matmul_precision(self.execution.matmul):
+            hidden = self.model.parts.hidden(packing.ids, packing.real, packing.positions)  # (B, S, D)
+        return packing.pack(hidden[:, None])[:, 0]
+
+    @torch.no_grad()
+    def _ablated(self, packing: Packing) -> AblatedRun:
+        """What the writers of the full model write on corrupted prompts, and what follows from it."""
+        with matmul_precision(self.execution.matmul):
             writes = trace(self.model.parts, self._plain, packing)
             base = base_sums(self.model.parts, self._plain, self.ablation, writes)
-            features = corrupted_tensors(self.model, self.features, mlp_streams(self._plain, writes, base))
-        return (*writes.tensors(), *base, *features)
+            features = pre_activations(self.model, self.features, mlp_streams(self._plain, writes, base))
+        return AblatedRun(writes, base, features)
 
     @torch.no_grad()
-    def _clean_features(self, packing: Packing) -> tuple[Tensor, ...]:
-        with matmul_precision(self.matmul):
+    def _clean_features(self, packing: Packing) -> dict[int, CleanFeatures]:
+        with matmul_precision(self.execution.matmul):
             writes = trace(self.model.parts, self._plain, packing)
             base = base_sums(self.model.parts, self._plain, Ablation(), writes)
-            return clean_tensors(self.model, self.features, writes, mlp_streams(self._plain, writes, base), packing)
+            return clean_features(self.model, self.features, writes, mlp_streams(self._plain, writes, base), packing)
 
     def _feature_runs(self, batch: Prompts, packing: Packing, constants: Constants) -> dict[int, FeatureRun]:
         """What is fixed of the layers with features."""
         if not self.features:
             return {}
-        found = self._clean.lookup(batch.clean, self._clean_features)
-        columns = [torch.cat(column)[packing.example_token] for column in zip(*found, strict=True)]
-        runs = {}
-        for number, (layer, features) in enumerate(self.features.items()):
-            corrupted = constants.features(number) if self.ablation.kind == "interchange" else None
-            error, bound = columns[2 * number : 2 * number + 2]
-            runs[layer] = feature_run(features, error, bound, corrupted, constants.mlp(layer))
-        return runs
+        found = self._clean.lookup(batch.clean)
+        clean = mapped(lambda *column: torch.cat(column)[packing.example_token], *found)
+        corrupted = self.ablation.kind == "interchange"
+        return {
+            layer: feature_run(
+                features, clean[layer], constants.features(layer) if corrupted else None, constants.mlp(layer)
+            )
+            for layer, features in self.features.items()
+        }
 
     def constants_of(self, batch: Prompts, packing: Packing) -> Constants:
-        """What ablated edges carry at each packed token."""
-        parts, graph = self.model.parts, self._plain
+        """What ablated edges carry at each packed token of a batch that has been checked."""
         if self.ablation.kind == "interchange":
-            check_pairs(batch.clean, batch.corrupted, batch.align)
-            found = self._store.lookup(batch.corrupted, self._ablated)
-            found = Constants(found, len(parts.layers), n_features=len(self.features))
+            found = Constants(self._store.lookup(batch.corrupted))
             if batch.align is not None:
                 return found.at(partners(batch.clean, batch.corrupted, batch.align)[packing.example_token])
             return found if packing.is_plain else found.at(packing.example_token)
         assert self.constants is not None
         with torch.no_grad():
-            base = base_sums(parts, graph, self.ablation, self.constants)
+            base = base_sums(self.model.parts, self._plain, self.ablation, self.constants)
         if 1 < len(base[0]) < packing.grid[1]:
             raise InputError(
                 f"mean-positional: a prompt has {packing.grid[1]} tokens and there are means for {len(base[0])}; "
                 "average over prompts that are as long"
             )
-        joined = (*self.constants.tensors(), *base)
-        return Constants([joined], len(parts.layers)).at(packing.token_positions())
+        return Constants([AblatedRun(self.constants, base, {})]).at(packing.token_positions())
 
 
-class _Run(torch.autograd.Function):
+class _MaskedRun(torch.autograd.Function):
     """The executor as one differentiable operation of the masks and of the ablated values."""
 
     @staticmethod
-    def forward(
-        ctx, executor: Executor, matmul: Matmul, targets: Tensor, keep: bool, masks: Tensor, *ablated: Tensor
-    ) -> Tensor:
+    def forward(ctx, executor: Executor, matmul: Matmul, keep: bool, masks: Tensor, *ablated: Tensor) -> Tensor:
         with matmul_precision(matmul):
-            final = executor.forward(targets, keep)
+            final = executor.forward(keep)
         if keep:
             ctx.executor, ctx.matmul = executor, matmul
         return final
@@ -389,8 +371,8 @@ class _Run(torch.autograd.Function):
             raise RuntimeError(
                 "a masked run can be differentiated once, since its stacks are freed on the way; run it again"
             )
-        needs = ctx.needs_input_grad[5:]  # of the ablated values
+        _, _, _, _, *needed = ctx.needs_input_grad  # of the ablated values
         with matmul_precision(ctx.matmul):
-            gradients = executor.backward(gradient, ablated=any(needs))
-        rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * len(needs)
-        return None, None, None, None, gradients.masks, *rest
+            gradients = executor.backward(gradient, ablated=any(needed))
+        rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * len(needed)
+        return None, None, None, gradients.masks, *rest

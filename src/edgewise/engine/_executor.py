@@ -6,25 +6,26 @@ g_r. The blocks are walked forwards, then backwards; readers' inputs are not kep
 that they stay in the processor's cache. A few layers in a row share the products over the writers before all of them
 (`_group.py`); their readers' rows stand in memory for as long as the group is walked.
 
-Norms cost little extra: attention's gain goes into the projections and the scale onto their output, the MLP's input is
-scaled. Where norms are layer norms,
-everything that is written is centred first (which commutes with sums), so that both kinds divide by the root mean
-square.
+What a layer computes is in `edgewise.models.block`; the executor decides what is run, in what order, and on what. Where
+norms are layer norms, everything that is written is centred first (which commutes with sums), so that both kinds divide
+by the root mean square.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._constants import Constants
+from edgewise.engine._execution import Execution
 from edgewise.engine._group import LayerGroup, layer_groups
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import LayerPlan, Plan
-from edgewise.engine._reads import Saved, read_backward, read_forward
+from edgewise.engine._plan import FeaturePlan, LayerPlan, Plan
+from edgewise.engine._reads import BlockRead, ReadRun
 from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
 from edgewise.engine._writes import Writes, attention_contexts
 from edgewise.engine.features._block import FeatureBlock
@@ -43,59 +44,71 @@ class Gradients:
     """Gradients of the ablated values, for values that all tokens share; None if not asked for."""
 
 
-class Executor:
-    """One masked run of a batch: `forward` once, then `backward` at most once."""
+class ArrangedModel:
+    """A model arranged for masked runs, and what one run leaves for the next."""
 
     def __init__(
         self,
         parts: Parts,
         graph: Graph,
-        packing: Packing,
-        masks: Float[Tensor, "CP E"],
-        plan: Plan,
-        clean: tuple[Float[Tensor, "N D"], ...],
-        constants: Constants,
-        reads: dict[int, FoldedHeads],
-        workspace: Workspace,
-        head_bias: bool = False,
-        lean: bool = False,
-        dtype: torch.dtype | None = None,
-        features: Mapping[int, tuple[FeatureBlock, FeatureRun]] | None = None,
+        execution: Execution,
+        splits_bias: bool,
+        features: Mapping[int, FeatureBlock],
     ) -> None:
-        """Set up a run.
+        """Nothing is made before it is needed.
 
         Args:
             parts: the model.
             graph: its graph.
-            packing: the batch, N packed tokens.
-            masks: one row per circuit and position group.
-            plan: what to skip and share under these masks.
-            clean: the embedding terms of the packed tokens.
-            constants: what removed edges carry.
-            reads: the attention readers' projections by layer, filled as they are made, for later runs.
-            workspace: where the stack's buffers come from.
-            head_bias: each head carries a share of b_O (see `Ablation.bias`).
-            lean: keep heads at their own width, MLPs' pre-activations and rearranged weights not at all.
-            dtype: the type of the stack and of products with the weights; that of the masks if None.
-            features: of the layers that have them, their weights and what is fixed of them.
+            execution: memory, and the type of the stack and of products with the weights.
+            splits_bias: each head carries a share of b_O (see `Ablation.bias`).
+            features: the weights of layers that have features.
         """
-        self.parts, self.graph, self.packing, self.plan, self.masks = parts, graph, packing, plan, masks
-        self.clean, self.constants, self.reads, self.head_bias, self.lean = clean, constants, reads, head_bias, lean
-        self.workspace, self.dtype = workspace, dtype or masks.dtype
-        self.centred = parts.final_norm.kind == "layer"
-        self.features = features or {}
-        self.saved: list[tuple[Saved, MlpRun | Saved | None]] = []
+        self.parts, self.graph, self.splits_bias, self.features = parts, graph, splits_bias, features
+        self.lean, self.dtype = execution.memory == "lean", execution.dtype
+        self.heads: dict[int, FoldedHeads] = {}
+        """By layer, the attention readers' projections."""
+        self.workspace = Workspace()
+        """Where the stack's buffers come from."""
+
+
+class MaskedBatch(NamedTuple):
+    """What a masked run is given."""
+
+    packing: Packing
+    """N packed tokens."""
+    masks: Float[Tensor, "CP E"]
+    """One row per circuit and position group."""
+    targets: Int[Tensor, " A"]
+    """The packed tokens whose predictions are wanted."""
+    clean: tuple[Float[Tensor, "N D"], ...]
+    """The embedding terms."""
+    constants: Constants
+    """What removed edges carry."""
+    features: Mapping[int, FeatureRun]
+    """By layer that has them, what is fixed of its features."""
+
+
+class Executor:
+    """One masked run of a batch: `forward` once, then `backward` at most once."""
+
+    def __init__(self, model: ArrangedModel, batch: MaskedBatch, plan: Plan) -> None:
+        """Set up a run; `plan` says what to skip and share under the batch's masks."""
+        self.model, self.parts, self.graph = model, model.parts, model.graph
+        self.batch, self.packing, self.masks, self.constants = batch, batch.packing, batch.masks, batch.constants
+        self.plan, self.lean, self.dtype = plan, model.lean, model.dtype or batch.masks.dtype
+        self.centred = self.parts.final_norm.kind == "layer"
+        self.saved: list[tuple[ReadRun, MlpRun | ReadRun | None]] = []
         self.groups = layer_groups(plan.layers, plan.all_edges)
-        self.contexts = attention_contexts(parts, packing)
+        self.contexts = attention_contexts(self.parts, self.packing)
 
     # ------------------------------------------------------------------------------------------------------- forward
 
     @torch.no_grad()
-    def forward(self, targets: Int[Tensor, " A"], keep: bool = True) -> Float[Tensor, "A D"]:
+    def forward(self, keep: bool = True) -> Float[Tensor, "A D"]:
         """Run the circuits.
 
         Args:
-            targets: packed indices of the tokens whose predictions are wanted.
             keep: keep what a backward needs.
 
         Returns:
@@ -104,27 +117,27 @@ class Executor:
         plan = self.plan
         self.stack = self._empty_stack()
         for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
-            self._write(slot, self.clean[writer] - self.constants.embedding(writer))
+            self._write(slot, self.batch.clean[writer] - self.constants.embedding(writer))
         group = None
         for layer_plan, layer in zip(plan.layers, self.parts.layers, strict=True):
-            base, read = self._base(layer_plan.attention.number), self._attention_read(layer_plan)
             if layer_plan is self._group_layers(layer_plan)[0]:
-                group = None  # its buffer is handed on
+                group = None  # the old group must be gone before the new one takes its buffer
                 group = self._enter_group(layer_plan)
-            saved, rider = read_forward(read, layer_plan, self.packing, self.stack, base, group)
+            read = self._attention_read(layer_plan, group)
+            saved, mlp_sum = read.forward()
             heads = self._head_slots(layer_plan, layer)
             if self.parts.parallel:  # what does not read its own layer's heads, before they are written
-                x, saved_mlp = self._mlp_input(layer_plan, rider, base, heads), self._run_features(layer_plan)
+                x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), self._run_features(layer_plan)
                 self._write_heads(layer_plan, layer, saved, heads)
             else:
                 self._write_heads(layer_plan, layer, saved, heads)
-                x, saved_mlp = self._mlp_input(layer_plan, rider, base, heads), self._run_features(layer_plan)
+                x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), self._run_features(layer_plan)
             if layer_plan.mlp_slot is not None:
                 written, saved_mlp = FoldedMlp.of(layer.mlp, self.dtype).write(x, keep=not self.lean)
                 self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
             if keep:
                 self.saved.append((saved, saved_mlp))
-        final = self._logits_input(targets)
+        final = self._logits_input()
         if not keep:
             self.stack.release()
         return final
@@ -132,19 +145,19 @@ class Executor:
     def _empty_stack(self) -> Stack:
         n_writers, n_tokens, d_model = len(self.plan.writers), self.packing.n_tokens, self.parts.d_model
         if not self.lean:
-            return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.workspace)
+            return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.model.workspace)
         slots = [*range(self.plan.n_live_embeddings)]
-        in_mlps = [each.mlp_slot if each.features is None else each.features.error_slot for each in self.plan.layers]
+        in_mlps = [own.mlp_slot if own.features is None else own.features.error_slot for own in self.plan.layers]
         slots += [slot for slot in in_mlps if slot is not None]
-        return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.workspace, slots)
+        return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.model.workspace, slots)
 
     def _base(self, block: int) -> Float[Tensor, "M D"]:
         """What a block's readers get with all edges ablated; centred where norms are layer norms."""
         base = self.constants.base(block).detach().to(self.masks.dtype)
-        base = base if self.graph.n_embeddings else base + self.clean[0]
+        base = base if self.graph.n_embeddings else base + self.batch.clean[0]
         return centre(base) if self.centred else base
 
-    def _write_heads(self, plan: LayerPlan, layer: Layer, saved: Saved, heads: HeadSlots) -> None:
+    def _write_heads(self, plan: LayerPlan, layer: Layer, saved: ReadRun, heads: HeadSlots) -> None:
         if not len(plan.heads):
             return
         mixed = self._mix(plan, layer, saved.projected)
@@ -154,32 +167,32 @@ class Executor:
         self.stack.write_heads(heads, difference.transpose(0, 1))
 
     def _mlp_input(
-        self, plan: LayerPlan, rider: Float[Tensor, "N D"], attention_base: Float[Tensor, "M D"], heads: HeadSlots
+        self, plan: LayerPlan, mlp_sum: Float[Tensor, "N D"], attention_base: Float[Tensor, "M D"], heads: HeadSlots
     ) -> Float[Tensor, "N D"]:
-        """The MLP's input: what it got riding along with the attention readers, and its own layer's heads."""
+        """The MLP's input: its sum that was read along with attention, and its own layer's heads."""
         if plan.mlp_slot is None:
-            return rider
+            return mlp_sum
         base = self._base(plan.mlp.number)
         base, attention_base = (b.expand(self.packing.n_tokens, -1) for b in (base, attention_base))
-        x = torch.empty_like(rider)
+        x = torch.empty_like(mlp_sum)
         for start, stop, row in self.packing.segments:
             tokens, kind = slice(start, stop), plan.mlp_kind(row)
             if kind == "mix":
-                x[tokens] = rider[tokens] + (base[tokens] - attention_base[tokens])
+                x[tokens] = mlp_sum[tokens] + (base[tokens] - attention_base[tokens])
                 if plan.own.shape[1]:
                     x[tokens] += self.stack.mix_heads(heads, plan.own[row], tokens)
             else:
                 x[tokens] = base[tokens] + self.stack.total[tokens] if kind == "ones" else base[tokens]
         return x
 
-    def _run_features(self, plan: LayerPlan) -> MlpRun | Saved | None:
+    def _run_features(self, plan: LayerPlan) -> ReadRun | None:
         """Run a layer's features, if it has any, and write them and the error term."""
         own, saved = plan.features, None
         if own is None:
             return None
-        block, fixed = self.features[plan.layer]
+        fixed = self.batch.features[plan.layer]
         if len(own.readers):
-            saved = block.forward(own, fixed, self.packing, self.stack, self._base(plan.mlp.number))
+            saved = self.model.features[plan.layer].forward(self._features_read(plan, own), own, fixed)
         if own.error_slot is not None:
             self._write(own.error_slot, fixed.error - fixed.ablated_error)
         return saved
@@ -188,10 +201,14 @@ class Executor:
         difference = difference.to(self.masks.dtype)
         self.stack.write(slot, centre(difference) if self.centred else difference)
 
-    def _logits_input(self, targets: Int[Tensor, " A"]) -> Float[Tensor, "A D"]:
-        base, edges = self._base(self.graph.final.number), self.masks[:, self.graph.final.edges]
+    def _logits_input(self) -> Float[Tensor, "A D"]:
+        base, edges, targets = (
+            self._base(self.graph.final.number),
+            self.masks[:, self.graph.final.edges],
+            self.batch.targets,
+        )
         mask = (edges[:, self.plan.writers] if self.plan.skips else edges)[self.packing.rows()[targets]]
-        self.targets, self.target_mask = targets, mask  # (A, w)
+        self.target_mask = mask  # (A, w)
         x = base if len(base) == 1 else base[targets]
         return x + torch.einsum("aw,wad->ad", mask, self.stack.at(targets))
 
@@ -215,7 +232,7 @@ class Executor:
         for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
             saved, saved_mlp = self.saved.pop()
             if plan is self._group_layers(plan)[-1]:
-                group = None  # its buffer is handed on
+                group = None  # the old group must be gone before the new one takes its buffer
                 group = self._enter_group(plan)
             if self.passed is not None:
                 assert plan.mlp_slot is not None  # nothing is skipped where these gradients are wanted
@@ -239,12 +256,13 @@ class Executor:
         return Gradients(self.gradients, Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1])))
 
     def _logits_backward(self, gradient: Float[Tensor, "A D"]) -> None:
-        per_target = torch.einsum("ad,wad->aw", gradient, self.stack.at(self.targets))
-        rows, block = self.packing.rows()[self.targets], self.gradients[:, self.graph.final.edges]
+        targets = self.batch.targets
+        per_target = torch.einsum("ad,wad->aw", gradient, self.stack.at(targets))
+        rows, block = self.packing.rows()[targets], self.gradients[:, self.graph.final.edges]
         block.index_put_((rows[:, None], self.plan.writers[None]), per_target, accumulate=True)
-        self.stack.add_gradient_at(None if self.plan.plain_end else self.target_mask, gradient, self.targets)
+        self.stack.add_gradient_at(None if self.plan.plain_end else self.target_mask, gradient, targets)
         if self.passed is not None:
-            self.passed.index_add_(0, self.targets, gradient)
+            self.passed.index_add_(0, targets, gradient)
 
     def _mlp_backward(self, plan: LayerPlan, layer: Layer, saved: MlpRun) -> Float[Tensor, "N D"]:
         """∂loss/∂(the MLP's input), carried on to its own layer's heads; earlier writers get it later."""
@@ -263,11 +281,11 @@ class Executor:
             self.passed += g_x
         return g_x
 
-    def _features_backward(self, plan: LayerPlan, saved: Saved) -> None:
-        (block, fixed), own = self.features[plan.layer], plan.features
+    def _features_backward(self, plan: LayerPlan, saved: ReadRun) -> None:
+        own, fixed = plan.features, self.batch.features[plan.layer]
         assert own is not None
-        base = self._base(plan.mlp.number)
-        masks = block.backward(own, fixed, self.packing, self.stack, base, saved, self.plan.all_edges)
+        read = self._features_read(plan, own)
+        masks = self.model.features[plan.layer].backward(read, own, fixed, saved, all_edges=self.plan.all_edges)
         shape = len(masks), own.block.n_readers, own.block.n_writers
         columns = self.plan.writers[: own.n_writers]
         self.gradients[:, own.block.edges].view(shape)[:, own.readers[:, None], columns] = masks
@@ -285,7 +303,7 @@ class Executor:
         self,
         plan: LayerPlan,
         layer: Layer,
-        saved: Saved,
+        saved: ReadRun,
         mixed_gradient: Tensor | None,
         mlp_gradient: Tensor | None,
         group: LayerGroup | None,
@@ -299,20 +317,8 @@ class Executor:
             with matmul_precision("highest"):
                 (gradient,) = torch.autograd.grad(mixed, projected, grid)
             saved = saved._replace(projected=saved.projected.detach())
-        read, base = self._attention_read(plan), self._base(plan.attention.number)
-        masks = read_backward(
-            read,
-            plan,
-            self.packing,
-            self.stack,
-            base,
-            saved,
-            gradient,
-            mlp_gradient,
-            self.plan.all_edges,
-            self.passed,
-            group,
-        )
+        read = self._attention_read(plan, group)
+        masks = read.backward(saved, gradient, mlp_gradient, all_edges=self.plan.all_edges, passed=self.passed)
         if group is None:
             self._store(plan, masks)
         else:
@@ -342,7 +348,7 @@ class Executor:
         if plan.layer not in self.groups:
             return None
         group = LayerGroup(self.groups[plan.layer], self.packing, self.stack, self.plan.all_edges)
-        group.read([self._base(each.attention.number) for each in group.plans])
+        group.read([self._base(own.attention.number) for own in group.plans])
         return group
 
     def _leave_group(self, group: LayerGroup) -> None:
@@ -350,17 +356,22 @@ class Executor:
         for plan in group.plans:
             self._store(plan, group.mask_gradients[plan.layer])
 
-    def _attention_read(self, plan: LayerPlan) -> FoldedHeads:
-        """The running attention readers' projections; rearranged weights are kept unless memory is short, or they would
-        be a second copy of all weights in a finer type.
+    def _attention_read(self, plan: LayerPlan, group: LayerGroup | None) -> BlockRead:
+        """The running attention readers; rearranged weights are kept unless memory is short, or they would be a second
+        copy of all weights in a finer type.
         """
-        read = self.reads.get(plan.layer)
-        if read is None:
+        heads = self.model.heads.get(plan.layer)
+        if heads is None:
             attention = self.parts.layers[plan.layer].attention
-            read = FoldedHeads.of(attention, self.graph.copies_per_key, self.dtype)
+            heads = FoldedHeads.of(attention, self.graph.copies_per_key, self.dtype)
             if not self.lean and attention.output.dtype == self.dtype:
-                self.reads[plan.layer] = read
-        return read if len(plan.readers) == plan.attention.n_readers else read.take(plan.readers)
+                self.model.heads[plan.layer] = heads
+        heads = heads if len(plan.readers) == plan.attention.n_readers else heads.take(plan.readers)
+        return BlockRead(heads, plan, self.packing, self.stack, self._base(plan.attention.number), group)
+
+    def _features_read(self, plan: LayerPlan, own: FeaturePlan) -> BlockRead:
+        readers = self.model.features[plan.layer].readers.take(own.readers)
+        return BlockRead(readers, own, self.packing, self.stack, self._base(plan.mlp.number))
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output
@@ -369,7 +380,7 @@ class Executor:
 
     def _bias_share(self, layer: Layer) -> Float[Tensor, " D"] | None:
         bias = layer.attention.output_bias
-        if bias is None or not self.head_bias:
+        if bias is None or not self.model.splits_bias:
             return None
         share = bias.to(self.masks.dtype) / self.parts.n_heads
         return centre(share) if self.centred else share

@@ -14,19 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import Kind, LayerPlan, Rows
+from edgewise.engine._plan import AlikeReaders, Kind, LayerPlan
 from edgewise.engine._stack import Stack
 
-ALONE, ROWS, LAYERS = 32, 64, 6
-"""Layers of `ALONE` readers gain nothing from each other. A group is full with `ROWS` readers (more gain little:
+ENOUGH, ROWS, LAYERS = 32, 64, 6
+"""Layers of `ENOUGH` readers gain nothing from each other. A group is full with `ROWS` readers (more gain little:
 docs/performance.md), or with `LAYERS` layers: the more of them, the more is left to read within the group."""
 
 
-class Band(NamedTuple):
+class RowRange(NamedTuple):
     """Readers of one layer that are treated alike, and where their rows stand."""
 
     layer: int
-    rows: Rows
+    alike: AlikeReaders
     where: slice
 
 
@@ -48,46 +48,47 @@ class LayerGroup:
         """
         self.plans, self.packing, self.stack = plans, packing, stack
         self.n_writers = plans[0].n_writers
-        self.bands = [_bands(plans, row, all_edges) for row in range(len(plans[0].rows))]
-        self.n_mixed = [sum(_height(each.rows) for each in bands if each.rows.kind == "mix") for bands in self.bands]
-        height = max((bands[-1].where.stop for bands in self.bands if bands), default=0)
+        self.ranges = [_row_ranges(plans, row, all_edges) for row in range(len(plans[0].rows))]
+        self.n_mixed = [sum(own.alike.height for own in _mixed(ranges)) for ranges in self.ranges]
+        height = max((ranges[-1].where.stop for ranges in self.ranges if ranges), default=0)
         self.values = stack.take("group", (height, packing.n_tokens, stack.d_model), stack.like.dtype)
         self.mask_gradients: dict[int, Float[Tensor, "CP m w"]] = {}
         """∂loss/∂mask by layer, where they await those of the writers before the group."""
 
-    def rows_of(self, row: int, rows: Rows) -> Float[Tensor, "m N D"] | None:
-        """The rows of some readers under one row of masks (the MLP last, if it rides along), if they have any."""
-        where = next((each.where for each in self.bands[row] if each.rows is rows), None)
+    def rows_of(self, row: int, alike: AlikeReaders) -> Float[Tensor, "m N D"] | None:
+        """The rows of some readers under one row of masks (the MLP last, if it is among them), if they have any."""
+        where = next((found.where for found in self.ranges[row] if found.alike is alike), None)
         return None if where is None else self.values[where]
 
     def read(self, bases: Sequence[Float[Tensor, "M D"]]) -> None:
         """Mix what every reader with masks of its own gets from the writers before the group.
 
-        (Backwards nobody reads the rows of MLPs, which are one in 17 to 38.)
+        (Those of MLPs are only needed here; that they are kept for the backward too costs little, since of 17 to 38
+        rows one is an MLP's.)
 
         Args:
             bases: what each layer's readers get with all edges ablated.
         """
-        base = {plan.layer: each for plan, each in zip(self.plans, bases, strict=True)}
+        base = {plan.layer: base for plan, base in zip(self.plans, bases, strict=True)}
         for start, stop, row in self.packing.segments:
-            mixed = [each for each in self.bands[row] if each.rows.kind == "mix"]
+            mixed = _mixed(self.ranges[row])
             if not mixed:
                 continue
             mask, n_rows = self._mask(mixed), self.n_mixed[row]
             for tokens in self._chunks(start, stop, n_rows):
-                for each in mixed:
-                    self.values[each.where, tokens] = base[each.layer].expand(self.packing.n_tokens, -1)[tokens]
+                for layer, _, where in mixed:
+                    self.values[where, tokens] = base[layer].expand(self.packing.n_tokens, -1)[tokens]
                 rows = self._matrix(n_rows, tokens)
                 rows.addmm_(mask, self.stack.differences(self.n_writers, tokens))
 
     def give_back(self) -> None:
         """Complete the gradients of the masks, and add to those of the writers, once every layer has been walked."""
         for start, stop, row in self.packing.segments:
-            bands = self.bands[row]
-            if not bands or not self.n_writers:
+            ranges = self.ranges[row]
+            if not ranges or not self.n_writers:
                 continue
-            n_rows, n_mixed = bands[-1].where.stop, self.n_mixed[row]
-            mixed = [each for each in bands if each.rows.kind == "mix"]
+            n_rows, n_mixed = ranges[-1].where.stop, self.n_mixed[row]
+            mixed = _mixed(ranges)
             mask = self._mask(mixed) if mixed else None
             per_edge = self.stack.like.new_zeros(n_rows, self.n_writers)
             for tokens in self._chunks(start, stop, n_rows):
@@ -95,14 +96,14 @@ class LayerGroup:
                 per_edge += gradient @ self.stack.differences(self.n_writers, tokens).T
                 if mask is not None:
                     self.stack.add_gradient(mask, gradient[:n_mixed], tokens)
-            for layer, rows, where in bands:
-                found, n = per_edge[where], len(rows.readers)
-                self.mask_gradients[layer][row, rows.readers, : self.n_writers] += found[:n]
-                if rows.rider:
+            for layer, alike, where in ranges:
+                found, n = per_edge[where], len(alike.readers)
+                self.mask_gradients[layer][row, alike.readers, : self.n_writers] += found[:n]
+                if alike.with_mlp:
                     self.mask_gradients[layer][row, -1, : self.n_writers] += found[n]
 
-    def _mask(self, bands: list[Band]) -> Float[Tensor, "m w"]:
-        return torch.cat([each.rows.mask[:, : self.n_writers] for each in bands if each.rows.mask is not None])
+    def _mask(self, ranges: list[RowRange]) -> Float[Tensor, "m w"]:
+        return torch.cat([own.alike.mask[:, : self.n_writers] for own in ranges if own.alike.mask is not None])
 
     def _chunks(self, start: int, stop: int, n_rows: int) -> list[slice]:
         return self.stack.chunks(start, stop, (n_rows + self.n_writers) * self.stack.d_model)
@@ -118,7 +119,7 @@ def layer_groups(plans: Sequence[LayerPlan], all_edges: bool) -> dict[int, tuple
     groups, current, height = [], list[LayerPlan](), 0
     for plan in plans:
         current.append(plan)
-        height += max(sum(_height(rows) for rows in row if all_edges or rows.kind == "mix") for row in plan.rows)
+        height += max(sum(alike.height for alike in row if all_edges or alike.kind == "mix") for row in plan.rows)
         if height >= ROWS or len(current) == LAYERS:
             groups.append(tuple(current))
             current, height = [], 0
@@ -126,23 +127,24 @@ def layer_groups(plans: Sequence[LayerPlan], all_edges: bool) -> dict[int, tuple
     return {plan.layer: group for group in groups if len(group) > 1 for plan in group}
 
 
-def _bands(plans: Sequence[LayerPlan], row: int, all_edges: bool) -> list[Band]:
+def _row_ranges(plans: Sequence[LayerPlan], row: int, all_edges: bool) -> list[RowRange]:
     """The rows that readers get under one row of masks; first those with masks of their own, which are mixed."""
-    found, start = list[Band](), 0
+    found, start = list[RowRange](), 0
     kinds: tuple[Kind, ...] = ("mix", "ones", "zeros") if all_edges else ("mix",)
     for kind in kinds:
         for plan in plans:
-            for rows in plan.rows[row]:
-                if rows.kind == kind:
-                    found.append(Band(plan.layer, rows, slice(start, start + _height(rows))))
-                    start += _height(rows)
+            for alike in plan.rows[row]:
+                if alike.kind == kind:
+                    found.append(RowRange(plan.layer, alike, slice(start, start + alike.height)))
+                    start += alike.height
     return found
 
 
-def _height(rows: Rows) -> int:
-    return len(rows.readers) + rows.rider
+def _mixed(ranges: Sequence[RowRange]) -> list[RowRange]:
+    """Those whose readers have masks of their own."""
+    return [own for own in ranges if own.alike.kind == "mix"]
 
 
 def layers_together(n_layers: int, n_readers: int) -> int:
-    """How many layers a group has where all masks are fractional and an MLP rides along with each layer's readers."""
-    return 1 if n_readers + 1 >= ALONE else min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))
+    """How many layers a group has where all masks are fractional and an MLP is among each layer's readers."""
+    return 1 if n_readers + 1 >= ENOUGH else min(LAYERS, n_layers, math.ceil(ROWS / (n_readers + 1)))

@@ -6,6 +6,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.engine._packing import pack
+from edgewise.engine._trees import mapped
 from edgewise.engine._writes import Writes, trace
 from edgewise.graph import Graph
 from edgewise.models import Model, Tokens
@@ -30,23 +31,24 @@ def mean_writes(model: Model, graph: Graph, prompts: Iterable[Tokens], *, positi
     """
     if graph.spec.features:
         raise InputError("mean ablation: the graph has features in MLPs' places; use interchange or zero")
-    sums: list[torch.Tensor] = []
+    sums: Writes | None = None
     counts = torch.zeros(0, dtype=torch.float64)
     for tokens in prompts:
         packing = pack(tokens.to(model.device))
         place = packing.token_positions() if positional else torch.zeros_like(packing.cell)
         length = max(int(place.max()) + 1, len(counts))
         counts = _grown(counts, length).index_add(0, place.cpu(), torch.ones(len(place), dtype=torch.float64))
-        written = trace(model.parts, graph, packing).tensors()
-        sums = sums or [torch.zeros(0, *x.shape[1:], dtype=torch.float64) for x in written]
-        sums = [
-            _grown(s, length).index_add(0, place.cpu(), x.cpu().double()) for s, x in zip(sums, written, strict=True)
-        ]
-    if not sums:
+        written = trace(model.parts, graph, packing)
+        sums = sums or mapped(lambda x: torch.zeros(0, *x.shape[1:], dtype=torch.float64), written)
+
+        def add(total: torch.Tensor, x: torch.Tensor, place: torch.Tensor = place, n: int = length) -> torch.Tensor:
+            return _grown(total, n).index_add(0, place.cpu(), x.cpu().double())
+
+        sums = mapped(add, sums, written)
+    if sums is None:
         raise InputError("mean ablation: no prompts to average over; give at least one")
-    means = [s / counts.view(-1, *[1] * (s.ndim - 1)) for s in sums]
-    tensors = tuple(mean.to(model.device, model.dtype) for mean in means)
-    return Writes.from_tensors(tensors if graph.n_embeddings else tensors[1:], len(model.parts.layers))
+    means = mapped(lambda x: (x / counts.view(-1, *[1] * (x.ndim - 1))).to(model.device, model.dtype), sums)
+    return means if graph.n_embeddings else means._replace(embeds=())
 
 
 def _grown(x: torch.Tensor, length: int) -> torch.Tensor:

@@ -7,8 +7,8 @@
 * Only fractional masks have a gradient that anything uses: a clamped or saturated mask passes none on (hard concrete,
   Louizos et al. 2018; a sigmoid at exactly 0 or 1). Where the gradient of every edge is wanted, as for attribution,
   nothing is skipped.
-* A layer's MLP reads nearly what its attention reads, so it rides along: its sum over the writers before the layer is
-  one more row of the attention readers' matrix product, and only its own layer's heads are added afterwards.
+* A layer's MLP reads nearly what its attention reads, so they are read together: its sum over the writers before the
+  layer is one more row of the attention readers' matrix product, and only its own layer's heads are added afterwards.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,21 @@ Kind = Literal["mix", "ones", "zeros"]
 """How readers get their input: each its own mixture, all the plain residual stream, or all the ablated one."""
 
 
-class Rows(NamedTuple):
+class AlikeReaders(NamedTuple):
     """Readers of one layer that get their input in the same way."""
 
     kind: Kind
     readers: Int[Tensor, " n"]
     """Which of the layer's running attention readers."""
     mask: Float[Tensor, "m w"] | None
-    """Their masks over the live writers before the layer, the MLP's last if it rides along; only for `mix`."""
-    rider: bool
+    """Their masks over the live writers before the layer, the MLP's last if it is among them; only for `mix`."""
+    with_mlp: bool
     """Whether the layer's MLP is among them."""
+
+    @property
+    def height(self) -> int:
+        """How many inputs they have, the MLP's included."""
+        return len(self.readers) + self.with_mlp
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class FeaturePlan:
     """How many live writers they see."""
     readers: Int[Tensor, " n"]
     """The features that run, counted within their block."""
-    rows: tuple[tuple[Rows, ...], ...]
+    rows: tuple[tuple[AlikeReaders, ...], ...]
     """For each row of masks, its kinds of reader."""
     slots: slice
     """Where they write among the live writers."""
@@ -70,7 +75,7 @@ class LayerPlan:
     """For each running query head, which of the running key heads it uses."""
     readers: Int[Tensor, " n"]
     """The attention readers that run, counted within their block: queries, keys, values."""
-    rows: tuple[tuple[Rows, ...], ...]
+    rows: tuple[tuple[AlikeReaders, ...], ...]
     """For each row of masks, its kinds of reader."""
     own: Float[Tensor, "CP o"]
     """The MLP's masks over its own layer's running heads (o = h); no columns in a parallel block."""
@@ -83,7 +88,7 @@ class LayerPlan:
 
     def mlp_kind(self, row: int) -> Kind:
         """How the MLP gets its input under a row of masks."""
-        return next(rows.kind for rows in self.rows[row] if rows.rider)
+        return next(alike.kind for alike in self.rows[row] if alike.with_mlp)
 
 
 @dataclass(frozen=True)
@@ -146,10 +151,10 @@ def _plan_layer(
     table = masks[:, attention.edges].view(len(masks), attention.n_readers, attention.n_writers)
     table = table[:, readers][:, :, before]  # (rows, live readers, live writers)
     mlp_masks = masks[:, mlp.edges]  # features' are planned apart
-    rider = mlp_masks[:, before] if runs else None
+    mlp_before = mlp_masks[:, before] if runs else None
     own_masks = masks[:, :0] if graph.spec.parallel or features is not None else mlp_masks[:, own][:, heads]
     rows = tuple(
-        _split(table[row], None if rider is None else rider[row], own_masks[row], share, device)
+        _split(table[row], None if mlp_before is None else mlp_before[row], own_masks[row], share, device)
         for row in range(len(masks))
     )
     return LayerPlan(
@@ -185,25 +190,25 @@ def _plan_features(
 
 def _split(
     masks: Float[Tensor, "n w"],
-    rider: Float[Tensor, " w"] | None,
+    mlp_before: Float[Tensor, " w"] | None,
     own: Float[Tensor, " h"],
     share: bool,
     device: torch.device,
-) -> tuple[Rows, ...]:
+) -> tuple[AlikeReaders, ...]:
     """Sort a layer's readers, and its MLP if it runs, by how they get their input."""
     zeros = (masks == 0).all(1) & (share or masks.shape[1] == 0)
     ones = (masks == 1).all(1) & ~zeros & share
-    rides = None if rider is None else _kind(torch.cat([rider, own]), share)
+    mlp_kind = None if mlp_before is None else _kind(torch.cat([mlp_before, own]), share)
     split = []
     kinds: tuple[tuple[Kind, Tensor], ...] = (("mix", ~(ones | zeros)), ("ones", ones), ("zeros", zeros))
     for kind, chosen in kinds:
         readers = chosen.nonzero()[:, 0]
-        if len(readers) or kind == rides:
+        if len(readers) or kind == mlp_kind:
             table = masks[readers]
-            if rider is not None and kind == rides:
-                table = torch.cat([table, rider[None]])
+            if mlp_before is not None and kind == mlp_kind:
+                table = torch.cat([table, mlp_before[None]])
             mask = table.contiguous().to(device) if kind == "mix" else None
-            split.append(Rows(kind, readers.to(device), mask, kind == rides))
+            split.append(AlikeReaders(kind, readers.to(device), mask, kind == mlp_kind))
     return tuple(split)
 
 

@@ -1,6 +1,7 @@
 """Reading: from the stack of differences to every reader's projection, and back, one chunk of tokens at a time."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from edgewise.engine._group import LayerGroup
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import Rows
+from edgewise.engine._plan import AlikeReaders
 from edgewise.engine._stack import Stack
 from edgewise.models.block import FoldedHeads
 
@@ -19,141 +20,150 @@ class ReadPlan(Protocol):
     """How a block of readers gets its inputs: a layer's attention (`LayerPlan`), or its features (`FeaturePlan`)."""
 
     @property
-    def rows(self) -> tuple[tuple[Rows, ...], ...]: ...
+    def rows(self) -> tuple[tuple[AlikeReaders, ...], ...]: ...
     @property
     def n_writers(self) -> int: ...
 
 
-class Saved(NamedTuple):
+class ReadRun(NamedTuple):
     """What the backward needs of a block of readers."""
 
     projected: Float[Tensor, "n N k"]
-    scale: Float[Tensor, "n N"]
+    inverse: Float[Tensor, "n N"]
     """The norm's 1 / root mean square."""
     shared: Float[Tensor, "N D"] | None
     """The input of readers whose masks are all 1."""
 
 
-def read_forward(
-    read: FoldedHeads,
-    plan: ReadPlan,
-    packing: Packing,
-    stack: Stack,
-    base: Float[Tensor, "M D"],
-    group: LayerGroup | None = None,
-) -> tuple[Saved, Float[Tensor, "N D"]]:
-    """Project every running attention reader's input, and sum the MLP's over the writers before the layer.
+@dataclass
+class BlockRead:
+    """A block of readers, and what it reads."""
 
-    Args:
-        read: the projections.
-        plan: which readers run, and how each gets its input.
-        packing: the batch.
-        stack: the differences written so far.
-        base: what the attention readers get with all edges ablated.
-        group: the layer's, if it has one; it has mixed what was written before it.
+    projections: FoldedHeads
+    """Of the running readers."""
+    plan: ReadPlan
+    """How each gets its input."""
+    packing: Packing
+    stack: Stack
+    """The differences written so far; gradients are added to it."""
+    base: Float[Tensor, "M D"]
+    """What the readers get with all edges ablated."""
+    group: LayerGroup | None = None
+    """The layer's, if it has one; it has mixed what was written before it."""
 
-    Returns:
-        The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
-    """
-    n, _, width = read.weight.shape
-    projected = stack.like.new_empty(n, packing.n_tokens, width, dtype=read.weight.dtype)
-    scale = stack.like.new_empty(n, packing.n_tokens)
-    rider = stack.like.new_empty(packing.n_tokens, stack.d_model)
-    shares = any(rows.kind == "ones" and len(rows.readers) for row in plan.rows for rows in row)
-    shared = base + stack.total if shares else None
-    for piece in _pieces(read, plan, packing, stack, group, all_edges=False):
-        for tokens in piece.chunks:
-            x = _inputs(piece, plan, stack, base, shared, tokens)  # (m, T, D)
-            if piece.rows.kind == "mix" and piece.rows.rider:
-                rider[tokens], x = x[-1], x[:-1]
-            if not len(piece.rows.readers):
-                continue
-            y, inverse = piece.read.project(x)  # (n, T, k), (n or 1, T)
-            scale[piece.readers, tokens] = inverse
-            projected[piece.readers, tokens] = y.to(projected.dtype)
-    return Saved(projected, scale, shared), rider
+    def forward(self) -> tuple[ReadRun, Float[Tensor, "N D"]]:
+        """Project every running reader's input, and sum the layer's MLP's over the writers before the layer.
+
+        Returns:
+            The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
+        """
+        stack, (n, _, width) = self.stack, self.projections.weight.shape
+        projected = stack.like.new_empty(n, self.packing.n_tokens, width, dtype=self.projections.weight.dtype)
+        inverses = stack.like.new_empty(n, self.packing.n_tokens)
+        mlp_sum = stack.like.new_empty(self.packing.n_tokens, stack.d_model)
+        shares = any(alike.kind == "ones" and len(alike.readers) for row in self.plan.rows for alike in row)
+        shared = self.base + stack.total if shares else None
+        for part in self._parts(all_edges=False):
+            for tokens in part.chunks:
+                x = self._inputs(part, shared, tokens)  # (m, T, D)
+                if part.alike.kind == "mix" and part.alike.with_mlp:
+                    mlp_sum[tokens], x = x[-1], x[:-1]
+                if not len(part.alike.readers):
+                    continue
+                y, inverse = part.projections.project(x)  # (n, T, k), (n or 1, T)
+                inverses[part.readers, tokens] = inverse
+                projected[part.readers, tokens] = y.to(projected.dtype)
+        return ReadRun(projected, inverses, shared), mlp_sum
+
+    def backward(
+        self,
+        run: ReadRun,
+        gradient: Float[Tensor, "n N k"],
+        mlp_gradient: Float[Tensor, "N D"] | None = None,
+        *,
+        all_edges: bool,
+        passed: Float[Tensor, "N D"] | None = None,
+    ) -> Float[Tensor, "CP m w"]:
+        """Carry the gradients of the projections back to the masks and to the differences.
+
+        Args:
+            run: what `forward` gave.
+            gradient: ∂loss/∂(the projections).
+            mlp_gradient: ∂loss/∂(the MLP's input), if it runs.
+            all_edges: give the gradients of masks at exactly 0 and 1 too.
+            passed: Σ_r g_r, to which these readers' is added if given.
+
+        Returns:
+            ∂loss/∂mask for each row of masks, running reader (the MLP last, if it runs) and live writer; those of the
+            writers before the group are left to the group, which gets the readers' gradients.
+        """
+        stack, n, n_writers = self.stack, len(gradient), self.plan.n_writers
+        masks = stack.like.new_zeros(len(self.plan.rows), n + (mlp_gradient is not None), n_writers)
+        for part in self._parts(all_edges):
+            alike, separate = part.alike, part.alike.kind == "mix" or all_edges
+            if alike.kind == "zeros" and not separate and passed is None:
+                continue  # its input does not depend on anything that is differentiated
+            for tokens in part.chunks:
+                x = self._inputs(part, run.shared, tokens)
+                g_x = _room(part, x, tokens, separate)
+                if m := len(alike.readers):
+                    y, inverse = run.projected[part.readers, tokens], run.inverse[part.readers, tokens]
+                    out = g_x[:m] if separate else g_x
+                    part.projections.back(gradient[part.readers, tokens], y, inverse, x, out)
+                    if alike.kind == "ones":
+                        stack.shared[tokens] += g_x[:m].sum(0)
+                    if passed is not None:
+                        passed[tokens] += g_x[:m].sum(0)
+                if alike.with_mlp and separate:
+                    assert mlp_gradient is not None
+                    g_x[m] = mlp_gradient[tokens]
+                if separate and part.first < n_writers:  # the writers before that are left to the group
+                    flat = g_x.flatten(1)
+                    per_edge = flat @ stack.differences(n_writers, tokens, part.first).T  # (m, w)
+                    masks[part.row, part.readers, part.first :] += per_edge[:m]
+                    if alike.with_mlp:
+                        masks[part.row, n, part.first :] += per_edge[m]
+                    if alike.mask is not None:
+                        stack.add_gradient(alike.mask[:, part.first :], flat, tokens, part.first)
+        return masks
+
+    def _parts(self, all_edges: bool) -> "Iterator[_Part]":
+        """The readers, those that are alike together."""
+        group, (n, d_model, width) = self.group, self.projections.weight.shape
+        for start, stop, row in self.packing.segments:
+            for alike in self.plan.rows[row]:
+                # A slice where all readers are alike, since indexing with a tensor would copy the weights.
+                readers = slice(0, n) if len(alike.readers) == n else alike.readers
+                first, ahead = (0, None) if group is None else (group.n_writers, group.rows_of(row, alike))
+                per_token = len(alike.readers) * width + d_model
+                if alike.mask is not None or all_edges:  # the stack, and an input or its gradient for each reader
+                    per_token += (alike.height + self.plan.n_writers - first) * d_model
+                chunks = self.stack.chunks(start, stop, per_token)
+                yield _Part(row, alike, readers, self.projections.take(readers), chunks, first, ahead)
+
+    def _inputs(self, part: "_Part", shared: Float[Tensor, "N D"] | None, tokens: slice) -> Float[Tensor, "m T D"]:
+        """Some readers' inputs at some tokens, the MLP's last; the one that they share for `ones` and `zeros`."""
+        mask, stack = part.alike.mask, self.stack
+        if part.alike.kind == "ones" and shared is not None:
+            return shared[None, tokens]
+        base = self.base.expand(stack.n_tokens, -1)[tokens]
+        if mask is None:
+            return base[None]
+        differences = stack.differences(self.plan.n_writers, tokens, part.first)
+        if part.ahead is not None:  # in place: nobody else reads these rows
+            x = part.ahead[:, tokens]
+            x.flatten(1).addmm_(mask[:, part.first :], differences)
+            return x
+        return torch.addmm(base.reshape(1, -1), mask, differences).view(-1, len(base), stack.d_model)
 
 
-def read_backward(
-    read: FoldedHeads,
-    plan: ReadPlan,
-    packing: Packing,
-    stack: Stack,
-    base: Float[Tensor, "M D"],
-    saved: Saved,
-    gradient: Float[Tensor, "n N k"],
-    mlp_gradient: Float[Tensor, "N D"] | None,
-    all_edges: bool,
-    passed: Float[Tensor, "N D"] | None,
-    group: LayerGroup | None = None,
-) -> Float[Tensor, "CP m w"]:
-    """Carry the gradients of the projections back to the masks and to the differences.
-
-    Args:
-        read: the projections.
-        plan: which readers run, and how each gets its input.
-        packing: the batch.
-        stack: the differences; their gradients are added to it.
-        base: what the attention readers get with all edges ablated.
-        saved: what `read_forward` gave.
-        gradient: ∂loss/∂(the projections).
-        mlp_gradient: ∂loss/∂(the MLP's input), if it runs.
-        all_edges: give the gradients of masks at exactly 0 and 1 too.
-        passed: Σ_r g_r, to which the attention readers' is added if given.
-        group: the layer's, if it has one.
-
-    Returns:
-        ∂loss/∂mask for each row of masks, running attention reader (the MLP last, if it runs) and live writer; those of
-        the writers before the group are left to the group, which gets the readers' gradients.
-    """
-    n = len(gradient)
-    masks = stack.like.new_zeros(len(plan.rows), n + (mlp_gradient is not None), plan.n_writers)
-    for piece in _pieces(read, plan, packing, stack, group, all_edges):
-        rows, separate = piece.rows, piece.rows.kind == "mix" or all_edges
-        if rows.kind == "zeros" and not separate and passed is None:
-            continue  # its input does not depend on anything that is differentiated
-        for tokens in piece.chunks:
-            x = _inputs(piece, plan, stack, base, saved.shared, tokens)
-            g_x = _room(piece, x, tokens, separate)
-            if m := len(rows.readers):
-                y, inverse = saved.projected[piece.readers, tokens], saved.scale[piece.readers, tokens]
-                piece.read.back(gradient[piece.readers, tokens], y, inverse, x, out=g_x[:m] if separate else g_x)
-                if rows.kind == "ones":
-                    stack.shared[tokens] += g_x[:m].sum(0)
-                if passed is not None:
-                    passed[tokens] += g_x[:m].sum(0)
-            if rows.rider and separate:
-                assert mlp_gradient is not None
-                g_x[m] = mlp_gradient[tokens]
-            if separate and piece.first < plan.n_writers:  # the writers before that are left to the group
-                flat = g_x.flatten(1)
-                per_edge = flat @ stack.differences(plan.n_writers, tokens, piece.first).T  # (m, w)
-                masks[piece.row, piece.readers, piece.first :] += per_edge[:m]
-                if rows.rider:
-                    masks[piece.row, n, piece.first :] += per_edge[m]
-                if rows.mask is not None:
-                    stack.add_gradient(rows.mask[:, piece.first :], flat, tokens, piece.first)
-    return masks
-
-
-def _room(piece: "_Piece", x: Tensor, tokens: slice, separate: bool) -> Float[Tensor, "m T D"]:
-    """Where the gradients of a piece's inputs go: in place of the inputs if each reader has its own, else into the
-    group's rows, if the readers have some; one row if they share a gradient too.
-    """
-    if piece.rows.mask is not None:
-        return x
-    if separate and piece.ahead is not None:
-        return piece.ahead[:, tokens]
-    return x.new_empty(len(piece.rows.readers) + piece.rows.rider if separate else 1, *x.shape[1:])
-
-
-class _Piece(NamedTuple):
-    """Readers of one kind over a run of tokens with one row of masks."""
+class _Part(NamedTuple):
+    """Readers that are alike, over a run of tokens with one row of masks."""
 
     row: int
-    rows: Rows
+    alike: AlikeReaders
     readers: Int[Tensor, " n"] | slice
-    read: FoldedHeads
+    projections: FoldedHeads
     chunks: list[slice]
     first: int
     """Their first writer that is not left to the group."""
@@ -161,40 +171,12 @@ class _Piece(NamedTuple):
     """Their rows of the group."""
 
 
-def _pieces(
-    read: FoldedHeads, plan: ReadPlan, packing: Packing, stack: Stack, group: LayerGroup | None, all_edges: bool
-) -> Iterator[_Piece]:
-    n, d_model, width = read.weight.shape
-    for start, stop, row in packing.segments:
-        for rows in plan.rows[row]:
-            # A slice where all readers are alike, since indexing with a tensor would copy the weights.
-            readers = slice(0, n) if len(rows.readers) == n else rows.readers
-            first, ahead = (0, None) if group is None else (group.n_writers, group.rows_of(row, rows))
-            per_token = len(rows.readers) * width + d_model
-            if rows.mask is not None or all_edges:  # the stack, and an input or its gradient for each reader
-                per_token += (len(rows.readers) + rows.rider + plan.n_writers - first) * d_model
-            chunks = stack.chunks(start, stop, per_token)
-            yield _Piece(row, rows, readers, read.take(readers), chunks, first, ahead)
-
-
-def _inputs(
-    piece: _Piece,
-    plan: ReadPlan,
-    stack: Stack,
-    base: Float[Tensor, "M D"],
-    shared: Float[Tensor, "N D"] | None,
-    tokens: slice,
-) -> Float[Tensor, "m T D"]:
-    """The inputs of some readers at some tokens (the MLP's last); the one that they share for `ones` and `zeros`."""
-    rows, first = piece.rows, piece.first
-    if rows.kind == "ones" and shared is not None:
-        return shared[None, tokens]
-    if rows.mask is None:
-        return base.expand(stack.n_tokens, -1)[None, tokens]
-    differences = stack.differences(plan.n_writers, tokens, first)
-    if piece.ahead is not None:  # in place: nobody else reads these rows
-        x = piece.ahead[:, tokens]
-        x.flatten(1).addmm_(rows.mask[:, first:], differences)
+def _room(part: _Part, x: Tensor, tokens: slice, separate: bool) -> Float[Tensor, "m T D"]:
+    """Where the gradients of some inputs go: in place of the inputs if each reader has its own, else into the group's
+    rows, if the readers have some; one row if they share a gradient too.
+    """
+    if part.alike.mask is not None:
         return x
-    x = torch.addmm(base.expand(stack.n_tokens, -1)[tokens].reshape(1, -1), rows.mask, differences)
-    return x.view(-1, tokens.stop - tokens.start, stack.d_model)
+    if separate and part.ahead is not None:
+        return part.ahead[:, tokens]
+    return x.new_empty(part.alike.height if separate else 1, *x.shape[1:])

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.engine._constants import Prompts, check_targets, partners
+from edgewise.engine._constants import Prompts, check_batch, partners
 from edgewise.engine._engine import Engine
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import pack
@@ -113,14 +113,14 @@ class Stream:
         self.group: Int[Tensor, " N"] | None = None  # the position group of each token, where edges carry them
         if self.graph.spec.spans and batch.span_id is not None:
             self.group = batch.span_id[batch.clean.mask]
-        check_targets(batch.clean, batch.row, batch.position)
+        check_batch(batch, engine.ablation.kind, self.parts.n_positions)
         self.targets = self.packing.where(batch.row, batch.position)
         self.contexts = attention_contexts(self.parts, self.packing)
         self.example: Int[Tensor, " N"] = self.packing.cell // self.packing.grid[1]
         self.n_examples = self.packing.grid[0]
         self.dtype = torch.promote_types(engine.model.dtype, torch.float32)
         ablated, layers = engine.constants_of(batch, self.packing), range(len(self.parts.layers))
-        with matmul_precision(engine.matmul):  # as the ablated values: of equal prompts the difference is 0
+        with matmul_precision(engine.execution.matmul):  # as the ablated values: of equal prompts the difference is 0
             clean = trace(self.parts, self.graph, self.packing)
         writers = range(self.graph.n_embeddings)
         self.embeds = [(clean.embeds[w] - ablated.embedding(w).detach()).to(self.dtype) for w in writers]

@@ -1,6 +1,8 @@
 """What every writer puts into the residual stream in one run, and the sums of it that readers see."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,8 +17,7 @@ from edgewise.models import Attention, Parts, block
 from edgewise.models.block import AttentionContext
 
 
-@dataclass(frozen=True)
-class Writes:
+class Writes(NamedTuple):
     """The writers' outputs, as coefficients: heads before W_O (a post-norm's scale included), embeddings and MLPs in
     the residual's own basis.
 
@@ -35,10 +36,11 @@ class Writes:
         return (*self.embeds, *self.heads, *self.mlps)
 
     @staticmethod
-    def from_tensors(tensors: tuple[Tensor, ...], n_layers: int) -> "Writes":
-        """The inverse of `tensors`."""
-        first = len(tensors) - 2 * n_layers
-        return Writes(tensors[:first], tensors[first : first + n_layers], tensors[first + n_layers :])
+    def from_tensors(tensors: Iterable[Tensor], graph: Graph) -> "Writes":
+        """The inverse of `tensors`, for a graph's writers."""
+        rest, n_layers = iter(tensors), graph.spec.n_layers
+        embeds, heads = tuple(islice(rest, graph.n_embeddings)), tuple(islice(rest, n_layers))
+        return Writes(embeds, heads, tuple(rest))
 
     def check(self, parts: Parts, graph: Graph) -> None:
         """Raise `InputError` unless there is one tensor per writer, of the model's sizes and of one length."""
@@ -104,7 +106,17 @@ def attend(
         return packing.pack(block.mix(attention, query, key, value, context))
 
 
-def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -> list[Float[Tensor, "M D"]]:
+class AblatedRun(NamedTuple):
+    """What removed edges carry, and what follows from it alone; for all tokens, or an example's."""
+
+    writes: Writes
+    base: tuple[Float[Tensor, "N D"], ...]
+    """By block of readers, what they get with all edges ablated (see `base_sums`)."""
+    features: dict[int, Float[Tensor, "N n"]]
+    """By layer that has them, the chosen features' pre-activations."""
+
+
+def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -> tuple[Float[Tensor, "M D"], ...]:
     """What each block of readers gets when all its edges are ablated: `c_r + Σ_{w before r} z̃_w`, but for clean
     embeddings.
 
@@ -125,7 +137,7 @@ def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -
         after = x + block.write_heads(attention, heads, bias=not ablation.splits_bias)
         sums += [x, x if parts.parallel else after]
         x = after + mlp
-    return [*sums, x]
+    return (*sums, x)
 
 
 def constant_writes(parts: Parts, graph: Graph, value: float = 0.0) -> Writes:

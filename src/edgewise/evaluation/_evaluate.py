@@ -160,7 +160,7 @@ def evaluate(
         "ablation": engine.ablation.to_dict(),
         "graph": engine.graph.spec.to_dict(),
         "model": engine.model.identity,
-        "engine": {"memory": engine.memory, "path": engine.path, "matmul": engine.matmul},
+        "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},
         "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
         "random_circuits": N_RANDOM if "random" in baselines else 0,
         "baselines_actual_edges": {who: each.n_actual for who, each in chosen.items() if who != "circuit"},

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.engine._packing import Packing
 from edgewise.engine._plan import FeaturePlan
-from edgewise.engine._reads import Saved, read_backward, read_forward
-from edgewise.engine._stack import HeadSlots, Stack
+from edgewise.engine._reads import BlockRead, ReadRun
+from edgewise.engine._stack import HeadSlots
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
 from edgewise.models import Norm, Parts
 from edgewise.models.block import FoldedHeads, centre
@@ -22,7 +21,7 @@ from edgewise.models.block import FoldedHeads, centre
 class FeatureBlock:
     """The weights of a layer's features, arranged as a block of heads of width 1."""
 
-    read: FoldedHeads
+    readers: FoldedHeads
     output: Float[Tensor, "n 1 D"]
     """Decoder rows; centred where norms are layer norms, as is all that is written."""
 
@@ -47,36 +46,25 @@ class FeatureBlock:
         """The running features among the live writers."""
         return HeadSlots(plan.slots, self.output[plan.readers], None)
 
-    def forward(
-        self, plan: FeaturePlan, fixed: FeatureRun, packing: Packing, stack: Stack, base: Float[Tensor, "M D"]
-    ) -> Saved:
+    def forward(self, read: BlockRead, plan: FeaturePlan, fixed: FeatureRun) -> ReadRun:
         """Run the features that are alive, and write them.
 
         Args:
-            plan: which run, and how each gets its input.
+            read: these, and what they read.
+            plan: which they are.
             fixed: bounds and ablated activations.
-            packing: the batch.
-            stack: the differences written so far.
-            base: what the features get with all edges ablated.
 
         Returns:
             What the backward needs.
         """
-        saved, _ = read_forward(self.read.take(plan.readers), plan, packing, stack, base)
-        active = activate(saved.projected[..., 0], _columns(fixed.bound, plan))
+        run, _ = read.forward()
+        active = activate(run.projected[..., 0], _columns(fixed.bound, plan))
         difference = active - fixed.ablated[:, plan.readers].T  # (n, N)
-        stack.write_heads(self.slots(plan), difference[..., None])
-        return saved
+        read.stack.write_heads(self.slots(plan), difference[..., None])
+        return run
 
     def backward(
-        self,
-        plan: FeaturePlan,
-        fixed: FeatureRun,
-        packing: Packing,
-        stack: Stack,
-        base: Float[Tensor, "M D"],
-        saved: Saved,
-        all_edges: bool,
+        self, read: BlockRead, plan: FeaturePlan, fixed: FeatureRun, run: ReadRun, *, all_edges: bool
     ) -> Float[Tensor, "CP n w"]:
         """Carry the gradients of what the features wrote back to the masks of their inputs and to earlier writers.
 
@@ -85,12 +73,9 @@ class FeatureBlock:
         Returns:
             ∂loss/∂mask for each row of masks, running feature and live writer.
         """
-        gradient = stack.gradient_heads(self.slots(plan))  # (n, N, 1)
-        on = saved.projected[..., 0] > _columns(fixed.bound, plan)
-        read = self.read.take(plan.readers)
-        return read_backward(
-            read, plan, packing, stack, base, saved, gradient * on[..., None], None, all_edges, passed=None
-        )
+        gradient = read.stack.gradient_heads(self.slots(plan))  # (n, N, 1)
+        on = run.projected[..., 0] > _columns(fixed.bound, plan)
+        return read.backward(run, gradient * on[..., None], all_edges=all_edges)
 
 
 def _columns(bound: Float[Tensor, "N m"], plan: FeaturePlan) -> Float[Tensor, "m N"]:

@@ -223,11 +223,20 @@ def check_features(model: Model, transcoder: Transcoder) -> None:
         )
 
 
+class CleanFeatures(NamedTuple):
+    """What the full model's clean run says of a layer's features."""
+
+    error: Float[Tensor, "N D"]
+    """What the error term writes."""
+    bound: Float[Tensor, "N m"]
+    """See `FeatureLayer.bound`."""
+
+
 @torch.no_grad()
-def clean_tensors(
+def clean_features(
     model: Model, layers: Mapping[int, FeatureLayer], writes: Writes, streams: Mapping[int, Tensor], packing: Packing
-) -> tuple[Tensor, ...]:
-    """From the full model's clean run, for each layer with features: what its error term writes, and the bounds.
+) -> dict[int, CleanFeatures]:
+    """What the full model's clean run says of each layer's features.
 
     Args:
         model: the model.
@@ -236,30 +245,30 @@ def clean_tensors(
         streams: what the MLPs' norms read, `[N, D]` for each of the layers.
         packing: the clean prompts in plain order.
     """
-    tensors: list[Tensor] = []
+    found = {}
     for index, features in layers.items():
         x = features.read(streams[index].to(model.dtype))
         bound = features.bound(x, features.off(model, packing))
         activations = activate(features.pre_activations(x), bound)
-        tensors += [writes.mlps[index] - activations @ features.decoder, bound]
-    return tuple(tensors)
+        found[index] = CleanFeatures(writes.mlps[index] - activations @ features.decoder, bound)
+    return found
 
 
 @torch.no_grad()
-def corrupted_tensors(
+def pre_activations(
     model: Model, layers: Mapping[int, FeatureLayer], streams: Mapping[int, Tensor]
-) -> tuple[Tensor, ...]:
-    """From the full model's corrupted run, for each layer with features, their pre-activations."""
-    return tuple(
-        features.pre_activations(features.read(streams[index].to(model.dtype))) for index, features in layers.items()
-    )
+) -> dict[int, Float[Tensor, "N n"]]:
+    """The chosen features' pre-activations in a run of the full model, whose MLPs' norms read these streams."""
+    return {
+        index: features.pre_activations(features.read(streams[index].to(model.dtype)))
+        for index, features in layers.items()
+    }
 
 
 @torch.no_grad()
 def feature_run(
     features: FeatureLayer,
-    error: Float[Tensor, "N D"],
-    bound: Float[Tensor, "N m"],
+    clean: CleanFeatures,
     corrupted: Float[Tensor, "N n"] | None,
     ablated_mlp: Float[Tensor, "M D"],
 ) -> FeatureRun:
@@ -267,11 +276,11 @@ def feature_run(
 
     Args:
         features: the features.
-        error: see `clean_tensors`, at each packed token.
-        bound: likewise.
-        corrupted: see `corrupted_tensors`; None where removed edges carry nothing.
+        clean: what the clean run says, at each packed token.
+        corrupted: their pre-activations in the corrupted run; None where removed edges carry nothing.
         ablated_mlp: what the whole MLP's removed edges carry; the error term's carry what the features' do not.
     """
+    error, bound = clean
     ablated = bound.new_zeros(1, len(features.decoder)) if corrupted is None else activate(corrupted, bound)
     return FeatureRun(bound, ablated, error, ablated_mlp - ablated @ features.decoder)
 

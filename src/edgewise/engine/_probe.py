@@ -1,0 +1,46 @@
+"""Random prompts to try a model or an engine on, and how far two results may be apart."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgewise.models import Model, Tokens
+
+TOLERANCE = 1e-5
+"""Of the largest logit, in float32 (and in float64, since transformers' RMS norms round to float32 all the same).
+
+Coarser types get their own rounding instead: 16 units in the last place.
+"""
+
+
+def random_prompts(model: Model) -> Any:
+    """A batch of two random pairs of unequal length, judged at their ends."""
+    generator = torch.Generator().manual_seed(0)
+    n_tokens = getattr(model.module.config, "vocab_size", 2)
+    longest = min(9, int(getattr(model.module.config, "n_positions", 9)))
+    lengths = torch.tensor([longest, max(1, longest - 3)])
+    mask = torch.arange(longest) < lengths[:, None]
+    clean, corrupted = (
+        Tokens(torch.randint(n_tokens, mask.shape, generator=generator), mask).to(model.device) for _ in range(2)
+    )
+    row, position = torch.arange(2), lengths - 1
+    targets = {"row": row.to(model.device), "position": position.to(model.device)}
+    spans = torch.zeros_like(clean.ids)  # read only where edges carry positions
+    return SimpleNamespace(clean=clean, corrupted=corrupted, span_id=spans, align=None, **targets)
+
+
+def allowed_error(model: Model) -> float:
+    """How far logits may be off, as a share of the largest."""
+    return max(TOLERANCE, 16 * torch.finfo(model.dtype).eps)
+
+
+def worst(errors: list[float]) -> float:
+    """The largest error; NaN if one is NaN, which Python's max may drop."""
+    return float(torch.tensor(errors).max())
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference."""
+    return float((a.double() - b.double()).abs().max())
