@@ -188,8 +188,7 @@ def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path, rankings: 
 
 
 def _scored(circuit: ew.Circuit) -> ew.Scores:
-    assert circuit.scores is not None
-    return ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
+    return ew.Scores.of(circuit)
 
 
 def best_attribution(root: Path, sparsity: float) -> dict[str, tuple[str, Path]]:

@@ -45,8 +45,7 @@ def study(out: Path, cache: float) -> None:
     find_all(engine, task, METHOD, 0, folder)
     judge_all(engine, task, folder, "test")
     match_sizes(engine, task, folder, {"ranking-0": RANKING})
-    assert ranking.scores is not None
-    scores = ew.Scores(ranking.graph, ranking.scores, ranking.provenance)
+    scores = ew.Scores.of(ranking)
     others = {f"ranking {sparsity}": scores.at(sparsity, actual=True) for sparsity in SPARSITIES}
     others |= {"polished": ew.Circuit.load(POLISHED)}
     others |= {"empty": ew.Circuit(ranking.graph, torch.zeros_like(ranking.kept), None, ranking.provenance)}

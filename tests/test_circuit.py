@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgewise import InputError
 from edgewise.circuit import SCHEMA, Circuit
-from edgewise.engine import Engine
+from edgewise.engine import Ablation, Engine
 from edgewise.graph import Graph, GraphSpec
 from tests.disk import little_disk
 from tests.tiny import collate, draw_prompts, tiny
@@ -156,7 +156,7 @@ def test_a_combination_across_ablations_drops_no_edge_that_one_of_them_needs():
 
 def test_a_combination_of_one_kind_of_ablation_is_of_that_kind():
     train, test = (_circuit(4, 6, 7, ablation={"kind": "mean", "source": source}) for source in ("train", "test"))
-    assert (train & test).ablation == "mean"
+    assert (train & test).ablation == Ablation("mean")
     assert (train & test).n_actual == 3
 
 
@@ -231,7 +231,8 @@ def test_a_file_can_be_read_without_this_library(tmp_path):
     assert set(load_file(path)) == {"kept", "scores"}
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["edgewise"])
-    assert header == {"schema": SCHEMA, "graph": LARGER.spec.to_dict(), "provenance": SAID}
+    said = {"ablation": Ablation(**SAID["ablation"]).to_dict(), "selection": None, "provenance": SAID}
+    assert header == {"schema": SCHEMA, "graph": LARGER.spec.to_dict()} | said
 
 
 def test_saving_makes_the_folder_and_replaces_the_file(tmp_path):

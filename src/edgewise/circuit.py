@@ -1,18 +1,21 @@
 """A circuit: which edges of a graph are kept, with where it came from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.graph import Graph, GraphSpec
+from edgewise.graph import Ablation, Graph, GraphSpec
 from edgewise.runs import reading_tensors, write_tensors
+
+Selection = Literal["absolute", "signed"]
+Mixed = Literal["mixed"]
 
 SCHEMA = 1
 """Version of the file format; raised when an older reader would misread a newer file."""
@@ -23,8 +26,7 @@ class Circuit:
     """A subset of a graph's edges, the scores it was chosen by, and its provenance.
 
     Sizes are always two: *nominal*, the edges asked for, and *actual*, those left once the edges that cannot carry
-        signal are dropped
-    (see `Graph.prune`). The circuit computes the same with or without the difference.
+    signal are dropped (see `Graph.prune`). The circuit computes the same with or without the difference.
     """
 
     graph: Graph
@@ -32,10 +34,19 @@ class Circuit:
     """Whether each edge is; any numbers are taken as booleans."""
     scores: Float[Tensor, " E"] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Plain values: `model`, `ablation`, `task`, `method`, `software`, … as they were when it was found."""
+    """Plain values, for people: `model`, `task`, `method`, `software`, … as they were when it was found."""
+    ablation: Ablation | Mixed | None = None
+    """What its removed edges carried when it was found; `mixed` if it is made of circuits of several kinds. If not
+    given, that of the provenance's record; None if that says nothing either."""
+    selection: Selection | None = None
+    """How its edges were ranked, if they were the highest of a score; if not given, as the provenance's record says."""
 
     def __post_init__(self) -> None:
         """Check the shapes. Raises `InputError`."""
+        if self.ablation is None:
+            object.__setattr__(self, "ablation", recorded_ablation(self.provenance))
+        if self.selection is None:
+            object.__setattr__(self, "selection", _recorded_selection(self.provenance))
         for name, tensor in (("kept", self.kept), ("scores", self.scores)):
             if tensor is not None and tensor.shape != (self.graph.n_edges,):
                 raise InputError(
@@ -47,15 +58,19 @@ class Circuit:
             object.__setattr__(self, "scores", scores.cpu().contiguous())
 
     @property
-    def ablation(self) -> str:
-        """The kind of ablation under which it was found; interchange if it does not say."""
-        ablation = self.provenance.get("ablation")
-        return ablation.get("kind", "interchange") if isinstance(ablation, dict) else "interchange"
+    def ablation_kind(self) -> str:
+        """The kind of ablation under which it was found, or `mixed`; interchange if it does not say."""
+        return self.ablation.kind if isinstance(self.ablation, Ablation) else self.ablation or "interchange"
+
+    @property
+    def stated_ablation(self) -> Ablation | None:
+        """The one ablation under which it was found; None if it does not say, or was found under several kinds."""
+        return self.ablation if isinstance(self.ablation, Ablation) else None
 
     @cached_property
     def actual(self) -> Bool[Tensor, " E"]:
         """The kept edges that can carry signal."""
-        return self.graph.prune(self.kept, self.ablation)
+        return self.graph.prune(self.kept, self.ablation_kind)
 
     @property
     def n_edges(self) -> int:
@@ -79,7 +94,7 @@ class Circuit:
 
     def pruned(self) -> "Circuit":
         """The same circuit with only its actual edges."""
-        return Circuit(self.graph, self.actual, self.scores, self.provenance)
+        return replace(self, kept=self.actual)
 
     def edge_names(self) -> list[str]:
         """The names of the kept edges."""
@@ -112,9 +127,19 @@ class Circuit:
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
         if transcoders:
             shared["transcoders"] = transcoders[0]
-        if "ablation" not in shared:  # of two kinds, only edges that are idle under any ablation count as idle
-            shared["ablation"] = {"kind": self.ablation if self.ablation == other.ablation else "mixed"}
-        return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents)
+        ablation = self._common_ablation(other)
+        if "ablation" not in shared and ablation is not None:
+            shared["ablation"] = {"kind": "mixed" if ablation == "mixed" else ablation.kind}
+        return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents, ablation)
+
+    def _common_ablation(self, other: "Circuit") -> Ablation | Mixed | None:
+        """Of two kinds, only edges that are idle under any ablation count as idle."""
+        if self.ablation == other.ablation:
+            return self.ablation
+        if self.ablation_kind != other.ablation_kind:
+            return "mixed"
+        either = self.stated_ablation or other.stated_ablation
+        return None if either is None else Ablation(either.kind)
 
     def __repr__(self) -> str:
         """Both sizes and the total."""
@@ -134,7 +159,13 @@ class Circuit:
         if path.suffix != ".safetensors":
             raise InputError(f"{path}: a circuit is saved as .safetensors")
         tensors = {"kept": self.kept} if self.scores is None else {"kept": self.kept, "scores": self.scores}
-        header = {"schema": SCHEMA, "graph": self.graph.spec.to_dict(), "provenance": self.provenance}
+        header = {
+            "schema": SCHEMA,
+            "graph": self.graph.spec.to_dict(),
+            "ablation": ablation_header(self.ablation),
+            "selection": self.selection,
+            "provenance": self.provenance,
+        }
         write_tensors(path, tensors, header)
 
     @staticmethod
@@ -149,5 +180,35 @@ class Circuit:
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             if not isinstance(header["provenance"], dict):
                 raise TypeError("its provenance is no dictionary")
-            graph = Graph(GraphSpec.from_dict(header["graph"]))
-            return Circuit(graph, tensors["kept"], tensors.get("scores"), header["provenance"])
+            graph, ablation = Graph(GraphSpec.from_dict(header["graph"])), ablation_of_header(header)
+            kept, scores, selection = tensors["kept"], tensors.get("scores"), header.get("selection")
+            return Circuit(graph, kept, scores, header["provenance"], ablation, selection)
+
+
+def empty_circuit(circuit: Circuit) -> Circuit:
+    """The circuit of the same graph, ablation and provenance without any edge."""
+    return replace(circuit, kept=torch.zeros_like(circuit.kept), scores=None)
+
+
+def recorded_ablation(provenance: dict[str, Any]) -> Ablation | Mixed | None:
+    """What a provenance says of the ablation, where nothing else does, as in files of version 0.1."""
+    record = provenance.get("ablation")
+    return ablation_of_header(provenance) if isinstance(record, dict) else None
+
+
+def ablation_header(ablation: Ablation | Mixed | None) -> dict[str, Any] | None:
+    """An ablation as plain values, for a file's header."""
+    return {"kind": "mixed"} if ablation == "mixed" else None if ablation is None else ablation.to_dict()
+
+
+def ablation_of_header(header: dict[str, Any]) -> Ablation | Mixed | None:
+    """The inverse of `ablation_header`. Raises `TypeError` or `InputError` for what is none."""
+    record = header.get("ablation")
+    if record is None:
+        return None
+    return "mixed" if record.get("kind") == "mixed" else Ablation(**record)
+
+
+def _recorded_selection(provenance: dict[str, Any]) -> Selection | None:
+    method = provenance.get("method")
+    return method.get("selection") if isinstance(method, dict) else None

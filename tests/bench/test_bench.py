@@ -114,11 +114,11 @@ def test_an_attribution_may_be_given_fewer_pairs(whole: tuple[Path, BenchTable],
         settings = settings | {"explains": "log_prob"}
         spec = method_spec({"method": name, "pairs": 3, **settings}, (0.5,), (0,))
         (tmp_path / name).mkdir()
-        scores = find_parts(Job(engine, task, 0, spec, tmp_path / name))["scores"].scores
+        scores = find_parts(Job(engine, task, 0, spec, tmp_path / name))["scores"]
         settings.pop("explains")
         few = replace(few, metric="log_prob")
         expected = {"eap": ew.eap, "mask-ig": ew.mask_ig}[name](engine, few, **settings).values
-        assert scores is not None and torch.equal(scores, expected)
+        assert isinstance(scores, ew.Scores) and torch.equal(scores.values, expected)
 
 
 def test_a_method_may_find_with_faster_products_and_is_judged_with_exact_ones(

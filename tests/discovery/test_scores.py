@@ -1,6 +1,7 @@
 """From scores to circuits of an exact size; and random scores."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores, edges_at, uniform_scores
+from edgewise.engine import Ablation
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
 from tests.discovery.toys import SMALLEST, refused
@@ -152,3 +154,30 @@ def test_random_scores_say_so():
     said = uniform_scores(GRAPH, 3, "zero").top(5).provenance
     assert said["method"] == {"name": "random", "seed": 3, "selection": "signed"}
     assert said["ablation"] == {"kind": "zero"}
+
+
+def test_saved_scores_are_the_same(tmp_path):
+    said = {"method": {"name": "toy"}, "ablation": {"kind": "zero"}}
+    scores = Scores(
+        GRAPH, normal(GRAPH.n_edges, 0, 0), said, normal(GRAPH.n_writers, 0, 1), normal(GRAPH.n_readers, 0, 2)
+    )
+    scores.save(tmp_path / "s.safetensors")
+    found = Scores.load(tmp_path / "s.safetensors")
+    assert found.graph == GRAPH and found.provenance == said and found.ablation == Ablation("zero")
+    for name in ("values", "writers", "readers"):
+        assert torch.equal(getattr(found, name), getattr(scores, name))
+    assert torch.equal(replace(found, provenance={}).top(9).actual, scores.top(9).actual)
+    assert found.top(9).selection == "signed" and found.top(9, absolute=True).selection == "absolute"
+
+
+def test_scores_of_a_circuit_and_of_its_file(tmp_path):
+    circuit = Scores(GRAPH, normal(GRAPH.n_edges, 0, 0)).top(5)
+    circuit.save(tmp_path / "c.safetensors")
+    for scores in (Scores.of(circuit), Scores.load(tmp_path / "c.safetensors")):
+        assert torch.equal(scores.top(5).kept, circuit.kept) and scores.writers is None
+    bare = replace(circuit, scores=None)
+    bare.save(tmp_path / "bare.safetensors")
+    assert "the circuit has none" in refused(lambda: Scores.of(bare))
+    assert "give what `Scores.save` wrote" in refused(lambda: Scores.load(tmp_path / "bare.safetensors"))
+    assert "expected [36], one per edge" in refused(lambda: Scores(GRAPH, torch.zeros(35)))
+    assert "saved as .safetensors" in refused(lambda: Scores.of(circuit).save(tmp_path / "s.json"))

@@ -30,8 +30,8 @@ def transcoder_of(
     made = random_transcoder(
         activation, layer=layer, reads=kind, d_in=d, d_out=d, n_features=32, seed=layer, input_bias=True, skip=True
     )
-    made.spec = replace(made.spec, reads=replace(made.spec.reads, centred=bool(centred)))
-    made.provenance = {"method": {"exclude_special": exclude}}
+    reads = replace(made.spec.reads, centred=bool(centred))
+    made.spec = replace(made.spec, reads=reads, exclude_special=exclude)
     return made
 
 

@@ -143,7 +143,7 @@ def _activations(model: Model, transcoder: Transcoder) -> Tensor:
     for prompt in PROMPTS:
         x = capture(model, [transcoder.spec.reads], prompt.clean[None])[transcoder.spec.reads][0]
         z = transcoder.encode(x)
-        if transcoder.provenance["method"]["exclude_special"]:
+        if transcoder.spec.exclude_special:
             z[0] = 0
         rows.append(z[list(prompt.targets)])
     return torch.cat(rows)

@@ -215,7 +215,7 @@ def test_how_it_was_trained_decides_about_special_tokens():
     model = tiny("gpt2")
     transcoder = for_model(model, 0)
     assert not Replacement(model, transcoder).exclude_special
-    transcoder.provenance = {"method": {"exclude_special": True}}
+    transcoder.spec = replace(transcoder.spec, exclude_special=True)
     assert Replacement(model, transcoder).exclude_special
 
 

@@ -52,62 +52,72 @@ class Job:
         """Checkpoints of a part in a folder of its own."""
         return RunOptions(self.folder / part, self.checkpoint_seconds, progress=False)
 
-    def part(self, name: str, find: Callable[[], Scores | Circuit]) -> Circuit:
-        """A part from its file, or found and written there; scores as a circuit that keeps everything."""
-        path = self.folder / f"{name}.safetensors"
-        if path.is_file():
-            return Circuit.load(path)
-        found = find()
-        if stopped := found.provenance.get("method", {}).get("stopped"):
-            if str(stopped).startswith("interrupted"):
-                raise Interrupted(stopped)
-            raise InputError(str(stopped))
-        if isinstance(found, Scores):
-            kept = torch.ones(found.graph.n_edges, dtype=torch.bool)
-            found = Circuit(found.graph, kept, found.values, found.provenance)
-        found.save(path)
-        return found
+    def circuit(self, name: str, find: Callable[[], Scores | Circuit]) -> Circuit:
+        """A circuit from its file, or found and written there."""
+        if not self.path(name).is_file():
+            _whole(find()).save(self.path(name))
+        return Circuit.load(self.path(name))
+
+    def scores(self, name: str, find: Callable[[], Scores | Circuit]) -> Scores:
+        """Scores from their file, or found (if need be, as those of a circuit) and written there."""
+        if not self.path(name).is_file():
+            found = _whole(find())
+            (found if isinstance(found, Scores) else Scores.of(found)).save(self.path(name))
+        return Scores.load(self.path(name))
+
+    def path(self, name: str) -> Path:
+        """A part's file."""
+        return self.folder / f"{name}.safetensors"
 
 
-def find_parts(job: Job) -> dict[str, Circuit]:
+def _whole(found: Scores | Circuit) -> Scores | Circuit:
+    """What a run found, if it came to its end. Raises `Interrupted` or `InputError`."""
+    method = found.provenance.get("method", {})
+    if method.get("stop") is not None:
+        raise (Interrupted if method["stop"] == "interrupted" else InputError)(method["stopped"])
+    return found
+
+
+def find_parts(job: Job) -> dict[str, Scores | Circuit]:
     """Everything that a method gives, by name."""
     if job.spec.method == EMPTY:
         return {EMPTY: _empty(job.engine)}
-    record, parts, start = method(job.spec.method), dict[str, Circuit](), None
+    record, parts, start = method(job.spec.method), dict[str, Scores | Circuit](), None
     if job.spec.start is not None:
         other = replace(job, spec=job.spec.start)
-        parts[START] = other.part(START, partial(_run, other, other.config(), START, None))
-        start = _scores(parts[START])
+        parts[START] = start = other.scores(START, partial(_run, other, other.config(), START, None))
     if record.sized:
         for sparsity in job.spec.sparsities:
             name = f"{sparsity:g}"
-            parts[name] = job.part(name, partial(_run, job, job.config(sparsity=sparsity), name, start))
+            parts[name] = job.circuit(name, partial(_run, job, job.config(sparsity=sparsity), name, start))
     elif record.ladder is not None:
         parts |= _ladder(job, record.ladder.setting, record.ladder.run)
     else:
-        parts[SCORES] = job.part(SCORES, partial(_run, job, job.config(), job.spec.method, start))
+        parts[SCORES] = job.scores(SCORES, partial(_run, job, job.config(), job.spec.method, start))
     return parts
 
 
-def candidates(spec: MethodSpec, parts: Mapping[str, Circuit], sparsity: float) -> dict[str, Circuit]:
+def candidates(spec: MethodSpec, parts: Mapping[str, Scores | Circuit], sparsity: float) -> dict[str, Circuit]:
     """The circuits of one size that validation chooses among, by how their edges were chosen."""
+    circuits = {name: part for name, part in parts.items() if isinstance(part, Circuit)}
     if spec.method == EMPTY:
-        return {"": parts[EMPTY]}
+        return {"": circuits[EMPTY]}
     record = method(spec.method)
     if record.sized:
-        return {"": parts[f"{sparsity:g}"].pruned()}
+        return {"": circuits[f"{sparsity:g}"].pruned()}
     if record.ladder is not None:
-        return {"": _from_ladder([circuit for name, circuit in parts.items() if name != START], sparsity)}
-    scores = _scores(parts[SCORES])
+        return {"": _from_ladder(list(circuits.values()), sparsity)}
+    scores = parts[SCORES]
+    assert isinstance(scores, Scores)
     return {sign: scores.at(sparsity, actual=True, absolute=sign == "absolute") for sign in record.signs}
 
 
-def cost(parts: Mapping[str, Circuit]) -> dict[str, float]:
+def cost(parts: Mapping[str, Scores | Circuit]) -> dict[str, float]:
     """Different examples seen, passes of one example forwards and backwards, and seconds, over all parts."""
     total = {"examples": 0.0, "forwards": 0.0, "backwards": 0.0, "seconds": 0.0}
     counted: list[dict[str, Any]] = []
-    for circuit in parts.values():
-        row = _cost(circuit.provenance)
+    for part in parts.values():
+        row = _cost(part.provenance)
         if row in counted:  # the thresholds of one search share its cost
             continue
         counted.append(row)
@@ -138,7 +148,7 @@ def _ladder(job: Job, setting: str, run: str) -> dict[str, Circuit]:
     if not all((job.folder / f"{name}.safetensors").is_file() for name in names):
         found = imported(run)(job.engine, job.task, values, job.config(), options=job.options("search"))
         for name, circuit in zip(names, found, strict=True):
-            job.part(name, lambda circuit=circuit: circuit)
+            job.circuit(name, lambda circuit=circuit: circuit)
     return {name: Circuit.load(job.folder / f"{name}.safetensors") for name in names}
 
 
@@ -146,11 +156,6 @@ def _empty(engine: Engine) -> Circuit:
     kept = torch.zeros(engine.graph.n_edges, dtype=torch.bool)
     provenance = {"method": {"name": EMPTY}, "ablation": engine.ablation.to_dict(), "model": engine.model.identity}
     return Circuit(engine.graph, kept, None, provenance)
-
-
-def _scores(circuit: Circuit) -> Scores:
-    assert circuit.scores is not None
-    return Scores(circuit.graph, circuit.scores, circuit.provenance)
 
 
 def _from_ladder(circuits: Sequence[Circuit], sparsity: float) -> Circuit:

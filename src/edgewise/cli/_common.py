@@ -64,14 +64,12 @@ def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:
     """A circuit's scores. Raises `InputError` where it has none."""
     if circuit.scores is None:
         raise InputError(f"{path}: this circuit has no scores, so there is no other size of it")
-    return ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
+    return ew.Scores.of(circuit)
 
 
 def engine_of(path: Path, circuit: ew.Circuit, model: ew.Model, **choices: Any) -> ew.Engine:
     """The engine that a saved circuit is judged on; means and learned constants lie beside it."""
-    from edgewise.evaluation import recorded_ablation
-
-    ablation = recorded_ablation(circuit)
+    ablation = circuit.stated_ablation
     if ablation is not None and ablation.kind not in ("interchange", "zero"):
         return ew.load_constants(model, path.parent / "constants.safetensors", **choices)
     return ew.Engine(model, circuit.graph, ablation, **choices)

@@ -42,15 +42,14 @@ def import_circuit(
     if sparsity is not None:
         if circuit.scores is None:
             raise InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
-        scores = ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
-        circuit = scores.at(sparsity, actual=True, absolute=absolute)
+        circuit = ew.Scores.of(circuit).at(sparsity, actual=True, absolute=absolute)
     pairs = make_task(task, loaded.tokenizer, 200, 200, 256, 0)
     provenance = circuit.provenance | {
         "model": loaded.identity,
         "ablation": ew.Ablation(ablation).to_dict(),
         "task": dict(pairs.provenance) | {"name": pairs.name},
     }
-    circuit = ew.Circuit(circuit.graph, circuit.kept, circuit.scores, provenance)
+    circuit = replace(circuit, provenance=provenance, ablation=ew.Ablation(ablation))  # pyright: ignore[reportArgumentType]
     circuit.save(out / "circuit.safetensors")
     spec = circuit.graph.spec
     _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {spec.kv}, as the file has them"])

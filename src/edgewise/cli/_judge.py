@@ -106,7 +106,7 @@ def curve(
     scores = scores_of(circuit, loaded_circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
     method = loaded_circuit.provenance.get("method", {})
-    absolute = method.get("selection") == "absolute"
+    absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
     source = loaded_circuit.provenance.get("model", {})
     loaded = load(model or str(source.get("id", "")), device)

@@ -52,7 +52,7 @@ def mib(
         pairs = make_task(task, loaded.tokenizer, 200, 200, test, 0)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
         result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
-    ablation = (ew.evaluation.recorded_ablation(circuit) or ew.Ablation()).to_dict()
+    ablation = (circuit.stated_ablation or ew.Ablation()).to_dict()
     conditions = {"split": split, "ablation": ablation, "graph": circuit.graph.spec.to_dict()}
     row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:

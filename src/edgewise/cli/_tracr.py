@@ -121,8 +121,8 @@ def compare(
 ) -> None:
     """Hold a circuit against the true one."""
     found, true = load_circuit(circuit), tracr.Truth.load(truth)
-    if found.ablation != true.ablation:
-        raise InputError(f"{circuit}: found under {found.ablation} ablation, the truth is of {true.ablation}")
+    if found.ablation_kind != true.ablation:
+        raise InputError(f"{circuit}: found under {found.ablation_kind} ablation, the truth is of {true.ablation}")
     program = found.provenance.get("task", {}).get("name", true.program)
     if program != true.program:
         raise InputError(f"{circuit}: found on the task {program!r}, the truth is of {true.program!r}")

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import SCHEMA, Circuit, Mixed, Selection, ablation_header, ablation_of_header, recorded_ablation
 from edgewise.engine import Engine
-from edgewise.graph import Graph
+from edgewise.graph import Ablation, Graph, GraphSpec
+from edgewise.runs import reading_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,59 @@ class Scores:
     """A node method's own scores, of which the edges' are made (see `edges_of_nodes`); None for other methods."""
     readers: Float[Tensor, " R"] | None = None
     """The same for readers, where the method scores those."""
+    ablation: Ablation | Mixed | None = None
+    """What removed edges carry in the circuits chosen by them; see `Circuit.ablation`."""
+
+    def __post_init__(self) -> None:
+        """Check the shape. Raises `InputError`."""
+        if self.values.shape != (self.graph.n_edges,):
+            raise InputError(
+                f"scores: values has shape {tuple(self.values.shape)}; expected [{self.graph.n_edges}], one per edge"
+            )
+        if self.ablation is None:
+            object.__setattr__(self, "ablation", recorded_ablation(self.provenance))
+
+    @staticmethod
+    def of(circuit: Circuit) -> "Scores":
+        """The scores that a circuit was chosen by.
+
+        Raises:
+            InputError: it has none.
+        """
+        if circuit.scores is None:
+            raise InputError("scores: the circuit has none; it was not chosen by them, or another tool left them out")
+        return Scores(circuit.graph, circuit.scores, circuit.provenance, ablation=circuit.ablation)
+
+    def save(self, path: str | Path) -> None:
+        """Write one `.safetensors` file with a JSON header, whole or not at all.
+
+        Raises:
+            InputError: the path has another suffix or cannot be written.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"{path}: scores are saved as .safetensors")
+        tensors = {"values": self.values, "writers": self.writers, "readers": self.readers}
+        header = {
+            "schema": SCHEMA,
+            "graph": self.graph.spec.to_dict(),
+            "ablation": ablation_header(self.ablation),
+            "provenance": self.provenance,
+        }
+        write_tensors(path, {name: each for name, each in tensors.items() if each is not None}, header)
+
+    @staticmethod
+    def load(path: str | Path) -> "Scores":
+        """Read scores that `save` wrote, or those that a circuit's file has.
+
+        Raises:
+            InputError: there is no such file, it holds no scores, or it was written by a newer version.
+        """
+        what, instead = "a file of edgewise with scores", "give what `Scores.save` wrote, or a circuit with scores"
+        with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
+            graph, ablation = Graph(GraphSpec.from_dict(header["graph"])), ablation_of_header(header)
+            values = tensors["scores"] if "kept" in tensors else tensors["values"]
+            ends = tensors.get("writers"), tensors.get("readers")
+            return Scores(graph, values, dict(header["provenance"]), *ends, ablation)
 
     def top(self, k: int, *, absolute: bool = False) -> Circuit:
         """The circuit of the `k` highest scores (ties go to the lower edge number, so that the size is exact).
@@ -80,8 +135,9 @@ class Scores:
     def _circuit(self, edges: Tensor, absolute: bool) -> Circuit:
         kept: Bool[Tensor, " E"] = torch.zeros(self.graph.n_edges, dtype=torch.bool)
         kept[edges] = True
-        method = dict(self.provenance.get("method", {})) | {"selection": "absolute" if absolute else "signed"}
-        return Circuit(self.graph, kept, self.values, self.provenance | {"method": method})
+        selection: Selection = "absolute" if absolute else "signed"
+        method = dict(self.provenance.get("method", {})) | {"selection": selection}
+        return Circuit(self.graph, kept, self.values, self.provenance | {"method": method}, self.ablation, selection)
 
 
 def edges_of_nodes(

@@ -18,7 +18,6 @@ from ._evaluate import WorstExample as WorstExample
 from ._evaluate import best_attribution as best_attribution
 from ._evaluate import evaluate as evaluate
 from ._evaluate import judge as judge
-from ._evaluate import recorded_ablation as recorded_ablation
 from ._hypotheses import Verdict as Verdict
 from ._hypotheses import equivalence as equivalence
 from ._hypotheses import independence as independence

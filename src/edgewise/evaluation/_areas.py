@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge, recorded_ablation
+from edgewise.evaluation._evaluate import judge
 from edgewise.models import Model
 from edgewise.tasks import Task, metric_function
 
@@ -134,8 +132,8 @@ def mib_scores(
         edgewise.InputError: the metric is unknown or says nothing here.
     """
     metric_function(metric)
-    none = Circuit(scores.graph, torch.zeros(scores.graph.n_edges, dtype=torch.bool), None, scores.provenance)
-    engine = Engine.of(model, scores.graph, recorded_ablation(none))
+    none = scores.top(0)
+    engine = Engine.of(model, scores.graph, none.stated_ablation)
     n_edges, sizes = scores.graph.n_edges, [int(share * scores.graph.n_edges) for share in shares]
     if bad := [share for share in shares if not 0 < share <= 1]:
         raise InputError(f"shares: {bad[0]} is no share of {n_edges} edges; give numbers above 0 and up to 1")

@@ -11,7 +11,7 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge, recorded_ablation
+from edgewise.evaluation._evaluate import judge
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, write_atomically
 from edgewise.tasks import HEADLINE, Task
@@ -97,11 +97,12 @@ def compare(
                 f"compare: {name} is of the graph {circuit.graph.spec}, the first of {first.graph.spec}; convert one "
                 "(edgewise.exchange.convert)"
             )
-        if recorded_ablation(circuit) != recorded_ablation(first):
+        if circuit.stated_ablation != first.stated_ablation:
             raise InputError(
-                f"compare: {name} was found under {circuit.ablation} ablation, the first under {first.ablation}"
+                f"compare: {name} was found under {circuit.ablation_kind} ablation, the first under "
+                f"{first.ablation_kind}"
             )
-    engine = Engine.of(model, first.graph, recorded_ablation(first))
+    engine = Engine.of(model, first.graph, first.stated_ablation)
     everyone = {
         **circuits,
         "intersection": fold(Circuit.__and__, others, first),

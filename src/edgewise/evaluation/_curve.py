@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, empty_circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge, recorded_ablation
+from edgewise.evaluation._evaluate import judge
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
 from edgewise.tasks import Task, metric_function
@@ -101,18 +99,18 @@ def size_curve(
     if metric == "logit_diff" and not task.contrastive:
         raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; choose kl or log_prob")
     first = next(iter(named.values()))
-    engine = Engine.of(model, first.graph, recorded_ablation(first))
+    engine = Engine.of(model, first.graph, first.stated_ablation)
     if other := next((name for name, each in named.items() if each.graph != engine.graph), None):
         raise InputError(f"size_curve: {other} is a circuit of another graph than {engine.graph.spec}")
     for name, each in named.items():
-        if recorded_ablation(each) != recorded_ablation(first):
+        if each.stated_ablation != first.stated_ablation:
             raise InputError(
-                f"size_curve: {name} was found under {each.ablation} ablation, the first under {first.ablation}; draw "
-                "them apart"
+                f"size_curve: {name} was found under {each.ablation_kind} ablation, the first under "
+                f"{first.ablation_kind}; draw them apart"
             )
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
-    empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, first.provenance)
+    empty = empty_circuit(first)
     values = judge(engine, {**named, "": empty}, task, split, batch_size, names=(metric,))
     points = [
         Point(method, each.n_actual, *bootstrap(values[f"{method} {number}"][metric]))

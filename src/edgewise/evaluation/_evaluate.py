@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, empty_circuit
 from edgewise.discovery import Scores, eap, uniform_scores
-from edgewise.engine import Ablation, Engine
+from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
 from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
@@ -127,7 +127,7 @@ def evaluate(
     Raises:
         InputError: the circuit is of another graph or ablation than the engine, or a baseline or metric is unknown.
     """
-    engine = Engine.of(model, circuit.graph, recorded_ablation(circuit))
+    engine = Engine.of(model, circuit.graph, circuit.stated_ablation)
     _check_transcoders(engine, circuit, "circuit")
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
@@ -147,7 +147,7 @@ def evaluate(
             "pairs": None if attribution is not None else min(EAP_PAIRS, len(task.train)),
             "chosen_on": _choosing_split(task),
         }
-    empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool), None, circuit.provenance)
+    empty = empty_circuit(circuit)
     asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
     values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, asked)
     farthest = _worst(task, split, values["circuit"].get(task.distance))
@@ -179,12 +179,6 @@ def _worst(task: Task, split: str, distances: NDArray[np.float64] | None) -> tup
         return ()
     pairs, order = task.split(split), np.argsort(-distances, kind="stable")[:N_WORST].tolist()
     return tuple(WorstExample(i, float(distances[i]), pairs[i].clean_text, pairs[i].corrupted_text) for i in order)
-
-
-def recorded_ablation(circuit: Circuit) -> Ablation | None:
-    """The ablation that a circuit was found under; None for one that does not say, or whose parents differ."""
-    recorded = circuit.provenance.get("ablation")
-    return Ablation(**recorded) if isinstance(recorded, dict) and recorded.get("kind") != "mixed" else None
 
 
 def best_attribution(

@@ -12,7 +12,6 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import uniform_scores
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import recorded_ablation
 from edgewise.evaluation._hypotheses import (
     QUANTILE,
     Verdict,
@@ -68,7 +67,7 @@ def hypothesis_tests(
     Raises:
         edgewise.InputError: the circuit has no edges or all of them, or the metric says nothing.
     """
-    engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
+    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
     if circuit.graph.spec.spans:
         raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
     if not 0 < circuit.n_edges < circuit.graph.n_edges:

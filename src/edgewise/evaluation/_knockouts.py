@@ -16,7 +16,6 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import recorded_ablation
 from edgewise.evaluation._performances import performances
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, uniform
@@ -98,7 +97,7 @@ def completeness(
     Raises:
         edgewise.InputError: the circuit has no edges, or a split none.
     """
-    engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
+    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
     if not circuit.n_edges:
         raise InputError("completeness: the circuit has no actual edges; there is nothing to knock out")
     shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
@@ -227,7 +226,7 @@ def component_effects(
     Returns:
         The components, those that matter least first: a minimal circuit has none near 0.
     """
-    engine, circuit = Engine.of(model, circuit.graph, recorded_ablation(circuit)), circuit.pruned()
+    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
     shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
     name = metric or task.explained
     search = _Search(engine, circuit, shown, name, split)

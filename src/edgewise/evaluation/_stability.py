@@ -48,7 +48,9 @@ def stability(circuits: Sequence[Circuit]) -> Stability:
     first = circuits[0].provenance
     shared = {key: first[key] for key in ("model", "graph", "ablation", "task") if key in first}
     method = {"name": "consensus", "of": [circuit.provenance.get("method") for circuit in circuits]}
-    consensus = Circuit(circuits[0].graph, frequency > 0.5, frequency, shared | {"method": method})
+    consensus = Circuit(
+        circuits[0].graph, frequency > 0.5, frequency, shared | {"method": method}, circuits[0].ablation
+    )
     return Stability(frequency, pairs, _interval(np.array(pairs), len(circuits)), consensus)
 
 

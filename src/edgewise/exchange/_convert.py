@@ -1,5 +1,6 @@
 """The same circuit under another convention of its model's graph, and what that did to it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
     kept = _carried(circuit.graph, graph, circuit.kept.float(), 1.0) > 0
     provenance: dict[str, Any] = dict(circuit.provenance) | {"graph": target.to_dict()}
     provenance["converted"] = [*circuit.provenance.get("converted", []), *notes]
-    return Circuit(graph, kept, scores, provenance)
+    return replace(circuit, graph=graph, kept=kept, scores=scores, provenance=provenance)
 
 
 def refuse_features(circuit: Circuit, format: str) -> None:

@@ -1,3 +1,5 @@
+from ._ablation import Ablation as Ablation
+from ._ablation import AblationKind as AblationKind
 from ._blocks import Block as Block
 from ._blocks import Roles as Roles
 from ._graph import Graph as Graph

@@ -42,7 +42,7 @@ class RunReport:
     def record(self) -> dict[str, Any]:
         """As a result's provenance has it."""
         found: dict[str, Any] = {"steps": self.steps, "seconds": round(self.seconds, 1)}
-        return found if self.stopped is None else found | {"stopped": self.message}
+        return found if self.stopped is None else found | {"stop": self.stopped, "stopped": self.message}
 
 
 def save_checkpoint(learner: Learner, report: RunReport, settings: Mapping[str, Any], folder: Path) -> None:

@@ -150,9 +150,9 @@ def _joined(stages: list[Scores], idle: Bool[Tensor, " E"], seed: int) -> dict[s
         "idle_edges": int(idle.sum()),
         "stages": methods,
     }
-    stopped = str(methods[-1].get("stopped", ""))
-    if stopped and (len(methods) == 1 or stopped.startswith("interrupted")):  # else the earlier stages' result stands
-        method["stopped"] = stopped
+    stop = methods[-1].get("stop")
+    if stop == "interrupted" or (stop and len(methods) == 1):  # else the earlier stages' result stands
+        method |= {"stop": stop, "stopped": methods[-1]["stopped"]}
     seconds = round(sum(cost["seconds"] for cost in costs), 3)
     return stages[0].provenance | {"method": method, "cost": total | {"examples": examples, "seconds": seconds}}
 
@@ -172,7 +172,7 @@ def prune_program(
     config = EdgePruningConfig(seed=seed, **PRUNING)
     circuit = edge_pruning(engine, replace(task, loss=loss), config, options=options)
     assert circuit.scores is not None
-    return Scores(circuit.graph, circuit.scores, circuit.provenance)
+    return Scores.of(circuit)
 
 
 def eliminate(circuit: Circuit, agreement: Agreement) -> Circuit:
@@ -197,4 +197,4 @@ def eliminate(circuit: Circuit, agreement: Agreement) -> Circuit:
             if agreement.first(kept[None]) is None:
                 kept[edge] = True
     method = {"name": "elimination", "of": circuit.provenance.get("method", {})}
-    return Circuit(circuit.graph, kept, circuit.scores, circuit.provenance | {"method": method}).pruned()
+    return replace(circuit, kept=kept, provenance=circuit.provenance | {"method": method}).pruned()

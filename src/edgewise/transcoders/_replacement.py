@@ -79,7 +79,7 @@ class Replacement:
             if gaps := [site.layer for site in each.spec.writes if site.layer not in self.transcoders]:
                 raise InputError(f"{each.spec.reads}: also writes to layer {gaps[0]}, which has none in the set")
         if exclude_special is None:
-            settings = [each.provenance.get("method", {}).get("exclude_special", False) for each in given]
+            settings = [each.spec.exclude_special for each in given]
             exclude_special = bool(settings) and all(settings)
         self.exclude_special = exclude_special
         self._pending: dict[int, Tensor] = {}

@@ -33,6 +33,9 @@ class TranscoderSpec:
     """Whether a linear map of the input is added to the output of the first site."""
     input_bias: bool = False
     """Whether a vector is taken off the input first (`b_in`), as the paper's authors and most autoencoders do."""
+    exclude_special: bool = False
+    """Whether it was made for tokens other than special ones and the first of each row, at which its features are then
+    off and the MLP's own output stays."""
 
     def __post_init__(self) -> None:
         """Check sizes and sites. Raises `InputError`."""
@@ -66,6 +69,7 @@ class TranscoderSpec:
     def from_dict(values: dict[str, Any]) -> "TranscoderSpec":
         """The inverse of `to_dict`. Raises `KeyError`, `TypeError` or `InputError` for what is not one."""
         given = dict(values)
+        given["exclude_special"] = bool(values["exclude_special"])  # no default: it changes numbers
         given["activation"] = Activation(**given["activation"])
         given["reads"] = Site(**given["reads"])
         given["writes"] = tuple(Site(**site) for site in given["writes"])

@@ -76,7 +76,7 @@ class FeatureLayer:
             chosen(transcoder.W_dec),
             threshold,
             (moved(transcoder.W_enc), moved(transcoder.b_enc)) if counts else None,
-            bool(transcoder.provenance.get("method", {}).get("exclude_special", False)),
+            transcoder.spec.exclude_special,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.runs import names_in, reading_tensors, write_tensors
@@ -19,8 +20,12 @@ def save(transcoder: Transcoder, path: str | Path) -> None:
     write_tensors(path, transcoder.state_dict(), header, entry=_HEADER)
 
 
-def load(path: str | Path) -> Transcoder:
+def load(path: str | Path, *, exclude_special: bool | None = None) -> Transcoder:
     """Read a transcoder that `save` wrote.
+
+    Args:
+        path: the file.
+        exclude_special: see `TranscoderSpec`; only for a file of version 0.1 that has lost the record of its training.
 
     Raises:
         InputError: there is no such file, or it is not one (or not a whole one).
@@ -28,9 +33,22 @@ def load(path: str | Path) -> Transcoder:
     path = Path(path)
     what, instead = "a transcoder of edgewise, or not a whole one", "give a transcoder's .safetensors"
     with reading_tensors(path, what, instead, entry=_HEADER, schema=_SCHEMA) as (header, tensors):
-        transcoder = build(TranscoderSpec.from_dict(header["spec"]), tensors, path)
+        known = {} if "exclude_special" in header["spec"] else {"exclude_special": _of_0_1(header, exclude_special)}
+        transcoder = build(TranscoderSpec.from_dict(header["spec"] | known), tensors, path)
         transcoder.provenance, transcoder.name = header["provenance"], path.stem
     return transcoder
+
+
+def _of_0_1(header: dict[str, Any], given: bool | None) -> bool:
+    """What files of version 0.1 say in the record of their training, and those of other tools need not say."""
+    provenance = header["provenance"]
+    recorded = provenance.get("method", {}).get("exclude_special", False if "format" in provenance else given)
+    if recorded is None:
+        raise InputError(
+            "written by edgewise 0.1, and the record of its training is lost, so that nothing says whether its "
+            "features count special tokens; give load(..., exclude_special=True) or False"
+        )
+    return recorded
 
 
 def _read(path: Path, sites: Sites) -> list[Transcoder]:

@@ -182,9 +182,9 @@ class TrainingConfig:
             writes = tuple(Site("mlp_out", layer, self.centred) for layer in layers[first:])
             reads = writes[0] if kind == "autoencoder" else Site(self.reads, layers[first])
             skip = self.skip and kind != "autoencoder"
-            return TranscoderSpec(
-                d_model, d_model, n_features, activation, reads, writes, skip, self.input_bias or kind == "autoencoder"
-            )
+            input_bias = self.input_bias or kind == "autoencoder"
+            sizes = d_model, d_model, n_features
+            return TranscoderSpec(*sizes, activation, reads, writes, skip, input_bias, self.exclude_special)
 
         specs = tuple(spec(first) for first in range(len(layers) if kind == "cross-layer" else 1))
         return TrainingJob(_name(kind, layers, text), specs, replace(self.objective, sparsity=penalty))
