@@ -10,8 +10,12 @@ import torch
 
 import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.discovery import Scores, method, methods, run_method, uniform_scores
+from edgewise.engine import Engine
 from edgewise.graph import GraphSpec
 from edgewise.models import Model, load, register_family
+from edgewise.runs import settings_of
+from tests.discovery.toys import quiet, random_task
 from tests.engines import assert_close, assert_same, engine, outcome, random_masks
 from tests.models import own_family
 from tests.models.own_family import TwistedModel, twisted_parts
@@ -84,3 +88,22 @@ def test_the_page_shows_the_file_and_its_lines_run(model: Model):
     names: dict[str, Any] = dict(vars(own_family))
     exec("\n".join(lines), names)
     assert eval(last, names) == model.graph().n_edges
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+SMALL = {"steps": 3, "batch_size": 3, "points": 2, "threshold": 0.003, "pairs": 2, "sparsity": 0.8}
+"""Settings of the methods that have them, for runs of a moment."""
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_finds_a_circuit_that_is_the_reference_s(name: str):
+    record, run = method(name), Engine(tiny("twisted"))
+    config = record.configure({key: value for key, value in SMALL.items() if key in settings_of(record.config)})
+    start = uniform_scores(run.graph) if record.start == "must" else None
+    found = run_method(record, run, random_task(3), config, options=quiet(), start=start)
+    circuit = found.at(0.8, absolute=True) if isinstance(found, Scores) else found
+    assert 0 < circuit.n_edges < run.graph.n_edges and circuit.graph.spec.coupled_heads
+    batch, reference = collate(draw_prompts((6, 3, 5))), engine(run.model, path="reference")
+    for kept in (circuit.kept, circuit.pruned().kept):
+        assert_close(run.run(batch, kept.double()), reference.run(batch, circuit.kept.double()))
