@@ -230,7 +230,7 @@ def test_dropping_what_carries_no_signal_changes_no_logit(name: str, ablation: s
     assert dropped > 20
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "twisted"])
 def test_under_interchange_what_is_not_dropped_carries_signal(name: str):
     """Of generic weights, exactly the edges that `prune` leaves have a gradient.
 

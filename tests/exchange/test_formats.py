@@ -117,6 +117,15 @@ def test_mib_files_round_trip_and_say_what_changed(tmp_path: Path, suffix: str):
         assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
+def test_circuits_of_coupled_heads_come_back_through_files_that_do_not_know_them(tmp_path: Path):
+    graph = Graph(GraphSpec(2, 4, 2, kv="expanded", coupled_heads=True))
+    circuit = Circuit(graph, torch.rand(graph.n_edges, generator=torch.Generator().manual_seed(0)) < 0.4)
+    assert write_mib(circuit, tmp_path / "circuit.json", 8) == []
+    again = read_mib(tmp_path / "circuit.json", 2)
+    assert not again.graph.spec.coupled_heads
+    assert torch.equal(convert(again, graph).kept, circuit.kept) and convert(again, graph).graph == graph
+
+
 def test_the_json_has_their_schema(tmp_path: Path):
     write_mib(_read_hand(tmp_path), tmp_path / "ours.json", d_model=8)
     ours = json.loads((tmp_path / "ours.json").read_text())
