@@ -4,10 +4,15 @@ Every public name is imported when it is first used (its place is in `__init__.p
 command line start without PyTorch.
 """
 
-from importlib.metadata import version as _version
-
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
-__version__ = _version("edgewise")
+
+def __getattr__(name: str) -> object:
+    """A public name from its place, or the version."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edgewise")
+    return _attribute(name)

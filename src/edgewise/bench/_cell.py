@@ -97,7 +97,7 @@ def cells(config: BenchConfig, root: Path) -> list[Cell]:
     ]
 
 
-def asked(cell: Cell, config: BenchConfig) -> dict[str, Any]:
+def file_settings(cell: Cell, config: BenchConfig) -> dict[str, Any]:
     """What decides a cell's numbers, as far as the bench's file says it; sizes and metrics may be added later."""
     return {
         "method": cell.method.method,
@@ -110,16 +110,16 @@ def asked(cell: Cell, config: BenchConfig) -> dict[str, Any]:
     }
 
 
-def settings_of(cell: Cell, config: BenchConfig, engine: Engine, task: Task) -> dict[str, Any]:
+def cell_settings(cell: Cell, config: BenchConfig, engine: Engine, task: Task) -> dict[str, Any]:
     """All that decides a cell's numbers."""
-    return asked(cell, config) | {
+    return file_settings(cell, config) | {
         "model": engine.model.identity,
         "graph": engine.graph.spec.to_dict(),
         "pairs": pairs_hash(task.train, task.validation, task.test),
     }
 
 
-def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint_seconds: float = 30.0) -> None:
+def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint_seconds: float = 30.0) -> None:
     """Find and judge what is missing of a cell.
 
     Of several ways to choose edges by score the one nearest to the model on validation is taken, size by size; the
@@ -128,7 +128,7 @@ def work(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint
     Raises:
         InputError: something is wrong with the method's settings or its result.
     """
-    settings = settings_of(cell, config, engine, task)
+    settings = cell_settings(cell, config, engine, task)
     cell.check(settings)
     cell.write(SETTINGS, settings)
     method = cell.method

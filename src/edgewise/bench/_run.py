@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from edgewise._errors import InputError
 from edgewise._load import load_model
-from edgewise.bench._cell import FAILED, Cell, asked, cells, settings_of, work
+from edgewise.bench._cell import FAILED, Cell, cell_settings, cells, complete, file_settings
 from edgewise.bench._config import BenchConfig, TaskSpec
 from edgewise.bench._methods import Interrupted
 from edgewise.bench._table import require_pyarrow, write_table
@@ -116,14 +116,14 @@ def one_process(
         torch.set_num_threads(resources.threads)
     begun, done, failed = time.time(), list[str](), list[str]()
     for cell in cells(config, out):
-        cell.check(asked(cell, config))
+        cell.check(file_settings(cell, config))
     for name in config.models:
         pending = [cell for cell in cells(config, out) if cell.model == name and not cell.done(config)]
         if not pending:
             continue
         prepared = prepare(config, name, resources.device, resources.cache_bytes)
         for cell in pending:
-            cell.check(settings_of(cell, config, *prepared[cell.task.name]))
+            cell.check(cell_settings(cell, config, *prepared[cell.task.name]))
         while pending:
             waiting = []
             for cell in pending:
@@ -189,7 +189,7 @@ def _try(
             if cell.done(config) or (failure.is_file() and failure.stat().st_mtime > begun):
                 return ""  # another process's, in this pass
             try:
-                work(cell, config, engine, task, checkpoint_seconds)
+                complete(cell, config, engine, task, checkpoint_seconds)
             except Interrupted as error:
                 raise KeyboardInterrupt(str(error)) from None
             except Exception as error:  # one bad cell must not cost a night's work: it is reported, with its traceback

@@ -33,8 +33,6 @@ class Method:
 
     name: str
     """On the command line, in benches and in results."""
-    summary: str
-    """One line."""
     run: str | Callable[..., Any]
     """A function of (engine, task, settings), or `module:function`. It also takes `options` if the method resumes, and
     `start` if it may start from scores."""
@@ -71,11 +69,14 @@ class Method:
     """Who published it."""
     section: str = ""
     """Its heading in docs/methods.md; the name if empty."""
+    summary: str = ""
+    """One line; that of its settings' docstring if empty."""
 
     def __post_init__(self) -> None:
-        """Take the name as heading."""
-        if not self.section:
-            object.__setattr__(self, "section", self.name)
+        """Take the name as heading and the settings' first line as summary."""
+        lines = (getattr(self.config, "__doc__", None) or "").split("\n\n")[0].split()
+        object.__setattr__(self, "section", self.section or self.name)
+        object.__setattr__(self, "summary", self.summary or " ".join(lines))
 
     @property
     def sized(self) -> bool:

@@ -69,7 +69,7 @@ def configured(make: type[Config], config: Config | None, changes: Mapping[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(MethodConfig):
-    """Settings of random scores."""
+    """Uniform scores from the seed: what a circuit has to beat."""
 
     title: ClassVar[str] = "random"
     seed: int = 0
@@ -131,7 +131,7 @@ class PathConfig(AttributionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EapConfig(AttributionConfig):
-    """Settings of EAP."""
+    """Edge attribution patching: the mask gradient at the full model."""
 
     title: ClassVar[str] = "eap"
     qk_fix: bool = False
@@ -142,7 +142,7 @@ class EapConfig(AttributionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EapIgConfig(PathConfig):
-    """Settings of EAP-IG."""
+    """EAP with gradients averaged along the input path."""
 
     title: ClassVar[str] = "eap-ig"
     path: Literal["inputs", "activations"] = "inputs"
@@ -155,7 +155,7 @@ class EapIgConfig(PathConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EapIgActivationsConfig(EapIgConfig):
-    """Settings of EAP-IG along each component's output."""
+    """EAP with gradients averaged along the path of each component's own output."""
 
     title: ClassVar[str] = "eap-ig-activations"
     path: Literal["inputs", "activations"] = "activations"
@@ -163,14 +163,14 @@ class EapIgActivationsConfig(EapIgConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskIgConfig(PathConfig):
-    """Settings of mask-path IG."""
+    """The mask gradient averaged over masks from 0 to 1."""
 
     title: ClassVar[str] = "mask-ig"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelevanceConfig(AttributionConfig):
-    """Settings of relevance propagation."""
+    """EAP with relevance propagation's rules for going backwards."""
 
     title: ClassVar[str] = "relevance"
     rules: tuple[str, ...] = RULES
@@ -186,15 +186,16 @@ class RelevanceConfig(AttributionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeEapConfig(AttributionConfig):
-    """Settings of attribution of whole components."""
+    """The first-order effect of ablating each component, for all that read it at once."""
 
     title: ClassVar[str] = "node-eap"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeIgConfig(PathConfig):
-    """Settings of attribution of whole components along the input path, which is said to need more points than that of
-    edges, some 10 to 30.
+    """The effect of ablating each component with gradients averaged along the input path.
+
+    It is said to need more points than that of edges, some 10 to 30.
     """
 
     title: ClassVar[str] = "node-ig"
@@ -202,7 +203,7 @@ class NodeIgConfig(PathConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AtpStarConfig(AttributionConfig):
-    """Settings of AtP*."""
+    """Attribution of components with its two failures mended."""
 
     title: ClassVar[str] = "atp-star"
     graddrop: bool = True
@@ -215,14 +216,17 @@ class AtpStarConfig(AttributionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class InformationFlowConfig(ExamplesConfig):
-    """Settings of information flow routes."""
+    """How much of each reader's input each writer makes up."""
 
     title: ClassVar[str] = "information-flow"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleConfig(PathConfig):
-    """Settings of an ensemble. Those of attribution go to every member that has them, where they are changed."""
+    """The mean of several methods' ranks.
+
+    Settings of attribution go to every member that has them, where they are changed.
+    """
 
     title: ClassVar[str] = "ensemble"
     methods: tuple[str, ...] = ("eap-ig", "mask-ig", "relevance")
@@ -236,7 +240,7 @@ class EnsembleConfig(PathConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExactPatchingConfig(AttributionConfig):
-    """Settings of exact patching."""
+    """Every edge's own effect, by running the model without it."""
 
     title: ClassVar[str] = "exact-patching"
     batch_size: int = 16
@@ -247,7 +251,7 @@ class ExactPatchingConfig(AttributionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AcdcConfig(ExamplesConfig):
-    """Settings of ACDC."""
+    """Cut every edge whose removal raises the loss by less than a threshold, from the output back."""
 
     title: ClassVar[str] = "acdc"
     batch_size: int = 16

@@ -100,7 +100,7 @@ class BudgetConfig(LearnedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig(BudgetConfig):
-    """Settings of a learned ranking."""
+    """Learn one score per edge such that the top k edges are a good circuit for every k."""
 
     title: ClassVar[str] = "ranking"
     steps: int = 900
@@ -140,8 +140,9 @@ class RankingConfig(BudgetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig(RankingConfig):
-    """Settings of refining a ranking at one size: straight-through steps at half the learning rate, from the ranking's
-    last temperature to half of it, all at the budget of that size.
+    """Fit a ranking to one size by some more steps on hard circuits of that size.
+
+    They are at half the learning rate, and from the ranking's last temperature to half of it.
     """
 
     title: ClassVar[str] = "refine"
@@ -170,7 +171,7 @@ class RefineConfig(RankingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NodePruningConfig(BudgetConfig):
-    """Settings of node pruning."""
+    """Learn a ranking of whole components, each with one mask for all that reads it."""
 
     title: ClassVar[str] = "node-pruning"
     unit: ClassVar[str] = "writers"
@@ -206,7 +207,10 @@ PAPER: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EdgePruningConfig(LearnedConfig):
-    """Settings of Edge Pruning. The defaults are ours; `paper` gives the published ones."""
+    """Learn hard-concrete masks over all edges for a circuit of one size.
+
+    The defaults are ours; `paper` gives the published ones.
+    """
 
     title: ClassVar[str] = "edge pruning"
     sparsity: float = 0.98
