@@ -188,7 +188,8 @@ def match_sizes(engine: ew.Engine, task: ew.tasks.Task, folder: Path, rankings: 
 
 
 def _scored(circuit: ew.Circuit) -> ew.Scores:
-    return ew.Scores.of(circuit)
+    assert circuit.scores is not None
+    return ew.Scores(circuit.graph, circuit.scores, circuit.provenance)
 
 
 def best_attribution(root: Path, sparsity: float) -> dict[str, tuple[str, Path]]:

@@ -94,13 +94,11 @@ def test_evaluation_reports_what_is_asked_for():
     assert found.metrics["js"].full == pytest.approx(0, abs=1e-6) and found.metrics["js"].faithfulness is None
     row = found.metrics["logit_diff"]
     assert row.faithfulness == pytest.approx((row.value - row.empty) / (row.full - row.empty))
-    assert "'beauty'; use logit_diff" in refused(lambda: evaluate(engine, circuit, task, metrics=("beauty",)))
+    assert "choose" in refused(lambda: evaluate(engine, circuit, task, metrics=("beauty",)))
 
 
 def test_several_circuits_in_one_pass_are_each_what_they_are_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "edgewise.evaluation._evaluate._chunks", lambda names, *_: [names[:4], names[4:]]
-    )  # as on a GPU
+    monkeypatch.setattr("edgewise.evaluation._judge._chunks", lambda names, *_: [names[:4], names[4:]])  # as on a GPU
     engine, task = toy_engine(dtype=torch.float64), random_task()
     generator = torch.Generator().manual_seed(0)
     names = ("kl", "js", "logit_diff")

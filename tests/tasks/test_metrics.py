@@ -174,7 +174,7 @@ def test_a_callable_of_the_wrong_shape_is_refused(batch, own, message):
 
 @pytest.mark.parametrize("unknown", ["accuracy", "", 3, None])
 def test_an_unknown_loss_is_refused(unknown):
-    with pytest.raises(InputError, match=r"^loss: .*use logit_diff, kl, cross_entropy, l2, mismatch or a callable"):
+    with pytest.raises(InputError, match=r"^loss: .*choose logit_diff, kl, cross_entropy, l2, mismatch or a callable"):
         loss_function(unknown)
 
 
@@ -215,7 +215,7 @@ def test_a_registered_metric_serves_by_its_name(batch, monkeypatch):
     assert torch.equal(metric_function("margin")(torch.stack([LOGITS, FULL]), batch)[1], FULL.std(-1))
     with pytest.raises(InputError, match="metric 'kl': there is one of that name already"):
         register_metric(Metric("kl", spread))
-    with pytest.raises(InputError, match="there is no 'accuracy'; use logit_diff"):
+    with pytest.raises(InputError, match="there is no 'accuracy'; choose logit_diff"):
         loss_function("accuracy")
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from edgewise.bench._cell import FOUND, SETTINGS, Cell
 from edgewise.bench._config import BenchConfig
 from edgewise.bench._settings import EMPTY
 from edgewise.discovery import methods
-from edgewise.runs import atomic_path, bootstrap
+from edgewise.runs import atomic_path, bootstrap, software
 from edgewise.tasks import metric_function
 
 COLUMNS = {
@@ -63,7 +62,7 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
     kinds = {name: pyarrow.list_(pyarrow.float64()) if kind == "list" else kind for name, kind in COLUMNS.items()}
     schema = pyarrow.schema(list(kinds.items()))
     about = {
-        "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
+        "software": software(),
         "cells": {"asked": len(all_cells), "done": sum(cell.done(config) for cell in all_cells)},
         "note": config.note,
         "matmul": {method.name: method.matmul for method in config.methods},

@@ -2,7 +2,6 @@
 
 import hashlib
 from functools import partial
-from importlib.metadata import version
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from edgewise.discovery._configs import MethodConfig
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine
+from edgewise.runs import software
 from edgewise.tasks import Task, pairs_hash, score_name
 
 
@@ -28,7 +28,7 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | 
         "task": dict(task.provenance)
         | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
         "method": method,
-        "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
+        "software": software(),
     }
     if engine.features:
         found["transcoders"] = engine.transcoder_identity

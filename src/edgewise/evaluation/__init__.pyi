@@ -17,7 +17,6 @@ from ._evaluate import Measured as Measured
 from ._evaluate import WorstExample as WorstExample
 from ._evaluate import best_attribution as best_attribution
 from ._evaluate import evaluate as evaluate
-from ._evaluate import judge as judge
 from ._hypotheses import Verdict as Verdict
 from ._hypotheses import equivalence as equivalence
 from ._hypotheses import independence as independence
@@ -25,6 +24,8 @@ from ._hypotheses import minimality as minimality
 from ._hypotheses import partial_necessity as partial_necessity
 from ._hypotheses import sufficiency as sufficiency
 from ._hypothesis_runs import hypothesis_tests as hypothesis_tests
+from ._judge import judge as judge
+from ._judge import score_masks as score_masks
 from ._knockouts import Completeness as Completeness
 from ._knockouts import ComponentEffect as ComponentEffect
 from ._knockouts import Knockout as Knockout

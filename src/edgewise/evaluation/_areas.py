@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgewise._errors import InputError
 from edgewise.discovery import Scores
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge
+from edgewise.evaluation._judge import judge
 from edgewise.models import Model
 from edgewise.tasks import Task, metric_function
 

@@ -11,7 +11,7 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge
+from edgewise.evaluation._judge import conditions, judge
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, write_atomically
 from edgewise.tasks import HEADLINE, Task
@@ -124,14 +124,7 @@ def compare(
         tuple(_pair(one, other, circuits) for one, other in combinations(circuits, 2)),
         judged,
         {task.name: len(task.split(split)) for task in tasks},
-        {
-            "split": split,
-            "tasks": [dict(task.provenance) | {"name": task.name} for task in tasks],
-            "ablation": engine.ablation.to_dict(),
-            "graph": engine.graph.spec.to_dict(),
-            "model": engine.model.identity,
-            "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
-        },
+        conditions(engine, split) | {"tasks": [dict(task.provenance) | {"name": task.name} for task in tasks]},
     )
 
 

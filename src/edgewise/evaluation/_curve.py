@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._evaluate import judge
+from edgewise.evaluation._judge import conditions, judge
 from edgewise.models import Model
 from edgewise.runs import bootstrap, write_atomically
 from edgewise.tasks import Task, metric_function
@@ -117,14 +117,6 @@ def size_curve(
         for method, found in circuits.items()
         for number, each in enumerate(found)
     ]
-    conditions = {
-        "split": split,
-        "task": dict(task.provenance) | {"name": task.name},
-        "ablation": engine.ablation.to_dict(),
-        "graph": engine.graph.spec.to_dict(),
-        "model": engine.model.identity,
-        "edges": "actual",
-        "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
-    }
+    under = conditions(engine, split) | {"task": dict(task.provenance) | {"name": task.name}, "edges": "actual"}
     full, none = float(values["full"][metric].mean()), float(values[""][metric].mean())
-    return SizeCurve(metric, tuple(points), full, none, engine.graph.n_edges, len(task.split(split)), conditions)
+    return SizeCurve(metric, tuple(points), full, none, engine.graph.n_edges, len(task.split(split)), under)

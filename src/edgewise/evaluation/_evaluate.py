@@ -1,24 +1,21 @@
 """Judging one circuit: each metric beside the full model's, the empty circuit's, random circuits' and attribution's."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
+from edgewise.evaluation._judge import check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
-from edgewise.runs import bootstrap, write_atomically
-from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
+from edgewise.runs import bootstrap, software, write_atomically
+from edgewise.tasks import Metric, Task
 
 EAP_PAIRS = 500
 """Training pairs that the EAP baseline is scored on at most: thousands would cost minutes."""
@@ -26,10 +23,6 @@ N_RANDOM = 3
 """How many random circuits stand for chance."""
 N_WORST = 10
 """How many of the worst examples are named."""
-TOKENS = 1 << 12
-"""How many tokens of all circuits together go through the engine at a time, on a GPU."""
-LOGITS = 1 << 26
-"""How many logits of all circuits together are held at a time, on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +121,20 @@ def evaluate(
         InputError: the circuit is of another graph or ablation than the engine, or a baseline or metric is unknown.
     """
     engine = Engine.of(model, circuit.graph, circuit.stated_ablation)
-    _check_transcoders(engine, circuit, "circuit")
+    check_transcoders(engine, circuit, "circuit")
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     if unknown := set(baselines) - {"random", "eap"}:
         raise InputError(f"baselines: {min(unknown)!r} is unknown; choose random, eap")
     chosen: dict[str, Circuit] = {"circuit": circuit}
-    conditions: dict[str, Any] = {}
+    under: dict[str, Any] = {}
     if "random" in baselines:
         for seed in range(N_RANDOM):
             scores = uniform_scores(engine.graph, seed, engine.ablation.kind)
             chosen[f"random {seed}"] = scores.top_actual(circuit.n_actual)
     if "eap" in baselines:
         selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
-        conditions["eap"] = {
+        under["eap"] = {
             "selection": selection,
             "scores_from": _scores_from(attribution),
             "pairs": None if attribution is not None else min(EAP_PAIRS, len(task.train)),
@@ -153,24 +146,19 @@ def evaluate(
     farthest = _worst(task, split, values["circuit"].get(task.distance))
     shown = task_metrics(task, metrics)
     measured = {name: _measured(each, {who: x[name] for who, x in values.items()}) for name, each in shown.items()}
-    conditions |= {
-        "split": split,
+    under |= conditions(engine, split) | {
         "task": dict(task.provenance) | {"name": task.name},
         "positions": "the task's targets",
-        "ablation": engine.ablation.to_dict(),
-        "graph": engine.graph.spec.to_dict(),
-        "model": engine.model.identity,
         "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},
-        "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
+        "software": software(),
         "random_circuits": N_RANDOM if "random" in baselines else 0,
         "baselines_actual_edges": {who: each.n_actual for who, each in chosen.items() if who != "circuit"},
-        "interval": "95 % percentile bootstrap over examples, 10,000 resamples, seed 0",
         "units": {name: each.unit for name, each in shown.items()},
     }
     if engine.features:
-        conditions["transcoders"] = engine.transcoder_identity
+        under["transcoders"] = engine.transcoder_identity
     return Evaluation(
-        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), measured, conditions, farthest
+        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), measured, under, farthest
     )
 
 
@@ -208,75 +196,6 @@ def _scores_from(attribution: Scores | None) -> str:
 
 def _choosing_split(task: Task) -> str:
     return "validation" if len(task.validation) else "train"
-
-
-@torch.no_grad()
-def judge(
-    engine: Engine,
-    circuits: Mapping[str, Circuit],
-    task: Task,
-    split: str,
-    batch_size: int = 32,
-    names: tuple[str, ...] | None = None,
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Every metric of several circuits and of the full model, example by example.
-
-    Args:
-        engine: model, graph and ablation.
-        circuits: by name; they run with hard masks of their kept edges.
-        task: the behaviour.
-        split: which examples.
-        batch_size: how many at a time.
-        names: which metrics; None for all that the task allows, the user's own included.
-
-    Returns:
-        For each name (and `full`), each metric's values, `[n]`.
-    """
-    task.check_spans(engine.graph)
-    for who, circuit in circuits.items():
-        _check_transcoders(engine, circuit, who)
-    metrics = task_metrics(task, names)
-    rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *circuits)}
-    device = engine.model.device
-    for batch in task.batches(split, batch_size):
-        batch: Batch = batch.to(device)
-        full = engine.full(batch)
-        batch = batch.with_full_logits(full)
-        for several in _chunks(list(circuits), batch, full.shape[-1]):
-            masks = torch.stack([circuits[who].kept for who in several]).to(device, torch.float32)
-            logits = engine.run(batch, masks[:, None])  # (C, A, V); the ablated run is the same for all, and made once
-            for name, metric in metrics.items():
-                for who, values in zip(several, reduce(metric(logits, batch), batch), strict=True):
-                    rows[who][name].append(values.cpu())
-        for name, metric in metrics.items():
-            rows["full"][name].append(reduce(metric(full, batch), batch).cpu())
-    return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
-
-
-def task_metrics(task: Task, names: tuple[str, ...] | None = None) -> dict[str, Metric]:
-    """Metrics by name; if no names are given, all that the task reports, the user's own included."""
-    own = [metric_function(task.metric)] if names is None and not isinstance(task.metric, str) else []
-    return {metric.name: metric for metric in (*map(metric_function, names or task.reported), *own)}
-
-
-def _check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
-    """Refuse a circuit whose features are of other transcoders than the engine's. Raises `InputError`."""
-    recorded = circuit.provenance.get("transcoders", {})
-    if different := [layer for layer, each in recorded.items() if each != engine.transcoder_identity.get(layer)]:
-        raise InputError(
-            f"{who}: its features of layer {different[0]} are of another transcoder than the engine's "
-            f"({recorded[different[0]]}); give the one that it was found with"
-        )
-
-
-def _chunks(names: list[str], batch: Batch, vocabulary: int) -> list[list[str]]:
-    """How many circuits go through the engine in one pass: one on a processor, where what one circuit lets the engine
-    skip another needs (six of SmolLM2 in one pass take twice as long as one by one); on a GPU as many as fit.
-    """
-    size = 1
-    if batch.clean.ids.device.type != "cpu":
-        size = max(1, min(TOKENS // batch.clean.ids.numel(), LOGITS // (len(batch.row) * vocabulary)))
-    return [names[start : start + size] for start in range(0, len(names), size)]
 
 
 def _measured(metric: Metric, values: dict[str, NDArray[np.float64]]) -> Measured:

@@ -21,7 +21,7 @@ from edgewise.evaluation._hypotheses import (
     partial_necessity,
     sufficiency,
 )
-from edgewise.evaluation._performances import performances, without
+from edgewise.evaluation._judge import performances, without
 from edgewise.models import Model
 from edgewise.tasks import Task
 

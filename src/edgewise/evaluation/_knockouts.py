@@ -16,7 +16,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._performances import performances
+from edgewise.evaluation._judge import performances
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, uniform
 from edgewise.tasks import Task, metric_function, reduce

@@ -23,6 +23,8 @@ from ._settings import check_settings as check_settings
 from ._settings import known_settings as known_settings
 from ._settings import parse_settings as parse_settings
 from ._settings import settings_of as settings_of
+from ._software import software as software
+from ._statistics import INTERVAL as INTERVAL
 from ._statistics import Interval as Interval
 from ._statistics import bootstrap as bootstrap
 from ._tensors import names_in as names_in

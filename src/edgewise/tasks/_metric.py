@@ -136,7 +136,7 @@ def _resolve(score: "str | Score", kind: Kind) -> Metric:
         score = _METRICS[score]
     elif isinstance(score, str) or not callable(score):
         given = f"there is no {score!r}" if isinstance(score, str) else f"{score!r} is no {kind}"
-        raise InputError(f"{kind}: {given}; use {', '.join(metric_names(kind))} or a callable of (logits, batch)")
+        raise InputError(f"{kind}: {given}; choose {', '.join(metric_names(kind))} or a callable of (logits, batch)")
     if isinstance(score, Metric):
         return score.as_loss if kind == "loss" else score
     return Metric(score_name(score), score, lower_is_better=kind == "loss")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from edgewise.runs import (
     processes,
     restore_optimizer,
     run_steps,
+    software,
 )
 from edgewise.transcoders import Outcome, Site, TokenRows, Transcoder, check_transcoder, loss_and_gradients, real_tokens
 from edgewise.transcoders.formats import save
@@ -89,7 +89,7 @@ def train(
         provenance = {
             "model": model.identity,
             "method": settings | report.record(),
-            "software": {name: version(name) for name in ("edgewise", "torch", "transformers")},
+            "software": software(),
         }
         for job in learner.jobs:
             for transcoder in learner.transcoders[job.name]:

@@ -1,0 +1,156 @@
+"""Metrics of many circuits on the same examples, which every judgement of this room rests on."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.engine import Engine
+from edgewise.runs import INTERVAL
+from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
+
+TOKENS = 1 << 12
+"""How many tokens of all circuits together go through the engine at a time, on a GPU."""
+LOGITS = 1 << 26
+"""How many logits of all circuits together are held at a time, on a GPU."""
+
+
+def judge(
+    engine: Engine,
+    circuits: Mapping[str, Circuit],
+    task: Task,
+    split: str,
+    batch_size: int = 32,
+    names: tuple[str, ...] | None = None,
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Every metric of several circuits and of the full model, example by example.
+
+    Args:
+        engine: model, graph and ablation.
+        circuits: by name; they run with hard masks of their kept edges.
+        task: the behaviour.
+        split: which examples.
+        batch_size: how many at a time.
+        names: which metrics; None for all that the task allows, the user's own included.
+
+    Returns:
+        For each name (and `full`), each metric's values, `[n]`.
+    """
+    task.check_spans(engine.graph)
+    for who, circuit in circuits.items():
+        check_transcoders(engine, circuit, who)
+    masks = {who: circuit.kept for who, circuit in circuits.items()}
+    return score_masks(engine, masks, task.batches(split, batch_size), task_metrics(task, names))
+
+
+@torch.no_grad()
+def score_masks(
+    engine: Engine,
+    masks: Mapping[str, Bool[Tensor, " E"]],
+    batches: Iterable[Batch],
+    metrics: Mapping[str, Metric],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Every metric of several circuits and of the full model, example by example.
+
+    Args:
+        engine: model, graph and ablation.
+        masks: the circuits' edges, by name.
+        batches: the examples.
+        metrics: by name.
+        progress: told how many circuits have run on how many batches, multiplied.
+
+    Returns:
+        For each name (and `full`), each metric's values, `[n]`.
+    """
+    rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *masks)}
+    device, done = engine.model.device, 0
+    for batch in batches:
+        batch = batch.to(device)
+        full = engine.full(batch)
+        batch = batch.with_full_logits(full)
+        for several in _chunks(list(masks), batch, full.shape[-1]):
+            stacked = torch.stack([masks[who] for who in several]).to(device, torch.float32)
+            logits = engine.run(batch, stacked[:, None])  # (C, A, V); the ablated run is the same for all, made once
+            for name, metric in metrics.items():
+                for who, values in zip(several, reduce(metric(logits, batch), batch), strict=True):
+                    rows[who][name].append(values.cpu())
+            done += len(several)
+            if progress is not None:
+                progress(done)
+        for name, metric in metrics.items():
+            rows["full"][name].append(reduce(metric(full, batch), batch).cpu())
+    return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
+
+
+def performances(
+    engine: Engine,
+    masks: Mapping[str, Bool[Tensor, " E"]],
+    task: Task,
+    metric: str | None,
+    split: str,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+    what: str = "hypothesis tests",
+) -> dict[str, NDArray[np.float64]]:
+    """The metric of every circuit on every example, `[n]` each; `model` is the full model, whatever its mask.
+
+    Raises:
+        InputError: it is not finite somewhere.
+    """
+    score, batches = metric_function(metric or task.metric), list(task.batches(split, batch_size))
+    run = {name: mask for name, mask in masks.items() if name != "model"}
+    told = None if progress is None else lambda done: progress(done, len(run) * len(batches))
+    found = score_masks(engine, run, batches, {score.name: score}, told)
+    values = {name: found["full" if name == "model" else name][score.name] for name in masks}
+    if bad := next((name for name, each in values.items() if not np.isfinite(each).all()), None):
+        raise InputError(f"{what}: the metric is not finite for some example of {bad}; choose another")
+    return values
+
+
+def without(kept: Bool[Tensor, " E"], edge: int) -> Bool[Tensor, " E"]:
+    """The same edges but one."""
+    return kept.index_fill(0, torch.tensor([edge]), False)
+
+
+def conditions(engine: Engine, split: str) -> dict[str, Any]:
+    """What every judgement depends on, as plain values."""
+    return {
+        "split": split,
+        "ablation": engine.ablation.to_dict(),
+        "graph": engine.graph.spec.to_dict(),
+        "model": engine.model.identity,
+        "interval": INTERVAL,
+    }
+
+
+def task_metrics(task: Task, names: tuple[str, ...] | None = None) -> dict[str, Metric]:
+    """Metrics by name; if no names are given, all that the task reports, the user's own included."""
+    own = [metric_function(task.metric)] if names is None and not isinstance(task.metric, str) else []
+    return {metric.name: metric for metric in (*map(metric_function, names or task.reported), *own)}
+
+
+def check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
+    """Refuse a circuit whose features are of other transcoders than the engine's. Raises `InputError`."""
+    recorded = circuit.provenance.get("transcoders", {})
+    if different := [layer for layer, each in recorded.items() if each != engine.transcoder_identity.get(layer)]:
+        raise InputError(
+            f"{who}: its features of layer {different[0]} are of another transcoder than the engine's "
+            f"({recorded[different[0]]}); give the one that it was found with"
+        )
+
+
+def _chunks(names: list[str], batch: Batch, vocabulary: int) -> list[list[str]]:
+    """How many circuits go through the engine in one pass: one on a processor, where what one circuit lets the engine
+    skip another needs (six of SmolLM2 in one pass take twice as long as one by one); on a GPU as many as fit.
+    """
+    size = 1
+    if batch.clean.ids.device.type != "cpu":
+        size = max(1, min(TOKENS // batch.clean.ids.numel(), LOGITS // (len(batch.row) * vocabulary)))
+    return [names[start : start + size] for start in range(0, len(names), size)]
