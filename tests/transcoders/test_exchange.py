@@ -6,8 +6,7 @@ import json
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -18,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgewise import InputError
-from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec, formats
-from edgewise.transcoders.formats import FORMATS, _registry, read, round_trip_differences, save, write
+from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
+from edgewise.transcoders.formats import FORMATS, read, round_trip_differences, save, write
 from edgewise.transcoders.formats._site_names import layer_of, site_of
 from tests.transcoders.reference import draw, random_transcoder
 
@@ -406,41 +405,3 @@ def test_names_of_sites():
 
 def test_every_format_has_a_case():
     assert {name for name, _, _ in CASES.values()} == set(FORMATS)
-
-
-# --------------------------------------------------------------------------------------------- a format of one's own
-
-
-def _read_plain(path: Path, sites: formats.Sites) -> list[Transcoder]:
-    tensors = formats.tensors_of(path)
-    found = {name: formats.take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    reads, writes = formats.sites_named(path, sites, None)
-    return [formats.built(path, found, Activation("relu"), reads, [writes], format="plain")]
-
-
-def _write_plain(transcoders: Sequence[Transcoder], path: Path) -> None:
-    (transcoder,) = transcoders
-    formats.require(transcoder, "plain", ["relu"], reads=["mlp_in"])
-    state = formats.without_input_bias(transcoder).state_dict()
-    formats.write_weights(path, {name: state[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")})
-
-
-def test_a_format_of_ones_own_is_one_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(_registry, "FORMATS", dict(FORMATS))
-    place = tmp_path / "layer_3.plain"
-    own = formats.Format("plain", "relu", lambda path: path.suffix == ".plain", _read_plain, _write_plain)
-    write(made("relu"), tmp_path / "t.safetensors")
-    (tmp_path / "t.safetensors").rename(place)
-    with pytest.raises(InputError, match="of no format"):
-        read(place)
-    formats.register_format(own)
-    with pytest.raises(InputError, match="'plain': there is one of that name"):
-        formats.register_format(own)
-    transcoder = made("relu")
-    write(transcoder, place, "plain")
-    same(read(place)[0], transcoder)
-    with pytest.raises(InputError, match="no skip connection"):
-        write(made("relu", skip=True), place, "plain")
-    place.write_bytes(b"half")
-    with pytest.raises(InputError, match="not a whole"):
-        read(place)

@@ -1,4 +1,5 @@
 from ._files import built as built
+from ._files import one as one
 from ._files import read_json as read_json
 from ._files import require as require
 from ._files import take as take
@@ -15,4 +16,5 @@ from ._registry import read as read
 from ._registry import register_format as register_format
 from ._registry import round_trip_differences as round_trip_differences
 from ._registry import write as write
+from ._site_names import hook_name as hook_name
 from ._site_names import sites_named as sites_named

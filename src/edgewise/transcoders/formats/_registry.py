@@ -47,6 +47,11 @@ def register_format(format: Format) -> None:
     FORMATS[format.name] = format
 
 
+def _known(format: str) -> None:
+    if format not in FORMATS:
+        raise InputError(f"format {format!r}: choose {', '.join(FORMATS)}")
+
+
 def read(
     source: str | Path, format: str | None = None, *, reads: Site | None = None, writes: Site | None = None
 ) -> list[Transcoder]:
@@ -64,8 +69,8 @@ def read(
     Raises:
         InputError: there is nothing there, it is of no known format, or it is cut short, misshapen or not finite.
     """
-    if format is not None and format not in FORMATS:
-        raise InputError(f"format {format!r}: choose {', '.join(FORMATS)}")
+    if format is not None:
+        _known(format)
     path = local(str(source))
     name = format or next((each.name for each in FORMATS.values() if each.finds(path)), None)
     if name is None:
@@ -97,8 +102,7 @@ def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, form
     Raises:
         InputError: the format cannot hold them, or the place cannot be written.
     """
-    if format not in FORMATS:
-        raise InputError(f"format {format!r}: choose {', '.join(FORMATS)}")
+    _known(format)
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     if not given:
         raise InputError("write: give at least one transcoder")
