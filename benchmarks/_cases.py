@@ -117,7 +117,7 @@ def visits(case: Case) -> Callable[[], Any]:
     batch = next(iter(random_task(900, case.batch, LENGTH).batches("train", case.batch)))
     down = ew.engine.Downstream(ew.engine.Stream(engine, batch))
     middle = engine.graph.n_readers // 2
-    blocks = ew.engine.reader_blocks(engine.graph)
+    blocks = [number for number, block in enumerate(engine.graph.blocks) for _ in range(block.n_readers)]
 
     def run() -> None:
         for reader in (middle, middle - 1):

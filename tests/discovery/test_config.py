@@ -54,6 +54,7 @@ def test_impossible_settings_are_refused():
     _refused("dual='exact' works on edges alone", nodes=True)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [

@@ -57,7 +57,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, preset: st
 
 
 def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
-    run = "find(Path(sys.argv[1]), PRESETS['ours'], dtype=torch.float64, steps=60)"
+    run = "find(Path(sys.argv[1]), PRESETS['ours'], dtype=torch.float64, steps=30)"
     code = f"import sys; from tests.discovery.toys import *; torch.set_num_threads(1); {run}"
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], cwd=root) as process:
@@ -66,7 +66,7 @@ def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
         process.kill()
     assert process.returncode == -signal.SIGKILL
     for name in ("killed", "whole"):
-        find(tmp_path / name, PRESETS["ours"], dtype=torch.float64, steps=60)
+        find(tmp_path / name, PRESETS["ours"], dtype=torch.float64, steps=30)
     killed, whole = (load_file(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
     assert differing(killed, whole) == []
 

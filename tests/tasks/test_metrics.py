@@ -172,6 +172,7 @@ def test_a_callable_of_the_wrong_shape_is_refused(batch, own, message):
         loss_function(own)(LOGITS, batch)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("unknown", ["accuracy", "", 3, None])
 def test_an_unknown_loss_is_refused(unknown):
     with pytest.raises(InputError, match=r"^loss: .*choose logit_diff, kl, cross_entropy, l2, mismatch or a callable"):

@@ -86,6 +86,7 @@ def test_batches_cover_a_split_in_order(task):
     assert len(list(task.batches("train", 100))) == 1
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("ask", "message"),
     [

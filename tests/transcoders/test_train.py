@@ -42,7 +42,7 @@ def stop(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException | None =
 
 @pytest.mark.parametrize("kind", ["transcoder", "autoencoder", "cross-layer"])
 def test_it_learns(kind: str):
-    for name, metrics in learn(kinds=(kind,), tokens=32 * 150, activations=("topk:8",)).metrics.items():
+    for name, metrics in learn(kinds=(kind,), tokens=32 * 80, activations=("topk:8",)).metrics.items():
         assert metrics["explained"] > 0.5, name
         assert metrics["active"] == 8
 
@@ -64,14 +64,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, kind: str,
 
 
 def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
-    run = "learn(Path(sys.argv[1]), tokens=32 * 60)"
+    run = "learn(Path(sys.argv[1]), tokens=32 * 30)"
     code = f"import sys; from tests.transcoders.toys import *; torch.set_num_threads(1); {run}"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], cwd=ROOT) as process:
         while process.poll() is None and not (tmp_path / "killed" / CHECKPOINT).exists():
             time.sleep(0.001)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    runs = [weights(learn(tmp_path / name, tokens=32 * 60)) for name in ("killed", "whole")]
+    runs = [weights(learn(tmp_path / name, tokens=32 * 30)) for name in ("killed", "whole")]
     assert differing(*runs) == []
 
 

@@ -21,7 +21,7 @@ def sample(log_alpha: Float[Tensor, " n"], noise: Float[Tensor, " n"]) -> Float[
     return (s * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-def probability_zero(log_alpha: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def probability_zero(log_alpha: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """P(mask = 0) = σ(β log(−γ / ζ) − log α) (equation 12)."""
     return torch.sigmoid(_SHIFT - log_alpha)
 

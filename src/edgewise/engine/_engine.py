@@ -29,9 +29,9 @@ from edgewise.engine._probe import allowed_error, distance, random_prompts, wors
 from edgewise.engine._reference import reference_logits
 from edgewise.engine._trees import mapped
 from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace
-from edgewise.engine.features._block import FeatureBlock
-from edgewise.engine.features._layers import (
+from edgewise.engine.features import (
     CleanFeatures,
+    FeatureBlock,
     FeatureRun,
     clean_features,
     feature_layers,

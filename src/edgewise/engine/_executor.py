@@ -28,8 +28,7 @@ from edgewise.engine._plan import FeaturePlan, LayerPlan, Plan
 from edgewise.engine._reads import BlockRead, ReadRun
 from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
 from edgewise.engine._writes import Writes, attention_contexts
-from edgewise.engine.features._block import FeatureBlock
-from edgewise.engine.features._layers import FeatureRun
+from edgewise.engine.features import FeatureBlock, FeatureRun
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
 from edgewise.models.block import FoldedHeads, FoldedMlp, MlpRun, centre, mix

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, embeddings
-from edgewise.engine.features._layers import FeatureLayer, FeatureRun
+from edgewise.engine.features import FeatureLayer, FeatureRun
 from edgewise.graph import Graph
 from edgewise.models import Attention, Heads, Norm, Parts
 from edgewise.transcoders import input_at

@@ -1,3 +1,11 @@
+from ._block import FeatureBlock as FeatureBlock
+from ._layers import CleanFeatures as CleanFeatures
 from ._layers import FeatureLayer as FeatureLayer
+from ._layers import FeatureRun as FeatureRun
 from ._layers import activate as activate
 from ._layers import check_features as check_features
+from ._layers import clean_features as clean_features
+from ._layers import feature_layers as feature_layers
+from ._layers import feature_run as feature_run
+from ._layers import mlp_streams as mlp_streams
+from ._layers import pre_activations as pre_activations

@@ -141,7 +141,7 @@ def _between(
     return torch.cat(found)
 
 
-def activate(pre: Float[Tensor, "*N n"], bound: Float[Tensor, "*N m"]) -> Float[Tensor, "*N n"]:
+def activate(pre: Float[Tensor, "*#N n"], bound: Float[Tensor, "*#N #n"]) -> Float[Tensor, "*#N n"]:
     """Activations: the pre-activations above their bound, and 0."""
     return torch.where(pre > bound, pre, 0.0)
 
