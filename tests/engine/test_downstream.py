@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edgewise.engine import Downstream, Engine, Stream
-from edgewise.engine._later import needed_wide
+from edgewise.engine._reach import needed_everywhere
 from tests.engines import assert_close, conventions, engine
 from tests.tiny import ONE_OF_EACH, Batch, collate, draw_prompts, tiny
 
@@ -125,8 +125,8 @@ def test_what_keys_and_values_read_is_needed_everywhere_and_the_rest_at_the_answ
     alive = torch.zeros(graph.n_edges, dtype=torch.bool)
     edges = ["m0 -> logits", "m1 -> a2.h3.q", "a2.h3 -> logits", "a0.h1 -> m1", "a0.h2 -> m0"]
     alive[[graph.edge_id(name) for name in edges]] = True
-    assert not needed_wide(graph, alive, 0).any()
+    assert not needed_everywhere(graph, alive, 0).any()
     for key in ("m0 -> a2.h3.k", "m1 -> a2.h3.v"):
         alive[graph.edge_id(key)] = True
-    wide = needed_wide(graph, alive, 0).nonzero()[:, 0].tolist()
-    assert [graph.writer_names[w] for w in wide] == ["a0.h1", "a0.h2", "m0", "m1"]
+    everywhere = needed_everywhere(graph, alive, 0).nonzero()[:, 0].tolist()
+    assert [graph.writer_names[w] for w in everywhere] == ["a0.h1", "a0.h2", "m0", "m1"]

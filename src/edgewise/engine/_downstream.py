@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edgewise.engine._later import Fed, Later, Reading, made_of, needed_wide, reached
-from edgewise.engine._places import Places
-from edgewise.engine._rerun import Changes, Known, Rerun
+from edgewise.engine._positions import QueryPositions
+from edgewise.engine._reach import LiveBlock, LiveComponent, SharedInput, made_of, needed_everywhere, reached
+from edgewise.engine._rerun import BlockRun, Rerun, WriterChanges
 from edgewise.engine._stream import Stream
 from edgewise.graph import Block
 from edgewise.models.block import normed, write_mlp
@@ -54,22 +54,22 @@ class Downstream:
         graph, self.number, self.kept = self.graph, number, kept.clone()
         self.block, self.known = graph.blocks[number], None
         self.layer, last = self.block.layer, self.block.kind == "logits"
-        whole = kept.clone()  # what follows depends on the later blocks alone, however far this one is decided
+        whole = kept.clone()  # so that later blocks run alike, whichever readers of this one are decided
         whole[: self.block.edges.stop] = True
         self.alive = graph.prune(whole, self.stream.engine.ablation.kind)
         self.live = graph.running(self.alive)
-        self.wide = needed_wide(graph, self.alive, number)
+        self.everywhere = needed_everywhere(graph, self.alive, number)
         self.start = graph.n_writers if last else graph.writers_of(self.block).start
-        self.own = Later(self.block, (), self._running(self.block), 0, graph.spec.coupled_heads)
-        self.laters = self._make_laters(number + 1)
+        self.own = LiveBlock(self.block, (), self._running(self.block), 0, graph.spec.coupled_heads)
+        self.later_blocks = self._make_later_blocks(number + 1)
         self.projected: dict[int, Tensor] = {}
         if self.block.kind == "attention":
-            for reader in sorted({place for fed in self.own.writers.values() for place in fed.readers}):
+            for reader in sorted({place for component in self.own.writers.values() for place in component.readers}):
                 self.projected[reader] = self._projected(reader, self._input(reader)[None])
 
     def matters(self, reader: int) -> bool:
         """Whether anything alive reads what the reader feeds."""
-        return self.block.kind == "logits" or bool(self._fed(reader))
+        return self.block.kind == "logits" or bool(self._fed_by(reader))
 
     @torch.no_grad()
     def open(self, reader: int) -> None:
@@ -82,10 +82,10 @@ class Downstream:
             return
         if self.known is None:
             self._settle()
-        self.fed = self._fed(reader)
+        self.component = self._fed_by(reader)
         changed = torch.zeros(self.graph.n_writers - self.start, dtype=torch.bool)
-        changed[list(self.fed)] = True
-        self.plan = reached(self.laters, changed, self.wide[self.start :])
+        changed[list(self.component)] = True
+        self.plan = reached(self.later_blocks, changed, self.everywhere[self.start :])
 
     @torch.no_grad()
     def drop(self, writers: list[int]) -> None:
@@ -106,30 +106,30 @@ class Downstream:
         if self.reader in self.projected:
             self.projected[self.reader] = self._projected(self.reader, self._input(self.reader)[None])
 
-    def _running(self, block: Block) -> dict[int, Fed]:
+    def _running(self, block: Block) -> dict[int, LiveComponent]:
         """What a block feeds and something alive reads."""
         if block.kind == "logits":
             return {}
         writers = self.graph.writers_of(block)
         return {
-            w: Fed(bool(self.wide[writers.start + w]), made_of(self.graph, block, w))
+            w: LiveComponent(bool(self.everywhere[writers.start + w]), made_of(self.graph, block, w))
             for w in self.live[writers].nonzero()[:, 0].tolist()
         }
 
-    def _fed(self, reader: int) -> dict[int, Fed]:
+    def _fed_by(self, reader: int) -> dict[int, LiveComponent]:
         return {w: self.own.writers[w] for w in self.own.moved_by({reader - self.block.reader})}
 
-    def _places(self, reader: int) -> Places:
+    def _positions_of(self, reader: int) -> QueryPositions:
         """The tokens at which a reader of the visited block is needed."""
         if self.block.kind == "logits":
-            return self.rerun.places[False]
+            return self.rerun.positions[False]
         key = self.block.kind == "attention" and reader not in self.graph.roles.query
-        fed = self._fed(self.block.reader + reader)
-        return self.rerun.places[key or any(each.wide for each in fed.values())]
+        component = self._fed_by(self.block.reader + reader)
+        return self.rerun.positions[key or any(one.everywhere for one in component.values())]
 
     def _input(self, reader: int) -> Float[Tensor, "T D"]:
         """The input of a reader of the visited block under what is kept now."""
-        tokens, first = self._places(reader).tokens, self.block.offset + reader * self.block.n_writers
+        tokens, first = self._positions_of(reader).tokens, self.block.offset + reader * self.block.n_writers
         clean, removed = self.stream.clean[self.number][tokens], ~self.kept[first : first + self.block.n_writers]
         return clean - self._mixed(removed[None].to(clean), tokens)[0] if bool(removed.any()) else clean
 
@@ -145,52 +145,60 @@ class Downstream:
 
     def _projected(self, reader: int, x: Float[Tensor, "C T D"]) -> Tensor:
         """The projection of a reader of the visited block: `[C, T, k]`, of all tokens for a key or a value."""
-        layer, tokens = self.layer, self._places(reader).tokens
+        layer, tokens = self.layer, self._positions_of(reader).tokens
         new = self.rerun.project(layer, reader, normed(self.parts.layers[layer].attention.norm, x), tokens)
-        return new if reader in self.graph.roles.query else self.rerun.in_full(layer, reader, new, Known())
+        return new if reader in self.graph.roles.query else self.rerun.in_full(layer, reader, new, BlockRun())
 
-    def _make_laters(self, first: int) -> list[Later]:
+    def _make_later_blocks(self, first: int) -> list[LiveBlock]:
         """The blocks from one on, as far as they are alive, with what their readers get from before the visited one."""
-        found: list[tuple[int, Later, Tensor]] = []
+        found: list[tuple[int, LiveBlock, Tensor]] = []
         for number, block in enumerate(self.graph.blocks[first:], first):
             running = self._running(block)
             groups: dict[tuple[bool, bytes], list[int]] = {}
             rows = self.alive[block.edges].view(block.n_readers, block.n_writers)
             needed = {0: False} if block.kind == "logits" else self._readers(block, running)
-            for reader, wide in needed.items():
-                groups.setdefault((wide, rows[reader].numpy().tobytes()), []).append(reader)
+            for reader, everywhere in needed.items():
+                groups.setdefault((everywhere, rows[reader].numpy().tobytes()), []).append(reader)
             if groups:
                 masks = torch.stack([rows[readers[0]] for readers in groups.values()])
-                readings = [
-                    Reading(tuple(readers), wide, row[self.start :], self.stream.clean[0])  # summed below
-                    for ((wide, _), readers), row in zip(groups.items(), masks, strict=True)
+                shared_inputs = [
+                    SharedInput(tuple(readers), everywhere, row[self.start :], self.stream.clean[0])  # summed below
+                    for ((everywhere, _), readers), row in zip(groups.items(), masks, strict=True)
                 ]
                 column = self.graph.writers_of(block).start - self.start if running else 0
-                later = Later(block, tuple(readings), running, column, self.graph.spec.coupled_heads)
+                later = LiveBlock(block, tuple(shared_inputs), running, column, self.graph.spec.coupled_heads)
                 found.append((number, later, masks[:, : self.start]))
         return self._with_fixed(found)
 
-    def _readers(self, block: Block, running: dict[int, Fed]) -> dict[int, bool]:
-        """A block's readers that run, and whether they are needed wide."""
-        needed = {reader: True for fed in running.values() for reader in fed.readers[1:]}  # keys and values
-        return needed | {fed.readers[0]: fed.wide for fed in running.values()}
+    def _readers(self, block: Block, running: dict[int, LiveComponent]) -> dict[int, bool]:
+        """A block's readers that run, and whether they are needed everywhere."""
+        needed = {reader: True for component in running.values() for reader in component.readers[1:]}  # keys and values
+        return needed | {component.readers[0]: component.everywhere for component in running.values()}
 
-    def _with_fixed(self, found: list[tuple[int, Later, Bool[Tensor, "_ _"]]]) -> list[Later]:
-        """With the sums over the writers before the visited block's own: one product for all that are as wide."""
+    def _with_fixed(self, found: list[tuple[int, LiveBlock, Bool[Tensor, "_ _"]]]) -> list[LiveBlock]:
+        """With the sums over the writers before the visited block's own: one product for all that are as everywhere."""
         sums: dict[bool, list[Tensor]] = {}
-        for wide in (False, True):
-            rows = [row for _, each, m in found for r, row in zip(each.readings, m, strict=True) if r.wide == wide]
+        for everywhere in (False, True):
+            rows = [
+                row
+                for _, each, m in found
+                for r, row in zip(each.shared_inputs, m, strict=True)
+                if r.everywhere == everywhere
+            ]
             if rows:
                 mask = torch.stack(rows).to(self.stream.clean[0])
-                sums[wide] = list(self._mixed(mask, self.rerun.places[wide].tokens))
-        laters: list[Later] = []
+                sums[everywhere] = list(self._mixed(mask, self.rerun.positions[everywhere].tokens))
+        later_blocks: list[LiveBlock] = []
         for number, later, _ in found:
             bases = {
-                wide: self._base(number, self.rerun.places[wide].tokens) for wide in {r.wide for r in later.readings}
+                everywhere: self._base(number, self.rerun.positions[everywhere].tokens)
+                for everywhere in {r.everywhere for r in later.shared_inputs}
             }
-            readings = (r._replace(fixed=sums[r.wide].pop(0) + bases[r.wide]) for r in later.readings)
-            laters.append(replace(later, readings=tuple(readings)))
-        return laters
+            shared_inputs = (
+                r._replace(fixed=sums[r.everywhere].pop(0) + bases[r.everywhere]) for r in later.shared_inputs
+            )
+            later_blocks.append(replace(later, shared_inputs=tuple(shared_inputs)))
+        return later_blocks
 
     def _base(self, number: int, tokens: Int[Tensor, " T"]) -> Float[Tensor, "M D"]:
         base = self.stream.ablated.base(number).detach().to(self.stream.dtype)
@@ -202,20 +210,22 @@ class Downstream:
         rerun, running = self.rerun, self.own.writers
         column = torch.zeros(self.graph.n_writers - self.start, dtype=torch.bool)
         column[list(running)] = True
-        plan = reached(self.laters, column, self.wide[self.start :], everything=True)
-        changes, ablated = Changes(plan, rerun.answers_of_wide), rerun.ablated(self.own).written
-        self.now = Known(projected=self.projected)
+        plan = reached(self.later_blocks, column, self.everywhere[self.start :], everything=True)
+        changes, ablated = WriterChanges(plan, rerun.answers_among_all), rerun.ablated(self.own).written
+        self.now = BlockRun(projected=self.projected)
         if self.block.kind == "mlp":
             self.now.written[0] = write_mlp(self.parts.layers[self.layer].mlp, self._input(0)[None])
         else:
             self.now.written = rerun.coefficients(self.layer, running, {}, self.now)
         self._write(changes, {w: x - ablated[w] for w, x in self.now.written.items()}, bias=True)
         self.known = []
-        rerun.run(plan, self.laters, [rerun.ablated(later) for later in self.laters], changes, 1, self.known)
+        rerun.run(
+            plan, self.later_blocks, [rerun.ablated(later) for later in self.later_blocks], changes, 1, self.known
+        )
 
-    def _write(self, changes: Changes, change: dict[int, Tensor], *, bias: bool = False) -> None:
+    def _write(self, changes: WriterChanges, change: dict[int, Tensor], *, bias: bool = False) -> None:
         if self.block.kind == "mlp":
-            changes.add(0, self.own.writers[0].wide, change[0])
+            changes.add(0, self.own.writers[0].everywhere, change[0])
         else:
             self.rerun.add_heads(changes, self.own, change, bias=bias)
 
@@ -223,13 +233,15 @@ class Downstream:
 
     def room(self) -> int:
         """How many candidates one run may have."""
-        width, answers, wide = self.parts.d_model, *(len(places) for places in self.rerun.places)
+        width, answers, everywhere = self.parts.d_model, *(len(positions) for positions in self.rerun.positions)
         hidden = max((weight.shape[1] for weight, _ in self.parts.layers[0].mlp.inputs), default=4 * width)
         per_copy = self.n_outputs * answers * 3
         if self.block.kind != "logits":
-            runs = [self.laters[step.number].writers[w].wide for step in self.plan.steps for w in step.writers]
-            most = wide if any(runs) or self.reader not in self.graph.roles.query else answers
-            single = sum(len(c) * n for c, n in zip(self.plan.columns, (answers, wide), strict=True))
+            runs = [
+                self.later_blocks[step.number].writers[w].everywhere for step in self.plan.steps for w in step.writers
+            ]
+            most = everywhere if any(runs) or self.reader not in self.graph.roles.query else answers
+            single = sum(len(c) * n for c, n in zip(self.plan.columns, (answers, everywhere), strict=True))
             per_copy += width * single + most * (6 * width + 3 * hidden)
         return max(1, min(64, COPY_BYTES // (self.stream.clean[0].element_size() * per_copy)))
 
@@ -250,13 +262,13 @@ class Downstream:
             new = {0: write_mlp(self.parts.layers[self.layer].mlp, inputs)}
         else:
             projected = {self.reader: self._projected(self.reader, inputs)}
-            new = self.rerun.coefficients(self.layer, self.fed, projected, self.now)
-        changes = Changes(self.plan, self.rerun.answers_of_wide)
+            new = self.rerun.coefficients(self.layer, self.component, projected, self.now)
+        changes = WriterChanges(self.plan, self.rerun.answers_among_all)
         self._write(changes, {w: x - self.now.written[w] for w, x in new.items()})
-        return self._unembed(self.rerun.run(self.plan, self.laters, self.known, changes, len(inputs)))
+        return self._unembed(self.rerun.run(self.plan, self.later_blocks, self.known, changes, len(inputs)))
 
     def _differences(self, writers: list[int]) -> Float[Tensor, "n T D"]:
-        tokens = self._places(self.reader).tokens
+        tokens = self._positions_of(self.reader).tokens
         return torch.cat([self.stream.differences(tokens, slice(w, w + 1)) for w in writers])
 
     def _unembed(self, x: Float[Tensor, "*C A D"]) -> Float[Tensor, "*C A V"]:

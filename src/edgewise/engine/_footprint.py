@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.engine._execution import Execution
 from edgewise.engine._group import layers_together
 from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
 from edgewise.graph import Graph
@@ -51,11 +52,10 @@ def footprint(
     batch: int,
     length: int,
     *,
-    memory: Literal["default", "lean"] = "default",
-    dtype: torch.dtype | None = None,
     examples: int | None = None,
-    cache_bytes: int = 1 << 30,
     device: Literal["cpu", "cuda"] = "cpu",
+    execution: Execution | None = None,
+    **changes: Any,
 ) -> Footprint:
     """Plan a step of a learned method under interchange ablation, judged at one position per prompt.
 
@@ -64,15 +64,16 @@ def footprint(
         graph: its graph.
         batch: B, pairs per step.
         length: S, tokens per prompt.
-        memory: `default` or `lean`, as for `Engine`.
-        dtype: as for `Engine`: the type of the stack and of products with the weights; float32 if None.
         examples: how many training examples' constants are kept; the batch's if None.
-        cache_bytes: as for `Engine`.
         device: how long chunks of tokens are depends on it.
+        execution: as for `Engine`; the defaults if None.
+        **changes: other values of single fields of `Execution`, such as `memory="lean"`.
 
     Raises:
-        InputError: the graph has features.
+        InputError: the graph has features, or an option is none of `Execution`'s.
     """
+    execution = (execution or Execution()).changed(changes)
+    memory, dtype, cache_bytes = execution.memory, execution.dtype, execution.cache_bytes
     if graph.spec.features:
         raise InputError("footprint: the graph has features in MLPs' places, which are not counted; plan without them")
     parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.engine._later import Fed, made_of
-from edgewise.engine._rerun import Known, Rerun
+from edgewise.engine._reach import LiveComponent, made_of
+from edgewise.engine._rerun import BlockRun, Rerun
 from edgewise.engine._stream import Stream
 from edgewise.models.block import normed
 
@@ -28,27 +28,27 @@ def query_and_key_effects(stream: Stream, gradients: dict[int, Float[Tensor, "N 
         The effects, summed over the batch; NaN for edges into other readers.
     """
     rerun, graph, heads = Rerun(stream), stream.graph, stream.parts.n_heads
-    places = rerun.places[True]
+    positions = rerun.positions[True]
     found = stream.clean[0].new_full((graph.n_edges,), torch.nan)
-    step = max(1, TILE_BYTES // (len(places) * stream.parts.d_model * found.element_size()))
+    step = max(1, TILE_BYTES // (len(positions) * stream.parts.d_model * found.element_size()))
     for layer, parts in enumerate(stream.parts.layers):
         block = graph.attention(layer)
-        clean = stream.clean[block.number][places.tokens]
-        fed = {head: Fed(True, made_of(graph, block, head)) for head in range(heads)}
+        clean = stream.clean[block.number][positions.tokens]
+        component = {head: LiveComponent(True, made_of(graph, block, head)) for head in range(heads)}
         queries, keys, _ = graph.roles
-        known = Known(projected=_projected(rerun, layer, range(block.n_readers), clean[None]))
-        known.written = rerun.mixed(layer, fed, {}, known)
+        known = BlockRun(projected=_projected(rerun, layer, range(block.n_readers), clean[None]))
+        known.written = rerun.mixed(layer, component, {}, known)
         table = block.table(found)
         table[: keys.stop] = 0
         for start in range(0, block.n_writers, step):
             writers = slice(start, min(start + step, block.n_writers))
-            inputs = normed(parts.attention.norm, clean - stream.differences(places.tokens, writers))
+            inputs = normed(parts.attention.norm, clean - stream.differences(positions.tokens, writers))
             for role in (queries, keys):
                 new = _projected(rerun, layer, role, inputs, normal=True)
-                for head, mixed in rerun.mixed(layer, fed, new, known).items():
+                for head, mixed in rerun.mixed(layer, component, new, known).items():
                     change = known.written[head] - mixed  # (n, T, v)
-                    effect = (change * gradients[block.number][places.tokens, head]).sum((1, 2))
-                    table[fed[head].readers[0 if role is queries else 1], writers] += effect
+                    effect = (change * gradients[block.number][positions.tokens, head]).sum((1, 2))
+                    table[component[head].readers[0 if role is queries else 1], writers] += effect
     return found
 
 
@@ -57,7 +57,7 @@ def _projected(
 ) -> dict[int, Tensor]:
     """Projections of some readers, a key's and a value's of all tokens; `normal` if the input has been normed."""
     y = x if normal else normed(rerun.parts.layers[layer].attention.norm, x)
-    tokens = rerun.places[True].tokens
+    tokens = rerun.positions[True].tokens
     projected = {reader: rerun.project(layer, reader, y, tokens) for reader in readers}
     queries = rerun.graph.roles.query
-    return {r: p if r in queries else rerun.in_full(layer, r, p, Known()) for r, p in projected.items()}
+    return {r: p if r in queries else rerun.in_full(layer, r, p, BlockRun()) for r, p in projected.items()}

@@ -49,7 +49,7 @@ class Workspace:
         )
         if buffer is not None and usable:
             return buffer
-        del buffer  # before there is another
+        del buffer  # so that the old one is freed before the new one is made
         return like.new_empty(n, dtype=dtype)
 
 

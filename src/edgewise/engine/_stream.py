@@ -211,7 +211,9 @@ class Stream:
                     x = self._attend(run, index, layer, before, rules, inner)
                 if mlp >= first:
                     read = before if self.parts.parallel else x
-                    run.reads[mlp] = read = read.view_as(read)  # a tensor of the MLP's own
+                    run.reads[mlp] = read = read.view_as(
+                        read
+                    )  # another tensor than the stream, so that the gradient is the MLP's alone
                     written = write_mlp(layer.mlp, read, rules)
                     if inner:
                         self._note(run, mlp, written)

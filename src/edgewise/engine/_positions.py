@@ -11,7 +11,7 @@ from edgewise.engine._stream import Stream
 from edgewise.models import Attention, block
 
 
-class Places:
+class QueryPositions:
     """Some tokens of a batch, as the queries of attention."""
 
     def __init__(self, stream: Stream, tokens: Int[Tensor, " T"]) -> None:
@@ -53,7 +53,7 @@ class Places:
         return self._seen[kind]
 
 
-class Grid:
+class KeyPositions:
     """All of a batch's tokens, as the keys of attention."""
 
     def __init__(self, stream: Stream) -> None:
@@ -67,9 +67,9 @@ class Grid:
         self.source = packing.cell.new_zeros(self.shape[0] * self.shape[1])
         """Which token stands in each cell of `[B, S]`; any in an empty one."""
         self.source[packing.cell] = torch.arange(packing.n_tokens, device=packing.cell.device)
-        rotaries = {id(each.rotary): each.rotary for each in stream.contexts if each.rotary is not None}
+        rotaries = {id(own.rotary): own.rotary for own in stream.contexts if own.rotary is not None}
         packed = {key: tuple(x.flatten(0, 1)[packing.cell] for x in rotary) for key, rotary in rotaries.items()}
-        self.rotary = [packed.get(id(each.rotary)) for each in stream.contexts]
+        self.rotary = [packed.get(id(own.rotary)) for own in stream.contexts]
         """Each layer's cosines and sines at the packed tokens, `[N, rotary]`."""
 
     def placed(
@@ -78,7 +78,7 @@ class Grid:
         """One head's queries or keys of some tokens as their products are taken: normed and rotated."""
         x, rotary, packed = x[:, None], None, self.rotary[layer]
         if packed is not None:
-            cosine, sine = (each[tokens].expand(len(x), -1, -1) for each in packed)
+            cosine, sine = (table[tokens].expand(len(x), -1, -1) for table in packed)
             rotary = cosine, sine
         if role == "query":
             return block.placed(self.attention[layer], x, x[:, :0], rotary)[0][:, 0]
@@ -90,7 +90,7 @@ class Grid:
         query: Float[Tensor, "C h T k"],
         key: Float[Tensor, "#C h N k"],
         value: Float[Tensor, "#C h N v"],
-        places: Places,
+        positions: QueryPositions,
         heads: Sequence[int],
     ) -> Float[Tensor, "C h T v"]:
         """Each head's mixed values, before any post-norm.
@@ -100,17 +100,17 @@ class Grid:
             query: placed, of the tokens that ask, for C copies of the batch.
             key: placed, of all tokens; for each copy, or one for all.
             value: the same.
-            places: the tokens that ask.
+            positions: the tokens that ask.
             heads: which heads they are.
         """
         n, h = query.shape[:2]
         rows, columns = self.shape
-        asking = query[:, :, places.source].view(n, h * rows, -1, query.shape[-1])
+        asking = query[:, :, positions.source].view(n, h * rows, -1, query.shape[-1])
         keys, values = (
             x[:, :, self.source].view(len(x), h * rows, columns, -1).expand(n, -1, -1, -1) for x in (key, value)
         )
         attention = self.attention[layer]
-        sees = places.sees(attention).repeat(h, 1, 1)[None]
+        sees = positions.sees(attention).repeat(h, 1, 1)[None]
         which = torch.tensor(heads, device=sees.device).repeat_interleave(rows)
         mixed = block.attend(attention, asking, keys, values, sees, which)
-        return mixed.reshape(n, h, -1, mixed.shape[-1])[:, :, places.cell]
+        return mixed.reshape(n, h, -1, mixed.shape[-1])[:, :, positions.cell]

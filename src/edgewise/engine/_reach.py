@@ -19,12 +19,12 @@ from torch import Tensor
 from edgewise.graph import Block, Graph
 
 
-class Reading(NamedTuple):
+class SharedInput(NamedTuple):
     """Readers of one block with equal masks, needed at the same tokens; so their inputs are one."""
 
     readers: tuple[int, ...]
     """Counted within their block: queries, keys, values."""
-    wide: bool
+    everywhere: bool
     """Needed wherever candidates can differ, not only at the answers."""
     row: Bool[Tensor, " w"]
     """Which writers are read, of those from the visited block's own on (on the host)."""
@@ -32,22 +32,22 @@ class Reading(NamedTuple):
     """What comes from the writers before those."""
 
 
-class Fed(NamedTuple):
+class LiveComponent(NamedTuple):
     """A head or an MLP."""
 
-    wide: bool
+    everywhere: bool
     """Needed wherever candidates can differ, not only at the answers."""
     readers: tuple[int, ...]
     """Which readers of its block it is made from."""
 
 
 @dataclass(frozen=True)
-class Later:
+class LiveBlock:
     """A block of readers as far as it is alive."""
 
     block: Block
-    readings: tuple[Reading, ...]
-    writers: dict[int, Fed]
+    shared_inputs: tuple[SharedInput, ...]
+    writers: dict[int, LiveComponent]
     """What it feeds: heads by their number, an MLP as 0; nothing for `logits`."""
     column: int
     """Where its layer's first head, or its MLP, stands among the writers from the visited block's own on."""
@@ -56,31 +56,32 @@ class Later:
 
     def moved_by(self, readers: Set[int]) -> tuple[int, ...]:
         """Which writers change with some of the block's readers."""
-        made = tuple(w for w, fed in self.writers.items() if readers & set(fed.readers))
+        made = tuple(w for w, component in self.writers.items() if readers & set(component.readers))
         return tuple(self.writers) if made and self.coupled else made
 
 
-class Sum(NamedTuple):
-    """How a reading's input changes: by all changes so far, or none, plus some with their signs."""
+class InputChange(NamedTuple):
+    """How a shared input changes: by all changes so far, or none, plus some with their signs."""
 
-    reading: int
+    number: int
+    """Among its block's shared inputs."""
     total: bool
     columns: tuple[tuple[int, int], ...]
 
 
-class Step(NamedTuple):
+class BlockStep(NamedTuple):
     """What a change reaches in one block."""
 
     number: int
     """Among the later blocks."""
-    sums: tuple[Sum, ...]
+    input_changes: tuple[InputChange, ...]
     writers: tuple[int, ...]
 
 
-class Plan(NamedTuple):
-    """What a change reaches. The pairs are of what is wanted at the answers and of what is wanted wide."""
+class Reach(NamedTuple):
+    """What a change reaches. The pairs are of what is wanted at the answers and of what is wanted everywhere."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[BlockStep, ...]
     columns: tuple[frozenset[int], frozenset[int]]
     """Writers whose change is read by itself."""
     totals: tuple[bool, bool]
@@ -92,56 +93,60 @@ def made_of(graph: Graph, block: Block, writer: int) -> tuple[int, ...]:
     return tuple(reader - block.reader for reader in graph.readers_of(graph.writers_of(block).start + writer))
 
 
-def needed_wide(graph: Graph, alive: Bool[Tensor, " E"], number: int) -> Bool[Tensor, " W"]:
+def needed_everywhere(graph: Graph, alive: Bool[Tensor, " E"], number: int) -> Bool[Tensor, " W"]:
     """Which writers are needed at other positions than the answers, of those from block `number`'s own on."""
-    wide = torch.zeros(graph.n_writers, dtype=torch.bool)
+    everywhere = torch.zeros(graph.n_writers, dtype=torch.bool)
     for block in reversed(graph.blocks[number:-1]):
-        needed = wide[graph.writers_of(block)]
+        needed = everywhere[graph.writers_of(block)]
         if block.kind == "attention" and graph.spec.coupled_heads:
-            needed |= needed.any()  # in place
+            needed |= needed.any()  # a view: all heads of the layer, if one is
         if block is graph.blocks[number]:
             break
         rows = alive[block.edges].view(block.n_readers, block.n_writers)
         if block.kind == "attention":  # its keys and values are, as far as they are alive
             needed = torch.cat([needed, torch.ones(block.n_readers - len(needed), dtype=torch.bool)])
-        wide[: block.n_writers] |= rows[needed].any(0)
-    return wide
+        everywhere[: block.n_writers] |= rows[needed].any(0)
+    return everywhere
 
 
 def reached(
-    laters: Sequence[Later], changed: Bool[Tensor, " w"], wide: Bool[Tensor, " w"], *, everything: bool = False
-) -> Plan:
+    later_blocks: Sequence[LiveBlock],
+    changed: Bool[Tensor, " w"],
+    everywhere: Bool[Tensor, " w"],
+    *,
+    everything: bool = False,
+) -> Reach:
     """What a change of some writers reaches.
 
     Args:
-        laters: the blocks after the visited one.
+        later_blocks: the blocks after the visited one.
         changed: which writers change at first, of those from the visited block's own on.
-        wide: which of all those are needed wide.
+        everywhere: which of all those are needed everywhere.
         everything: run all blocks, reached or not.
     """
     seen = changed.clone()
-    steps: list[Step] = []
+    steps: list[BlockStep] = []
     columns: tuple[set[int], set[int]] = set(), set()
     totals = [False, False]
-    for number, later in enumerate(laters):
-        sums: list[Sum] = []
-        for i, reading in enumerate(later.readings):
-            so_far = seen & wide if reading.wide else seen
-            n, n_seen = len(reading.row), int(so_far.sum())
-            read = so_far[:n] & reading.row
+    for number, later in enumerate(later_blocks):
+        input_changes: list[InputChange] = []
+        for i, shared_input in enumerate(later.shared_inputs):
+            so_far = seen & everywhere if shared_input.everywhere else seen
+            n, n_seen = len(shared_input.row), int(so_far.sum())
+            read = so_far[:n] & shared_input.row
             n_read = int(read.sum())
             if not n_read and not everything:
                 continue
             total = 2 * n_read > n_seen
             if total:  # and then without those that it does not see
-                read = torch.cat([so_far[:n] & ~reading.row, so_far[n:]])
+                read = torch.cat([so_far[:n] & ~shared_input.row, so_far[n:]])
             some = read.nonzero()[:, 0].tolist()
-            sums.append(Sum(i, total, tuple((column, -1 if total else 1) for column in some)))
-            columns[reading.wide].update(some)
-            totals[reading.wide] |= total
-        changing = {reader for each in sums for reader in later.readings[each.reading].readers}
+            input_changes.append(InputChange(i, total, tuple((column, -1 if total else 1) for column in some)))
+            columns[shared_input.everywhere].update(some)
+            totals[shared_input.everywhere] |= total
+        changing = {reader for change in input_changes for reader in later.shared_inputs[change.number].readers}
         writers = later.moved_by(changing)
-        if sums:
-            steps.append(Step(number, tuple(sums), writers))
+        if input_changes:
+            steps.append(BlockStep(number, tuple(input_changes), writers))
         seen[[later.column + w for w in writers]] = True
-    return Plan(tuple(steps), (frozenset(columns[0]), frozenset(columns[1])), (totals[0], totals[1]))
+    return Reach(tuple(steps), (frozenset(columns[0]), frozenset(columns[1])), (totals[0], totals[1]))
