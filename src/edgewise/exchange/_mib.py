@@ -15,7 +15,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.exchange._convert import convert, refuse_features
-from edgewise.exchange._reading import read_json, read_pickle
+from edgewise.exchange._reading import read_json, read_pickle, truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
 from edgewise.runs import atomic_path, write_atomically
 
@@ -140,16 +140,10 @@ def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
                 f"{path}: {name!r:.100} is no edge of {graph.spec.n_layers} layers of {graph.spec.n_heads} heads"
             )
         try:
-            kept[numbers[name]], scores[numbers[name]] = _truth(row["in_graph"]), float(row["score"])
+            kept[numbers[name]], scores[numbers[name]] = truth(row["in_graph"]), float(row["score"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: edge {name!r} has {str(row)[:100]!r}; expected a score and in_graph") from error
     return kept, scores
-
-
-def _truth(value: Any) -> bool:
-    if value not in (True, False):  # "false" would count as true
-        raise ValueError(value)
-    return bool(value)
 
 
 def _matrices(path: Path, content: dict[str, Any], graph: Graph) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: is no JSON ({' '.join(str(error).split())[:100]})") from error
 
 
+def truth(value: Any) -> bool:
+    """True or False, or 1 or 0, also of numpy. Raises `ValueError` for anything else: "false" would count as true."""
+    if value not in (True, False):
+        raise ValueError(f"{str(value)[:40]!r}; give True or False")
+    return bool(value)
+
+
 def read_pickle(path: Path) -> Any:
     """The content of a `.pt` file of tensors, plain values and containers of them; nothing else is unpickled. Raises
     `InputError`.

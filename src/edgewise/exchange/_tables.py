@@ -7,6 +7,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
+from edgewise.exchange._reading import truth
 from edgewise.graph import WRITER_KINDS, Graph
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
         again = next(edge for number, edge in enumerate(edges) if edge in edges[:number])
         raise InputError(f"edge table: {graph.edge_name(again)!r} stands in two rows; give each edge once")
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
-    kept[edges] = torch.tensor([_truth(x) for x in columns.get("kept", [True] * len(edges))], dtype=torch.bool)
+    try:
+        kept[edges] = torch.tensor([truth(x) for x in columns.get("kept", [True] * len(edges))], dtype=torch.bool)
+    except ValueError as error:
+        raise InputError(f"edge table: kept is {error}") from error
     scores = None
     if "score" in columns:
         scores = torch.full((graph.n_edges,), torch.nan)
@@ -80,12 +84,6 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
     return Circuit(
         graph, kept, scores, {"graph": graph.spec.to_dict(), "method": {"name": "imported", "format": "table"}}
     )
-
-
-def _truth(value: Any) -> bool:
-    if value in (True, False):  # 0 and 1 too, and those of numpy
-        return bool(value)
-    raise InputError(f"edge table: kept is {str(value)[:40]!r}; give True or False")
 
 
 def _number(value: Any) -> float:

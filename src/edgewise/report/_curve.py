@@ -2,7 +2,8 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +64,7 @@ def curve(
         InputError: no points, one that a (logarithmic) axis cannot show, or what `draw` raises about the file.
     """
     _check(points, log)
-    notes = textwrap.wrap(caption, 120)
-    top = HEIGHT + 0.15 * len(notes)
-    with canvas(path, (0.0, WIDTH, 0.0, top), dpi) as page:
-        write(page, 0.3, top - 0.3, shorten(title), 12, weight="bold")
-        for number, note in enumerate(notes):
-            write(page, 0.3, top - 0.54 - 0.15 * number, note, 7.5, color=QUIET)
-        height = HEIGHT - (1.55 if total else 1.2)
-        axes = page.figure.add_axes((0.75 / WIDTH, 0.6 / top, 5.05 / WIDTH, height / top))
+    with chart(path, title, caption, dpi, HEIGHT, above=1.55 if total else 1.2) as axes:
         if log:
             axes.set_yscale("log")
         methods = list(dict.fromkeys(point.method for point in points))
@@ -79,6 +73,35 @@ def curve(
         references = _draw_references(axes, full, empty)
         finish_axes(axes, [point.edges for point in points], total, measure)
         draw_key(axes, [*methods, *references])
+
+
+@contextmanager
+def chart(path: str | Path, title: str, caption: str, dpi: int, height: float, above: float = 1.2) -> Iterator["Axes"]:
+    """Axes under a heading and a caption, with room for a key at the right; the file is written at the end.
+
+    Args:
+        path: the file; `.png`, `.svg` or `.pdf`.
+        title: the heading.
+        caption: what else a reader must know.
+        dpi: pixels per inch of a PNG.
+        height: of the page without the caption, in inches.
+        above: what of it is not the axes'.
+    """
+    notes = textwrap.wrap(caption, 120)
+    top = height + 0.15 * len(notes)
+    with canvas(path, (0.0, WIDTH, 0.0, top), dpi) as page:
+        write(page, 0.3, top - 0.3, shorten(title), 12, weight="bold")
+        for number, note in enumerate(notes):
+            write(page, 0.3, top - 0.54 - 0.15 * number, note, 7.5, color=QUIET)
+        yield page.figure.add_axes((0.75 / WIDTH, 0.6 / top, 5.05 / WIDTH, (height - above) / top))
+
+
+def plain_look(axes: "Axes") -> None:
+    """Small grey ticks, no frame at the top and right, faint lines across behind everything."""
+    axes.tick_params(labelsize=7.5, color=QUIET)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def draw_curve(found: SizeCurve, path: str | Path, *, title: str | None = None, log: bool = False) -> None:
@@ -192,10 +215,7 @@ def finish_axes(axes: "Axes", edges: list[int], total: int | None, measure: str)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("edges kept (logarithmic)", fontsize=8)
     axes.set_ylabel(printable(measure), fontsize=8, parse_math=False)
-    axes.tick_params(labelsize=7.5, color=QUIET)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
-    axes.set_axisbelow(True)
+    plain_look(axes)
     if total:
         _add_sparsity(axes, total)
 

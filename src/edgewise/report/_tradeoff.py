@@ -1,17 +1,15 @@
 """What sparsity costs: the loss with an MLP replaced, against how many features are active."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from edgewise._errors import InputError
-from edgewise.report._canvas import INK, QUIET, canvas, write
-from edgewise.report._caption import shorten
-from edgewise.report._curve import LINES, draw_key
+from edgewise.report._canvas import INK
+from edgewise.report._curve import LINES, chart, draw_key, plain_look
 
-WIDTH, HEIGHT = 7.6, 4.4
-"""Of the page in inches."""
+HEIGHT = 4.4
+"""Of the page in inches, without its caption."""
 
 
 class Tradeoff(NamedTuple):
@@ -54,13 +52,7 @@ def tradeoff(
         raise InputError("tradeoff: there are no points to draw; give at least one")
     if none := next((point for point in points if not point.active > 0), None):
         raise InputError(f"tradeoff: {none.kind} has {none.active} active features, which no logarithmic axis can show")
-    notes = textwrap.wrap(caption, 120)
-    top = HEIGHT + 0.15 * len(notes)
-    with canvas(path, (0.0, WIDTH, 0.0, top), dpi) as page:
-        write(page, 0.3, top - 0.3, shorten(title), 12, weight="bold")
-        for number, note in enumerate(notes):
-            write(page, 0.3, top - 0.54 - 0.15 * number, note, 7.5, color=QUIET)
-        axes = page.figure.add_axes((0.75 / WIDTH, 0.6 / top, 5.05 / WIDTH, (HEIGHT - 1.2) / top))
+    with chart(path, title, caption, dpi, HEIGHT) as axes:
         axes.set_xscale("log")
         kinds = list(dict.fromkeys(point.kind for point in points))
         for number, kind in enumerate(kinds):
@@ -78,8 +70,5 @@ def tradeoff(
         ticks = sorted({round(point.active) for point in points if point.active >= 0.5})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-        axes.tick_params(labelsize=7.5, color=QUIET)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
-        axes.set_axisbelow(True)
+        plain_look(axes)
         draw_key(axes, [*kinds, *(f"{name} ({value:.3f})" for name, value in references)])

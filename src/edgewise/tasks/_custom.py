@@ -14,7 +14,7 @@ from edgewise.tasks._encode import Encoder
 from edgewise.tasks._marks import REST
 from edgewise.tasks._metric import Score
 from edgewise.tasks._pairs import Pair
-from edgewise.tasks._record import pair_of, split_of
+from edgewise.tasks._record import asked_split, pair_of
 from edgewise.tasks._splits import SPLITS, Split
 from edgewise.tasks._store import PairStore
 from edgewise.tasks._task import Task, pairs_hash
@@ -152,7 +152,8 @@ class Gathered:
             raise record
         if not isinstance(record, Mapping):
             raise InputError(f"is a {type(record).__name__}; each pair must be an object of named values")
-        split, names = split_of(record), dict(self.names)  # a copy: what is refused must not leave the name of a span
+        split = asked_split(record)
+        names = dict(self.names)  # a copy: what is refused must not leave the name of a span
         pair = pair_of(record, self.encoder, names)
         key = prompt_key(pair)
         if split is None:

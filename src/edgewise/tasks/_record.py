@@ -68,7 +68,7 @@ def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: boo
     return _answered(clean, corrupted, answers, wrong, unequal, encoder)
 
 
-def split_of(record: Mapping[str, Any]) -> Split | None:
+def asked_split(record: Mapping[str, Any]) -> Split | None:
     """The split that a record asks for, if any."""
     asked = record.get("split")
     if asked is None:
