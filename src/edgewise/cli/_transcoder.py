@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgewise._errors import InputError
+from edgewise.cli import _options as options
 from edgewise.cli._common import load
 from edgewise.runs import check_writable
 
@@ -51,9 +52,6 @@ Precision = Annotated[
 ]
 HoldOut = Annotated[float, typer.Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
 Seed = Annotated[int, typer.Option("--seed")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, …")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for results; a run that was cut short resumes from it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,8 @@ def _given(
     hold_out: HoldOut = 0.05,
     checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
     seed: Seed = 0,
-    device: Device = "cpu",
-    out: Out = Path("runs/transcoders"),
+    device: options.Device = "cpu",
+    out: options.Out = Path("runs/transcoders"),
 ) -> _Given:
     from edgewise.runs import RunOptions, parse_settings
     from edgewise.transcoders import TranscoderLoss
@@ -175,10 +173,9 @@ def train(
     kept = None if cache is None else CachedActivations(cache)
     if first:
         show.training(given.model, rows, config)
-    options = replace(given.options, log=tuple(log or ()))
-    trained = run(given.model, rows, config, cache=kept, options=options)
+    trained = run(given.model, rows, config, cache=kept, options=replace(given.options, log=tuple(log or ())))
     if first:
-        show.trained(trained, options.out, config)
+        show.trained(trained, given.options.out, config)
     if trained.stopped:
         raise typer.Exit(130)  # what follows in a script should not go on with half a run
 
@@ -192,9 +189,9 @@ def evaluate(
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
     include_special: Annotated[bool, typer.Option(help="Also replace at special and first tokens.")] = False,
-    device: Device = "cpu",
+    device: options.Device = "cpu",
     out: Annotated[Path | None, typer.Option("--out", help="Also write JSON to this file.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
     from edgewise.cli import _show_transcoder as show
@@ -253,7 +250,7 @@ def cache(
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
-    device: Device = "cpu",
+    device: options.Device = "cpu",
 ) -> None:
     """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
     from edgewise.cli import _show_transcoder as show
