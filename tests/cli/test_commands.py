@@ -76,6 +76,24 @@ def test_a_circuit_with_learned_constants_is_judged_with_them(cli: Cli, model: P
     assert "constants" in cli.refused("evaluate", tmp_path / "circuit.safetensors")
 
 
+@pytest.mark.parametrize("kind", ["mean", "mean-positional"])
+def test_a_circuit_under_means_is_judged_with_them(cli: Cli, model: Path, pairs: Path, tmp_path, kind: str):
+    assert cli(*find(model, pairs, tmp_path, "--method", "eap", "--ablation", kind)).status == 0
+    ran = cli("evaluate", tmp_path / "circuit.safetensors", "--json")
+    assert ran.status == 0, ran.err
+    ablation = json.loads(ran.out)["conditions"]["ablation"]
+    assert (ablation["kind"], ablation["source"]) == (kind, "means over pairs train, clean")
+    assert cli("curve", tmp_path / "circuit.safetensors", tmp_path / "c.png", "--sparsities", "0.5").status == 0
+
+
+def test_settings_are_given_by_name(cli: Cli, model: Path, pairs: Path, tmp_path):
+    given = ("--set", "qk_fix=yes", "--set", "pairs=3", "--set", "explains=log_prob")
+    assert cli(*find(model, pairs, tmp_path, "--method", "eap", *given)).status == 0
+    said = Circuit.load(tmp_path / "circuit.safetensors").provenance
+    assert said["method"]["config"]["qk_fix"] is True and said["cost"]["examples"] == 3
+    assert said["task"]["metric"] == "log_prob" and said["method"]["selection"] == "absolute"
+
+
 def test_find_takes_the_graph_and_ablation_asked_for(cli: Cli, model: Path, pairs: Path, tmp_path):
     choices = ("--embeddings", "split", "--ablation", "zero", "--seed", 3)
     assert cli(*find(model, pairs, tmp_path, "--method", "eap", *choices)).status == 0
