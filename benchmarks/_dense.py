@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, attention_contexts, embeddings
-from edgewise.graph import Graph
+from edgewise.graph import Block, Graph
 from edgewise.models import Heads, Norm, Parts
 from edgewise.models.block import mix
 
@@ -23,9 +23,8 @@ def dense_logits(
     bias = torch.zeros_like(clean[0][0])
     contexts = attention_contexts(parts, packing)
 
-    def inputs(block: int) -> Float[Tensor, "n N D"]:
-        b = graph.blocks[block]
-        m = mask[b.edges].view(b.n_readers, b.n_writers)
+    def inputs(block: Block) -> Float[Tensor, "n N D"]:
+        m = block.table(mask)
         z, z_ablated = torch.stack(clean), torch.stack(corrupted)
         return torch.einsum("rw,wnd->rnd", m, z) + torch.einsum("rw,wnd->rnd", 1 - m, z_ablated) + bias
 
@@ -36,7 +35,7 @@ def dense_logits(
 
     for index, layer in enumerate(parts.layers):
         attention = layer.attention
-        query, key, value = inputs(2 * index).split([parts.n_heads, parts.n_kv_heads, parts.n_kv_heads])
+        query, key, value = inputs(graph.attention(index)).split(graph.roles.sizes)
         mixed = mix(
             attention,
             project(query, attention.query, attention.norm),
@@ -48,6 +47,6 @@ def dense_logits(
         corrupted += list(ablated.heads[index].transpose(0, 1) @ attention.output)
         if attention.output_bias is not None:
             bias = bias + attention.output_bias
-        clean.append(layer.mlp.module(layer.mlp.norm.module(inputs(2 * index + 1)[0])))
+        clean.append(layer.mlp.module(layer.mlp.norm.module(inputs(graph.mlp(index))[0])))
         corrupted.append(ablated.mlps[index])
-    return parts.unembed(parts.final_norm.module(inputs(len(graph.blocks) - 1)[0][targets]))
+    return parts.unembed(parts.final_norm.module(inputs(graph.final)[0][targets]))
