@@ -1,13 +1,19 @@
 """What every test starts from."""
 
 import os
+import random
 
 # Set before anything imports huggingface_hub, which reads it once: no test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import shapes
+
+shapes.install()  # before anything imports edgewise
 
 # On models this small a second thread only waits, and on a busy machine for minutes.
 torch.set_num_threads(1)
@@ -21,3 +27,12 @@ settings.load_profile("edgewise")
 def _seed() -> None:
     """Let every test draw the same random numbers, alone or among others."""
     torch.manual_seed(0)
+    random.seed(0)  # which item of a list is checked
+    shapes.begin_test()
+
+
+@pytest.fixture(autouse=True)
+def _unchecked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave annotations unchecked in a test that is marked as giving what they forbid, to see it refused."""
+    if request.node.get_closest_marker("unchecked"):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -202,7 +202,7 @@ class Engine:
     def run(
         self,
         batch: Prompts,
-        mask: Float[Tensor, " E"] | Float[Tensor, "C P E"],
+        mask: Shaped[Tensor, " E"] | Shaped[Tensor, "C P E"],
         *,
         gradients: Literal["fractional", "all"] = "fractional",
         skip: bool = True,
@@ -278,7 +278,7 @@ class Engine:
         executor = Executor(self._arranged, masked._replace(masks=masks.detach()), plan)
         return _MaskedRun.apply(executor, self.execution.matmul, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
-    def _by_group(self, mask: Tensor) -> Float[Tensor, "C P n"]:
+    def _by_group(self, mask: Tensor) -> Shaped[Tensor, "C P n"]:
         """A mask with a row for each circuit and position group."""
         graph, shape = self.graph, tuple(mask.shape)
         fits = shape[-1:] == (graph.n_edges,) and (mask.ndim == 1 or (mask.ndim == 3 and shape[1] == 1))
@@ -291,7 +291,7 @@ class Engine:
             raise InputError(f"mask: shape {shape} holds no circuit; give at least one")
         return mask.reshape(-1, graph.n_groups, graph.n_plain) if fits else mask
 
-    def _rows(self, mask: Float[Tensor, "C P n"], gradients: str) -> Float[Tensor, "CP n"]:
+    def _rows(self, mask: Shaped[Tensor, "C P n"], gradients: str) -> Float[Tensor, "CP n"]:
         dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
         rows = mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
         return torch.where((rows > 0) & (rows < 1), rows, rows.detach()) if gradients == "fractional" else rows

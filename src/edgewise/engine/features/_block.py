@@ -78,6 +78,6 @@ class FeatureBlock:
         return read.backward(run, gradient * on[..., None], all_edges=all_edges)
 
 
-def _columns(bound: Float[Tensor, "N m"], plan: FeaturePlan) -> Float[Tensor, "m N"]:
+def _columns(bound: Float[Tensor, "N m"], plan: FeaturePlan) -> Float[Tensor, "_ N"]:
     """The running features' bounds; one row if all have the same."""
     return (bound if bound.shape[1] == 1 else bound[:, plan.readers]).T
