@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from edgewise._errors import InputError
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Sizes, check_enough, filled, generated, steps
+from edgewise.tasks._generate import Draft, Draws, built_in, check_enough, contrasted, filled
 from edgewise.tasks._splits import Split, split_of
-from edgewise.tasks._task import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Operation: TypeAlias = Literal["addition", "subtraction"]
 
@@ -50,14 +46,8 @@ _LEAST, _MOST = 10, 99
 _NEEDED = 20  # results that the tokenizer can begin
 
 
-def arithmetic(
-    tokenizer: PreTrainedTokenizerBase,
-    train: int = 200,
-    validation: int = 200,
-    test: int = 256,
-    seed: int = 0,
-    operation: Operation = "addition",
-) -> Task:
+@built_in(_NAME)
+def arithmetic(encoder: Encoder, operation: Operation = "addition") -> Draws:
     """The sum or the difference of two numbers, all three from 10 to 99.
 
     The answer is judged by its first token: the number itself where the tokenizer has it, its first digit where it
@@ -66,22 +56,11 @@ def arithmetic(
     is in two splits; single numbers are.
 
     Args:
-        tokenizer: the model's.
-        train: how many pairs to train on.
-        validation: how many to choose by.
-        test: how many to judge on.
-        seed: another seed draws other pairs.
+        encoder: the tokenizer's.
         operation: "addition", or "subtraction" of the smaller number from the larger.
-
-    Returns:
-        The task, with metric "logit_diff".
-
-    Raises:
-        InputError: an argument is impossible, or the tokenizer knows too few numbers.
     """
     if operation not in _TEMPLATES:
         raise InputError(f"{_NAME}: there is no operation {operation!r}; use {' or '.join(_TEMPLATES)}")
-    encoder = Encoder.of(tokenizer)
     results = [str(number) for number in range(_LEAST, _MOST + 1)]
     gap = encoder.gap("7")
     tokens = encoder.openings(results, gap)
@@ -95,10 +74,10 @@ def arithmetic(
                 continue
             template = choice(random, _TEMPLATES[operation][split]) + gap
             clean, corrupted = ({"a": str(x), "b": str(y)} for x, y in ((a, b), other))
-            answers = tuple((each if gap else f" {each}", tokens[each]) for each in (answer, wrong))
-            yield Draft(steps(filled(template, clean, corrupted)), (tokens[answer],), (tokens[wrong],), answers)
+            pieces = filled(template, clean, corrupted)
+            yield contrasted(pieces, tokens, answer, wrong, space="" if gap else " ")
 
-    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {"operation": operation})
+    return draws
 
 
 def _numbers(split: Split, operation: Operation, random: Random) -> tuple[int, int]:

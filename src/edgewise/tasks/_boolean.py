@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from edgewise._errors import InputError
 from edgewise.tasks._chat import check_chat, has_chat, in_chat
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Pieces, Sizes, generated, steps
+from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, contrasted
 from edgewise.tasks._splits import Split, split_of
-from edgewise.tasks._task import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Form: TypeAlias = Literal["few-shot", "instruction", "zero-shot"]
 
@@ -36,15 +32,10 @@ _MOST_LITERALS, _DEEPEST, _MOST_NOTS = 6, 3, 2
 _SWAPS = {"True": "False", "False": "True", "and": "or", "or": "and"}
 
 
+@built_in(_NAME, identity=lambda pair: pair.clean_text)
 def boolean_expressions(
-    tokenizer: PreTrainedTokenizerBase,
-    train: int = 200,
-    validation: int = 200,
-    test: int = 256,
-    seed: int = 0,
-    form: Form = "few-shot",
-    chat: bool | None = None,
-) -> Task:
+    encoder: Encoder, form: Form = "few-shot", chat: bool | None = None
+) -> tuple[Draws, dict[str, Any]]:
     """The value of an expression of True, False, and, or, not and parentheses.
 
     The corruption is minimal: one literal is negated or one `and` swapped with an `or`, such that the value changes;
@@ -56,21 +47,11 @@ def boolean_expressions(
     split differ.
 
     Args:
-        tokenizer: the model's.
-        train: how many pairs to train on.
-        validation: how many to choose by.
-        test: how many to judge on.
-        seed: another seed draws other pairs.
+        encoder: the tokenizer's.
         form: "few-shot" puts three fixed, solved expressions before it, the same in clean and corrupted prompts;
             "instruction" says what to do; "zero-shot" is the expression and " is".
         chat: put an instruction into the tokenizer's chat template; by default if there is one. The other forms are
             never put there.
-
-    Returns:
-        The task, with metric "logit_diff".
-
-    Raises:
-        InputError: an argument is impossible, or True and False are no single tokens.
     """
     if form not in _FORMS:
         raise InputError(f"{_NAME}: there is no form {form!r}; use {', '.join(_FORMS)}")
@@ -78,8 +59,7 @@ def boolean_expressions(
         check_chat(_NAME, chat)
     if chat and form != "instruction":
         raise InputError(f"{_NAME}: chat=True is for form='instruction'; leave it out with {form!r}")
-    encoder = Encoder.of(tokenizer)
-    chat = form == "instruction" and (has_chat(tokenizer) if chat is None else chat)
+    chat = form == "instruction" and (has_chat(encoder.tokenizer) if chat is None else chat)
     before, after = {"few-shot": (_SHOTS, " is"), "zero-shot": ("", " is")}.get(form, (_INSTRUCTION, "\nAnswer:"))
     space, shown = "" if chat else " ", _SHOWN_SHAPES if form == "few-shot" else ()
     tokens = _answers(encoder, chat)
@@ -91,14 +71,11 @@ def boolean_expressions(
             if node.shape in shown or (pieces := _changed(node, value, split, random)) is None:
                 continue
             question: Pieces = [before, *pieces] if chat else [before, *pieces, after]
-            answers = tuple((f"{space}{each}", tokens[each]) for each in (str(value), str(not value)))
-            texts = steps(in_chat(question, encoder) if chat else question)
-            yield Draft(texts, (answers[0][1],), (answers[1][1],), answers)
+            question = in_chat(question, encoder) if chat else question
+            yield contrasted(question, tokens, str(value), str(not value), space=space)
             value = not value
 
-    options = {"form": form, "chat": chat}
-    sizes = Sizes(train, validation, test)
-    return generated(_NAME, draws, encoder, sizes, seed, options, identity=lambda pair: pair.clean_text)
+    return draws, {"chat": chat}
 
 
 def _answers(encoder: Encoder, chat: bool) -> dict[str, int]:
@@ -171,34 +148,5 @@ def _swapped(words: tuple[str, ...], place: int) -> tuple[str, ...]:
 
 
 def _value(words: tuple[str, ...]) -> bool:
-    """The value under the usual precedence, `not` before `and` before `or`."""
-    value, rest = _disjunction(list(words))
-    assert not rest
-    return value
-
-
-def _disjunction(words: list[str]) -> tuple[bool, list[str]]:
-    value, words = _conjunction(words)
-    while words[:1] == ["or"]:
-        other, words = _conjunction(words[1:])
-        value = value or other
-    return value, words
-
-
-def _conjunction(words: list[str]) -> tuple[bool, list[str]]:
-    value, words = _negation(words)
-    while words[:1] == ["and"]:
-        other, words = _negation(words[1:])
-        value = value and other
-    return value, words
-
-
-def _negation(words: list[str]) -> tuple[bool, list[str]]:
-    word, *rest = words
-    if word == "not":
-        value, rest = _negation(rest)
-        return not value, rest
-    if word == "(":
-        value, rest = _disjunction(rest)
-        return value, rest[1:]
-    return word == "True", rest
+    """The value under the usual precedence, `not` before `and` before `or`: our words are Python's own."""
+    return bool(eval(" ".join(words), {"__builtins__": {}}))

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING
 
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Pieces, Sizes, check_enough, filled, generated, steps
+from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, check_enough, contrasted, filled
 from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._task import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _NAME = "capital-country"
 _TEMPLATES: dict[Split, tuple[str, ...]] = {
@@ -51,16 +46,13 @@ CAPITALS = listed(
 _NEEDED = 3  # clean, corrupted and the worked example
 
 
-def capital_country(
-    tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
-) -> Task:
+@built_in(_NAME)
+def capital_country(encoder: Encoder) -> Draws:
     """The capital of a country, after one worked example with the same wording; the corrupted prompt asks for another.
 
     A capital is judged by its first token; the names of the two countries have equally many. The wrong answer is the
-    other country's capital. No template, country or capital is in two splits. Arguments, result and errors as of
-    `greater_than`, with metric "logit_diff".
+    other country's capital. No template, country or capital is in two splits.
     """
-    encoder = Encoder.of(tokenizer)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         capitals = dict(pair.split("/") for pair in words_of(CAPITALS, split))
@@ -75,10 +67,9 @@ def capital_country(
             template = choice(random, _TEMPLATES[split])
             pieces: Pieces = [f"{template.format(country=example)} {capitals[example]}. "]
             pieces += filled(template + gap, {"country": clean}, {"country": corrupted})
-            answers = tuple((capital if gap else f" {capital}", tokens[capital]) for capital in (answer, wrong))
-            yield Draft(steps(pieces), (tokens[answer],), (tokens[wrong],), answers)
+            yield contrasted(pieces, tokens, answer, wrong, space="" if gap else " ")
 
-    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {})
+    return draws
 
 
 def _openings(encoder: Encoder, capitals: tuple[str, ...]) -> tuple[str, dict[str, int]]:

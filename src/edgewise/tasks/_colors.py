@@ -8,18 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
 
 from edgewise.tasks._chat import check_chat, in_chat
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Pieces, Sizes, check_enough, generated, steps
+from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, check_enough, contrasted
 from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._task import Task
 from edgewise.tasks._words import OBJECTS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _NAME = "copy-colors"
 _TEMPLATES: dict[Split, tuple[str, ...]] = {
@@ -42,14 +37,8 @@ COLORS = listed(
 _CHOICES = 4
 
 
-def copy_colors(
-    tokenizer: PreTrainedTokenizerBase,
-    train: int = 200,
-    validation: int = 200,
-    test: int = 256,
-    seed: int = 0,
-    chat: bool = False,
-) -> Task:
+@built_in(_NAME)
+def copy_colors(encoder: Encoder, chat: bool = False) -> Draws:
     """The letter of the choice that names the colour; the corrupted prompt letters the same choices differently.
 
     Clean choices are A to D, corrupted ones four other letters. The wrong answers are the other three clean letters, so
@@ -57,21 +46,10 @@ def copy_colors(
     are shared.
 
     Args:
-        tokenizer: the model's.
-        train: how many pairs to train on.
-        validation: how many to choose by.
-        test: how many to judge on.
-        seed: another seed draws other pairs.
+        encoder: the tokenizer's.
         chat: put the question into the tokenizer's chat template, with "Answer:" after it.
-
-    Returns:
-        The task, with metric "logit_diff".
-
-    Raises:
-        InputError: an argument is impossible, the tokenizer has too few letters, or no chat template.
     """
     check_chat(_NAME, chat)
-    encoder = Encoder.of(tokenizer)
     tokens = encoder.openings(ascii_uppercase)
     letters, others = ascii_uppercase[:_CHOICES], ascii_uppercase[_CHOICES:]
     for part in (letters, others):
@@ -86,8 +64,7 @@ def copy_colors(
             for letter, other, color in zip(letters, sample(random, others, _CHOICES), colors, strict=True):
                 question += [(letter, other), f". {color}\n"]
             pieces = [*in_chat(question, encoder), "Answer:"] if chat else [*question, "Answer:"]
-            answer, *wrong = (letters[right], *(letter for letter in letters if letter != letters[right]))
-            answers = tuple((f" {each}", tokens[each]) for each in (answer, *wrong))
-            yield Draft(steps(pieces), (tokens[answer],), tuple(tokens[each] for each in wrong), answers)
+            wrong = (letter for letter in letters if letter != letters[right])
+            yield contrasted(pieces, tokens, letters[right], *wrong)
 
-    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {"chat": chat})
+    return draws

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING
 
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Sizes, filled, generated, single_tokens, steps
+from edgewise.tasks._generate import Draft, Draws, built_in, contrasted, filled, single_tokens
 from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._task import Task
 from edgewise.tasks._words import OBJECTS, PLACES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _NAME = "docstring"
 # {a} to {d} are the parameters, {w} to {z} nouns.
@@ -50,17 +45,14 @@ _FUNCTIONS = listed("load send build check update remove handle process create m
 _NEEDED = 8  # four names in the clean signature and four others in the corrupted one
 
 
-def docstring(
-    tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
-) -> Task:
+@built_in(_NAME)
+def docstring(encoder: Encoder) -> Draws:
     """The third parameter's name, after two have been described in the order of the signature.
 
     The corrupted prompt has other names, in signature and docstring alike, all different; wrong answers are the other
     three names of the clean signature. No layout of the docstring, name or describing noun is in two splits, and no
-    noun is also a name; the names of functions are shared. Arguments, result and errors as of `greater_than`, with
-    metric "logit_diff".
+    noun is also a name; the names of functions are shared.
     """
-    encoder = Encoder.of(tokenizer)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         tokens = single_tokens(_NAME, f"{split} parameter", words_of(PARAMETERS, split), encoder, _NEEDED)
@@ -70,11 +62,9 @@ def docstring(
             words = dict(zip("xyzw", sample(random, nouns, 4), strict=True)) | {"f": choice(random, _FUNCTIONS)}
             clean, corrupted = ({**words, **dict(zip("abcd", each, strict=True))} for each in (chosen[:4], chosen[4:]))
             answer, *wrong = (clean[place] for place in "cabd")
-            texts = steps(filled(choice(random, _TEMPLATES[split]), clean, corrupted))
-            answers = tuple((f" {each}", tokens[each]) for each in (answer, *wrong))
-            yield Draft(texts, (tokens[answer],), tuple(tokens[each] for each in wrong), answers)
+            yield contrasted(filled(choice(random, _TEMPLATES[split]), clean, corrupted), tokens, answer, *wrong)
 
-    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {})
+    return draws
 
 
 def _nouns(split: Split) -> tuple[str, ...]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from inspect import cleandoc, signature
+from itertools import islice
 from random import Random
 from string import Formatter
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias
 
 from edgewise._errors import InputError
 from edgewise.tasks._draw import generator
 from edgewise.tasks._encode import Encoder, Ids
 from edgewise.tasks._pairs import Pair, Target
-from edgewise.tasks._splits import SPLITS, Split
+from edgewise.tasks._splits import Split
 from edgewise.tasks._store import stored
 from edgewise.tasks._task import Task, pairs_hash
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Options = ParamSpec("Options")
 Pieces = list["str | tuple[str, str]"]
 """A prompt cut into what clean and corrupted share, and what each of them has in its place."""
 
@@ -39,88 +43,117 @@ class Draft(NamedTuple):
     """Texts that may follow the clean prompt, with the token that must then be the next; checked pair by pair."""
 
 
-class Sizes(NamedTuple):
-    """How many pairs each split has."""
+Draws: TypeAlias = Callable[[Split, Random], Iterator[Draft]]
+"""Random drafts of a split without end; called once per split, each time with a generator of its own."""
 
-    train: int
-    validation: int
-    test: int
+_SHARED = """\
+    tokenizer: the model's.
+    train: how many pairs to train on.
+    validation: how many to choose by.
+    test: how many to judge on.
+    seed: another seed draws other pairs, from the same words and templates."""
+_OUTCOME = """
+Returns:
+    The task, with loss "kl" and metric "{metric}".
+
+Raises:
+    InputError: an argument is impossible, or the tokenizer does not cut the task's words as the task needs them."""
 
 
-def generated(
-    name: str,
-    draws: Callable[[Split, Random], Iterator[Draft]],
-    encoder: Encoder,
-    sizes: Sizes,
-    seed: int,
-    options: Mapping[str, Any],
-    metric: str = "logit_diff",
-    identity: Callable[[Pair], str] | None = None,
-) -> Task:
-    """A built-in task.
+class Builder(Protocol[Options]):
+    """A built-in task: from a tokenizer, the sizes of the splits, a seed and options of its own to the pairs."""
+
+    def __call__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: int = 200,
+        validation: int = 200,
+        test: int = 256,
+        seed: int = 0,
+        *args: Options.args,
+        **kwargs: Options.kwargs,
+    ) -> Task: ...
+
+
+def built_in(
+    name: str, *, metric: str = "logit_diff", identity: Callable[[Pair], str] | None = None
+) -> Callable[[Callable[Concatenate[Encoder, Options], Draws | tuple[Draws, dict[str, Any]]]], Builder[Options]]:
+    """Make a task's builder of what is its own: how it draws.
+
+    What it decorates takes an `Encoder` and the task's options, and gives its `Draws`, with options beside them that
+    were settled differently from how they were given. Its docstring describes task and options; the builder's says the
+    rest.
 
     Args:
-        name: its name.
-        draws: random drafts of a split without end; called once per split, each with a generator of its own.
-        encoder: of the model's tokenizer.
-        sizes: of the splits.
-        seed: another seed draws other pairs.
-        options: the task's own arguments, for its provenance.
+        name: the task's name.
         metric: what attribution explains.
         identity: what makes two pairs the same; both prompts if None.
-
-    Raises:
-        InputError: a size or the seed is no whole number, or there are too few pairs that the tokenizer aligns.
     """
-    check_sizes(name, sizes, seed)
-    splits = []
-    for split, size in zip(SPLITS, sizes, strict=True):
-        drafts = draws(split, generator(name, seed, split)) if size else iter(())
-        make = partial(_pairs, encoder=encoder)
-        splits.append(collect(f"{name}: {split}", drafts, size, make, identity or _texts_of))
-    arguments = {**sizes._asdict(), "seed": seed, **options}
-    provenance = {"task": name, "arguments": arguments, "sha256": pairs_hash(*splits)}
-    return Task(name, *splits, loss="kl", metric=metric, provenance=provenance)
+
+    def decorate(
+        drawing: Callable[Concatenate[Encoder, Options], Draws | tuple[Draws, dict[str, Any]]],
+    ) -> Builder[Options]:
+        own = signature(drawing)
+
+        def build(
+            tokenizer: PreTrainedTokenizerBase,
+            train: int = 200,
+            validation: int = 200,
+            test: int = 256,
+            seed: int = 0,
+            *args: Options.args,
+            **kwargs: Options.kwargs,
+        ) -> Task:
+            sizes: dict[Split, int] = {"train": train, "validation": validation, "test": test}
+            _check_sizes(name, sizes, seed)
+            encoder = Encoder.of(tokenizer)
+            options = own.bind(encoder, *args, **kwargs)
+            options.apply_defaults()
+            found = drawing(encoder, *args, **kwargs)
+            draws, settled = found if isinstance(found, tuple) else (found, {})
+            splits = []
+            for split, size in sizes.items():
+                drafts = draws(split, generator(name, seed, split))  # which starts only where a draft is asked for
+                splits.append(stored(_distinct(f"{name}: {split}", drafts, size, encoder, identity or _texts_of)))
+            arguments = {**sizes, "seed": seed, **dict([*options.arguments.items()][1:]), **settled}
+            provenance = {"task": name, "arguments": arguments, "sha256": pairs_hash(*splits)}
+            return Task(name, *splits, loss="kl", metric=metric, provenance=provenance)
+
+        described, _, options = cleandoc(drawing.__doc__ or "").partition("\n\nArgs:\n    encoder: the tokenizer's.")
+        shared = [*signature(build).parameters.values()][:5]
+        shown = own.replace(parameters=[*shared, *[*own.parameters.values()][1:]], return_annotation="Task")
+        setattr(build, "__signature__", shown)  # noqa: B010 (functions have no such attribute for pyright)
+        build.__doc__ = f"{described}\n\nArgs:\n{_SHARED}{options}\n{_OUTCOME.format(metric=metric)}"
+        build.__name__, build.__qualname__, build.__module__ = drawing.__name__, drawing.__name__, drawing.__module__
+        return build
+
+    return decorate
 
 
-def check_sizes(name: str, sizes: Sizes, seed: int) -> None:
+def _check_sizes(name: str, sizes: Mapping[Split, int], seed: int) -> None:
     """Refuse sizes and seeds that are no whole numbers, and sizes beyond reason."""
-    for argument, value in {**sizes._asdict(), "seed": seed}.items():
+    for argument, value in {**sizes, "seed": seed}.items():
         if type(value) is not int or value < 0:
             raise InputError(f"{name}: {argument}={value!r} is no whole number from 0; give one")
-    if (largest := max(sizes)) > MOST_PAIRS:
+    if (largest := max(sizes.values())) > MOST_PAIRS:
         raise InputError(f"{name}: {largest} pairs in a split are too many; ask for at most {MOST_PAIRS}")
 
 
-def collect(
-    where: str,
-    drawn: Iterator[T],
-    size: int,
-    make: Callable[[list[T]], list[Pair | None]],
-    identity: Callable[[Pair], str],
-) -> Sequence[Pair]:
+def _distinct(
+    where: str, drawn: Iterator[Draft], size: int, encoder: Encoder, identity: Callable[[Pair], str]
+) -> Iterator[Pair]:
     """The first `size` different pairs that the tokenizer keeps aligned.
 
     Args:
         where: the task and split, for a message.
         drawn: drafts without end.
         size: how many pairs.
-        make: from some drafts to their pairs, None for one that cannot be used.
+        encoder: of the model's tokenizer.
         identity: what makes two pairs the same.
 
     Raises:
         InputError: the drafts hold too few different pairs.
     """
-    return stored(_distinct(where, drawn, size, make, identity))
-
-
-def _distinct(
-    where: str,
-    drawn: Iterator[T],
-    size: int,
-    make: Callable[[list[T]], list[Pair | None]],
-    identity: Callable[[Pair], str],
-) -> Iterator[Pair]:
     seen: set[bytes] = set()
     drafts, most, checked, known = 0, 20 * size + 200, 0, 0
     while (missing := size - len(seen)) > 0:
@@ -132,9 +165,9 @@ def _distinct(
             raise InputError(
                 f"{where}: only {len(seen)} different pairs found that this tokenizer aligns; ask for fewer"
             )
-        some = [next(drawn) for _ in range(min(missing, _AT_ONCE))]
+        some = list(islice(drawn, min(missing, _AT_ONCE)))
         drafts += len(some)
-        for pair in make(some):
+        for pair in _pairs(some, encoder):
             if pair is None:
                 continue
             key = hashlib.sha256(identity(pair).encode()).digest()[:16]
@@ -180,21 +213,29 @@ def steps(pieces: Pieces) -> tuple[str, ...]:
     )
 
 
+def contrasted(pieces: Pieces, tokens: Mapping[str, int], answer: str, *wrong: str, space: str = " ") -> Draft:
+    """The pair of these prompts that is judged by words.
+
+    Args:
+        pieces: the prompts.
+        tokens: the first token of each word.
+        answer: the right word.
+        wrong: the words that it must not be confused with.
+        space: what stands between prompt and word.
+    """
+    continuations = tuple((f"{space}{word}", tokens[word]) for word in (answer, *wrong))
+    return Draft(steps(pieces), (tokens[answer],), tuple(tokens[word] for word in wrong), continuations)
+
+
 def _texts_of(pair: Pair) -> str:
     return f"{pair.clean_text}\0{pair.corrupted_text}"
 
 
 def _pairs(drafts: list[Draft], encoder: Encoder) -> list[Pair | None]:
-    ids = iter(
-        encoder.many(
-            [
-                text
-                for draft in drafts
-                for text in (*draft.texts, *(draft.texts[0] + more for more, _ in draft.continuations))
-            ]
-        )
-    )
-    return [_pair(draft, [next(ids) for _ in range(len(draft.texts) + len(draft.continuations))]) for draft in drafts]
+    """The pairs of some drafts; None for one that cannot be used."""
+    texts = [(*draft.texts, *(draft.texts[0] + more for more, _ in draft.continuations)) for draft in drafts]
+    ids = iter(encoder.many([text for each in texts for text in each]))
+    return [_pair(draft, list(islice(ids, len(each)))) for draft, each in zip(drafts, texts, strict=True)]
 
 
 def _pair(draft: Draft, ids: list[Ids]) -> Pair | None:

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from edgewise._errors import InputError
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Sizes, filled, generated, steps
+from edgewise.tasks._generate import Draft, Draws, built_in, filled, steps
 from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._task import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _TEMPLATES: dict[Split, tuple[str, ...]] = {
     "train": (
@@ -57,9 +53,8 @@ CENTURIES = tuple(range(11, 20))
 _YEARS = tuple(f"{year:02d}" for year in range(2, 99))  # room for a year above and one below
 
 
-def greater_than(
-    tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
-) -> Task:
+@built_in("greater-than", metric="prob_diff")
+def greater_than(encoder: Encoder) -> Draws:
     """A year above the first one must follow its century.
 
     What is judged is the token after the century: right if a number above the start year's last two digits `YY` begins
@@ -69,21 +64,7 @@ def greater_than(
     stand nearest first. The corrupted prompt starts in another year of the same century, with other answers.
 
     No template, noun or last two digits `YY` is in two splits; the centuries are shared.
-
-    Args:
-        tokenizer: the model's.
-        train: how many pairs to train on.
-        validation: how many to choose by.
-        test: how many to judge on.
-        seed: another seed draws other pairs.
-
-    Returns:
-        The task, with metric "prob_diff".
-
-    Raises:
-        InputError: an argument is impossible, or the tokenizer writes years in neither way.
     """
-    encoder = Encoder.of(tokenizer)
     numerals = _numerals(encoder)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
@@ -96,7 +77,7 @@ def greater_than(
             clean, corrupted = ({"noun": noun, "century": century, "start": century + each} for each in (year, other))
             yield numerals.draft(steps(filled(choice(random, _TEMPLATES[split]), clean, corrupted)), year)
 
-    return generated("greater-than", draws, encoder, Sizes(train, validation, test), seed, {}, metric="prob_diff")
+    return draws
 
 
 class _Numerals(NamedTuple):

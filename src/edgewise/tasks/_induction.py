@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING
 
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Pieces, Sizes, generated, single_tokens, steps
+from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, contrasted, single_tokens
 from edgewise.tasks._splits import Split, words_of
-from edgewise.tasks._task import Task
 from edgewise.tasks._words import OBJECTS, PLACES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _HEADS: dict[Split, tuple[str, ...]] = {
     "train": ("Words:", "In this order:", "She read aloud:"),
@@ -27,18 +22,15 @@ _HEADS: dict[Split, tuple[str, ...]] = {
 _SHORTEST, _LONGEST = 4, 10  # words before they come again
 
 
-def induction(
-    tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
-) -> Task:
+@built_in("induction")
+def induction(encoder: Encoder) -> Draws:
     """A list of different nouns, and then a part of it again: the next noun of the list follows.
 
     In the corrupted prompt the answer and another noun of the list have changed places, so that this one follows, the
     wrong answer. Both prompts hold the same words equally often: to repeat just any word of the prompt is no answer.
     Lists have 4 to 10 nouns (fewer if the tokenizer has few as single tokens), of which at least one comes again. No
-    noun and no opening phrase is in two splits. Arguments, result and errors as of `greater_than`, with metric
-    "logit_diff".
+    noun and no opening phrase is in two splits.
     """
-    encoder = Encoder.of(tokenizer)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         words = words_of(OBJECTS, split) + words_of(PLACES, split)
@@ -57,7 +49,6 @@ def induction(
             for word in listed:
                 pieces += [" ", (word, swapped[word]) if word in swapped else word]
             pieces += [f" {word}" for word in listed[start:stop]]
-            answers = tuple((f" {word}", tokens[word]) for word in (answer, other))
-            yield Draft(steps(pieces), (tokens[answer],), (tokens[other],), answers)
+            yield contrasted(pieces, tokens, answer, other)
 
-    return generated("induction", draws, encoder, Sizes(train, validation, test), seed, {})
+    return draws

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING
 
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
-from edgewise.tasks._generate import Draft, Sizes, filled, generated, single_tokens, steps
+from edgewise.tasks._generate import Draft, Draws, built_in, contrasted, filled, single_tokens
 from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._task import Task
 from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _NAME = "gendered-pronoun"
 _FILLERS = {"object": OBJECTS, "place": PLACES}
@@ -60,16 +55,13 @@ _EITHER = frozenset(
 )
 
 
-def gendered_pronoun(
-    tokenizer: PreTrainedTokenizerBase, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
-) -> Task:
+@built_in(_NAME)
+def gendered_pronoun(encoder: Encoder) -> Draws:
     """The pronoun of a named person in a tag question; the corrupted prompt names one of the other gender.
 
     Women and men take turns, so that guessing is right half the time. Names that both bear are left out. No template,
-    name, object or place is in two splits; the two answers are shared. Arguments, result and errors as of
-    `greater_than`, with metric "logit_diff".
+    name, object or place is in two splits; the two answers are shared.
     """
-    encoder = Encoder.of(tokenizer)
     pronouns = single_tokens(_NAME, "pronoun", ("she", "he"), encoder, 2)
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
@@ -81,12 +73,10 @@ def gendered_pronoun(
         while True:
             words = {kind: choice(random, words_of(each, split)) for kind, each in _FILLERS.items()}
             clean, corrupted = ({**words, "name": choice(random, names[each])} for each in (answer, wrong))
-            texts = steps(filled(choice(random, _TEMPLATES[split]), clean, corrupted))
-            answers = tuple((f" {each}", pronouns[each]) for each in (answer, wrong))
-            yield Draft(texts, (pronouns[answer],), (pronouns[wrong],), answers)
+            yield contrasted(filled(choice(random, _TEMPLATES[split]), clean, corrupted), pronouns, answer, wrong)
             answer, wrong = wrong, answer
 
-    return generated(_NAME, draws, encoder, Sizes(train, validation, test), seed, {})
+    return draws
 
 
 def _clear(names: tuple[str, ...], split: Split) -> list[str]:
