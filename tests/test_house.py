@@ -195,7 +195,7 @@ def signatures(module: str) -> Iterator[tuple[str, int]]:
             yield node.name, len([name for name in named if name not in ("self", "cls")])
 
 
-@pytest.mark.parametrize("where", [pytest.param("engine", marks=pytest.mark.xfail(reason="footprint")), "discovery"])
+@pytest.mark.parametrize("where", ["engine", "discovery"])
 def test_no_signature_has_more_than_eight_parameters(where: str):
     found = {
         f"{module}.{name}": n for module in trees() if room(module) == where for name, n in signatures(module) if n > 8
