@@ -11,9 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
-from edgewise.tasks import FORMS, capital_records
-from edgewise.tasks._capitals import CAPITALS
-from examples.prompting import main, prompting_page, study_prompting
+from edgewise.tasks import CAPITALS
+from examples.prompting import FORMS, capital_records, main, prompting_page, study_prompting
 
 pytest.importorskip("pyarrow")
 QUESTION = "What is the capital of ? Answer with one word . The : Answer"

@@ -320,6 +320,7 @@ def test_tokenizers_without_the_words_and_impossible_sizes_are_refused(name):
         ("boolean-expressions", {"form": "zero-shot", "chat": True}, "leave it out with 'zero-shot'"),
     ],
 )  # fmt: skip
+@pytest.mark.unchecked
 def test_impossible_options_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         made(name, TOKENIZERS["unigram"](), **options)

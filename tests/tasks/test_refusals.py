@@ -158,6 +158,7 @@ def test_files_that_cannot_be_read_are_refused(toy, tmp_path):
         (records(5), {"loss": "mse"}, "loss: there is no 'mse'"),
     ],
 )
+@pytest.mark.unchecked
 def test_records_that_make_no_task_are_refused(toy, given_records, options, expected):
     assert expected in refusal(from_records, given_records, toy, **options)
 

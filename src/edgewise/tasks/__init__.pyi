@@ -1,16 +1,18 @@
 from ._arithmetic import arithmetic as arithmetic
 from ._boolean import boolean_expressions as boolean_expressions
+from ._capitals import CAPITALS as CAPITALS
 from ._capitals import capital_country as capital_country
 from ._changes import grouped_by_changes as grouped_by_changes
+from ._chat import has_chat as has_chat
+from ._chat import in_chat as in_chat
 from ._colors import copy_colors as copy_colors
 from ._custom import from_records as from_records
 from ._docstring import docstring as docstring
+from ._encode import Encoder as Encoder
 from ._files import FileCheck as FileCheck
 from ._files import check_file as check_file
 from ._files import from_dataset as from_dataset
 from ._files import from_file as from_file
-from ._forms import FORMS as FORMS
-from ._forms import capital_records as capital_records
 from ._greater_than import greater_than as greater_than
 from ._induction import induction as induction
 from ._ioi import ioi as ioi
@@ -38,5 +40,6 @@ from ._rebuild import ALL_TASKS as ALL_TASKS
 from ._rebuild import TASKS as TASKS
 from ._rebuild import from_provenance as from_provenance
 from ._splits import SPLITS as SPLITS
+from ._splits import words_of as words_of
 from ._task import Task as Task
 from ._task import pairs_hash as pairs_hash

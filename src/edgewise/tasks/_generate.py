@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from inspect import cleandoc, signature
+from inspect import Signature, cleandoc, signature
 from itertools import islice
 from random import Random
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, cast, runtime_checkable
 
 from edgewise._errors import InputError
 from edgewise.tasks._draw import generator
 from edgewise.tasks._encode import Encoder, Ids
 from edgewise.tasks._pairs import Pair, Target
-from edgewise.tasks._splits import Split
+from edgewise.tasks._splits import SPLITS, Split
 from edgewise.tasks._store import stored
 from edgewise.tasks._task import Task, pairs_hash
 
@@ -60,6 +60,7 @@ Raises:
     InputError: an argument is impossible, or the tokenizer does not cut the task's words as the task needs them."""
 
 
+@runtime_checkable
 class Builder(Protocol[Options]):
     """A built-in task: from a tokenizer, the sizes of the splits, a seed and options of its own to the pairs."""
 
@@ -90,52 +91,43 @@ def built_in(
         identity: what makes two pairs the same; both prompts if None.
     """
 
-    def decorate(
-        drawing: Callable[Concatenate[Encoder, Options], Draws | tuple[Draws, dict[str, Any]]],
-    ) -> Builder[Options]:
-        own = signature(drawing)
+    def decorate(drawing: Callable[..., Draws | tuple[Draws, dict[str, Any]]]) -> Builder[Options]:
+        shared = [*signature(Builder.__call__).parameters.values()][1:6]
+        own = [*signature(drawing).parameters.values()][1:]
+        parameters = Signature([*shared, *own], return_annotation="Task")
 
-        def build(
-            tokenizer: PreTrainedTokenizerBase,
-            train: int = 200,
-            validation: int = 200,
-            test: int = 256,
-            seed: int = 0,
-            *args: Options.args,
-            **kwargs: Options.kwargs,
-        ) -> Task:
-            sizes: dict[Split, int] = {"train": train, "validation": validation, "test": test}
-            _check_sizes(name, sizes, seed)
-            encoder = Encoder.of(tokenizer)
-            options = own.bind(encoder, *args, **kwargs)
-            options.apply_defaults()
-            found = drawing(encoder, *args, **kwargs)
+        def build(*args: Any, **kwargs: Any) -> Task:
+            given = parameters.bind(*args, **kwargs)
+            given.apply_defaults()
+            arguments = dict(given.arguments)
+            encoder = Encoder.of(arguments.pop("tokenizer"))
+            _check_sizes(name, arguments)
+            found = drawing(encoder, **{option.name: arguments[option.name] for option in own})
             draws, settled = found if isinstance(found, tuple) else (found, {})
             splits = []
-            for split, size in sizes.items():
-                drafts = draws(split, generator(name, seed, split))  # which starts only where a draft is asked for
-                splits.append(stored(_distinct(f"{name}: {split}", drafts, size, encoder, identity or _texts_of)))
-            arguments = {**sizes, "seed": seed, **dict([*options.arguments.items()][1:]), **settled}
-            provenance = {"task": name, "arguments": arguments, "sha256": pairs_hash(*splits)}
+            for split in SPLITS:
+                drafts = draws(split, generator(name, arguments["seed"], split))
+                pairs = _distinct(f"{name}: {split}", drafts, arguments[split], encoder, identity or _texts_of)
+                splits.append(stored(pairs))
+            provenance = {"task": name, "arguments": arguments | settled, "sha256": pairs_hash(*splits)}
             return Task(name, *splits, loss="kl", metric=metric, provenance=provenance)
 
         described, _, options = cleandoc(drawing.__doc__ or "").partition("\n\nArgs:\n    encoder: the tokenizer's.")
-        shared = [*signature(build).parameters.values()][:5]
-        shown = own.replace(parameters=[*shared, *[*own.parameters.values()][1:]], return_annotation="Task")
-        setattr(build, "__signature__", shown)  # noqa: B010 (functions have no such attribute for pyright)
         build.__doc__ = f"{described}\n\nArgs:\n{_SHARED}{options}\n{_OUTCOME.format(metric=metric)}"
         build.__name__, build.__qualname__, build.__module__ = drawing.__name__, drawing.__name__, drawing.__module__
-        return build
+        setattr(build, "__signature__", parameters)  # noqa: B010 (pyright knows no such attribute of functions)
+        return cast("Builder[Options]", build)
 
     return decorate
 
 
-def _check_sizes(name: str, sizes: Mapping[Split, int], seed: int) -> None:
+def _check_sizes(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse sizes and seeds that are no whole numbers, and sizes beyond reason."""
-    for argument, value in {**sizes, "seed": seed}.items():
+    for argument in (*SPLITS, "seed"):
+        value = arguments[argument]
         if type(value) is not int or value < 0:
             raise InputError(f"{name}: {argument}={value!r} is no whole number from 0; give one")
-    if (largest := max(sizes.values())) > MOST_PAIRS:
+    if (largest := max(arguments[split] for split in SPLITS)) > MOST_PAIRS:
         raise InputError(f"{name}: {largest} pairs in a split are too many; ask for at most {MOST_PAIRS}")
 
 
