@@ -1,8 +1,10 @@
 """Files of a user's own that add methods and the like: run once, before a name that they may add is looked up."""
 
 import os
-import runpy
+import sys
 from collections.abc import Iterable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from edgewise._errors import InputError
 
@@ -27,8 +29,18 @@ def load_plugins() -> None:
         if not os.path.isfile(path):
             raise InputError(f"plugin {path}: no such file; give a Python file that registers methods")
         try:
-            runpy.run_path(path)
+            _run(path)
         except InputError:
             raise
         except Exception as error:  # whatever the user's file does, the user needs one line
             raise InputError(f"plugin {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _run(path: str) -> None:
+    """As a module, so that the docstrings of its settings' fields can be read."""
+    name = f"edgewise_plugin_{Path(path).stem}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"plugin {path}: not a Python file; give one whose name ends in .py")
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
