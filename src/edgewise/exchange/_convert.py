@@ -13,26 +13,16 @@ from edgewise.graph import EMBED, KEY, VALUE, Graph
 
 # What a change of convention does; kept in the result's provenance.
 _NOTES = {
-    (
-        "kv",
-        "expanded",
-        "physical",
-    ): "an edge into a shared key or value is in if any of its copies was, with the highest score",
-    ("kv", "physical", "expanded"): "an edge into a shared key or value became one for each of its query heads",
-    (
-        "embeddings",
-        "split",
-        "joint",
-    ): "an edge from the embedding is in if the token's or the position's was, with the higher score",
-    (
-        "embeddings",
-        "joint",
-        "split",
-    ): "an edge from the embedding became two, from the token's and the position's",
-    ("embeddings", "off", "joint"): "all edges from the embedding are in: it had reached every reader unmasked",
-    ("embeddings", "off", "split"): "all edges from the embeddings are in: they had reached every reader unmasked",
-    ("embeddings", "joint", "off"): "edges from the embedding are gone: it now reaches every reader unmasked",
-    ("embeddings", "split", "off"): "edges from the embeddings are gone: they now reach every reader unmasked",
+    "kv expanded to physical": "an edge into a shared key or value is in if any of its copies was, with the highest "
+    "score",
+    "kv physical to expanded": "an edge into a shared key or value became one for each of its query heads",
+    "embeddings split to joint": "an edge from the embedding is in if the token's or the position's was, with the "
+    "higher score",
+    "embeddings joint to split": "an edge from the embedding became two, from the token's and the position's",
+    "embeddings off to joint": "all edges from the embedding are in: it had reached every reader unmasked",
+    "embeddings off to split": "all edges from the embeddings are in: they had reached every reader unmasked",
+    "embeddings joint to off": "edges from the embedding are gone: it now reaches every reader unmasked",
+    "embeddings split to off": "edges from the embeddings are gone: they now reach every reader unmasked",
 }
 
 
@@ -64,8 +54,9 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
                 f"{getattr(target, name)}; these are different models or carry other positions"
             )
     names = ("embeddings",) if source.n_kv_heads == source.n_heads else ("kv", "embeddings")  # nothing is shared
-    changes = [(name, getattr(source, name), getattr(target, name)) for name in names]
-    notes = [f"{name} {old} to {new}: {_NOTES[name, old, new]}" for name, old, new in changes if old != new]
+    differ = [name for name in names if getattr(source, name) != getattr(target, name)]
+    changes = [f"{name} {getattr(source, name)} to {getattr(target, name)}" for name in differ]
+    notes = [f"{change}: {_NOTES[change]}" for change in changes]
     scores = None
     if circuit.scores is not None:
         finite = circuit.scores[circuit.scores.isfinite()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import isclose
@@ -142,12 +142,15 @@ class Gathered:
     kinds: set[tuple[bool, bool]] = field(default_factory=set)
     """Whether pairs ask for a split, and whether they mark spans: every combination seen."""
 
-    def add(self, where: str, record: Any) -> Pair:
-        """Take the pair of a record.
+    def take(self, placed: Iterable[Placed]) -> Iterator[tuple[str, Pair | InputError]]:
+        """Take the pairs of records one by one: where each stands, and its pair or why it has none."""
+        for where, record in placed:
+            try:
+                yield where, self._add(where, record)
+            except InputError as error:
+                yield where, error
 
-        Raises:
-            InputError: it cannot be used, or is itself the reason why there is none.
-        """
+    def _add(self, where: str, record: Any) -> Pair:
         if isinstance(record, InputError):
             raise record
         if not isinstance(record, Mapping):
@@ -190,16 +193,14 @@ def _splits(
 ) -> tuple[dict[Split, Sequence[Pair]], int]:
     """The pairs of the records by split, and how many records were left out."""
     skipped = 0
-    for where, record in placed:
-        try:
-            found.add(where, record)
-        except InputError as error:
-            if not skip:
-                raise InputError(f"{where}: {error}") from None
+    for where, taken in found.take(placed):
+        if isinstance(taken, Pair):
+            if problem := found.mixed():
+                raise InputError(f"{where}: {problem}")
+        elif skip:
             skipped += 1
-            continue
-        if problem := found.mixed():
-            raise InputError(f"{where}: {problem}")
+        else:
+            raise InputError(f"{where}: {taken}") from None
     if not found.splits:
         raise InputError(f"{name}: holds no pairs{' that can be used' if skipped else ''}; give at least one")
     splits = found.dealt(name, proportions, seed)

@@ -135,22 +135,16 @@ def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual:
     problems: dict[str, str] = {}  # each is said once, of the first row that shows it
     contrasted = 0
     rows = _translated(_rows(path, hashlib.sha256()), counterfactual)
-    while True:
-        try:
-            where, record = next(rows, (None, None))
-        except InputError as error:  # nothing can be read after it
-            refusals.append(str(error))
-            break
-        if where is None:
-            break
-        try:
-            pair = found.add(where, record)
-        except InputError as error:
-            refusals.append(f"{where}: {error}")
-            continue
-        if problem := found.mixed():
-            problems.setdefault(problem, f"{where}: {problem}")
-        contrasted += any(target.wrong for target in pair.targets)
+    try:
+        for where, taken in found.take(rows):
+            if isinstance(taken, InputError):
+                refusals.append(f"{where}: {taken}")
+                continue
+            if problem := found.mixed():
+                problems.setdefault(problem, f"{where}: {problem}")
+            contrasted += any(target.wrong for target in taken.targets)
+    except InputError as error:  # nothing can be read after it
+        refusals.append(str(error))
     count, notes = len(found.splits), []
     try:
         splits = set(found.dealt(path, PROPORTIONS, 0)) if count and not problems else {*SPLITS}

@@ -53,7 +53,7 @@ def compile_program(
         InputError: Tracr is not installed or cannot compile the program, the program is defined on no input, or what
             Tracr made of it does not compute it.
     """
-    rasp = _tracr("rasp.rasp")
+    rasp = tracr_module("rasp.rasp")
     vocabulary, longest = tuple(vocabulary), max_length if longest is None else longest
     _check_sizes(name, vocabulary, max_length, longest)
     if not isinstance(program, rasp.SOp):
@@ -98,7 +98,7 @@ def load_source(source: str) -> tuple[str, Any]:
         raise InputError(f"program {source!r}: give a Python file and a name in it, such as my_rasp.py:program")
     if not Path(path).is_file():
         raise InputError(f"program {source!r}: there is no file {path!r}")
-    _tracr("rasp.rasp")
+    tracr_module("rasp.rasp")
     specification = importlib.util.spec_from_file_location("edgewise_rasp_program", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -110,7 +110,7 @@ def load_source(source: str) -> tuple[str, Any]:
         raise InputError(f"program {source!r}: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
 
 
-def _tracr(module: str) -> ModuleType:
+def tracr_module(module: str) -> ModuleType:
     """A module of Tracr, which is imported late: it is optional, and JAX takes a second."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the models are tiny, and PyTorch may want the GPU
     try:
@@ -131,7 +131,7 @@ def _check_sizes(name: str, vocabulary: tuple[Value, ...], max_length: int, long
 
 
 def _assemble(name: str, program: Any, vocabulary: tuple[Value, ...], max_length: int) -> Any:
-    compiling = _tracr("compiler.compiling")
+    compiling = tracr_module("compiler.compiling")
     try:
         return compiling.compile_rasp_to_model(
             program, set(vocabulary), max_length, compiler_bos=_BOS, compiler_pad=_PAD

@@ -1,13 +1,12 @@
 """The programs of Tracr's library, each with the vocabulary and the lengths that it is studied with."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.models import CompiledTransformer, Value
-from edgewise.tracr._compile import compile_program
+from edgewise.tracr._compile import compile_program, tracr_module
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,5 @@ def compile_library(name: str) -> CompiledTransformer:
     if name not in LIBRARY:
         raise InputError(f"tracr: no program {name!r}; choose {', '.join(LIBRARY)}")
     entry = LIBRARY[name]
-
-    try:
-        lib, rasp = (importlib.import_module(f"tracr.{each}") for each in ("compiler.lib", "rasp.rasp"))
-    except ImportError as error:
-        raise InputError(f"Tracr is not installed ({error}); pip install 'edgewise[tracr]'") from error
-    program = entry.make(lib, rasp)
+    program = entry.make(tracr_module("compiler.lib"), tracr_module("rasp.rasp"))
     return compile_program(program, entry.vocabulary, entry.max_length, name=name, longest=entry.longest)

@@ -64,19 +64,11 @@ class Truth:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, with edges by name."""
-        names = self._names
-        return {
-            "program": self.program,
-            "graph": self.graph.spec.to_dict(),
-            "ablation": self.ablation,
-            "output": self.output,
-            "necessary": names(self.necessary),
-            "minimal": [names(edges) for edges in self.minimal],
-            "live": names(self.live),
-            "inputs": self.inputs,
-            "circuits": self.circuits,
-            "exhaustive": self.exhaustive,
-        }
+        necessary, *minimal, live = (
+            self.graph.edge_names(edges.nonzero()[:, 0]) for edges in (self.necessary, *self.minimal, self.live)
+        )
+        edges = {"necessary": necessary, "minimal": minimal, "live": live}
+        return vars(self) | {"graph": self.graph.spec.to_dict()} | edges
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all."""
@@ -103,9 +95,6 @@ class Truth:
             raise InputError(f"{path}: cannot be read ({error.strerror}); give the file of a truth") from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{path}: not the truth of a program ({type(error).__name__}: {error})") from None
-
-    def _names(self, edges: Bool[Tensor, " E"]) -> list[str]:
-        return self.graph.edge_names(edges.nonzero()[:, 0])
 
 
 def find_truth(engine: Engine, output: Output = "decoded", most: int = MOST_CIRCUITS) -> Truth:
