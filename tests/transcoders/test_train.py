@@ -199,6 +199,7 @@ def test_other_settings_or_another_model_are_refused(tmp_path):
     assert "not a checkpoint" in refused(lambda: learn(tmp_path))
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

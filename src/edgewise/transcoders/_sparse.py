@@ -129,7 +129,7 @@ class Products:
         return value.new_zeros(self.n_features).index_add_(0, self.codes.feature, value)
 
 
-def _offsets(sorted_index: Int[Tensor, " A"], n: int) -> Int[Tensor, " n+1"]:
+def _offsets(sorted_index: Int[Tensor, " A"], n: int) -> Int[Tensor, " {n}+1"]:
     counts = torch.bincount(sorted_index, minlength=n)
     return functional.pad(counts.cumsum(0), (1, 0))
 
