@@ -15,7 +15,7 @@ import torch
 from edgewise._errors import InputError
 from edgewise.bench._settings import EMPTY, MethodSpec, config_of
 from edgewise.circuit import Circuit
-from edgewise.discovery import MethodConfig, Scores, imported, method, run_method
+from edgewise.discovery import MethodConfig, Scores, edges_at, imported, method, run_method
 from edgewise.engine import Engine
 from edgewise.runs import RunOptions, change_settings
 from edgewise.tasks import Task
@@ -145,11 +145,11 @@ def _ladder(job: Job, setting: str, run: str) -> dict[str, Circuit]:
     """One run for all values of a setting."""
     values = sorted(job.spec.values, reverse=True)
     names = [f"{setting} {value:g}" for value in values]
-    if not all((job.folder / f"{name}.safetensors").is_file() for name in names):
+    if not all(job.path(name).is_file() for name in names):
         found = imported(run)(job.engine, job.task, values, job.config(), options=job.options("search"))
         for name, circuit in zip(names, found, strict=True):
             job.circuit(name, lambda circuit=circuit: circuit)
-    return {name: Circuit.load(job.folder / f"{name}.safetensors") for name in names}
+    return {name: Circuit.load(job.path(name)) for name in names}
 
 
 def _empty(engine: Engine) -> Circuit:
@@ -162,7 +162,7 @@ def _from_ladder(circuits: Sequence[Circuit], sparsity: float) -> Circuit:
     """A size from the circuits of several thresholds: of those that are large enough the smallest, without its edges of
     least change; or the largest as it is, where none is large enough.
     """
-    size = int((1 - sparsity) * circuits[0].graph.n_edges + 1e-6)
+    size = edges_at(circuits[0].graph, sparsity)
     enough = [circuit for circuit in circuits if circuit.n_actual >= size]
     if not enough:
         return max(circuits, key=lambda circuit: circuit.n_actual).pruned()

@@ -88,11 +88,10 @@ def run_bench(
         raise InputError(f"bench: {jobs} jobs of {threads} threads; use at least 1")
     require_pyarrow()
     check_writable(out)
-    if jobs == 1:
-        found = one_process(config, out, Resources(threads, device, cache_bytes, checkpoint_seconds), say)
-    else:
+    if jobs > 1:
         threads = threads or max(1, torch.get_num_threads() // jobs)
-        found = _processes(config, out, jobs, Resources(threads, device, cache_bytes, checkpoint_seconds))
+    resources = Resources(threads, device, cache_bytes, checkpoint_seconds)
+    found = one_process(config, out, resources, say) if jobs == 1 else _processes(config, out, jobs, resources)
     return gather(config, out), found
 
 

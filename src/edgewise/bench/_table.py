@@ -57,7 +57,7 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
     Raises:
         InputError: pyarrow is not installed, or the file cannot be written.
     """
-    pyarrow, parquet = _pyarrow()
+    pyarrow, parquet = require_pyarrow()
     rows = [row for cell in all_cells for row in _rows(cell, config)]
     kinds = {name: pyarrow.list_(pyarrow.float64()) if kind == "list" else kind for name, kind in COLUMNS.items()}
     schema = pyarrow.schema(list(kinds.items()))
@@ -169,7 +169,7 @@ class BenchTable:
         Raises:
             InputError: there is none, it is another file, or pyarrow is not installed.
         """
-        pyarrow, parquet = _pyarrow()
+        pyarrow, parquet = require_pyarrow()
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the bench.parquet that `edgewise bench` wrote")
@@ -228,31 +228,22 @@ def is_empty(algorithm: str) -> bool:
 
 def _point(rows: list[dict[str, Any]]) -> BenchPoint:
     first = rows[0]
+    shared = ("model", "task", "method", "algorithm", "size", "selection", "metric")
     return BenchPoint(
-        model=first["model"],
-        task=first["task"],
-        method=first["method"],
-        algorithm=first["algorithm"],
-        size=first["size"],
-        selection=first["selection"],
+        **{name: first[name] for name in shared},
         actual=tuple(row["actual_edges"] for row in rows),
         total=first["total_edges"],
-        metric=first["metric"],
         values=np.array([row["values"] for row in rows]),
         cost={name: tuple(row[name] for row in rows) for name in ("examples", "forwards", "backwards", "seconds")},
         settings=json.loads(first["settings"]),
     )
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def require_pyarrow() -> tuple[Any, Any]:
+    """PyArrow and its Parquet; before what could not be written at its end, too. Raises `InputError`."""
     try:
         import pyarrow  # pyright: ignore[reportMissingImports] (optional)
         from pyarrow import parquet  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
         raise InputError("a bench's table needs pyarrow, which is not installed: pip install edgewise[data]") from error
     return pyarrow, parquet
-
-
-def require_pyarrow() -> None:
-    """Refuse to begin what could not be written at its end. Raises `InputError`."""
-    _pyarrow()

@@ -10,6 +10,7 @@ from typing import Any
 
 import edgewise as ew
 from edgewise._errors import InputError
+from edgewise.cli import _show
 from edgewise.cli._options import DtypeName
 from edgewise.runs import check_writable
 from edgewise.tasks import HUB, SUFFIXES, TASK_NAMES
@@ -48,8 +49,12 @@ def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int,
     return ew.tasks.from_file(name, tokenizer)
 
 
-def task_of(circuit: ew.Circuit, tokenizer: Any) -> ew.tasks.Task:
-    """The task that a circuit was found on."""
+def task_of(
+    circuit: ew.Circuit, tokenizer: Any, name: str | None = None, test: int = 256, seed: int = 0
+) -> ew.tasks.Task:
+    """The task that a circuit was found on, or another by name."""
+    if name is not None:
+        return make_task(name, tokenizer, 200, 200, test, seed)
     return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer)
 
 
@@ -58,6 +63,14 @@ def load_circuit(path: Path) -> ew.Circuit:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a circuit.safetensors that `edgewise find` wrote")
     return ew.Circuit.load(path)
+
+
+def load_for(circuit: ew.Circuit, model: str | None, device: str, dtype: DtypeName | None = None) -> ew.Model:
+    """A model to judge a circuit on, its own if none is named; says so where it was found on other weights."""
+    source = circuit.provenance.get("model", {})
+    loaded = load(model or str(source.get("id", "")), device, dtype)
+    _show.compare_weights(source, loaded.identity)
+    return loaded
 
 
 def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:

@@ -12,7 +12,7 @@ import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, load_circuit, make_task
+from edgewise.cli._common import check_task, load_circuit, load_for, make_task
 from edgewise.runs import check_writable
 
 
@@ -38,8 +38,8 @@ def compare(
     found = [load_circuit(path) for path in circuits]
     if any(each.graph.spec.features for each in found):
         raise InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
-    loaded = load(model or str(found[0].provenance.get("model", {}).get("id", "")), device)
-    for each in found:
+    loaded = load_for(found[0], model, device)
+    for each in found[1:]:
         _show.compare_weights(each.provenance.get("model", {}), loaded.identity)
     if task:
         tasks = [make_task(name, loaded.tokenizer, 200, 200, 256, 0) for name in task]

@@ -13,9 +13,8 @@ from edgewise.cli import _options as options
 from edgewise.cli._common import (
     check_task,
     engine_of,
-    load,
     load_circuit,
-    make_task,
+    load_for,
     parse_sparsities,
     scores_of,
     task_of,
@@ -56,22 +55,18 @@ def evaluate(
         metric_function(name)
     loaded_circuit = load_circuit(circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
-    source = loaded_circuit.provenance.get("model", {})
-    loaded = load(model or str(source.get("id", "")), device, dtype)
+    loaded = load_for(loaded_circuit, model, device, dtype)
     engine = engine_of(circuit, loaded_circuit, loaded, memory=memory, dtype=torch_type(dtype), transcoders=features)
-    if task is None:
-        pairs = task_of(loaded_circuit, loaded.tokenizer)
-    else:
-        pairs = make_task(task, loaded.tokenizer, 200, 200, test, seed)
+    pairs = task_of(loaded_circuit, loaded.tokenizer, task, test, seed)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
         result = ew.evaluate(
             engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
         )
-    other = source.get("weights_hash") != loaded.identity["weights_hash"]
+    own = loaded_circuit.provenance.get("model", {}).get("weights_hash")
+    other = own != loaded.identity["weights_hash"]
     stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + ("-other-weights" if other else "")
     result.save(circuit.parent / f"{stem}.json")
-    _show.compare_weights(source, loaded.identity)
     if as_json:
         print(result.to_json())
     else:
@@ -108,9 +103,7 @@ def curve(
     method = loaded_circuit.provenance.get("method", {})
     absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
-    source = loaded_circuit.provenance.get("model", {})
-    loaded = load(model or str(source.get("id", "")), device)
-    _show.compare_weights(source, loaded.identity)
+    loaded = load_for(loaded_circuit, model, device)
     engine = engine_of(circuit, loaded_circuit, loaded, transcoders=features)
     pairs = task_of(loaded_circuit, loaded.tokenizer)
     name = str(method.get("name", "circuit"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, make_task, scores_of
+from edgewise.cli._common import check_task, load, load_for, scores_of, task_of
 from edgewise.cli._exchange import foreign_circuit
 from edgewise.runs import check_writable, write_atomically
 
@@ -39,17 +39,14 @@ def mib(
         raise InputError(f"{file}: such files name no model and no task; give --model and --task")
     if not file.is_file():
         raise InputError(f"{file}: no such file")
-    found = ew.Circuit.load(file) if own else None
-    recorded: dict[str, Any] = found.provenance if found is not None else {}
-    loaded = load(model or str(recorded.get("model", {}).get("id", "")), device)
     if own:
-        _show.compare_weights(recorded.get("model", {}), loaded.identity)
-    circuit = found or foreign_circuit(file, loaded, str(model))
-    scores = scores_of(file, circuit)
-    if task is None:
-        pairs = ew.tasks.from_provenance(recorded.get("task", {}), loaded.tokenizer)
+        circuit = ew.Circuit.load(file)
+        loaded = load_for(circuit, model, device)
     else:
-        pairs = make_task(task, loaded.tokenizer, 200, 200, test, 0)
+        loaded = load(str(model), device)
+        circuit = foreign_circuit(file, loaded, str(model))
+    scores = scores_of(file, circuit)
+    pairs = task_of(circuit, loaded.tokenizer, task, test)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
         result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
     ablation = (circuit.stated_ablation or ew.Ablation()).to_dict()

@@ -8,14 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 import edgewise as ew
+from edgewise.cli._print import ERRORS, OUT, line, stopped, table
 from edgewise.runs import settings_of
 
-_console = Console(highlight=False)
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
 NEAR = 5e-3  # distances that would be printed as 0.00: such examples are not far from the model
@@ -23,12 +21,11 @@ _PLANNED = (
     "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
     "needs; passing: the largest of chunks of tokens, one layer's backward and the logits; constants up to 1 GiB"
 )
-_errors = Console(stderr=True, highlight=False)
 
 
 def refusal(error: Exception | str) -> int:
     """Print one line of what was wrong; the exit status."""
-    _errors.print(f"edgewise: {escape(' '.join(str(error).split()))}", soft_wrap=True)
+    line(f"edgewise: {' '.join(str(error).split())}", ERRORS)
     return 2
 
 
@@ -40,100 +37,90 @@ def out_of_memory(error: Exception) -> bool:
         return False
     asked = re.search(r"tried to allocate ([\d.]+ \w+)", said, re.IGNORECASE)
     size = f" ({asked[1]} were asked for at once)" if asked else ""
-    _errors.print(
+    line(
         f"edgewise: out of memory{size}: use smaller batches or fewer features, or --memory lean where a command has "
         "it; `edgewise plan` says beforehand what a step takes",
-        soft_wrap=True,
+        ERRORS,
     )
     return True
 
 
 def working(what: str) -> AbstractContextManager[Any]:
     """A spinner on the error stream while something takes long."""
-    return _errors.status(what)
+    return ERRORS.status(what)
 
 
 def header(model: ew.Model, engine: ew.Engine, task: ew.tasks.Task) -> None:
     """What is about to run."""
     source, spec = model.identity, engine.graph.spec
     note = f" ({source['note']})" if source["note"] else ""
-    _console.print(escape(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}"))
+    line(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}")
     convention = f"embeddings {spec.embeddings}, keys and values {spec.kv}"
-    _console.print(escape(f"graph    {engine.graph.n_edges:,} edges; {convention}; ablation {engine.ablation.kind}"))
+    line(f"graph    {engine.graph.n_edges:,} edges; {convention}; ablation {engine.ablation.kind}")
     if spec.features:
         n = sum(len(chosen) for _, chosen in spec.features)
         layers = ", ".join(str(layer) for layer, _ in spec.features)
-        _console.print(f"features {n:,} in layers {layers}, and an error term in each", soft_wrap=True)
+        line(f"features {n:,} in layers {layers}, and an error term in each")
     sizes = f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test"
-    _console.print(escape(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}"), soft_wrap=True)
+    line(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}")
 
 
 def method(each: ew.Method) -> None:
     """A method of the catalogue, with its settings."""
-    _console.print(escape(f"{each.name}: {each.summary}"), soft_wrap=True)
+    line(f"{each.name}: {each.summary}")
     for word, said in (("cost", each.cost), ("source", each.source), ("presets", ", ".join(each.presets))):
         if said:
-            _console.print(escape(f"{word}: {said}"), soft_wrap=True)
+            line(f"{word}: {said}")
     runs = [what for what in ("positions", "features", "resumes") if getattr(each, what)]
-    _console.print(f"runs with: {', '.join(runs) or 'neither positions nor features'}; start: {each.start}")
+    OUT.print(f"runs with: {', '.join(runs) or 'neither positions nor features'}; start: {each.start}")
     for setting in settings_of(each.config).values():
         default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
-        _console.print(f"[bold]{setting.name}[/] = {escape(str(default))}  [dim]({escape(setting.choices)})[/]")
+        OUT.print(f"[bold]{setting.name}[/] = {escape(str(default))}  [dim]({escape(setting.choices)})[/]")
         if setting.doc:
-            _console.print(escape(f"    {setting.doc}"), soft_wrap=True)
+            line(f"    {setting.doc}")
 
 
 def notes(lines: list[str]) -> None:
     """What a command has to say, a line each."""
-    for line in lines:
-        _console.print(escape(line), soft_wrap=True)
+    for each in lines:
+        line(each)
 
 
 def found(circuit: ew.Circuit, path: Path) -> None:
     """The circuit that was found."""
-    stopped = circuit.provenance.get("method", {}).get("stopped")
-    if stopped:
-        _console.print(f"[bold]stopped:[/] {escape(stopped)}; the same command goes on from there", soft_wrap=True)
+    if reason := circuit.provenance.get("method", {}).get("stopped"):
+        stopped(reason)
     sizes = f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual, of {circuit.graph.n_edges:,}"
-    _console.print(
-        f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {escape(str(path))}", soft_wrap=True
-    )
+    line(f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {path}")
 
 
 def footprints(row: dict[str, Any], modes: list[ew.engine.Footprint]) -> None:
     """What a step needs, one column per memory mode."""
     title = f"{row['config']}: {row['edges']:,} edges; {row['batch']} pairs of {row['length']} tokens, {row['dtype']}"
-    table = Table(title=escape(title), caption=_PLANNED, caption_justify="left")
-    table.add_column("GB")
-    for mode in modes:
-        table.add_column(mode.memory, justify="right")
-    for name in modes[0].bytes:
-        table.add_row(escape(name), *(f"{mode.bytes[name] / 1e9:.3f}" for mode in modes))
-    table.add_row("in all", *(f"{mode.total_bytes / 1e9:.3f}" for mode in modes), style="bold")
-    table.add_section()
-    table.add_row("[bold]TFLOP[/]")
-    for name in modes[0].operations:
-        table.add_row(escape(name), *(f"{mode.operations[name] / 1e12:.3f}" for mode in modes))
-    table.add_row("in all", *(f"{mode.total_operations / 1e12:.3f}" for mode in modes), style="bold")
-    _console.print(table)
+
+    def amounts(what: str, unit: float) -> list[tuple[str, ...]]:
+        each, total = [getattr(mode, what) for mode in modes], [getattr(mode, f"total_{what}") for mode in modes]
+        rows = [(name, [x[name] for x in each]) for name in each[0]]
+        return [(name, *(f"{x / unit:.3f}" for x in values)) for name, values in (*rows, ("in all", total))]
+
+    rows = [*amounts("bytes", 1e9), (), ("TFLOP",), *amounts("operations", 1e12)]
+    table(title, ("GB", *(mode.memory for mode in modes)), rows, _PLANNED)
 
 
 def evaluation(result: ew.Evaluation) -> None:
     """The numbers as a table."""
     title = f"{result.edges:,} edges, {result.actual_edges:,} actual, of {result.total_edges:,}; {result.n} examples"
-    table = Table(title=title, caption=_caption(result), caption_justify="left")
-    for name in ("metric", "circuit", "95 % interval", "full model", "empty", "random", "EAP"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
+    rows = []
     for name, row in result.metrics.items():
-        arrow = "↓" if row.lower_is_better else "↑"
-        interval = f"{row.low:.3f} to {row.high:.3f}"
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
-        table.add_row(f"{escape(name)} {arrow}", f"{row.value:.3f}", interval, *others)
-    _console.print(table)
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        rows.append((f"{name} {'↓' if row.lower_is_better else '↑'}", f"{row.value:.3f}", interval, *others))
+    columns = ("metric", "circuit", "95 % interval", "full model", "empty", "random", "EAP")
+    table(title, columns, rows, _caption(result))
     for each in result.worst[:N_WORST]:
         if each.distance < NEAR:
             break
-        _console.print(escape(f"far from the model ({each.distance:.2f}): {each.clean!r}"), soft_wrap=True)
+        line(f"far from the model ({each.distance:.2f}): {each.clean!r}")
 
 
 def size_curve(found: ew.evaluation.SizeCurve) -> None:
@@ -142,41 +129,33 @@ def size_curve(found: ew.evaluation.SizeCurve) -> None:
         f"{found.metric} by size; {found.n} {found.conditions['split']} examples, {found.total_edges:,} edges in all"
     )
     ends = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; actual edges; {BOOTSTRAP}"
-    caption = escape(f"{ends}\n{_how(found.conditions)}")
-    table = Table(title=escape(title), caption=caption, caption_justify="left")
-    for name in ("method", "actual edges", "sparsity", found.metric, "95 % interval"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    rows = []
     for point in found.points:
         sparsity, interval = 1 - point.edges / found.total_edges, f"{point.low:.3f} to {point.high:.3f}"
-        table.add_row(escape(point.method), f"{point.edges:,}", f"{sparsity:.2%}", f"{point.value:.3f}", interval)
-    _console.print(table)
+        rows.append((point.method, f"{point.edges:,}", f"{sparsity:.2%}", f"{point.value:.3f}", interval))
+    columns = ("method", "actual edges", "sparsity", found.metric, "95 % interval")
+    table(title, columns, rows, f"{ends}\n{_how(found.conditions)}")
 
 
 def comparison(found: ew.evaluation.Comparison) -> None:
     """Circuits side by side."""
-    table = Table(title=escape(f"shared edges (nominal), of {found.total_edges:,}"))
-    for name in ("circuits", "shared", "IoU", "of the first", "of the second"):
-        table.add_column(name, justify="left" if name == "circuits" else "right")
+    rows = []
     for pair in found.pairs:
-        names = escape(f"{pair.one} ({found.edges[pair.one]:,}), {pair.other} ({found.edges[pair.other]:,})")
-        table.add_row(names, f"{pair.shared:,}", f"{pair.iou:.3f}", f"{pair.of_one:.1%}", f"{pair.of_other:.1%}")
-    _console.print(table)
-    for task, rows in found.judged.items():
-        table = Table(
-            title=escape(f"{task}: {found.n[task]} {found.conditions['split']} examples"),
-            caption=escape(f"actual edges; kl in nats, full ‖ circuit; {BOOTSTRAP}\n{_how(found.conditions)}"),
-            caption_justify="left",
-        )
-        metrics = list(next(iter(rows.values())))
-        table.add_column("circuit", no_wrap=True)
-        for name in ("edges", "kl", "95 %", *metrics[1:]):
-            table.add_column(escape(name.replace("_", " ")), justify="right")  # which wraps where there is no room
-        for who, each in rows.items():
+        names = f"{pair.one} ({found.edges[pair.one]:,}), {pair.other} ({found.edges[pair.other]:,})"
+        rows.append((names, f"{pair.shared:,}", f"{pair.iou:.3f}", f"{pair.of_one:.1%}", f"{pair.of_other:.1%}"))
+    columns = ("circuits", "shared", "IoU", "of the first", "of the second")
+    table(f"shared edges (nominal), of {found.total_edges:,}", columns, rows)
+    for task, judged in found.judged.items():
+        metrics, rows = list(next(iter(judged.values()))), []
+        for who, each in judged.items():
             edges = found.actual.get(who, found.total_edges)
             value, low, high = each["kl"]
             shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
-            table.add_row(escape("full model" if who == "full" else who), f"{edges:,}", *shown)
-        _console.print(table)
+            rows.append(("full model" if who == "full" else who, f"{edges:,}", *shown))
+        title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
+        caption = f"actual edges; kl in nats, full ‖ circuit; {BOOTSTRAP}\n{_how(found.conditions)}"
+        columns = ("circuit", "edges", "kl", "95 %", *(name.replace("_", " ") for name in metrics[1:]))
+        table(title, columns, rows, caption, whole=True)
 
 
 def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, Any]) -> None:
@@ -184,20 +163,16 @@ def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, A
     title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
     raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
     said = f"{raw}\n{_how(conditions)}\nCPR is MIB's by signed score, CMD by absolute"
-    table = Table(title=escape(title), caption=escape(said), caption_justify="left")
-    table.add_column("size")
-    for name in ("edges", "signed", "actual", "absolute", "actual"):
-        table.add_column(name, justify="right")
-    signed, absolute = found.signed, found.absolute
+    signed, absolute, rows = found.signed, found.absolute, list[tuple[str, ...]]()
     for place, share in enumerate(signed.shares):
         sides = [(each.faithfulness[place], each.actual[place]) for each in (signed, absolute)]
         cells = [text for value, actual in sides for text in (f"{value:.3f}", f"{actual:,}")]
-        table.add_row(f"{100 * share:g} %", f"{signed.edges[place]:,}", *cells)
-    table.add_section()
+        rows.append((f"{100 * share:g} %", f"{signed.edges[place]:,}", *cells))
+    rows.append(())
     for name in ("cpr", "cmd", "log_cpr", "log_cmd", "actual_cpr", "actual_cmd"):
         label = name.replace("_", "-size ").replace("cpr", "CPR").replace("cmd", "CMD")
-        table.add_row(label, "", f"{getattr(signed, name):.3f}", "", f"{getattr(absolute, name):.3f}", "")
-    _console.print(table)
+        rows.append((label, "", f"{getattr(signed, name):.3f}", "", f"{getattr(absolute, name):.3f}", ""))
+    table(title, ("size", "edges", "signed", "actual", "absolute", "actual"), rows, said)
 
 
 def _caption(result: ew.Evaluation) -> str:
@@ -209,7 +184,7 @@ def _caption(result: ew.Evaluation) -> str:
     if "eap" in conditions:
         eap = conditions["eap"]
         lines.append(f"EAP's edges by {eap['selection']} score, chosen on {eap['chosen_on']}")
-    return escape("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _units(result: ew.Evaluation) -> str:
@@ -226,12 +201,10 @@ def _how(conditions: dict[str, Any]) -> str:
 
 def check(row: dict[str, Any]) -> None:
     """One model's check."""
-    _console.print(
-        f"{escape(row['model'])} ({row['family']}): {row['edges']:,} edges; "
-        f"full mask off by {row['full_mask_error']:.1e}, empty mask by {row['empty_mask_error']:.1e}; "
-        f"largest logit {row['max_logit']:.3g}: "
-        f"{'accepted' if row['passed'] else 'REFUSED'}",
-        soft_wrap=True,
+    line(
+        f"{row['model']} ({row['family']}): {row['edges']:,} edges; full mask off by {row['full_mask_error']:.1e}, "
+        f"empty mask by {row['empty_mask_error']:.1e}; largest logit {row['max_logit']:.3g}: "
+        f"{'accepted' if row['passed'] else 'REFUSED'}"
     )
 
 
@@ -239,7 +212,7 @@ def compare_weights(recorded: dict[str, Any], present: dict[str, str]) -> None:
     """Say so if the circuit was found on other weights."""
     if recorded.get("weights_hash") != present["weights_hash"]:
         before, now = str(recorded.get("weights_hash"))[:12], present["weights_hash"][:12]
-        _errors.print(f"note: the circuit was found on weights {before}, this model's are {now}", soft_wrap=True)
+        line(f"note: the circuit was found on weights {before}, this model's are {now}", ERRORS)
 
 
 def compiled(module: ew.models.CompiledTransformer, out: Path) -> None:
@@ -247,43 +220,37 @@ def compiled(module: ew.models.CompiledTransformer, out: Path) -> None:
     program, config = module.program, module.config
     inputs = f"{len(program.inputs):,} inputs" + ("" if program.complete else " (a sample)")
     undefined = program.origin.get("undefined_inputs")
-    _console.print(
-        escape(
-            f"{program.name}: {config.n_layers} layers of {config.n_heads} heads, width {config.d_model}; {inputs}"
-            + (f", {undefined:,} more where it is undefined" if undefined else "")
-            + f"; off Tracr's own outputs by at most {program.origin['largest_difference_from_tracr']:.1e} -> {out}"
-        ),
-        soft_wrap=True,
+    line(
+        f"{program.name}: {config.n_layers} layers of {config.n_heads} heads, width {config.d_model}; {inputs}"
+        + (f", {undefined:,} more where it is undefined" if undefined else "")
+        + f"; off Tracr's own outputs by at most {program.origin['largest_difference_from_tracr']:.1e} -> {out}"
     )
 
 
 def truth(found: ew.tracr.Truth) -> None:
     """The true circuits of a program."""
     what = "pairs of inputs" if found.ablation == "interchange" else "inputs"
-    _console.print(
-        escape(
-            f"{found.program}: {found.ablation} ablation, embeddings {found.graph.spec.embeddings}, {found.output} "
-            f"output equal on all {found.inputs:,} {what}"
-        ),
-        soft_wrap=True,
+    line(
+        f"{found.program}: {found.ablation} ablation, embeddings {found.graph.spec.embeddings}, {found.output} "
+        f"output equal on all {found.inputs:,} {what}"
     )
-    _console.print(f"{int(found.live.sum())} of {found.graph.n_edges:,} edges can carry anything")
-    _console.print(f"{int(found.necessary.sum())} edges are necessary: without any one of them, some output changes")
+    line(f"{int(found.live.sum())} of {found.graph.n_edges:,} edges can carry anything")
+    line(f"{int(found.necessary.sum())} edges are necessary: without any one of them, some output changes")
     tried = f"all {found.circuits:,} circuits tried" if found.exhaustive else f"{found.circuits:,} circuits tried"
     sets = "the only minimal set that is enough" if found.unique else f"{len(found.minimal)} minimal sets are enough"
-    _console.print(f"{sets}, {int(found.edges.sum())} edges ({tried}):")
+    line(f"{sets}, {int(found.edges.sum())} edges ({tried}):")
     for name in found.graph.edge_names(found.edges.nonzero()[:, 0]):
         note = "" if found.necessary[found.graph.edge_id(name)] else "  (not necessary by itself)"
-        _console.print(escape(f"  {name}{note}"))
+        line(f"  {name}{note}")
 
 
 def recovery(found: ew.tracr.Recovery, true: ew.tracr.Truth) -> None:
     """A circuit beside the true one."""
     area = "" if found.auroc is None else f", AUROC {found.auroc:.3f}"
-    _console.print(
+    line(
         f"{'exactly the true circuit' if found.exact else 'not the true circuit'} of {int(true.edges.sum())} edges: "
         f"precision {found.precision:.3f}, recall {found.recall:.3f}{area}"
     )
     for word, names in (("missing", found.missing), ("extra", found.extra)):
         for name in names:
-            _console.print(escape(f"  {word}: {name}"))
+            line(f"  {word}: {name}")

@@ -4,10 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from edgewise.cli._print import ERRORS, line, stopped, table
 from edgewise.models import Model
 from edgewise.runs import progress
 from edgewise.transcoders import TokenRows, Transcoder, held_out
@@ -15,98 +12,74 @@ from edgewise.transcoders.formats import FORMATS
 from edgewise.transcoders.judging import Loss, TranscoderEvaluation
 from edgewise.transcoders.training import Sweep, Trained, TrainingConfig
 
-_console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+_LOSSES = ("loss", "added", "95 % interval", "KL")
+"""The columns of `_cells`."""
 
 
 def training(model: Model, rows: TokenRows, config: TrainingConfig) -> None:
     """What is about to be trained."""
     source, parts = model.identity, model.parts
     note = f" ({source['note']})" if source["note"] else ""
-    print_line(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}")
+    line(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}")
     passes = config.steps * config.batch_tokens / rows.n_tokens
-    print_line(f"text     {', '.join(rows.source.get('text', []))}: {rows.n_tokens:,} tokens, seen {passes:.2g} times")
+    line(f"text     {', '.join(rows.source.get('text', []))}: {rows.n_tokens:,} tokens, seen {passes:.2g} times")
     names = config.names
     shown = ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
     sizes = f"{config.jobs(parts.d_model)[0].specs[0].n_features:,} features each"
-    print_line(
-        f"training {shown}; {sizes}; {config.steps:,} steps of {config.batch_tokens:,} tokens; {config.precision}"
-    )
+    line(f"training {shown}; {sizes}; {config.steps:,} steps of {config.batch_tokens:,} tokens; {config.precision}")
 
 
 def trained(result: Trained, out: Path, config: TrainingConfig) -> None:
     """What a run made."""
     long = result.steps * config.batch_tokens >= config.dead_after  # before that no feature counts as dead
     if result.stopped:
-        _console.print(
-            f"[bold]stopped:[/] {escape(result.stopped)}; the same command goes on from there", soft_wrap=True
-        )
+        stopped(result.stopped)
     if not result.metrics:
-        print_line(f"done before: {result.steps:,} steps, {result.seconds:,.0f} s; nothing was left to do")
-    table = Table(
-        title=f"after {result.steps:,} steps, {result.seconds:,.0f} s",
-        caption="of the last training batch; explained: 1 − squared error / variance; active: features per token",
-        caption_justify="left",
-    )
-    for name in ("transcoder", "loss", "explained", "active", "dead"):
-        table.add_column(name, justify="left" if name == "transcoder" else "right")
+        line(f"done before: {result.steps:,} steps, {result.seconds:,.0f} s; nothing was left to do")
+    rows = []
     for name, values in result.metrics.items():
-        table.add_row(
-            escape(name),
-            f"{values['loss']:.4g}",
-            f"{values['explained']:.4f}",
-            f"{values['active']:.1f}",
-            f"{values['dead']:.1%}" if long else "–",
-        )
-    if result.metrics:
-        _console.print(table)
-    print_line(f"written to {out}")
+        dead = f"{values['dead']:.1%}" if long else "–"
+        rows.append((name, f"{values['loss']:.4g}", f"{values['explained']:.4f}", f"{values['active']:.1f}", dead))
+    if rows:
+        said = "of the last training batch; explained: 1 − squared error / variance; active: features per token"
+        columns = ("transcoder", "loss", "explained", "active", "dead")
+        table(f"after {result.steps:,} steps, {result.seconds:,.0f} s", columns, rows, said)
+    line(f"written to {out}")
 
 
 def transcoders(result: TranscoderEvaluation) -> None:
     """An evaluation as tables."""
-    features = Table(title="features", caption="explained: 1 − squared error / variance about the mean")
-    for name in ("transcoder", "reads", "activation", "active", "explained", "live"):
-        features.add_column(name, justify="left" if name in ("transcoder", "reads", "activation") else "right")
-    losses = Table(
-        title=f"loss with one MLP replaced; {result.tokens:,} tokens; the model's own is {result.original.loss:.4f}",
-        caption=f"nats per next token; added to the model's own, with the 95 % bootstrap interval over rows;\n"
-        f"KL(model ‖ changed model); replaced at "
-        f"{result.conditions['replaced_positions']}; zero, mean: the layer's MLP output ablated",
-        caption_justify="left",
-    )
-    for name in ("transcoder", "loss", "added", "95 % interval", "KL", "zero", "mean"):
-        losses.add_column(name, justify="left" if name == "transcoder" else "right")
+    features, losses = [], []
     for each in result.transcoders:
         layer = int(each.writes[0].split()[1])
         live = f"{each.live:,} of {each.n_features:,}"
-        name = escape(each.name)
-        features.add_row(name, escape(each.reads), each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live)
-        cells = () if each.replaced is None else _cells(each.replaced)
+        features.append((each.name, each.reads, each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live))
         ablated = (f"{result.zero[layer].loss:.4f}", f"{result.mean[layer].loss:.4f}")
         if each.replaced is not None:
-            losses.add_row(name, *cells, *ablated)
-    _console.print(features)
-    if losses.rows:  # a cross-layer set has none
-        _console.print(losses)
+            losses.append((each.name, *_cells(each.replaced), *ablated))
+    columns = ("transcoder", "reads", "activation", "active", "explained", "live")
+    table("features", columns, features, "explained: 1 − squared error / variance about the mean", left=3)
+    if losses:  # a cross-layer set has none
+        said = (
+            f"nats per next token; added to the model's own, with the 95 % bootstrap interval over rows;\n"
+            f"KL(model ‖ changed model); replaced at {result.conditions['replaced_positions']}; zero, mean: the "
+            "layer's MLP output ablated"
+        )
+        own = f"{result.tokens:,} tokens; the model's own is {result.original.loss:.4f}"
+        table(f"loss with one MLP replaced; {own}", ("transcoder", *_LOSSES, "zero", "mean"), losses, said)
     if result.all:
-        together = Table(title="all of these MLPs changed at once")
-        for name in ("", "loss", "added", "95 % interval", "KL"):
-            together.add_column(name, justify="right" if name else "left")
-        for name, loss in result.all.items():
-            together.add_row(name, *_cells(loss))
-        _console.print(together)
+        rows = [(name, *_cells(loss)) for name, loss in result.all.items()]
+        table("all of these MLPs changed at once", ("", *_LOSSES), rows)
 
 
 def swept(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
     """A sweep as a table and, where matplotlib is installed, pictures."""
-    table = Table(title=f"held-out loss; the model's own is {result.original.loss:.4f} nats")
-    for name in ("trained", "active", "explained", "loss", "added", "95 % interval", "KL"):
-        table.add_column(name, justify="left" if name == "trained" else "right")
+    rows = []
     for name, each in result.jobs.items():
         assert each.replaced is not None
-        table.add_row(escape(name), f"{each.active:.1f}", f"{each.explained:.4f}", *_cells(each.replaced))
-    _console.print(table)
+        rows.append((name, f"{each.active:.1f}", f"{each.explained:.4f}", *_cells(each.replaced)))
+    title = f"held-out loss; the model's own is {result.original.loss:.4f} nats"
+    table(title, ("trained", "active", "explained", *_LOSSES), rows)
     draw_sweep(result, layers, out)
 
 
@@ -130,7 +103,7 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
             title=f"Layer {layer}: loss that replacing its MLP adds, by active features",
             caption=caption,
         )
-        print_line(f"drawn to {path}")
+        line(f"drawn to {path}")
 
 
 @contextmanager
@@ -146,7 +119,7 @@ def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
     for each in transcoders:
         before = each.provenance.get("model", {}).get("weights_hash", now)
         if before != now:
-            _errors.print(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}")
+            line(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}", ERRORS)
 
 
 def passed_over(source: str) -> None:
@@ -154,8 +127,8 @@ def passed_over(source: str) -> None:
     ours = FORMATS["edgewise"].finds  # other tools' sets are folders of folders, which are read as one
     if not (Path(source).is_dir() and ours(Path(source))):
         return
-    if sets := [escape(each.name) for each in sorted(Path(source).iterdir()) if each.is_dir() and ours(each)]:
-        _errors.print(f"note: {escape(source)} also holds {', '.join(sets)}, not judged here; give such a folder")
+    if sets := [each.name for each in sorted(Path(source).iterdir()) if each.is_dir() and ours(each)]:
+        line(f"note: {source} also holds {', '.join(sets)}, not judged here; give such a folder", ERRORS)
 
 
 def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:
@@ -163,16 +136,12 @@ def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:
     for each in transcoders:
         text = each.provenance.get("method", {}).get("text")
         if text and not held_out(rows.source, text):
-            _errors.print(
+            line(
                 f"note: {each.spec.reads} was trained on another cut of this text: these rows may be among those it "
-                "was trained on; give the text, --context, --limit and --hold-out of the training"
+                "was trained on; give the text, --context, --limit and --hold-out of the training",
+                ERRORS,
             )
             return
-
-
-def print_line(text: str) -> None:
-    """A line of plain text, never wrapped."""
-    _console.print(escape(text), soft_wrap=True)
 
 
 def _cells(loss: Loss) -> tuple[str, str, str, str]:

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli._common import check_task, load
+from edgewise.cli._print import ERRORS, OUT, line
 from edgewise.runs import check_writable, write_atomically
 from edgewise.tasks import BUILT_IN, SPLITS, TASK_NAMES
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
-
-_console = Console(highlight=False)
 
 
 @app.command("list")
@@ -45,11 +43,7 @@ def show(
         raise InputError(f"-n {n}: use at least 1")
     _check(task)
     tokenizer = ew.models.load_tokenizer(model)
-    sizes = {each: n if each == split else 0 for each in SPLITS}
-    built_in = ew.tasks.TASKS.get(task)
-    made = (
-        ew.tasks.from_file(task, tokenizer, seed=seed) if built_in is None else built_in(tokenizer, **sizes, seed=seed)
-    )
+    made = _made(task, tokenizer, split, n, seed)
     for number, pair in enumerate(made.split(split)[:n]):
         if as_json:
             print(json.dumps(asdict(pair)))
@@ -79,19 +73,15 @@ def score(
         check_writable(out.parent)
     loaded = load(model, device)
     rows = []
-    sizes = {each: n if each == split else 0 for each in SPLITS}
     for name in names:
         for variant in _VARIANTS.get(name, ({},)):
-            if name in BUILT_IN:
-                task = ew.tasks.TASKS[name](loaded.tokenizer, **sizes, seed=seed, **variant)
-            else:
-                task = ew.tasks.from_file(name, loaded.tokenizer, seed=seed)
+            task = _made(name, loaded.tokenizer, split, n, seed, **variant)
             ability = ew.evaluation.score(loaded, task, split=split, batch_size=batch_size)
             rows.append({"task": task.name, "options": variant, **asdict(ability), "complaint": ability.complaint})
             if as_json:
                 print(json.dumps(rows[-1]), flush=True)
             else:
-                _console.print(escape(f"{_title(rows[-1])}: {_line(rows[-1])}"), soft_wrap=True)
+                line(f"{_title(rows[-1])}: {_line(rows[-1])}")
     if out is not None:
         write_atomically(out, _markdown(rows, loaded.identity, split, seed))
 
@@ -122,6 +112,14 @@ def check(
             print(f"note: {note}")
     if result.refused:
         raise typer.Exit(1)
+
+
+def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:
+    """A built-in task with so many pairs in one split, or a file's."""
+    if name not in ew.tasks.TASKS:
+        return ew.tasks.from_file(name, tokenizer, seed=seed)
+    sizes = {each: n if each == split else 0 for each in SPLITS}
+    return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
 
 
 def _check(task: str) -> None:
@@ -158,7 +156,7 @@ def warn_if_unable(model: ew.Engine, task: ew.tasks.Task) -> None:
         return
     split = "validation" if len(task.validation) else "train"
     if complaint := ew.evaluation.score(model, task, split=split, n=64).complaint:
-        Console(stderr=True, highlight=False).print(f"warning: {escape(complaint)}", soft_wrap=True)
+        line(f"warning: {complaint}", ERRORS)
 
 
 def _print_pair(number: int, pair: ew.tasks.Pair, task: ew.tasks.Task, tokenizer: Any) -> None:
@@ -168,19 +166,16 @@ def _print_pair(number: int, pair: ew.tasks.Pair, task: ew.tasks.Task, tokenizer
 
     partners = range(len(pair.clean)) if pair.align is None else pair.align
     changed = {i for i, j in enumerate(partners) if pair.clean[i] != pair.corrupted[j]}
-    _console.print(f"[bold]{number}[/]  clean      {shown(pair.clean, changed)}", soft_wrap=True)
-    _console.print(f"   corrupted  {shown(pair.corrupted, {partners[i] for i in changed})}", soft_wrap=True)
+    OUT.print(f"[bold]{number}[/]  clean      {shown(pair.clean, changed)}", soft_wrap=True)
+    OUT.print(f"   corrupted  {shown(pair.corrupted, {partners[i] for i in changed})}", soft_wrap=True)
     if pair.spans is not None:
         names = [task.span_names[span] for span in pair.spans]
-        _console.print(escape(f"   spans      {' '.join(names)}"), soft_wrap=True)
+        line(f"   spans      {' '.join(names)}")
     for target in pair.targets[:8]:
         right, wrong = (
             ", ".join(repr(tokenizer.decode([token])) for token in each) for each in (target.answers, target.wrong)
         )
-        _console.print(
-            escape(f"   token {target.position + 1} predicts {right}{f', not {wrong}' if wrong else ''}"),
-            soft_wrap=True,
-        )
+        line(f"   token {target.position + 1} predicts {right}{f', not {wrong}' if wrong else ''}")
 
 
 def _title(row: dict[str, Any]) -> str:

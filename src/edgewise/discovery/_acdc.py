@@ -14,10 +14,10 @@ from edgewise.discovery._configs import AcdcConfig, configured
 from edgewise.discovery._explain import asked_of
 from edgewise.discovery._learning import Experiment
 from edgewise.discovery._provenance import score_code
-from edgewise.discovery._search import Search
+from edgewise.discovery._search import Search, SearchLearner
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import Learner, RunOptions, uniform
+from edgewise.runs import RunOptions, uniform
 from edgewise.tasks import Task, loss_function, pairs_hash, score_name
 
 _ORDER = 21  # the noise stream that shuffles writers
@@ -99,13 +99,15 @@ def acdc_ladder(
     return found
 
 
-class AcdcLearner(Learner):
+class AcdcLearner(SearchLearner):
     """One circuit per threshold, as far as it is cut; one step for each threshold and reader."""
+
+    state = ("kept", "change", "current", "visits", "guess")
 
     def __init__(self, search: Search, thresholds: list[float], absolute: bool, order: str, seed: int) -> None:
         """Set up with everything kept."""
-        self.search, self.thresholds, self.absolute = search, thresholds, absolute
-        self.order, self.seed, self.graph = order, seed, search.engine.graph
+        super().__init__(search)
+        self.thresholds, self.absolute, self.order, self.seed = thresholds, absolute, order, seed
         n, n_edges = len(thresholds), self.graph.n_edges
         self.kept = torch.ones(n, n_edges, dtype=torch.bool)
         self.change = torch.full((n, n_edges), torch.nan)
@@ -114,13 +116,9 @@ class AcdcLearner(Learner):
         # The guess for a writer is what was last decided about an edge from it; it decides what runs side by side.
         self.guess = torch.zeros(n, self.graph.n_writers, dtype=torch.bool)
 
-    def prepare(self) -> None:
-        """Run the pairs."""
-        self.search.prepare()
-
     def begin(self) -> None:
         """Start from the full model's loss."""
-        self.search.begin()
+        super().begin()
         self.current[:] = self.search.full()
 
     def step(self, step: int) -> dict[str, Tensor | float]:
@@ -169,16 +167,3 @@ class AcdcLearner(Learner):
         if self.order == "random":
             return uniform(n, self.seed, reader, _ORDER).argsort().tolist()
         return list(range(n)) if self.order == "ascending" else list(range(n))[::-1]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs."""
-        forwards = torch.tensor(self.search.cost.forwards, dtype=torch.float64)
-        state = {name: getattr(self, name) for name in ("kept", "change", "current", "visits", "guess")}
-        return state | {"forwards": forwards}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        for name in ("kept", "change", "current", "visits", "guess"):
-            setattr(self, name, tensors[name].clone())
-        self.search.cost.forwards = float(tensors["forwards"])
-        self.search.entered = None

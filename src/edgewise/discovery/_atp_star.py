@@ -7,33 +7,27 @@
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery._configs import AtpStarConfig, configured
+from edgewise.discovery._attributing import attribution
+from edgewise.discovery._configs import AtpStarConfig
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._explain import asked_of, explain
-from edgewise.discovery._provenance import method_record, provenance
-from edgewise.discovery._scores import Scores, edges_of_nodes
+from edgewise.discovery._explain import explain
+from edgewise.discovery._scores import edges_of_nodes
 from edgewise.engine import Engine, Objective, Stream
-from edgewise.models import Model
 from edgewise.models.block import pattern_logits, sink_padded
 from edgewise.tasks import Task
 
 Keys = Literal["together", "apart"]
 
 
-def atp_star(model: Model | Engine, task: Task, config: AtpStarConfig | None = None, **changes: Any) -> Scores:
+@attribution(AtpStarConfig)
+def atp_star(engine: Engine, task: Task, config: AtpStarConfig, cost: Cost) -> tuple[Tensor, Tensor, Tensor]:
     """AtP* for every writer, and for every head's query, key and value.
-
-    Args:
-        model: the model, or an engine that also says which graph and ablation.
-        task: its `metric` is explained; not KL to the model itself.
-        config: the settings.
-        **changes: fields of `AtpStarConfig` to change.
 
     Returns:
         Scores, the mean over the examples: `writers` `[W]`, `readers` `[R]`, and edges' `[E]` made of them.
@@ -41,8 +35,7 @@ def atp_star(model: Model | Engine, task: Task, config: AtpStarConfig | None = N
     Raises:
         edgewise.InputError: a setting is wrong, or the metric is KL or has no gradient.
     """
-    config, engine, cost = configured(AtpStarConfig, config, changes), Engine.of(model), Cost()
-    task, graph = asked_of(task, config), engine.graph
+    graph = engine.graph
 
     def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " n"]:
         per_example = list(_effects(stream, objective, config.graddrop, config.keys))
@@ -58,9 +51,7 @@ def atp_star(model: Model | Engine, task: Task, config: AtpStarConfig | None = N
     found = explain(engine, task, config, scores_of, cost, at_full_model=True)
     writers, readers = found.split([graph.n_writers, graph.n_readers])
     readers = torch.where(torch.arange(graph.n_readers) == graph.n_readers - 1, torch.inf, readers)
-    values = edges_of_nodes(graph, writers, readers)
-    said = provenance(engine, task, method_record("atp-star", config), cost)
-    return Scores(graph, values, said, writers, readers)
+    return edges_of_nodes(graph, writers, readers), writers, readers
 
 
 def _effects(stream: Stream, objective: Objective, graddrop: bool, keys: Keys) -> Iterator[Float[Tensor, "B n"]]:

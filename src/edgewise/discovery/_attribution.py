@@ -5,36 +5,28 @@ the metric.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery._configs import EapConfig, ExamplesConfig, MaskIgConfig, configured
+from edgewise.discovery._attributing import attribution
+from edgewise.discovery._configs import EapConfig, ExamplesConfig, MaskIgConfig
 from edgewise.discovery._cost import Cost, constant_forwards
-from edgewise.discovery._explain import asked_of, check_gradient, explain
+from edgewise.discovery._explain import check_gradient, explain
 from edgewise.discovery._objective import differentiable, example_scores
-from edgewise.discovery._provenance import method_record, provenance
 from edgewise.discovery._quadrature import quadrature
-from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
-from edgewise.models import Model
 from edgewise.tasks import Task, metric_function
 
 
-def eap(model: Model | Engine, task: Task, config: EapConfig | None = None, **changes: Any) -> Scores:
+@attribution(EapConfig)
+def eap(engine: Engine, task: Task, config: EapConfig, cost: Cost) -> Float[Tensor, " E"]:
     """Edge attribution patching: the mask gradient at the full model (Syed, Rager & Conmy 2023, equation 3, sign
     reversed).
 
     To first order, removing edge w → r changes the metric by minus its score: `⟨∂metric/∂x_r, z_w − z̃_w⟩`.
-
-    Args:
-        model: the model, or an engine that also says which graph and ablation.
-        task: its `metric` is explained; a logit difference or a log-probability, never KL to the model itself, whose
-            gradient is 0 here.
-        config: the settings.
-        **changes: fields of `EapConfig` to change.
+    The metric is a logit difference or a log-probability, never KL to the model itself, whose gradient is 0 here.
 
     Returns:
         Scores `[E]`, the mean over the examples.
@@ -42,14 +34,10 @@ def eap(model: Model | Engine, task: Task, config: EapConfig | None = None, **ch
     Raises:
         edgewise.InputError: a setting is wrong, the metric is KL, or with `qk_fix` the graph's edges carry positions.
     """
-    config, engine, cost = configured(EapConfig, config, changes), Engine.of(model), Cost()
-    task = asked_of(task, config)
     if config.qk_fix:
-        scores = explain(engine, task, config, _with_qk_fix(cost), cost, at_full_model=True)
-    else:
-        check_gradient(config.title, task)
-        scores = _mask_gradient(engine, task, [(1.0, 1.0)], config, cost)
-    return Scores(engine.graph, scores, provenance(engine, task, method_record("eap", config), cost))
+        return explain(engine, task, config, _with_qk_fix(cost), cost, at_full_model=True)
+    check_gradient(config.title, task)
+    return _mask_gradient(engine, task, [(1.0, 1.0)], config, cost)
 
 
 def _with_qk_fix(cost: Cost) -> Callable[[Stream, Objective], Float[Tensor, " E"]]:
@@ -63,17 +51,12 @@ def _with_qk_fix(cost: Cost) -> Callable[[Stream, Objective], Float[Tensor, " E"
     return scores_of
 
 
-def mask_ig(model: Model | Engine, task: Task, config: MaskIgConfig | None = None, **changes: Any) -> Scores:
+@attribution(MaskIgConfig)
+def mask_ig(engine: Engine, task: Task, config: MaskIgConfig, cost: Cost) -> Float[Tensor, " E"]:
     """Integrated gradients along the masks: the mean of the mask gradient over m = α, all edges at once.
 
     The scores sum to metric(full model) − metric(empty circuit) up to the quadrature's error (Sundararajan, Taly & Yan
     2017, on masks as in Miller, Chughtai & Saunders 2024).
-
-    Args:
-        model: the model, or an engine that also says which graph and ablation.
-        task: its `metric` is explained.
-        config: the settings.
-        **changes: fields of `MaskIgConfig` to change.
 
     Returns:
         Scores `[E]`, the mean over the examples.
@@ -81,10 +64,7 @@ def mask_ig(model: Model | Engine, task: Task, config: MaskIgConfig | None = Non
     Raises:
         edgewise.InputError: a setting is wrong, or the metric has no gradient.
     """
-    config, engine, cost = configured(MaskIgConfig, config, changes), Engine.of(model), Cost()
-    task = asked_of(task, config)
-    scores = _mask_gradient(engine, task, quadrature(config.points, config.quadrature), config, cost)
-    return Scores(engine.graph, scores, provenance(engine, task, method_record("mask-ig", config), cost))
+    return _mask_gradient(engine, task, quadrature(config.points, config.quadrature), config, cost)
 
 
 def _mask_gradient(

@@ -7,10 +7,10 @@ Nothing here imports PyTorch, so that a wrong setting is refused before anything
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from edgewise._errors import InputError
-from edgewise.runs import change_settings, check_settings, known_settings
+from edgewise.runs import Bound, Count, change_settings, check_settings, known_settings
 from edgewise.tasks import SPLITS, loss_function, metric_function, score_name
 
 Config = TypeVar("Config", bound="MethodConfig")
@@ -25,12 +25,10 @@ class MethodConfig:
 
     title: ClassVar[str] = "method"
     """What error messages call the method."""
-    positive: ClassVar[tuple[str, ...]] = ()
-    """Fields that must be finite and above 0."""
 
     def __post_init__(self) -> None:
         """Check the values. Raises `InputError`."""
-        check_settings(self.title, self, self.positive)
+        check_settings(self.title, self)
 
     @classmethod
     def of(cls: type[Config], preset: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
@@ -46,6 +44,11 @@ class MethodConfig:
     def seeded(self) -> bool:
         """Whether another seed gives another result."""
         return hasattr(self, "seed")
+
+    @property
+    def recorded_name(self) -> str:
+        """The method's name in the catalogue, as a result's provenance has it."""
+        return self.title
 
     def record(self) -> dict[str, Any]:
         """As plain values, for a result's provenance; a function goes by its name."""
@@ -82,9 +85,9 @@ class ExamplesConfig(MethodConfig):
 
     split: str = "train"
     """Which examples."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """How many examples at a time; it does not change the scores."""
-    pairs: int | None = None
+    pairs: Count | None = None
     """Only so many pairs of the split, the first; none for all of them."""
 
     def __post_init__(self) -> None:
@@ -92,10 +95,6 @@ class ExamplesConfig(MethodConfig):
         super().__post_init__()
         if self.split not in SPLITS:
             raise InputError(f"{self.title}: there is no split {self.split!r}; use {', '.join(SPLITS)}")
-        if self.batch_size < 1:
-            raise InputError(f"{self.title}: batch_size {self.batch_size}; use at least 1")
-        if self.pairs is not None and self.pairs < 1:
-            raise InputError(f"{self.title}: pairs={self.pairs}; give a number of pairs, at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +150,11 @@ class EapIgConfig(PathConfig):
     alone. (The reference implementation lets every component's path count for every edge.)"""
     heads: Literal["together", "apart"] = "together"
     """For `activations`, whether a layer's heads move together, in 2L + 1 paths, or each on its own."""
+
+    @property
+    def recorded_name(self) -> str:
+        """By its path."""
+        return "eap-ig" if self.path == "inputs" else "eap-ig-activations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +247,8 @@ class ExactPatchingConfig(AttributionConfig):
     """Every edge's own effect, by running the model without it."""
 
     title: ClassVar[str] = "exact-patching"
-    batch_size: int = 16
-    pairs: int | None = 16
+    batch_size: Count = 16
+    pairs: Count | None = 16
     max_edges: int = 100_000
     """Refuse to patch more edges than this."""
 
@@ -254,10 +258,10 @@ class AcdcConfig(ExamplesConfig):
     """Cut every edge whose removal raises the loss by less than a threshold, from the output back."""
 
     title: ClassVar[str] = "acdc"
-    batch_size: int = 16
+    batch_size: Count = 16
     """How many pairs are held in one piece."""
-    pairs: int | None = 16
-    threshold: float = 0.01
+    pairs: Count | None = 16
+    threshold: Annotated[float, Bound(math.isfinite, "a finite number")] = 0.01
     """τ: cut what raises the loss by less. It decides the circuit's size."""
     loss: str | Callable[..., Any] | None = None
     """`kl`, `logit_diff` (its fall), `l2` of the outputs, …, lower being better; the task's if none."""
@@ -271,8 +275,6 @@ class AcdcConfig(ExamplesConfig):
     def __post_init__(self) -> None:
         """Check the values. Raises `InputError`."""
         super().__post_init__()
-        if not math.isfinite(self.threshold):
-            raise InputError(f"acdc: threshold {self.threshold}; give a finite number")
         if self.loss is not None:
             loss_function(self.loss)
 

@@ -5,31 +5,23 @@ the reader's gradient along a path on which something is moved from ablated to c
 The sign is that of EAP: positive means that keeping the edge raises the metric.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery._configs import EapIgConfig, configured
+from edgewise.discovery._attributing import attribution
+from edgewise.discovery._configs import EapIgConfig
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._explain import asked_of, explain
-from edgewise.discovery._provenance import method_record, provenance
+from edgewise.discovery._explain import explain
 from edgewise.discovery._quadrature import quadrature
-from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine, Objective, Stream
-from edgewise.models import Model
 from edgewise.tasks import Task
 
 
-def eap_ig(model: Model | Engine, task: Task, config: EapIgConfig | None = None, **changes: Any) -> Scores:
-    """EAP with integrated gradients, along the input or along each component's output.
-
-    Args:
-        model: the model, or an engine that also says which graph and ablation.
-        task: its `metric` is explained.
-        config: the settings; `path="activations"` is the method `eap-ig-activations`.
-        **changes: fields of `EapIgConfig` to change.
+@attribution(EapIgConfig)
+def eap_ig(engine: Engine, task: Task, config: EapIgConfig, cost: Cost) -> Float[Tensor, " E"]:
+    """EAP with integrated gradients, along the input or along each component's output (`path="activations"`, the
+    method `eap-ig-activations`).
 
     Returns:
         Scores `[E]`, the mean over the examples.
@@ -37,8 +29,7 @@ def eap_ig(model: Model | Engine, task: Task, config: EapIgConfig | None = None,
     Raises:
         edgewise.InputError: a setting is wrong, the metric has no gradient, or the graph's embeddings are no writers.
     """
-    config, engine, cost = configured(EapIgConfig, config, changes), Engine.of(model), Cost()
-    task, points = asked_of(task, config), quadrature(config.points, config.quadrature)
+    points = quadrature(config.points, config.quadrature)
 
     def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " E"]:
         paths = [stream.inputs()] if config.path == "inputs" else stream.components(config.heads)
@@ -49,6 +40,4 @@ def eap_ig(model: Model | Engine, task: Task, config: EapIgConfig | None = None,
             cost.spend(stream.n_examples, share * config.points, share * config.points)
         return total
 
-    name = "eap-ig" if config.path == "inputs" else "eap-ig-activations"
-    scores = explain(engine, task, config, scores_of, cost, positions=True)
-    return Scores(engine.graph, scores, provenance(engine, task, method_record(name, config), cost))
+    return explain(engine, task, config, scores_of, cost, positions=True)

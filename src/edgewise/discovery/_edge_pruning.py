@@ -21,20 +21,12 @@ from edgewise.discovery._configs import configured
 from edgewise.discovery._cost import MASK_IG_PASSES
 from edgewise.discovery._learned_configs import EdgePruningConfig
 from edgewise.discovery._learned_constants import with_constants
-from edgewise.discovery._learning import Experiment, backward, learn
-from edgewise.discovery._objective import example_scores, prepare, step_batch
+from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
 from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import (
-    Learner,
-    RunOptions,
-    normal,
-    optimizer_tensors,
-    restore_optimizer,
-    uniform,
-)
-from edgewise.tasks import Task, loss_function
+from edgewise.runs import RunOptions, normal, uniform
+from edgewise.tasks import Task
 
 _EDGE_NOISE, _NODE_NOISE, _EDGE_START, _NODE_START = 1, 2, 3, 4  # noise streams
 _NOISE_MARGIN = 1e-6  # Edge Pruning's EPS: uniform noise in (EPS, 1 − EPS)
@@ -78,12 +70,15 @@ def edge_pruning(
     return learner.circuit(learn(experiment, with_constants(learner, engine, config.steps), options, warm))
 
 
-class EdgePruningLearner(Learner):
+class EdgePruningLearner(GradientLearner[EdgePruningConfig]):
     """The masks, their multipliers and one optimiser for both."""
+
+    state = ("edges", "nodes", "multipliers")
 
     def __init__(self, engine: Engine, task: Task, config: EdgePruningConfig, start: Scores | None = None) -> None:
         """Start from the configuration's seed; `begin` adds the warm start."""
-        self.engine, self.task, self.config, self.graph, self.start = engine, task, config, engine.graph, start
+        super().__init__(engine, task, config)
+        self.start = start
         device = engine.model.device
         self.edges = _start(self.graph.n_edges, config, _EDGE_START).to(device)
         self.nodes = _start(self.graph.n_writers, config, _NODE_START).to(device)
@@ -99,11 +94,6 @@ class EdgePruningLearner(Learner):
             ],
             weight_decay=config.weight_decay,
         )
-        self.loss = loss_function(task.loss)
-
-    def prepare(self) -> None:
-        """Compute the examples' constants."""
-        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -122,9 +112,8 @@ class EdgePruningLearner(Learner):
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step: sample masks, run the circuit, descend on the masks and ascend on the multipliers."""
         config = self.config
-        batch = step_batch(self.task, config.batch_size, config.seed, step)
         noise = self._noise(step)
-        loss = example_scores(self.engine, batch, self.mask(*noise), self.loss).mean()
+        loss = self.losses(step, self.mask(*noise))
         penalty = self.penalty(step, *noise)
         backward(loss, self.task, self.optimizer, penalty)
         self.update(step)
@@ -173,19 +162,6 @@ class EdgePruningLearner(Learner):
         if self.config.nodes:
             kept = kept & _threshold(self.nodes.detach().cpu())[self.graph.edge_writer.long()]
         return Circuit(self.graph, kept, log_alpha, provenance)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Masks, multipliers and the optimiser's state."""
-        return {"edges": self.edges, "nodes": self.nodes, "multipliers": self.multipliers} | optimizer_tensors(
-            self.optimizer
-        )
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        for name in ("edges", "nodes", "multipliers"):
-            getattr(self, name).copy_(tensors[name])
-        restore_optimizer(self.optimizer, tensors)
 
     def _noise(self, step: int) -> tuple[Tensor, Tensor | None]:
         config, device = self.config, self.edges.device

@@ -12,10 +12,10 @@ from edgewise.discovery._configs import ExactPatchingConfig, configured
 from edgewise.discovery._explain import asked_of
 from edgewise.discovery._learning import Experiment
 from edgewise.discovery._scores import Scores
-from edgewise.discovery._search import Search, chunks
+from edgewise.discovery._search import Search, SearchLearner, chunks
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import Learner, RunOptions
+from edgewise.runs import RunOptions
 from edgewise.tasks import Task, metric_function, pairs_hash
 
 
@@ -74,23 +74,22 @@ def exact_patching(
     return Scores(engine.graph, values, found)
 
 
-class ExactLearner(Learner):
+class ExactLearner(SearchLearner):
     """The effects found so far; one step for each reader, from the last to the first."""
+
+    state = ("effect",)
 
     def __init__(self, search: Search, chosen: Bool[Tensor, " E"]) -> None:
         """Set up."""
-        self.search, self.chosen, self.graph = search, chosen, search.engine.graph
+        super().__init__(search)
+        self.chosen = chosen
         self.whole = torch.ones(self.graph.n_edges, dtype=torch.bool)
         self.effect = torch.full((self.graph.n_edges,), torch.nan, dtype=torch.float64)
 
     def prepare(self) -> None:
-        """Run the pairs."""
-        self.search.prepare()
+        """Run the pairs, whole."""
+        super().prepare()
         self.full = self.search.full()
-
-    def begin(self) -> None:
-        """Count the pairs' runs."""
-        self.search.begin()
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """All edges into one reader."""
@@ -103,13 +102,3 @@ class ExactLearner(Learner):
                 without = self.search.judge(some, torch.eye(len(some)))
                 self.effect[first + torch.tensor(some)] = self.full - without
         return {"loss": 0.0, "patched": float((~self.effect.isnan()).sum())}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The effects and the tally."""
-        return {"effect": self.effect, "forwards": torch.tensor(self.search.cost.forwards, dtype=torch.float64)}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        self.effect = tensors["effect"].clone()
-        self.search.cost.forwards = float(tensors["forwards"])
-        self.search.entered = None

@@ -1,7 +1,7 @@
 """How much a component that a ranking puts low may still matter: AtP*'s subset sampling (Kramár et al. 2024)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import uniform
+from edgewise.runs import Bound, Count, NotNegative, uniform
 from edgewise.tasks import Task, metric_function
 
 _SUBSETS = 31  # the noise stream that draws subsets
@@ -42,26 +42,17 @@ class FalseNegativesConfig(ExamplesConfig):
     """Settings of the diagnostic."""
 
     title: ClassVar[str] = "false negatives"
-    batch_size: int = 16
-    verified: int = 10
+    batch_size: Count = 16
+    verified: NotNegative = 10
     """How many components of highest absolute score are left out, as looked at already."""
-    samples: int = 200
+    samples: Annotated[int, Bound(lambda n: n >= 8, "at least 8")] = 200
     """How many subsets."""
-    share: float = 0.1
+    share: Annotated[float, Bound(lambda x: 0 < x < 1, "a number between 0 and 1")] = 0.1
     """How likely each component is in a subset."""
-    confidence: float = 0.99
+    confidence: Annotated[float, Bound(lambda x: 0.5 < x < 1, "a number between 0.5 and 1")] = 0.99
     """Of each bound."""
     seed: int = 0
     """Of the subsets."""
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
-        super().__post_init__()
-        if not (self.verified >= 0 and self.samples >= 8 and 0 < self.share < 1 and 0.5 < self.confidence < 1):
-            raise InputError(
-                f"{self.title}: verified={self.verified}, samples={self.samples}, share={self.share}, "
-                f"confidence={self.confidence}; expected at least 0, at least 8, and two numbers below 1"
-            )
 
 
 @torch.no_grad()

@@ -1,32 +1,22 @@
 """Information flow routes: how much of each reader's input each writer makes up (Ferrando & Voita 2024, section 2)."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgewise.discovery._configs import InformationFlowConfig, configured
+from edgewise.discovery._attributing import attribution
+from edgewise.discovery._configs import InformationFlowConfig
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._explain import asked_of, check_graph
-from edgewise.discovery._provenance import method_record, provenance
-from edgewise.discovery._scores import Scores
+from edgewise.discovery._explain import check_graph
 from edgewise.engine import CHUNK_BYTES, Ablation, Engine, Stream
-from edgewise.models import Model
 from edgewise.tasks import Batch, Task
 
 
-def information_flow(
-    model: Model | Engine, task: Task, config: InformationFlowConfig | None = None, **changes: Any
-) -> Scores:
+@attribution(InformationFlowConfig)
+def information_flow(engine: Engine, task: Task, config: InformationFlowConfig, cost: Cost) -> Float[Tensor, " E"]:
     """The importance of writer w in the stream x that a reader sees, `max(‖x‖₁ − ‖x − z_w‖₁, 0)`, as a share of all
-    writers' at that position; one forward pass on the clean prompts, no metric and no counterfactual.
-
-    Args:
-        model: the model, or an engine that also says which graph; its ablation is only noted.
-        task: its clean prompts are run; `logits` reads at its targets, every other reader at all positions.
-        config: the settings.
-        **changes: fields of `InformationFlowConfig` to change.
+    writers' at that position; one forward pass on the clean prompts, no metric and no counterfactual: the
+    ablation is only noted. `logits` reads at the targets, every other reader at all positions.
 
     Returns:
         Scores `[E]` in [0, 1], the mean over positions (where edges carry them, over those of the edge's group; 0 where
@@ -35,8 +25,7 @@ def information_flow(
     Raises:
         edgewise.InputError: a setting is wrong, or the graph's edges carry other position groups than the task has.
     """
-    config, engine, cost = configured(InformationFlowConfig, config, changes), Engine.of(model), Cost()
-    task, graph = asked_of(task, config), engine.graph
+    graph = engine.graph
     task.check_spans(graph)
     check_graph(graph, positions=True)
     plain = engine.under(Ablation("zero"))  # a difference from nothing is what is written
@@ -47,8 +36,7 @@ def information_flow(
         cost.spend(len(batch.index), forwards=1)
     cost.examples = len(task.split(config.split))
     total /= cost.examples
-    values = total if engine.model.dtype == torch.float64 else total.float()
-    return Scores(graph, values, provenance(engine, task, method_record("information-flow", config), cost))
+    return total if engine.model.dtype == torch.float64 else total.float()
 
 
 @torch.no_grad()

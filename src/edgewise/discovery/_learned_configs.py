@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from edgewise._errors import InputError
 from edgewise.discovery._configs import MethodConfig
-from edgewise.runs import known_settings
+from edgewise.runs import Bound, Count, NotNegative, Positive, known_settings
 
 _BUDGET = 11  # the noise stream that draws the budgets
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -17,22 +17,13 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class LearnedConfig(MethodConfig):
     """Settings of a method that learns by gradient descent."""
 
-    positive: ClassVar[tuple[str, ...]] = ("learning_rate",)
-    steps: int = 300
+    steps: Count = 300
     """Steps of gradient descent."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Examples a step."""
-    learning_rate: float = 0.05
+    learning_rate: Positive = 0.05
     seed: int = 0
     """Of the examples' order and of whatever is drawn."""
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
-        super().__post_init__()
-        if self.steps < 1 or self.batch_size < 1:
-            raise InputError(
-                f"{self.title}: steps and batch_size must be positive, got {self.steps} and {self.batch_size}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +31,7 @@ class OptimalConfig(LearnedConfig):
     """Settings of optimal ablation for a fixed circuit."""
 
     title: ClassVar[str] = "optimal ablation"
-    learning_rate: float = 2e-3  # Li & Janson 2024, section 4.2
+    learning_rate: Positive = 2e-3  # Li & Janson 2024, section 4.2
     """Of Adam, in units of each writer's own spread; it falls linearly to 0."""
 
 
@@ -49,29 +40,24 @@ class BudgetConfig(LearnedConfig):
     """Settings of a ranking that is learned by soft top-k masks at budgets drawn anew each step."""
 
     unit: ClassVar[str] = "edges"
-    batch_size: int = 8
-    learning_rate: float = 0.05
+    batch_size: Count = 8
+    learning_rate: Positive = 0.05
     """Of Adam, on scores that start with standard deviation 1; it falls linearly to 0."""
     largest: float = 0.25
     """The largest budget, as a share of all edges."""
     smallest: float = 0.004
     """The smallest budget; budgets are drawn log-uniformly between the two."""
-    start_temperature: float = 0.3
+    start_temperature: Positive = 0.3
     """Temperature of the soft top-k at the start, in units of the scores."""
-    end_temperature: float = 0.05
+    end_temperature: Positive = 0.05
     """Temperature at the end; it falls geometrically."""
-    warm_examples: int = 64
+    warm_examples: NotNegative = 64
     """Training examples for the attribution (mask-path IG, 5 points) whose ranks the scores start from; 0 to start from
     noise."""
 
     def __post_init__(self) -> None:
         """Check the values. Raises `InputError`."""
         super().__post_init__()
-        if not (self.end_temperature > 0 and self.start_temperature > 0) or self.warm_examples < 0:
-            raise InputError(
-                f"{self.title}: temperatures {self.start_temperature} and {self.end_temperature} must be above 0, "
-                f"warm_examples {self.warm_examples} at least 0"
-            )
         if not 0 < self.smallest <= self.largest <= 1:
             raise InputError(
                 f"{self.title}: budgets from {self.smallest} to {self.largest}; they are shares of all {self.unit}, "
@@ -103,35 +89,21 @@ class RankingConfig(BudgetConfig):
     """Learn one score per edge such that the top k edges are a good circuit for every k."""
 
     title: ClassVar[str] = "ranking"
-    steps: int = 900
+    steps: Count = 900
     """Steps of gradient descent; 900 take some 25 minutes for SmolLM2-135M on two cores, 100 do for a first look."""
     decay: bool = True
     """Whether the learning rate falls to 0."""
-    mask_margin: float = 1e-3
+    mask_margin: Annotated[float, Bound(lambda x: 0 <= x < 0.5, "a number from 0 to below 0.5")] = 1e-3
     """Masks within this of 0 or 1 are taken as 0 or 1: they hardly have a gradient, and the engine skips what is 0."""
     straight_through: bool = False
     """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
-    patience: int = 0
+    patience: NotNegative = 0
     """Give the scores that were best on validation (hard circuits of three sizes), and stop after this many validations
     in a row that were not better; 0 for no validation."""
-    validate_every: int = 50
+    validate_every: Count = 50
     """Steps between validations."""
-    validation_examples: int = 64
+    validation_examples: Count = 64
     """Validation pairs that are looked at."""
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
-        super().__post_init__()
-        if not 0 <= self.mask_margin < 0.5:
-            raise InputError(
-                f"{self.title}: mask_margin {self.mask_margin}; masks within it of 0 become 0, so give a number from 0 "
-                "to below 0.5"
-            )
-        if self.patience < 0 or self.validate_every < 1 or self.validation_examples < 1:
-            raise InputError(
-                f"{self.title}: patience {self.patience} must be at least 0, validate_every {self.validate_every} and "
-                f"validation_examples {self.validation_examples} positive"
-            )
 
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
@@ -146,27 +118,18 @@ class RefineConfig(RankingConfig):
     """
 
     title: ClassVar[str] = "refine"
-    sparsity: float = 0.98
+    sparsity: Annotated[float, Bound(lambda x: 0 <= x < 1, "the share of all edges that is cut, in [0, 1)")] = 0.98
     """The size, 1 − actual edges / all edges."""
-    steps: int = 60
-    """Steps of gradient descent."""
-    learning_rate: float = 0.025
-    start_temperature: float = 0.05
-    end_temperature: float = 0.025
+    steps: Count = 60
+    learning_rate: Positive = 0.025
+    start_temperature: Positive = 0.05
+    end_temperature: Positive = 0.025
     straight_through: bool = True
-    warm_examples: int = 0
+    warm_examples: NotNegative = 0
     largest: float = 1.0
     """The largest budget, as a share of all edges; lowered to the size asked for."""
     smallest: float = 1.0
     """The smallest budget; lowered to the size asked for."""
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
-        super().__post_init__()
-        if not 0 <= self.sparsity < 1:
-            raise InputError(
-                f"{self.title}: sparsity {self.sparsity} must be in [0, 1): the share of all edges that is cut"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +138,11 @@ class NodePruningConfig(BudgetConfig):
 
     title: ClassVar[str] = "node-pruning"
     unit: ClassVar[str] = "writers"
-    steps: int = 150
-    """Steps of gradient descent."""
+    steps: Count = 150
     largest: float = 0.5
     """The largest budget, as a share of all writers."""
     smallest: float = 0.02
-    warm_examples: int = 64
+    warm_examples: NotNegative = 64
     """Training examples for the attribution (`node_ig`, 5 points) whose ranks the scores start from; 0 to start all
     alike."""
 
@@ -216,9 +178,9 @@ class EdgePruningConfig(LearnedConfig):
     sparsity: float = 0.98
     """Ours: what the circuit will have, in actual edges. Paper: the target of the Lagrangian, which is not met exactly;
     it may exceed 1."""
-    steps: int = 240
+    steps: Count = 240
     """Steps of gradient descent. On the command line and in benches, other steps keep the warm-ups' shares."""
-    learning_rate: float = 0.4
+    learning_rate: Positive = 0.4
     """Of the masks' log α. (Paper: 0.8.)"""
     lr_warmup: int = 10
     """Steps of linear warm-up, before a linear decay to 0."""

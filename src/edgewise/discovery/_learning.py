@@ -2,18 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.discovery._cost import Cost, learned_cost
-from edgewise.discovery._objective import differentiable, finite
+from edgewise.discovery._learned_configs import LearnedConfig
+from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores, started_from
 from edgewise.engine import Engine
-from edgewise.runs import Learner, NotFiniteError, RunOptions, RunReport, run_steps
-from edgewise.tasks import Task
+from edgewise.runs import (
+    Learner,
+    NotFiniteError,
+    RunOptions,
+    RunReport,
+    optimizer_tensors,
+    restore_optimizer,
+    run_steps,
+)
+from edgewise.tasks import Task, loss_function
+
+Config = TypeVar("Config", bound=LearnedConfig)
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,39 @@ def learn(
     if warm is not None:
         cost.spend(**warm)
     return experiment.record(report, cost, examples_seen=report.steps * size, **found)
+
+
+class GradientLearner(Learner, Generic[Config]):
+    """A method that learns on batches of the training split, with one optimiser; to make one, set `optimizer`."""
+
+    state: tuple[str, ...] = ()
+    """The tensors that are its state beside the optimiser's."""
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, engine: Engine, task: Task, config: Config) -> None:
+        """Set up."""
+        self.engine, self.task, self.config, self.graph = engine, task, config, engine.graph
+        self.loss = loss_function(task.loss)
+
+    def prepare(self) -> None:
+        """Compute the examples' constants if the run sees examples again."""
+        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
+
+    def losses(self, step: int, mask: Tensor, **options: Any) -> Float[Tensor, "*C"]:
+        """The mean loss of a step's examples under masks, `[E]` or `[C, P, E]`."""
+        batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
+        return example_scores(self.engine, batch, mask, self.loss, **options).mean(-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state and the optimiser's."""
+        return {name: getattr(self, name) for name in self.state} | optimizer_tensors(self.optimizer)
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for name in self.state:
+            getattr(self, name).copy_(tensors[name])
+        restore_optimizer(self.optimizer, tensors)
 
 
 def backward(loss: Tensor, task: Task, optimizer: torch.optim.Optimizer, penalty: Tensor | None = None) -> None:

@@ -12,15 +12,14 @@ from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._configs import configured
 from edgewise.discovery._learned_configs import NodePruningConfig
 from edgewise.discovery._learned_constants import with_constants
-from edgewise.discovery._learning import Experiment, backward, learn
+from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
 from edgewise.discovery._nodes import node_eap, node_ig
-from edgewise.discovery._objective import example_scores, prepare, step_batch
 from edgewise.discovery._ranking import soft_top
 from edgewise.discovery._scores import Scores, edges_of_nodes, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import Learner, RunOptions, optimizer_tensors, restore_optimizer
-from edgewise.tasks import Task, loss_function
+from edgewise.runs import RunOptions
+from edgewise.tasks import Task
 
 
 def node_pruning(
@@ -67,20 +66,17 @@ def node_pruning(
     return Scores(engine.graph, values, found, writers)
 
 
-class NodePruningLearner(Learner):
+class NodePruningLearner(GradientLearner[NodePruningConfig]):
     """The writers' scores and their optimiser."""
+
+    state = ("scores",)
 
     def __init__(self, engine: Engine, task: Task, config: NodePruningConfig) -> None:
         """Set up; `begin` gives the scores their start."""
-        self.engine, self.task, self.config = engine, task, config
+        super().__init__(engine, task, config)
         self.writer = engine.graph.edge_writer.long().to(engine.model.device)
         self.scores = torch.zeros(engine.graph.n_writers, device=engine.model.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
-        self.loss = loss_function(task.loss)
-
-    def prepare(self) -> None:
-        """Compute the examples' constants."""
-        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -104,8 +100,7 @@ class NodePruningLearner(Learner):
         """One step at one budget."""
         budget = self.config.budget(step, self.engine.graph.n_writers)
         mask = self.mask(budget, self.config.temperature(step))
-        batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
-        loss = example_scores(self.engine, batch, mask, self.loss).mean()
+        loss = self.losses(step, mask)
         backward(loss, self.task, self.optimizer)
         self.optimizer.param_groups[0]["lr"] = self.config.rate(step)
         self.optimizer.step()
@@ -114,13 +109,3 @@ class NodePruningLearner(Learner):
     def mask(self, budget: float, temperature: float) -> Float[Tensor, " E"]:
         """Every edge's mask, that of its writer."""
         return soft_top(self.scores, budget, temperature)[self.writer]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Scores and the optimiser's state."""
-        return {"scores": self.scores} | optimizer_tensors(self.optimizer)
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        self.scores.copy_(tensors["scores"])
-        restore_optimizer(self.optimizer, tensors)

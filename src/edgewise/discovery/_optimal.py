@@ -5,7 +5,6 @@ or jointly with the masks of a learned method, whose engine has the ablation `le
 """
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from edgewise.circuit import Circuit
 from edgewise.discovery._configs import configured
 from edgewise.discovery._learned_configs import OptimalConfig
 from edgewise.discovery._learned_constants import LearnedConstants
-from edgewise.discovery._learning import Experiment, backward, learn
-from edgewise.discovery._objective import example_scores, prepare, step_batch
+from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
 from edgewise.engine import Ablation, Engine, Writes, mean_writes
 from edgewise.graph import Graph, GraphSpec
-from edgewise.models import Model, Tokens
-from edgewise.runs import Learner, RunOptions, optimizer_tensors, reading_tensors, restore_optimizer, write_tensors
-from edgewise.tasks import Task, loss_function
+from edgewise.models import Model
+from edgewise.runs import RunOptions, reading_tensors, write_tensors
+from edgewise.tasks import Task
 
 
 def learned_engine(
@@ -40,8 +38,7 @@ def learned_engine(
         **choices: for `Engine`.
     """
     graph = graph or model.graph()
-    prompts = (batch.clean for batch in task.batches("train", batch_size))
-    means = mean_writes(model, graph, _moved(prompts, model))
+    means = _means(model, task, graph, batch_size)
     started = (x.float() if x.dtype == torch.bfloat16 else x.clone() for x in means.tensors())
     constants = Writes.from_tensors((x.requires_grad_() for x in started), graph)
     ablation = Ablation("learned", source=f"started at the means over {task.name} train, clean")
@@ -71,14 +68,14 @@ def engine_under(
     if ablation not in ("mean", "mean-positional"):
         return Engine(model, graph, Ablation(ablation), **choices)  # pyright: ignore[reportArgumentType] (checked there)
     positional = ablation == "mean-positional"
-    prompts = (batch.clean for batch in task.batches("train", batch_size))
-    means = mean_writes(model, graph, _moved(prompts, model), positional=positional)
+    means = _means(model, task, graph, batch_size, positional)
     kind = Ablation("mean-positional" if positional else "mean", source=f"means over {task.name} train, clean")
     return Engine(model, graph, kind, constants=means, **choices)
 
 
-def _moved(prompts: Iterator[Tokens], model: Model) -> Iterator[Tokens]:
-    return (tokens.to(model.device) for tokens in prompts)
+def _means(model: Model, task: Task, graph: Graph, batch_size: int, positional: bool = False) -> Writes:
+    prompts = (batch.clean.to(model.device) for batch in task.batches("train", batch_size))
+    return mean_writes(model, graph, prompts, positional=positional)
 
 
 def optimal_constants(
@@ -119,37 +116,31 @@ def optimal_constants(
     return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, found)
 
 
-class ConstantsLearner(Learner):
+class ConstantsLearner(GradientLearner[OptimalConfig]):
     """The constants of one circuit and their optimiser."""
 
     def __init__(self, engine: Engine, task: Task, circuit: Circuit, config: OptimalConfig) -> None:
         """Set up."""
-        self.engine, self.task, self.config = engine, task, config
+        super().__init__(engine, task, config)
         self.mask = circuit.kept.to(engine.model.device, torch.float32)
         self.constants = LearnedConstants(engine, config.learning_rate)
         self.optimizer = self.constants.optimizer
-        self.loss = loss_function(task.loss)
-
-    def prepare(self) -> None:
-        """Compute the examples' predictions by the full model."""
-        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step."""
-        batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
-        loss = example_scores(self.engine, batch, self.mask, self.loss).mean()
+        loss = self.losses(step, self.mask)
         backward(loss, self.task, self.optimizer)
         self.constants.step(1 - step / self.config.steps)
         return {"loss": loss.detach()}
 
     def tensors(self) -> dict[str, Tensor]:
         """The constants and their optimiser's state."""
-        return self.constants.tensors() | optimizer_tensors(self.optimizer)
+        return self.constants.tensors() | super().tensors()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.constants.restore(tensors)
-        restore_optimizer(self.optimizer, tensors)
+        super().restore(tensors)
 
 
 def save_constants(engine: Engine, path: str | Path) -> None:

@@ -19,20 +19,13 @@ from edgewise.discovery._configs import configured
 from edgewise.discovery._cost import MASK_IG_PASSES
 from edgewise.discovery._learned_configs import RankingConfig
 from edgewise.discovery._learned_constants import with_constants
-from edgewise.discovery._learning import Experiment, backward, learn
-from edgewise.discovery._objective import example_scores, prepare, step_batch
+from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
+from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import (
-    Learner,
-    NothingToGainError,
-    RunOptions,
-    optimizer_tensors,
-    restore_optimizer,
-    uniform,
-)
-from edgewise.tasks import Task, loss_function, pairs_hash
+from edgewise.runs import NothingToGainError, RunOptions, uniform
+from edgewise.tasks import Task, pairs_hash
 
 _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
 
@@ -121,7 +114,7 @@ def learn_rankings(
     ]
 
 
-class RankingLearner(Learner):
+class RankingLearner(GradientLearner[RankingConfig]):
     """The scores, one row for each ranking, and their optimiser."""
 
     def __init__(
@@ -133,13 +126,13 @@ class RankingLearner(Learner):
         seeds: Sequence[int] | None = None,
     ) -> None:
         """Set up; `begin` gives the scores their start."""
-        self.engine, self.task, self.start = engine, task, start
         self.configs = [replace(config, seed=seed) for seed in (seeds or (config.seed,))]
-        self.config = self.configs[0]
+        super().__init__(engine, task, self.configs[0])
+        self.start = start
+        self.state = ("scores", *(("best", "best_loss", "worse") if config.patience else ()))
         n_edges, device = engine.graph.n_edges, engine.model.device
         self.scores = torch.zeros(len(self.configs), n_edges, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
-        self.loss = loss_function(task.loss)
         self.best = torch.zeros(len(self.configs), n_edges, device=device)
         self.best_loss = torch.full((len(self.configs),), torch.inf, dtype=torch.float64)
         self.worse = torch.zeros((), dtype=torch.long)  # validations since the last better one of any ranking
@@ -148,7 +141,7 @@ class RankingLearner(Learner):
         """Compute the examples' constants."""
         if self.config.patience and not len(self.task.validation):
             raise InputError(f"{self.task.name}: its validation split is empty; give it some pairs, or use patience=0")
-        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
+        super().prepare()
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -181,8 +174,7 @@ class RankingLearner(Learner):
             mask, options = self.hard(budgets) + (mask - mask.detach()), {"gradients": "all"}
         else:
             mask = torch.where(mask < config.mask_margin, 0.0, torch.where(mask > 1 - config.mask_margin, 1.0, mask))
-        batch = step_batch(self.task, config.batch_size, config.seed, step)
-        losses = example_scores(self.engine, batch, mask[:, None], self.loss, **options).mean(-1)  # (C,)
+        losses = self.losses(step, mask[:, None], **options)  # (C,)
         backward(losses, self.task, self.optimizer)
         self.optimizer.param_groups[0]["lr"] = config.rate(step)
         self.optimizer.step()
@@ -218,22 +210,6 @@ class RankingLearner(Learner):
             return self.scores
         self.validate()
         return self.best
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Scores and the optimiser's state, and with `patience` the best scores."""
-        tensors = {"scores": self.scores} | optimizer_tensors(self.optimizer)
-        if self.config.patience:
-            tensors |= {"best": self.best, "best_loss": self.best_loss, "worse": self.worse}
-        return tensors
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        self.scores.copy_(tensors["scores"])
-        if self.config.patience:
-            self.best.copy_(tensors["best"])
-            self.best_loss, self.worse = tensors["best_loss"].clone(), tensors["worse"].clone()
-        restore_optimizer(self.optimizer, tensors)
 
 
 def soft_top(scores: Float[Tensor, " E"], budget: float, temperature: float) -> Float[Tensor, " E"]:

@@ -1,6 +1,7 @@
 """What the searches from the output towards the input share: a few pairs held ready, and candidates judged on them."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,7 @@ from edgewise.discovery._configs import ExamplesConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import asked_of, check_graph
 from edgewise.engine import Downstream, Engine, Stream
+from edgewise.runs import Learner
 from edgewise.tasks import Batch, Metric, Task, reduce
 
 SCORE_BYTES = 16 << 20
@@ -100,6 +102,37 @@ class Search:
         share = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
         self.cost.spend(self.n_examples * len(removed), forwards=share)
         return total / self.n_examples
+
+
+class SearchLearner(Learner):
+    """A search as a long run: its state by name, and the tally of its passes."""
+
+    state: ClassVar[tuple[str, ...]]
+    """The tensors that are its state."""
+
+    def __init__(self, search: Search) -> None:
+        """Set up."""
+        self.search, self.graph = search, search.engine.graph
+
+    def prepare(self) -> None:
+        """Run the pairs."""
+        self.search.prepare()
+
+    def begin(self) -> None:
+        """Count the pairs' runs."""
+        self.search.begin()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+        forwards = torch.tensor(self.search.cost.forwards, dtype=torch.float64)
+        return {name: getattr(self, name) for name in self.state} | {"forwards": forwards}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for name in self.state:
+            setattr(self, name, tensors[name].clone())
+        self.search.cost.forwards = float(tensors["forwards"])
+        self.search.entered = None
 
 
 def chunks(items: Iterable[int], size: int) -> list[list[int]]:

@@ -1,19 +1,17 @@
 """Circuits side by side: what they share, and how each, their intersection and their union do on each task."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import reduce as fold
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import conditions, judge
+from edgewise.evaluation._judge import conditions, judge, one_kind
 from edgewise.models import Model
-from edgewise.runs import Interval, bootstrap, write_atomically
+from edgewise.runs import Interval, SavedAsJson, bootstrap
 from edgewise.tasks import HEADLINE, Task
 
 
@@ -33,7 +31,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(SavedAsJson):
     """Circuits side by side."""
 
     edges: dict[str, int]
@@ -49,19 +47,6 @@ class Comparison:
     n: dict[str, int]
     """Examples of each task."""
     conditions: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """As JSON."""
-        row = asdict(self)
-        row["judged"] = {
-            task: {who: {name: x._asdict() for name, x in each.items()} for who, each in rows.items()}
-            for task, rows in self.judged.items()
-        }
-        return json.dumps(row, indent=2, allow_nan=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomically(path, self.to_json() + "\n")
 
 
 def compare(
@@ -90,18 +75,7 @@ def compare(
         raise InputError(
             f"compare: a circuit is called {min(reserved)!r}, which means something here; call it otherwise"
         )
-    first, *others = circuits.values()
-    for name, circuit in circuits.items():
-        if circuit.graph != first.graph:
-            raise InputError(
-                f"compare: {name} is of the graph {circuit.graph.spec}, the first of {first.graph.spec}; convert one "
-                "(edgewise.exchange.convert)"
-            )
-        if circuit.stated_ablation != first.stated_ablation:
-            raise InputError(
-                f"compare: {name} was found under {circuit.ablation_kind} ablation, the first under "
-                f"{first.ablation_kind}"
-            )
+    first, others = one_kind("compare", circuits), list(circuits.values())[1:]
     engine = Engine.of(model, first.graph, first.stated_ablation)
     everyone = {
         **circuits,

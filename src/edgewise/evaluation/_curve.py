@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import conditions, judge
+from edgewise.evaluation._judge import conditions, judge, one_kind
 from edgewise.models import Model
-from edgewise.runs import bootstrap, write_atomically
+from edgewise.runs import SavedAsJson, bootstrap
 from edgewise.tasks import Task, metric_function
 
 
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SizeCurve:
+class SizeCurve(SavedAsJson):
     """A metric by method and size."""
 
     metric: str
@@ -43,15 +43,6 @@ class SizeCurve:
     """Examples judged."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """Split, task, ablation, graph and model."""
-
-    def to_json(self) -> str:
-        """As JSON."""
-        row = asdict(self) | {"points": [point._asdict() for point in self.points]}
-        return json.dumps(row, indent=2, allow_nan=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomically(path, self.to_json() + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "SizeCurve":
@@ -98,16 +89,8 @@ def size_curve(
     metric_function(metric)
     if metric == "logit_diff" and not task.contrastive:
         raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; choose kl or log_prob")
-    first = next(iter(named.values()))
+    first = one_kind("size_curve", named)
     engine = Engine.of(model, first.graph, first.stated_ablation)
-    if other := next((name for name, each in named.items() if each.graph != engine.graph), None):
-        raise InputError(f"size_curve: {other} is a circuit of another graph than {engine.graph.spec}")
-    for name, each in named.items():
-        if each.stated_ablation != first.stated_ablation:
-            raise InputError(
-                f"size_curve: {name} was found under {each.ablation_kind} ablation, the first under "
-                f"{first.ablation_kind}; draw them apart"
-            )
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     empty = empty_circuit(first)

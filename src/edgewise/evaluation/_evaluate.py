@@ -1,8 +1,6 @@
 """Judging one circuit: each metric beside the full model's, the empty circuit's, random circuits' and attribution's."""
 
-import json
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
-from edgewise.runs import bootstrap, software, write_atomically
+from edgewise.runs import SavedAsJson, bootstrap, software
 from edgewise.tasks import Metric, Task
 
 EAP_PAIRS = 500
@@ -60,7 +58,7 @@ class WorstExample:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(SavedAsJson):
     """What a circuit's numbers are, with everything that would change them."""
 
     edges: int
@@ -76,10 +74,6 @@ class Evaluation:
     worst: tuple[WorstExample, ...] = ()
     """The examples on which the circuit is farthest from the model, the farthest first."""
 
-    def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
-
     def __str__(self) -> str:
         """The sizes and one line per metric; `to_json` has everything."""
         lines = [f"{self.edges:,} edges, {self.actual_edges:,} actual, of {self.total_edges:,}; {self.n} examples"]
@@ -88,10 +82,6 @@ class Evaluation:
             beside = ", ".join(f"{who} {x:.3f}" for who, x in others.items() if x is not None)
             lines.append(f"{name}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" + (f"; {beside}" if beside else ""))
         return "\n".join(lines)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomically(path, self.to_json() + "\n")
 
 
 def evaluate(

@@ -119,6 +119,23 @@ def without(kept: Bool[Tensor, " E"], edge: int) -> Bool[Tensor, " E"]:
     return kept.index_fill(0, torch.tensor([edge]), False)
 
 
+def one_kind(what: str, circuits: Mapping[str, Circuit]) -> Circuit:
+    """The first of circuits that are of one graph and one ablation. Raises `InputError` where they are not."""
+    first = next(iter(circuits.values()))
+    for name, circuit in circuits.items():
+        if circuit.graph != first.graph:
+            raise InputError(
+                f"{what}: {name} is of another graph, {circuit.graph.spec}, the first of {first.graph.spec}; convert "
+                "one (edgewise.exchange.convert)"
+            )
+        if circuit.stated_ablation != first.stated_ablation:
+            raise InputError(
+                f"{what}: {name} was found under {circuit.ablation_kind} ablation, the first under "
+                f"{first.ablation_kind}"
+            )
+    return first
+
+
 def conditions(engine: Engine, split: str) -> dict[str, Any]:
     """What every judgement depends on, as plain values."""
     return {

@@ -3,6 +3,7 @@ from ._checkpoint import RunReport as RunReport
 from ._checkpoint import Stop as Stop
 from ._checkpoint import optimizer_tensors as optimizer_tensors
 from ._checkpoint import restore_optimizer as restore_optimizer
+from ._files import SavedAsJson as SavedAsJson
 from ._files import atomic_path as atomic_path
 from ._files import check_writable as check_writable
 from ._files import write_atomically as write_atomically
@@ -17,6 +18,10 @@ from ._progress import progress as progress
 from ._ranks import ONE_PROCESS as ONE_PROCESS
 from ._ranks import Ranks as Ranks
 from ._ranks import processes as processes
+from ._settings import Bound as Bound
+from ._settings import Count as Count
+from ._settings import NotNegative as NotNegative
+from ._settings import Positive as Positive
 from ._settings import Setting as Setting
 from ._settings import change_settings as change_settings
 from ._settings import check_settings as check_settings

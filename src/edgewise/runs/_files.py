@@ -1,10 +1,13 @@
 """Writing files whole or not at all."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -45,6 +48,30 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path`, whole or not at all. Raises `InputError` as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+class SavedAsJson:
+    """A dataclass that is written as JSON."""
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(_plain(self), indent=2, allow_nan=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomically(path, self.to_json() + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses and named tuples as mappings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        names = getattr(value, "_fields", None)
+        return [_plain(each) for each in value] if names is None else dict(zip(names, map(_plain, value), strict=True))
+    return value
 
 
 def _umask() -> int:

@@ -7,12 +7,12 @@ import ast
 import inspect
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, replace
 from functools import lru_cache
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgewise._errors import InputError
 
@@ -26,6 +26,19 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 Settings = TypeVar("Settings")
 
 
+class Bound(NamedTuple):
+    """Which numbers a setting may have, written into its type, such as `Annotated[int, Bound(…)]`."""
+
+    allows: Callable[[float], bool]
+    words: str
+    """What to give instead of others."""
+
+
+Count = Annotated[int, Bound(lambda n: n >= 1, "at least 1")]
+NotNegative = Annotated[int, Bound(lambda n: n >= 0, "at least 0")]
+Positive = Annotated[float, Bound(lambda x: 0 < x < math.inf, "a number above 0")]
+
+
 class Setting(NamedTuple):
     """One field of a dataclass of settings."""
 
@@ -34,6 +47,7 @@ class Setting(NamedTuple):
     """Its type."""
     default: Any
     doc: str
+    bounds: tuple[Bound, ...] = ()
 
     @property
     def choices(self) -> str:
@@ -44,31 +58,28 @@ class Setting(NamedTuple):
 @lru_cache
 def settings_of(config: type) -> dict[str, Setting]:
     """The fields of a dataclass of settings by name, each with the docstring under it."""
-    kinds, docs = get_type_hints(config), _docs(config)
+    kinds, docs, whole = get_type_hints(config), _docs(config), get_type_hints(config, include_extras=True)
     found = {}
     for field in fields(config):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
-        found[field.name] = Setting(field.name, kinds[field.name], default, docs.get(field.name, ""))
+        found[field.name] = Setting(
+            field.name, kinds[field.name], default, docs.get(field.name, ""), _bounds(whole[field.name])
+        )
     return found
 
 
-def check_settings(title: str, settings: Any, positive: Iterable[str] = ()) -> None:
-    """Check the values of a dataclass of settings by its annotations.
-
-    Args:
-        title: what they are of.
-        settings: the dataclass.
-        positive: fields that must be finite and above 0.
+def check_settings(title: str, settings: Any) -> None:
+    """Check the values of a dataclass of settings by its annotations; `title` says what they are of.
 
     Raises:
-        InputError: a value is of another type or no choice of its field, or not positive.
+        InputError: a value is of another type, no choice of its field or out of its bounds.
     """
     for name, setting in settings_of(type(settings)).items():
         value = getattr(settings, name)
         if not _is(value, setting.kind):
             raise InputError(f"{title}: {name}={value!r}; {_instead(setting.kind)}")
-        if name in positive and not 0 < value < math.inf:
-            raise InputError(f"{title}: {name} {value}; give a number above 0")
+        if value is not None and (bad := next((each for each in setting.bounds if not each.allows(value)), None)):
+            raise InputError(f"{title}: {name} {value}; give {bad.words}")
 
 
 def parse_settings(title: str, config: type, texts: Iterable[str]) -> dict[str, Any]:
@@ -105,6 +116,13 @@ def change_settings(title: str, settings: Settings, changes: Mapping[str, Any]) 
     """The same settings with some changed. Raises `InputError` for one that there is not."""
     known_settings(title, type(settings), changes)
     return replace(settings, **changes)  # pyright: ignore[reportArgumentType] (a dataclass, which no type variable says)
+
+
+def _bounds(kind: Any) -> tuple[Bound, ...]:
+    """Those in an annotation, or in one part of a union."""
+    if get_origin(kind) is Annotated:
+        return tuple(each for each in kind.__metadata__ if isinstance(each, Bound))
+    return tuple(each for part in get_args(kind) for each in _bounds(part))
 
 
 def _is(value: Any, kind: Any) -> bool:

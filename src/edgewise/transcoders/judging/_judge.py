@@ -2,10 +2,8 @@
 MLPs' place.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import bootstrap, write_atomically
+from edgewise.runs import bootstrap
 from edgewise.transcoders import (
     Replacement,
     Site,
@@ -73,7 +71,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class TranscoderEvaluation:
+class TranscoderEvaluation(SavedAsJson):
     """What transcoders' numbers are, with everything that would change them."""
 
     original: Loss
@@ -88,14 +86,6 @@ class TranscoderEvaluation:
     tokens: int
     """Next tokens that were predicted."""
     conditions: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomically(path, self.to_json() + "\n")
 
 
 def evaluate_transcoders(

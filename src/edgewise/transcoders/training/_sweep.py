@@ -1,14 +1,12 @@
 """Transcoders and autoencoders of several sparsities, trained on the same tokens, judged on the same held-out ones."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import RunOptions, write_atomically
+from edgewise.runs import RunOptions
 from edgewise.transcoders import TokenRows
 from edgewise.transcoders.judging import Judged, Loss, TranscoderEvaluation, evaluate_transcoders
 from edgewise.transcoders.training._config import TrainingConfig
@@ -16,7 +14,7 @@ from edgewise.transcoders.training._train import train
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(SavedAsJson):
     """What a sweep found: every job's numbers beside the model's own and the ablations'."""
 
     original: Loss
@@ -36,14 +34,6 @@ class Sweep:
             if where == f"layer{layer}" and judged.replaced is not None:
                 found.append((kind, judged.active, judged.replaced))
         return found
-
-    def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        write_atomically(path, self.to_json() + "\n")
 
 
 def sweep(
