@@ -10,7 +10,6 @@ from typing import Any
 
 import edgewise as ew
 from edgewise._errors import InputError
-from edgewise.cli import _show
 from edgewise.cli._options import DtypeName
 from edgewise.runs import check_writable
 from edgewise.tasks import HUB, SUFFIXES, TASK_NAMES
@@ -66,11 +65,8 @@ def load_circuit(path: Path) -> ew.Circuit:
 
 
 def load_for(circuit: ew.Circuit, model: str | None, device: str, dtype: DtypeName | None = None) -> ew.Model:
-    """A model to judge a circuit on, its own if none is named; says so where it was found on other weights."""
-    source = circuit.provenance.get("model", {})
-    loaded = load(model or str(source.get("id", "")), device, dtype)
-    _show.compare_weights(source, loaded.identity)
-    return loaded
+    """A model to judge a circuit on, its own if none is named."""
+    return load(model or str(circuit.provenance.get("model", {}).get("id", "")), device, dtype)
 
 
 def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:

@@ -39,8 +39,8 @@ def compare(
     if any(each.graph.spec.features for each in found):
         raise InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
     loaded = load_for(found[0], model, device)
-    for each in found[1:]:
-        _show.compare_weights(each.provenance.get("model", {}), loaded.identity)
+    for each in found:
+        _show.compare_weights(each, loaded)
     if task:
         tasks = [make_task(name, loaded.tokenizer, 200, 200, 256, 0) for name in task]
     else:

@@ -63,9 +63,8 @@ def evaluate(
         result = ew.evaluate(
             engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
         )
-    own = loaded_circuit.provenance.get("model", {}).get("weights_hash")
-    other = own != loaded.identity["weights_hash"]
-    stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + ("-other-weights" if other else "")
+    other = "" if _show.compare_weights(loaded_circuit, loaded) else "-other-weights"
+    stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + other
     result.save(circuit.parent / f"{stem}.json")
     if as_json:
         print(result.to_json())
@@ -104,6 +103,7 @@ def curve(
     absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
     loaded = load_for(loaded_circuit, model, device)
+    _show.compare_weights(loaded_circuit, loaded)
     engine = engine_of(circuit, loaded_circuit, loaded, transcoders=features)
     pairs = task_of(loaded_circuit, loaded.tokenizer)
     name = str(method.get("name", "circuit"))

@@ -42,6 +42,7 @@ def mib(
     if own:
         circuit = ew.Circuit.load(file)
         loaded = load_for(circuit, model, device)
+        _show.compare_weights(circuit, loaded)
     else:
         loaded = load(str(model), device)
         circuit = foreign_circuit(file, loaded, str(model))

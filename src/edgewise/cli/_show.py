@@ -208,11 +208,12 @@ def check(row: dict[str, Any]) -> None:
     )
 
 
-def compare_weights(recorded: dict[str, Any], present: dict[str, str]) -> None:
-    """Say so if the circuit was found on other weights."""
-    if recorded.get("weights_hash") != present["weights_hash"]:
-        before, now = str(recorded.get("weights_hash"))[:12], present["weights_hash"][:12]
-        line(f"note: the circuit was found on weights {before}, this model's are {now}", ERRORS)
+def compare_weights(circuit: ew.Circuit, model: ew.Model) -> bool:
+    """Whether the circuit was found on these weights; says so if not."""
+    before, now = circuit.provenance.get("model", {}).get("weights_hash"), model.identity["weights_hash"]
+    if before != now:
+        line(f"note: the circuit was found on weights {str(before)[:12]}, this model's are {now[:12]}", ERRORS)
+    return before == now
 
 
 def compiled(module: ew.models.CompiledTransformer, out: Path) -> None:

@@ -31,27 +31,11 @@ Text = Annotated[
 ]
 Context = Annotated[int, typer.Option("--context", help="Tokens per row.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Read at most so many tokens of the text.")]
-Features = Annotated[
-    str | None, typer.Option("--features", help="Such as 8x (times the model's width, the default) or 4608.")
-]
-Activations = Annotated[
-    str | None,
-    typer.Option(
-        "--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none."
-    ),
-]
 Reads = Annotated[str | None, typer.Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
-Tokens = Annotated[
-    int | None, typer.Option("--tokens", help="To train on, the text repeated as needed; a million if none.")
-]
-Batch = Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per step; 2,048 if none.")]
-Pool = Annotated[int | None, typer.Option("--pool-tokens", help="Tokens shuffled together, kept in memory.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of Adam; by the number of features if none.")]
 Precision = Annotated[
     str | None, typer.Option(help="bfloat16 (proposals and the language model; the default) or float32.")
 ]
 HoldOut = Annotated[float, typer.Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
-Seed = Annotated[int, typer.Option("--seed")]
 
 
 @dataclass(frozen=True)
@@ -86,23 +70,36 @@ def _given(
     text: Text,
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
-    features: Features = None,
-    activation: Activations = None,
+    features: Annotated[
+        str | None, typer.Option("--features", help="Such as 8x (times the model's width, the default) or 4608.")
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            "--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none."
+        ),
+    ] = None,
     preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
     ] = None,
-    tokens: Tokens = None,
-    batch_tokens: Batch = None,
-    pool_tokens: Pool = None,
-    learning_rate: Rate = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", help="To train on, the text repeated as needed; a million if none.")
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per step; 2,048 if none.")] = None,
+    pool_tokens: Annotated[
+        int | None, typer.Option("--pool-tokens", help="Tokens shuffled together, kept in memory.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Of Adam; by the number of features if none.")
+    ] = None,
     precision: Precision = None,
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
     checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
     device: options.Device = "cpu",
     out: options.Out = Path("runs/transcoders"),
 ) -> _Given:

@@ -54,9 +54,9 @@ def attribution(
             if isinstance(chosen, ExamplesConfig):
                 task = asked_of(task, chosen)
             found = score(engine, task, chosen, cost)
-            values, writers, readers = (*(found if isinstance(found, tuple) else (found,)), None, None)[:3]
+            values, *ends = found if isinstance(found, tuple) else (found,)
             said = provenance(engine, task, method_record(chosen.recorded_name, chosen), cost)
-            return Scores(engine.graph, values, said, writers, readers)
+            return Scores(engine.graph, values, said, **dict(zip(("writers", "readers"), ends, strict=False)))
 
         run.__annotations__["config"] = make | None
         run.__module__, run.__name__, run.__qualname__ = score.__module__, score.__name__, score.__qualname__

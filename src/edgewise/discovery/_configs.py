@@ -52,9 +52,8 @@ class MethodConfig:
 
     def record(self) -> dict[str, Any]:
         """As plain values, for a result's provenance; a function goes by its name."""
-        values: dict[str, Any] = asdict(self)
-        functions = {name: score_name(value) for name, value in vars(self).items() if callable(value)}
-        return values | functions
+        own: dict[str, Any] = vars(self)
+        return asdict(self) | {name: score_name(own[name]) for name in own if callable(own[name])}
 
 
 def configured(make: type[Config], config: Config | None, changes: Mapping[str, Any]) -> Config:
