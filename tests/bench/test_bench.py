@@ -131,7 +131,7 @@ def test_a_method_may_find_with_faster_products_and_is_judged_with_exact_ones(
     fast = {"name": "fast", "method": "ranking", "steps": 2, "batch_size": 4, "matmul": "medium"}
     path = bench_file(folder, tmp_path / "bench.yaml", methods=[fast], seeds=[0])
     quietly(path, tmp_path / "out", cache_bytes=12345)
-    scores = Circuit.load(next((tmp_path / "out").rglob("fast/seed-0/scores.safetensors")))
+    scores = ew.Scores.load(next((tmp_path / "out").rglob("fast/seed-0/scores.safetensors")))
     assert scores.provenance["engine"]["matmul"] == "medium"
     assert judged and {(engine.execution.matmul, engine.execution.cache_bytes) for engine in judged} == {
         ("highest", 12345)
@@ -278,7 +278,7 @@ def test_a_size_is_refined_from_a_ranking_that_is_found_once(folder: Path, tmp_p
     table = quietly(bench_file(folder, tmp_path / "bench.yaml", **changes), tmp_path / "out")
     assert {(row["method"], row["seed"]) for row in table.rows} == {("empty", 0), ("refine", 0), ("refine", 1)}
     (cell,) = (tmp_path / "out").rglob("refine/seed-1")
-    start = Circuit.load(cell / "start.safetensors")
+    start = ew.Scores.load(cell / "start.safetensors")
     assert start.provenance["method"]["name"] == "ranking" and start.provenance["method"]["config"]["seed"] == 1
     for size in (0.5, 0.7):
         said = Circuit.load(cell / f"{size:g}.safetensors").provenance["method"]
@@ -293,7 +293,7 @@ def test_means_are_over_each_task_s_training_prompts(folder: Path, tmp_path: Pat
     table = quietly(path, tmp_path / "out")
     assert {row["ablation"] for row in table.rows} == {ablation}
     (found,) = (tmp_path / "out").rglob("eap/seed-0/scores.safetensors")
-    said = Circuit.load(found).provenance["ablation"]
+    said = ew.Scores.load(found).provenance["ablation"]
     assert said["kind"] == ablation and said["source"] == "means over pairs train, clean"
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import bootstrap
+from edgewise.runs import SavedAsJson, bootstrap
 from edgewise.transcoders import (
     Replacement,
     Site,

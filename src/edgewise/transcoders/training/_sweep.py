@@ -6,7 +6,7 @@ from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import RunOptions
+from edgewise.runs import RunOptions, SavedAsJson
 from edgewise.transcoders import TokenRows
 from edgewise.transcoders.judging import Judged, Loss, TranscoderEvaluation, evaluate_transcoders
 from edgewise.transcoders.training._config import TrainingConfig
