@@ -284,7 +284,7 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line():
         (lambda: featured(tiny("gpt2", torch.bfloat16)), "load it in float32"),
         (lambda: mean_writes(model, graph, []), "use interchange or zero"),
         (lambda: footprint(model, graph, 2, 4), "has features"),
-        (lambda: Stream(featured(model), BATCH), "which this method does not run"),
+        (lambda: Stream(featured(model), BATCH), "which a stream does not run"),
     ]
     for call, complaint in bad:
         with pytest.raises(InputError, match=complaint) as caught:
