@@ -27,7 +27,7 @@ def load_plugins() -> None:
             continue
         _done.add(path)
         if not os.path.isfile(path):
-            raise InputError(f"plugin {path}: no such file; give a Python file that registers methods")
+            raise InputError(f"plugin {path}: no such file; give a Python file that registers something")
         try:
             _run(path)
         except InputError:

@@ -1,7 +1,7 @@
 """A circuit: which edges of a graph are kept, with where it came from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -193,7 +193,13 @@ def empty_circuit(circuit: Circuit) -> Circuit:
 def recorded_ablation(provenance: dict[str, Any]) -> Ablation | Mixed | None:
     """What a provenance says of the ablation, where nothing else does, as in files of version 0.1."""
     record = provenance.get("ablation")
-    return ablation_of_header(provenance) if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    try:
+        known = {field.name for field in fields(Ablation)}
+        return ablation_of_header({"ablation": {name: value for name, value in record.items() if name in known}})
+    except (InputError, TypeError):  # a record of another's, for people to read
+        return None
 
 
 def ablation_header(ablation: Ablation | Mixed | None) -> dict[str, Any] | None:

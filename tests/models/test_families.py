@@ -285,7 +285,10 @@ def _headless_llama() -> nn.Module:
         ),
         (_opt, r"model: family 'opt' is not supported; supported are gemma2, "),
         (lambda: nn.Linear(2, 2), r"model: family 'Linear' is not supported"),
-        (_headless_gpt2, r"model: GPT2Model has no language-modelling head; load it with AutoModelForCausalLM$"),
+        (
+            _headless_gpt2,
+            r"model: GPT2Model has no language-modelling head; load it with AutoModelForCausalLM, or let ",
+        ),
         (_headless_llama, r"model: LlamaModel has no language-modelling head"),
     ],
 )

@@ -58,7 +58,10 @@ def main() -> None:
 @app.callback()
 def commands(
     plugin: Annotated[
-        list[str] | None, typer.Option(help="A Python file that adds methods (docs/extending.md); several times.")
+        list[str] | None,
+        typer.Option(
+            help="A Python file that adds families, methods, metrics or formats (docs/extending.md); several times."
+        ),
     ] = None,
 ) -> None:
     """Find circuits in transformers: the few edges between components that carry one behaviour."""

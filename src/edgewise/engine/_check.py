@@ -76,7 +76,8 @@ def require(model: Model) -> None:
         raise InputError(
             f"model {model.source.get('id', '')!r}: the engine does not reproduce it (full mask off by "
             f"{result.full_mask_error:.1e}, empty mask by {result.empty_mask_error:.1e}, largest logit "
-            f"{result.max_logit:.1e}); please report it with its configuration"
+            f"{result.max_logit:.1e}); in a family of your own check its parts (post_norm, rotary, gate, biases, "
+            "softcap, scale), and report one of ours with its configuration"
         )
 
 

@@ -363,7 +363,7 @@ class Executor:
         if heads is None:
             attention = self.parts.layers[plan.layer].attention
             heads = FoldedHeads.of(attention, self.graph.copies_per_key, self.dtype)
-            if not self.lean and attention.output.dtype == self.dtype:
+            if not self.lean and attention.output_weight.dtype == self.dtype:
                 self.model.heads[plan.layer] = heads
         heads = heads if len(plan.readers) == plan.attention.n_readers else heads.take(plan.readers)
         return BlockRead(heads, plan, self.packing, self.stack, self._base(plan.attention.number), group)

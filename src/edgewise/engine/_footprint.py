@@ -79,7 +79,7 @@ def footprint(
     parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"
     n_layers, n_writers = len(parts.layers), graph.n_writers
     first, stored = parts.layers[0], (dtype or torch.float32).itemsize
-    n_heads, head_width, _ = first.attention.output.shape
+    n_heads, head_width, _ = first.attention.output_weight.shape
     n_readers = graph.blocks[0].n_readers
     read_width = first.attention.query.weight.shape[-1]
     pre_activations = sum(x.shape[1] for x in _mlp_inputs(first))
@@ -119,9 +119,9 @@ def footprint(
 def _constants(model: Model, graph: Graph, batch: int, length: int, examples: int, cache_bytes: int) -> int:
     """Ablated values, base sums and the full model's last hidden states."""
     parts, n_layers = model.parts, len(model.parts.layers)
-    n_heads, width, _ = parts.layers[0].attention.output.shape
+    n_heads, width, _ = parts.layers[0].attention.output_weight.shape
     writes = (1 + n_layers) * parts.d_model + n_layers * n_heads * width
-    sums = (2 * n_layers + 1) * parts.d_model
+    sums = len(graph.blocks) * parts.d_model
     per_example = length * (writes * model.dtype.itemsize + sums * MASK + parts.d_model * model.dtype.itemsize)
     if examples * per_example <= cache_bytes:
         return examples * per_example
@@ -131,7 +131,7 @@ def _constants(model: Model, graph: Graph, batch: int, length: int, examples: in
 def _operations(model: Model, graph: Graph, batch: int, length: int, lean: bool) -> dict[str, int]:
     parts, tokens, n_layers = model.parts, batch * length, len(model.parts.layers)
     plain = 2 * tokens * sum(x.numel() for layer in parts.layers for x in _matrices(layer))
-    output = 2 * tokens * parts.layers[0].attention.output.numel()
+    output = 2 * tokens * parts.layers[0].attention.output_weight.numel()
     mixing = 2 * graph.n_edges * tokens * parts.d_model
     unembedding = 2 * batch * _vocabulary(model) * parts.d_model
     again = 2 * tokens * n_layers * sum(x.numel() for x in _mlp_inputs(parts.layers[0]))
@@ -165,7 +165,7 @@ def _mlp_inputs(layer: Layer) -> list[Tensor]:
 
 def _matrices(layer: Layer) -> list[Tensor]:
     attention = layer.attention
-    projections = [attention.query.weight, attention.key.weight, attention.value.weight, attention.output]
+    projections = [attention.query.weight, attention.key.weight, attention.value.weight, attention.output_weight]
     return [*projections, *_mlp_inputs(layer), *([] if layer.mlp.down is None else [layer.mlp.down])]
 
 

@@ -111,6 +111,8 @@ class KeyPositions:
         )
         attention = self.attention[layer]
         sees = positions.sees(attention).repeat(h, 1, 1)[None]
-        which = torch.tensor(heads, device=sees.device).repeat_interleave(rows)
+        which = None  # of the heads, for sinks
+        if attention.sinks is not None:
+            which = torch.tensor(heads, device=sees.device).repeat_interleave(rows)
         mixed = block.attend(attention, asking, keys, values, sees, which)
         return mixed.reshape(n, h, -1, mixed.shape[-1])[:, :, positions.cell]

@@ -45,7 +45,7 @@ class Writes(NamedTuple):
     def check(self, parts: Parts, graph: Graph) -> None:
         """Raise `InputError` unless there is one tensor per writer, of the model's sizes and of one length."""
         wanted = [(parts.d_model,)] * graph.n_embeddings
-        wanted += [tuple(layer.attention.output.shape[:2]) for layer in parts.layers]
+        wanted += [tuple(layer.attention.output_weight.shape[:2]) for layer in parts.layers]
         wanted += [(parts.d_model,)] * len(parts.layers)
         found = [tuple(x.shape[1:]) for x in self.tensors()]
         if len(self.embeds) != graph.n_embeddings or found != wanted or len({len(x) for x in self.tensors()}) > 1:
@@ -142,7 +142,7 @@ def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -
 
 def constant_writes(parts: Parts, graph: Graph, value: float = 0.0) -> Writes:
     """Writes that are the same for every token: all zero, or a start for learned constants. Shapes `[1, …]`."""
-    output = parts.layers[0].attention.output
+    output = parts.layers[0].attention.output_weight
     n_heads, width, d_model = output.shape
     return Writes(
         tuple(output.new_full((1, d_model), value) for _ in range(graph.n_embeddings)),

@@ -62,6 +62,7 @@ class GraphSpec:
             raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
         if self.kv not in ("physical", "expanded"):
             raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
+        object.__setattr__(self, "spans", tuple(self.spans))
         if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
             raise InputError(f"graph: spans={self.spans}; give names that differ")
         object.__setattr__(self, "features", _checked_features(self.features, self.n_layers))

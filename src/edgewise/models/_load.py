@@ -59,12 +59,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the model's first weight lies."""
-        return self.parts.layers[0].attention.output.device
+        return self.parts.layers[0].attention.output_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' type."""
-        return self.parts.layers[0].attention.output.dtype
+        return self.parts.layers[0].attention.output_weight.dtype
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -207,10 +207,14 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
         return Model(module, tokenizer, "plain", _plain.parts(module), source)
     kind = getattr(config, "model_type", None) or type(module).__name__
     if kind not in _FAMILIES:
-        raise InputError(f"model: family {kind!r} is not supported; supported are {', '.join(supported())}")
+        raise InputError(
+            f"model: family {kind!r} is not supported; supported are {', '.join(supported())}, and those that a "
+            "--plugin file registers"
+        )
     if getattr(module, "get_output_embeddings", lambda: module)() is None:  # transformers' own word for it
         raise InputError(
-            f"model: {type(module).__name__} has no language-modelling head; load it with AutoModelForCausalLM"
+            f"model: {type(module).__name__} has no language-modelling head; load it with AutoModelForCausalLM, "
+            "or let your own class's get_output_embeddings() give its unembedding"
         )
     _check_tokenizer(tokenizer, config.vocab_size)
     family, find_parts = _FAMILIES[kind]

@@ -7,7 +7,6 @@ source of truth. What a layer computes from them is in `block.py`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -36,7 +35,7 @@ class Norm:
     plus_one: bool = False
     """The gain is `1 + weight` (Gemma)."""
 
-    @cached_property
+    @property
     def gain(self) -> Float[Tensor, " D"] | None:
         """What the scaled input is multiplied by; `1 + weight` in at least float32."""
         if self.weight is None or not self.plus_one:
@@ -56,6 +55,7 @@ class Norm:
     def rms(module: Any, *, plus_one: bool = False) -> "Norm":
         """An RMS norm as `transformers` writes it: a `weight`, and a `variance_epsilon` or `eps`."""
         eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+        eps = torch.finfo(module.weight.dtype).eps if eps is None else eps  # as `torch.nn.RMSNorm` has it
         return Norm("rms", module, detach(module.weight), None, float(eps), plus_one)
 
     @staticmethod
@@ -125,9 +125,12 @@ class Attention:
                 "RMS norm and no output bias"
             )
 
-    @cached_property
+    @property
     def output(self) -> Float[Tensor, "H v D"]:
-        """What takes the heads' coefficients to the residual stream: W_O, with the post-norm's gain if there is one."""
+        """What takes the heads' coefficients to the residual stream: W_O, with the post-norm's gain if there is one.
+
+        Made anew each time, so that it follows the user's weights.
+        """
         if self.post_norm is None or self.post_norm.gain is None:
             return self.output_weight
         return self.output_weight * self.post_norm.gain.to(self.output_weight.dtype)
@@ -151,6 +154,18 @@ class Mlp:
     gate_bias: Float[Tensor, " F"] | None = None
     post_norm: Norm | None = None
     """Of what the MLP writes."""
+
+    def __post_init__(self) -> None:
+        """Refuse half of a formula. Raises `InputError`."""
+        if (self.up is None) != (self.down is None) or (self.up is not None and self.activation is None):
+            raise InputError(
+                "parts: an MLP with some of up, down and activation; give all of them, or its module alone"
+            )
+
+    def run_module(self, y: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+        """The module's output, before a post-norm; in its weights' own type inside."""
+        weight = next(self.module.parameters(), None) if isinstance(self.module, nn.Module) else None
+        return self.module(y if weight is None else y.to(weight.dtype)).to(y.dtype)
 
     @staticmethod
     def linear(
@@ -195,16 +210,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Parts:
-    """A whole model as the engine sees it."""
+    """A whole model as the engine sees it.
+
+    Raises:
+        InputError: a part is of another kind than its field says.
+    """
 
     layers: tuple[Layer, ...]
     embed: Callable[[Int[Tensor, " N"], Int[Tensor, " N"]], tuple[Float[Tensor, "N D"], ...]]
-    """From token ids and positions to the embedding terms: (tokens,) or (tokens, positions)."""
+    """From token ids and positions, both flat, to a tuple of embedding terms: (tokens,) or (tokens, positions)."""
     final_norm: Norm
     unembed: Callable[[Float[Tensor, "A D"]], Float[Tensor, "A V"]]
     """The user's own unembedding, applied after the final norm."""
     hidden: Callable[[Int[Tensor, "B S"], Bool[Tensor, "B S"], Int[Tensor, "B S"]], Float[Tensor, "B S D"]]
-    """The user's own model up to and including the final norm, from ids, attention mask and positions."""
+    """The user's own model up to and including the final norm, from ids, attention mask and positions. Prompts are
+    padded on the right."""
     n_embeddings: int = 1
     """How many terms `embed` gives."""
     n_positions: int | None = None
@@ -212,6 +232,22 @@ class Parts:
     parallel: bool = False
     modules: tuple[nn.Module, ...] = field(default=(), repr=False)
     """What the adapter read from, outermost first."""
+
+    def __post_init__(self) -> None:
+        """Check the parts' kinds. Raises `InputError`."""
+        kinds = {"layers": (self.layers, Layer), "final_norm": ((self.final_norm,), Norm)}
+        for number, layer in enumerate(self.layers):
+            for name, part in (("attention", layer.attention), ("mlp", layer.mlp)):
+                norms = (part.norm,) if part.post_norm is None else (part.norm, part.post_norm)
+                kinds[f"layer {number}'s norms of {name}"] = norms, Norm
+        for name, (parts, kind) in kinds.items():
+            if wrong := next((part for part in parts if not isinstance(part, kind)), None):
+                raise InputError(
+                    f"parts: {name}: a {type(wrong).__name__}; give a {kind.__name__} (see docs/extending.md)"
+                )
+        for name in ("embed", "unembed", "hidden"):
+            if not callable(getattr(self, name)):
+                raise InputError(f"parts: {name} is a {type(getattr(self, name)).__name__}; give a function")
 
     @property
     def n_heads(self) -> int:

@@ -319,8 +319,8 @@ def write_mlp(mlp: Mlp, x: Float[Tensor, "*n D"], rules: Rules = PLAIN) -> Float
     The rules `activation` and `gate` do nothing for an MLP that is a module as it is.
     """
     y = normed(mlp.norm, x, rules.norm)
-    if mlp.up is None or mlp.down is None:
-        written = mlp.module(y)
+    if mlp.down is None:
+        written = mlp.run_module(y)
     else:
         written = linear(hidden(mlp, [linear(y, *each) for each in mlp.inputs], rules), mlp.down, mlp.down_bias)
     return written if mlp.post_norm is None else normed(mlp.post_norm, written, rules.norm)
@@ -458,7 +458,7 @@ class FoldedMlp(NamedTuple):
         """What the MLP writes, and what its backward needs; without `keep`, pre-activations are made again there."""
         mlp, inverse, projected = self.mlp, None, None
         if mlp.down is None:
-            raw = mlp.module(normed(mlp.norm, x).to(self.dtype))
+            raw = mlp.run_module(normed(mlp.norm, x).to(self.dtype))
         else:
             inverse = inverse_rms(mlp.norm, x)
             projected = self._project(x, inverse)
@@ -477,7 +477,7 @@ class FoldedMlp(NamedTuple):
         if mlp.down is None or run.inverse is None:
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                written = mlp.module(normed(mlp.norm, leaf).to(self.dtype))
+                written = mlp.run_module(normed(mlp.norm, leaf).to(self.dtype))
             return torch.autograd.grad(written, leaf, gradient)[0]
         projected = run.projected or self._project(x, run.inverse)
         with torch.enable_grad():  # only the activation function is differentiated by autograd
