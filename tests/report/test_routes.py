@@ -46,7 +46,7 @@ def test_no_edge_passes_behind_a_node(routed):
     half = np.array(layout.box) / 2 - 1e-3
     for writer, reader, curve in zip(writers, readers, curves, strict=True):
         inside = (np.abs(curve[:, None] - layout.writer_xy[nodes]) < half).all(-1).any(0)
-        own = {writer, layout.first_writer(int(graph.reader_layer[reader])) + int(layout.reader_column[reader])}
+        own = {writer, graph.starts[int(graph.reader_layer[reader])] + int(layout.reader_column[reader])}
         hit = set(nodes[inside].tolist()) - own
         assert not hit, f"{graph.writer_names[writer]} -> {graph.reader_names[reader]} behind {hit}"
 

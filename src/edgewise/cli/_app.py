@@ -32,7 +32,7 @@ app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
 DEMO_STEPS, DEMO_TEST = 100, 128  # of the ranking, and pairs to judge on: a demonstration is to take five minutes
-_CHOICES = re.compile(r" is not one of (.*?)\.?$", re.DOTALL)
+_CHOICES = re.compile(r": ('[^']*') is not one of (.*?)\.?$", re.DOTALL)
 _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     except TyperException as error:
         message = _INVALID.sub(r"\1: ", error.format_message())
         if (choices := _CHOICES.search(message)) is not None:
-            message = f"{message[: choices.start()]}; choose {choices[1].replace(chr(39), '')}"
+            message = f"{message[: choices.start()]} {choices[1]}: choose {choices[2].replace(chr(39), '')}"
         sys.exit(_show.refusal(message) if message else 2)  # none where help is shown, as nothing was asked for
     except typer.Abort:
         sys.exit(130)

@@ -143,7 +143,7 @@ def method(name: str, what: str = "method") -> Method:
     """The method of that name. Raises `InputError`, which lists them."""
     known = methods()
     if name not in known:
-        raise InputError(f"{what} {name!r}: choose {', '.join(known)}")
+        raise InputError(f"{what} {name!r}: choose {', '.join(known)}, or give a file with your own to --plugin")
     return known[name]
 
 

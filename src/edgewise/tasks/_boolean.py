@@ -6,6 +6,7 @@ spirit of BIG-Bench Hard (Suzgun et al. 2022).
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from random import Random
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -148,5 +149,11 @@ def _swapped(words: tuple[str, ...], place: int) -> tuple[str, ...]:
 
 
 def _value(words: tuple[str, ...]) -> bool:
-    """The value under the usual precedence, `not` before `and` before `or`: our words are Python's own."""
-    return bool(eval(" ".join(words), {"__builtins__": {}}))
+    """The value under the usual precedence, `not` before `and` before `or`: our words are parsed as Python's own."""
+    return _valued(ast.parse(" ".join(words), mode="eval").body)
+
+
+def _valued(node: ast.expr) -> bool:
+    if isinstance(node, ast.BoolOp):
+        return (all if isinstance(node.op, ast.And) else any)(map(_valued, node.values))
+    return not _valued(node.operand) if isinstance(node, ast.UnaryOp) else bool(getattr(node, "value", None))
