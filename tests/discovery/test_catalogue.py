@@ -120,6 +120,7 @@ def test_a_plugin_s_method_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no such file" in refused(lambda: _plugins.use_plugins([str(tmp_path / "none.py")]))
 
 
+@pytest.mark.unchecked
 def test_what_is_no_record_is_refused():
     with pytest.raises(ew.InputError, match="derived from MethodConfig"):
         register(Method(name="bad", summary="", run=late_edges, config=dict))  # pyright: ignore[reportArgumentType]
@@ -158,6 +159,7 @@ def test_a_setting_has_one_name_everywhere():
     assert all(re.fullmatch(r"[a-z][a-z_]*", name) for name in names)
 
 
+@pytest.mark.unchecked
 def test_python_refuses_what_the_command_line_refuses():
     engine, task = None, None
     assert "ranking: there is no setting 'stepz'; use steps" in refused(lambda: ew.learn_ranking(engine, task, stepz=3))  # pyright: ignore[reportArgumentType]
