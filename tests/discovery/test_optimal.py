@@ -124,7 +124,7 @@ def test_what_optimal_ablation_refuses(tmp_path: Path):
     model, task = tiny("gpt2", torch.float32), random_task(4)
     engine = toy_engine()
     assert "another graph or ablation" in refused(lambda: optimal_constants(engine, task, _half(engine)))
-    assert "positive" in refused(lambda: optimal_constants(model, task, _half(engine), steps=0))
+    assert "steps 0; give at least 1" in refused(lambda: optimal_constants(model, task, _half(engine), steps=0))
     assert "no constants" in refused(lambda: save_constants(engine, tmp_path / "c.safetensors"))
     assert "constants of an ablation" in refused(lambda: load_constants(model, tmp_path / "none.safetensors"))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.discovery import EdgePruningConfig, _edge_pruning
+from edgewise.discovery import EdgePruningConfig, _learning
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from tests.discovery.toys import SMALLEST
 
@@ -91,8 +91,8 @@ def _learner(monkeypatch, config: EdgePruningConfig, slopes: list[float], noise:
     def fixed_loss(_engine, _batch, mask, _loss):
         return (torch.tensor(slopes) * mask).sum()[None]
 
-    monkeypatch.setattr(_edge_pruning, "step_batch", lambda *_: None)
-    monkeypatch.setattr(_edge_pruning, "example_scores", fixed_loss)
+    monkeypatch.setattr(_learning, "step_batch", lambda *_: None)
+    monkeypatch.setattr(_learning, "example_scores", fixed_loss)
     engine: Any = SimpleNamespace(graph=SMALLEST, model=SimpleNamespace(device=torch.device("cpu")))
     task: Any = SimpleNamespace(loss="kl")
     learner = EdgePruningLearner(engine, task, config)
