@@ -100,7 +100,7 @@ def test_what_exact_refuses():
     engine, task = toy_engine(), random_task(3)
     assert "max_edges=10" in refused(lambda: exact_patching(engine, task, max_edges=10))
     assert "one per edge" in refused(lambda: exact_patching(engine, task, edges=torch.ones(3)))
-    assert "pairs=0" in refused(lambda: exact_patching(engine, task, pairs=0))
+    assert "pairs 0; give at least 1" in refused(lambda: exact_patching(engine, task, pairs=0))
 
 
 # ---------------------------------------------------------------------------------------------------------------- acdc
