@@ -86,6 +86,7 @@ ONES = torch.ones(E)
 GROUPS = torch.ones(1, 2, E)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("batch", "mask", "complaint"),
     [
