@@ -64,6 +64,56 @@ def test_a_module_that_computes_no_numbers_is_refused(part: str):
     assert not check(model).passed
 
 
+def test_a_model_is_measured_by_its_own_round_off():
+    """Of numbers of thousands in the residual stream, which its last writer takes away again."""
+    model = random_model("gpt2-untied", torch.float32)
+    module: Any = model.module
+    with torch.no_grad():
+        away = 3000 * torch.randn(32)
+        module.transformer.wte.weight += away
+        module.transformer.h[-1].mlp.c_proj.bias -= away
+    result = check(model)
+    assert result.own_error is not None and 1e-6 < result.own_error / result.max_logit < 1e-3
+    assert max(result.full_mask_error, result.empty_mask_error) > result.tolerance * result.max_logit
+    assert result.passed and result.allowed == 8 * result.own_error
+    require(model)
+    module.transformer.ln_f.register_forward_hook(lambda _module, _inputs, output: output * 1.01)
+    assert not check(model).passed
+    with pytest.raises(InputError, match=r"allowed \d.*; hooks stand on transformer.ln_f: remove them; in a family"):
+        require(model)
+
+
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, "gemma2"])
+def test_the_own_round_off_of_every_kind_is_known(name: str):
+    model = tiny(name, torch.float32)
+    before = {key: x.clone() for key, x in model.module.state_dict().items()}
+    result = check(model, own=True)
+    assert result.own_error is not None and 0 < result.own_error < 1e-5 * result.max_logit
+    assert result.allowed >= result.tolerance * result.max_logit and check(model).own_error is None
+    after = model.module.state_dict()
+    assert all(torch.equal(x, after[key]) and x.dtype == after[key].dtype for key, x in before.items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.module.modules())
+
+
+@pytest.mark.parametrize("kind", ["NaN weight", "overflow"])
+def test_logits_that_are_not_finite_are_the_models_own(kind: str):
+    module: Any = random_model("neox-parallel", torch.float32).module
+    with torch.no_grad():
+        down = module.gpt_neox.layers[1].mlp.dense_4h_to_h.weight
+        down.mul_(60_000) if kind == "overflow" else down[0, 0].fill_(torch.nan)
+    model = load(module.half() if kind == "overflow" else module)
+    assert not check(model).passed
+    with pytest.raises(InputError, match=r"^model 'GPTNeoXForCausalLM': its own logits are not finite, in torch.fl"):
+        require(model)
+
+
+def test_weights_of_mixed_types_are_named():
+    module: Any = random_model("llama-gqa", torch.float32).module.to(torch.bfloat16)
+    module.model.norm.float()
+    with pytest.raises(InputError, match=r"its own forward fails .*several types \(bfloat16, and float32\): give all"):
+        require(load(module))
+
+
 @pytest.mark.parametrize("n_positions", [1, 2, 3])
 def test_models_of_few_positions(n_positions: int):
     assert check(load(PlainTransformer(PlainConfig(5, n_positions, 1, 2, d_model=8, d_head=4, d_mlp=8)).eval())).passed

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -146,6 +147,13 @@ def test_a_tokenizer_larger_than_the_model_is_refused(name: str):
     _one_line(caught.value)
 
 
+def test_added_tokens_that_the_model_has_not_are_no_reason_to_refuse():
+    tokenizer = _tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert len(tokenizer) == VOCABULARY + 1
+    assert load(random_model("gpt2").module, tokenizer).tokenizer is tokenizer
+
+
 def test_what_is_no_tokenizer_is_refused():
     with pytest.raises(InputError, match="tokenizer: a str is no tokenizer; pass one loaded with") as caught:
         load(random_model("gpt2").module, "gpt2")
@@ -191,6 +199,29 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(name: str):
         load(name)
     assert repr(name) in _one_line(caught.value) and len(str(caught.value)) < 400
     assert time.perf_counter() - start < 5
+
+
+def test_a_folder_without_some_weights_is_refused(tmp_path: Path):
+    _saved(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = {name: x for name, x in load_file(path).items() if ".layers.1.mlp." not in name}
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(InputError, match=r"lack weights \(model.layers.1.mlp.down_proj.weight, .*would be random"):
+        load(tmp_path)
+    save_file({f"_orig_mod.{name}": x for name, x in weights.items()}, path, {"format": "pt"})
+    with pytest.raises(InputError, match=r"lack weights \(lm_head.weight, .* and \d+ more\)"):
+        load(tmp_path)
+
+
+def test_an_adapter_is_named(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="a PEFT adapter alone there"):
+        load(tmp_path)
+    module: Any = random_model("llama-gqa").module
+    lora = type("Linear", (torch.nn.Linear,), {"__module__": "peft.tuners.lora.layer"})  # as PEFT puts it in
+    module.model.layers[1].self_attn.q_proj = lora(32, 32, bias=False).eval()
+    with pytest.raises(InputError, match=r"it has a PEFT adapter.*merge_and_unload\(\)$"):
+        load(module)
 
 
 @pytest.mark.parametrize("damage", ["config", "weights", "no weights", "other family"])

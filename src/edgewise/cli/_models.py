@@ -28,8 +28,9 @@ def check_model(
     """Compare the engine with the model's own module, with all masks 1 and with all masks 0."""
     quiet()
     loaded = ew.models.load(model, device=device)
-    result = ew.engine.check(loaded)
-    row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result), "passed": result.passed}
+    result = ew.engine.check(loaded, own=True)
+    row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result)}
+    row |= {"allowed": result.allowed, "passed": result.passed}
     if as_json:
         print(json.dumps(row))
     else:

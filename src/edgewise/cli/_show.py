@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from contextlib import AbstractContextManager
@@ -201,10 +202,13 @@ def _how(conditions: dict[str, Any]) -> str:
 
 def check(row: dict[str, Any]) -> None:
     """One model's check."""
+    own = "unknown" if row["own_error"] is None else f"{row['own_error']:.1e}"
+    if math.isnan(row["max_logit"]):
+        return line(f"{row['model']} ({row['family']}): its own logits are not finite: REFUSED")
     line(
         f"{row['model']} ({row['family']}): {row['edges']:,} edges; full mask off by {row['full_mask_error']:.1e}, "
-        f"empty mask by {row['empty_mask_error']:.1e}; largest logit {row['max_logit']:.3g}: "
-        f"{'accepted' if row['passed'] else 'REFUSED'}"
+        f"empty mask by {row['empty_mask_error']:.1e}; the module's own round-off {own}, allowed {row['allowed']:.1e}; "
+        f"largest logit {row['max_logit']:.3g}: {'accepted' if row['passed'] else 'REFUSED'}"
     )
 
 

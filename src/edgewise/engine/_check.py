@@ -3,18 +3,25 @@
 With all masks 1 the engine must give the full model, with all masks 0 the ablated one.
 """
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._engine import Engine
 from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
+from edgewise.engine._round_off import run_in_double
 from edgewise.engine._writes import base_sums, constant_writes
 from edgewise.models import CompiledTransformer, Model, Tokens
+
+ROUND_OFFS = 8
+"""How many times its own round-off the engine may be from the module: where attention is nearly a tie, the
+noise of two orders of summation differs by a few times."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +34,46 @@ class Check:
     empty_mask_error: float
     """The same with all masks 0, against the module on the corrupted prompts, or on what zero ablation leaves."""
     max_logit: float
-    """Largest absolute logit of the full model; at least 1 for a compiled program."""
+    """Largest absolute logit of the full model; at least 1 for a compiled program. NaN if a logit is not finite."""
     tolerance: float
-    """What the errors may be, as a share of `max_logit`."""
+    """What the errors may be in any case, as a share of `max_logit`."""
+    own_error: float | None = None
+    """How far the module's own logits are from what its weights give in float64; None if not known."""
+
+    @property
+    def allowed(self) -> float:
+        """What the errors may be: the tolerance, or a few times the module's own error."""
+        return max(self.tolerance * self.max_logit, ROUND_OFFS * (self.own_error or 0.0))
 
     @property
     def passed(self) -> bool:
-        """Whether both errors are within the tolerance."""
-        allowed = self.tolerance * self.max_logit
-        return self.full_mask_error <= allowed and self.empty_mask_error <= allowed  # both false for NaN
+        """Whether both errors are allowed."""
+        return self.full_mask_error <= self.allowed and self.empty_mask_error <= self.allowed  # both false for NaN
 
 
 @torch.no_grad()
-def check(model: Model, **convention: Any) -> Check:
+def check(model: Model, *, own: bool = False, **convention: Any) -> Check:
     """Compare the engine with the user's module on random prompts of unequal length.
 
     Args:
         model: the model.
+        own: measure the module's own error even where the engine is near enough without.
         **convention: for `Model.graph`.
+
+    Raises:
+        InputError: the module does not run.
     """
     graph = model.graph(**convention)
     batch = random_prompts(model)
     ones, zeros = (torch.full((graph.n_edges,), value, device=model.device) for value in (1.0, 0.0))
     engine = Engine(model, graph)
-    full, corrupted = _user_logits(model, batch, batch.clean), _user_logits(model, batch, batch.corrupted)
+    try:
+        full, corrupted = (
+            _user_logits(model.module, batch, batch.clean),
+            _user_logits(model.module, batch, batch.corrupted),
+        )
+    except RuntimeError as error:
+        raise InputError(f"{_name(model)}: its own forward fails ({_line(error)}){_blame(model)}") from error
     full_errors, empty_errors = [distance(engine.full(batch), full)], [0.0]
     for skip in (False, True):  # the dense path, then the one that shares and leaves out
         full_errors.append(distance(engine.run(batch, ones, skip=skip), full))
@@ -66,23 +89,62 @@ def check(model: Model, **convention: Any) -> Check:
         empty_errors.append(distance(zero.run(batch, zeros), nothing))
     # A compiled program's outputs are numbers of order one, or 0 for every random prompt.
     scale = max(float(full.abs().max()), float(isinstance(model.module, CompiledTransformer)))
-    return Check(graph.n_edges, worst(full_errors), worst(empty_errors), scale, allowed_error(model))
+    scale = scale if bool(full.isfinite().all() and corrupted.isfinite().all()) else math.nan
+    found = Check(graph.n_edges, worst(full_errors), worst(empty_errors), scale, allowed_error(model))
+    if math.isnan(scale) or (found.passed and not own):
+        return found
+    pairs = (full, batch.clean), (corrupted, batch.corrupted)
+    exact = [run_in_double(model.module, lambda m, t=tokens: _unpadded_logits(m, t)) for _, tokens in pairs]
+    errors = [distance(logits, x) for (logits, _), x in zip(pairs, exact, strict=True) if x is not None]
+    return replace(found, own_error=worst(errors) if errors else None)
 
 
 def require(model: Model) -> None:
     """Raise `InputError` unless the model passes `check`."""
     result = check(model)
+    if math.isnan(result.max_logit):
+        raise InputError(
+            f"{_name(model)}: its own logits are not finite, in {model.dtype}; load it in another type, such as "
+            "float32, or look for weights that are not finite"
+        )
     if not result.passed:
         raise InputError(
-            f"model {model.source.get('id', '')!r}: the engine does not reproduce it (full mask off by "
-            f"{result.full_mask_error:.1e}, empty mask by {result.empty_mask_error:.1e}, largest logit "
-            f"{result.max_logit:.1e}); in a family of your own check its parts (post_norm, rotary, gate, biases, "
-            "softcap, scale), and report one of ours with its configuration"
+            f"{_name(model)}: the engine does not reproduce it (full mask off by {result.full_mask_error:.1e}, empty "
+            f"mask by {result.empty_mask_error:.1e}, allowed {result.allowed:.1e}, largest logit "
+            f"{result.max_logit:.1e}){_blame(model)}; in a family of your own check its parts (post_norm, rotary, "
+            "gate, biases, softcap, scale), and report one of ours with its configuration"
         )
 
 
-def _user_logits(model: Model, batch: Any, tokens: Tokens) -> Tensor:
+def _name(model: Model) -> str:
+    return f"model {model.source.get('id', '')!r}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _blame(model: Model) -> str:
+    """What of the user's module may be why, for a message."""
+    found = ""
+    hooked = [name for name, part in model.module.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    if hooked:
+        found += f"; hooks stand on {', '.join(name or 'the model' for name in hooked[:3])}: remove them"
+    types = Counter(str(x.dtype).removeprefix("torch.") for x in model.module.parameters() if x.is_floating_point())
+    if len(types) > 1:
+        (most, _), *rest = types.most_common()
+        found += f"; its weights are of several types ({most}, and {', '.join(name for name, _ in rest)}): give all one"
+    return found
+
+
+def _user_logits(module: nn.Module, batch: Any, tokens: Tokens) -> Tensor:
     """What the user's own module says: its `forward`, not the adapter's idea of it."""
-    positions = torch.arange(tokens.ids.shape[1], device=model.device).expand_as(tokens.ids)
-    output = model.module(input_ids=tokens.ids, attention_mask=tokens.mask.long(), position_ids=positions)
+    positions = torch.arange(tokens.ids.shape[1], device=tokens.ids.device).expand_as(tokens.ids)
+    output: Any = module(input_ids=tokens.ids, attention_mask=tokens.mask.long(), position_ids=positions)
     return output.logits[batch.row, batch.position]
+
+
+def _unpadded_logits(module: nn.Module, tokens: Tokens) -> Tensor:
+    """The same one by one: in float64, masks of padding are more than the softmax of `transformers` takes."""
+    rows = (ids[real][None] for ids, real in zip(tokens.ids, tokens.mask, strict=True))
+    return torch.cat([module(input_ids=ids).logits[:, -1] for ids in rows])

@@ -19,7 +19,7 @@ def random_prompts(model: Model) -> Any:
     """A batch of two random pairs of unequal length, judged at their ends."""
     generator = torch.Generator().manual_seed(0)
     n_tokens = getattr(model.module.config, "vocab_size", 2)
-    longest = min(9, int(getattr(model.module.config, "n_positions", 9)))
+    longest = min(9, model.parts.n_positions or 9)
     lengths = torch.tensor([longest, max(1, longest - 3)])
     mask = torch.arange(longest) < lengths[:, None]
     clean, corrupted = (

@@ -206,6 +206,10 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
         _check_tokenizer(tokenizer, config.vocab_size)
         return Model(module, tokenizer, "plain", _plain.parts(module), source)
     kind = getattr(config, "model_type", None) or type(module).__name__
+    if any(type(part).__module__.split(".")[0] == "peft" for part in module.modules()):
+        raise InputError(
+            "model: it has a PEFT adapter, which is no part of a family; merge it first: model.merge_and_unload()"
+        )
     if kind not in _FAMILIES:
         raise InputError(
             f"model: family {kind!r} is not supported; supported are {', '.join(supported())}, and those that a "
@@ -231,9 +235,11 @@ def _check_device(device: str | torch.device | None) -> None:
 
 
 def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
-    if tokenizer is not None and len(tokenizer) > n_tokens:
+    # Added tokens may be more than the model has, as a [PAD] that stands in no prompt; a prompt with one is refused.
+    size = 0 if tokenizer is None else min(len(tokenizer), getattr(tokenizer, "vocab_size", len(tokenizer)))
+    if size > n_tokens:
         raise InputError(
-            f"tokenizer: it has {len(tokenizer)} tokens and the model {n_tokens}; "
+            f"tokenizer: it has {size} tokens and the model {n_tokens}; "
             "pass the tokenizer that the model was trained with"
         )
 
@@ -245,15 +251,18 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     path = Path(name).expanduser()
     local = path.exists() or name.startswith((".", "/", "~"))
     if local and not (path / "config.json").is_file():
-        raise InputError(
-            f"model {name!r}: no directory with a config.json there; give a directory written by save_pretrained"
+        adapter = (
+            "a PEFT adapter alone" if (path / "adapter_config.json").is_file() else "no directory with a config.json"
         )
+        raise InputError(f"model {name!r}: {adapter} there; give a directory written by save_pretrained")
     place = str(path) if local else name
     choices = {"trust_remote_code": False, "revision": revision}
     try:
         if not local:
             _reach(name, revision)
-        module = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto", **choices)
+        module, info = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype or "auto", output_loading_info=True, **choices
+        )
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **choices)
     except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
         reason = " ".join(str(error).split())
@@ -261,6 +270,12 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
             f"model {name!r}: could not be loaded ({reason[:160]}); give {', '.join(DEFAULT_MODELS)}, "
             "a hub id that this machine can reach, or a local directory"
         ) from error
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(
+            f"model {name!r}: its files lack weights ({', '.join(missing[:3])}{more}), which would be random; "
+            "save it again, whole and under the module's own names"
+        )
     source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
     return wrap(module.eval().to(device), tokenizer, source)
 

@@ -135,5 +135,6 @@ def parts(module: PlainTransformer) -> Parts:
         unembed=frozen_linear(module.unembed),
         hidden=module.hidden,
         n_embeddings=2,
+        n_positions=config.n_positions,
         modules=(module,),
     )
