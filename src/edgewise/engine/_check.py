@@ -83,9 +83,8 @@ def check(model: Model, *, own: bool = False, **convention: Any) -> Check:
         zero = Engine(model, graph, Ablation("zero"))
         full_errors.append(distance(zero.run(batch, ones), full))
         rest = base_sums(model.parts, graph, zero.ablation, constant_writes(model.parts, graph))[-1]
-        nothing = model.parts.unembed(
-            model.parts.final_norm.module(rest.to(model.dtype))
-        )  # the module's own norm on what is left: biases
+        # The module's own norm on what is left: biases.
+        nothing = model.parts.unembed(model.parts.final_norm.module(rest.to(model.dtype)))
         empty_errors.append(distance(zero.run(batch, zeros), nothing))
     # A compiled program's outputs are numbers of order one, or 0 for every random prompt.
     scale = max(float(full.abs().max()), float(isinstance(model.module, CompiledTransformer)))

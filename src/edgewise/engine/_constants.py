@@ -3,6 +3,8 @@ it fits.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Generic, Protocol, runtime_checkable
 
 import torch
@@ -34,6 +36,7 @@ class Prompts(Protocol):
     def align(self) -> Int[Tensor, "B S"] | None: ...
 
 
+@dataclass(frozen=True, eq=False)
 class Constants:
     """What ablated edges carry at the packed tokens, and its sums (see `base_sums`).
 
@@ -41,14 +44,10 @@ class Constants:
     side by side with the examples' they are copied from.
     """
 
-    def __init__(self, runs: Sequence[AblatedRun], index: Int[Tensor, " N"] | None = None) -> None:
-        """Set up.
-
-        Args:
-            runs: each example's, with `[n, …]` tensors; or one for all.
-            index: which of the joined tokens each packed token takes; None for all in order.
-        """
-        self.runs, self.index = runs, index
+    runs: Sequence[AblatedRun]
+    """Each example's, with `[n, …]` tensors; or one for all."""
+    index: Int[Tensor, " N"] | None = None
+    """Which of the joined tokens each packed token takes; None for all in order."""
 
     def embedding(self, writer: int) -> Float[Tensor, "M D"]:
         """An embedding writer's; M is N, or 1 where every token has the same."""
@@ -93,12 +92,7 @@ class ExampleStore(Generic[Tree]):
     """
 
     def __init__(self, compute: Callable[[Packing], Tree], n_bytes: int) -> None:
-        """Make an empty store.
-
-        Args:
-            compute: from packed examples to what is kept of them: tensors `[N, …]`, a row for each token.
-            n_bytes: how much may be pinned.
-        """
+        """For what `compute` gives of packed examples, a row `[N, …]` for each token; `n_bytes` may be pinned."""
         self.compute, self.n_bytes, self.free = compute, n_bytes, n_bytes
         self.pinned: dict[bytes, Tree] = {}
         self.recent: dict[bytes, Tree] = {}
@@ -182,14 +176,12 @@ def check_pairs(clean: Tokens, corrupted: Tokens, align: Int[Tensor, "B S"] | No
             bad = int((~real & clean.mask).any(1).nonzero()[0, 0])
             raise InputError(f"batch: example {bad} is aligned with a corrupted token that is not there")
         return
-    lengths, others = clean.mask.sum(1), corrupted.mask.sum(1)
-    if len(lengths) != len(others) or not torch.equal(lengths, others):
-        bad = (
-            int((lengths != others).nonzero()[0, 0]) if len(lengths) == len(others) else min(len(lengths), len(others))
-        )
+    lengths = zip_longest(clean.mask.sum(1).tolist(), corrupted.mask.sum(1).tolist())
+    bad = next((example for example, (own, other) in enumerate(lengths) if own != other), None)
+    if bad is not None:
         raise InputError(
             f"batch: example {bad} has clean and corrupted prompts of different token length; interchange pairs them "
-            f"token by token"
+            "token by token"
         )
 
 

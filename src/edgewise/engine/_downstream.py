@@ -32,11 +32,7 @@ class Downstream:
     """
 
     def __init__(self, stream: Stream) -> None:
-        """Set up with everything kept.
-
-        Args:
-            stream: the batch's clean run.
-        """
+        """Everything is kept, on a batch's clean run."""
         self.stream, self.parts, self.graph = stream, stream.parts, stream.graph
         self.rerun = Rerun(stream)
         self.n_outputs = self.parts.unembed(stream.clean[-1][:1]).shape[1]
@@ -155,7 +151,7 @@ class Downstream:
         for number, block in enumerate(self.graph.blocks[first:], first):
             running = self._running(block)
             groups: dict[tuple[bool, bytes], list[int]] = {}
-            rows = self.alive[block.edges].view(block.n_readers, block.n_writers)
+            rows = block.table(self.alive)
             needed = {0: False} if block.kind == "logits" else self._readers(block, running)
             for reader, everywhere in needed.items():
                 groups.setdefault((everywhere, rows[reader].numpy().tobytes()), []).append(reader)

@@ -54,15 +54,7 @@ class ArrangedModel:
         splits_bias: bool,
         features: Mapping[int, FeatureBlock],
     ) -> None:
-        """Nothing is made before it is needed.
-
-        Args:
-            parts: the model.
-            graph: its graph.
-            execution: memory, and the type of the stack and of products with the weights.
-            splits_bias: each head carries a share of b_O (see `Ablation.bias`).
-            features: the weights of layers that have features.
-        """
+        """Nothing is made before it is needed; `splits_bias`: heads carry shares of b_O (see `Ablation.bias`)."""
         self.parts, self.graph, self.splits_bias, self.features = parts, graph, splits_bias, features
         self.lean, self.dtype = execution.memory == "lean", execution.dtype
         self.heads: dict[int, FoldedHeads] = {}
@@ -105,14 +97,7 @@ class Executor:
 
     @torch.no_grad()
     def forward(self, keep: bool = True) -> Float[Tensor, "A D"]:
-        """Run the circuits.
-
-        Args:
-            keep: keep what a backward needs.
-
-        Returns:
-            The input of the final norm at the targets.
-        """
+        """The input of the final norm at the targets; `keep` what a backward needs."""
         plan = self.plan
         self.stack = self._empty_stack()
         for slot, writer in enumerate(plan.writers[: plan.n_live_embeddings].tolist()):
@@ -125,12 +110,11 @@ class Executor:
             read = self._attention_read(layer_plan, group)
             saved, mlp_sum = read.forward()
             heads = self._head_slots(layer_plan, layer)
-            if self.parts.parallel:  # what does not read its own layer's heads, before they are written
-                x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), self._run_features(layer_plan)
+            if not self.parts.parallel:
                 self._write_heads(layer_plan, layer, saved, heads)
-            else:
+            x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), self._run_features(layer_plan)
+            if self.parts.parallel:  # only now: the MLP does not read its own layer's heads
                 self._write_heads(layer_plan, layer, saved, heads)
-                x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), self._run_features(layer_plan)
             if layer_plan.mlp_slot is not None:
                 written, saved_mlp = FoldedMlp.of(layer.mlp, self.dtype).write(x, keep=not self.lean)
                 self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
@@ -201,11 +185,8 @@ class Executor:
         self.stack.write(slot, centre(difference) if self.centred else difference)
 
     def _logits_input(self) -> Float[Tensor, "A D"]:
-        base, edges, targets = (
-            self._base(self.graph.final.number),
-            self.masks[:, self.graph.final.edges],
-            self.batch.targets,
-        )
+        final, targets = self.graph.final, self.batch.targets
+        base, edges = self._base(final.number), self.masks[:, final.edges]
         mask = (edges[:, self.plan.writers] if self.plan.skips else edges)[self.packing.rows()[targets]]
         self.target_mask = mask  # (A, w)
         x = base if len(base) == 1 else base[targets]
@@ -215,12 +196,7 @@ class Executor:
 
     @torch.no_grad()
     def backward(self, gradient: Float[Tensor, "A D"], ablated: bool = False) -> Gradients:
-        """Walk back from the gradient of `forward`'s result.
-
-        Args:
-            gradient: ∂loss/∂(what `forward` returned).
-            ablated: whether gradients of the ablated values are wanted.
-        """
+        """Walk back from the gradient of what `forward` returned; to the `ablated` values too, if theirs are wanted."""
         self.gradients = torch.zeros_like(self.masks)
         self.stack.start_backward()
         # Σ_r g_r over the readers walked so far: ∂loss/∂z̃_w is this minus ∂loss/∂Δ_w.
@@ -246,7 +222,9 @@ class Executor:
             mixed = early if self.parts.parallel else self._heads_gradient(plan, layer, heads)
             self._attention_backward(plan, layer, saved, mixed, mlp_gradient, group)
             if group is not None and plan is self._group_layers(plan)[0]:
-                self._leave_group(group)
+                group.give_back()
+                for own in group.plans:
+                    self._store(own, group.mask_gradients[own.layer])
         if not ablated:
             self.stack.release()
             return Gradients(self.gradients, None)
@@ -283,11 +261,9 @@ class Executor:
     def _features_backward(self, plan: LayerPlan, saved: ReadRun) -> None:
         own, fixed = plan.features, self.batch.features[plan.layer]
         assert own is not None
-        read = self._features_read(plan, own)
+        read, columns = self._features_read(plan, own), self.plan.writers[: own.n_writers]
         masks = self.model.features[plan.layer].backward(read, own, fixed, saved, all_edges=self.plan.all_edges)
-        shape = len(masks), own.block.n_readers, own.block.n_writers
-        columns = self.plan.writers[: own.n_writers]
-        self.gradients[:, own.block.edges].view(shape)[:, own.readers[:, None], columns] = masks
+        own.block.table(self.gradients)[:, own.readers[:, None], columns] = masks
 
     def _heads_gradient(self, plan: LayerPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
         heads = self._head_slots(plan, layer)
@@ -325,9 +301,8 @@ class Executor:
 
     def _store(self, plan: LayerPlan, masks: Float[Tensor, "CP m w"]) -> None:
         """Put a layer's mask gradients, complete, in their place."""
-        n_before, columns = plan.attention.n_writers, self.plan.writers[: plan.n_writers]
-        table = self.gradients[:, plan.attention.edges].view(len(masks), plan.attention.n_readers, n_before)
-        table[:, plan.readers[:, None], columns] = masks[:, : len(plan.readers)]
+        columns = self.plan.writers[: plan.n_writers]
+        plan.attention.table(self.gradients)[:, plan.readers[:, None], columns] = masks[:, : len(plan.readers)]
         if masks.shape[1] > len(plan.readers):
             self.gradients[:, plan.mlp.edges][:, columns] = masks[:, -1]
 
@@ -349,11 +324,6 @@ class Executor:
         group = LayerGroup(self.groups[plan.layer], self.packing, self.stack, self.plan.all_edges)
         group.read([self._base(own.attention.number) for own in group.plans])
         return group
-
-    def _leave_group(self, group: LayerGroup) -> None:
-        group.give_back()
-        for plan in group.plans:
-            self._store(plan, group.mask_gradients[plan.layer])
 
     def _attention_read(self, plan: LayerPlan, group: LayerGroup | None) -> BlockRead:
         """The running attention readers; rearranged weights are kept unless memory is short, or they would be a second
@@ -385,13 +355,9 @@ class Executor:
         return centre(share) if self.centred else share
 
     def _mix(self, plan: LayerPlan, layer: Layer, projected: Float[Tensor, "n N k"]) -> Float[Tensor, "B h S v"]:
-        with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
-            return mix(layer.attention, *self._unpacked(plan, projected), self.contexts[plan.layer], plan.heads)
-
-    def _unpacked(self, plan: LayerPlan, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values on the padded grid, keys and values repeated to the running query heads."""
         sizes = [len(plan.heads), len(plan.keys), len(plan.keys)]
         query, key, value = (self.packing.unpack(x.transpose(0, 1)) for x in projected.split(sizes))
-        if len(plan.keys) != len(plan.heads):
+        if len(plan.keys) != len(plan.heads):  # repeated to the running query heads
             key, value = key[:, plan.key_of_head], value[:, plan.key_of_head]
-        return query, key, value
+        with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
+            return mix(layer.attention, query, key, value, self.contexts[plan.layer], plan.heads)

@@ -38,14 +38,7 @@ class LayerGroup:
     """
 
     def __init__(self, plans: Sequence[LayerPlan], packing: Packing, stack: Stack, all_edges: bool) -> None:
-        """Give each reader its row.
-
-        Args:
-            plans: the layers.
-            packing: the batch.
-            stack: the differences.
-            all_edges: give rows to readers that share an input too, since each of their edges wants a gradient.
-        """
+        """Give each reader its row; with `all_edges` those too that share an input, as each edge wants a gradient."""
         self.plans, self.packing, self.stack = plans, packing, stack
         self.n_writers = plans[0].n_writers
         self.ranges = [_row_ranges(plans, row, all_edges) for row in range(len(plans[0].rows))]
@@ -61,13 +54,10 @@ class LayerGroup:
         return None if where is None else self.values[where]
 
     def read(self, bases: Sequence[Float[Tensor, "M D"]]) -> None:
-        """Mix what every reader with masks of its own gets from the writers before the group.
+        """Mix what readers with masks of their own get from the writers before the group, on top of their layer's base.
 
         (Those of MLPs are only needed here; that they are kept for the backward too costs little, since of 17 to 38
         rows one is an MLP's.)
-
-        Args:
-            bases: what each layer's readers get with all edges ablated.
         """
         base = {plan.layer: base for plan, base in zip(self.plans, bases, strict=True)}
         for start, stop, row in self.packing.segments:

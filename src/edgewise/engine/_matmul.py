@@ -5,11 +5,11 @@ PyTorch has one setting for the whole process (`torch.set_float32_matmul_precisi
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Matmul: TypeAlias = Literal["highest", "high", "medium"]
 
-MATMULS: tuple[Matmul, ...] = ("highest", "high", "medium")
+MATMULS: tuple[Matmul, ...] = get_args(Matmul)
 
 
 @contextmanager

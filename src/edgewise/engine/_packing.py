@@ -98,20 +98,9 @@ class Packing:
 
 
 def pack(tokens: Tokens, n_copies: int = 1, groups: Int[Tensor, "B S"] | None = None, n_groups: int = 1) -> Packing:
-    """Pack a batch.
+    """Pack `C` copies of a batch, whose tokens are in `P` position groups (see `Batch.span_id`), or in one if None.
 
-    Args:
-        tokens: the batch, padded on either side.
-        n_copies: C, how many circuits it is run under.
-        groups: the position group of each token (see `Batch.span_id`), `[B, S]` beside `tokens.ids`; None for one
-            group.
-        n_groups: P.
-
-    Returns:
-        The packing.
-
-    Raises:
-        InputError: a prompt has padding in its middle, or no token, or a group outside `[0, P)`.
+    Raises `InputError` if a prompt has padding in its middle, or no token, or a group outside `[0, P)`.
     """
     mask = tokens.mask
     length = mask.sum(1)

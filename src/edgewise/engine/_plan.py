@@ -110,16 +110,10 @@ class Plan:
 def make_plan(
     graph: Graph, masks: Float[Tensor, "CP E"], ablation: str, *, all_edges: bool, skip: bool, share: bool = True
 ) -> Plan:
-    """Decide what to run.
+    """Decide what to run: `skip` what cannot matter, and `share` one input among readers with equal hard masks.
 
-    Args:
-        graph: the graph.
-        masks: one row per circuit and position group.
-        ablation: the ablation's kind.
-        all_edges: whether gradients of masks at exactly 0 or 1 are wanted.
-        skip: leave out components that cannot matter; not with `all_edges`, nor where gradients of ablated values are
-            wanted.
-        share: give readers with equal hard masks one input.
+    `all_edges` wants gradients of masks at exactly 0 or 1 too. With it nothing may be skipped, nor where gradients of
+    ablated values are wanted.
     """
     host = masks.detach().cpu()
     if skip:
@@ -148,8 +142,7 @@ def _plan_layer(
     n_writers = int(live[: own.start].sum())
 
     before = live[: attention.n_writers].nonzero()[:, 0]
-    table = masks[:, attention.edges].view(len(masks), attention.n_readers, attention.n_writers)
-    table = table[:, readers][:, :, before]  # (rows, live readers, live writers)
+    table = attention.table(masks)[:, readers][:, :, before]  # (rows, live readers, live writers)
     mlp_masks = masks[:, mlp.edges]  # features' are planned apart
     mlp_before = mlp_masks[:, before] if runs else None
     own_masks = masks[:, :0] if graph.spec.parallel or features is not None else mlp_masks[:, own][:, heads]
@@ -179,9 +172,8 @@ def _plan_features(
 ) -> FeaturePlan:
     own = graph.writers_of(block)
     readers, before = live[own].nonzero()[:, 0], live[: block.n_writers].nonzero()[:, 0]
-    table = masks[:, block.edges].view(len(masks), block.n_readers, block.n_writers)[:, readers][:, :, before]
-    none = masks.new_ones(0)
-    rows = tuple(_split(table[row], None, none, share, device) for row in range(len(masks)))
+    table = block.table(masks)[:, readers][:, :, before]
+    rows = tuple(_split(own_masks, None, masks.new_ones(0), share, device) for own_masks in table)
     first = int(live[: own.start].sum())
     slots = slice(first, first + len(readers))
     error_slot = slots.stop if live[own.stop] else None

@@ -15,12 +15,7 @@ class QueryPositions:
     """Some tokens of a batch, as the queries of attention."""
 
     def __init__(self, stream: Stream, tokens: Int[Tensor, " T"]) -> None:
-        """Set up.
-
-        Args:
-            stream: the batch.
-            tokens: which of its packed tokens, in any order.
-        """
+        """Of some of a batch's packed tokens, in any order."""
         packing = stream.packing
         (rows, columns), cell = packing.grid, packing.cell[tokens]
         row = cell // columns
@@ -57,11 +52,6 @@ class KeyPositions:
     """All of a batch's tokens, as the keys of attention."""
 
     def __init__(self, stream: Stream) -> None:
-        """Set up.
-
-        Args:
-            stream: the batch.
-        """
         packing, self.shape = stream.packing, stream.packing.grid
         self.attention = [layer.attention for layer in stream.parts.layers]
         self.source = packing.cell.new_zeros(self.shape[0] * self.shape[1])
@@ -93,15 +83,9 @@ class KeyPositions:
         positions: QueryPositions,
         heads: Sequence[int],
     ) -> Float[Tensor, "C h T v"]:
-        """Each head's mixed values, before any post-norm.
+        """Some heads' mixed values before any post-norm, in C copies of the batch.
 
-        Args:
-            layer: which.
-            query: placed, of the tokens that ask, for C copies of the batch.
-            key: placed, of all tokens; for each copy, or one for all.
-            value: the same.
-            positions: the tokens that ask.
-            heads: which heads they are.
+        Queries (of the tokens that ask, at `positions`) and keys are placed; keys and values may be one for all copies.
         """
         n, h = query.shape[:2]
         rows, columns = self.shape

@@ -36,7 +36,8 @@ def query_and_key_effects(stream: Stream, gradients: dict[int, Float[Tensor, "N 
         clean = stream.clean[block.number][positions.tokens]
         component = {head: LiveComponent(True, made_of(graph, block, head)) for head in range(heads)}
         queries, keys, _ = graph.roles
-        known = BlockRun(projected=_projected(rerun, layer, range(block.n_readers), clean[None]))
+        y = normed(parts.attention.norm, clean[None])
+        known = BlockRun(projected=rerun.projections(layer, range(block.n_readers), y, True, BlockRun()))
         known.written = rerun.mixed(layer, component, {}, known)
         table = block.table(found)
         table[: keys.stop] = 0
@@ -44,20 +45,9 @@ def query_and_key_effects(stream: Stream, gradients: dict[int, Float[Tensor, "N 
             writers = slice(start, min(start + step, block.n_writers))
             inputs = normed(parts.attention.norm, clean - stream.differences(positions.tokens, writers))
             for role in (queries, keys):
-                new = _projected(rerun, layer, role, inputs, normal=True)
+                new = rerun.projections(layer, role, inputs, True, BlockRun())
                 for head, mixed in rerun.mixed(layer, component, new, known).items():
                     change = known.written[head] - mixed  # (n, T, v)
                     effect = (change * gradients[block.number][positions.tokens, head]).sum((1, 2))
                     table[component[head].readers[0 if role is queries else 1], writers] += effect
     return found
-
-
-def _projected(
-    rerun: Rerun, layer: int, readers: range, x: Float[Tensor, "C T D"], *, normal: bool = False
-) -> dict[int, Tensor]:
-    """Projections of some readers, a key's and a value's of all tokens; `normal` if the input has been normed."""
-    y = x if normal else normed(rerun.parts.layers[layer].attention.norm, x)
-    tokens = rerun.positions[True].tokens
-    projected = {reader: rerun.project(layer, reader, y, tokens) for reader in readers}
-    queries = rerun.graph.roles.query
-    return {r: p if r in queries else rerun.in_full(layer, r, p, BlockRun()) for r, p in projected.items()}

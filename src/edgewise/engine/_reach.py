@@ -102,7 +102,7 @@ def needed_everywhere(graph: Graph, alive: Bool[Tensor, " E"], number: int) -> B
             needed |= needed.any()  # a view: all heads of the layer, if one is
         if block is graph.blocks[number]:
             break
-        rows = alive[block.edges].view(block.n_readers, block.n_writers)
+        rows = block.table(alive)
         if block.kind == "attention":  # its keys and values are, as far as they are alive
             needed = torch.cat([needed, torch.ones(block.n_readers - len(needed), dtype=torch.bool)])
         everywhere[: block.n_writers] |= rows[needed].any(0)
@@ -116,13 +116,9 @@ def reached(
     *,
     everything: bool = False,
 ) -> Reach:
-    """What a change of some writers reaches.
+    """What a change of some writers reaches; with `everything` all blocks run, reached or not.
 
-    Args:
-        later_blocks: the blocks after the visited one.
-        changed: which writers change at first, of those from the visited block's own on.
-        everywhere: which of all those are needed everywhere.
-        everything: run all blocks, reached or not.
+    Both masks are of the writers from the visited block's own on: which change at first, which are needed everywhere.
     """
     seen = changed.clone()
     steps: list[BlockStep] = []

@@ -52,10 +52,8 @@ class BlockRead:
     """The layer's, if it has one; it has mixed what was written before it."""
 
     def forward(self) -> tuple[ReadRun, Float[Tensor, "N D"]]:
-        """Project every running reader's input, and sum the layer's MLP's over the writers before the layer.
-
-        Returns:
-            The projections, and the MLP's sum (base included; undefined where its masks are all 0 or all 1).
+        """The projections of every running reader's input, and the MLP's input from the writers before the layer (base
+        included; undefined where its masks are all 0 or all 1).
         """
         stack, (n, _, width) = self.stack, self.projections.weight.shape
         projected = stack.like.new_empty(n, self.packing.n_tokens, width, dtype=self.projections.weight.dtype)
@@ -84,18 +82,11 @@ class BlockRead:
         all_edges: bool,
         passed: Float[Tensor, "N D"] | None = None,
     ) -> Float[Tensor, "CP m w"]:
-        """Carry the gradients of the projections back to the masks and to the differences.
+        """Carry the gradients of the projections (and of the MLP's input) back to the masks and to the differences.
 
-        Args:
-            run: what `forward` gave.
-            gradient: ∂loss/∂(the projections).
-            mlp_gradient: ∂loss/∂(the MLP's input), if it runs.
-            all_edges: give the gradients of masks at exactly 0 and 1 too.
-            passed: Σ_r g_r, to which these readers' is added if given.
-
-        Returns:
-            ∂loss/∂mask for each row of masks, running reader (the MLP last, if it runs) and live writer; those of the
-            writers before the group are left to the group, which gets the readers' gradients.
+        The result is ∂loss/∂mask for each row of masks, running reader (the MLP last, if it runs) and live writer;
+        those of the writers before the group are left to the group, which gets the readers' gradients. Masks at exactly
+        0 and 1 get theirs with `all_edges` alone. To `passed`, Σ_r g_r, these readers' is added.
         """
         stack, n, n_writers = self.stack, len(gradient), self.plan.n_writers
         masks = stack.like.new_zeros(len(self.plan.rows), n + (mlp_gradient is not None), n_writers)

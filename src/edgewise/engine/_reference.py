@@ -32,17 +32,9 @@ def reference_logits(
     targets: Int[Tensor, " A"],
     features: Mapping[int, tuple[FeatureLayer, FeatureRun]],
 ) -> Float[Tensor, "A V"]:
-    """Logits of the circuits' runs at some tokens; differentiable in `masks` and `ablated`.
+    """Logits of the circuits' runs at some packed tokens; differentiable in `masks` and `ablated`.
 
-    Args:
-        parts: the model.
-        graph: its graph.
-        ablation: what removed edges carry (only who owns b_O is decided here; the values come in `ablated`).
-        packing: the clean prompts.
-        masks: one row per circuit and position group, `[C * P, E]`.
-        ablated: what removed edges carry, per packed token or the same for all.
-        targets: packed tokens whose next-token logits are wanted, `[A]`.
-        features: of the layers that have them.
+    What removed edges carry is in `ablated`, per packed token or the same for all; `ablation` only says who owns b_O.
     """
     clean = tuple(term[packing.example_token].detach() for term in embeddings(parts, graph, packing))
     if graph.n_embeddings:

@@ -10,6 +10,7 @@ from torch import Tensor
 from edgewise.engine._positions import KeyPositions, QueryPositions
 from edgewise.engine._reach import InputChange, LiveBlock, LiveComponent, Reach
 from edgewise.engine._stream import Stream
+from edgewise.models import Heads
 from edgewise.models.block import linear, normed, post_scaled, write_mlp
 
 
@@ -29,12 +30,7 @@ class WriterChanges:
     """What writers write in the candidates beyond what they write in the known run."""
 
     def __init__(self, plan: Reach, answers_among_all: Tensor) -> None:
-        """Nothing yet.
-
-        Args:
-            plan: says which changes are read.
-            answers_among_all: where the answers stand among the tokens that are needed everywhere.
-        """
+        """Nothing yet; `plan` says which changes are read, the rest where the answers stand among all tokens needed."""
         self.plan, self.answers = plan, answers_among_all
         self.total: list[Tensor | None] = [None, None]
         self.single: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
@@ -69,11 +65,7 @@ class Rerun:
     """Runs blocks again."""
 
     def __init__(self, stream: Stream) -> None:
-        """Set up.
-
-        Args:
-            stream: the batch's clean run.
-        """
+        """On a batch's clean run."""
         self.stream, self.parts, self.graph = stream, stream.parts, stream.graph
         tokens = torch.cat([stream.changed, stream.targets]).unique()
         self.keys = KeyPositions(stream)
@@ -87,9 +79,9 @@ class Rerun:
         self, layer: int, reader: int, y: Float[Tensor, "C T D"], tokens: Tensor | slice
     ) -> Float[Tensor, "C T k"]:
         """One reader's projection of a normed input at some tokens; placed, if it is a query or a key."""
-        attention, (role, index) = self.parts.layers[layer].attention, self.graph.roles.of(reader)
+        role, index = self.graph.roles.of(reader)
         index = index if role == "query" else index // self.graph.copies_per_key
-        projection = {"query": attention.query, "key": attention.key, "value": attention.value}[role]
+        projection: Heads = getattr(self.parts.layers[layer].attention, role)
         x = linear(y, projection.weight[index], None if projection.bias is None else projection.bias[index])
         return x if role == "value" else self.keys.placed(layer, x, tokens, role)
 
@@ -112,14 +104,7 @@ class Rerun:
     def mixed(
         self, layer: int, heads: Mapping[int, LiveComponent], new: Mapping[int, Tensor], known: BlockRun
     ) -> dict[int, Float[Tensor, "C T v"]]:
-        """What some heads give before W_O and any post-norm.
-
-        Args:
-            layer: the layer.
-            heads: which.
-            new: projections that differ from the known ones, by reader.
-            known: the others.
-        """
+        """What some heads give before W_O and any post-norm, from `new` projections by reader, and else the known."""
         found: dict[int, Tensor] = {}
         for everywhere in (False, True):
             some = {head: component for head, component in heads.items() if component.everywhere == everywhere}
@@ -178,18 +163,10 @@ class Rerun:
         n: int,
         record: list[BlockRun] | None = None,
     ) -> Float[Tensor, "C A D"]:
-        """Run what a change reaches.
+        """The final norm's inputs at the answers, from running what a change reaches in `n` candidates.
 
-        Args:
-            plan: what that is.
-            later_blocks: the blocks after the visited one.
-            known: what their changes are counted from.
-            changes: the visited block's; others are added.
-            n: how many candidates.
-            record: is given what every block did.
-
-        Returns:
-            The final norm's inputs at the answers.
+        Changes are counted from the `known` runs of the later blocks, and added to `changes`, which has the visited
+        block's; `record` is given what every block did.
         """
         final = known[-1].inputs[0].expand(n, -1, -1)  # the known ones, if no change reaches the final norm
         for step in plan.steps:
@@ -202,7 +179,7 @@ class Rerun:
                 run.inputs.append(x)
                 if kind == "attention":
                     y = normed(self.parts.layers[layer].attention.norm, x)
-                    run.projected |= self._projections(layer, shared_input.readers, y, shared_input.everywhere, before)
+                    run.projected |= self.projections(layer, shared_input.readers, y, shared_input.everywhere, before)
             if kind == "mlp":
                 everywhere = later.writers[0].everywhere
                 run.written[0] = write_mlp(self.parts.layers[layer].mlp, x)
@@ -218,9 +195,10 @@ class Rerun:
                 record.append(run)
         return final
 
-    def _projections(
+    def projections(
         self, layer: int, readers: Iterable[int], y: Float[Tensor, "C T D"], everywhere: bool, known: BlockRun
     ) -> dict[int, Tensor]:
+        """Some readers' projections of one normed input, a key's and a value's of all tokens."""
         projected = {reader: self.project(layer, reader, y, self.positions[everywhere].tokens) for reader in readers}
         queries = self.graph.roles.query
         return {r: x if r in queries else self.in_full(layer, r, x, known) for r, x in projected.items()}

@@ -62,15 +62,9 @@ class Stack:
     def __init__(
         self, n_writers: int, n_tokens: int, d_model: int, like: Tensor, dtype: torch.dtype, workspace: Workspace
     ) -> None:
-        """Make an empty stack.
+        """An empty stack for W live writers; sums and gradients have the type of `like`, stored differences `dtype`.
 
-        Args:
-            n_writers: W, how many live writers will write.
-            n_tokens: N.
-            d_model: D.
-            like: a tensor of the type (of sums and gradients) and on the device wanted.
-            dtype: the type of the stored differences.
-            workspace: where the large buffers come from, and go back to on `release`.
+        The large buffers come from `workspace`, and go back to it on `release`.
         """
         self.n_writers, self.n_tokens, self.d_model, self.like = n_writers, n_tokens, d_model, like
         self.workspace, self.buffers = workspace, dict[str, Tensor]()
@@ -124,8 +118,7 @@ class Stack:
         """All differences at scattered tokens."""
         return self.values[:, tokens].to(self.like.dtype)
 
-    # -------------------------------------------------------------------------------------------------------------
-    # gradients
+    # ------------------------------------------------------------------------------------------------------ gradients
 
     def start_backward(self) -> None:
         """Make room for gradients: what all writers share, and, once it is needed, each writer's own."""
@@ -208,17 +201,7 @@ class LeanStack(Stack):
         workspace: Workspace,
         wide: list[int],
     ) -> None:
-        """Make an empty stack.
-
-        Args:
-            n_writers: W.
-            n_tokens: N.
-            d_model: D.
-            like: see `Stack`.
-            dtype: see `Stack`.
-            workspace: see `Stack`.
-            wide: the slots of the writers at full width, in order.
-        """
+        """See `Stack`; `wide` are the slots of the writers at full width, in order."""
         self.slots, self.wide = wide, torch.tensor(wide, dtype=torch.long, device=like.device)
         super().__init__(n_writers, n_tokens, d_model, like, dtype, workspace)
         self.blocks: dict[int, tuple[HeadSlots, Float[Tensor, "h N v"]]] = {}  # by the first slot

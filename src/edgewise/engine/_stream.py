@@ -21,8 +21,8 @@ from edgewise.engine._engine import Engine
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import attention_contexts, trace
-from edgewise.models import PLAIN, Attention, Heads, Layer, Rules
-from edgewise.models.block import mixed_values, normed, normed_back, post_scaled, project, write_heads, write_mlp
+from edgewise.models import PLAIN, Layer, Rules
+from edgewise.models.block import mix, normed, normed_back, post_scaled, project, write_heads, write_mlp
 
 Objective = Callable[[Float[Tensor, "A V"]], Tensor]
 """From the logits at the targets to one number."""
@@ -164,10 +164,8 @@ class Stream:
             n, mlp = self.parts.n_heads, self.graph.writer(index)
             step = n if heads == "together" else 1
             for head in range(0, n, step):
-                first, difference = (
-                    self.graph.writer(index, head),
-                    self._expanded(index, slice(head, head + step)).sum(1),
-                )
+                first = self.graph.writer(index, head)
+                difference = self._expanded(index, slice(head, head + step)).sum(1)
                 after = self.graph.first_block_reading(first).number
                 yield Component(slice(first, first + step), after, difference)
             yield Component(slice(mlp, mlp + 1), self.graph.first_block_reading(mlp).number, self.mlps[index])
@@ -211,9 +209,7 @@ class Stream:
                     x = self._attend(run, index, layer, before, rules, inner)
                 if mlp >= first:
                     read = before if self.parts.parallel else x
-                    run.reads[mlp] = read = read.view_as(
-                        read
-                    )  # another tensor than the stream, so that the gradient is the MLP's alone
+                    read = run.reads[mlp] = read.view_as(read)  # not the stream's own: its gradient is the MLP's
                     written = write_mlp(layer.mlp, read, rules)
                     if inner:
                         self._note(run, mlp, written)
@@ -230,12 +226,12 @@ class Stream:
         """A layer's queries, keys and values, one for each reader, of one shared stream."""
         attention = self.parts.layers[index].attention
         y = normed(attention.norm, x, frozen)
-        return torch.cat([project(y, heads) for heads in self.projections(attention)])
+        return torch.cat([project(y, heads) for heads in attention.projections(self.graph.copies_per_key)])
 
     def mix(self, index: int, projected: Float[Tensor, "n N k"], rules: Rules = PLAIN) -> Float[Tensor, "N H v"]:
         """A layer's heads before W_O and any post-norm, from its readers' projections as `project` gives them."""
         attention, context = self.parts.layers[index].attention, self.contexts[index]
-        return self.packing.pack(mixed_values(attention, *self.unpacked(projected), context, rules=rules))
+        return self.packing.pack(mix(attention, *self.unpacked(projected), context, rules=rules, scaled=False))
 
     def unpacked(self, projected: Float[Tensor, "n N k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values on the padded grid, `[B, n, S, k]` each."""
@@ -257,11 +253,6 @@ class Stream:
     def _note(self, run: StreamRun, block: int, written: Float[Tensor, "N D"]) -> None:
         run.written[block] = written
         written.register_hook(lambda g: torch.zeros_like(g) if run.dropped == self.graph.blocks[block].layer else None)
-
-    def projections(self, attention: Attention) -> tuple[Heads, Heads, Heads]:
-        """A layer's queries, keys and values, one for each reader of the graph."""
-        repeats = self.graph.copies_per_key
-        return attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)
 
     # ------------------------------------------------------------------------------------------------------- gradients
 
@@ -293,14 +284,14 @@ class Stream:
 
     def _gradients(
         self, objective: Objective, component: Component | None, alpha: float, weight: float, rules: Rules
-    ) -> "Point":
+    ) -> Point:
         run = self.run(component, alpha, rules)
         gradients = torch.autograd.grad(self.value(run, objective, rules), list(run.reads.values()), allow_unused=True)
         found = {block: g.mul_(weight) for block, g in zip(run.reads, gradients, strict=True) if g is not None}
         return Point(run.inputs, found)
 
     @torch.no_grad()
-    def _contract(self, points: list["Point"], writers: slice, rules: Rules, scores: Float[Tensor, " E"]) -> None:
+    def _contract(self, points: list[Point], writers: slice, rules: Rules, scores: Float[Tensor, " E"]) -> None:
         """Add the products of the points' summed gradients with the differences."""
         n_tokens, d_model, last = self.packing.n_tokens, self.parts.d_model, self.graph.final.number
         step = max(1, CHUNK_BYTES // ((writers.stop - writers.start) * d_model * scores.element_size()))
@@ -338,13 +329,13 @@ class Stream:
             at = slice(None) if group is None else group == p  # an edge acts where its reader reads
             table[:, columns] += g_x[:, at].flatten(1) @ differences[:n, at].flatten(1).T
 
-    def _to_input(self, point: "Point", number: int, tokens: slice, rules: Rules) -> Float[Tensor, "n T D"]:
+    def _to_input(self, point: Point, number: int, tokens: slice, rules: Rules) -> Float[Tensor, "n T D"]:
         """From the gradient of a block's projections to that of each reader's own input."""
         g = point.gradients[number]
         if self.graph.blocks[number].kind == "mlp":
             return g[None, tokens]
         attention = self.parts.layers[self.graph.blocks[number].layer].attention
-        projections = self.projections(attention)
+        projections = attention.projections(self.graph.copies_per_key)
         pairs = zip(g[:, tokens].split([len(p.weight) for p in projections]), projections, strict=True)
         back = torch.cat([each @ heads.weight.to(g.dtype).transpose(1, 2) for each, heads in pairs])
         return normed_back(attention.norm, point.inputs[number][tokens], back, rules.norm)

@@ -68,17 +68,10 @@ def embeddings(parts: Parts, graph: Graph, packing: Packing) -> tuple[Float[Tens
 
 @torch.no_grad()
 def trace(parts: Parts, graph: Graph, packing: Packing) -> Writes:
-    """Run the model plainly, with one residual stream, and keep what every writer wrote.
+    """What every writer writes in a plain run of the model, with one residual stream, per token in plain order.
 
-    It uses the user's own norms and MLPs, and nothing of the masked executor.
-
-    Args:
-        parts: the model.
-        graph: its graph; decides how many embedding writers there are.
-        packing: a batch, packed with one copy and one group.
-
-    Returns:
-        The writes, per token in plain order. Where embeddings are not writers, `embeds` still holds their sum.
+    It uses the user's own norms and MLPs, and nothing of the masked executor. The batch is packed with one copy and one
+    group. Where embeddings are not writers, `embeds` still holds their sum.
     """
     contexts = attention_contexts(parts, packing)
     embeds = embeddings(parts, graph, packing)
@@ -100,7 +93,7 @@ def attend(
     attention: Attention, normed: Float[Tensor, "N D"], context: AttentionContext, packing: Packing
 ) -> Float[Tensor, "N H v"]:
     """A layer's attention with one shared input: every head's coefficients."""
-    projections = (block.project(normed, heads) for heads in (attention.query, attention.key, attention.value))
+    projections = (block.project(normed, heads) for heads in attention.projections())
     query, key, value = (packing.unpack(x.transpose(0, 1)) for x in projections)
     with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
         return packing.pack(block.mix(attention, query, key, value, context))
@@ -120,14 +113,8 @@ def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -
     """What each block of readers gets when all its edges are ablated: `c_r + Σ_{w before r} z̃_w`, but for clean
     embeddings.
 
-    Args:
-        parts: the model.
-        graph: its graph. Where embeddings are not writers they are left out: they are clean, and the caller adds them.
-        ablation: decides whether b_O belongs to the layer (always on) or is shared out among its heads.
-        ablated: what ablated edges carry.
-
-    Returns:
-        One tensor per block of `graph.blocks`, as long as `ablated`'s.
+    Where embeddings are not writers they are left out: they are clean, and the caller adds them. `ablation` decides
+    whether b_O belongs to the layer (always on) or is shared out among its heads.
     """
     x = torch.stack(ablated.embeds).sum(0) if graph.n_embeddings else torch.zeros_like(ablated.mlps[0])
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # a residual stream of thousands has steps of 16 in bfloat16

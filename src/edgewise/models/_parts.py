@@ -125,6 +125,10 @@ class Attention:
                 "RMS norm and no output bias"
             )
 
+    def projections(self, repeats: int = 1) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values, keys and values given `repeats` times each."""
+        return self.query, self.key.repeated(repeats), self.value.repeated(repeats)
+
     @property
     def output(self) -> Float[Tensor, "H v D"]:
         """What takes the heads' coefficients to the residual stream: W_O, with the post-norm's gain if there is one.
@@ -248,6 +252,13 @@ class Parts:
         for name in ("embed", "unembed", "hidden"):
             if not callable(getattr(self, name)):
                 raise InputError(f"parts: {name} is a {type(getattr(self, name)).__name__}; give a function")
+
+    @staticmethod
+    def hidden_of(model: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """`hidden` of a `transformers` model without its language-modelling head."""
+        return lambda ids, mask, positions: (
+            model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
+        )
 
     @property
     def n_heads(self) -> int:

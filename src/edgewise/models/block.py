@@ -92,13 +92,8 @@ def normed_back(
 def input_coefficient(
     gradient: Float[Tensor, "*#n k"], y: Float[Tensor, "*#n k"], inverse: Float[Tensor, "*#n"], d_model: int
 ) -> Float[Tensor, "*#n"]:
-    """The coefficient of x in ∂loss/∂x: `−⟨∂loss/∂y, y⟩ / (D rms²)` for `y = x / rms`, or `(x W) / rms` with any W.
-
-    Args:
-        gradient: ∂loss/∂y.
-        y: biases left out.
-        inverse: `1 / rms(x)`.
-        d_model: D.
+    """The coefficient of x in ∂loss/∂x: `−⟨∂loss/∂y, y⟩ / (D rms²)` for `y = x / rms`, or `(x W) / rms` with any W, a
+    bias left out; `inverse` is `1 / rms(x)`.
     """
     return torch.linalg.vecdot(gradient, y).to(inverse.dtype).mul(inverse.square()).div(-d_model)
 
@@ -120,10 +115,7 @@ def attention_contexts(
 ) -> tuple[AttentionContext, ...]:
     """One for each layer; cosines and sines, and masks, are made once for all layers that share them.
 
-    Args:
-        parts: the model.
-        positions: of each token within its prompt.
-        real: which positions hold a token; padding must stand on the right. None if all do.
+    `real` says which positions hold a token, None that all do; padding must stand on the right.
     """
     like, rotaries, masks = parts.layers[0].attention.output_weight, dict[object, Rotary](), {}
     contexts = list[AttentionContext]()
@@ -153,14 +145,8 @@ def _grid_mask(
 def seen_keys(
     attention: Attention, asking: Int[Tensor, "*B Q"], n_keys: int, real: Bool[Tensor, "B S"] | None
 ) -> Bool[Tensor, "... S"]:
-    """Which of `n_keys` positions queries see: `[*B, Q, S]`, or `[B, 1, S]` without causality.
-
-    Args:
-        attention: the layer's.
-        asking: the queries' positions.
-        n_keys: S.
-        real: which positions hold a token (always one of a prompt at least), None for all; only asked of attention that
-            is not causal.
+    """Which of `n_keys` positions queries at `asking` see: `[*B, Q, S]`, or `[B, 1, S]` without causality, where `real`
+    says which positions hold a token (always one of a prompt at least), None that all do.
     """
     if attention.causal:
         distance = asking[..., None] - torch.arange(n_keys, device=asking.device)
@@ -195,6 +181,8 @@ def mix(
     context: AttentionContext,
     heads: Int[Tensor, " H"] | None = None,
     rules: Rules = PLAIN,
+    *,
+    scaled: bool = True,
 ) -> Float[Tensor, "B H S v"]:
     """From projected queries, keys and values to the heads' coefficients, which `Attention.output` takes to the stream.
 
@@ -206,27 +194,16 @@ def mix(
         context: the batch's.
         heads: which of the layer's heads the queries are; None for all in order. With a post-norm it must be all.
         rules: `attention` holds the pattern fixed, `norm` a post-norm's scale.
+        scaled: False leaves a post-norm's scale out: each head's own.
     """
-    return post_scaled(attention, mixed_values(attention, query, key, value, context, heads, rules), rules.norm)
-
-
-def mixed_values(
-    attention: Attention,
-    query: Float[Tensor, "B H S k"],
-    key: Float[Tensor, "B K S k"],
-    value: Float[Tensor, "B K S v"],
-    context: AttentionContext,
-    heads: Int[Tensor, " H"] | None = None,
-    rules: Rules = PLAIN,
-) -> Float[Tensor, "B H S v"]:
-    """The same before any post-norm: each head's own."""
     if rules.attention:
         query, key = query.detach(), key.detach()
     query, key = placed(attention, query, key, context.rotary)
     group = query.shape[1] // key.shape[1]
     if group > 1:
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    return attend(attention, query, key, value, context.allowed, heads)
+    mixed = attend(attention, query, key, value, context.allowed, heads)
+    return post_scaled(attention, mixed, rules.norm) if scaled else mixed
 
 
 def attend(
@@ -239,15 +216,9 @@ def attend(
 ) -> Float[Tensor, "B H Q v"]:
     """Each head's mixed values, before any post-norm: the one core of attention.
 
-    Args:
-        attention: the layer's.
-        query: placed; fewer than the keys where only some tokens ask.
-        key: placed.
-        value: one for each key.
-        allowed: which keys each query sees; None for all, or, where attention is causal and all tokens ask, for the
-            earlier ones.
-        heads: which head stands where on the second axis; None for all of the layer's in order. Only sinks differ by
-            it.
+    Queries and keys are placed, and only some tokens may ask. `allowed` says which keys each query sees; None is all
+    or, where attention is causal and all tokens ask, the earlier ones. `heads` says which head stands where, None that
+    all of the layer's do in order; only sinks differ by it.
     """
     if attention.softcap is None and attention.sinks is None:
         causal = attention.causal and allowed is None
@@ -290,12 +261,8 @@ def sink_padded(attention: Attention, value: Float[Tensor, "B H S v"]) -> Float[
 def post_scaled(
     attention: Attention, mixed: Float[Tensor, "*B H S v"], frozen: bool = False
 ) -> Float[Tensor, "*B H S v"]:
-    """All heads' mixed values, divided by the root mean square of what they write together if a post-norm does so.
-
-    Args:
-        attention: the layer's.
-        mixed: of all heads.
-        frozen: the scale is a constant of the backward.
+    """All heads' mixed values, divided by the root mean square of what they write together if a post-norm does so;
+    `frozen` makes that a constant of the backward.
     """
     if attention.post_norm is None:
         return mixed
@@ -365,7 +332,7 @@ class FoldedHeads(NamedTuple):
     @staticmethod
     def of(attention: Attention, repeats: int, dtype: torch.dtype) -> "FoldedHeads":
         """Queries, keys and values, keys and values given `repeats` times each."""
-        projections = [attention.query, attention.key.repeated(repeats), attention.value.repeated(repeats)]
+        projections = attention.projections(repeats)
         weight = torch.cat([p.weight for p in projections]).to(dtype)
         biases = [p.bias for p in projections if p.bias is not None]  # all three have one, or none has
         bias = _folded_bias(attention.norm, weight, torch.cat(biases) if biases else None)
@@ -391,17 +358,10 @@ class FoldedHeads(NamedTuple):
         x: Float[Tensor, "m T D"],
         out: Float[Tensor, "o T D"],
     ) -> None:
-        """Write the gradients of the inputs: one each, or their sum where `out` has one row.
+        """Write the gradients of the inputs: one each, or their sum where `out` has one row; it may be `x` itself.
 
         `g_x = (g_y Wᵀ) / rms − x ⟨g_y, y⟩ / (D rms²)`, where y is without its bias. A layer norm would take the mean
         off that; what is written must be centred instead, and then nothing along the mean is ever used.
-
-        Args:
-            gradient: of `project`'s projections.
-            y: those.
-            inverse: as `project` gave it, one for each reader.
-            x: the inputs.
-            out: may be `x` itself, which is then used up.
         """
         weight = self.weight.transpose(1, 2)  # (n, k, D)
         scaled = (gradient * inverse[..., None]).to(weight.dtype)

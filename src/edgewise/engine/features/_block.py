@@ -47,16 +47,7 @@ class FeatureBlock:
         return HeadSlots(plan.slots, self.output[plan.readers], None)
 
     def forward(self, read: BlockRead, plan: FeaturePlan, fixed: FeatureRun) -> ReadRun:
-        """Run the features that are alive, and write them.
-
-        Args:
-            read: these, and what they read.
-            plan: which they are.
-            fixed: bounds and ablated activations.
-
-        Returns:
-            What the backward needs.
-        """
+        """Run the features that are alive, and write them; what the backward needs comes back."""
         run, _ = read.forward()
         active = activate(run.projected[..., 0], _columns(fixed.bound, plan))
         difference = active - fixed.ablated[:, plan.readers].T  # (n, N)
@@ -66,12 +57,8 @@ class FeatureBlock:
     def backward(
         self, read: BlockRead, plan: FeaturePlan, fixed: FeatureRun, run: ReadRun, *, all_edges: bool
     ) -> Float[Tensor, "CP n w"]:
-        """Carry the gradients of what the features wrote back to the masks of their inputs and to earlier writers.
-
-        Every later reader must have been walked.
-
-        Returns:
-            ∂loss/∂mask for each row of masks, running feature and live writer.
+        """Carry the gradients of what the features wrote back to earlier writers and to the masks of their inputs,
+        which come back for each running feature and live writer. Every later reader must have been walked.
         """
         gradient = read.stack.gradient_heads(self.slots(plan))  # (n, N, 1)
         on = run.projected[..., 0] > _columns(fixed.bound, plan)

@@ -114,9 +114,7 @@ class FeatureLayer:
     def bound(self, x: Float[Tensor, "N D"], off: Bool[Tensor, " N"] | None) -> Float[Tensor, "N m"]:
         """What a pre-activation must exceed for its feature to be on, with one column for all features or one for each.
 
-        Args:
-            x: what the transcoder reads in the clean run.
-            off: the tokens at which all features are off.
+        It follows from what the transcoder reads in the clean run, and from the tokens at which all features are off.
         """
         activation = self.transcoder.activation
         if activation.kind == "topk":
@@ -161,17 +159,10 @@ class FeatureRun(NamedTuple):
 def feature_layers(
     model: Model, graph: Graph, ablation: str, transcoders: Transcoder | Sequence[Transcoder]
 ) -> dict[int, FeatureLayer]:
-    """The features that a graph names, by layer.
+    """The features that a graph names, by layer; transcoders of other layers may be among those given.
 
-    Args:
-        model: the model.
-        graph: its graph.
-        ablation: the ablation's kind.
-        transcoders: one for each layer with features at least, of other layers if at hand.
-
-    Raises:
-        InputError: a layer's transcoder is missing or cannot be taken apart, or the ablation or the model's type does
-            not go with features.
+    Raises `InputError` if a layer's transcoder is missing or cannot be taken apart, or if the ablation or the model's
+    type does not go with features.
     """
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     by_layer = {each.spec.writes[0].layer: each for each in given}
@@ -236,15 +227,7 @@ class CleanFeatures(NamedTuple):
 def clean_features(
     model: Model, layers: Mapping[int, FeatureLayer], writes: Writes, streams: Mapping[int, Tensor], packing: Packing
 ) -> dict[int, CleanFeatures]:
-    """What the full model's clean run says of each layer's features.
-
-    Args:
-        model: the model.
-        layers: the features.
-        writes: of the run.
-        streams: what the MLPs' norms read, `[N, D]` for each of the layers.
-        packing: the clean prompts in plain order.
-    """
+    """The same for each layer with features; `streams` is what their MLPs' norms read, `[N, D]` each."""
     found = {}
     for index, features in layers.items():
         x = features.read(streams[index].to(model.dtype))
@@ -272,13 +255,10 @@ def feature_run(
     corrupted: Float[Tensor, "N n"] | None,
     ablated_mlp: Float[Tensor, "M D"],
 ) -> FeatureRun:
-    """What is fixed of a layer's features in a masked run.
+    """What is fixed of a layer's features in a masked run, at each packed token.
 
-    Args:
-        features: the features.
-        clean: what the clean run says, at each packed token.
-        corrupted: their pre-activations in the corrupted run; None where removed edges carry nothing.
-        ablated_mlp: what the whole MLP's removed edges carry; the error term's carry what the features' do not.
+    Pre-activations of the corrupted run are None where removed edges carry nothing. Of what the whole MLP's removed
+    edges carry, the error term's carry what the features' do not.
     """
     error, bound = clean
     ablated = bound.new_zeros(1, len(features.decoder)) if corrupted is None else activate(corrupted, bound)
@@ -286,12 +266,8 @@ def feature_run(
 
 
 def mlp_streams(graph: Graph, writes: Writes, base: Sequence[Tensor]) -> dict[int, Float[Tensor, "N D"]]:
-    """What the MLPs' norms read in a run of the full model, for layers with features.
-
-    Args:
-        graph: the graph.
-        writes: of the run.
-        base: its `base_sums`, under an ablation whose b_O stays with the layers.
+    """What the MLPs' norms read in a run of the full model, for layers with features; `base` is its `base_sums`, under
+    an ablation whose b_O stays with the layers.
     """
     clean = 0.0 if graph.n_embeddings else writes.embeds[0]  # left out of the sums where they are no writers
     return {layer: base[graph.mlp(layer).number] + clean for layer, _ in graph.spec.features}
