@@ -40,21 +40,11 @@ _log = logging.getLogger(__name__)
 
 
 def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, str]]:
-    """Load a built-in model; the first time it is converted into the cache, which takes some ten seconds.
+    """A built-in model (float32, on the CPU, in evaluation mode), its tokenizer, and what identifies it (see `Model`).
 
-    The cache is the folder `EDGEWISE_CACHE`, or `edgewise` in the platform's own cache folder. Several processes may
-    load at once: one converts and the others wait for it.
-
-    Args:
-        name: a key of `DEFAULT_MODELS`.
-
-    Returns:
-        The module (float32, on the CPU, in evaluation mode), its tokenizer, and what identifies the model: `id`,
-        `revision`, `weights_hash` (SHA-256 of the GGUF file), `dtype` and `note`.
-
-    Raises:
-        InputError: there is no such model, the package that carries it is not installed, or the cache cannot be
-            written.
+    The first time it is converted into the cache, which takes some ten seconds. Several processes may load at once: one
+    converts and the others wait for it. Raises `InputError` if there is no such model, the package that carries it is
+    not installed, or the cache cannot be written.
     """
     folder, digest, version = _folder(name)
     identity = {

@@ -2,14 +2,14 @@
 soft-capped attention and logits (Gemma 2), or query and key norms and a rotary base for each kind of layer (Gemma 3).
 """
 
-import importlib
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, frozen_linear, output_heads
+from edgewise.models._llama import grouped_attention
+from edgewise.models._parts import Attention, Layer, Mlp, Norm, Parts, frozen_linear
 
 MODEL_TYPES = ("gemma2", "gemma3_text")
 
@@ -23,24 +23,16 @@ def parts(module: Any) -> Parts:
     model, config = module.model, module.config
     if getattr(config, "use_bidirectional_attention", None):
         raise InputError("model: its attention looks ahead (use_bidirectional_attention); give a causal Gemma")
-    rotate = importlib.import_module(type(model).__module__).apply_rotary_pos_emb
     rotary = _rotary(model)
 
     def attention(block: Any) -> Attention:
-        attend, keys = block.self_attn, config.num_key_value_heads
-        return Attention(
+        own = block.self_attn
+        return grouped_attention(
+            config,
+            own,
             Norm.rms(block.input_layernorm, plus_one=True),
-            Heads.linear(attend.q_proj, config.num_attention_heads),
-            Heads.linear(attend.k_proj, keys),
-            Heads.linear(attend.v_proj, keys),
-            output_heads(attend.o_proj, config.num_attention_heads),
-            detach(attend.o_proj.bias),
-            scale=attend.scaling,
-            window=attend.sliding_window,
-            query_norm=getattr(attend, "q_norm", None),
-            key_norm=getattr(attend, "k_norm", None),
-            rotate=rotate,
-            rotary=rotary[attend.layer_type],
+            window=own.sliding_window,
+            rotary=rotary[own.layer_type],
             softcap=_softcap(config),
             post_norm=Norm.rms(block.post_attention_layernorm, plus_one=True),
         )
@@ -61,9 +53,7 @@ def parts(module: Any) -> Parts:
         embed=lambda ids, positions: (model.embed_tokens(ids),),  # scaled by the module itself
         final_norm=Norm.rms(model.norm, plus_one=True),
         unembed=capped,
-        hidden=lambda ids, mask, positions: (
-            model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
-        ),
+        hidden=Parts.hidden_of(model),
         modules=(module,),
     )
 

@@ -42,16 +42,10 @@ class Checkpoint(NamedTuple):
 
 
 def read_llama(path: str | Path) -> Checkpoint:
-    """Read configuration, weights and tokenizer of a Llama-like model from a GGUF file.
+    """Read a GGUF file of architecture `llama` with a `gpt2` tokenizer and the `smollm` pre-tokenizer.
 
-    Args:
-        path: a GGUF file of architecture `llama` with a `gpt2` tokenizer and the `smollm` pre-tokenizer.
-
-    Returns:
-        The checkpoint, every weight dequantised to float32 exactly as stored.
-
-    Raises:
-        InputError: the file is no GGUF file, is damaged, or holds another kind of model or tokenizer.
+    Every weight is dequantised to float32 exactly as stored. Raises `InputError` for a file that is no GGUF file, is
+    damaged, or holds another kind of model or tokenizer.
     """
     try:
         reader = GGUFReader(path)

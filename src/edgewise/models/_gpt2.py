@@ -40,9 +40,7 @@ def parts(module: Any) -> Parts:
         embed=lambda ids, positions: (model.wte(ids), model.wpe(positions)),
         final_norm=Norm.layer(model.ln_f),
         unembed=frozen_linear(module.lm_head),
-        hidden=lambda ids, mask, positions: (
-            model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
-        ),
+        hidden=Parts.hidden_of(model),
         n_embeddings=2,
         n_positions=model.wpe.num_embeddings,
         modules=(module,),

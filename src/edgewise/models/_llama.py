@@ -15,25 +15,10 @@ def parts(module: Any) -> Parts:
     CodeLlama are Llamas).
     """
     model, config = module.model, module.config
-    # Each family's own rotary function, so that one that transformers changes is changed here.
-    rotate = importlib.import_module(type(model.layers[0].self_attn).__module__).apply_rotary_pos_emb
 
     def attention(block: Any) -> Attention:
-        attend, keys = block.self_attn, config.num_key_value_heads
-        return Attention(
-            Norm.rms(block.input_layernorm),
-            Heads.linear(attend.q_proj, config.num_attention_heads),
-            Heads.linear(attend.k_proj, keys),
-            Heads.linear(attend.v_proj, keys),
-            output_heads(attend.o_proj, config.num_attention_heads),
-            detach(attend.o_proj.bias),
-            scale=attend.scaling,
-            window=_window(config, attend),
-            query_norm=getattr(attend, "q_norm", None),
-            key_norm=getattr(attend, "k_norm", None),
-            rotate=rotate,
-            rotary=model.rotary_emb,
-        )
+        own, norm = block.self_attn, Norm.rms(block.input_layernorm)
+        return grouped_attention(config, own, norm, window=_window(config, own), rotary=model.rotary_emb)
 
     def mlp(block: Any) -> Mlp:
         inner = block.mlp
@@ -45,10 +30,27 @@ def parts(module: Any) -> Parts:
         embed=lambda ids, positions: (model.embed_tokens(ids),),
         final_norm=Norm.rms(model.norm),
         unembed=frozen_linear(module.lm_head),
-        hidden=lambda ids, mask, positions: (
-            model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
-        ),
+        hidden=Parts.hidden_of(model),
         modules=(module,),
+    )
+
+
+def grouped_attention(config: Any, own: Any, norm: Norm, **more: Any) -> Attention:
+    """The parts of an attention module as Llama and its kin have it, with what a family has besides."""
+    n_heads, n_keys = config.num_attention_heads, config.num_key_value_heads
+    return Attention(
+        norm,
+        Heads.linear(own.q_proj, n_heads),
+        Heads.linear(own.k_proj, n_keys),
+        Heads.linear(own.v_proj, n_keys),
+        output_heads(own.o_proj, n_heads),
+        detach(own.o_proj.bias),
+        scale=own.scaling,
+        query_norm=getattr(own, "q_norm", None),
+        key_norm=getattr(own, "k_norm", None),
+        # Each family's own rotary function, so that one that transformers changes is changed here.
+        rotate=importlib.import_module(type(own).__module__).apply_rotary_pos_emb,
+        **more,
     )
 
 

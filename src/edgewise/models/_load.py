@@ -1,7 +1,8 @@
 """Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgewise.models._parts import Parts
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
 
+_MODELS = f"{', '.join(DEFAULT_MODELS)}, a hub id that this machine can reach, or a local directory"
 _FAMILIES: dict[str, tuple[str, Adapter]] = {}
 """By `model_type`: the family's name and its adapter."""
 
@@ -117,7 +119,7 @@ def load(
         if tokenizer is not None and not callable(tokenizer):
             raise InputError(
                 f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; pass one loaded with "
-                f"transformers.AutoTokenizer"
+                "transformers.AutoTokenizer"
             )
         if dtype is not None or device is not None or revision is not None:
             raise InputError("model: dtype, device and revision are for models that are loaded; convert yours yourself")
@@ -143,20 +145,9 @@ def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
         return load_default_tokenizer(str(model))
     from transformers import AutoTokenizer
 
-    path = Path(model).expanduser()
-    local = path.exists() or str(model).startswith((".", "/", "~"))
-    try:
-        if not local:
-            _reach(str(model), revision)
-        return AutoTokenizer.from_pretrained(
-            str(path) if local else str(model), trust_remote_code=False, revision=revision
-        )
-    except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"model {str(model)!r}: its tokenizer could not be loaded ({reason[:160]}); give "
-            f"{', '.join(DEFAULT_MODELS)}, a hub id that this machine can reach, or a local directory"
-        ) from error
+    with _refusing(f"model {str(model)!r}: its tokenizer could not be loaded", _MODELS):
+        place = _reached(str(model), revision)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, revision=revision)
 
 
 def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
@@ -171,16 +162,11 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give a model's config.json")
-    try:
+    advice = "a model's config.json, with its model_type"
+    with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds; the user needs one line
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"config {str(path)!r}: not a configuration of a language model ({reason[:160]}); give a model's "
-            "config.json, with its model_type"
-        ) from error
     if not getattr(config, "num_hidden_layers", 1):
         raise InputError(f"config {str(path)!r}: it has no layers; give a model with at least one")
     return wrap(module.eval(), None, {"id": str(path)})
@@ -248,28 +234,18 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     # Imported here: transformers takes seconds to import, and graphs, circuits and pictures do without it.
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = Path(name).expanduser()
-    local = path.exists() or name.startswith((".", "/", "~"))
-    if local and not (path / "config.json").is_file():
+    if (path := _local(name)) is not None and not (path / "config.json").is_file():
         adapter = (
             "a PEFT adapter alone" if (path / "adapter_config.json").is_file() else "no directory with a config.json"
         )
         raise InputError(f"model {name!r}: {adapter} there; give a directory written by save_pretrained")
-    place = str(path) if local else name
     choices = {"trust_remote_code": False, "revision": revision}
-    try:
-        if not local:
-            _reach(name, revision)
+    with _refusing(f"model {name!r}: could not be loaded", _MODELS):
+        place = _reached(name, revision)
         module, info = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype or "auto", output_loading_info=True, **choices
         )
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **choices)
-    except Exception as error:  # transformers and the hub client raise many kinds; the user needs one line
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"model {name!r}: could not be loaded ({reason[:160]}); give {', '.join(DEFAULT_MODELS)}, "
-            "a hub id that this machine can reach, or a local directory"
-        ) from error
     if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(
@@ -280,12 +256,31 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     return wrap(module.eval().to(device), tokenizer, source)
 
 
-def _reach(name: str, revision: str | None) -> None:
-    """Ask the hub, once, for a model that is not in its cache: loading would try for long where there is no hub."""
+@contextmanager
+def _refusing(problem: str, advice: str) -> Iterator[None]:
+    """Say whatever transformers and the hub client raise, which is of many kinds, in one line."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{problem} ({' '.join(str(error).split())[:160]}); give {advice}") from error
+
+
+def _local(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    return path if path.exists() or name.startswith((".", "/", "~")) else None
+
+
+def _reached(name: str, revision: str | None) -> str:
+    """A local directory, or a hub id. The hub is asked, once, for a model that is not in its cache: loading would try
+    for long where there is no hub.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
+    if (path := _local(name)) is not None:
+        return str(path)
     if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         HfApi().model_info(name, revision=revision, timeout=10)
+    return name
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -45,9 +45,7 @@ def parts(module: Any) -> Parts:
         embed=lambda ids, positions: (model.embed_in(ids),),
         final_norm=Norm.layer(model.final_layer_norm),
         unembed=frozen_linear(module.lm_head),
-        hidden=lambda ids, mask, positions: (
-            model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False).last_hidden_state
-        ),
+        hidden=Parts.hidden_of(model),
         parallel=config.use_parallel_residual,
         modules=(module,),
     )
