@@ -46,7 +46,8 @@ class Circuit:
         if self.ablation is None:
             object.__setattr__(self, "ablation", recorded_ablation(self.provenance))
         if self.selection is None:
-            object.__setattr__(self, "selection", _recorded_selection(self.provenance))
+            method = self.provenance.get("method")
+            object.__setattr__(self, "selection", method.get("selection") if isinstance(method, dict) else None)
         for name, tensor in (("kept", self.kept), ("scores", self.scores)):
             if tensor is not None and tensor.shape != (self.graph.n_edges,):
                 raise InputError(
@@ -144,9 +145,8 @@ class Circuit:
     def __repr__(self) -> str:
         """Both sizes and the total."""
         return (
-            f"Circuit({self.n_edges:,} edges, {self.n_actual:,} actual, of {self.graph.n_edges:,}: sparsity "
-            f"{self.sparsity:.2%}, "
-            f"actual {self.actual_sparsity:.2%})"
+            f"Circuit({self.n_edges:,} edges, {self.n_actual:,} actual, of {self.graph.n_edges:,}: "
+            f"sparsity {self.sparsity:.2%}, actual {self.actual_sparsity:.2%})"
         )
 
     def save(self, path: str | Path) -> None:
@@ -213,8 +213,3 @@ def ablation_of_header(header: dict[str, Any]) -> Ablation | Mixed | None:
     if record is None:
         return None
     return "mixed" if record.get("kind") == "mixed" else Ablation(**record)
-
-
-def _recorded_selection(provenance: dict[str, Any]) -> Selection | None:
-    method = provenance.get("method")
-    return method.get("selection") if isinstance(method, dict) else None

@@ -1,12 +1,12 @@
 """What a removed edge carries instead."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgewise._errors import InputError
 
 AblationKind = Literal["interchange", "zero", "mean", "mean-positional", "learned"]
-KINDS = ("interchange", "zero", "mean", "mean-positional", "learned")
+KINDS: tuple[AblationKind, ...] = get_args(AblationKind)
 
 
 @dataclass(frozen=True)

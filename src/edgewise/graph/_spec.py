@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from operator import index
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgewise._errors import InputError
 
@@ -14,7 +14,7 @@ EMBED, HEAD, MLP, FEATURE, ERROR = 0, 1, 2, 3, 4
 QUERY, KEY, VALUE, MLP_IN, LOGITS, FEATURE_IN = 0, 1, 2, 3, 4, 5
 """Kinds of reader, as in `Graph.reader_kind`."""
 Role = Literal["query", "key", "value", "mlp", "logits", "feature"]
-ROLES: tuple[Role, ...] = ("query", "key", "value", "mlp", "logits", "feature")
+ROLES: tuple[Role, ...] = get_args(Role)
 """The kinds of reader by name, in the order of their numbers."""
 WRITER_KINDS = ("embedding", "head", "mlp", "feature", "error")
 """The kinds of writer by name, likewise."""

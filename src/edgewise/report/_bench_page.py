@@ -5,7 +5,6 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -103,7 +102,7 @@ def _distances(points: Sequence[BenchPoint], best: Sequence[BenchPoint], pairs: 
     lines = [f"{shown.metric}, {shown.values.shape[1]} examples{splits}, of {shown.total:,} edges."]
     if empty:
         lines[0] = lines[0][:-1] + f"; the empty circuit has {empty[0].values.mean():.3f}."
-    lines += ["", "| method (seeds) | " + " | ".join(f"{_percent(size)}" for size in sizes) + " |"]
+    lines += ["", "| method (seeds) | " + " | ".join(map(_percent, sizes)) + " |"]
     lines += ["|---|" + "---|" * len(sizes)]
     if len({point.method for point in points if is_attribution(point.algorithm)}) > 1:
         lines.append("| *best attribution* | " + " | ".join(_chosen(reference.get(size)) for size in sizes) + " |")
@@ -163,9 +162,8 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
     ]
     for name, goal in goals:
         cells = ["" if goal.method == other else _share(curve, goal) for other, curve in curves.items()]
-        lines.append(
-            f"| {name}, {_number(float(goal.by_example.mean()))} | {goal.edges:,.0f} | " + " | ".join(cells) + " |"
-        )
+        distance = _number(float(goal.by_example.mean()))
+        lines.append(f"| {name}, {distance} | {goal.edges:,.0f} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -213,16 +211,13 @@ def _costs(points: Sequence[BenchPoint], matmul: Mapping[str, str]) -> list[str]
         cost = {name: values[0] for name, values in point.cost.items()}
         seconds = ", ".join(f"{each:,.0f}" for each in point.cost["seconds"])
         counts = " | ".join(f"{cost[name]:,.0f}" for name in ("examples", "forwards", "backwards"))
-        given = point.settings | (
-            {"matmul": kind} if (kind := matmul.get(point.method, "highest")) != "highest" else {}
-        )
-        settings = ", ".join(f"{name} {_plain(value)}" for name, value in given.items())
+        given = dict(point.settings)
+        if (kind := matmul.get(point.method, "highest")) != "highest":
+            given["matmul"] = kind
+        texts = {name: " ".join(map(str, x)) if isinstance(x, list) else str(x) for name, x in given.items()}
+        settings = ", ".join(f"{name} {text}" for name, text in texts.items())
         lines.append(f"| {point.method} | {settings} | {counts} | {seconds} |")
     return lines
-
-
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _seconds(table: BenchTable) -> float:
@@ -231,13 +226,9 @@ def _seconds(table: BenchTable) -> float:
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _percent(size: float) -> str:

@@ -33,15 +33,10 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def canvas(path: str | Path, page: tuple[float, float, float, float], dpi: int) -> Iterator["Axes"]:
-    """Yield axes that fill a page, with one unit per inch; write it to `path` on a clean exit.
+    """Yield axes that fill a page (its left, right, bottom and top in inches); write it to `path` on a clean exit.
 
-    Args:
-        path: the file to write; its suffix (`.png`, `.svg` or `.pdf`) chooses the format.
-        page: left, right, bottom and top of the page in inches.
-        dpi: pixels per inch of a PNG.
-
-    Raises:
-        InputError: another suffix, matplotlib is missing, or the file cannot be written.
+    Raises `InputError` if the suffix is none of `.png`, `.svg` and `.pdf`, matplotlib is missing, or the file cannot be
+    written.
     """
     path = check_path(path)
     try:

@@ -27,12 +27,10 @@ def counts(kept: int, actual: int, total: int) -> str:
     def share(edges: int) -> str:
         return f"{100 * (1 - edges / total):.2f} %" if total else "–"
 
+    nominal = f"{kept:,} of {total:,} edges kept (sparsity {share(kept)}), "
     if kept == actual:
-        return f"{kept:,} of {total:,} edges kept (sparsity {share(kept)}), all able to carry signal"
-    return (
-        f"{kept:,} of {total:,} edges kept (sparsity {share(kept)}), "
-        f"{actual:,} of them able to carry signal (actual sparsity {share(actual)})"
-    )
+        return nominal + "all able to carry signal"
+    return nominal + f"{actual:,} of them able to carry signal (actual sparsity {share(actual)})"
 
 
 def conditions(provenance: Mapping[str, Any], spec: GraphSpec) -> str:

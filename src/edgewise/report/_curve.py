@@ -79,13 +79,7 @@ def curve(
 def chart(path: str | Path, title: str, caption: str, dpi: int, height: float, above: float = 1.2) -> Iterator["Axes"]:
     """Axes under a heading and a caption, with room for a key at the right; the file is written at the end.
 
-    Args:
-        path: the file; `.png`, `.svg` or `.pdf`.
-        title: the heading.
-        caption: what else a reader must know.
-        dpi: pixels per inch of a PNG.
-        height: of the page without the caption, in inches.
-        above: what of it is not the axes'.
+    Of the page's height without the caption, in inches, `above` is not the axes'.
     """
     notes = textwrap.wrap(caption, 120)
     top = height + 0.15 * len(notes)
@@ -107,14 +101,7 @@ def plain_look(axes: "Axes") -> None:
 def draw_curve(found: SizeCurve, path: str | Path, *, title: str | None = None, log: bool = False) -> None:
     """Draw what `size_curve` found, with the conditions it was measured under.
 
-    Args:
-        found: the curve.
-        path: the file to write; `.png`, `.svg` or `.pdf`.
-        title: the heading; task and model if None.
-        log: a logarithmic vertical axis.
-
-    Raises:
-        InputError: what `curve` raises.
+    `path` and `log` are those of `curve`, and so is what is raised. The heading is task and model if `title` is None.
     """
     conditions = found.conditions
     ablation = " with ".join(filter(None, (conditions["ablation"]["kind"], conditions["ablation"]["source"])))

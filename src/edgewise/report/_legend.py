@@ -35,10 +35,7 @@ class Entry(NamedTuple):
 def legend_rows(looks: Strokes, shared: bool, width: float) -> list[list[Entry]]:
     """The key for these lines, in rows of at most `width` inches: colours and widths first, then the marks of nodes.
 
-    Args:
-        looks: the lines to explain.
-        shared: whether several query heads share one key and value head.
-        width: of the page without its margins.
+    Where heads are `shared`, several query heads have one key and value head.
     """
     colours = [Entry(label, 0.26, partial(_line, colour, looks.width(0.6))) for label, colour in looks.legend]
     widths = [Entry(label, 0.26, partial(_line, INK, looks.width(strength))) for label, strength in looks.scale]

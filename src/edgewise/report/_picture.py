@@ -82,22 +82,12 @@ def paint(
     words: list[str],
     dpi: int = 200,
 ) -> None:
-    """Draw some edges of a model on a page of their own.
-
-    Args:
-        path: the file to write.
-        layout: where the model's nodes are.
-        edges: their numbers, the one to lie on top last.
-        looks: theirs, in the same order.
-        name: the title.
-        words: what stands under it, each in lines of its own.
-        dpi: pixels per inch of a PNG.
-    """
+    """Draw some edges of a model, the one to lie on top last, under a title and `words` in lines of their own."""
     graph = layout.graph
     curves = route(layout, graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist())
     left, right = _sides(layout, curves)
     inner = right - left - 2 * MARGIN
-    lines = [line for text in words for line in _wrap(text, inner)]
+    lines = [line for text in words for line in textwrap.wrap(text, int(inner * 72 / (CAPTION * 0.53)))]
     key = legend_rows(looks, layout.shares_keys, inner)
     top = layout.height + 0.62 + LINE * len(lines)
     with canvas(path, (left, right, -legend_height(key), top), dpi) as axes:
@@ -115,10 +105,6 @@ def _sides(layout: Layout, curves: list[Curve]) -> tuple[float, float]:
     return -spare / 2, right + spare / 2
 
 
-def _wrap(text: str, width: float) -> list[str]:
-    return textwrap.wrap(text, int(width * 72 / (CAPTION * 0.53)))
-
-
 class Live(NamedTuple):
     """What of the model takes part in the circuit."""
 
@@ -132,8 +118,7 @@ def _live(layout: Layout, edges: Int[np.ndarray, " n"]) -> Live:
     writers = set(graph.edge_writer[edges].tolist())
     readers = set(graph.edge_reader[edges].tolist())
     for reader in readers:
-        shared = layout.shares_keys and graph.role(reader) in ("key", "value")
-        if not shared:
+        if not (layout.shares_keys and graph.role(reader) in ("key", "value")):
             writers.update(graph.writers_fed_by(reader))
     return Live(writers, readers)
 

@@ -20,14 +20,8 @@ BOTH, MISSING, EXTRA = ("found, and true", INK), ("true, not found", NEGATIVE), 
 def draw_recovery(
     circuit: Circuit, true: Bool[Tensor, " E"], path: str | Path, *, title: str | None = None, dpi: int = 200
 ) -> None:
-    """Draw a circuit's actual edges and the true ones, coloured by whether they are one, the other or both.
-
-    Args:
-        circuit: what was found.
-        true: the true edges of the same graph, `[E]`.
-        path: the file to write; `.png`, `.svg` or `.pdf`.
-        title: instead of the task's and model's name.
-        dpi: pixels per inch of a PNG.
+    """Draw a circuit's actual edges and the true ones of the same graph, coloured by whether they are one, the other or
+    both. `path`, `title` and `dpi` are those of `draw`.
 
     Raises:
         InputError: there is not one entry per edge, or the picture cannot be written.

@@ -53,13 +53,10 @@ def weigh(scores: Float[np.ndarray, " n"], signed: bool) -> Float[np.ndarray, " 
 def strokes(
     scores: Float[np.ndarray, " n"] | None, kinds: Int[np.ndarray, " n"], signed: bool | None = None
 ) -> Strokes:
-    """Choose the looks of edges.
+    """The looks of edges by their scores and their readers' kinds (as in `Graph.reader_kind`).
 
-    Args:
-        scores: score of each edge, `[n]`, or None.
-        kinds: kind of each edge's reader, `[n]`, as in `Graph.reader_kind`.
-        signed: True: colour by sign, weigh by absolute value. False: colour by input, weigh by value. None: signed if
-            any score is negative.
+    If `signed`, colour by sign and weigh by absolute value; else colour by input and weigh by value. None is signed if
+    any score is negative.
     """
     count = len(kinds)
     widest = float(np.clip(3.4 * max(count, 1) ** -0.1, 1.6, 2.6))

@@ -52,10 +52,8 @@ def save_checkpoint(learner: Learner, report: RunReport, settings: Mapping[str, 
 
 
 def resume(learner: Learner, settings: Mapping[str, Any], folder: Path) -> RunReport | None:
-    """Take up the checkpoint in a folder; None if there is none.
-
-    Raises:
-        InputError: it is of a run with other settings, or cannot be read.
+    """Take up the checkpoint in a folder; None if there is none. Raises `InputError` for one of other settings, or that
+    cannot be read.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
@@ -69,11 +67,8 @@ def resume(learner: Learner, settings: Mapping[str, Any], folder: Path) -> RunRe
                 f"{path}: belongs to a run with other settings ({', '.join(different)}); remove it or choose another "
                 "folder"
             )
-        if (
-            report.steps
-            and hasattr(learner, "optimizer")
-            and not any(name.startswith("optimizer.") for name in tensors)
-        ):
+        stored = any(name.startswith("optimizer.") for name in tensors)
+        if report.steps and hasattr(learner, "optimizer") and not stored:
             raise KeyError("optimizer")
         learner.restore(tensors)
     return report

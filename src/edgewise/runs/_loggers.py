@@ -13,11 +13,7 @@ Write = Callable[[dict[str, float], int], None]
 
 @contextmanager
 def loggers(names: Sequence[str], folder: Path | None) -> Iterator[list[Write]]:
-    """Yield what writes to each of the logs named; they are closed afterwards.
-
-    Raises:
-        InputError: one is unknown or not installed.
-    """
+    """Yield what writes to each of the logs named. Raises `InputError` for one that is unknown or not installed."""
     with ExitStack() as stack:
         opened = []
         for name in names:

@@ -76,7 +76,7 @@ def compile_program(
         "residual": list(assembled.residual_labels),
     }
     tokens = tuple(sorted(ids, key=lambda token: ids[token]))
-    shown = None if outputs is None else tuple(map(_plain, outputs))
+    shown = None if outputs is None else tuple(x if isinstance(x, str | int | float) else str(x) for x in outputs)
     description = Program(name, tokens, ids[_BOS], ids[_PAD], shown, inputs, expected, complete, origin)
     module = _convert(assembled, description)
     _compare(module, assembled)
@@ -258,7 +258,3 @@ def _compare(module: CompiledTransformer, assembled: Any) -> None:
                 "compiles some programs to others without saying so, see tracr.compiler.validating"
             )
     program.origin["largest_difference_from_tracr"] = furthest
-
-
-def _plain(value: Any) -> Value:
-    return value if isinstance(value, str | int | float) else str(value)

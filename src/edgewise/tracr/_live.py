@@ -49,8 +49,7 @@ def _projection(engine: Engine, role: Role, layer: int, head: int) -> Float[Tens
         return parts.unembed(torch.eye(parts.d_model)) - parts.unembed(zero)
     if role == "mlp":
         return parts.layers[layer].mlp.inputs[0][0]
-    heads = parts.layers[layer].attention
-    return {"query": heads.query, "key": heads.key, "value": heads.value}[role].weight[head]
+    return getattr(parts.layers[layer].attention, role).weight[head]
 
 
 class _Span:

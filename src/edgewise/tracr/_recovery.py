@@ -74,14 +74,7 @@ def smallest_agreeing(scores: Scores, agreement: Agreement, *, absolute: bool = 
 
 
 def agreeing_size(scores: Scores, agreement: Agreement, *, absolute: bool = False) -> int:
-    """How many edges the smallest of a ranking's circuits that gives the model's output on every input has, idle ones
-    included.
-
-    Args:
-        scores: the ranking.
-        agreement: of the same engine.
-        absolute: rank by absolute score.
-    """
+    """How many edges the circuit of `smallest_agreeing` has with its idle ones."""
     n_edges = scores.graph.n_edges
     for start in range(0, n_edges + 1, _AT_A_TIME):
         sizes = range(start, min(start + _AT_A_TIME, n_edges + 1))

@@ -162,12 +162,8 @@ def prune_program(
 ) -> Scores:
     """Edge Pruning with the settings for programs; log α as a ranking, since no target sparsity is known.
 
-    Args:
-        engine: the model, its graph and the ablation.
-        task: see `edgewise.tasks.program`.
-        loss: or `kl` at every position, for programs that answer with one of several values.
-        seed: of the run.
-        options: checkpoints, progress, logs.
+    Arguments are those of `rank_program`; the loss may be `kl` at every position, for programs that answer with one of
+    several values.
     """
     config = EdgePruningConfig(seed=seed, **PRUNING)
     circuit = edge_pruning(engine, replace(task, loss=loss), config, options=options)
