@@ -39,6 +39,14 @@ def test_the_ablated_sums_are_not_rounded_to_bfloat16():
         assert run.base[-1].dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_post_norms_gain_is_not_rounded_to_bfloat16(name: str):
+    attention = random_model(name, torch.bfloat16).parts.layers[0].attention
+    assert attention.post_norm is not None and attention.post_norm.weight is not None
+    expected = attention.output_weight.double() * (1 + attention.post_norm.weight.double())
+    assert _error(attention.output, expected) < 1e-6
+
+
 def test_a_type_that_is_not_the_models_is_refused():
     with pytest.raises(InputError, match="load it in the type wanted"):
         Engine(random_model("gpt2", torch.float32), dtype=torch.bfloat16)

@@ -131,13 +131,12 @@ class Attention:
 
     @property
     def output(self) -> Float[Tensor, "H v D"]:
-        """What takes the heads' coefficients to the residual stream: W_O, with the post-norm's gain if there is one.
-
-        Made anew each time, so that it follows the user's weights.
+        """What takes the heads' coefficients to the residual stream: W_O; with a post-norm's gain, then in at least
+        float32. Made anew each time, so that it follows the user's weights.
         """
         if self.post_norm is None or self.post_norm.gain is None:
             return self.output_weight
-        return self.output_weight * self.post_norm.gain.to(self.output_weight.dtype)
+        return self.output_weight.to(torch.promote_types(self.output_weight.dtype, torch.float32)) * self.post_norm.gain
 
 
 @dataclass(frozen=True)
