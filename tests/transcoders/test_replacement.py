@@ -177,6 +177,13 @@ def test_the_model_generates_and_is_whole_again_even_after_an_error():
         assert not norm._forward_pre_hooks and not model.module._forward_pre_hooks
 
 
+def test_a_function_in_an_mlps_place_is_refused():
+    layer = tiny("gpt2").parts.layers[0]
+    bare = replace(layer, mlp=replace(layer.mlp, norm=replace(layer.mlp.norm, module=lambda x: x)))
+    complaint = refused(lambda: modules_of(bare))
+    assert complaint.startswith("model: its MLP or a norm of it is a function; transcoders need a torch.nn.Module")
+
+
 def test_gradients_go_through_the_features():
     model = tiny("gpt2")
     transcoder = for_model(model, 1)

@@ -72,10 +72,14 @@ class MlpModules(NamedTuple):
 
 
 def modules_of(layer: Layer) -> MlpModules:
-    """A layer's."""
+    """A layer's. Raises `InputError` where a family gives a plain function."""
     post_norm = layer.mlp.post_norm
     found = layer.mlp.norm.module, layer.mlp.module, None if post_norm is None else post_norm.module
-    assert all(isinstance(module, nn.Module) for module in found if module is not None)
+    if wrong := next((each for each in found if not isinstance(each, nn.Module | None)), None):
+        raise InputError(
+            f"model: its MLP or a norm of it is a {type(wrong).__name__}; transcoders need a torch.nn.Module there, so "
+            "give one in the family's parts"
+        )
     return MlpModules(*found)  # pyright: ignore[reportArgumentType] (they are modules)
 
 
