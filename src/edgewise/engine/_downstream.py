@@ -174,13 +174,9 @@ class Downstream:
     def _with_fixed(self, found: list[tuple[int, LiveBlock, Bool[Tensor, "_ _"]]]) -> list[LiveBlock]:
         """With the sums over the writers before the visited block's own: one product for all that are as everywhere."""
         sums: dict[bool, list[Tensor]] = {}
+        masks = [pair for _, each, rows in found for pair in zip(each.shared_inputs, rows, strict=True)]
         for everywhere in (False, True):
-            rows = [
-                row
-                for _, each, m in found
-                for r, row in zip(each.shared_inputs, m, strict=True)
-                if r.everywhere == everywhere
-            ]
+            rows = [row for shared_input, row in masks if shared_input.everywhere == everywhere]
             if rows:
                 mask = torch.stack(rows).to(self.stream.clean[0])
                 sums[everywhere] = list(self._mixed(mask, self.rerun.positions[everywhere].tokens))

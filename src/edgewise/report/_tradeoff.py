@@ -35,15 +35,10 @@ def tradeoff(
     caption: str = "",
     dpi: int = 200,
 ) -> None:
-    """Draw the loss against the number of active features, a line for each kind.
+    """Draw the loss against the number of active features, a line for each kind in the order in which they first occur.
 
-    Args:
-        points: in any order; kinds are drawn in the order in which they first occur.
-        path: the file; `.png`, `.svg` or `.pdf`.
-        references: values with their names, as lines across (the model's own loss, an ablation's).
-        title: the heading.
-        caption: what else a reader must know.
-        dpi: pixels per inch of a PNG.
+    References are values with their names, as lines across (the model's own loss, an ablation's). `path`, `title`,
+    `caption` and `dpi` are those of `curve`.
 
     Raises:
         InputError: no points, or one without active features; or what `draw` raises about the file.

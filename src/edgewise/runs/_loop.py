@@ -83,25 +83,24 @@ def run_steps(
             return run.to_the_end(shown, logs, options.checkpoint_seconds, title)
 
 
+@dataclass
 class _Run:
     """A run under way."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        n_steps: int,
-        settings: dict[str, Any],
-        folder: Path | None,
-        ranks: Ranks,
-        before: RunReport | None,
-    ) -> None:
-        self.learner, self.n_steps, self.settings, self.folder, self.ranks = learner, n_steps, settings, folder, ranks
-        self.steps, self.earlier = (0, 0.0) if before is None else (before.steps, before.seconds)
-        self.begun = before is not None
+    learner: Learner
+    n_steps: int
+    settings: dict[str, Any]
+    folder: Path | None
+    ranks: Ranks
+    before: RunReport | None
+
+    def __post_init__(self) -> None:
+        self.steps, self.earlier = (0, 0.0) if self.before is None else (self.before.steps, self.before.seconds)
+        self.begun = self.before is not None
         self.start = self.saved = time.monotonic()
         # A process that takes its step back while others wait for its sums would leave them waiting.
-        self.undoes = learner.on_interrupt == "undo" and ranks.size == 1
-        self.good = self.steps, learner.tensors()
+        self.undoes = self.learner.on_interrupt == "undo" and self.ranks.size == 1
+        self.good = self.steps, self.learner.tensors()
 
     def to_the_end(self, shown: Any, logs: list[Write], checkpoint_seconds: float, title: str) -> RunReport:
         stopped: Stop | None = None
