@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from edgewise.tasks._ioi import IOI_T1_TEMPLATE, IOI_TEMPLATES
 from edgewise.tasks._splits import SPLITS, words_of
-from edgewise.tasks._templates import IOI_T1_TEMPLATE, IOI_TEMPLATES
 from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
 
 from .vocabularies import unigram_tokenizer

@@ -7,8 +7,8 @@ import pytest
 from edgewise._errors import InputError
 from edgewise.tasks import Task, from_provenance, ioi, ioi_t1
 from edgewise.tasks._draw import choice, generator, sample
+from edgewise.tasks._ioi import IOI_T1_TEMPLATE, IOI_TEMPLATES
 from edgewise.tasks._splits import SPLITS, words_of
-from edgewise.tasks._templates import IOI_T1_TEMPLATE, IOI_TEMPLATES
 from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
 
 from .conftest import word_tokenizer

@@ -15,8 +15,8 @@ from edgewise.tasks import _greater_than as greater_
 from edgewise.tasks import _induction as induction_
 from edgewise.tasks import _pronoun as pronoun_
 from edgewise.tasks import _words as words_
+from edgewise.tasks._ioi import IOI_TEMPLATES
 from edgewise.tasks._splits import SPLITS, Split, split_of, words_of
-from edgewise.tasks._templates import IOI_TEMPLATES
 
 from .vocabularies import TOKENIZERS
 

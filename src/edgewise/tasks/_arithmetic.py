@@ -14,33 +14,14 @@ from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, built_in, check_enough, contrasted, filled
 from edgewise.tasks._splits import Split, split_of
+from edgewise.tasks._words import templates
 
 Operation: TypeAlias = Literal["addition", "subtraction"]
 
 _NAME = "arithmetic"
 _TEMPLATES: dict[Operation, dict[Split, tuple[str, ...]]] = {
-    "addition": {
-        "train": (
-            "The sum of {a} and {b} is",
-            "{a} plus {b} equals",
-            "Question: What is {a} plus {b}? Answer:",
-            "If you add {a} and {b} you get",
-            "We have {a} + {b} =",
-        ),
-        "validation": ("Q: How much is {a} plus {b}? A:", "The result of {a} + {b} is"),
-        "test": ("Adding {a} to {b} gives", "What is the sum of {a} and {b}? It is"),
-    },
-    "subtraction": {
-        "train": (
-            "The difference between {a} and {b} is",
-            "{a} minus {b} equals",
-            "Question: What is {a} minus {b}? Answer:",
-            "If you take {b} away from {a} you get",
-            "We have {a} - {b} =",
-        ),
-        "validation": ("Q: How much is {a} minus {b}? A:", "The result of {a} - {b} is"),
-        "test": ("Subtracting {b} from {a} gives", "What is {b} less than {a}? It is"),
-    },
+    "addition": templates("addition"),
+    "subtraction": templates("subtraction"),
 }
 _LEAST, _MOST = 10, 99
 _NEEDED = 20  # results that the tokenizer can begin

@@ -8,41 +8,12 @@ from random import Random
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, check_enough, contrasted, filled
-from edgewise.tasks._splits import Split, listed, words_of
+from edgewise.tasks._splits import Split, words_of
+from edgewise.tasks._words import templates, word_list
 
 _NAME = "capital-country"
-_TEMPLATES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "The capital of {country} is",
-        "The capital city of {country} is called",
-        "Question: What is the capital of {country}? Answer:",
-        "In {country}, the seat of government is",
-        "When in {country}, be sure to visit its capital,",
-        "The president of {country} arrived in the country's capital,",
-    ),
-    "validation": ("As everyone knows, the capital of {country} is", "The government of {country} sits in"),
-    "test": ("If you fly to the capital of {country}, you land in", "Q: {country} has which capital? A:"),
-}
-# Sovereign states and their seats of government as the United Nations' and the states' own documents name them, without
-# those whose capital is disputed, divided, or named like the country. A pair keeps its split for good: only append.
-CAPITALS = listed(
-    """
-    France/Paris Germany/Berlin Italy/Rome Spain/Madrid Japan/Tokyo China/Beijing Russia/Moscow
-    Egypt/Cairo Greece/Athens Portugal/Lisbon Austria/Vienna Poland/Warsaw Ireland/Dublin Norway/Oslo Sweden/Stockholm
-    Finland/Helsinki Denmark/Copenhagen Hungary/Budapest Belgium/Brussels Turkey/Ankara Iran/Tehran Iraq/Baghdad
-    Thailand/Bangkok Vietnam/Hanoi Indonesia/Jakarta Kenya/Nairobi Cuba/Havana Peru/Lima Canada/Ottawa
-    Chile/Santiago Lebanon/Beirut Syria/Damascus Afghanistan/Kabul Pakistan/Islamabad
-    Nepal/Kathmandu Bangladesh/Dhaka Qatar/Doha Serbia/Belgrade Croatia/Zagreb Romania/Bucharest Bulgaria/Sofia
-    Iceland/Reykjavik Latvia/Riga Estonia/Tallinn Lithuania/Vilnius Slovakia/Bratislava Morocco/Rabat
-    Libya/Tripoli Sudan/Khartoum Somalia/Mogadishu Ghana/Accra Nigeria/Abuja Senegal/Dakar
-    Zambia/Lusaka Zimbabwe/Harare Uganda/Kampala Angola/Luanda Jordan/Amman Venezuela/Caracas
-    Colombia/Bogota Ecuador/Quito Uruguay/Montevideo Jamaica/Kingston Australia/Canberra
-    Philippines/Manila Georgia/Tbilisi Armenia/Yerevan Azerbaijan/Baku Cyprus/Nicosia
-    Malta/Valletta Albania/Tirana Macedonia/Skopje Slovenia/Ljubljana Rwanda/Kigali Mali/Bamako
-    Laos/Vientiane Myanmar/Naypyidaw Oman/Muscat Bahrain/Manama Paraguay/Asuncion Nicaragua/Managua
-    Honduras/Tegucigalpa Barbados/Bridgetown Bahamas/Nassau Fiji/Suva
-    """
-)
+_TEMPLATES = templates("capital-country")
+CAPITALS = word_list("capitals")
 _NEEDED = 3  # clean, corrupted and the worked example
 
 

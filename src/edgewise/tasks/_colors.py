@@ -13,27 +13,12 @@ from edgewise.tasks._chat import check_chat, in_chat
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, check_enough, contrasted
-from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._words import OBJECTS
+from edgewise.tasks._splits import Split, words_of
+from edgewise.tasks._words import OBJECTS, templates, word_list
 
 _NAME = "copy-colors"
-_TEMPLATES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "The {object} is {color}. What color is the {object}?\n",
-        "I have a {color} {object}. Which color does the {object} have?\n",
-        "Question: A {object} is painted {color}. What is its color?\n",
-        "She bought a {object}, and it is {color}. Of which color is it?\n",
-    ),
-    "validation": ("My {object} is {color}. What is the color of my {object}?\n",),
-    "test": ("A {object} is {color}. What color is a {object}?\n",),
-}
-# Basic and common colour words of English; written for this library. A colour keeps its split for good: only append.
-COLORS = listed(
-    """
-    red blue green black white yellow brown gray orange purple pink gold silver tan navy cream violet turquoise beige
-    crimson ivory scarlet bronze maroon teal lavender indigo amber copper olive
-    """
-)
+_TEMPLATES = templates("copy-colors")
+COLORS = word_list("colors")
 _CHOICES = 4
 
 

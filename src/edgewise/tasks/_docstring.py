@@ -12,36 +12,13 @@ from random import Random
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, built_in, contrasted, filled, single_tokens
-from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._words import OBJECTS, PLACES
+from edgewise.tasks._splits import Split, words_of
+from edgewise.tasks._words import OBJECTS, PLACES, templates, word_list
 
 _NAME = "docstring"
-# {a} to {d} are the parameters, {w} to {z} nouns.
-_TEMPLATES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        'def {f}(self, {a}, {b}, {c}, {d}):\n    """{x} {y}\n\n    :param {a}: {z}\n    :param {b}: {w}\n    :param',
-        'def {f}({a}, {b}, {c}, {d}):\n    """{x}\n\n    @param {a}: {z}\n    @param {b}: {w} {y}\n    @param',
-        'def {f}(cls, {a}, {b}, {c}, {d}):\n    """{x} {y} {z}\n\n    :arg {a}: {w}\n    :arg {b}: {z}\n    :arg',
-    ),
-    "validation": (
-        'def {f}({a}, {b}, {c}, {d}):\n    """{x} {z}\n\n    :keyword {a}: {y}\n    :keyword {b}: {w}\n    :keyword',
-    ),
-    "test": ('def {f}(self, {a}, {b}, {c}, {d}):\n    """{x} {y}\n\n    @arg {a}: {z}\n    @arg {b}: {w}\n    @arg',),
-}
-# Usual names of parameters; written for this library. A name keeps its split for good, so only append.
-PARAMETERS = listed(
-    """
-    file path size name key value index count start stop step limit mode type text line word node tree graph edge
-    source target parent child root level depth width height length offset scale color shape image frame video audio
-    user group role token code state event action time date year month week day hour rate price cost total amount
-    score rank order page table column row cell field record query filter pattern prefix suffix format style class
-    model layer weight bias input output error message title body header footer link url host port proxy session
-    request response status method option config data buffer cache queue stack list array vector matrix tensor batch
-    seed sample label feature axis angle speed force mass point center radius area volume region country city address
-    phone email account password secret version branch commit tag remote local origin
-    """
-)
-_FUNCTIONS = listed("load send build check update remove handle process create merge parse convert draw apply visit")
+_TEMPLATES = templates("docstring")
+PARAMETERS = word_list("parameters")
+_FUNCTIONS = word_list("functions")
 _NEEDED = 8  # four names in the clean signature and four others in the corrupted one
 
 

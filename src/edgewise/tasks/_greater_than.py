@@ -13,42 +13,11 @@ from edgewise._errors import InputError
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, built_in, filled, steps
-from edgewise.tasks._splits import Split, listed, words_of
+from edgewise.tasks._splits import Split, words_of
+from edgewise.tasks._words import templates, word_list
 
-_TEMPLATES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "The {noun} lasted from the year {start} to the year {century}",
-        "The {noun} went on from the year {start} until the year {century}",
-        "The {noun} began in the year {start} and ended in the year {century}",
-        "We know that the {noun} ran from {start} to {century}",
-        "It is written that the {noun} started in {start} and was over by {century}",
-        "In this town the {noun} took place between the year {start} and the year {century}",
-        "Historians date the {noun} from {start} to {century}",
-        "Our records of the {noun} go from the year {start} to the year {century}",
-    ),
-    "validation": (
-        "The {noun} stretched from the year {start} to the year {century}",
-        "According to the book, the {noun} continued from {start} to {century}",
-    ),
-    "test": (
-        "The {noun} persisted from the year {start} to the year {century}",
-        "People here remember that the {noun} was held from {start} to {century}",
-    ),
-}
-
-# Things that last for years; written for this library. A noun keeps its split for good, so only append.
-NOUNS = listed(
-    """
-    war siege dispute voyage drought famine trial campaign rebellion crisis conflict marriage reign strike partnership
-    expedition project occupation negotiation friendship feud alliance revolt blockade boycott pilgrimage exile
-    investigation construction restoration epidemic plague boom recession truce embargo crusade migration experiment
-    survey excavation quarrel rivalry romance engagement apprenticeship tour festival exhibition tournament regime
-    dynasty republic movement revival renaissance reform program treaty lease contract ban ritual tradition custom
-    journey search hunt chase battle struggle raid invasion uprising riot protest debate scandal lawsuit case inquiry
-    audit study course school tenure service mission venture trade industry business market fashion trend craze series
-    sequence era period age phase
-    """
-)
+_TEMPLATES = templates("greater-than")
+NOUNS = word_list("nouns")
 CENTURIES = tuple(range(11, 20))
 _YEARS = tuple(f"{year:02d}" for year in range(2, 99))  # room for a year above and one below
 

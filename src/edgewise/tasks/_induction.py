@@ -12,13 +12,9 @@ from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, Pieces, built_in, contrasted, single_tokens
 from edgewise.tasks._splits import Split, words_of
-from edgewise.tasks._words import OBJECTS, PLACES
+from edgewise.tasks._words import OBJECTS, PLACES, templates
 
-_HEADS: dict[Split, tuple[str, ...]] = {
-    "train": ("Words:", "In this order:", "She read aloud:"),
-    "validation": ("Please repeat:",),
-    "test": ("The list is:",),
-}
+_HEADS = templates("induction")
 _SHORTEST, _LONGEST = 4, 10  # words before they come again
 
 

@@ -8,29 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from random import Random
 from string import Formatter
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from edgewise._errors import InputError
 from edgewise.tasks._draw import choice, sample
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, built_in, contrasted, filled, single_tokens
-from edgewise.tasks._pairs import Pair
 from edgewise.tasks._splits import SPLITS, Split, words_of
-from edgewise.tasks._templates import IOI_T1_TEMPLATE, IOI_TEMPLATES
-from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
+from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES, templates
 
 Counterfactual: TypeAlias = Literal["abc", "s2-flip"]
 
-_COUNTERFACTUALS = ("abc", "s2-flip")
+IOI_TEMPLATES = templates("ioi")
+# One fixed template, in the spirit of the single-template set of Conmy et al. 2023 (arXiv 2304.14997).
+IOI_T1_TEMPLATE = "At the old station {A} and {B} shared a bench, and {S} handed a mango to"
 _NAMES_NEEDED = 5  # two in the clean prompt and three others in the corrupted one
 _FILLERS = {"object": OBJECTS, "place": PLACES}
 
 
-def _clean_text(pair: Pair) -> str:
-    return pair.clean_text
-
-
-@built_in("ioi", identity=_clean_text)
+@built_in("ioi", identity=lambda pair: pair.clean_text)
 def ioi(encoder: Encoder, counterfactual: Counterfactual = "abc") -> Draws:
     """Indirect object identification with 44 templates, each in both orders of the two names.
 
@@ -46,7 +42,7 @@ def ioi(encoder: Encoder, counterfactual: Counterfactual = "abc") -> Draws:
     return _draws("ioi", IOI_TEMPLATES, encoder, counterfactual)
 
 
-@built_in("ioi-t1", identity=_clean_text)
+@built_in("ioi-t1", identity=lambda pair: pair.clean_text)
 def ioi_t1(encoder: Encoder, counterfactual: Counterfactual = "abc") -> Draws:
     """Indirect object identification with one fixed template (the paper's set has 50 of each); else as `ioi`.
 
@@ -62,8 +58,8 @@ def ioi_t1(encoder: Encoder, counterfactual: Counterfactual = "abc") -> Draws:
 def _draws(
     name: str, templates: Mapping[Split, tuple[str, ...]], encoder: Encoder, counterfactual: Counterfactual
 ) -> Draws:
-    if counterfactual not in _COUNTERFACTUALS:
-        raise InputError(f"{name}: there is no counterfactual {counterfactual!r}; use {' or '.join(_COUNTERFACTUALS)}")
+    if counterfactual not in (known := get_args(Counterfactual)):
+        raise InputError(f"{name}: there is no counterfactual {counterfactual!r}; use {' or '.join(known)}")
 
     def draws(split: Split, random: Random) -> Iterator[Draft]:
         def usable(kind: str, words: tuple[str, ...], needed: int) -> dict[str, int]:

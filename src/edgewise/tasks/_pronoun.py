@@ -12,47 +12,13 @@ from random import Random
 from edgewise.tasks._draw import choice
 from edgewise.tasks._encode import Encoder
 from edgewise.tasks._generate import Draft, Draws, built_in, contrasted, filled, single_tokens
-from edgewise.tasks._splits import Split, listed, words_of
-from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
+from edgewise.tasks._splits import Split, words_of
+from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES, templates, word_list
 
 _NAME = "gendered-pronoun"
 _FILLERS = {"object": OBJECTS, "place": PLACES}
-_TEMPLATES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "So {name} went to the {place} yesterday, didn't",
-        "So {name} is a really good friend, isn't",
-        "So {name} lives quite near the {place}, doesn't",
-        "So {name} has bought a {object}, hasn't",
-        "So {name} was waiting at the {place}, wasn't",
-        "Well, {name} can repair the {object}, can't",
-        "Well, {name} will come to the {place}, won't",
-        "And {name} has always been kind to us, hasn't",
-        "I think {name} lost a {object} near the {place}, didn't",
-        "Yes, {name} would like to see the {place}, wouldn't",
-        "Of course {name} knows the {place} well, doesn't",
-        "I hear that {name} is an excellent cook, isn't",
-    ),
-    "validation": (
-        "So {name} left the {object} at the {place}, didn't",
-        "Surely {name} is going to the {place}, isn't",
-        "Well, {name} has never liked the {place}, has",
-    ),
-    "test": (
-        "So {name} found a {object} at the {place}, didn't",
-        "I believe {name} is a very careful driver, isn't",
-        "Right, {name} could see the {place} from here, couldn't",
-    ),
-}
-# Names of our lists that many women and many men bear.
-_EITHER = frozenset(
-    listed(
-        """
-        Robin Leslie Dana Tracy Ashley Kelly Shirley Beverly Jesse Lee Alex Sam Chris Charlie Max Francis Terry Willie
-        Billy Bobby Joe Logan Wei Mei Yuki Perry Carol Austin Ryan Sidney Nick Ali Andrea Simone Toby Joel Juan Jose
-        Mitchell Tyler Evan Dominic Gabriel
-        """
-    )
-)
+_TEMPLATES = templates("gendered-pronoun")
+_EITHER = word_list("names of either")
 
 
 @built_in(_NAME)

@@ -20,8 +20,3 @@ def split_of(*key: str | int) -> Split:
     """The split that something belongs to for good, where it stands in no list: three in five for training."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return _DEAL[int.from_bytes(digest[:8], "big") % len(_DEAL)]
-
-
-def listed(words: str) -> tuple[str, ...]:
-    """The words of a text."""
-    return tuple(words.split())
