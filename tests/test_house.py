@@ -141,11 +141,7 @@ def test_no_room_imports_anothers_private_module():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    "everywhere",
-    [False, pytest.param(True, marks=pytest.mark.xfail(reason="the catalogue loads its own methods"))],
-    ids=["at import", "within functions too"],
-)
+@pytest.mark.parametrize("everywhere", [False, True], ids=["at import", "within functions too"])
 def test_no_import_goes_in_a_circle(everywhere: bool):
     """A room's own `__init__` is lazy, so a name leads to the module that defines it."""
     after = {m: {source for _, source in imports(m, everywhere=everywhere)} - {m} for m in trees()}

@@ -5,8 +5,8 @@ from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._catalogue import Method
 from edgewise.discovery._configs import AttributionConfig, MethodConfig
+from edgewise.discovery._methods import Method
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.runs import RunOptions
