@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import Scores, edges_at, uniform_scores
+from edgewise.discovery import Scores, eap, edges_at, uniform_scores
 from edgewise.engine import Ablation
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
-from tests.discovery.toys import SMALLEST, refused
+from tests.discovery.toys import SMALLEST, random_task, refused, toy_engine
 
 GRAPH = Graph(GraphSpec(2, 2, 1))
 
@@ -131,6 +131,21 @@ def test_a_score_that_is_no_number_is_not_the_best():
 
 
 @pytest.mark.unchecked
+def test_scores_say_in_one_line_what_they_are():
+    scores = Scores(SMALLEST, torch.tensor([*range(7), torch.nan]), {"method": {"name": "eap"}})
+    assert repr(scores) == "Scores(8 edges, by eap: 0 to 6)"
+
+
+def test_scores_that_a_method_finds_and_that_are_not_finite_are_refused():
+    task = random_task(metric=lambda logits, batch: logits[:, 0] * torch.nan)
+    assert "scores are not finite" in refused(lambda: eap(toy_engine(), task))
+
+
+def test_scores_that_tell_no_edge_from_another_are_warned_of():
+    with pytest.warns(UserWarning, match="eap: all scores are -?0, so they tell no edge from another"):
+        eap(toy_engine(), random_task(metric=lambda logits, batch: logits[:, 0] * 0))
+
+
 def test_scores_of_another_graph_are_refused():
     message = refused(lambda: Scores(SMALLEST, torch.zeros(9)).top(3))
     assert "9" in message and "8" in message

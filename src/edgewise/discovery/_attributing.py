@@ -9,7 +9,7 @@ from edgewise.discovery._configs import ExamplesConfig, MethodConfig, configured
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import asked_of
 from edgewise.discovery._provenance import method_record, provenance
-from edgewise.discovery._scores import Scores
+from edgewise.discovery._scores import Scores, check_values
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.tasks import Task
@@ -43,9 +43,6 @@ def attribution(
     That is given the engine, the task with the pairs and the metric that the settings ask for, the settings and a tally
     of passes. It gives the edges' scores, or with them the writers' and then the readers'. Its docstring is completed
     by the arguments, which are the same for every method.
-
-    Args:
-        make: the method's settings.
     """
 
     def of(score: Callable[[Engine, Task, Config, Cost], Tensor | tuple[Tensor, ...]]) -> Attribution[Config]:
@@ -55,6 +52,7 @@ def attribution(
                 task = asked_of(task, chosen)
             found = score(engine, task, chosen, cost)
             values, *ends = found if isinstance(found, tuple) else (found,)
+            check_values(chosen.title, values)
             said = provenance(engine, task, method_record(chosen.recorded_name, chosen), cost)
             return Scores(engine.graph, values, said, **dict(zip(("writers", "readers"), ends, strict=False)))
 

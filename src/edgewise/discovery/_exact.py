@@ -11,7 +11,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._configs import ExactPatchingConfig, configured
 from edgewise.discovery._explain import asked_of
 from edgewise.discovery._learning import Experiment
-from edgewise.discovery._scores import Scores
+from edgewise.discovery._scores import Scores, check_values
 from edgewise.discovery._search import Search, SearchLearner, chunks
 from edgewise.engine import Engine
 from edgewise.models import Model
@@ -71,6 +71,7 @@ def exact_patching(
     found = experiment.record(report, search.cost, edges=patched["edges"])
     values = metric.sign * learner.effect
     values = values if engine.model.dtype == torch.float64 else values.float()
+    check_values(config.title, values[chosen])
     return Scores(engine.graph, values, found)
 
 
@@ -80,7 +81,6 @@ class ExactLearner(SearchLearner):
     state = ("effect",)
 
     def __init__(self, search: Search, chosen: Bool[Tensor, " E"]) -> None:
-        """Set up."""
         super().__init__(search)
         self.chosen = chosen
         self.whole = torch.ones(self.graph.n_edges, dtype=torch.bool)

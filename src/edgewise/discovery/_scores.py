@@ -1,6 +1,7 @@
 """What every attribution method returns: one number per edge, from which circuits of any size are chosen."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,18 @@ class Scores:
     """What removed edges carry in the circuits chosen by them; see `Circuit.ablation`."""
 
     def __post_init__(self) -> None:
-        """Check the shape. Raises `InputError`."""
         if self.values.shape != (self.graph.n_edges,):
             raise InputError(
                 f"scores: values has shape {tuple(self.values.shape)}; expected [{self.graph.n_edges}], one per edge"
             )
         if self.ablation is None:
             object.__setattr__(self, "ablation", recorded_ablation(self.provenance))
+
+    def __repr__(self) -> str:
+        """The edges, the method and the range."""
+        method, known = self.provenance.get("method", {}).get("name", "?"), self.values[~self.values.isnan()]
+        ends = f"{known.min():.3g} to {known.max():.3g}" if len(known) else "none known"
+        return f"Scores({self.graph.n_edges:,} edges, by {method}: {ends})"
 
     @staticmethod
     def of(circuit: Circuit) -> "Scores":
@@ -146,13 +152,8 @@ def edges_of_nodes(
     """Edges' scores from those of nodes: of an edge's two ends, the one nearer to 0.
 
     So the edges of highest absolute score are all the edges among the nodes of highest absolute score. `logits` is an
-    end that every circuit has.
-
-    Args:
-        graph: the graph.
-        writers: one score per writer.
-        readers: one score per reader; None to take that of the component that it feeds (for a shared key or value, of
-            the head of highest absolute score).
+    end that every circuit has. Without scores of its own, a reader has that of the component that it feeds (a shared
+    key or value that of the head of highest absolute score).
     """
     if readers is None:
         readers = writers.new_full((graph.n_readers,), torch.inf)
@@ -175,11 +176,22 @@ def edges_at(graph: Graph, sparsity: float) -> int:
     """
     if not 0 <= sparsity <= 1:
         raise InputError(
-            f"sparsity {sparsity}: it is 1 − kept edges / all edges, so it lies between 0 and 1; 0.98 keeps 2 % of the "
-            f"edges"
+            f"sparsity {sparsity}: it is 1 − kept edges / all edges, so it lies between 0 and 1; "
+            "0.98 keeps 2 % of the edges"
         )
     # A hair above, so that 0.98 of 1,000 edges is 20 and not 19 for want of a bit.
     return int((1 - sparsity) * graph.n_edges + 1e-6)
+
+
+def check_values(method: str, values: Float[Tensor, " n"]) -> None:
+    """Refuse scores that are not finite, and warn of scores that tell no edge from another. Raises `InputError`."""
+    if bad := int((~values.isfinite()).sum()):
+        raise InputError(
+            f"{method}: {bad:,} of {len(values):,} scores are not finite; look for an example whose metric is not, or "
+            "load the model in float32"
+        )
+    if len(values) > 1 and bool((values == values[0]).all()):
+        warnings.warn(f"{method}: all scores are {values[0]:g}, so they tell no edge from another", stacklevel=3)
 
 
 def check_start(engine: Engine, start: Scores) -> None:
