@@ -9,7 +9,7 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import conditions, judge, one_kind
+from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
 from edgewise.models import Model
 from edgewise.runs import Interval, SavedAsJson, bootstrap
 from edgewise.tasks import HEADLINE, Task
@@ -86,8 +86,7 @@ def compare(
     for task in tasks:
         if task.name in judged:
             raise InputError(f"compare: two tasks are called {task.name!r}; give them different names")
-        if not len(task.split(split)):
-            raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
+        check_examples(task, split)
         names = tuple(name for name in HEADLINE if name != "logit_diff" or task.contrastive)
         values = judge(engine, everyone, task, split, batch_size, names=names)
         judged[task.name] = {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()}

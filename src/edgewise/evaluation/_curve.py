@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import conditions, judge, one_kind
+from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap
 from edgewise.tasks import Task, metric_function
@@ -91,8 +91,7 @@ def size_curve(
         raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; choose kl or log_prob")
     first = one_kind("size_curve", named)
     engine = Engine.of(model, first.graph, first.stated_ablation)
-    if not len(task.split(split)):
-        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
+    check_examples(task, split)
     empty = empty_circuit(first)
     values = judge(engine, {**named, "": empty}, task, split, batch_size, names=(metric,))
     points = [

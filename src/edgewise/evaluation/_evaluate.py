@@ -10,7 +10,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import check_transcoders, conditions, judge, task_metrics
+from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap, software
 from edgewise.tasks import Metric, Task
@@ -112,8 +112,7 @@ def evaluate(
     """
     engine = Engine.of(model, circuit.graph, circuit.stated_ablation)
     check_transcoders(engine, circuit, "circuit")
-    if not len(task.split(split)):
-        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
+    check_examples(task, split)
     if unknown := set(baselines) - {"random", "eap"}:
         raise InputError(f"baselines: {min(unknown)!r} is unknown; choose random, eap")
     chosen: dict[str, Circuit] = {"circuit": circuit}

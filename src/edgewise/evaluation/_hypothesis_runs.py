@@ -83,23 +83,24 @@ def hypothesis_tests(
             "choose a metric that tells the model's own answers apart, such as logit_diff"
         )
 
-    def distances(one: str, other: str, n: int = n_random) -> NDArray[np.float64]:
-        pairs = ((values[one.format(number)], values[other.format(number)]) for number in range(n))
-        return np.array([np.abs(a - b).mean() for a, b in pairs])
+    def distance(one: str, other: str) -> float:
+        return float(np.abs(values[one] - values[other]).mean())
 
-    effects = np.array([np.abs(values["circuit"] - values[f"edge {edge}"]).mean() for edge in tested])
-    minimal = minimality(effects, distances("inflated {}", "deflated {}"), quantile=quantile, alpha=alpha)
-    minimal.details["unnecessary"] = [
-        circuit.graph.edge_name(int(tested[place])) for place in minimal.details["unnecessary"]
-    ]
-    own, rest = (float(distances("model", name, 1)[0]) for name in ("circuit", "complement"))
-    kept, cut = distances("model", "random {}"), distances("model", "without random {}")
+    def distances(one: str, other: str) -> NDArray[np.float64]:
+        return np.array([distance(one.format(number), other.format(number)) for number in range(n_random)])
+
+    own, rest = distance("model", "circuit"), distance("model", "complement")
+    effects = np.array([distance("circuit", f"edge {edge}") for edge in tested])
+    level = {"quantile": quantile, "alpha": alpha}
+    minimal = minimality(effects, distances("inflated {}", "deflated {}"), **level)
+    unnecessary = [circuit.graph.edge_name(int(tested[place])) for place in minimal.details["unnecessary"]]
+    minimal.details["unnecessary"] = unnecessary
     return {
         "equivalence": equivalence(values["circuit"], values["model"], alpha=alpha),
         "independence": independence(values["complement"], values["model"], alpha=alpha, seed=seed),
         "minimality": minimal,
-        "sufficiency": sufficiency(own, kept, quantile=quantile, alpha=alpha),
-        "partial necessity": partial_necessity(rest, cut, quantile=quantile, alpha=alpha),
+        "sufficiency": sufficiency(own, distances("model", "random {}"), **level),
+        "partial necessity": partial_necessity(rest, distances("model", "without random {}"), **level),
     }
 
 

@@ -99,10 +99,8 @@ def performances(
     progress: Callable[[int, int], None] | None = None,
     what: str = "hypothesis tests",
 ) -> dict[str, NDArray[np.float64]]:
-    """The metric of every circuit on every example, `[n]` each; `model` is the full model, whatever its mask.
-
-    Raises:
-        InputError: it is not finite somewhere.
+    """The metric of every circuit on every example, `[n]` each; `model` is the full model, whatever its mask. Raises
+    `InputError` where it is not finite.
     """
     score, batches = metric_function(metric or task.metric), list(task.batches(split, batch_size))
     run = {name: mask for name, mask in masks.items() if name != "model"}
@@ -112,6 +110,12 @@ def performances(
     if bad := next((name for name, each in values.items() if not np.isfinite(each).all()), None):
         raise InputError(f"{what}: the metric is not finite for some example of {bad}; choose another")
     return values
+
+
+def check_examples(task: Task, split: str) -> None:
+    """Refuse a split without examples. Raises `InputError`."""
+    if not len(task.split(split)):
+        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
 
 
 def without(kept: Bool[Tensor, " E"], edge: int) -> Bool[Tensor, " E"]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -102,7 +103,7 @@ def completeness(
         raise InputError("completeness: the circuit has no actual edges; there is nothing to knock out")
     shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
     name = metric or task.explained
-    search = _Search(engine, circuit, shown, name, search_split)
+    search, judge = (_Search(engine, circuit, shown, name, each) for each in (search_split, split))
     found = {"none": [torch.zeros_like(circuit.kept)]}
     found["random"] = [search.random(seed, number) for number in range(n_random)]
     if greedy_steps:
@@ -113,18 +114,11 @@ def completeness(
     for how, sets in found.items():
         if sets:
             worst = max(sets, key=search.difference) if len(sets) > 1 else sets[0]
-            knockouts.append(_judged(engine, circuit, shown, name, split, how, worst))
+            one, other = judge.without(worst)
+            difference = bootstrap(np.abs(one - other))
+            knockouts.append(Knockout(how, int(worst.sum()), float(one.mean()), float(other.mean()), difference))
     full = performances(engine, {"model": circuit.kept}, shown, name, split, what="completeness")["model"]
     return Completeness(name, float(full.mean()), len(full), tuple(knockouts))
-
-
-def _judged(
-    engine: Engine, circuit: Circuit, task: Task, metric: str, split: str, how: str, removed: Bool[Tensor, " E"]
-) -> Knockout:
-    masks = {"circuit": circuit.kept & ~removed, "rest": ~removed}
-    values = performances(engine, masks, task, metric, split, what="completeness")
-    one, other = values["circuit"], values["rest"]
-    return Knockout(how, int(removed.sum()), float(one.mean()), float(other.mean()), bootstrap(np.abs(one - other)))
 
 
 class _Search:
@@ -135,11 +129,16 @@ class _Search:
         self.writer = circuit.graph.edge_writer.long()
         self.components = self.writer[circuit.kept].unique()
 
-    def difference(self, removed: Bool[Tensor, " E"]) -> float:
-        """Mean over the examples of |metric(circuit without K) − metric(model without K)|."""
+    def without(self, removed: Bool[Tensor, " E"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The metric of the circuit and of the model, both without K, example by example."""
         masks = {"circuit": self.circuit.kept & ~removed, "rest": ~removed}
         values = performances(self.engine, masks, self.task, self.metric, self.split, what="completeness")
-        return float(np.abs(values["circuit"] - values["rest"]).mean())
+        return values["circuit"], values["rest"]
+
+    def difference(self, removed: Bool[Tensor, " E"]) -> float:
+        """Mean over the examples of |metric(circuit without K) − metric(model without K)|."""
+        one, other = self.without(removed)
+        return float(np.abs(one - other).mean())
 
     def random(self, seed: int, number: int) -> Bool[Tensor, " E"]:
         """The edges out of half the components, drawn at random."""
@@ -236,10 +235,8 @@ def component_effects(
         masks[f"{number}"] = circuit.kept & ~removed
         for writer in search.components.tolist():
             masks[f"{number} {writer}"] = circuit.kept & ~removed & (search.writer != writer)
-    means = {
-        key: float(x.mean())
-        for key, x in performances(engine, masks, shown, name, split, what="component effects").items()
-    }
+    values = performances(engine, masks, shown, name, split, what="component effects")
+    means = {key: float(each.mean()) for key, each in values.items()}
     found = []
     for writer in search.components.tolist():
         effects = [abs(means[f"{number} {writer}"] - means[f"{number}"]) for number in range(len(sets))]

@@ -44,11 +44,6 @@ class Thresholds:
         """Area under recall over the false positive rate, trapezoids (a tie counts half)."""
         return float(np.trapezoid(self.recall, self.false_positive_rate))
 
-    @property
-    def average_precision(self) -> float:
-        """Σ (recall's step) · precision, without interpolation: the area under precision over recall."""
-        return float((np.diff(self.recall) * self.precision[1:]).sum())
-
 
 def against_known(scores: Float[Tensor, " E"], known: Bool[Tensor, " E"]) -> Thresholds:
     """Compare scores with known edges over all thresholds.
