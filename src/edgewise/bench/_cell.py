@@ -26,8 +26,8 @@ class Cell:
     """Where a cell's files are, and which it must have.
 
     `settings.json` is there before anything else is, and says what all of it was found with; `found.json` says at what
-    cost; `validation.json` and `test.json` hold
-    every judged circuit's metrics, example by example; `SPARSITY.safetensors` are the circuits that were chosen.
+    cost; `validation.json` and `test.json` hold every judged circuit's metrics, example by example; `chosen
+    SPARSITY.safetensors` are the circuits that were chosen.
     """
 
     root: Path
@@ -123,10 +123,7 @@ def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkp
     """Find and judge what is missing of a cell.
 
     Of several ways to choose edges by score the one nearest to the model on validation is taken, size by size; the
-    test split is only judged.
-
-    Raises:
-        InputError: something is wrong with the method's settings or its result.
+    test split is only judged. Raises `InputError`.
     """
     settings = cell_settings(cell, config, engine, task)
     cell.check(settings)

@@ -1,7 +1,7 @@
 """One line of a bench's tables: a method of the catalogue with its settings, checked before anything is loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgewise._errors import InputError
@@ -34,11 +34,7 @@ class MethodSpec:
 
 
 def method_spec(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...]) -> MethodSpec:
-    """A line of the tables from its entry in the file.
-
-    Raises:
-        InputError: the method or a setting is unknown, or a value is wrong.
-    """
+    """A line of the tables from its entry in the file. Raises `InputError`."""
     row = {"method": entry} if isinstance(entry, str) else dict(mapping("methods", entry))
     known = str(row.pop("method", ""))
     name = str(row.pop("name", known))
@@ -63,9 +59,8 @@ def method_spec(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...
     spec = MethodSpec(name, known, row, own, given, matmul, values, start)
     for sparsity in own if record.sized else ():
         config_of(spec, sparsity=sparsity)
-    config = config_of(spec)
-    members(config)
-    return MethodSpec(name, known, row, own, given if _drawn(spec) else given[:1], matmul, values, start)
+    members(config_of(spec))
+    return spec if _drawn(spec) else replace(spec, seeds=given[:1])
 
 
 def config_of(spec: MethodSpec, **changes: Any) -> MethodConfig:

@@ -52,11 +52,7 @@ finding all of a cell's circuits."""
 
 
 def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
-    """Write what is done so far, whole or not at all.
-
-    Raises:
-        InputError: pyarrow is not installed, or the file cannot be written.
-    """
+    """Write what is done so far, whole or not at all. Raises `InputError`."""
     pyarrow, parquet = require_pyarrow()
     rows = [row for cell in all_cells for row in _rows(cell, config)]
     kinds = {name: pyarrow.list_(pyarrow.float64()) if kind == "list" else kind for name, kind in COLUMNS.items()}

@@ -105,7 +105,6 @@ class AcdcLearner(SearchLearner):
     state = ("kept", "change", "current", "visits", "guess")
 
     def __init__(self, search: Search, thresholds: list[float], absolute: bool, order: str, seed: int) -> None:
-        """Set up with everything kept."""
         super().__init__(search)
         self.thresholds, self.absolute, self.order, self.seed = thresholds, absolute, order, seed
         n, n_edges = len(thresholds), self.graph.n_edges

@@ -27,7 +27,6 @@ class MethodConfig:
     """What error messages call the method."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         check_settings(self.title, self)
 
     @classmethod
@@ -90,7 +89,6 @@ class ExamplesConfig(MethodConfig):
     """Only so many pairs of the split, the first; none for all of them."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         if self.split not in SPLITS:
             raise InputError(f"{self.title}: there is no split {self.split!r}; use {', '.join(SPLITS)}")
@@ -104,7 +102,6 @@ class AttributionConfig(ExamplesConfig):
     """The metric to explain in place of the task's."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         if self.explains is not None:
             metric_function(self.explains)
@@ -120,7 +117,6 @@ class PathConfig(AttributionConfig):
     """Where the points lie and what they weigh; `left` is EAP-IG's own grid for edges, `right` its grid for nodes."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         least = 2 if self.quadrature == "trapezoid" else 1
         if self.points < least:
@@ -181,7 +177,6 @@ class RelevanceConfig(AttributionConfig):
     and keys score 0."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         if unknown := sorted(set(self.rules) - set(RULES)):
             raise InputError(f"relevance: there is no rule {unknown[0]!r}; choose among {', '.join(RULES)}")
@@ -272,7 +267,6 @@ class AcdcConfig(ExamplesConfig):
     """Of the random order."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         if self.loss is not None:
             loss_function(self.loss)

@@ -10,6 +10,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._catalogue import methods
 from edgewise.discovery._configs import AttributionConfig, ExamplesConfig
 from edgewise.discovery._cost import Cost
+from edgewise.discovery._objective import differentiable
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.graph import Graph
 from edgewise.tasks import Batch, Task, metric_function, reduce
@@ -95,9 +96,6 @@ def metric_sum(engine: Engine, task: Task, batch: Batch) -> Objective:
         batch = batch.with_full_logits(engine.full(batch))
 
     def objective(logits: Tensor) -> Tensor:
-        value = reduce(metric(logits, batch), batch).sum()
-        if not value.requires_grad:
-            raise InputError(f"metric {metric.name!r}: it has no gradient; use logit_diff or log_prob")
-        return value
+        return differentiable(reduce(metric(logits, batch), batch).sum(), task.metric, "metric")
 
     return objective

@@ -56,7 +56,6 @@ class BudgetConfig(LearnedConfig):
     noise."""
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         if not 0 < self.smallest <= self.largest <= 1:
             raise InputError(
@@ -232,7 +231,6 @@ class EdgePruningConfig(LearnedConfig):
         return super().of(preset, scaled)
 
     def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
         super().__post_init__()
         if "exact" in (self.dual, self.budget) and not 0 < self.sparsity < 1:
             raise InputError(

@@ -15,7 +15,6 @@ class LearnedConstants:
     """An engine's constants as parameters, each in units of its writer's own size, so that one rate suits all."""
 
     def __init__(self, engine: Engine, rate: float) -> None:
-        """Set up an optimiser over them."""
         assert engine.constants is not None
         self.parameters, self.rate = list(engine.constants.tensors()), rate
         if not all(x.requires_grad for x in self.parameters):
@@ -40,7 +39,6 @@ class LearnedConstants:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
         for i, x in enumerate(self.parameters):
             x.copy_(tensors[f"constant.{i}"])
 
@@ -52,15 +50,12 @@ class Jointly(Learner):
     """
 
     def __init__(self, learner: Learner, engine: Engine, steps: int, rate: float = LEARNING_RATE) -> None:
-        """Wrap a learner."""
         self.learner, self.steps, self.constants = learner, steps, LearnedConstants(engine, rate)
 
     def prepare(self) -> None:
-        """See `Learner`."""
         self.learner.prepare()
 
     def begin(self) -> None:
-        """See `Learner`."""
         self.learner.begin()
 
     def step(self, step: int) -> dict[str, Tensor | float]:
@@ -77,7 +72,6 @@ class Jointly(Learner):
         return self.learner.tensors() | self.constants.tensors() | inner
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
         self.learner.restore(tensors)
         self.constants.restore(tensors)
         prefix = "constants."

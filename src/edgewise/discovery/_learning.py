@@ -59,17 +59,8 @@ class Experiment:
 def learn(
     experiment: Experiment, learner: Learner, options: RunOptions | None, warm: Mapping[str, int] | None, **found: Any
 ) -> dict[str, Any]:
-    """Run a learner on batches of the training split.
-
-    Args:
-        experiment: what the run is of.
-        learner: the method.
-        options: checkpoints and progress.
-        warm: what its start cost, as arguments of `Cost.spend`, if anything.
-        **found: what else the record says of the method.
-
-    Returns:
-        The provenance of what it found.
+    """Run a learner on batches of the training split, and give the provenance of what it found: `warm` is what its
+    start cost, as arguments of `Cost.spend`, and `found` what else the record says of the method.
     """
     engine, task, config = experiment.engine, experiment.task, experiment.config
     report = experiment.run(learner, config["steps"], options)
@@ -88,7 +79,6 @@ class GradientLearner(Learner, Generic[Config]):
     optimizer: torch.optim.Optimizer
 
     def __init__(self, engine: Engine, task: Task, config: Config) -> None:
-        """Set up."""
         self.engine, self.task, self.config, self.graph = engine, task, config, engine.graph
         self.loss = loss_function(task.loss)
 
@@ -107,20 +97,13 @@ class GradientLearner(Learner, Generic[Config]):
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
         for name in self.state:
             getattr(self, name).copy_(tensors[name])
         restore_optimizer(self.optimizer, tensors)
 
 
 def backward(loss: Tensor, task: Task, optimizer: torch.optim.Optimizer, penalty: Tensor | None = None) -> None:
-    """Put a step's gradients in the place of the last step's.
-
-    Args:
-        loss: the task's loss, of one circuit or of several.
-        task: whose loss it is.
-        optimizer: of what is learned.
-        penalty: what else is to fall.
+    """Put a step's gradients, of the loss (of one circuit or of several) and any penalty, in place of the last step's.
 
     Raises:
         InputError: the loss has no gradient.

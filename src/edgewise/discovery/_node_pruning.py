@@ -72,7 +72,6 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
     state = ("scores",)
 
     def __init__(self, engine: Engine, task: Task, config: NodePruningConfig) -> None:
-        """Set up; `begin` gives the scores their start."""
         super().__init__(engine, task, config)
         self.writer = engine.graph.edge_writer.long().to(engine.model.device)
         self.scores = torch.zeros(engine.graph.n_writers, device=engine.model.device, requires_grad=True)

@@ -120,7 +120,6 @@ class ConstantsLearner(GradientLearner[OptimalConfig]):
     """The constants of one circuit and their optimiser."""
 
     def __init__(self, engine: Engine, task: Task, circuit: Circuit, config: OptimalConfig) -> None:
-        """Set up."""
         super().__init__(engine, task, config)
         self.mask = circuit.kept.to(engine.model.device, torch.float32)
         self.constants = LearnedConstants(engine, config.learning_rate)
@@ -138,7 +137,6 @@ class ConstantsLearner(GradientLearner[OptimalConfig]):
         return self.constants.tensors() | super().tensors()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
         self.constants.restore(tensors)
         super().restore(tensors)
 

@@ -125,7 +125,6 @@ class RankingLearner(GradientLearner[RankingConfig]):
         start: Scores | None = None,
         seeds: Sequence[int] | None = None,
     ) -> None:
-        """Set up; `begin` gives the scores their start."""
         self.configs = [replace(config, seed=seed) for seed in (seeds or (config.seed,))]
         super().__init__(engine, task, self.configs[0])
         self.start = start

@@ -19,20 +19,11 @@ SCORE_BYTES = 16 << 20
 
 
 class Search:
-    """Some pairs of a task, a score, and where the search stands."""
+    """Some pairs of a task, which `prepare` runs; a score that candidates are judged by; and where the search stands.
+    Raises `InputError` where there are no pairs, or the graph's edges carry positions or features.
+    """
 
     def __init__(self, engine: Engine, task: Task, config: ExamplesConfig, score: Metric) -> None:
-        """Set up; `prepare` runs the pairs.
-
-        Args:
-            engine: model, graph and ablation.
-            task: the behaviour.
-            config: which pairs, and how many are held in one piece.
-            score: what candidates are judged by, one value per target.
-
-        Raises:
-            InputError: there are no pairs, or the graph's edges carry positions or features.
-        """
         check_graph(engine.graph)
         self.engine, self.score = engine, score
         few = asked_of(task, config)
@@ -111,7 +102,6 @@ class SearchLearner(Learner):
     """The tensors that are its state."""
 
     def __init__(self, search: Search) -> None:
-        """Set up."""
         self.search, self.graph = search, search.engine.graph
 
     def prepare(self) -> None:
@@ -128,7 +118,6 @@ class SearchLearner(Learner):
         return {name: getattr(self, name) for name in self.state} | {"forwards": forwards}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
         for name in self.state:
             setattr(self, name, tensors[name].clone())
         self.search.cost.forwards = float(tensors["forwards"])

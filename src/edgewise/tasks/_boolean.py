@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from random import Random
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from edgewise._errors import InputError
 from edgewise.tasks._chat import check_chat, has_chat, in_chat
@@ -21,7 +21,6 @@ from edgewise.tasks._splits import Split, split_of
 Form: TypeAlias = Literal["few-shot", "instruction", "zero-shot"]
 
 _NAME = "boolean-expressions"
-_FORMS = ("few-shot", "instruction", "zero-shot")
 _INSTRUCTION = "Evaluate the following Boolean expression as either True or False. Answer with one word.\n\n"
 _SHOTS = (
     "(False or True) and not False is True\n"
@@ -54,8 +53,8 @@ def boolean_expressions(
         chat: put an instruction into the tokenizer's chat template; by default if there is one. The other forms are
             never put there.
     """
-    if form not in _FORMS:
-        raise InputError(f"{_NAME}: there is no form {form!r}; use {', '.join(_FORMS)}")
+    if form not in (forms := get_args(Form)):
+        raise InputError(f"{_NAME}: there is no form {form!r}; use {', '.join(forms)}")
     if chat is not None:
         check_chat(_NAME, chat)
     if chat and form != "instruction":

@@ -29,10 +29,8 @@ def has_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def in_chat(question: Pieces, encoder: Encoder) -> Pieces:
-    """A question as a user's message, with what comes before the assistant's answer.
-
-    Raises:
-        InputError: the tokenizer has no chat template, or it cannot be used.
+    """A question as a user's message, with what comes before the assistant's answer. Raises `InputError` where the
+    tokenizer has no chat template that can be used.
     """
     tokenizer = encoder.tokenizer
     if not has_chat(tokenizer):

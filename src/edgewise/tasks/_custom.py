@@ -91,20 +91,9 @@ def build_task(
     shown: str | None = None,
     finish: Callable[[], dict[str, Any]] = dict,
 ) -> Task:
-    """A task of records that come one by one; what it holds of them in memory does not grow with their texts.
-
-    Args:
-        name: what the task is called.
-        placed: the records, each with the words that name it in a message.
-        tokenizer: the model's.
-        made_by: the start of the provenance.
-        proportions: see `from_records`.
-        seed: see `from_records`.
-        loss: see `from_records`.
-        metric: see `from_records`.
-        skip: leave out records that cannot be used, and count them in the provenance.
-        shown: what the task is called in messages; its name if None.
-        finish: gives what of the provenance is known only after the last record.
+    """A task of records that come one by one, as `from_records` makes it; what it holds of them in memory does not grow
+    with their texts. In messages it is called `shown`; its provenance is `made_by` and what `finish` gives after the
+    last record.
     """
     found = Gathered(Encoder.of(tokenizer))
     splits, skipped = _splits(shown or name, placed, found, proportions, seed, skip)

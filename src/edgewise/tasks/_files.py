@@ -15,6 +15,7 @@ from edgewise.tasks._encode import Encoder, quote
 from edgewise.tasks._metric import Score
 from edgewise.tasks._mib import is_mib, record_of
 from edgewise.tasks._names import HUB
+from edgewise.tasks._record import SPLIT_NAMES
 from edgewise.tasks._rows import READERS
 from edgewise.tasks._splits import SPLITS
 from edgewise.tasks._task import Task
@@ -191,15 +192,14 @@ def _rows_of(dataset: Any, name: str) -> Iterator[Placed]:
     if not isinstance(dataset, Mapping):
         yield from _numbered(dataset, name)
         return
-    known = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-    if not any(split in known for split in dataset):
+    if not any(split in SPLIT_NAMES for split in dataset):
         raise InputError(
             f"{name}: has the splits {', '.join(map(str, dataset))}; give one of them, or name them {', '.join(SPLITS)}"
         )
     for split, part in dataset.items():
-        if split in known:
+        if split in SPLIT_NAMES:
             for where, row in _numbered(part, f"{name}:{split}"):
-                yield where, {**row, "split": known[split]} if isinstance(row, Mapping) else row
+                yield where, {**row, "split": SPLIT_NAMES[split]} if isinstance(row, Mapping) else row
 
 
 def _numbered(rows: Iterable[Any], name: str) -> Iterator[Placed]:

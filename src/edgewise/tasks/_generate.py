@@ -60,6 +60,11 @@ Raises:
     InputError: an argument is impossible, or the tokenizer does not cut the task's words as the task needs them."""
 
 
+def both_texts(pair: Pair) -> str:
+    """What makes two pairs the same in most tasks."""
+    return f"{pair.clean_text}\0{pair.corrupted_text}"
+
+
 @runtime_checkable
 class Builder(Protocol[Options]):
     """A built-in task: from a tokenizer, the sizes of the splits, a seed and options of its own to the pairs."""
@@ -77,7 +82,7 @@ class Builder(Protocol[Options]):
 
 
 def built_in(
-    name: str, *, metric: str = "logit_diff", identity: Callable[[Pair], str] | None = None
+    name: str, *, metric: str = "logit_diff", identity: Callable[[Pair], str] = both_texts
 ) -> Callable[[Callable[Concatenate[Encoder, Options], Draws | tuple[Draws, dict[str, Any]]]], Builder[Options]]:
     """Make a task's builder of what is its own: how it draws.
 
@@ -88,7 +93,7 @@ def built_in(
     Args:
         name: the task's name.
         metric: what attribution explains.
-        identity: what makes two pairs the same; both prompts if None.
+        identity: what makes two pairs the same.
     """
 
     def decorate(drawing: Callable[..., Draws | tuple[Draws, dict[str, Any]]]) -> Builder[Options]:
@@ -107,7 +112,7 @@ def built_in(
             splits = []
             for split in SPLITS:
                 drafts = draws(split, generator(name, arguments["seed"], split))
-                pairs = _distinct(f"{name}: {split}", drafts, arguments[split], encoder, identity or _texts_of)
+                pairs = _distinct(f"{name}: {split}", drafts, arguments[split], encoder, identity)
                 splits.append(stored(pairs))
             provenance = {"task": name, "arguments": arguments | settled, "sha256": pairs_hash(*splits)}
             return Task(name, *splits, loss="kl", metric=metric, provenance=provenance)
@@ -134,18 +139,7 @@ def _check_sizes(name: str, arguments: Mapping[str, Any]) -> None:
 def _distinct(
     where: str, drawn: Iterator[Draft], size: int, encoder: Encoder, identity: Callable[[Pair], str]
 ) -> Iterator[Pair]:
-    """The first `size` different pairs that the tokenizer keeps aligned.
-
-    Args:
-        where: the task and split, for a message.
-        drawn: drafts without end.
-        size: how many pairs.
-        encoder: of the model's tokenizer.
-        identity: what makes two pairs the same.
-
-    Raises:
-        InputError: the drafts hold too few different pairs.
-    """
+    """The first `size` different pairs that the tokenizer keeps aligned. Raises `InputError` if there are too few."""
     seen: set[bytes] = set()
     drafts, most, checked, known = 0, 20 * size + 200, 0, 0
     while (missing := size - len(seen)) > 0:
@@ -206,21 +200,11 @@ def steps(pieces: Pieces) -> tuple[str, ...]:
 
 
 def contrasted(pieces: Pieces, tokens: Mapping[str, int], answer: str, *wrong: str, space: str = " ") -> Draft:
-    """The pair of these prompts that is judged by words.
-
-    Args:
-        pieces: the prompts.
-        tokens: the first token of each word.
-        answer: the right word.
-        wrong: the words that it must not be confused with.
-        space: what stands between prompt and word.
+    """The pair of these prompts that is judged by words, of which `tokens` has the first token of each; `space` stands
+    between prompt and word.
     """
     continuations = tuple((f"{space}{word}", tokens[word]) for word in (answer, *wrong))
     return Draft(steps(pieces), (tokens[answer],), tuple(tokens[word] for word in wrong), continuations)
-
-
-def _texts_of(pair: Pair) -> str:
-    return f"{pair.clean_text}\0{pair.corrupted_text}"
 
 
 def _pairs(drafts: list[Draft], encoder: Encoder) -> list[Pair | None]:

@@ -23,11 +23,7 @@ class Mark(NamedTuple):
 
 
 def unmarked(text: str, key: str) -> tuple[str, tuple[Mark, ...]]:
-    """A text without its marks, and where these were.
-
-    Raises:
-        InputError: a span is opened within another, closed unopened, left open, empty, or has no name that can be used.
-    """
+    """A text without its marks, and where these were. Raises `InputError`."""
     plain, marks, opened, done = "", [], None, 0
     for tag in _TAG.finditer(text):
         plain += text[done : tag.start()]
@@ -51,11 +47,7 @@ def unmarked(text: str, key: str) -> tuple[str, tuple[Mark, ...]]:
 
 
 def of_tokens(marks: Sequence[Mark], text: str, ids: Ids, key: str, encoder: Encoder) -> tuple[Mark, ...]:
-    """Marks of a text's characters as marks of its tokens, as far as these are read.
-
-    Raises:
-        InputError: a mark begins or ends within a token.
-    """
+    """Marks of a text's characters as marks of its tokens, as far as these are read. Raises `InputError`."""
     found = []
     for mark in marks:
         start, stop = (_tokens_before(text, place, ids, encoder) for place in (mark.start, mark.stop))
@@ -89,16 +81,8 @@ def partners(clean: Sequence[Mark], corrupted: Sequence[Mark], length: int, othe
     """For each of a clean prompt's tokens the corrupted one that stands for it; None where they go one by one.
 
     Outside of the spans the two must have equally many tokens. Within a span the last tokens stand for each other, and
-    so on to the left; what is left over on the clean side has the corrupted span's first token.
-
-    Args:
-        clean: the clean prompt's spans, in tokens.
-        corrupted: the corrupted prompt's.
-        length: the clean prompt's tokens.
-        other: the corrupted prompt's.
-
-    Raises:
-        InputError: they mark different spans, or have unequally many tokens outside of them.
+    so on to the left; what is left over on the clean side has the corrupted span's first token. The prompts have
+    `length` and `other` tokens. Raises `InputError`.
     """
     names = [[mark.name for mark in each] for each in (clean, corrupted)]
     if names[0] != names[1]:

@@ -166,6 +166,7 @@ def _further(name: str, **known: Any) -> Metric:
 
 _METRIC: tuple[Kind, ...] = ("metric",)
 _LOSS: tuple[Kind, ...] = ("loss",)
+_WRONG = "wrong answers"
 _SHARE = "share of targets"
 _NATS = "nats, whole vocabulary"
 
@@ -173,25 +174,14 @@ _METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         _ours(
-            "logit_diff",
-            unit="logits, answer minus wrong answer",
-            needs="wrong answers",
-            needs_full_model=False,
-            reported=True,
+            "logit_diff", unit="logits, answer minus wrong answer", needs=_WRONG, needs_full_model=False, reported=True
         ),
         _ours("log_prob", unit=_NATS, needs_full_model=False, kinds=_METRIC, reported=True),
         _ours("accuracy", unit=_SHARE, needs_full_model=False, differentiable=False, kinds=_METRIC, reported=True),
         _ours("exact_match", unit=_SHARE, differentiable=False, kinds=_METRIC, reported=True),
         _ours("kl", unit=f"{_NATS}, KL(full ‖ circuit)", lower_is_better=True, distance=True, reported=True),
         _ours("cross_entropy", unit=_NATS, lower_is_better=True, needs_full_model=False, kinds=_LOSS),
-        _ours(
-            "choice",
-            unit=_SHARE,
-            needs="wrong answers",
-            needs_full_model=False,
-            differentiable=False,
-            kinds=_METRIC,
-        ),
+        _ours("choice", unit=_SHARE, needs=_WRONG, needs_full_model=False, differentiable=False, kinds=_METRIC),
         _ours("prob_diff", unit="probability", needs="sets", needs_full_model=False, kinds=_METRIC, reported=True),
         _ours("prob_diff_10", unit="probability", needs="sets", needs_full_model=False, kinds=_METRIC, reported=True),
         _further("reverse_kl", unit=f"{_NATS}, KL(circuit ‖ full)", lower_is_better=True, distance=True),

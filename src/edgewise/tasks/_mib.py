@@ -19,18 +19,12 @@ def is_mib(row: Mapping[str, Any]) -> bool:
 
 
 def record_of(row: Mapping[str, Any], counterfactual: str | None = None) -> dict[str, Any]:
-    """The record of a row.
+    """The record of a row with the columns `prompt`, `answerKey` and `choices` or `label`, and a `…_counterfactual` at
+    least, of which by default the one that the benchmark uses is the corrupted prompt. Raises `InputError`.
 
     The answer is the row's (`metadata`'s indirect object, the label or choice of `answerKey`, or `label`), the wrong
     answer `metadata`'s subject or what the counterfactual would be answered with. A space is put before them where the
     prompt does not end with one.
-
-    Args:
-        row: a row with the columns `prompt`, `answerKey` and `choices` or `label`, and one `…_counterfactual` or more.
-        counterfactual: which of them is the corrupted prompt; by default the one that the benchmark uses.
-
-    Raises:
-        InputError: the row has no such counterfactual, or not its columns.
     """
     there = [str(key) for key in row if str(key).endswith(_SUFFIX) and row[key] is not None]
     name = counterfactual or next((each for each in _PREFERRED if each in there), there[0] if there else "")

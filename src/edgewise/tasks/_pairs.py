@@ -103,20 +103,9 @@ class Batch:
 
 
 def collate(pairs: Sequence[Pair], index: Sequence[int], pad_side: PadSide = "right") -> Batch:
-    """Lay pairs out as tensors on the CPU.
-
-    Padding is token 0, masked; a model must not let it reach a real token, whatever its side.
-
-    Args:
-        pairs: `B` pairs, of any lengths.
-        index: the number of each in its split.
-        pad_side: where shorter prompts are filled up.
-
-    Returns:
-        The batch; `S` is the longest prompt's length.
-
-    Raises:
-        InputError: there is no pair, `pad_side` is neither side, or only some of the pairs have spans.
+    """Lay `B` pairs of any lengths, each with its number in the split, out as tensors on the CPU; `S` is the longest
+    prompt's length. Padding is token 0, masked; a model must not let it reach a real token, whatever its side. Raises
+    `InputError`.
     """
     if not pairs:
         raise InputError("a batch of no pairs; ask for at least one")

@@ -40,7 +40,8 @@ def program(tokenizer: Any, train: int = 200, validation: int = 200, test: int =
     if not isinstance(tokenizer, ProgramTokenizer):
         raise InputError("program: this task is that of a compiled model, such as tracr:reverse; load one of those")
     sizes = {"train": train, "validation": validation, "test": test}
-    for argument, number in {**sizes, "seed": seed}.items():
+    arguments = {**sizes, "seed": seed}
+    for argument, number in arguments.items():
         if type(number) is not int or number < 0:
             raise InputError(f"program: {argument}={number!r} is no whole number from 0; give one")
     known = tokenizer.program
@@ -51,7 +52,6 @@ def program(tokenizer: Any, train: int = 200, validation: int = 200, test: int =
         size = int(sizes[split] * share)
         splits.append(tuple(_pair(known, *rows) for rows in drawn[start : start + size]))
         start += size
-    arguments = {**sizes, "seed": seed}
     provenance = {"task": "program", "arguments": arguments, "sha256": pairs_hash(*splits)}
     metrics = ("l2", "close") if known.outputs is None else ("l2", "exact_match", "accuracy")
     return Task(known.name, *splits, loss="l2", metric="l2", provenance=provenance, metrics=metrics)

@@ -14,20 +14,13 @@ from edgewise.tasks._pairs import Pair, Target
 from edgewise.tasks._splits import Split
 
 _KEYS = ("clean", "corrupted", "answer", "wrong_answer", "positions", "split")
-_SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _OPEN, _CLOSE = "<predict>", "</predict>"
 
 
 def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] | None = None) -> Pair:
-    """The pair that a record describes; its forms are those of `from_records`.
-
-    Args:
-        record: the record.
-        encoder: of the model's tokenizer.
-        names: the numbers of the named spans, which gets those of new names.
-
-    Raises:
-        InputError: it describes none; the message does not say where the record stands, for the caller knows.
+    """The pair that a record describes, in one of the forms of `from_records`; `names` are the numbers of the named
+    spans, and gets those of new names. Raises `InputError`, which does not say where the record stands.
     """
     _check_keys(record)
     clean, clean_marks = unmarked(_text(record, "clean"), "clean")
@@ -73,9 +66,9 @@ def asked_split(record: Mapping[str, Any]) -> Split | None:
     asked = record.get("split")
     if asked is None:
         return None
-    if not isinstance(asked, str) or asked not in _SPLIT_NAMES:
-        raise InputError(f'"split" is {quote(str(asked))}; use {", ".join(_SPLIT_NAMES)}')
-    return _SPLIT_NAMES[asked]
+    if not isinstance(asked, str) or asked not in SPLIT_NAMES:
+        raise InputError(f'"split" is {quote(str(asked))}; use {", ".join(SPLIT_NAMES)}')
+    return SPLIT_NAMES[asked]
 
 
 class _Span(NamedTuple):

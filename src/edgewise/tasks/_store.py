@@ -22,7 +22,6 @@ class PairStore:
     """
 
     def __init__(self) -> None:
-        """Open an empty store."""
         self._file = tempfile.TemporaryFile(prefix="edgewise-pairs-")  # noqa: SIM115 (it lives as long as the store)
         self._places = array("q", [0])
         weakref.finalize(self, self._file.close)
@@ -54,7 +53,6 @@ class StoredPairs(Sequence[Pair]):
     """Pairs of a store, in an order of their own."""
 
     def __init__(self, store: PairStore, numbers: Sequence[int]) -> None:
-        """See `PairStore.select`."""
         self._store = store
         self._numbers = numbers if isinstance(numbers, range) else array("q", numbers)
 
