@@ -79,12 +79,8 @@ class _Patches:
     @torch.no_grad()
     def __init__(self, stream: Stream, projected: Float[Tensor, "n N k"], index: int, keys: Keys) -> None:
         self.stream, self.index, graph = stream, index, stream.graph
-        base = (
-            stream.ablated.base(graph.attention(index).number)
-            .detach()
-            .to(stream.dtype)
-            .expand(stream.packing.n_tokens, -1)
-        )
+        base = stream.ablated.base(graph.attention(index).number).detach().to(stream.dtype)
+        base = base.expand(stream.packing.n_tokens, -1)
         base = base if graph.n_embeddings else base + stream.clean[0]
         ablated = stream.project(index, base)
         self.sizes = graph.roles.sizes

@@ -89,9 +89,8 @@ def false_negatives(
     n, step = config.samples, 8
     candidates = torch.ones(graph.n_writers, dtype=torch.bool)
     candidates[scores.writers.abs().argsort(descending=True)[: config.verified]] = False
-    inside = (
-        torch.stack([uniform(graph.n_writers, config.seed, i, _SUBSETS) < config.share for i in range(n)]) & candidates
-    )
+    drawn = [uniform(graph.n_writers, config.seed, i, _SUBSETS) < config.share for i in range(n)]
+    inside = torch.stack(drawn) & candidates
     metric, drop = metric_function(task.metric), torch.zeros(n, dtype=torch.float64)
     for batch in task.batches(config.split, config.batch_size):
         whole = torch.ones(graph.n_edges, device=engine.model.device)

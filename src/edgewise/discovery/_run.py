@@ -5,7 +5,7 @@ from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._configs import AttributionConfig, MethodConfig
+from edgewise.discovery._configs import MethodConfig
 from edgewise.discovery._methods import Method
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
@@ -42,13 +42,10 @@ def run_method(
         raise InputError(f"{method.name}: it starts from scores; give some")
     if start is not None and method.start == "no":
         raise InputError(f"{method.name}: it takes no scores to start from; leave them out")
-    if method.gradient_at == "full" and metric_function(task.metric).distance and not _explains(config):
+    asked = getattr(config, "explains", None) is not None
+    if method.gradient_at == "full" and metric_function(task.metric).distance and not asked:
         task = replace(task, metric=task.explained)
     given: dict[str, Any] = {"options": options} if method.resumes else {}
     if start is not None:
         given["start"] = start
     return method.function()(engine, task, config, **given)
-
-
-def _explains(config: MethodConfig) -> bool:
-    return isinstance(config, AttributionConfig) and config.explains is not None

@@ -156,12 +156,12 @@ def _of_ours(module: str, name: str) -> Score:
     return call
 
 
-def _ours(name: str, function: str = "", **known: Any) -> Metric:
-    return Metric(name, _of_ours("_metrics", function or name), several_circuits=True, **known)
+def _ours(name: str, function: str = "", module: str = "_metrics", **known: Any) -> Metric:
+    return Metric(name, _of_ours(module, function or name), several_circuits=True, **known)
 
 
 def _further(name: str, **known: Any) -> Metric:
-    return Metric(name, _of_ours("_distances", name), kinds=_METRIC, several_circuits=True, **known)
+    return _ours(name, module="_distances", kinds=_METRIC, **known)
 
 
 _METRIC: tuple[Kind, ...] = ("metric",)
