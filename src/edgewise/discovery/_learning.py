@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from edgewise.discovery._cost import Cost, learned_cost
 from edgewise.discovery._learned_configs import LearnedConfig
-from edgewise.discovery._objective import differentiable, example_scores, finite, prepare, step_batch
+from edgewise.discovery._objective import differentiable, example_scores, finite, step_batch
 from edgewise.discovery._provenance import provenance, run_settings
-from edgewise.discovery._scores import Scores, started_from
+from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.runs import (
     Learner,
@@ -45,7 +46,8 @@ class Experiment:
     def run(self, learner: Learner, n_steps: int, options: RunOptions | None) -> RunReport:
         """Take the steps, from the checkpoint of the same run if there is one. Raises as `run_steps`."""
         settings = run_settings(self.engine, self.task, self.method, self.config | dict(self.settings))
-        settings |= started_from(self.start)
+        if self.start is not None:
+            settings["start"] = sha256(self.start.values.numpy().tobytes()).hexdigest()
         return run_steps(learner, n_steps, settings, options or RunOptions(), self.method)
 
     def record(self, report: RunReport, cost: Cost, **found: Any) -> dict[str, Any]:
@@ -84,7 +86,10 @@ class GradientLearner(Learner, Generic[Config]):
 
     def prepare(self) -> None:
         """Compute the examples' constants if the run sees examples again."""
-        prepare(self.engine, self.task, self.config.steps, self.config.batch_size)
+        size = self.config.batch_size
+        batches = self.task.batches("train", size) if self.config.steps * size > len(self.task.train) else ()
+        on_device = (batch.to(self.engine.model.device) for batch in batches)
+        self.engine.prepare(on_device, full=self.loss.needs_full_model)
 
     def losses(self, step: int, mask: Tensor, **options: Any) -> Float[Tensor, "*C"]:
         """The mean loss of a step's examples under masks, `[E]` or `[C, P, E]`."""

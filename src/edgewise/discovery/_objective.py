@@ -9,7 +9,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine import Engine
 from edgewise.runs import uniform
-from edgewise.tasks import Batch, Metric, Score, Task, loss_function, reduce, score_name
+from edgewise.tasks import Batch, Metric, Score, Task, reduce, score_name
 
 _SHUFFLE = 101  # the noise stream that orders the examples
 
@@ -57,13 +57,6 @@ def _order(n_examples: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
 def step_batch(task: Task, batch_size: int, seed: int, step: int) -> Batch:
     """The training batch of a step."""
     return task.batch("train", step_examples(len(task.train), batch_size, seed, step))
-
-
-def prepare(engine: Engine, task: Task, steps: int, batch_size: int) -> None:
-    """Compute the training examples' constants beforehand if a run of so many steps sees examples again."""
-    batches = task.batches("train", batch_size) if steps * batch_size > len(task.train) else ()
-    full = loss_function(task.loss).needs_full_model
-    engine.prepare((batch.to(engine.model.device) for batch in batches), full=full)
 
 
 def finite(loss: Tensor, gradients: list[Tensor]) -> bool:

@@ -1,6 +1,5 @@
 """What every attribution method returns: one number per edge, from which circuits of any size are chosen."""
 
-import hashlib
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,11 +197,6 @@ def check_start(engine: Engine, start: Scores) -> None:
     """Refuse scores of another graph than the engine's to start from. Raises `InputError`."""
     if start.graph != engine.graph:
         raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
-
-
-def started_from(start: Scores | None) -> dict[str, str]:
-    """What tells a run that starts from these scores from another, for its checkpoint."""
-    return {} if start is None else {"start": hashlib.sha256(start.values.numpy().tobytes()).hexdigest()}
 
 
 def normal_scores(values: Float[Tensor, " E"]) -> Float[Tensor, " E"]:

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from edgewise._errors import InputError
 from edgewise.models import Tokens
@@ -132,11 +133,8 @@ def _grid(rows: Sequence[Sequence[int]], pad_side: PadSide) -> tuple[Tokens, lis
     """Rows of different lengths as one grid, and how many columns of padding stand before each."""
     width = max(map(len, rows))
     before = [width - len(row) if pad_side == "left" else 0 for row in rows]
-    ids, mask = (
-        torch.tensor([_filled(row, width, 0, start) for row, start in zip(each, before, strict=True)])
-        for each in (rows, [[1] * len(row) for row in rows])
-    )
-    return Tokens(ids, mask.bool()), before
+    mask = _ragged([[1] * len(row) for row in rows], 0, pad_side).bool()
+    return Tokens(_ragged(rows, 0, pad_side), mask), before
 
 
 def _span_id(pairs: Sequence[Pair], pad_side: PadSide) -> Int[Tensor, "B S"] | None:
@@ -153,10 +151,6 @@ def _align(pairs: Sequence[Pair], shifts: Sequence[int], pad_side: PadSide) -> I
     return _grid([[place + shift for place in row] for row, shift in zip(places, shifts, strict=True)], pad_side)[0].ids
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> Int[Tensor, "A K"]:
-    width = max(map(len, rows))
-    return torch.tensor([_filled(row, width, -1) for row in rows], dtype=torch.long).view(len(rows), width)
-
-
-def _filled(row: Sequence[int], width: int, filler: int, start: int = 0) -> list[int]:
-    return [filler] * start + list(row) + [filler] * (width - start - len(row))
+def _ragged(rows: Sequence[Sequence[int]], filler: int = -1, pad_side: PadSide = "right") -> Int[Tensor, "A K"]:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=filler, padding_side=pad_side)
