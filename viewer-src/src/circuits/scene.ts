@@ -1,0 +1,73 @@
+/** What is to be seen of a circuit, or of two: which edges, and how many meet at each component. */
+
+import type { Component, Graph } from "../graph";
+import type { Circuit, Ranking } from "../ranking";
+
+export type Show = "all" | "shared" | "first" | "second";
+/** Of two circuits: the one looked at (`first`), the one it is compared with (`second`), or both. */
+export type Side = "shared" | "first" | "second";
+
+export interface Sizes {
+  shared: number;
+  first: number;
+  second: number;
+}
+
+export class Scene {
+  /** Edges to show: the first circuit's, best first, then those that only the second has. */
+  readonly edges: Uint32Array;
+  readonly sizes: Sizes;
+  /** Edges in and out of each component, among those shown. */
+  readonly inputs: Uint32Array;
+  readonly outputs: Uint32Array;
+  readonly busiest: number;
+
+  constructor(
+    readonly graph: Graph,
+    readonly ranking: Ranking,
+    readonly circuit: Circuit,
+    readonly other: Circuit | null,
+    show: Show,
+  ) {
+    const both = other ? circuit.edges.filter((edge) => other.has[edge]).length : circuit.edges.length;
+    this.sizes = {
+      shared: both,
+      first: circuit.edges.length - both,
+      second: other ? other.edges.length - both : 0,
+    };
+    const all = other ? [...circuit.edges, ...other.edges.filter((edge) => !circuit.has[edge])] : circuit.edges;
+    this.edges = Uint32Array.from(show === "all" ? all : all.filter((edge) => this.side(edge) === show));
+    this.inputs = new Uint32Array(graph.nWriters + 1);
+    this.outputs = new Uint32Array(graph.nWriters + 1);
+    for (const edge of this.edges) {
+      this.outputs[graph.writerOf(edge)]++;
+      for (const component of graph.fed[graph.readerOf(edge)]) this.inputs[component]++;
+    }
+    this.busiest = this.inputs.reduce((most, n, c) => Math.max(most, n + this.outputs[c]), 0);
+  }
+
+  side(edge: number): Side {
+    if (!this.other) return "shared";
+    return this.circuit.has[edge] ? (this.other.has[edge] ? "shared" : "first") : "second";
+  }
+
+  score(edge: number): number | null {
+    return this.ranking.scores ? this.ranking.scores[edge] : null;
+  }
+
+  /** The edges into a component, in the order of `edges`. */
+  into(component: Component): number[] {
+    const readers = new Set(this.graph.readersOf(component));
+    return Array.from(this.edges.filter((edge) => readers.has(this.graph.readerOf(edge))));
+  }
+
+  outOf(component: Component): number[] {
+    return Array.from(this.edges.filter((edge) => this.graph.writerOf(edge) === component));
+  }
+
+  /** Components by how many edges meet there, the busiest first; only those with any. */
+  byEdges(): Component[] {
+    const meet = (c: Component) => this.inputs[c] + this.outputs[c];
+    return this.graph.components.filter(meet).sort((a, b) => meet(b) - meet(a));
+  }
+}

@@ -1,0 +1,87 @@
+/** What is looked at among circuits. */
+
+import type { Fragment } from "../store";
+import type { Show } from "./scene";
+
+export type Tab = "selection" | "examples" | "about";
+
+export interface CircuitState {
+  /** Which circuit. */
+  run: number;
+  /** Nominal size in its ranking; null for the circuit as it was found. */
+  size: number | null;
+  /** The component chosen, by name. */
+  node: string | null;
+  edge: number | null;
+  /** What it is compared with: the number of another circuit, or `found`, the same one as it was found. */
+  beside: string | null;
+  show: Show;
+  /** How many edges are drawn while no component is chosen. */
+  lines: number;
+  tab: Tab;
+  /** People's words for components. */
+  labels: ReadonlyMap<string, string>;
+}
+
+export const LINES = [0, 40, 120, 400] as const;
+const SHOWS: readonly Show[] = ["all", "shared", "first", "second"];
+const TABS: readonly Tab[] = ["selection", "examples", "about"];
+
+export const BEGIN: CircuitState = {
+  run: 0,
+  size: null,
+  node: null,
+  edge: null,
+  beside: null,
+  show: "all",
+  lines: LINES[1],
+  tab: "selection",
+  labels: new Map(),
+};
+
+/** How a state stands in the fragment; `runs` is how many circuits there are, `edges` how many edges each has. */
+export function fragment(edges: number[], firstSize: (run: number) => number | null): Fragment<CircuitState> {
+  return {
+    write(state) {
+      const found = new URLSearchParams();
+      const put = (name: string, value: string | number | null, begin: string | number | null) => {
+        if (value !== null && value !== begin) found.set(name, String(value));
+      };
+      put("run", state.run, 0);
+      put("size", state.size, firstSize(state.run));
+      put("node", state.node, null);
+      put("edge", state.edge, null);
+      put("beside", state.beside, null);
+      put("show", state.show, "all");
+      put("lines", state.lines, BEGIN.lines);
+      put("tab", state.tab, BEGIN.tab);
+      for (const [name, label] of state.labels) found.append("label", `${name}=${label}`);
+      return found;
+    },
+    read(found) {
+      const run = whole(found.get("run"), edges.length - 1) ?? 0;
+      const beside = found.get("beside");
+      const labels = found.getAll("label").map((each) => each.split(/=(.*)/s).slice(0, 2) as [string, string]);
+      return {
+        run,
+        size: whole(found.get("size"), edges[run]) ?? firstSize(run),
+        node: found.get("node"),
+        edge: whole(found.get("edge"), edges[run] - 1),
+        beside: beside === "found" || whole(beside, edges.length - 1) !== null ? beside : null,
+        show: one(SHOWS, found.get("show")) ?? "all",
+        lines: one(LINES, Number(found.get("lines") ?? BEGIN.lines)) ?? BEGIN.lines,
+        tab: one(TABS, found.get("tab")) ?? BEGIN.tab,
+        labels: new Map(labels.filter((each) => each.length === 2)),
+      };
+    },
+  };
+}
+
+function whole(text: string | null, most: number): number | null {
+  const value = text === null || text === "" ? NaN : Number(text);
+  return Number.isInteger(value) && value >= 0 && value <= most ? value : null;
+}
+
+function one<T>(choices: readonly T[], value: unknown): T | null {
+  return choices.find((each) => each === value) ?? null;
+}

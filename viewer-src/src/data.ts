@@ -1,0 +1,139 @@
+/** What the page carries: a header of plain values, and arrays in one deflated block. See `_pack.py`. */
+
+export const FORMAT = 1;
+
+export interface ArrayEntry {
+  type: "u1" | "u2" | "u4" | "i2" | "i4" | "f4" | "f8";
+  start: number;
+  length: number;
+}
+
+export interface GraphHeader {
+  arrays: string;
+  writers: string[];
+  readers: string[];
+  layers: number;
+  heads: number;
+  keys: number;
+  spans: string[];
+  coupled: boolean;
+  embeddings: number;
+  convention: string;
+}
+
+export interface Measured {
+  value: number;
+  low: number;
+  high: number;
+  full: number;
+  empty: number;
+  random: number | null;
+  eap: number | null;
+  lower_is_better: boolean;
+  faithfulness: number | null;
+}
+
+export interface WorstExample {
+  number: number;
+  distance: number;
+  clean: string;
+  corrupted: string;
+}
+
+export interface EvaluationHeader {
+  name: string;
+  actual: number;
+  n: number;
+  split: string | null;
+  metrics: Record<string, Measured>;
+  worst: WorstExample[];
+}
+
+/** Method, actual edges, value, and the interval's ends. */
+export type CurvePoint = [string, number, number, number | null, number | null];
+
+export interface CurveHeader {
+  metric: string;
+  points: CurvePoint[];
+  full: number;
+  empty: number;
+  n: number;
+  split: string | null;
+}
+
+export interface CircuitHeader {
+  graph: number;
+  arrays: string;
+  label: string;
+  edges: number;
+  actual: number;
+  total: number;
+  interchange: boolean;
+  absolute: boolean;
+  signed: boolean;
+  about: [string, string][];
+  evaluations: EvaluationHeader[];
+  curve: CurveHeader | null;
+  notes: string[];
+}
+
+export interface Header {
+  format: number;
+  title: string;
+  graphs: GraphHeader[];
+  circuits: CircuitHeader[];
+  arrays: Record<string, ArrayEntry>;
+}
+
+const TYPES = {
+  u1: Uint8Array,
+  u2: Uint16Array,
+  u4: Uint32Array,
+  i2: Int16Array,
+  i4: Int32Array,
+  f4: Float32Array,
+  f8: Float64Array,
+};
+
+type Kinds = { [K in keyof typeof TYPES]: InstanceType<(typeof TYPES)[K]> };
+
+export class PageData {
+  constructor(
+    readonly header: Header,
+    private readonly bytes: ArrayBuffer,
+  ) {}
+
+  /** Whether there is an array of this name. */
+  has(name: string): boolean {
+    return Object.hasOwn(this.header.arrays, name);
+  }
+
+  /** The array of this name, where it lies among the bytes. */
+  array<K extends keyof Kinds>(name: string, type: K): Kinds[K] {
+    const entry = this.has(name) ? this.header.arrays[name] : undefined;
+    if (!entry || entry.type !== type) throw new Error(`the page has no array ${name} of type ${type}`);
+    return new TYPES[type](this.bytes, entry.start, entry.length) as Kinds[K];
+  }
+}
+
+/** Read the page's own data elements. */
+export async function readPage(): Promise<PageData> {
+  const header = JSON.parse(document.getElementById("edgewise-header")?.textContent ?? "") as Header;
+  if (header.format !== FORMAT) throw new Error(`the page is of format ${header.format}; this viewer reads ${FORMAT}`);
+  const place = document.getElementById("edgewise-data");
+  const bytes = await inflate(fromBase64(place?.textContent ?? ""));
+  place?.remove(); // its text is as large as everything else together
+  return new PageData(header, bytes);
+}
+
+function fromBase64(text: string): Uint8Array<ArrayBuffer> {
+  const coded = atob(text);
+  const bytes = new Uint8Array(coded.length);
+  for (let i = 0; i < coded.length; i++) bytes[i] = coded.charCodeAt(i);
+  return bytes;
+}
+
+async function inflate(bytes: Uint8Array<ArrayBuffer>): Promise<ArrayBuffer> {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}

@@ -1,0 +1,184 @@
+/** What every view has around it: the bar at the top, keys, search, saving, and what is read aloud. */
+
+import { button, element, fill } from "./dom";
+import { onThemeChange, switchTheme } from "./theme";
+import { pick, type Picture, savePng, saveSvg } from "./files";
+
+export interface Hit {
+  name: string;
+  enter(): void;
+}
+
+export interface View {
+  title: string;
+  picture(): Picture | null;
+  redraw(): void;
+  undo(): void;
+  redo(): void;
+  /** Choose nothing. */
+  clear(): void;
+  /** Make the circuit or graph larger (or smaller) by some steps. */
+  resize(by: number): void;
+  find(text: string): Hit[];
+  saveLabels(): void;
+  loadLabels(text: string): void;
+}
+
+const KEYS: [string, string][] = [
+  ["/", "search"],
+  ["[ and ]", "smaller, larger"],
+  ["arrow keys", "from component to component"],
+  ["Enter", "choose, or choose nothing"],
+  ["Escape", "choose nothing"],
+  ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
+  ["t", "light or dark"],
+  ["?", "this list"],
+];
+const STEP = 10; // of the slider's thousand
+
+export class Shell {
+  readonly bar: HTMLElement;
+  readonly live = element("p", { class: "aloud", role: "status", "aria-live": "polite" });
+  private readonly undo: HTMLButtonElement;
+  private readonly redo: HTMLButtonElement;
+  private readonly query = element("input", { type: "search", placeholder: "search: 9.3, m4, a5 > a9", "aria-label": "Search" });
+  private readonly hits = element("ul", { class: "hits", hidden: true });
+  private readonly help: HTMLDialogElement;
+  private readonly message = element("p", { class: "message", role: "alert", hidden: true });
+
+  constructor(private readonly view: View) {
+    this.undo = button("↶", () => view.undo(), { "aria-label": "Undo", title: "Undo (Ctrl+Z)" });
+    this.redo = button("↷", () => view.redo(), { "aria-label": "Redo", title: "Redo (Ctrl+Shift+Z)" });
+    this.help = element(
+      "dialog",
+      { "aria-label": "Keys" },
+      element("h2", {}, "Keys"),
+      element("dl", {}, ...KEYS.flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
+      button("Close", () => this.help.close()),
+    );
+    this.bar = element(
+      "header",
+      {},
+      element("h1", {}, view.title),
+      element("div", { class: "search" }, this.query, this.hits),
+      this.undo,
+      this.redo,
+      this.menu(),
+      button("◐", () => this.switchTheme(), { "aria-label": "Light or dark", title: "Light or dark (t)" }),
+      button("?", () => this.help.showModal(), { "aria-label": "Keys", title: "Keys (?)" }),
+      this.help,
+      this.message,
+    );
+    this.query.addEventListener("input", () => this.showHits());
+    this.query.addEventListener("keydown", (event) => this.searchKey(event));
+    this.hits.addEventListener("keydown", (event) => this.hitKey(event));
+    document.addEventListener("keydown", (event) => this.key(event));
+    onThemeChange(() => view.redraw());
+  }
+
+  /** Say something to those who do not see the picture. */
+  say(words: string): void {
+    if (this.live.textContent !== words) this.live.textContent = words;
+  }
+
+  /** Whether there is anything to undo and to redo. */
+  allow(undo: boolean, redo: boolean): void {
+    this.undo.disabled = !undo;
+    this.redo.disabled = !redo;
+  }
+
+  /** Say what went wrong. */
+  complain(words: string): void {
+    fill(this.message, words, " ", button("×", () => (this.message.hidden = true), { "aria-label": "Close" }));
+    this.message.hidden = false;
+  }
+
+  private menu(): HTMLElement {
+    const { view } = this;
+    const name = view.title.replace(/[^\w.-]+/g, "-") || "circuit";
+    const save = (how: (name: string, picture: Picture) => void) => () => {
+      const picture = view.picture();
+      if (picture) how(name, picture);
+    };
+    const menu = element("details", { class: "menu" }, element("summary", { title: "Save, print" }, "Save"));
+    const items: [string, () => void][] = [
+      ["Picture as PNG", save(savePng)],
+      ["Picture as SVG", save(saveSvg)],
+      ["Labels to a file", () => view.saveLabels()],
+      ["Labels from a file", () => pick(".json", (file) => void this.load(file))],
+      ["Print", () => print()],
+    ];
+    const choose = (what: () => void) => () => {
+      menu.open = false;
+      what();
+    };
+    menu.append(element("ul", {}, ...items.map(([words, what]) => element("li", {}, button(words, choose(what))))));
+    return menu;
+  }
+
+  private async load(file: File): Promise<void> {
+    try {
+      this.view.loadLabels(await file.text());
+    } catch (error) {
+      this.complain(`${file.name}: ${(error as Error).message}`);
+    }
+  }
+
+  private showHits(): void {
+    const found = this.view.find(this.query.value);
+    fill(this.hits, ...found.map((hit) => element("li", {}, button(hit.name, () => this.enter(hit)))));
+    if (!found.length && this.query.value.trim()) this.hits.append(element("li", { class: "none" }, "nothing of that name"));
+    this.hits.hidden = !this.query.value.trim();
+  }
+
+  private enter(hit: Hit): void {
+    this.query.value = "";
+    this.hits.hidden = true;
+    this.query.blur();
+    hit.enter();
+  }
+
+  private searchKey(event: KeyboardEvent): void {
+    if (event.key === "Enter") this.hits.querySelector("button")?.click();
+    if (event.key === "ArrowDown") this.hits.querySelector("button")?.focus();
+    if (event.key === "Escape") {
+      this.query.value = "";
+      this.hits.hidden = true;
+      this.query.blur();
+    }
+  }
+
+  private hitKey(event: KeyboardEvent): void {
+    const item = document.activeElement?.closest("li");
+    const next = event.key === "ArrowDown" ? item?.nextElementSibling : event.key === "ArrowUp" ? item?.previousElementSibling : null;
+    if (next) next.querySelector("button")?.focus();
+  }
+
+  private key(event: KeyboardEvent): void {
+    const target = event.target as HTMLElement;
+    if (target.closest("input:not([type=range]), select, dialog")) return;
+    if (event.ctrlKey || event.metaKey) {
+      if (event.key.toLowerCase() !== "z") return;
+      event.preventDefault();
+      if (event.shiftKey) this.view.redo();
+      else this.view.undo();
+      return;
+    }
+    const does = new Map<string, () => void>([
+      ["/", () => this.query.focus()],
+      ["[", () => this.view.resize(-STEP)],
+      ["]", () => this.view.resize(STEP)],
+      ["Escape", () => this.view.clear()],
+      ["t", () => this.switchTheme()],
+      ["?", () => this.help.showModal()],
+    ]).get(event.key);
+    if (!does) return;
+    event.preventDefault();
+    does();
+  }
+
+  private switchTheme(): void {
+    switchTheme();
+    this.view.redraw();
+  }
+}

@@ -1,0 +1,91 @@
+/** What is looked at, as one value: it can be undone, and stands in the address's fragment. */
+
+/** How a state is written in a fragment, and read from one. */
+export interface Fragment<S> {
+  write(state: S): URLSearchParams;
+  /** Whatever the fragment says that fits; the rest as it begins. */
+  read(parameters: URLSearchParams): S;
+}
+
+const TOGETHER = 600; // ms within which changes of the same thing, as of a slider that is drawn, are undone at once
+
+export class Store<S extends object> {
+  private past: S[] = [];
+  private future: S[] = [];
+  private current: S;
+  private changed = { what: "", when: 0 };
+
+  constructor(
+    private readonly fragment: Fragment<S>,
+    private readonly show: (state: S, before: S | null) => void,
+  ) {
+    this.current = fragment.read(new URLSearchParams(location.hash.slice(1)));
+    addEventListener("hashchange", () => {
+      if (location.hash.slice(1) !== this.written()) {
+        this.keep("", this.fragment.read(new URLSearchParams(location.hash.slice(1))));
+      }
+    });
+  }
+
+  get state(): S {
+    return this.current;
+  }
+
+  get canUndo(): boolean {
+    return this.past.length > 0;
+  }
+
+  get canRedo(): boolean {
+    return this.future.length > 0;
+  }
+
+  /** Show the first state. */
+  start(): void {
+    this.show(this.current, null);
+  }
+
+  change(part: Partial<S>): void {
+    const names = Object.keys(part) as (keyof S)[];
+    if (names.every((name) => this.current[name] === part[name])) return;
+    this.keep(names.join(), { ...this.current, ...part });
+  }
+
+  undo(): void {
+    this.step(this.past, this.future);
+  }
+
+  redo(): void {
+    this.step(this.future, this.past);
+  }
+
+  private step(from: S[], to: S[]): void {
+    const state = from.pop();
+    if (!state) return;
+    to.push(this.current);
+    this.changed.what = "";
+    this.enter(state);
+  }
+
+  private keep(what: string, state: S): void {
+    const now = performance.now();
+    if (!what || what !== this.changed.what || now - this.changed.when > TOGETHER) this.past.push(this.current);
+    this.changed = { what, when: now };
+    this.future = [];
+    this.enter(state);
+  }
+
+  private enter(state: S): void {
+    const before = this.current;
+    this.current = state;
+    try {
+      history.replaceState(null, "", `#${this.written()}`);
+    } catch {
+      // within a notebook's frame there is no address to write to
+    }
+    this.show(state, before);
+  }
+
+  private written(): string {
+    return this.fragment.write(this.current).toString();
+  }
+}

@@ -1,0 +1,32 @@
+/** Numbers as people read them. */
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** 70,651 */
+export function count(n: number): string {
+  return whole.format(n);
+}
+
+/** Three digits that count: 0.434, 12.3, 1.2e-5. */
+export function amount(x: number): string {
+  const size = Math.abs(x);
+  if (!Number.isFinite(x)) return Number.isNaN(x) ? "none" : x > 0 ? "∞" : "−∞";
+  if (size === 0) return "0";
+  const text = size >= 1e5 || size < 1e-3 ? size.toExponential(2) : size >= 1000 ? whole.format(size) : size.toPrecision(3);
+  return x < 0 ? `−${text}` : text;
+}
+
+/** The same with its sign, also a plus. */
+export function signedAmount(x: number): string {
+  return x > 0 ? `+${amount(x)}` : amount(x);
+}
+
+/** 98.0 % */
+export function percent(share: number, digits = 1): string {
+  return `${(100 * share).toFixed(digits)} %`;
+}
+
+/** 1 edge, 2 edges */
+export function several(n: number, word: string): string {
+  return `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+}
