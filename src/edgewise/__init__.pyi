@@ -9,6 +9,7 @@ from . import runs as runs
 from . import tasks as tasks
 from . import tracr as tracr
 from . import transcoders as transcoders
+from . import viewer as viewer
 from ._errors import InputError as InputError
 from ._load import load_model as load_model
 from .circuit import Circuit as Circuit
@@ -67,5 +68,6 @@ from .report import draw as draw
 from .report import draw_curve as draw_curve
 from .report import draw_recovery as draw_recovery
 from .runs import RunOptions as RunOptions
+from .viewer import view as view
 
 __version__: str

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +149,11 @@ class Circuit:
             f"Circuit({self.n_edges:,} edges, {self.n_actual:,} actual, of {self.graph.n_edges:,}: "
             f"sparsity {self.sparsity:.2%}, actual {self.actual_sparsity:.2%})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a small picture, and the whole viewer on a click."""
+        # Asked for by name: what draws circuits is built on them, so this module cannot import it.
+        return import_module("edgewise.viewer").notebook_html(self)
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all.

@@ -32,6 +32,7 @@ WRONG = {
     "metric": ("evaluate", "missing.safetensors", "--metrics", "magic"),
     "circuit": ("evaluate", "missing.safetensors"),
     "split": ("evaluate", "missing.safetensors", "--split", "magic"),
+    "run to view": ("view", "missing"),
     "picture": ("draw", "missing.safetensors", "a.png"),
     "circuits": ("compare", "one.safetensors", "two.safetensors"),
     "option": ("find", "--magic"),

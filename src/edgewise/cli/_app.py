@@ -17,6 +17,7 @@ from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._find import find, methods
 from edgewise.cli._judge import curve, draw, evaluate
 from edgewise.cli._mib import mib
+from edgewise.cli._view import view
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for name, group in (
@@ -26,7 +27,7 @@ for name, group in (
     ("transcoder", _transcoder.app),
 ):
     app.add_typer(group, name=name)
-for command in (find, methods, evaluate, draw, curve, _models.plan, bench, plot, mib, compare):
+for command in (find, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare):
     app.command()(command)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
@@ -78,3 +79,4 @@ def demo(out: _options.Out = Path("runs/demo")) -> None:
     curve(out / "circuit.safetensors", out / "curve.png")
     for suffix in ("png", "svg"):
         draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
+    view([out], show=False)

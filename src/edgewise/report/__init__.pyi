@@ -1,6 +1,7 @@
 from ._bench_page import bench_page as bench_page
 from ._bench_page import write_bench as write_bench
 from ._canvas import check_path as check_path
+from ._caption import heading as heading
 from ._curve import curve as curve
 from ._curve import draw_curve as draw_curve
 from ._panels import draw_bench as draw_bench

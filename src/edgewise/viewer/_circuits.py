@@ -1,0 +1,143 @@
+"""Circuits as a page carries them: the graph once, and of each circuit its scores, which give every size."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgewise.evaluation import Evaluation, SizeCurve
+from edgewise.graph import Graph
+from edgewise.viewer._pack import Packer
+from edgewise.viewer._read import Viewed
+
+BLOCK_KINDS = ("attention", "mlp", "features", "logits")
+
+
+def pack_circuits(runs: list[Viewed], packer: Packer) -> dict[str, Any]:
+    """Circuits and their graphs.
+
+    Args:
+        runs: the circuits, with what was measured of them.
+        packer: takes the arrays.
+
+    Returns:
+        What the header says of them: `circuits`, and `graphs`, which these name by number.
+    """
+    specs = list(dict.fromkeys(run.circuit.graph.spec for run in runs))
+    graphs = [_pack_graph(Graph(spec), f"graph{number}", packer) for number, spec in enumerate(specs)]
+    circuits = [
+        {"graph": specs.index(run.circuit.graph.spec)} | _pack_circuit(run, f"circuit{number}", packer)
+        for number, run in enumerate(runs)
+    ]
+    return {"graphs": graphs, "circuits": circuits}
+
+
+def _pack_graph(graph: Graph, prefix: str, packer: Packer) -> dict[str, Any]:
+    spec = graph.spec
+    feeds = [graph.readers_of(writer) for writer in range(graph.n_writers)]
+    blocks = [
+        (
+            BLOCK_KINDS.index(block.kind),
+            block.reader,
+            block.n_readers,
+            0 if block.kind == "logits" else graph.writers_of(block).start,
+        )
+        for block in graph.blocks
+    ]
+    columns = {
+        "writer_kind": (graph.writer_kind.numpy(), "u1"),
+        "writer_layer": (graph.writer_layer.numpy(), "i2"),
+        "writer_head": (graph.writer_head.numpy(), "i2"),
+        "reader_kind": (graph.reader_kind.numpy(), "u1"),
+        "reader_layer": (graph.reader_layer.numpy(), "i2"),
+        "reader_head": (graph.reader_head.numpy(), "i2"),
+        "visible": (graph.visible.numpy(), "u4"),
+        "offset": (graph.offset.numpy(), "u4"),
+        "blocks": (np.array(blocks), "u4"),
+        "feeds": (np.array([*chain.from_iterable(feeds)]), "u4"),
+        "feeds_start": (np.cumsum([0, *map(len, feeds)]), "u4"),
+    }
+    for name, (values, kind) in columns.items():
+        packer.add(f"{prefix}/{name}", values, kind)
+    return {
+        "arrays": prefix,
+        "writers": graph.writer_names,
+        "readers": graph.reader_names,
+        "layers": spec.n_layers,
+        "heads": spec.n_heads,
+        "keys": graph.n_kv_readers,
+        "spans": list(spec.spans),
+        "coupled": spec.coupled_heads,
+        "embeddings": graph.n_embeddings,
+        "convention": f"embeddings {spec.embeddings}, keys and values {spec.kv}",
+    }
+
+
+def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:
+    circuit = run.circuit
+    packer.add(f"{prefix}/kept", np.packbits(circuit.kept.numpy(), bitorder="little"), "u1")
+    signed = False
+    if circuit.scores is not None:
+        single = circuit.scores.float()
+        packer.add(f"{prefix}/scores", single.numpy(), "f4")
+        if not torch.equal(single.to(circuit.scores.dtype), circuit.scores):  # float64: rounding would make ties
+            values = circuit.scores.abs() if circuit.selection == "absolute" else circuit.scores
+            order = values.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+            packer.add(f"{prefix}/order", order.numpy(), "u4")
+        signed = circuit.selection == "absolute" and bool((circuit.scores[circuit.kept] < 0).any())
+    return {
+        "arrays": prefix,
+        "label": run.label,
+        "edges": circuit.n_edges,
+        "actual": circuit.n_actual,
+        "total": circuit.graph.n_edges,
+        "interchange": circuit.ablation_kind == "interchange",
+        "absolute": circuit.selection == "absolute",
+        "signed": signed,
+        "about": _about(circuit.provenance, circuit.ablation_kind),
+        "evaluations": [_evaluation(name, each) for name, each in run.evaluations.items()],
+        "curve": None if run.curve is None else _curve(run.curve),
+        "notes": list(run.notes),
+    }
+
+
+def _evaluation(name: str, result: Evaluation) -> dict[str, Any]:
+    conditions = result.conditions
+    return {
+        "name": name,
+        "actual": result.actual_edges,
+        "n": result.n,
+        "split": conditions.get("split"),
+        "metrics": {metric: asdict(row) for metric, row in result.metrics.items()},
+        "worst": [asdict(each) for each in result.worst],
+    }
+
+
+def _curve(curve: SizeCurve) -> dict[str, Any]:
+    return {
+        "metric": curve.metric,
+        "points": [list(point) for point in curve.points],
+        "full": curve.full,
+        "empty": curve.empty,
+        "n": curve.n,
+        "split": curve.conditions.get("split"),
+    }
+
+
+def _about(provenance: Mapping[str, Any], ablation: str) -> list[tuple[str, str]]:
+    """Where a circuit comes from, in rows for people."""
+    rows = [("ablation", ablation)] if "ablation" not in provenance else []
+    for name, value in provenance.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{name}: {key}", _shown(each)) for key, each in value.items()]
+        else:
+            rows.append((str(name), _shown(value)))
+    return rows
+
+
+def _shown(value: Any, longest: int = 400) -> str:
+    text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+    return text if len(text) <= longest else f"{text[:longest]} …"

@@ -1,0 +1,66 @@
+"""What a run left behind: its circuit, what it was judged to be, and the measured curve over sizes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.evaluation import Evaluation, Measured, SizeCurve, WorstExample
+
+CIRCUIT, CURVE = "circuit.safetensors", "curve.json"
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """A circuit, and what is known of it."""
+
+    circuit: Circuit
+    label: str = "circuit"
+    """What it is called beside others."""
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    """By task; the circuit's own first."""
+    curve: SizeCurve | None = None
+    """What its other sizes were measured to be."""
+    notes: tuple[str, ...] = ()
+    """What was left out, and why."""
+
+
+def read(path: str | Path) -> Viewed:
+    """A run's folder, or one circuit's file; what lies beside the circuit is read too.
+
+    Raises:
+        InputError: there is no circuit, or a file beside it is something else.
+    """
+    path = Path(path)
+    file = path / CIRCUIT if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{path}: no {CIRCUIT} there; give the folder that `edgewise find` wrote to")
+    circuit, folder, notes = Circuit.load(file), file.parent, list[str]()
+    evaluations = {}
+    for each in sorted(folder.glob("evaluation*.json")):
+        result, name = read_evaluation(each), each.stem.removeprefix("evaluation").removeprefix("-")
+        if result.actual_edges == circuit.n_actual and result.total_edges == circuit.graph.n_edges:
+            evaluations[name] = result
+        else:
+            notes.append(f"{each.name} is of a circuit of {result.actual_edges:,} edges, so it is not shown.")
+    curve = SizeCurve.load(folder / CURVE) if (folder / CURVE).is_file() else None
+    if curve is not None and curve.total_edges != circuit.graph.n_edges:
+        notes.append(f"{CURVE} is of a graph of {curve.total_edges:,} edges, so it is not shown.")
+        curve = None
+    label = file.resolve().parent.name if file.name == CIRCUIT else file.stem
+    return Viewed(circuit, label, evaluations, curve, tuple(notes))
+
+
+def read_evaluation(path: str | Path) -> Evaluation:
+    """What `edgewise evaluate` wrote. Raises `InputError` for another file."""
+    try:
+        row: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        metrics = {name: Measured(**each) for name, each in row["metrics"].items()}
+        worst = tuple(WorstExample(**each) for each in row.get("worst", ()))
+        return Evaluation(**row | {"metrics": metrics, "worst": worst})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not what `edgewise evaluate` wrote ({reason}); move it away") from error

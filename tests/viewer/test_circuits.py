@@ -1,0 +1,294 @@
+"""Circuits in a real browser, by clicking as a person would: what is shown is what the library says."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgewise.circuit import Circuit
+from edgewise.discovery import Scores
+from edgewise.graph import AblationKind, GraphSpec
+from edgewise.viewer import Viewed
+from tests.viewer.conftest import HOSTILE, SPEC, run, scored
+
+Open = Callable[..., Any]
+KINDS: dict[str, tuple[GraphSpec, AblationKind]] = {
+    "grouped": (SPEC, "interchange"),
+    "zero": (SPEC, "zero"),
+    "parallel, split": (GraphSpec(3, 3, 3, embeddings="split", parallel=True), "interchange"),
+    "off, expanded": (GraphSpec(3, 4, 2, embeddings="off", kv="expanded"), "interchange"),
+    "spans": (GraphSpec(3, 2, 1, spans=("subject", "rest")), "interchange"),
+    "features": (GraphSpec(3, 2, 2, features=((1, (3, 17)),)), "interchange"),
+    "coupled": (GraphSpec(3, 3, 3, coupled_heads=True), "interchange"),
+    "coupled, spans": (GraphSpec(2, 4, 2, coupled_heads=True, spans=("a", "b")), "interchange"),
+}
+
+
+def cell(tab: Any, name: str) -> Any:
+    return tab.locator(f'.stage button[data-name="{name}"]')
+
+
+def said(tab: Any) -> str:
+    return tab.locator(".said").inner_text()
+
+
+def panel(tab: Any) -> Any:
+    return tab.locator(".panel")
+
+
+def meeting(circuit: Circuit) -> dict[str, tuple[int, int]]:
+    """Edges in and out of each component, counted from the graph."""
+    graph, actual = circuit.graph, circuit.actual
+    by_reader = torch.bincount(graph.edge_reader[actual].long(), minlength=graph.n_readers)
+    by_writer = torch.bincount(graph.edge_writer[actual].long(), minlength=graph.n_writers)
+    found = {
+        name: (sum(int(by_reader[r]) for r in graph.readers_of(w)), int(by_writer[w]))
+        for w, name in enumerate(graph.writer_names)
+    }
+    return found | {"logits": (int(by_reader[-1]), 0)}
+
+
+def shown(tab: Any) -> dict[str, tuple[int, int]]:
+    """The same as each component's button says it."""
+    labels = tab.eval_on_selector_all(
+        ".stage button[data-name]", "all => all.map(b => [b.dataset.name, b.getAttribute('aria-label')])"
+    )
+    found = {}
+    for name, label in labels:
+        numbers = re.search(r"([\d,]+) edges in, ([\d,]+) out", label)
+        assert numbers
+        found[name] = int(numbers[1].replace(",", "")), int(numbers[2].replace(",", ""))
+    return found
+
+
+def test_every_size_has_the_edges_that_the_library_gives_it(open_page: Open):
+    """On graphs of every kind: sharing, positions, features, coupled heads; whatever the ablation."""
+    scores = {name: scored(spec, 1, ablation) for name, (spec, ablation) in KINDS.items()}
+    runs = [Viewed(each.at(0.5, actual=True), name) for name, each in scores.items()]
+    tab = open_page(*runs)
+    for name, each in scores.items():
+        tab.get_by_label("Circuit", exact=True).select_option(label=name)
+        for share in (0.5, 0.8, 0.2):
+            circuit = each.at(share, actual=True)
+            tab.get_by_label("Actual edges, at most").fill(str(int((1 - share) * each.graph.n_edges)))
+            tab.keyboard.press("Enter")
+            assert said(tab).startswith(f"{circuit.n_actual:,} of {each.graph.n_edges:,} edges"), (name, share)
+            assert shown(tab) == meeting(circuit), (name, share)
+
+
+def test_absolute_scores_double_precision_and_circuits_without_scores(open_page: Open):
+    signed = scored(SPEC, 2, absolute=True)
+    fine = Scores(signed.graph, signed.values.double() + 1e-12 * torch.arange(signed.graph.n_edges))
+    bare = Circuit(signed.graph, signed.at(0.6).kept)
+    circuits = {"absolute": signed.at(0.6, actual=True, absolute=True), "fine": fine.at(0.6, actual=True), "bare": bare}
+    tab = open_page(*(Viewed(circuit, name) for name, circuit in circuits.items()))
+    for name, circuit in circuits.items():
+        tab.get_by_label("Circuit", exact=True).select_option(label=name)
+        assert shown(tab) == meeting(circuit)
+    assert tab.get_by_label("Edges asked for").is_disabled() and "no scores" in tab.locator(".chips").inner_text()
+
+
+def test_the_measured_value_stands_beside_the_size(open_page: Open):
+    one = run("ioi")
+    tab = open_page(one)
+    fact = tab.locator(".size .fact")
+    assert "kl 0.430 (95 %: 0.387 to 0.516), measured at this size on 128 test examples." in fact.inner_text()
+    assert "Full model 0, empty circuit 4.40." in fact.inner_text()
+    for point in tab.locator(".curve .point").all():
+        point.click()
+        assert "measured at this size" in fact.inner_text()
+    before = said(tab)
+    tab.keyboard.press("]")
+    assert said(tab) != before and "Not measured at this size" in fact.inner_text()
+    tab.get_by_role("button", name="as found").click()
+    assert said(tab).startswith(f"{one.circuit.n_actual} of")
+
+
+def test_a_component_lists_its_edges_in_and_out_sorted(open_page: Open):
+    one = run("ioi", absolute=True, share=0.5)
+    circuit, graph = one.circuit, one.circuit.graph
+    scores = circuit.scores
+    assert scores is not None
+    tab = open_page(one)
+    cell(tab, "a2.h1").click()
+    assert panel(tab).locator("h2").inner_text().startswith("a2.h1")
+    rows = [row.inner_text().split("\n") for row in panel(tab).locator(".rows").nth(0).locator(".row").all()]
+    readers = {graph.reader_names[r] for r in graph.readers_of(graph.writer(2, 1))}
+    edges = [e for e in circuit.actual.nonzero()[:, 0].tolist() if graph.reader_names[graph.edge_reader[e]] in readers]
+    edges.sort(key=lambda e: -abs(float(scores[e])))
+    names = [graph.edge_name(e).split(" -> ") for e in edges]
+    assert [row[0] for row in rows] == [f"{writer} → {reader[-1]}" for writer, reader in names]
+    signs = ["−" if scores[e] < 0 else "+" for e in edges]
+    assert [row[1][0] for row in rows] == signs and {"+", "−"} <= set(signs)
+    panel(tab).locator(".row").first.click()
+    facts = panel(tab).inner_text()
+    assert f"of {graph.n_edges}" in facts and "in this circuit\nyes" in facts
+    panel(tab).get_by_role("button", name=names[0][0], exact=True).click()
+    assert panel(tab).locator("h2").inner_text().startswith(names[0][0])
+
+
+def test_an_edge_is_in_the_smallest_circuit_that_it_names(open_page: Open):
+    tab = open_page(run("ioi"), run("other", 1), fragment="#edge=5")
+    assert "In " in panel(tab).locator("h3").inner_text() and panel(tab).locator("tbody tr").count() == 2
+    panel(tab).get_by_role("button", name="Smallest circuit that has it").click()
+    rank = int(panel(tab).locator("tbody tr").first.locator("td").nth(1).inner_text())
+    assert f"size={rank}" in tab.url
+
+
+def test_two_circuits_are_compared_edge_by_edge(open_page: Open):
+    a, b = run("first", 0), run("second", 1)
+    tab = open_page(a, b)
+    tab.get_by_label("Compare with").select_option(label="second")
+    other = Scores.of(b.circuit).top_actual(a.circuit.n_actual)
+    counts = [int((x & y).sum()) for x, y in ((a.circuit.kept, other.kept), (a.circuit.kept, ~other.kept))]
+    counts.append(int((other.kept & ~a.circuit.kept).sum()))
+    assert f"{counts[0]} edges in both, {counts[1]} only in A, {counts[2]} only in B" in panel(tab).inner_text()
+    for choice, kept in (
+        ("both", a.circuit.kept & other.kept),
+        ("only A", a.circuit.kept & ~other.kept),
+        ("only B", other.kept & ~a.circuit.kept),
+    ):
+        tab.get_by_label("Show").select_option(label=choice)
+        by_writer = torch.bincount(a.circuit.graph.edge_writer[kept].long(), minlength=a.circuit.graph.n_writers)
+        found = shown(tab)
+        assert [found[name][1] for name in a.circuit.graph.writer_names] == by_writer.tolist(), choice
+
+
+def test_search_by_name_number_label_and_edge(open_page: Open):
+    tab = open_page(run("ioi"))
+    for typed in ("2.1", "L2H1", "a2.h1"):
+        tab.keyboard.press("/")
+        tab.keyboard.type(typed)
+        tab.keyboard.press("Enter")
+        assert panel(tab).locator("h2").inner_text().startswith("a2.h1")
+        tab.keyboard.press("Escape")
+        assert panel(tab).locator("h2").first.inner_text() == "Strongest edges"
+    tab.keyboard.press("/")
+    tab.keyboard.type("embed > m")
+    hit = tab.locator(".hits button").first
+    name = hit.inner_text()
+    hit.click()
+    assert name.startswith("embed → m") and panel(tab).locator("h2").inner_text().startswith(name)
+    tab.get_by_label("Search").fill("nobody")
+    assert tab.locator(".hits").inner_text() == "nothing of that name"
+
+
+def test_everything_can_be_undone_and_stands_in_the_address(open_page: Open):
+    tab = open_page(run("ioi"))
+    first = said(tab)
+    cell(tab, "m1").click()
+    tab.locator(".chips button").last.click()
+    second, address = said(tab), tab.url
+    assert "node=m1" in address and "size=" in address and second != first
+    tab.keyboard.press("Control+z")
+    assert said(tab) == first
+    tab.get_by_role("button", name="Undo").click()
+    assert "node=" not in tab.url
+    tab.keyboard.press("Control+Shift+z")
+    tab.get_by_role("button", name="Redo").click()
+    assert said(tab) == second and tab.url == address
+    again = open_page(run("ioi"), fragment="#" + address.split("#")[1])
+    assert said(again) == second and panel(again).locator("h2").inner_text().startswith("m1")
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#run=9&size=-1&edge=1e9&node=constructor", "#show=all&beside=__proto__&lines=x", "#%"]
+)
+def test_an_address_that_means_nothing_shows_the_circuit_as_found(open_page: Open, fragment: str):
+    one = run("ioi")
+    assert said(open_page(one, fragment=fragment)).startswith(f"{one.circuit.n_actual} of")
+
+
+def test_labels_go_to_a_file_and_come_back(open_page: Open, tmp_path: Path):
+    tab = open_page(run("ioi"))
+    cell(tab, "a1.h2").click()
+    tab.get_by_label("Label of a1.h2").fill(HOSTILE.replace("\u2028", ""))
+    tab.keyboard.press("Enter")
+    tab.locator("summary").click()
+    with tab.expect_download() as saved:
+        tab.get_by_role("button", name="Labels to a file").click()
+    path = tmp_path / "labels.json"
+    saved.value.save_as(path)
+    fresh = open_page(run("ioi"))
+    fresh.locator("summary").click()
+    with fresh.expect_file_chooser() as chooser:
+        fresh.get_by_role("button", name="Labels from a file").click()
+    chooser.value.set_files(path)
+    fresh.wait_for_function("document.querySelector('[data-name=\"a1.h2\"]').title.includes('</script>')")
+    fresh.get_by_label("Search").fill("onerror")
+    assert fresh.locator(".hits button").first.inner_text().startswith("a1.h2")
+    (tmp_path / "wrong.json").write_text('{"labels": [1]}')
+    fresh.keyboard.press("Escape")
+    fresh.locator("summary").click()
+    with fresh.expect_file_chooser() as chooser:
+        fresh.get_by_role("button", name="Labels from a file").click()
+    chooser.value.set_files(tmp_path / "wrong.json")
+    assert "wrong.json: this is no file of labels" in fresh.get_by_role("alert").inner_text()
+
+
+def test_pictures_are_saved_as_they_are_seen(open_page: Open, tmp_path: Path):
+    tab = open_page(run(HOSTILE), fragment="#node=logits")
+    for name, begins in (("PNG", b"\x89PNG\r\n\x1a\n"), ("SVG", b"<svg xmlns=")):
+        tab.locator("summary").click()
+        with tab.expect_download() as saved:
+            tab.get_by_role("button", name=f"Picture as {name}").click()
+        saved.value.save_as(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    text = (tmp_path / "SVG").read_text("utf-8")
+    assert "a3.h0" in text and "<img" not in text and text.count("<path") > 5
+
+
+def test_names_and_prompts_are_text_and_nothing_else(open_page: Open):
+    tab = open_page(run(HOSTILE), run("other"))
+    tab.get_by_role("button", name="Examples").click()
+    assert HOSTILE.split()[0] in panel(tab).inner_text()
+    tab.get_by_role("button", name="About").click()
+    assert tab.locator("img, b b").count() == 0 and tab.title() != "owned"
+
+
+def test_the_page_may_reach_no_network(open_page: Open):
+    """Its own policy says no before any network is asked."""
+    tab = open_page(run("ioi"))
+    assert tab.evaluate("() => fetch('https://example.org').then(() => 'reached', () => 'refused')") == "refused"
+    refusals = open_page.wrong  # type: ignore[attr-defined]
+    assert refusals and all("Content Security Policy" in each for each in refusals)
+    refusals.clear()
+
+
+def test_the_keyboard_reaches_every_component(open_page: Open):
+    tab = open_page(run("ioi"))
+    cell(tab, "logits").focus()
+    visited = set()
+    for key in ("ArrowDown", *("ArrowRight",) * 5, *("ArrowDown",) * 2, *("ArrowLeft",) * 3, "ArrowUp"):
+        tab.keyboard.press(key)
+        visited.add(tab.evaluate("() => document.activeElement.dataset.name"))
+    assert len(visited) > 8 and {"m3", "m1"} <= visited
+    tab.keyboard.press("Enter")
+    name = tab.evaluate("() => document.activeElement.dataset.name")
+    assert panel(tab).locator("h2").inner_text().startswith(name)
+    assert name in tab.get_by_role("status").inner_text()
+    tab.keyboard.press("?")
+    assert tab.get_by_role("dialog").is_visible()
+
+
+def test_what_the_pointer_is_on_is_drawn_at_once(open_page: Open):
+    tab = open_page(run("ioi"))
+    ink = "() => document.querySelector('canvas').toDataURL()"
+    before = tab.evaluate(ink)
+    cell(tab, "m2").hover()
+    hovered = tab.evaluate(ink)
+    tab.mouse.move(5, 5)
+    assert hovered != before and tab.evaluate(ink) == before
+
+
+def test_light_dark_and_a_phones_width(open_page: Open):
+    tab = open_page(run("ioi"), width=390, height=844, color_scheme="dark")
+    assert tab.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 27)"
+    tab.get_by_role("button", name="Light or dark").click()
+    assert tab.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
+    cell(tab, "m1").click()
+    assert panel(tab).locator("h2").inner_text().startswith("m1")

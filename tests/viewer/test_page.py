@@ -1,0 +1,86 @@
+"""A page is one file that asks for nothing; a run's folder says what stands in it."""
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import edgewise as ew
+from edgewise import InputError
+from edgewise.viewer import page, read
+from tests.viewer.conftest import HOSTILE, measured, run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run's folder, as `find`, `evaluate` and `curve` leave it."""
+    one = run("ioi")
+    (tmp_path / "ioi").mkdir()
+    one.circuit.save(tmp_path / "ioi/circuit.safetensors")
+    one.evaluations[""].save(tmp_path / "ioi/evaluation.json")
+    assert one.curve is not None
+    one.curve.save(tmp_path / "ioi/curve.json")
+    return tmp_path / "ioi"
+
+
+def test_a_page_lets_only_its_own_script_and_style_run():
+    text = page([run(HOSTILE)])
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy and policy[1].startswith("default-src 'none'; ")
+    assert not re.search(r"unsafe|https?:|\*", policy[1])
+    for tag in ("script", "style"):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert content
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy[1]
+    assert text.count("<script") == text.count("</script>") == 3 and "<img" not in text
+
+
+def test_equal_runs_give_equal_bytes():
+    assert page([run("a")]) == page([run("a")])
+
+
+def test_a_runs_folder_gives_what_lies_in_it(folder: Path):
+    found = read(folder)
+    assert found.label == "ioi" and found.curve is not None and not found.notes
+    assert found.evaluations[""].metrics["kl"].value == 0.43 and found.evaluations[""].worst[0].number == 3
+    assert read(folder / "circuit.safetensors").label == "ioi"
+
+
+def test_measurements_of_another_circuit_are_left_out_and_named(folder: Path):
+    other = replace(measured(run("ioi").circuit), actual_edges=3)
+    other.save(folder / "evaluation-other.json")
+    found = read(folder)
+    assert list(found.evaluations) == [""] and "evaluation-other.json" in found.notes[0]
+
+
+def test_a_page_is_written_beside_the_run_or_where_it_is_asked_for(folder: Path, tmp_path: Path):
+    assert ew.view(folder, show=False) == folder / "circuit.html"
+    assert ew.view(folder, folder, show=False) == folder / "circuits.html"
+    assert ew.view(run("x").circuit, out=tmp_path / "x.html", show=False).read_text("utf-8").startswith("<!doctype")
+
+
+def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(folder: Path, tmp_path: Path):
+    (folder / "evaluation.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match="evaluation.json: not what `edgewise evaluate` wrote"):
+        ew.view(folder, show=False)
+    assert not (folder / "circuit.html").exists()
+    for arguments, said in (
+        ((), "nothing to look at"),
+        ((tmp_path,), "no circuit.safetensors"),
+        ((run("x"),), "give out="),
+    ):
+        with pytest.raises(InputError, match=said):
+            ew.view(*arguments, show=False)
+    with pytest.raises(InputError, match="a page is written as .html"):
+        ew.view(folder, out=tmp_path / "x.pdf", show=False)
+
+
+def test_a_notebook_shows_a_small_picture_and_holds_the_page():
+    circuit = run("x").circuit
+    shown = replace(circuit, provenance={"task": {"name": HOSTILE}})._repr_html_()
+    assert shown.index("<svg") < shown.index("<iframe")
+    assert "<img" not in shown and 'sandbox="allow-scripts allow-downloads"' in shown
