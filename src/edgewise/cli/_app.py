@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Abort, Option, Typer
 from typer.exceptions import TyperException
 
 from edgewise._errors import InputError
@@ -19,7 +19,7 @@ from edgewise.cli._judge import curve, draw, evaluate
 from edgewise.cli._mib import mib
 from edgewise.cli._view import view
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for name, group in (
     ("models", _models.app),
     ("tasks", _tasks.app),
@@ -48,7 +48,7 @@ def main() -> None:
         if (choices := _CHOICES.search(message)) is not None:
             message = f"{message[: choices.start()]} {choices[1]}: choose {choices[2].replace(chr(39), '')}"
         sys.exit(_show.refusal(message) if message else 2)  # none where help is shown, as nothing was asked for
-    except typer.Abort:
+    except Abort:
         sys.exit(130)
     except (RuntimeError, MemoryError) as error:
         if not _show.out_of_memory(error):
@@ -60,7 +60,7 @@ def main() -> None:
 def commands(
     plugin: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="A Python file that adds families, methods, metrics or formats (docs/extending.md); several times."
         ),
     ] = None,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -19,16 +19,14 @@ from edgewise.runs import check_writable
 
 
 def bench(
-    config: Annotated[Path, typer.Argument(help="A .yaml file of models, tasks, methods, sizes and seeds.")],
-    out: Annotated[Path, typer.Option(help="Folder of all results; what is done there is skipped.")] = Path(
-        "runs/bench"
-    ),
-    jobs: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads of each; the cores shared out if not given.")] = None,
+    config: Annotated[Path, Argument(help="A .yaml file of models, tasks, methods, sizes and seeds.")],
+    out: Annotated[Path, Option(help="Folder of all results; what is done there is skipped.")] = Path("runs/bench"),
+    jobs: Annotated[int, Option(help="Processes, each with a model of its own.")] = 1,
+    threads: Annotated[int | None, Option(help="Threads of each; the cores shared out if not given.")] = None,
     device: options.Device = "cpu",
     cache: options.Cache = 1.0,
-    write: Annotated[Path | None, typer.Option(help="Also write a page (.md) with tables and the figure.")] = None,
-    table_only: Annotated[bool, typer.Option("--table-only", help="Only gather what is done so far.")] = False,
+    write: Annotated[Path | None, Option(help="Also write a page (.md) with tables and the figure.")] = None,
+    table_only: Annotated[bool, Option("--table-only", help="Only gather what is done so far.")] = False,
 ) -> None:
     """Find and judge circuits of many methods, tasks and seeds; go on where an earlier run stopped."""
     check_page(write)
@@ -45,7 +43,7 @@ def bench(
             )
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from there", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise Exit(130) from None
         failed = found.failed
     print(f"table -> {table}")
     if write is not None:
@@ -60,10 +58,10 @@ def bench(
 
 
 def plot(
-    table: Annotated[Path, typer.Argument(help="The bench.parquet that bench wrote, or the .json that curve wrote.")],
-    out: Annotated[Path, typer.Option(help="Where to draw it: .png, .svg or .pdf.")],
-    metric: Annotated[str | None, typer.Option(help="Another metric than the distance to the model (KL).")] = None,
-    linear: Annotated[bool, typer.Option("--linear", help="A linear vertical axis.")] = False,
+    table: Annotated[Path, Argument(help="The bench.parquet that bench wrote, or the .json that curve wrote.")],
+    out: Annotated[Path, Option(help="Where to draw it: .png, .svg or .pdf.")],
+    metric: Annotated[str | None, Option(help="Another metric than the distance to the model (KL).")] = None,
+    linear: Annotated[bool, Option("--linear", help="A linear vertical axis.")] = False,
 ) -> None:
     """Draw faithfulness against size with intervals: one line per method, one panel per task."""
     check_path(out)

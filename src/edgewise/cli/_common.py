@@ -36,7 +36,9 @@ def quiet() -> None:
         logging.disable_progress_bar()
 
 
-def make_task(name: str, tokenizer: Any, train: int, validation: int, test: int, seed: int) -> ew.tasks.Task:
+def make_task(
+    name: str, tokenizer: Any, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
+) -> ew.tasks.Task:
     """The built-in task of that name, or that of a file."""
     compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
     if compiled and name != "program":
@@ -53,7 +55,7 @@ def task_of(
 ) -> ew.tasks.Task:
     """The task that a circuit was found on, or another by name."""
     if name is not None:
-        return make_task(name, tokenizer, 200, 200, test, seed)
+        return make_task(name, tokenizer, test=test, seed=seed)
     return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer)
 
 
@@ -94,12 +96,8 @@ def check_page(write: Path | None) -> None:
 
 
 def check_task(name: str, what: str = "--task", built_in: Iterable[str] = TASK_NAMES) -> None:
-    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded.
-
-    Args:
-        name: what the user gave.
-        what: what it was given as.
-        built_in: the tasks to choose from.
+    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded; `what`: what
+    it was given as.
     """
     known = list(built_in)
     if name in known or name.startswith(HUB):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -17,14 +17,13 @@ from edgewise.runs import check_writable
 
 
 def compare(
-    circuits: Annotated[list[Path], typer.Argument(help="Two or more circuit.safetensors.")],
+    circuits: Annotated[list[Path], Argument(help="Two or more circuit.safetensors.")],
     task: Annotated[
-        list[str] | None,
-        typer.Option(help="Judge them on this task or .jsonl file (several times); their own if not given."),
+        list[str] | None, Option(help="Judge them on this task or .jsonl file (several times); their own if not given.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model; the first circuit's own if not given.")] = None,
+    model: Annotated[str | None, Option(help="The model; the first circuit's own if not given.")] = None,
     split: options.SplitName = "test",
-    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json file.")] = None,
+    out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
@@ -42,7 +41,7 @@ def compare(
     for each in found:
         _show.compare_weights(each, loaded)
     if task:
-        tasks = [make_task(name, loaded.tokenizer, 200, 200, 256, 0) for name in task]
+        tasks = [make_task(name, loaded.tokenizer) for name in task]
     else:
         sources = {str(each.provenance.get("task", {})): each.provenance.get("task", {}) for each in found}
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]
@@ -51,10 +50,7 @@ def compare(
         result = ew.compare(loaded, dict(zip(_names(circuits), found, strict=True)), tasks, split=split)
     if out is not None:
         result.save(out)
-    if as_json:
-        print(result.to_json())
-    else:
-        _show.comparison(result)
+    _show.result(result, as_json, _show.comparison)
 
 
 def _told_apart(tasks: list[ew.tasks.Task]) -> list[ew.tasks.Task]:

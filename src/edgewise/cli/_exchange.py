@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -19,20 +19,16 @@ from edgewise.runs import check_writable
 def import_circuit(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="EAP-IG's or MIB's .json or .pt, Edge Pruning's edges.json, ioi-wang, or greater-than-hanna."
-        ),
+        Argument(help="EAP-IG's or MIB's .json or .pt, Edge Pruning's edges.json, ioi-wang, or greater-than-hanna."),
     ],
-    model: Annotated[str, typer.Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
-    out: Annotated[Path, typer.Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
-    task: Annotated[str, typer.Option(help="The task it is for; recorded for evaluate.")] = "ioi",
-    ablation: Annotated[
-        Literal["interchange", "zero"], typer.Option(help="What its removed edges carry.")
-    ] = "interchange",
+    model: Annotated[str, Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
+    out: Annotated[Path, Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
+    task: Annotated[str, Option(help="The task it is for; recorded for evaluate.")] = "ioi",
+    ablation: Annotated[Literal["interchange", "zero"], Option(help="What its removed edges carry.")] = "interchange",
     sparsity: Annotated[
-        float | None, typer.Option(help="Choose edges anew by the file's scores: 1 − kept actual edges / all edges.")
+        float | None, Option(help="Choose edges anew by the file's scores: 1 − kept actual edges / all edges.")
     ] = None,
-    absolute: Annotated[bool, typer.Option(help="With --sparsity: by absolute score.")] = False,
+    absolute: Annotated[bool, Option(help="With --sparsity: by absolute score.")] = False,
 ) -> None:
     """Read a circuit of another tool, on the model's own graph, and write it to OUT/circuit.safetensors."""
     check_task(task)
@@ -43,7 +39,7 @@ def import_circuit(
         if circuit.scores is None:
             raise InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
         circuit = ew.Scores.of(circuit).at(sparsity, actual=True, absolute=absolute)
-    pairs = make_task(task, loaded.tokenizer, 200, 200, 256, 0)
+    pairs = make_task(task, loaded.tokenizer)
     provenance = circuit.provenance | {
         "model": loaded.identity,
         "ablation": ew.Ablation(ablation).to_dict(),
@@ -58,8 +54,8 @@ def import_circuit(
 
 def export_circuit(
     circuit: options.CircuitFile,
-    out: Annotated[Path, typer.Argument(help="A .pt or .json file for EAP-IG and MIB, or a file named edges.json.")],
-    d_model: Annotated[int, typer.Option(help="Width of the model, which EAP-IG's and MIB's files name.")] = 0,
+    out: Annotated[Path, Argument(help="A .pt or .json file for EAP-IG and MIB, or a file named edges.json.")],
+    d_model: Annotated[int, Option(help="Width of the model, which EAP-IG's and MIB's files name.")] = 0,
 ) -> None:
     """Write a circuit for another tool, and say what had to be changed for it."""
     check_writable(out.parent)
@@ -75,8 +71,6 @@ def export_circuit(
 
 def foreign_circuit(file: Path, model: ew.Model, name: str) -> ew.Circuit:
     """A circuit of another tool on the graph that its file counts on; refused if that is of another model."""
-    import edgewise as ew
-
     physical = model.graph()
     circuit = _read(file, physical)
     # No tool's file says whether a layer's heads are coupled; the model does.

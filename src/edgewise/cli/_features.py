@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import typer
+from typer import Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -13,7 +13,7 @@ from edgewise.discovery import check_able
 
 Sources = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--transcoders",
         help="Take MLPs apart into features: a transcoder's file, a folder of them, or a hub id; several times.",
     ),

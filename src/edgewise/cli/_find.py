@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Exit, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -25,47 +25,41 @@ def find(
     model: options.ModelName = "smollm2-135m",
     task: options.TaskName = "ioi",
     method_name: Annotated[
-        str, typer.Option("--method", help="`edgewise methods` lists them; see docs/methods.md.")
+        str, Option("--method", help="`edgewise methods` lists them; see docs/methods.md.")
     ] = "ranking",
-    sparsity: Annotated[float | None, typer.Option(help="1 − kept edges / all edges; 0.98, which keeps 2 %.")] = None,
+    sparsity: Annotated[float | None, Option(help="1 − kept edges / all edges; 0.98, which keeps 2 %.")] = None,
     out: options.Out = Path("runs/circuit"),
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting of the method, as name=value; several times. `edgewise methods NAME`."),
+        Option("--set", help="A setting of the method, as name=value; several times. `edgewise methods NAME`."),
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help="default, or paper for edge-pruning (the published settings).")
-    ] = "default",
+    preset: Annotated[str, Option(help="default, or paper for edge-pruning (the published settings).")] = "default",
     start: Annotated[
-        Path | None, typer.Option(help="Scores to start from: the circuit.safetensors of a ranking, say.")
+        Path | None, Option(help="Scores to start from: the circuit.safetensors of a ranking, say.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help=f"Of a learned method; {_DEFAULT}.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help=f"Examples at a time; {_DEFAULT}.")] = None,
-    points: Annotated[int | None, typer.Option(help="Quadrature points of a method that integrates gradients.")] = None,
-    quadrature: Annotated[str | None, typer.Option(help="Their places: gauss-legendre, left, right, …")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="acdc: cut what raises the loss by less; decides the size.")
-    ] = None,
-    pairs: Annotated[int | None, typer.Option(help="Use this many training pairs, the first.")] = None,
-    methods: Annotated[str | None, typer.Option(help="ensemble: of which methods' ranks, with commas.")] = None,
+    steps: Annotated[int | None, Option(help=f"Of a learned method; {_DEFAULT}.")] = None,
+    batch_size: Annotated[int | None, Option(help=f"Examples at a time; {_DEFAULT}.")] = None,
+    points: Annotated[int | None, Option(help="Quadrature points of a method that integrates gradients.")] = None,
+    quadrature: Annotated[str | None, Option(help="Their places: gauss-legendre, left, right, …")] = None,
+    threshold: Annotated[float | None, Option(help="acdc: cut what raises the loss by less; decides the size.")] = None,
+    pairs: Annotated[int | None, Option(help="Use this many training pairs, the first.")] = None,
+    methods: Annotated[str | None, Option(help="ensemble: of which methods' ranks, with commas.")] = None,
     train: options.TrainPairs = 200,
     validation: options.ValidationPairs = 200,
     test: options.TestPairs = 256,
-    seed: Annotated[int, typer.Option(help="Of the method, and of a built-in task's pairs.")] = 0,
+    seed: Annotated[int, Option(help="Of the method, and of a built-in task's pairs.")] = 0,
     ablation: Annotated[
         AblationName,
-        typer.Option(
+        Option(
             help="What removed edges carry; means are over the training prompts, optimal constants learned with masks."
         ),
     ] = "interchange",
     embeddings: options.Embeddings = "joint",
     kv: options.KeyValue = "physical",
-    positions: Annotated[
-        bool, typer.Option("--positions", help="Give each span of the prompts edges of its own.")
-    ] = False,
+    positions: Annotated[bool, Option("--positions", help="Give each span of the prompts edges of its own.")] = False,
     transcoders: _features.Sources = None,
     features_per_layer: Annotated[
-        int, typer.Option(help="With --transcoders: how many features of each, those with the largest effects.")
+        int, Option(help="With --transcoders: how many features of each, those with the largest effects.")
     ] = 32,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
@@ -76,26 +70,11 @@ def find(
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
     record = method(method_name, "--method")
-    given = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "points": points,
-        "quadrature": quadrature,
-        "threshold": threshold,
-        "pairs": pairs,
-        "methods": None if methods is None else tuple(methods.split(",")),
-    }
+    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "points": points, "quadrature": quadrature}
+    given |= {"threshold": threshold, "pairs": pairs, "methods": None if methods is None else tuple(methods.split(","))}
     changes = {name: value for name, value in given.items() if value is not None}
     config = configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or ())
-    if positions:
-        check_able(record, config, "positions", "--positions")
-    if ablation == "optimal" and not record.learns:
-        able = ", ".join(name for name, each in all_methods().items() if each.learns)
-        raise InputError(f"--ablation optimal: constants are learned with masks, by {able}")
-    if start is None and record.start == "must":
-        raise InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
-    if start is not None and record.start == "no":
-        raise InputError(f"--start: {record.name} takes no scores to start from; leave it out")
+    _check_able(record, config, positions, ablation, start)
     cache_bytes = cache_size(cache)
     _features.check(transcoders, features_per_layer, record, config, ablation)
     check_task(task)
@@ -124,7 +103,22 @@ def find(
     found.save(out / "circuit.safetensors")
     _show.found(found, out / "circuit.safetensors")
     if "stopped" in found.provenance["method"]:
-        raise typer.Exit(130)  # what follows in a script should not go on with half a circuit
+        raise Exit(130)  # what follows in a script should not go on with half a circuit
+
+
+def _check_able(
+    record: ew.Method, config: ew.discovery.MethodConfig, positions: bool, ablation: str, start: Path | None
+) -> None:
+    """Refuse options that a method has no use for, or a missing one that it needs. Raises `InputError`."""
+    if positions:
+        check_able(record, config, "positions", "--positions")
+    if ablation == "optimal" and not record.learns:
+        able = ", ".join(name for name, each in all_methods().items() if each.learns)
+        raise InputError(f"--ablation optimal: constants are learned with masks, by {able}")
+    if start is None and record.start == "must":
+        raise InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
+    if start is not None and record.start == "no":
+        raise InputError(f"--start: {record.name} takes no scores to start from; leave it out")
 
 
 def configure(
@@ -159,8 +153,8 @@ def size_of(sparsity: float | None) -> float:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this method's settings.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/methods.md.")] = False,
+    name: Annotated[str | None, Argument(help="Show this method's settings.")] = None,
+    markdown: Annotated[bool, Option("--markdown", help="As the table of docs/methods.md.")] = False,
 ) -> None:
     """The methods that find circuits, or the settings of one, for `find --set` and benches."""
     if markdown:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -19,13 +19,13 @@ from edgewise.runs import check_writable, write_atomically
 
 
 def mib(
-    file: Annotated[Path, typer.Argument(help="EAP-IG's or MIB's .json or .pt, or a circuit.safetensors with scores.")],
-    model: Annotated[str | None, typer.Option(help="The model; needed for a file of others.")] = None,
-    task: Annotated[str | None, typer.Option(help="The task; needed for a file of others.")] = None,
-    metric: Annotated[str, typer.Option(help="Higher for a stronger behaviour.")] = "logit_diff",
+    file: Annotated[Path, Argument(help="EAP-IG's or MIB's .json or .pt, or a circuit.safetensors with scores.")],
+    model: Annotated[str | None, Option(help="The model; needed for a file of others.")] = None,
+    task: Annotated[str | None, Option(help="The task; needed for a file of others.")] = None,
+    metric: Annotated[str, Option(help="Higher for a stronger behaviour.")] = "logit_diff",
     split: options.SplitName = "test",
     test: options.TestPairs = 256,
-    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json file.")] = None,
+    out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
@@ -55,7 +55,4 @@ def mib(
     row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:
         write_atomically(out, json.dumps(row, indent=2) + "\n")
-    if as_json:
-        print(json.dumps(row))
-    else:
-        _show.mib(result, circuit.graph, conditions)
+    _show.result(row, as_json, _show.mib, result, circuit.graph, conditions)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option, Typer
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -16,12 +15,12 @@ from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import quiet, torch_type
 
-app = typer.Typer(no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one.")
+app = Typer(no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one.")
 
 
 @app.command("check")
 def check_model(
-    model: Annotated[str, typer.Argument(help="smollm2-135m, a hub id, or a local directory.")],
+    model: Annotated[str, Argument(help="smollm2-135m, a hub id, or a local directory.")],
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
@@ -31,10 +30,7 @@ def check_model(
     result = ew.engine.check(loaded, own=True)
     row: dict[str, Any] = {"model": model, "family": loaded.family, **asdict(result)}
     row |= {"allowed": result.allowed, "passed": result.passed}
-    if as_json:
-        print(json.dumps(row))
-    else:
-        _show.check(row)
+    _show.result(row, as_json, _show.check)
     if not result.passed:
         sys.exit(1)
 
@@ -48,15 +44,15 @@ def list_models() -> None:
 
 
 def plan(
-    config: Annotated[Path, typer.Option("--config", help="A model's config.json; no weights are needed.")],
-    batch: Annotated[int, typer.Option("--batch", help="Pairs per step.")] = 32,
-    length: Annotated[int, typer.Option("--length", help="Tokens per prompt.")] = 20,
-    dtype: Annotated[options.DtypeName, typer.Option(help="Of the weights and the stack.")] = "float32",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Chunks of tokens are longer on a GPU.")] = "cpu",
+    config: Annotated[Path, Option(help="A model's config.json; no weights are needed.")],
+    batch: Annotated[int, Option(help="Pairs per step.")] = 32,
+    length: Annotated[int, Option(help="Tokens per prompt.")] = 20,
+    dtype: Annotated[options.DtypeName, Option(help="Of the weights and the stack.")] = "float32",
+    device: Annotated[Literal["cpu", "cuda"], Option(help="Chunks of tokens are longer on a GPU.")] = "cpu",
     embeddings: options.Embeddings = "joint",
     kv: options.KeyValue = "physical",
     examples: Annotated[
-        int | None, typer.Option(help="Training examples whose constants are kept; the batch's if not given.")
+        int | None, Option(help="Training examples whose constants are kept; the batch's if not given.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -78,17 +74,6 @@ def plan(
         for memory in ("default", "lean")
     ]
     row = {"config": str(config), "edges": graph.n_edges, "batch": batch, "length": length, "dtype": dtype}
-    if as_json:
-        row["modes"] = {
-            mode.memory: {
-                "bytes": mode.bytes,
-                "total_bytes": mode.total_bytes,
-                "bytes_above_weights": mode.bytes_above_weights,
-                "operations": mode.operations,
-                "total_operations": mode.total_operations,
-            }
-            for mode in modes
-        }
-        print(json.dumps(row))
-    else:
-        _show.footprints(row, modes)
+    amounts = ("bytes", "total_bytes", "bytes_above_weights", "operations", "total_operations")
+    by_mode = {mode.memory: {name: getattr(mode, name) for name in amounts} for mode in modes}
+    _show.result(row | {"modes": by_mode}, as_json, _show.footprints, row, modes)

@@ -4,38 +4,35 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
-OwnModel = Annotated[str | None, typer.Option("--model", help="The model; the circuit's own if not given.")]
-TaskName = Annotated[
-    str, typer.Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")
-]
-CircuitFile = Annotated[Path, typer.Argument(help="The circuit.safetensors that find wrote.")]
-Picture = Annotated[Path, typer.Argument(help="Where to draw it: .png, .svg or .pdf.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-SplitName = Annotated[Literal["train", "validation", "test"], typer.Option("--split", help="Which examples.")]
+ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
+OwnModel = Annotated[str | None, Option("--model", help="The model; the circuit's own if not given.")]
+TaskName = Annotated[str, Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")]
+CircuitFile = Annotated[Path, Argument(help="The circuit.safetensors that find wrote.")]
+Picture = Annotated[Path, Argument(help="Where to draw it: .png, .svg or .pdf.")]
+Out = Annotated[Path, Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON and nothing else.")]
+SplitName = Annotated[Literal["train", "validation", "test"], Option("--split", help="Which examples.")]
 Embeddings = Annotated[
-    Literal["joint", "split", "off"], typer.Option("--embeddings", help="Off: embeddings are not writers.")
+    Literal["joint", "split", "off"], Option("--embeddings", help="Off: embeddings are not writers.")
 ]
 KeyValue = Annotated[
-    Literal["physical", "expanded"],
-    typer.Option("--kv", help="Key and value readers: physical, or expanded to query heads."),
+    Literal["physical", "expanded"], Option("--kv", help="Key and value readers: physical, or expanded to query heads.")
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, …")]
+Device = Annotated[str, Option("--device", help="cpu, cuda, …")]
 DtypeName = Literal["float32", "bf16"]
 Dtype = Annotated[
-    DtypeName | None, typer.Option("--dtype", help="Of weights and stack; unset: weights as stored, stack float32.")
+    DtypeName | None, Option("--dtype", help="Of weights and stack; unset: weights as stored, stack float32.")
 ]
-Memory = Annotated[Literal["default", "lean"], typer.Option("--memory", help="Lean: less memory, more time.")]
+Memory = Annotated[Literal["default", "lean"], Option("--memory", help="Lean: less memory, more time.")]
 Matmul = Annotated[
     Literal["highest", "high", "medium"],
-    typer.Option("--matmul", help="Medium: float32 products as fast as the machine can, maybe in bfloat16."),
+    Option("--matmul", help="Medium: float32 products as fast as the machine can, maybe in bfloat16."),
 ]
 Cache = Annotated[
     float,
-    typer.Option(
+    Option(
         "--cache", help="GiB kept of what depends on the pairs alone: faster where many are seen again (each process)."
     ),
 ]
@@ -48,10 +45,10 @@ class Logger(str, Enum):
     wandb = "wandb"
 
 
-Log = Annotated[list[Logger] | None, typer.Option("--log", help="Also log there (if installed).")]
-TrainPairs = Annotated[int, typer.Option("--train", help="Training pairs of a built-in task.")]
-ValidationPairs = Annotated[int, typer.Option("--validation", help="Validation pairs of a built-in task.")]
-TestPairs = Annotated[int, typer.Option("--test", help="Test pairs of a built-in task.")]
-PairsSeed = Annotated[int, typer.Option("--seed", help="Of the pairs, if the task is built in.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples at a time; it does not change the numbers.")]
-Sparsities = Annotated[str, typer.Option("--sparsities", help="The sizes, as actual sparsities.")]
+Log = Annotated[list[Logger] | None, Option("--log", help="Also log there (if installed).")]
+TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in task.")]
+ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task.")]
+TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task.")]
+PairsSeed = Annotated[int, Option("--seed", help="Of the pairs, if the task is built in.")]
+BatchSize = Annotated[int, Option("--batch-size", help="Examples at a time; it does not change the numbers.")]
+Sparsities = Annotated[str, Option("--sparsities", help="The sizes, as actual sparsities.")]

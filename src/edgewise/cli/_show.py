@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from rich.markup import escape
 
 import edgewise as ew
 from edgewise.cli._print import ERRORS, OUT, line, stopped, table
-from edgewise.runs import settings_of
+from edgewise.runs import SavedAsJson, settings_of
 
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
@@ -51,11 +53,25 @@ def working(what: str) -> AbstractContextManager[Any]:
     return ERRORS.status(what)
 
 
-def header(model: ew.Model, engine: ew.Engine, task: ew.tasks.Task) -> None:
-    """What is about to run."""
-    source, spec = model.identity, engine.graph.spec
+def result(found: Any, as_json: bool, show: Callable[..., None], *shown: Any) -> None:
+    """Print what a command found: as JSON, or by `show`, given `shown` where that is not what was found itself."""
+    if as_json:
+        print(found.to_json() if isinstance(found, SavedAsJson) else json.dumps(found), flush=True)
+    else:
+        show(*(shown or (found,)))
+
+
+def model_line(model: ew.Model) -> None:
+    """Which model is about to run."""
+    source = model.identity
     note = f" ({source['note']})" if source["note"] else ""
     line(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}")
+
+
+def header(model: ew.Model, engine: ew.Engine, task: ew.tasks.Task) -> None:
+    """What is about to run."""
+    model_line(model)
+    spec = engine.graph.spec
     convention = f"embeddings {spec.embeddings}, keys and values {spec.kv}"
     line(f"graph    {engine.graph.n_edges:,} edges; {convention}; ablation {engine.ablation.kind}")
     if spec.features:
@@ -177,21 +193,14 @@ def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, A
 
 
 def _caption(result: ew.Evaluation) -> str:
-    conditions = result.conditions
-    lines = [
-        _how(conditions),
-        f"{_units(result)}; random and EAP: at most the same actual size; {BOOTSTRAP}",
-    ]
+    conditions, units = result.conditions, "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer"
+    if "l2" in result.metrics:
+        units = "l2: squared distance to the full model's outputs, summed over them"
+    lines = [_how(conditions), f"{units}; random and EAP: at most the same actual size; {BOOTSTRAP}"]
     if "eap" in conditions:
         eap = conditions["eap"]
         lines.append(f"EAP's edges by {eap['selection']} score, chosen on {eap['chosen_on']}")
     return "\n".join(lines)
-
-
-def _units(result: ew.Evaluation) -> str:
-    if "l2" in result.metrics:
-        return "l2: squared distance to the full model's outputs, summed over them"
-    return "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer"
 
 
 def _how(conditions: dict[str, Any]) -> str:

@@ -1,35 +1,31 @@
 """What `edgewise transcoder` prints."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import edgewise as ew
 from edgewise.cli._print import ERRORS, line, stopped, table
-from edgewise.models import Model
-from edgewise.runs import progress
-from edgewise.transcoders import TokenRows, Transcoder, held_out
-from edgewise.transcoders.formats import FORMATS
-from edgewise.transcoders.judging import Loss, TranscoderEvaluation
-from edgewise.transcoders.training import Sweep, Trained, TrainingConfig
+from edgewise.cli._show import model_line
 
 _LOSSES = ("loss", "added", "95 % interval", "KL")
 """The columns of `_cells`."""
 
 
-def training(model: Model, rows: TokenRows, config: TrainingConfig) -> None:
+def training(model: ew.Model, rows: ew.transcoders.TokenRows, config: ew.transcoders.TrainingConfig) -> None:
     """What is about to be trained."""
-    source, parts = model.identity, model.parts
-    note = f" ({source['note']})" if source["note"] else ""
-    line(f"model    {source['id']}{note}, {source['dtype']}, weights {source['weights_hash'][:12]}")
+    model_line(model)
     passes = config.steps * config.batch_tokens / rows.n_tokens
     line(f"text     {', '.join(rows.source.get('text', []))}: {rows.n_tokens:,} tokens, seen {passes:.2g} times")
     names = config.names
     shown = ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
-    sizes = f"{config.jobs(parts.d_model)[0].specs[0].n_features:,} features each"
+    sizes = f"{config.jobs(model.parts.d_model)[0].specs[0].n_features:,} features each"
     line(f"training {shown}; {sizes}; {config.steps:,} steps of {config.batch_tokens:,} tokens; {config.precision}")
 
 
-def trained(result: Trained, out: Path, config: TrainingConfig) -> None:
+def trained(result: ew.transcoders.Trained, out: Path, config: ew.transcoders.TrainingConfig) -> None:
     """What a run made."""
     long = result.steps * config.batch_tokens >= config.dead_after  # before that no feature counts as dead
     if result.stopped:
@@ -47,7 +43,7 @@ def trained(result: Trained, out: Path, config: TrainingConfig) -> None:
     line(f"written to {out}")
 
 
-def transcoders(result: TranscoderEvaluation) -> None:
+def transcoders(result: ew.transcoders.TranscoderEvaluation) -> None:
     """An evaluation as tables."""
     features, losses = [], []
     for each in result.transcoders:
@@ -72,7 +68,7 @@ def transcoders(result: TranscoderEvaluation) -> None:
         table("all of these MLPs changed at once", ("", *_LOSSES), rows)
 
 
-def swept(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
+def swept(result: ew.transcoders.Sweep, layers: tuple[int, ...], out: Path) -> None:
     """A sweep as a table and, where matplotlib is installed, pictures."""
     rows = []
     for name, each in result.jobs.items():
@@ -83,20 +79,18 @@ def swept(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
     draw_sweep(result, layers, out)
 
 
-def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
+def draw_sweep(result: ew.transcoders.Sweep, layers: tuple[int, ...], out: Path) -> None:
     """A picture for each layer: `sweep-layer8.png`."""
-    from edgewise.report import Tradeoff, tradeoff
-
     seen, text = result.config["tokens_seen"], result.conditions["text"]
     for layer in layers:
-        points = [Tradeoff(kind, active, x.added, x.low, x.high) for kind, active, x in result.points(layer)]
+        points = [ew.report.Tradeoff(kind, active, x.added, x.low, x.high) for kind, active, x in result.points(layer)]
         path = out / f"sweep-layer{layer}.png"
         caption = (
             f"{result.conditions['model']['id']}, trained on {seen:,} tokens of {', '.join(text['text'])}; judged on "
             f"{text['rows']} rows held out; replaced at {result.conditions['replaced_positions']}; bands: "
             f"{result.conditions['interval']}. The model's own loss: {result.original.loss:.3f}."
         )
-        tradeoff(
+        ew.report.tradeoff(
             points,
             path,
             references=[("mean ablation", result.mean[layer].added), ("zero ablation", result.zero[layer].added)],
@@ -109,11 +103,11 @@ def draw_sweep(result: Sweep, layers: tuple[int, ...], out: Path) -> None:
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Progress on the error stream, from the first call on of what it yields: with the number done and that of all."""
-    with progress(what) as shown:
+    with ew.runs.progress(what) as shown:
         yield lambda done, total: shown.update(done, total=total)
 
 
-def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
+def compare_weights(transcoders: Sequence[ew.transcoders.Transcoder], model: ew.Model) -> None:
     """Say so if a transcoder was trained on other weights."""
     now = model.identity["weights_hash"]
     for each in transcoders:
@@ -124,18 +118,18 @@ def compare_weights(transcoders: Sequence[Transcoder], model: Model) -> None:
 
 def passed_over(source: str) -> None:
     """Say so if a folder holds sets in folders of their own, which are not judged with its files."""
-    ours = FORMATS["edgewise"].finds  # other tools' sets are folders of folders, which are read as one
+    ours = ew.transcoders.FORMATS["edgewise"].finds  # other tools' sets are folders of folders, which are read as one
     if not (Path(source).is_dir() and ours(Path(source))):
         return
     if sets := [each.name for each in sorted(Path(source).iterdir()) if each.is_dir() and ours(each)]:
         line(f"note: {source} also holds {', '.join(sets)}, not judged here; give such a folder", ERRORS)
 
 
-def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:
+def seen(transcoders: Sequence[ew.transcoders.Transcoder], rows: ew.transcoders.TokenRows) -> None:
     """Say so if the rows may be among those that a transcoder was trained on."""
     for each in transcoders:
         text = each.provenance.get("method", {}).get("text")
-        if text and not held_out(rows.source, text):
+        if text and not ew.transcoders.held_out(rows.source, text):
             line(
                 f"note: {each.spec.reads} was trained on another cut of this text: these rows may be among those it "
                 "was trained on; give the text, --context, --limit and --hold-out of the training",
@@ -144,5 +138,5 @@ def seen(transcoders: Sequence[Transcoder], rows: TokenRows) -> None:
             return
 
 
-def _cells(loss: Loss) -> tuple[str, str, str, str]:
+def _cells(loss: ew.transcoders.Loss) -> tuple[str, str, str, str]:
     return f"{loss.loss:.4f}", f"{loss.added:.4f}", f"{loss.low:.4f} to {loss.high:.4f}", f"{loss.kl:.4f}"

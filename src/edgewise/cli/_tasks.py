@@ -8,18 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.markup import escape
+from typer import Argument, Exit, Option, Typer
 
 import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.cli import _options as options
+from edgewise.cli import _show
 from edgewise.cli._common import check_task, load
 from edgewise.cli._print import ERRORS, OUT, line
 from edgewise.runs import check_writable, write_atomically
 from edgewise.tasks import BUILT_IN, SPLITS, TASK_NAMES
 
-app = typer.Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
+app = Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
 
 
 @app.command("list")
@@ -31,9 +32,9 @@ def list_tasks() -> None:
 
 @app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="A built-in task, or a file of pairs.")],
+    task: Annotated[str, Argument(help="A built-in task, or a file of pairs.")],
     model: options.ModelName = "smollm2-135m",
-    n: Annotated[int, typer.Option("-n", help="How many pairs.")] = 5,
+    n: Annotated[int, Option("-n", help="How many pairs.")] = 5,
     split: options.SplitName = "train",
     seed: options.PairsSeed = 0,
     as_json: options.AsJson = False,
@@ -45,22 +46,19 @@ def show(
     tokenizer = ew.models.load_tokenizer(model)
     made = _made(task, tokenizer, split, n, seed)
     for number, pair in enumerate(made.split(split)[:n]):
-        if as_json:
-            print(json.dumps(asdict(pair)))
-        else:
-            _print_pair(number, pair, made, tokenizer)
+        _show.result(asdict(pair), as_json, _print_pair, number, pair, made, tokenizer)
 
 
 @app.command()
 def score(
-    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks or files; all built-in ones if not given.")] = None,
+    tasks: Annotated[list[str] | None, Argument(help="Tasks or files; all built-in ones if not given.")] = None,
     model: options.ModelName = "smollm2-135m",
     split: options.SplitName = "test",
-    n: Annotated[int, typer.Option("-n", help="Examples of a built-in task.")] = 256,
+    n: Annotated[int, Option("-n", help="Examples of a built-in task.")] = 256,
     seed: options.PairsSeed = 0,
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Also write the table to this Markdown file.")] = None,
+    out: Annotated[Path | None, Option(help="Also write the table to this Markdown file.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
@@ -77,20 +75,18 @@ def score(
         for variant in _VARIANTS.get(name, ({},)):
             task = _made(name, loaded.tokenizer, split, n, seed, **variant)
             ability = ew.evaluation.score(loaded, task, split=split, batch_size=batch_size)
-            rows.append({"task": task.name, "options": variant, **asdict(ability), "complaint": ability.complaint})
-            if as_json:
-                print(json.dumps(rows[-1]), flush=True)
-            else:
-                line(f"{_title(rows[-1])}: {_line(rows[-1])}")
+            row = {"task": task.name, "options": variant, **asdict(ability), "complaint": ability.complaint}
+            _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
+            rows.append(row)
     if out is not None:
         write_atomically(out, _markdown(rows, loaded.identity, split, seed))
 
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file, or hf:NAME of a data set.")],
+    file: Annotated[str, Argument(help="A .jsonl, .csv or .parquet file, or hf:NAME of a data set.")],
     model: options.ModelName = "smollm2-135m",
-    limit: Annotated[int, typer.Option(help="Print at most so many refusals; all are counted.")] = 20,
+    limit: Annotated[int, Option(help="Print at most so many refusals; all are counted.")] = 20,
     as_json: options.AsJson = False,
 ) -> None:
     """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
@@ -111,7 +107,7 @@ def check(
         for note in result.notes:
             print(f"note: {note}")
     if result.refused:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:

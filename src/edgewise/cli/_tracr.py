@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 import edgewise as ew
 from edgewise import tracr
@@ -17,32 +16,28 @@ from edgewise.cli import _show
 from edgewise.cli._common import load_circuit
 from edgewise.runs import check_writable
 
-app = typer.Typer(
+app = Typer(
     no_args_is_help=True,
     help="Programs compiled with Tracr, whose true circuits can be computed.",
     add_completion=False,
 )
 
-Compiled = Annotated[str, typer.Argument(help="tracr:reverse, tracr:xproportion, or what compile wrote.")]
-AblationName = Annotated[Literal["interchange", "zero"], typer.Option("--ablation", help="What removed edges carry.")]
-EmbeddingsName = Annotated[Literal["joint", "split"], typer.Option("--embeddings")]
+Compiled = Annotated[str, Argument(help="tracr:reverse, tracr:xproportion, or what compile wrote.")]
+AblationName = Annotated[Literal["interchange", "zero"], Option("--ablation", help="What removed edges carry.")]
+EmbeddingsName = Annotated[Literal["joint", "split"], Option("--embeddings")]
 OutputName = Annotated[
-    Literal["decoded", "raw"], typer.Option("--output", help="What must be equal: decoded answers, or raw outputs.")
+    Literal["decoded", "raw"], Option("--output", help="What must be equal: decoded answers, or raw outputs.")
 ]
 
 
 @app.command("compile")
 def compile_(
-    program: Annotated[
-        str, typer.Argument(help="my_rasp.py:program (the file is run), or a program of Tracr's library.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write program.safetensors in.")],
-    vocab: Annotated[str | None, typer.Option("--vocab", help="Symbols, with commas: a,b,c or 1,2,3.")] = None,
-    max_len: Annotated[int | None, typer.Option("--max-len", help="Symbols that an input may have.")] = None,
-    longest: Annotated[
-        int | None, typer.Option(help="Symbols of the longest input to study; max-len if unset.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample of inputs, where there are too many.")] = 0,
+    program: Annotated[str, Argument(help="my_rasp.py:program (the file is run), or a program of Tracr's library.")],
+    out: Annotated[Path, Option(help="Folder to write program.safetensors in.")],
+    vocab: Annotated[str | None, Option(help="Symbols, with commas: a,b,c or 1,2,3.")] = None,
+    max_len: Annotated[int | None, Option(help="Symbols that an input may have.")] = None,
+    longest: Annotated[int | None, Option(help="Symbols of the longest input to study; max-len if unset.")] = None,
+    seed: Annotated[int, Option(help="Of the sample of inputs, where there are too many.")] = 0,
 ) -> None:
     """Compile a RASP program to a model that find, evaluate and the commands here take as --model OUT."""
     check_writable(out)
@@ -66,7 +61,7 @@ def truth(
     ablation: AblationName = "interchange",
     embeddings: EmbeddingsName = "joint",
     output: OutputName = "decoded",
-    out: Annotated[Path | None, typer.Option("--out", help="Also write it as JSON.")] = None,
+    out: Annotated[Path | None, Option(help="Also write it as JSON.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compute which edges the output needs, and which are enough."""
@@ -75,22 +70,19 @@ def truth(
         found = tracr.find_truth(engine, output)
     if out is not None:
         found.save(out)
-    if as_json:
-        print(json.dumps(found.to_dict()))
-    else:
-        _show.truth(found)
+    _show.result(found.to_dict(), as_json, _show.truth, found)
 
 
 @app.command()
 def find(
     model: Compiled,
-    out: Annotated[Path, typer.Option("--out", help="Folder for circuit.safetensors.")] = Path("runs/program"),
+    out: Annotated[Path, Option(help="Folder for circuit.safetensors.")] = Path("runs/program"),
     ablation: AblationName = "interchange",
     embeddings: EmbeddingsName = "joint",
-    method: Annotated[Literal["ranking", "edge-pruning"], typer.Option()] = "ranking",
-    eliminate: Annotated[bool, typer.Option(help="Then take away edges one by one where nothing changes.")] = True,
-    train: Annotated[int, typer.Option(help="Pairs of inputs to train on.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the pairs and of the method.")] = 0,
+    method: Annotated[Literal["ranking", "edge-pruning"], Option()] = "ranking",
+    eliminate: Annotated[bool, Option(help="Then take away edges one by one where nothing changes.")] = True,
+    train: Annotated[int, Option(help="Pairs of inputs to train on.")] = 200,
+    seed: Annotated[int, Option(help="Of the pairs and of the method.")] = 0,
 ) -> None:
     """Find the smallest circuit that gives the model's output on every input; no size needs to be known."""
     check_writable(out)
@@ -105,7 +97,7 @@ def find(
         scores = tracr.prune_program(engine, task, seed=seed, options=run)
     if stopped := scores.provenance["method"].get("stopped"):
         print(f"stopped: {stopped}; the same command goes on from there")
-        raise typer.Exit(130)
+        raise Exit(130)
     circuit = tracr.smallest_agreeing(scores, agreement)
     circuit = tracr.eliminate(circuit, agreement) if eliminate else circuit
     circuit.save(out / "circuit.safetensors")
@@ -114,9 +106,9 @@ def find(
 
 @app.command()
 def compare(
-    circuit: Annotated[Path, typer.Argument(help="A circuit.safetensors.")],
-    truth: Annotated[Path, typer.Argument(help="What `edgewise tracr truth --out` wrote.")],
-    picture: Annotated[Path | None, typer.Option("--draw", help="Also draw both: .png, .svg or .pdf.")] = None,
+    circuit: Annotated[Path, Argument(help="A circuit.safetensors.")],
+    truth: Annotated[Path, Argument(help="What `edgewise tracr truth --out` wrote.")],
+    picture: Annotated[Path | None, Option("--draw", help="Also draw both: .png, .svg or .pdf.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Hold a circuit against the true one."""
@@ -129,10 +121,7 @@ def compare(
     recovery = tracr.compare(found, true)
     if picture is not None:
         ew.draw_recovery(found, true.edges, picture)
-    if as_json:
-        print(json.dumps(asdict(recovery)))
-    else:
-        _show.recovery(recovery, true)
+    _show.result(asdict(recovery), as_json, _show.recovery, recovery, true)
 
 
 @app.command("list")

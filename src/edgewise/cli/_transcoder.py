@@ -9,33 +9,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
+import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.cli import _options as options
+from edgewise.cli import _show
+from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import load
-from edgewise.runs import check_writable
+from edgewise.runs import check_writable, parse_settings
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
     "paper": ("relu@3.5e-5", "relu@7e-5", "relu@1.4e-4", "relu@2.8e-4"),
 }
 """The sparsities of a sweep, by preset."""
-app = typer.Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
+app = Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
 
-ModelName = Annotated[str, typer.Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
-Layers = Annotated[str, typer.Option("--layers", help="Such as 8,12 or 4-9, or all.")]
+ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
+Layers = Annotated[str, Option("--layers", help="Such as 8,12 or 4-9, or all.")]
 Text = Annotated[
     list[str],
-    typer.Option("--text", help="builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, hf:NAME[:CONFIG]."),
+    Option("--text", help="builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, hf:NAME[:CONFIG]."),
 ]
-Context = Annotated[int, typer.Option("--context", help="Tokens per row.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Read at most so many tokens of the text.")]
-Reads = Annotated[str | None, typer.Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
-Precision = Annotated[
-    str | None, typer.Option(help="bfloat16 (proposals and the language model; the default) or float32.")
-]
-HoldOut = Annotated[float, typer.Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
+Context = Annotated[int, Option("--context", help="Tokens per row.")]
+Limit = Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.")]
+Reads = Annotated[str | None, Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
+Precision = Annotated[str | None, Option(help="bfloat16 (proposals and the language model; the default) or float32.")]
+HoldOut = Annotated[float, Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,9 @@ class _Given:
 
     def config(self, **others: Any) -> Any:
         """The settings, with other changes where they are not None, and `--set` before all."""
-        from edgewise.transcoders import reads_no_mean
-        from edgewise.transcoders.training import TrainingConfig
-
-        config = TrainingConfig(self.layers)
+        config = ew.transcoders.TrainingConfig(self.layers)
         if self.preset == "paper":  # whose centred outputs are a model's own only where every norm takes the mean off
-            config = TrainingConfig.paper(self.layers, centred=reads_no_mean(self.model))
+            config = config.paper(self.layers, centred=ew.transcoders.reads_no_mean(self.model))
         changes = {name: value for name, value in others.items() if value is not None} | self.changes
         return replace(config, objective=replace(config.objective, **self.objective), **changes)
 
@@ -70,43 +68,28 @@ def _given(
     text: Text,
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
-    features: Annotated[
-        str | None, typer.Option("--features", help="Such as 8x (times the model's width, the default) or 4608.")
-    ] = None,
+    features: Annotated[str | None, Option(help="Such as 8x (times the model's width, the default) or 4608.")] = None,
     activation: Annotated[
-        str | None,
-        typer.Option(
-            "--activation", help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none."
-        ),
+        str | None, Option(help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="default, or paper (the published recipe).")] = "default",
+    preset: Annotated[str, Option(help="default, or paper (the published recipe).")] = "default",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
+        Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option("--tokens", help="To train on, the text repeated as needed; a million if none.")
-    ] = None,
-    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Tokens per step; 2,048 if none.")] = None,
-    pool_tokens: Annotated[
-        int | None, typer.Option("--pool-tokens", help="Tokens shuffled together, kept in memory.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Of Adam; by the number of features if none.")
-    ] = None,
+    tokens: Annotated[int | None, Option(help="To train on, the text repeated as needed; a million if none.")] = None,
+    batch_tokens: Annotated[int | None, Option(help="Tokens per step; 2,048 if none.")] = None,
+    pool_tokens: Annotated[int | None, Option(help="Tokens shuffled together, kept in memory.")] = None,
+    learning_rate: Annotated[float | None, Option(help="Of Adam; by the number of features if none.")] = None,
     precision: Precision = None,
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
-    checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 300.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    checkpoint_seconds: Annotated[float, Option(help="Between checkpoints.")] = 300.0,
+    seed: Annotated[int, Option()] = 0,
     device: options.Device = "cpu",
     out: options.Out = Path("runs/transcoders"),
 ) -> _Given:
-    from edgewise.runs import RunOptions, parse_settings
-    from edgewise.transcoders import TranscoderLoss
-    from edgewise.transcoders.training import TrainingConfig
-
     if preset not in ("default", "paper"):
         raise InputError(f"--preset {preset!r}: choose default or paper")
     changes: dict[str, Any] = {"seed": seed, "tokens": tokens, "batch_tokens": batch_tokens, "precision": precision}
@@ -116,8 +99,8 @@ def _given(
     own = [each for each in settings or () if not each.startswith("objective.")]
     of_loss = [each.removeprefix("objective.") for each in settings or () if each not in own]
     changes = {name: value for name, value in changes.items() if value is not None}
-    changes |= parse_settings("--set", TrainingConfig, own)
-    objective = parse_settings("--set objective", TranscoderLoss, of_loss)
+    changes |= parse_settings("--set", ew.transcoders.TrainingConfig, own)
+    objective = parse_settings("--set objective", ew.transcoders.TranscoderLoss, of_loss)
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # as torchrun sets it
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     loaded = load(model, device)
@@ -128,7 +111,7 @@ def _given(
         read = _rows(loaded, text, context, limit)
         return read.split(hold_out) if hold_out else (read, None)
 
-    return _Given(loaded, chosen, preset, changes, objective, rows, RunOptions(out, checkpoint_seconds))
+    return _Given(loaded, chosen, preset, changes, objective, rows, ew.RunOptions(out, checkpoint_seconds))
 
 
 def _also_given(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -153,48 +136,42 @@ def _also_given(**defaults: Any) -> Callable[[Callable[..., None]], Callable[...
 @_also_given()
 def train(
     given: _Given,
-    kind: Annotated[str, typer.Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
+    kind: Annotated[str, Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
     reads: Reads = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Add a linear map of the input.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Read activations from what `cache` wrote.")] = None,
-    log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb (if installed).")] = None,
+    skip: Annotated[bool, Option("--skip", help="Add a linear map of the input.")] = False,
+    cache: Annotated[Path | None, Option(help="Read activations from what `cache` wrote.")] = None,
+    log: Annotated[list[str] | None, Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
     """Train transcoders and write them to OUT; under torchrun, on all its processes."""
-    from edgewise.cli import _show_transcoder as show
-    from edgewise.transcoders.training import CachedActivations
-    from edgewise.transcoders.training import train as run
-
     first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
     config = given.config(kinds=tuple(kind.split(",")), reads=reads, skip=skip or None)
     rows, _ = given.rows()
-    kept = None if cache is None else CachedActivations(cache)
+    kept = None if cache is None else ew.transcoders.CachedActivations(cache)
     if first:
         show.training(given.model, rows, config)
-    trained = run(given.model, rows, config, cache=kept, options=replace(given.options, log=tuple(log or ())))
+    options = replace(given.options, log=tuple(log or ()))
+    trained = ew.transcoders.train(given.model, rows, config, cache=kept, options=options)
     if first:
         show.trained(trained, given.options.out, config)
     if trained.stopped:
-        raise typer.Exit(130)  # what follows in a script should not go on with half a run
+        raise Exit(130)  # what follows in a script should not go on with half a run
 
 
 @app.command()
 def evaluate(
-    transcoders: Annotated[list[str], typer.Argument(help="Files or folders of any format, or hub ids.")],
+    transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids.")],
     text: Text,
-    model: Annotated[str | None, typer.Option("--model", help="The model; the transcoders' own if not given.")] = None,
+    model: Annotated[str | None, Option(help="The model; the transcoders' own if not given.")] = None,
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
-    include_special: Annotated[bool, typer.Option(help="Also replace at special and first tokens.")] = False,
+    include_special: Annotated[bool, Option(help="Also replace at special and first tokens.")] = False,
     device: options.Device = "cpu",
-    out: Annotated[Path | None, typer.Option("--out", help="Also write JSON to this file.")] = None,
+    out: Annotated[Path | None, Option(help="Also write JSON to this file.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
-    from edgewise.cli import _show_transcoder as show
-    from edgewise.transcoders.judging import evaluate_transcoders
-
-    found = [each for source in transcoders for each in _read(source, None, device)]
+    found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
     name = model or str(found[0].provenance.get("model", {}).get("id", ""))
     if not name:
         raise InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
@@ -204,33 +181,29 @@ def evaluate(
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
-        result = evaluate_transcoders(loaded, found, rows, exclude_special=not include_special, progress=progress)
+        result = ew.transcoders.evaluate_transcoders(
+            loaded, found, rows, exclude_special=not include_special, progress=progress
+        )
     show.compare_weights(found, loaded)
     show.seen(found, rows)
     for source in transcoders:
         show.passed_over(source)
     if out is not None:
         result.save(out)
-    if as_json:
-        print(result.to_json())
-    else:
-        show.transcoders(result)
+    _show.result(result, as_json, show.transcoders)
 
 
 @app.command()
 @_also_given(layers="8", out=Path("runs/sweep"))
 def sweep(given: _Given) -> None:
     """Train transcoders and MLP-output autoencoders on the same tokens; draw loss against active features."""
-    from edgewise.cli import _show_transcoder as show
-    from edgewise.transcoders.training import sweep as run
-
     config = given.config(kinds=("transcoder", "autoencoder"), activations=_SEVERAL[given.preset])
     training, held_out = given.rows()
     if held_out is None:
         raise InputError("--hold-out 0: a sweep judges on held-out rows; give a share such as 0.05")
     show.training(given.model, training, config)
     with show.counting("judging") as progress:
-        result = run(given.model, training, held_out, config, options=given.options, progress=progress)
+        result = ew.transcoders.sweep(given.model, training, held_out, config, options=given.options, progress=progress)
     result.save(given.options.out / "sweep.json")
     show.swept(result, config.layers, given.options.out)
 
@@ -238,11 +211,11 @@ def sweep(given: _Given) -> None:
 @app.command()
 def cache(
     text: Text,
-    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    out: Annotated[Path, Option(help="The folder to make.")],
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
     reads: Reads = None,
-    dtype: Annotated[str, typer.Option(help="Of what is stored: float32, bfloat16 or float16.")] = "bfloat16",
+    dtype: Annotated[str, Option(help="Of what is stored: float32, bfloat16 or float16.")] = "bfloat16",
     precision: Precision = None,
     context: Context = 128,
     limit: Limit = None,
@@ -250,43 +223,33 @@ def cache(
     device: options.Device = "cpu",
 ) -> None:
     """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
-    from edgewise.cli import _show_transcoder as show
-    from edgewise.transcoders import Site
-    from edgewise.transcoders.training import write_cache
-
     loaded = load(model, device)
     chosen = _layers(loaded, layers)
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
-    sites = [Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
+    sites = [ew.transcoders.Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
     bf16 = _precision(precision) == "bfloat16"
     with show.counting("running the model") as progress:
-        write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
+        ew.transcoders.write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
     print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 
 
 @app.command()
 def convert(
-    source: Annotated[
-        str, typer.Argument(help="A file or folder of any format, or a hub id (org/name\\[/folder]\\[@rev]).")
-    ],
-    out: Annotated[Path, typer.Argument(help="Where to write it.")],
-    to: Annotated[str, typer.Option("--to", help="The format to write; `edgewise transcoder formats` lists them.")],
-    origin: Annotated[str | None, typer.Option("--from", help="The format to read; found out if not given.")] = None,
+    source: Annotated[str, Argument(help="A file or folder of any format, or a hub id (org/name\\[/folder]\\[@rev]).")],
+    out: Annotated[Path, Argument(help="Where to write it.")],
+    to: Annotated[str, Option(help="The format to write; `edgewise transcoder formats` lists them.")],
+    origin: Annotated[str | None, Option("--from", help="The format to read; found out if not given.")] = None,
     reads: Annotated[
-        str | None, typer.Option(help="The site read, such as 8.mlp_in, where the files do not say it, or wrongly.")
+        str | None, Option(help="The site read, such as 8.mlp_in, where the files do not say it, or wrongly.")
     ] = None,
-    writes: Annotated[str | None, typer.Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
+    writes: Annotated[str | None, Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
 ) -> None:
     """Convert transcoders from one tool's files to another's."""
-    from edgewise.transcoders import Site
-    from edgewise.transcoders.formats import read as read_any
-    from edgewise.transcoders.formats import round_trip_differences, write
-
-    site_read, site_written = (Site.parse(key) if key else None for key in (reads, writes))
-    found = read_any(source, origin, reads=site_read, writes=site_written)
-    write(found, out, to)
-    for note in round_trip_differences(found, out, to):
+    site_read, site_written = (ew.transcoders.Site.parse(key) if key else None for key in (reads, writes))
+    found = ew.transcoders.read(source, origin, reads=site_read, writes=site_written)
+    ew.transcoders.write(found, out, to)
+    for note in ew.transcoders.round_trip_differences(found, out, to):
         print(f"note: {note}", file=sys.stderr)
     sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
     print(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")
@@ -295,23 +258,13 @@ def convert(
 @app.command()
 def formats() -> None:
     """The formats that can be read and written, and the activations that each has."""
-    from edgewise.transcoders.formats import FORMATS
-
-    for name, each in FORMATS.items():
+    for name, each in ew.transcoders.FORMATS.items():
         print(f"{name:20} {each.what}")
 
 
-def _read(source: str, origin: str | None, device: str) -> list[Any]:
-    from edgewise.transcoders.formats import read
-
-    return [each.to(device) for each in read(source, origin)]
-
-
 def _rows(model: Any, text: list[str], context: int, limit: int | None) -> Any:
-    from edgewise.transcoders import read_tokens
-
     vocabulary = int(model.module.config.vocab_size)
-    return read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
+    return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
 
 
 def _layers(model: Any, text: str) -> tuple[int, ...]:
