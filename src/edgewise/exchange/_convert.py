@@ -68,10 +68,15 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
     return replace(circuit, graph=graph, kept=kept, scores=scores, provenance=provenance)
 
 
-def refuse_features(circuit: Circuit, format: str) -> None:
-    """Refuse a circuit with features for a format that has none. Raises `InputError`."""
+def as_format_has_it(circuit: Circuit, format: str, **convention: Any) -> tuple[Circuit, list[str]]:
+    """A circuit under a format's convention, without positions, and what that changed. Raises `InputError` for one with
+    features, which the formats do not have.
+    """
     if circuit.graph.spec.features:
         raise InputError(f"{format}: it has no transcoder features, and the circuit's graph has; use edge_table")
+    before = len(circuit.provenance.get("converted", []))
+    circuit = convert(circuit, Graph(replace(circuit.graph.spec, spans=(), **convention)))
+    return circuit, circuit.provenance.get("converted", [])[before:]
 
 
 def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked: float) -> Float[Tensor, " F"]:

@@ -5,7 +5,6 @@ of github.com/hannamw/EAP-IG, `to_json` and `to_pt`.)
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.exchange._convert import convert, refuse_features
+from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._reading import read_json, read_pickle, truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
 from edgewise.runs import atomic_path, write_atomically
@@ -39,23 +38,14 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
             written.
     """
     path = Path(path)
-    refuse_features(circuit, "EAP-IG's and MIB's files")
-    spec = circuit.graph.spec
-    graph = Graph(replace(spec, embeddings="joint", kv="expanded", spans=()))
-    before = len(circuit.provenance.get("converted", []))
-    circuit = convert(circuit, graph)
+    circuit, changed = as_format_has_it(circuit, "EAP-IG's and MIB's files", embeddings="joint", kv="expanded")
+    graph, spec = circuit.graph, circuit.graph.spec
     scores = circuit.kept.float() if circuit.scores is None else circuit.scores.float()
-    changed = circuit.provenance.get("converted", [])[before:]
     if not scores.isfinite().all():  # NaN and infinity are no JSON, and sort differently in every reader
         lowest = float(scores[scores.isfinite()].min()) if scores.isfinite().any() else 0.0
         scores = torch.where(scores.isfinite(), scores, lowest - 1)
         changed = [*changed, f"scores: those not finite became {lowest - 1:g}, below all others by signed score"]
-    cfg = {
-        "n_layers": spec.n_layers,
-        "n_heads": spec.n_heads,
-        "parallel_attn_mlp": spec.parallel,
-        "d_model": d_model,
-    }
+    cfg = {"n_layers": spec.n_layers, "n_heads": spec.n_heads, "parallel_attn_mlp": spec.parallel, "d_model": d_model}
     used = torch.zeros(graph.n_writers, dtype=torch.bool)
     used[graph.edge_writer[circuit.actual].long()] = True
     if path.suffix == ".json":

@@ -14,7 +14,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.exchange._convert import convert, refuse_features
+from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._reading import read_json
 from edgewise.graph import Graph
 from edgewise.runs import write_atomically
@@ -38,17 +38,15 @@ def write_edges(circuit: Circuit, path: str | Path) -> list[str]:
     Raises:
         edgewise.InputError: the circuit's graph has transcoder features.
     """
-    refuse_features(circuit, "edges.json")
-    spec, before = circuit.graph.spec, len(circuit.provenance.get("converted", []))
-    graph = Graph(replace(spec, kv="physical", spans=()))
-    circuit = convert(circuit, graph)
+    circuit, changed = as_format_has_it(circuit, "edges.json", kv="physical")
+    graph = circuit.graph
     ours = {value: key for key, value in _EMBEDDINGS.items() if key != "token_embeds"}
     writers = [ours.get(name, name) for name in graph.writer_names]
     readers = [name.replace(".kv", ".h") if name != "logits" else "resid_post" for name in graph.reader_names]
     edges = circuit.kept.nonzero()[:, 0]
     ends = zip(graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist(), strict=True)
     write_atomically(path, json.dumps([[writers[w], readers[r]] for w, r in ends], indent=0) + "\n")
-    return circuit.provenance.get("converted", [])[before:]
+    return changed
 
 
 def read_edges(path: str | Path, graph: Graph) -> Circuit:

@@ -5,9 +5,11 @@ that of Conmy et al. 2023 (ACDC, appendices on IOI and greater-than), said out i
 gives other edges.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
@@ -15,22 +17,19 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.graph import EMBED, Graph
 
-Heads = tuple[tuple[int, int], ...]
-
-_QKV, _KV, _Q = "qkv", "kv", "q"
+_QKV, _Q = "qkv", "q"
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """A circuit in its paper's words."""
 
     source: str
-    heads: Mapping[str, Heads]
-    """For each class its heads, as (layer, head)."""
-    mlps: Mapping[str, tuple[int, ...]]
+    heads: dict[str, list[list[int]]]
+    """For each class its heads, as [layer, head]."""
+    mlps: dict[str, list[int]]
     """For each class of MLPs their layers."""
-    connections: tuple[tuple[str, str, str], ...]
-    """(from, to, inputs): classes, `embeddings` or `logits`; the inputs that heads read them at, `in` for others."""
+    connections: list[list[str]]
+    """[from, to, inputs]: classes, `embeddings` or `logits`; the inputs that heads read them at, `in` for others."""
 
     def writers(self, name: str) -> list[str]:
         """The writers of a class."""
@@ -43,70 +42,15 @@ class Published:
         heads = [f"a{layer}.h{head}.{each}" for layer, head in self.heads.get(name, ()) for each in inputs]
         return heads + self._mlps(name)
 
-    def nodes(self) -> list[str]:
-        """All components."""
-        return [node for name in (*self.heads, *self.mlps) for node in self.writers(name)]
-
     def _mlps(self, name: str) -> list[str]:
         return [f"m{layer}" for layer in self.mlps.get(name, ())]
 
 
-_ENDS = ("name mover", "backup name mover", "negative name mover")
-
-IOI = Published(
-    "Wang et al. 2022, Interpretability in the Wild (arXiv 2211.00593), figure 2",
-    MappingProxyType(
-        {
-            "name mover": ((9, 6), (9, 9), (10, 0)),
-            "backup name mover": ((9, 0), (9, 7), (10, 1), (10, 2), (10, 6), (10, 10), (11, 2), (11, 9)),
-            "negative name mover": ((10, 7), (11, 10)),
-            "S-inhibition": ((7, 3), (7, 9), (8, 6), (8, 10)),
-            "induction": ((5, 5), (5, 8), (5, 9), (6, 9)),
-            "duplicate token": ((0, 1), (0, 10), (3, 0)),
-            "previous token": ((2, 2), (4, 11)),
-        }
-    ),
-    MappingProxyType({"MLPs": tuple(range(12))}),
-    (
-        ("embeddings", "previous token", _QKV),
-        ("embeddings", "duplicate token", _QKV),
-        ("embeddings", "S-inhibition", _Q),
-        *(("embeddings", end, _KV) for end in _ENDS),
-        ("previous token", "induction", _KV),
-        ("induction", "S-inhibition", _KV),
-        ("duplicate token", "S-inhibition", _KV),
-        *(("S-inhibition", end, _Q) for end in _ENDS),
-        *((end, "logits", "in") for end in _ENDS),
-    ),
+IOI, GREATER_THAN = (
+    Published(**row) for row in json.loads(Path(__file__).with_name("published.json").read_text("utf-8")).values()
 )
-"""The 26 heads of indirect object identification in seven classes; the paper leaves all MLPs alone."""
-
-GREATER_THAN = Published(
-    "Hanna, Liu & Variengien 2023, How does GPT-2 compute greater-than? (arXiv 2305.00586), section 3",
-    MappingProxyType(
-        {
-            "early heads": ((0, 3), (0, 5)),
-            "early head into MLPs": ((0, 1),),
-            "middle heads": ((5, 5), (6, 1), (6, 9), (7, 10), (8, 11), (9, 1)),
-        }
-    ),
-    MappingProxyType({"early MLPs": (0, 1, 2, 3), "late MLPs": (8, 9, 10, 11)}),
-    (
-        ("embeddings", "early heads", _QKV),
-        ("embeddings", "early head into MLPs", _QKV),
-        ("embeddings", "early MLPs", "in"),
-        ("early head into MLPs", "early MLPs", "in"),
-        ("early head into MLPs", "middle heads", _QKV),
-        ("early heads", "middle heads", _QKV),
-        ("early MLPs", "early MLPs", "in"),
-        ("early MLPs", "middle heads", _QKV),
-        ("middle heads", "late MLPs", "in"),
-        ("late MLPs", "late MLPs", "in"),
-        ("middle heads", "logits", "in"),
-        ("late MLPs", "logits", "in"),
-    ),
-)
-"""Nine heads and eight MLPs of greater-than."""
+"""The 26 heads of indirect object identification in seven classes (the paper leaves all MLPs alone); the nine heads and
+eight MLPs of greater-than."""
 
 
 def ioi_wang(graph: Graph) -> Circuit:
