@@ -36,10 +36,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     if not isinstance(found, dict) or not {"cfg", "state_dict"} <= found.keys():
         raise InputError(f"{path}: not a file of the authors' transcoders, which hold cfg and state_dict")
     settings, state = vars(found["cfg"]), dict(found["state_dict"])
-    tensors = {name: files.take(state, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    is_transcoder = "b_dec_out" in state
+    tensors, is_transcoder = files.weights_in(state, path, turned=["W_enc"]), "b_dec_out" in state
     tensors |= {"b_in": tensors["b_dec"], "b_dec": state["b_dec_out"] if is_transcoder else tensors["b_dec"]}
-    tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     reads, writes = _sites(path, settings, is_transcoder, sites)
     plain = {name: x for name, x in settings.items() if isinstance(x, int | float | str | bool | None)}
     return [files.built(path, tensors, Activation("relu"), reads, [writes], format="authors", settings=plain)]
@@ -71,15 +69,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         transcoder = transcoder if transcoder.b_in is not None else transcoder.folded(torch.zeros(spec.d_in))
         extra = {"b_dec_out": transcoder.b_dec}
     assert transcoder.b_in is not None
-    state = files.stored(
-        {
-            "W_enc": transcoder.W_enc.T,
-            "b_enc": transcoder.b_enc,
-            "W_dec": transcoder.W_dec,
-            "b_dec": transcoder.b_in,
-            **extra,
-        }
-    )
+    state = files.stored(files.weights_of(transcoder, turned=["W_enc"]) | {"b_dec": transcoder.b_in} | extra)
     with _their_class() as settings_class, atomic_path(path) as temporary:
         settings = settings_class()
         vars(settings).update(_settings(transcoder))
@@ -120,18 +110,14 @@ def _their_class() -> Iterator[type]:
         return
     package, _, _ = _MODULE.partition(".")
     stand_in = type(_CLASS, (), {"__module__": _MODULE})
-    before = {name: sys.modules.get(name) for name in (package, _MODULE)}
-    for name in before:
-        sys.modules[name] = ModuleType(name)
-    setattr(sys.modules[_MODULE], _CLASS, stand_in)
+    stubs = {name: ModuleType(name) for name in (package, _MODULE) if name not in sys.modules}
+    setattr(stubs[_MODULE], _CLASS, stand_in)
+    sys.modules |= stubs
     try:
         yield stand_in
     finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
+        for name in stubs:
+            del sys.modules[name]
 
 
 FORMAT = Format("authors", "the paper's authors' .pt: relu", lambda path: path.suffix == ".pt", read, write)

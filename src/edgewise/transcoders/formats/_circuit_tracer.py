@@ -17,7 +17,7 @@ from edgewise.transcoders.formats._site_names import HOOKS, NAMED, hook_name, si
 from edgewise.transcoders.formats._source import local
 
 _CONFIG = "config.yaml"
-_THRESHOLD = "activation_function.threshold"
+_NAMES = {"threshold": "activation_function.threshold"}
 _ENCODER = "W_enc_{}.safetensors"
 
 
@@ -80,14 +80,10 @@ def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
     tensors = files.tensors_of(path)
     if "w_enc" in tensors:
         return _gemma_scope.read(path, sites)[0]
-    found = {name: files.take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    found = files.weights_in(tensors, path, _NAMES)
     found["W_dec"] = files.rows_of(found["W_dec"], len(found["b_enc"]))
-    if _THRESHOLD in tensors:
-        found["threshold"] = tensors[_THRESHOLD]
-    if "W_skip" in tensors:
-        found["W_skip"] = tensors["W_skip"]
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
-    activation = _activation(config, tensors, _THRESHOLD in tensors)
+    activation = _activation(config, tensors, "threshold" in found)
     return files.built(path, found, activation, reads, [writes], format="circuit-tracer", config=config)
 
 
@@ -96,17 +92,19 @@ def _read_cross_layer(path: Path, config: dict[str, Any]) -> list[Transcoder]:
     return [_read_part(path, config, layer, n_layers) for layer in range(n_layers)]
 
 
+def _names_in_set(layer: int) -> dict[str, str]:
+    return {name: f"{name}_{layer}" for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+
+
 def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) -> Transcoder:
     file = path / _ENCODER.format(layer)
-    tensors = files.tensors_of(file)
     decoder_file = path / f"W_dec_{layer}.safetensors"
-    decoder = files.take(files.tensors_of(decoder_file), f"W_dec_{layer}", decoder_file)  # (F, L − l, D)
-    found = {name: files.take(tensors, f"{name}_{layer}", file) for name in ("W_enc", "b_enc", "b_dec")}
+    tensors = files.tensors_of(file) | files.tensors_of(decoder_file)
+    found = files.weights_in(tensors, file, _names_in_set(layer))
+    decoder = found["W_dec"]  # (F, L − l, D)
     if decoder.ndim != 3 or decoder.shape[1] != n_layers - layer:
         raise InputError(f"{decoder_file}: {list(decoder.shape)}, wanted [F, {n_layers - layer}, D]")
     found["W_dec"] = decoder.flatten(1)
-    if f"threshold_{layer}" in tensors:
-        found["threshold"] = tensors[f"threshold_{layer}"]
     reads = _sites({"feature_input_hook": "hook_resid_mid"} | config, layer, Sites()).reads
     assert reads is not None
     writes = [Site("mlp_out", later) for later in range(layer, n_layers)]
@@ -122,7 +120,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         _require(each, is_cross)
     if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
         _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
-        files.write_weights(path, _layer_tensors(ordered[0]))
+        _write_layer(path, ordered[0])
         return
     if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):
         raise InputError("circuit-tracer: a set must have every layer from 0 on; write single layers to a .safetensors")
@@ -132,7 +130,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
                 raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
             _write_part(path, layer, each)
         else:
-            files.write_weights(path / f"layer_{layer}.safetensors", _layer_tensors(each))
+            _write_layer(path / f"layer_{layer}.safetensors", each)
     first = ordered[0].spec
     config: dict[str, Any] = {
         "model_name": ordered[0].provenance.get("model", {}).get("id", ""),
@@ -160,24 +158,15 @@ def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAME
     )
 
 
-def _layer_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
-    form = files.without_input_bias(transcoder)
-    tensors: dict[str, Tensor] = {"W_enc": form.W_enc, "W_dec": form.W_dec, "b_enc": form.b_enc, "b_dec": form.b_dec}
-    if form.activation.thresholded:
-        tensors[_THRESHOLD] = form.threshold.expand(form.n_features)
-    if form.W_skip is not None:
-        tensors["W_skip"] = form.W_skip
-    return tensors
+def _write_layer(path: Path, transcoder: Transcoder) -> None:
+    files.write_weights(path, files.weights_of(files.without_input_bias(transcoder), _NAMES))
 
 
 def _write_part(path: Path, layer: int, transcoder: Transcoder) -> None:
     form = files.without_input_bias(transcoder)
-    own: dict[str, Tensor] = {"W_enc": form.W_enc, "b_enc": form.b_enc, "b_dec": form.b_dec}
-    tensors = {f"{name}_{layer}": tensor for name, tensor in own.items()}
-    if form.activation.thresholded:
-        tensors[f"threshold_{layer}"] = form.threshold.expand(form.n_features)
+    tensors = files.weights_of(form, _names_in_set(layer))
+    decoder = tensors.pop(f"W_dec_{layer}").unflatten(1, (len(form.spec.writes), -1))
     files.write_weights(path / _ENCODER.format(layer), tensors)
-    decoder = form.W_dec.unflatten(1, (len(form.spec.writes), -1))
     files.write_weights(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path
@@ -33,22 +32,21 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     state = dict(state.get("ae", state))  # a training backup holds more beside it
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
-    found = _from_theirs(kind, state, path)
+    names, turned = _stored(kind)
+    found = files.weights_in(state, path, names, turned=turned)
+    if kind != "jumprelu":  # which takes nothing off its input
+        found["b_in"] = found["b_dec"].clone()
+    if kind == "batch_topk":
+        found["threshold"] = files.take(state, "threshold", path).reshape(1)
     site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
     return [files.built(path, found, activation, site, [site], format="dictionary-learning", config=config)]
 
 
-def _from_theirs(kind: str, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    if kind == "jumprelu":  # nothing is taken off its input
-        found = {name: files.take(state, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
-        return found | {"W_enc": found["W_enc"].T.contiguous()}
-    found = {ours: files.take(state, theirs, path) for ours, theirs in _LINEAR.items()}
-    found["W_dec"] = found["W_dec"].T.contiguous()
-    found["b_dec"] = files.take(state, "bias" if kind == "relu" else "b_dec", path)
-    found["b_in"] = found["b_dec"].clone()
-    if kind == "batch_topk":
-        found["threshold"] = files.take(state, "threshold", path).reshape(1)
-    return found
+def _stored(kind: str) -> tuple[dict[str, str], list[str]]:
+    """Their names, and which are the other way round."""
+    if kind == "jumprelu":
+        return {}, ["W_enc"]
+    return _LINEAR | ({"b_dec": "bias"} if kind == "relu" else {}), ["W_dec"]
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -56,19 +54,9 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     transcoder = files.one(transcoders, "dictionary-learning")
     spec = files.require(transcoder, "dictionary-learning", list(_CLASSES.values()), transcoders=False)
     kind, k = spec.activation.kind, spec.activation.k
-    if kind == "jumprelu":
-        form = files.without_input_bias(transcoder)
-        state: dict[str, Tensor] = {
-            "W_enc": form.W_enc.T,
-            "b_enc": form.b_enc,
-            "W_dec": form.W_dec,
-            "b_dec": form.b_dec,
-        }
-        state["threshold"] = form.threshold
-    else:
-        form = transcoder.folded(transcoder.b_dec)
-        state = {"encoder.weight": form.W_enc, "encoder.bias": form.b_enc, "decoder.weight": form.W_dec.T}
-        state["bias" if kind == "relu" else "b_dec"] = form.b_dec
+    form = files.without_input_bias(transcoder) if kind == "jumprelu" else transcoder.folded(transcoder.b_dec)
+    names, turned = _stored(kind)
+    state = files.weights_of(form, names, turned=turned)
     if k is not None:
         state |= {"k": torch.tensor(k, dtype=torch.int), "threshold": torch.tensor(-1.0)}
     if kind == "batch_topk":
@@ -87,10 +75,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     files.write_json(path / "config.json", {"trainer": trainer, "buffer": {}})
 
 
-FORMAT = Format(
-    "dictionary-learning",
-    "dictionary_learning folder: autoencoders",
-    lambda path: (path / "ae.pt").is_file(),
-    read,
-    write,
-)
+def _is_theirs(path: Path) -> bool:
+    return (path / "ae.pt").is_file()
+
+
+FORMAT = Format("dictionary-learning", "dictionary_learning folder: autoencoders", _is_theirs, read, write)

@@ -18,6 +18,8 @@ from edgewise.runs import atomic_path, write_atomically
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from edgewise.transcoders.formats._site_names import NAMED
 
+_OURS = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")}
+
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
     """All tensors of a `.safetensors` file. Raises `InputError` if it is missing, cut short or something else."""
@@ -57,6 +59,31 @@ def take(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:
     if name not in tensors:
         raise InputError(f"{path}: holds no {name}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
     return tensors[name]
+
+
+def weights_in(
+    tensors: dict[str, Tensor], path: Path, names: Mapping[str, str] = _OURS, *, turned: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """A transcoder's tensors from those of a file: what every one has, and `threshold` and `W_skip` where they are.
+
+    `names`: theirs, where they are not ours; `turned`: which of ours it has the other way round. Raises `InputError`
+    where one is missing.
+    """
+    names = _OURS | names
+    found = {ours: take(tensors, names[ours], path) for ours in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    found |= {ours: tensors[names[ours]] for ours in ("threshold", "W_skip") if names[ours] in tensors}
+    return found | {ours: found[ours].T.contiguous() for ours in turned if ours in found}
+
+
+def weights_of(form: Transcoder, names: Mapping[str, str] = _OURS, *, turned: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The inverse of `weights_in`, with a threshold for each feature; without `b_in`."""
+    names = _OURS | names
+    found: dict[str, Tensor] = {ours: getattr(form, ours) for ours in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    if form.activation.thresholded:
+        found["threshold"] = form.threshold.expand(form.n_features)
+    if form.W_skip is not None:
+        found["W_skip"] = form.W_skip
+    return {names[ours]: x.T if ours in turned else x for ours, x in found.items()}
 
 
 def rows_of(W_dec: Tensor, n_features: int) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path, names_in
@@ -20,7 +19,8 @@ from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, sites_for
 
-_NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+_NAMES_2 = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": "affine_skip_connection"}
+_TURNED = ("W_enc", "W_skip")
 
 
 def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
@@ -31,16 +31,17 @@ def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a whole .npz file ({' '.join(str(error).split())[:120]})") from error
-    tensors = {name: files.take(arrays, name, path) for name in _NAMES}
+    tensors = files.weights_in(arrays, path, turned=_TURNED)
     _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_normalized", "mlp_out", sites)
-    return [_built(tensors, reads, (writes,), path, "gemma-scope")]
+    return [files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope")]
 
 
 def write_npz(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a `.npz` file."""
     transcoder = files.one(transcoders, "gemma-scope")
-    arrays = {name: tensor.float().numpy() for name, tensor in _tensors(transcoder, "gemma-scope").items()}
+    tensors = files.stored(files.weights_of(_required(transcoder, "gemma-scope"), turned=_TURNED))
+    arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -80,32 +81,22 @@ def _layer(path: Path) -> int:
     return -1 if layer is None else layer
 
 
-def _renamed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    found = {name: files.take(tensors, name.replace("W", "w"), path) for name in _NAMES}
-    if "affine_skip_connection" in tensors:
-        found["W_skip"] = tensors["affine_skip_connection"].T.contiguous()
-    return found
-
-
 def _read(path: Path, sites: Sites) -> Transcoder:
     _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
-    return _built(_renamed(files.tensors_of(path), path), reads, (writes,), path, "gemma-scope-2")
+    tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
+    return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")
 
 
 def _read_part(path: Path, layer: int, n_layers: int) -> Transcoder:
-    tensors = _renamed(files.tensors_of(path), path)
+    tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
     decoder = tensors["W_dec"]
     if decoder.ndim != 3 or decoder.shape[1] != n_layers:
         raise InputError(f"{path}: w_dec is {list(decoder.shape)}, wanted [F, {n_layers}, D] (is a layer missing?)")
     tensors["W_dec"] = decoder[:, layer:].flatten(1)
     writes = tuple(Site("mlp_out", later) for later in range(layer, n_layers))
-    return _built(tensors, Site("mlp_in", layer), writes, path, "gemma-scope-2")
-
-
-def _built(tensors: dict[str, Tensor], reads: Site, writes: tuple[Site, ...], path: Path, name: str) -> Transcoder:
-    tensors = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
-    return files.built(path, tensors, Activation("jumprelu"), reads, writes, format=name)
+    reads = Site("mlp_in", layer)
+    return files.built(path, tensors, Activation("jumprelu"), reads, writes, format="gemma-scope-2")
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
@@ -113,21 +104,23 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     ordered = sorted(transcoders, key=lambda each: each.spec.reads.layer)
     n_layers = len(ordered)
     if n_layers == 1:
-        tensors = _tensors(ordered[0], "gemma-scope-2")
-        _save(path if path.suffix == ".safetensors" else path / "params.safetensors", ordered[0], tensors)
+        tensors = files.weights_of(_required(ordered[0], "gemma-scope-2"), _NAMES_2, turned=_TURNED)
+        files.write_weights(path if path.suffix == ".safetensors" else path / "params.safetensors", tensors)
         return
     for layer, each in enumerate(ordered):
         if each.spec.reads.layer != layer or len(each.spec.writes) != n_layers - layer:
             raise InputError("gemma-scope-2: several transcoders must be one whole cross-layer set from layer 0 on")
     for layer, each in enumerate(ordered):
-        tensors = _tensors(each, "gemma-scope-2", cross_layer=True)
+        form = _required(each, "gemma-scope-2", cross_layer=True)
+        tensors = files.weights_of(form, _NAMES_2, turned=_TURNED)
         decoder = each.W_dec.unflatten(1, (n_layers - layer, -1))
-        tensors["W_dec"] = torch.cat([decoder.new_zeros(len(decoder), layer, decoder.shape[2]), decoder], 1)
-        _save(path / f"params_layer_{layer}.safetensors", each, tensors)
+        tensors["w_dec"] = torch.cat([decoder.new_zeros(len(decoder), layer, decoder.shape[2]), decoder], 1)
+        files.write_weights(path / f"params_layer_{layer}.safetensors", tensors)
 
 
-def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> dict[str, Tensor]:
-    spec = files.require(
+def _required(transcoder: Transcoder, name: str, cross_layer: bool = False) -> Transcoder:
+    """The form in which a transcoder is written. Raises `InputError` for one that these files cannot hold."""
+    files.require(
         transcoder,
         name,
         ["jumprelu", "batch_topk"],
@@ -136,23 +129,7 @@ def _tensors(transcoder: Transcoder, name: str, cross_layer: bool = False) -> di
         autoencoder=False,
         reads=["mlp_in" if name == "gemma-scope-2" else "mlp_normalized"],
     )
-    form = files.without_input_bias(transcoder)
-    return files.stored(
-        {
-            "W_enc": form.W_enc.T,
-            "W_dec": form.W_dec,
-            "b_enc": form.b_enc,
-            "b_dec": form.b_dec,
-            "threshold": form.threshold.expand(spec.n_features),
-        }
-    )
-
-
-def _save(path: Path, transcoder: Transcoder, tensors: dict[str, Tensor]) -> None:
-    renamed = {name.replace("W", "w"): tensor for name, tensor in tensors.items()}
-    if transcoder.W_skip is not None:
-        renamed["affine_skip_connection"] = transcoder.W_skip.T
-    files.write_weights(path, renamed)
+    return files.without_input_bias(transcoder)
 
 
 def _is_second(path: Path) -> bool:
@@ -161,17 +138,11 @@ def _is_second(path: Path) -> bool:
     return path.suffix == ".safetensors" and "w_enc" in names_in(path)
 
 
-FORMAT = Format(
-    "gemma-scope",
-    "Gemma Scope 1 params.npz: jumprelu",
-    lambda path: path.suffix == ".npz" or (path / "params.npz").is_file(),
-    read_npz,
-    write_npz,
-)
+def _is_first(path: Path) -> bool:
+    return path.suffix == ".npz" or (path / "params.npz").is_file()
+
+
+FORMAT = Format("gemma-scope", "Gemma Scope 1 params.npz: jumprelu", _is_first, read_npz, write_npz)
 FORMAT_2 = Format(
-    "gemma-scope-2",
-    "Gemma Scope 2 params.safetensors, or a cross-layer folder: jumprelu",
-    _is_second,
-    read,
-    write,
+    "gemma-scope-2", "Gemma Scope 2 params.safetensors, or a cross-layer folder: jumprelu", _is_second, read, write
 )

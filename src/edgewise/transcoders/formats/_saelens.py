@@ -29,11 +29,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     tensors = files.tensors_of(path / _WEIGHTS)
     metadata = config.get("metadata") or {}
     is_transcoder = architecture in _TRANSCODERS
-    found = {name: files.take(tensors, name, path) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    found["W_enc"] = found["W_enc"].T.contiguous()
-    for name in ("threshold", "W_skip"):
-        if name in tensors:
-            found[name] = tensors[name]
+    found = files.weights_in(tensors, path, turned=["W_enc"])
     if not is_transcoder and config.get("apply_b_dec_to_input", True):
         found["b_in"] = found["b_dec"].clone()
     name = metadata.get("hook_name") or config.get("hook_name")
@@ -64,11 +60,6 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     files.require(transcoder, "saelens", kinds, skip=not spec.is_autoencoder)
     tied = transcoder.b_in is not None and spec.is_autoencoder and torch.equal(transcoder.b_in, transcoder.b_dec)
     form = transcoder if tied else files.without_input_bias(transcoder)
-    tensors = {"W_enc": form.W_enc.T, "b_enc": form.b_enc, "W_dec": form.W_dec, "b_dec": form.b_dec}
-    if spec.activation.thresholded:
-        tensors["threshold"] = form.threshold.expand(spec.n_features)
-    if form.W_skip is not None:
-        tensors["W_skip"] = form.W_skip
     config: dict[str, Any] = {
         "architecture": _architecture(spec),
         "d_in": spec.d_in,
@@ -84,7 +75,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         config["d_out"] = spec.d_out
     if spec.activation.kind == "topk":
         config |= {"k": spec.activation.k, "rescale_acts_by_decoder_norm": False}
-    files.write_weights(path / _WEIGHTS, tensors)
+    files.write_weights(path / _WEIGHTS, files.weights_of(form, turned=["W_enc"]))
     files.write_json(path / _CONFIG, config)
 
 
@@ -117,10 +108,10 @@ def _metadata(transcoder: Transcoder) -> dict[str, Any]:
     return own | known | hooks
 
 
+def _is_theirs(path: Path) -> bool:
+    return (path / _WEIGHTS).is_file()
+
+
 FORMAT = Format(
-    "saelens",
-    "SAELens 6 folder: relu, jumprelu (batch_topk); autoencoders also topk",
-    lambda path: (path / _WEIGHTS).is_file(),
-    read,
-    write,
+    "saelens", "SAELens 6 folder: relu, jumprelu (batch_topk); autoencoders also topk", _is_theirs, read, write
 )

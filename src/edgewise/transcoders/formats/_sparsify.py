@@ -16,6 +16,7 @@ from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import layer_of, sites_named
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
+_NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
 
 
 def _found_in(path: Path) -> list[Path]:
@@ -40,10 +41,7 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     if config.get("signed"):
         raise InputError(f"{path}: signed activations are not read")
     is_transcoder = bool(config.get("transcode", False))
-    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
-    found = {ours: files.take(tensors, theirs, path) for ours, theirs in names.items()}
-    if "W_skip" in tensors:
-        found["W_skip"] = tensors["W_skip"]
+    found = files.weights_in(tensors, path, _NAMES)
     if not is_transcoder:
         found["b_in"] = found["b_dec"].clone()
     module = path.name if layer_of(path.name) is not None else None
@@ -65,14 +63,6 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 def _write(transcoder: Transcoder, path: Path) -> None:
     spec = transcoder.spec
     form = transcoder.folded(transcoder.b_dec) if spec.is_autoencoder else files.without_input_bias(transcoder)
-    tensors = {
-        "encoder.weight": form.W_enc,
-        "encoder.bias": form.b_enc,
-        "W_dec": form.W_dec,
-        "b_dec": form.b_dec,
-    }
-    if form.W_skip is not None:
-        tensors["W_skip"] = form.W_skip
     norms = form.W_dec.norm(dim=1)
     config = {
         "activation": "topk",
@@ -85,7 +75,7 @@ def _write(transcoder: Transcoder, path: Path) -> None:
         "transcode": not spec.is_autoencoder,
         "d_in": spec.d_in,
     }
-    files.write_weights(path / _WEIGHTS, tensors)
+    files.write_weights(path / _WEIGHTS, files.weights_of(form, _NAMES))
     files.write_json(path / _CONFIG, config)
 
 
