@@ -20,13 +20,8 @@ from edgewise.cli._mib import mib
 from edgewise.cli._view import view
 
 app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for name, group in (
-    ("models", _models.app),
-    ("tasks", _tasks.app),
-    ("tracr", _tracr.app),
-    ("transcoder", _transcoder.app),
-):
-    app.add_typer(group, name=name)
+for name, group in {"models": _models, "tasks": _tasks, "tracr": _tracr, "transcoder": _transcoder}.items():
+    app.add_typer(group.app, name=name)
 for command in (find, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare):
     app.command()(command)
 app.command("import")(import_circuit)

@@ -1,6 +1,5 @@
 """The options that several commands have, each said once."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,14 +37,7 @@ Cache = Annotated[
 ]
 
 
-class Logger(str, Enum):
-    """Where a run's metrics may go too."""
-
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-
-
-Log = Annotated[list[Logger] | None, Option("--log", help="Also log there (if installed).")]
+Log = Annotated[list[Literal["tensorboard", "wandb"]] | None, Option("--log", help="Also log there (if installed).")]
 TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in task.")]
 ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task.")]
 TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task.")]

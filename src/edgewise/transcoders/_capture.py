@@ -54,7 +54,8 @@ def capture(
     ids = ids.to(model.device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    with _observed(model, sorted({site.layer for site in sites}), note), in_bf16(model, bf16), suppress(_Stop):
+    in_bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+    with _observed(model, sorted({site.layer for site in sites}), note), in_bf16, suppress(_Stop):
         model.parts.hidden(ids, mask, positions)
     return {site: found[site] for site in sites}
 
@@ -64,11 +65,6 @@ def check_length(model: Model, ids: Int[Tensor, "B S"]) -> None:
     n = model.parts.n_positions
     if n is not None and ids.shape[1] > n:
         raise InputError(f"text: rows of {ids.shape[1]} tokens, and the model has {n} positions; use --context {n}")
-
-
-def in_bf16(model: Model, bf16: bool) -> Any:
-    """A context in which products with weights run in bfloat16, if asked."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
     """What a step measured, over the batch of all processes."""
 
     loss: Float[Tensor, ""]
-    """Everything that is in_bf16: error, sparsity and the dead features' term."""
+    """Everything that is lowered: error, sparsity and the dead features' term."""
     unexplained: Float[Tensor, " T"]
     """Squared error over variance, for each written site."""
     active: Float[Tensor, ""]

@@ -35,26 +35,23 @@ def check_site(model: Model, site: Site, width: int | None = None) -> None:
 
 
 def check_transcoder(model: Model, transcoder: Transcoder) -> None:
-    """Refuse a transcoder whose sites or widths are not the model's. Raises `InputError`."""
+    """Refuse a transcoder whose sites or widths are not the model's, or that writes centred vectors to a model that reads
+    their mean. Raises `InputError`.
+    """
     check_site(model, transcoder.spec.reads, transcoder.spec.d_in)
     for site in transcoder.spec.writes:
         check_site(model, site, transcoder.spec.d_out)
-        check_centring(model, site)
+        if site.centred and not reads_no_mean(model):
+            raise InputError(
+                f"site {site}: this model has norms that do not take the mean off, so that its MLPs' mean counts; "
+                "train with centred=False"
+            )
 
 
 def reads_no_mean(model: Model) -> bool:
     """Whether every norm takes the mean over the components off, so that centred writes change nothing."""
     norms = [norm for layer in model.parts.layers for norm in (layer.attention.norm, layer.mlp.norm)]
     return all(norm.kind == "layer" for norm in (*norms, model.parts.final_norm))
-
-
-def check_centring(model: Model, site: Site) -> None:
-    """Refuse a centred vector in place of what a model writes, if the model reads its mean. Raises `InputError`."""
-    if site.centred and not reads_no_mean(model):
-        raise InputError(
-            f"site {site}: this model has norms that do not take the mean off, so that its MLPs' mean counts; train "
-            "with centred=False"
-        )
 
 
 class MlpModules(NamedTuple):

@@ -39,19 +39,11 @@ def select(
     margin: float = 0.0,
     ranks: Ranks = ONE_PROCESS,
 ) -> Products:
-    """The active features and their pre-activations.
+    """The active features of centred inputs (see `Transcoder.centre`): entries with pre-activations as values, ready
+    for products; what the activation makes of them is `Transcoder.activate`'s matter.
 
-    Args:
-        encoder: of a transcoder.
-        x: centred inputs (see `Transcoder.centre`).
-        training: choose over the batch where the activation does so in training.
-        bf16: propose with a product in bfloat16.
-        margin: of thresholded kinds, also take features this far below their threshold.
-        ranks: the processes that share a batch.
-
-    Returns:
-        Entries with pre-activations as values, ready for products; what the activation makes of them is
-        `Transcoder.activate`'s matter.
+    In `training`, over the batch (of all `ranks`) where the activation chooses so; with `bf16`, proposed by a product
+    in bfloat16; of thresholded kinds, also those up to `margin` below their threshold.
     """
     weight, bias, activation, threshold = encoder
     if activation.kind == "topk" or (activation.kind == "batch_topk" and training):

@@ -5,6 +5,7 @@ Everything is said with two of PyTorch's own kernels, `embedding_bag` (a weighte
 """
 
 import warnings
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -57,27 +58,6 @@ def decode(codes: Codes, table: Float[Tensor, "F E"]) -> Float[Tensor, "N E"]:
     )
 
 
-class Transposed(NamedTuple):
-    """The same entries feature after feature, for products with zᵀ."""
-
-    offsets: Int[Tensor, " F"]
-    tokens: Int[Tensor, " A"]
-    order: Int[Tensor, " A"]
-    """Which entry of the codes stands here."""
-
-    def product(self, value: Float[Tensor, " A"], rows: Float[Tensor, "N E"]) -> Float[Tensor, "F E"]:
-        """`zᵀ rows`, where z has these values at the entries (in the order of the codes)."""
-        weights = value[self.order].to(rows.dtype)
-        return functional.embedding_bag(self.tokens, rows, self.offsets, mode="sum", per_sample_weights=weights)
-
-
-def transpose(codes: Codes, n_features: int) -> Transposed:
-    """Sort the entries by feature."""
-    order = codes.feature.argsort(stable=True)
-    offsets = _offsets(codes.feature[order], n_features)[:-1]
-    return Transposed(offsets, codes.tokens[order], order)
-
-
 def products(codes: Codes, rows: Float[Tensor, "N D"], table: Float[Tensor, "F D"]) -> Float[Tensor, " A"]:
     """The entries of `rows tableᵀ` where the codes have entries."""
     if not len(codes.feature):
@@ -98,12 +78,10 @@ class Products:
     where few entries are there, dense where many are.
     """
 
-    def __init__(self, codes: Codes, n_features: int, dense: bool | None = None) -> None:
-        """Set up for codes (their values do not matter); `dense` forces a way."""
+    def __init__(self, codes: Codes, n_features: int) -> None:
+        """Set up for codes (their values do not matter)."""
         self.codes, self.n_features = codes, n_features
-        size = (len(codes.offsets) - 1) * n_features
-        self.is_dense = len(codes.feature) > size * DENSE_SHARE if dense is None else dense
-        self._transposed: Transposed | None = None
+        self.is_dense = len(codes.feature) > (len(codes.offsets) - 1) * n_features * DENSE_SHARE
 
     def decode(self, value: Float[Tensor, " A"], table: Float[Tensor, "F E"]) -> Float[Tensor, "N E"]:
         """`z W`."""
@@ -120,9 +98,15 @@ class Products:
         """`zᵀ rows`."""
         if self.is_dense:
             return self.codes.with_values(value).dense(self.n_features).T @ rows
-        if self._transposed is None:
-            self._transposed = transpose(self.codes, self.n_features)
-        return self._transposed.product(value, rows)
+        offsets, tokens, order = self._by_feature
+        weights = value[order].to(rows.dtype)
+        return functional.embedding_bag(tokens, rows, offsets, mode="sum", per_sample_weights=weights)
+
+    @cached_property
+    def _by_feature(self) -> tuple[Int[Tensor, " F"], Int[Tensor, " A"], Int[Tensor, " A"]]:
+        """The entries feature after feature: where each one's begin, their tokens, and their places in the codes."""
+        order = self.codes.feature.argsort(stable=True)
+        return _offsets(self.codes.feature[order], self.n_features)[:-1], self.codes.tokens[order], order
 
     def sums(self, value: Float[Tensor, " A"]) -> Float[Tensor, " F"]:
         """The sum of each feature's values."""

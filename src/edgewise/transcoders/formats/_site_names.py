@@ -61,7 +61,7 @@ def named_site(path: Path, name: object, *, output: bool = False) -> Site | None
     return site
 
 
-def sites_for(path: Path, reads: str, writes: str, given: Sites, layer: int | None = None) -> tuple[Site, Site]:
+def sites_for(path: Path, reads: str, writes: str, given: Sites) -> tuple[Site, Site]:
     """The two sites of a transcoder whose format fixes their kinds and tells the layer by its name at most: by that of
     the file, or of the innermost folder that has one.
 
@@ -70,7 +70,7 @@ def sites_for(path: Path, reads: str, writes: str, given: Sites, layer: int | No
     """
     if given.reads is not None and given.writes is not None:
         return given.reads, given.writes
-    told = (layer, *(site.layer for site in (given.reads, given.writes) if site), *map(layer_of, reversed(path.parts)))
+    told = (*(site.layer for site in (given.reads, given.writes) if site), *map(layer_of, reversed(path.parts)))
     layer = next((each for each in told if each is not None), None)
     if layer is None:
         raise InputError(f"{path}: the file does not say of which layer it is; {NAME_THEM}")

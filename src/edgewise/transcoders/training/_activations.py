@@ -32,11 +32,6 @@ class Activations(Protocol):
         """The sites on offer."""
         ...
 
-    @property
-    def ids(self) -> Int[Tensor, "R S"]:
-        """All rows' tokens."""
-        ...
-
     def rows(self, index: Int[Tensor, " n"]) -> dict[Site, Float[Tensor, "n S D"]]:
         """The vectors of some rows."""
         ...
@@ -58,7 +53,7 @@ class LiveActivations:
 
 
 class ActivationStream:
-    """Batches of shuffled activations."""
+    """Batches of shuffled activations: this process's share of each."""
 
     def __init__(
         self,
@@ -71,16 +66,8 @@ class ActivationStream:
         seed: int,
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
-        """Set up.
-
-        Args:
-            source: the vectors.
-            keep: which tokens take part.
-            batch_tokens: tokens of a batch, over all processes.
-            pool_tokens: tokens of a pool, over all processes (about; it is made of whole rows).
-            lanes: how many parts a pool has; a multiple of the number of processes.
-            seed: of the order.
-            ranks: the processes; this one gets its share of each batch.
+        """Set up: tokens of a batch and (about, it is made of whole rows) of a pool count over all processes; `keep`
+        says which take part; `lanes` is how many parts a pool has, a multiple of the number of processes.
 
         Raises:
             InputError: the numbers do not divide, or there is too little text for one batch.

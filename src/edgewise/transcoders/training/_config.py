@@ -1,7 +1,7 @@
 """Settings of a training run."""
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgewise._errors import InputError
@@ -165,10 +165,6 @@ class TrainingConfig:
         left = max(0, self.steps - step)
         fall = min(1.0, left / max(1, self.steps // 5)) if self.schedule == "linear" else 1.0
         return peak * rise * fall
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
     def _combinations(self) -> list[tuple[str, tuple[int, ...], str]]:
         sets = {kind: [self.layers] if kind == "cross-layer" else [(layer,) for layer in self.layers] for kind in KINDS}

@@ -1,7 +1,7 @@
 """Transcoders and autoencoders of several sparsities, trained on the same tokens, judged on the same held-out ones."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgewise._errors import InputError
@@ -78,7 +78,7 @@ def sweep(
         dict(found.zero),
         dict(found.mean),
         dict(zip(names, found.transcoders, strict=True)),
-        config.to_dict() | {"text": tokens.source, "tokens_seen": trained.steps * config.batch_tokens},
+        asdict(config) | {"text": tokens.source, "tokens_seen": trained.steps * config.batch_tokens},
         found.conditions,
         trained.seconds,
     )

@@ -2,26 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
+from edgewise import runs
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import (
-    ONE_PROCESS,
-    Learner,
-    NotFiniteError,
-    Ranks,
-    RunOptions,
-    optimizer_tensors,
-    processes,
-    restore_optimizer,
-    run_steps,
-    software,
-)
+from edgewise.runs import ONE_PROCESS, Learner, NotFiniteError, Ranks, RunOptions
 from edgewise.transcoders import Outcome, Site, TokenRows, Transcoder, check_transcoder, loss_and_gradients, real_tokens
 from edgewise.transcoders.formats import save
 from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
@@ -76,36 +65,26 @@ def train(
         raise InputError(f"{cache.folder}: the cache is of other tokens than this text; write it anew")
     if cache is not None and cache.header["model"]["weights_hash"] != model.identity["weights_hash"]:
         raise InputError(f"{cache.folder}: the cache is of a model with other weights; write it anew")
-    with processes(model.device) as ranks:
+    with runs.processes(model.device) as ranks:
         learner = TranscoderLearner(model, tokens, config, cache, ranks)
         settings = {
             "method": "transcoders",
             "model": model.identity,
             "text": tokens.source,
             "cache": None if cache is None else {key: cache.header[key] for key in ("dtype", "low")},
-            **config.to_dict(),
+            **asdict(config),
         }
-        report = run_steps(learner, config.steps, settings, options, "training", ranks)
-        provenance = {
-            "model": model.identity,
-            "method": settings | report.record(),
-            "software": software(),
-        }
+        report = runs.run_steps(learner, config.steps, settings, options, "training", ranks)
+        provenance = {"model": model.identity, "method": settings | report.record(), "software": runs.software()}
         for job in learner.jobs:
             for transcoder in learner.transcoders[job.name]:
                 transcoder.provenance = provenance | {"job": job.name}
         if options.out is not None and ranks.rank == 0:
             for name, transcoders in learner.transcoders.items():
-                for transcoder in transcoders:
-                    save(transcoder, file_of(options.out, name, transcoder, len(transcoders) > 1))
+                for each in transcoders:  # one file, or in a folder one for each layer of a set
+                    path = f"{name}/layer{each.spec.reads.layer}" if len(transcoders) > 1 else name
+                    save(each, options.out / f"{path}.safetensors")
     return Trained(learner.transcoders, learner.each(), report.steps, report.seconds, report.message)
-
-
-def file_of(out: Path, name: str, transcoder: Transcoder, is_set: bool = False) -> Path:
-    """Where a job's transcoder is written: one file, or in a folder one for each layer of a set."""
-    if not is_set:
-        return out / f"{name}.safetensors"
-    return out / name / f"layer{transcoder.spec.reads.layer}.safetensors"
 
 
 class TranscoderLearner(Learner):
@@ -256,7 +235,7 @@ class TranscoderLearner(Learner):
             for i, (t, silent) in enumerate(zip(self.transcoders[job.name], self.silent[job.name], strict=True)):
                 found |= {f"{job.name}/{i}/{name}": tensor for name, tensor in t.state_dict().items()}
                 found[f"{job.name}/{i}/silent"] = silent
-        return found | optimizer_tensors(self.optimizer)
+        return found | runs.optimizer_tensors(self.optimizer)
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -264,7 +243,7 @@ class TranscoderLearner(Learner):
         for name, tensor in self.tensors().items():
             if not name.startswith("optimizer."):
                 tensor.copy_(tensors[name])
-        restore_optimizer(self.optimizer, tensors)
+        runs.restore_optimizer(self.optimizer, tensors)
         for parameter, state in self.optimizer.state.items():
             state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
 
