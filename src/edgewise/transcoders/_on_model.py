@@ -35,8 +35,8 @@ def check_site(model: Model, site: Site, width: int | None = None) -> None:
 
 
 def check_transcoder(model: Model, transcoder: Transcoder) -> None:
-    """Refuse a transcoder whose sites or widths are not the model's, or that writes centred vectors to a model that reads
-    their mean. Raises `InputError`.
+    """Refuse a transcoder whose sites or widths are not the model's, or centred outputs that a model reads the mean of.
+    Raises `InputError`.
     """
     check_site(model, transcoder.spec.reads, transcoder.spec.d_in)
     for site in transcoder.spec.writes:

@@ -32,6 +32,8 @@ from edgewise.transcoders.judging._counts import BINS, Counts
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
 
 _TOKENS = 512  # of one forward: whole-vocabulary logits are kept for two models at once
+Change = Mapping[int, Substitute] | Replacement
+"""What is put in place of some layers' MLPs."""
 
 
 @dataclass(frozen=True)
@@ -124,40 +126,14 @@ def evaluate_transcoders(
     if is_set:
         transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
     means = _means(model, tokens, layers, exclude_special)
-    changes: dict[str, Mapping[int, Substitute] | Replacement] = {}
-    for i, each in enumerate([] if is_set else transcoders):
-        changes[f"alone {i}"] = Replacement(model, each, exclude_special=exclude_special)
-    for layer in layers:
-        changes[f"zero {layer}"] = {layer: _constant(torch.zeros_like(means[layer]))}
-        changes[f"mean {layer}"] = {layer: _constant(means[layer])}
-    if together and len(set(firsts)) == len(firsts):
-        changes["all replaced"] = Replacement(model, list(transcoders), exclude_special=exclude_special)
-        changes["all zero"] = {layer: _constant(torch.zeros_like(means[layer])) for layer in layers}
-        changes["all mean"] = {layer: _constant(means[layer]) for layer in layers}
-    counts, blocks = Counts(model, transcoders, add_up=is_set), blocks_of(model)
-    original: list[Tensor] = []
-    rows: dict[str, list[Tensor]] = {name: [] for name in changes}
-    size = max(1, _TOKENS // tokens.ids.shape[1])
-    for ids in tokens.ids.to(model.device).split(size):
-        counts.add(ids, real_tokens(model, ids, exclude_special=exclude_special))
-        with remembered(blocks) as outputs:
-            log_p = _log_probabilities(model, ids)
-        original.append(_losses(log_p, ids))
-        if not bool(original[-1].isfinite().all()):
-            raise InputError("evaluate: the model's own loss is not finite; its weights are spoiled")
-        for name, change in changes.items():
-            lowest = min(change.transcoders if isinstance(change, Replacement) else change)
-            with recalled(blocks, outputs[:lowest]):
-                changed = _changed(model, change, ids, exclude_special)
-            kl = (log_p.exp() * (log_p - changed)).sum(-1).mean(1)
-            rows[name].append(torch.stack([_losses(changed, ids), kl]))
-        progress(sum(map(len, original)), len(tokens))
-    own = torch.cat(original)
-    losses = {name: _loss(torch.cat(values, 1), own) for name, values in rows.items()}
-    judged = tuple(_judged(counts, i, losses.get(f"alone {i}")) for i in range(len(transcoders)))
+    counts = Counts(model, transcoders, add_up=is_set)
+    changes = _changes(counts, means, exclude_special, together)
+    own, rows = _run(counts, tokens, changes, exclude_special, progress)
+    losses = {name: _loss(values, own) for name, values in rows.items()}
+    texts = [each.provenance.get("method", {}).get("text", {"text": []}) for each in transcoders]
     return TranscoderEvaluation(
         _loss(torch.stack([own, torch.zeros_like(own)]), own),
-        judged,
+        tuple(_judged(counts, i, losses.get(f"alone {i}")) for i in range(len(transcoders))),
         {layer: losses[f"zero {layer}"] for layer in layers},
         {layer: losses[f"mean {layer}"] for layer in layers},
         {name: losses[f"all {name}"] for name in ("replaced", "zero", "mean") if f"all {name}" in losses},
@@ -165,10 +141,7 @@ def evaluate_transcoders(
         {
             "model": model.identity,
             "text": tokens.source,
-            "held_out": all(
-                held_out(tokens.source, each.provenance.get("method", {}).get("text", {"text": []}))
-                for each in transcoders
-            ),
+            "held_out": all(held_out(tokens.source, text) for text in texts),
             "positions": "all but each row's first are predicted",
             "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",
             "interval": "of the loss added: 95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
@@ -213,14 +186,52 @@ def _constant(value: Float[Tensor, " D"]) -> Substitute:
     return lambda residual, given, mlp: value.to(given.dtype).expand_as(given)
 
 
-def _changed(
-    model: Model, change: Mapping[int, Substitute] | Replacement, ids: Int[Tensor, "B S"], exclude: bool
-) -> Float[Tensor, "B S-1 V"]:
-    if isinstance(change, Replacement):
-        with change:
-            return _log_probabilities(model, ids)
-    with substituted(model, change, exclude_special=exclude):
-        return _log_probabilities(model, ids)
+def _changes(
+    counts: Counts, means: Mapping[int, Float[Tensor, " D"]], exclude: bool, together: bool
+) -> dict[str, Change]:
+    """By name: `alone 0` (the first transcoder), `zero 8` and `mean 8` (an ablated layer), `all zero` and so on."""
+    model, transcoders = counts.model, counts.transcoders
+    zeros = {layer: _constant(torch.zeros_like(mean)) for layer, mean in means.items()}
+    constants = {layer: _constant(mean) for layer, mean in means.items()}
+    changes: dict[str, Change] = {}
+    for i, each in enumerate(() if counts.add_up else transcoders):
+        changes[f"alone {i}"] = Replacement(model, each, exclude_special=exclude)
+    for layer in means:
+        changes |= {f"zero {layer}": {layer: zeros[layer]}, f"mean {layer}": {layer: constants[layer]}}
+    if together and len({each.spec.writes[0].layer for each in transcoders}) == len(transcoders):
+        every = Replacement(model, transcoders, exclude_special=exclude)
+        changes |= {"all replaced": every, "all zero": zeros, "all mean": constants}
+    return changes
+
+
+def _run(
+    counts: Counts,
+    tokens: TokenRows,
+    changes: Mapping[str, Change],
+    exclude: bool,
+    progress: Callable[[int, int], None],
+) -> tuple[Float[Tensor, " R"], dict[str, Float[Tensor, "2 R"]]]:
+    """Each row's loss of the model itself, and of every changed one its loss and its KL; fills the counts."""
+    model, blocks, original = counts.model, blocks_of(counts.model), list[Tensor]()
+    rows: dict[str, list[Tensor]] = {name: [] for name in changes}
+    for ids in tokens.ids.to(model.device).split(max(1, _TOKENS // tokens.ids.shape[1])):
+        counts.add(ids, real_tokens(model, ids, exclude_special=exclude))
+        with remembered(blocks) as outputs:
+            log_p = _log_probabilities(model, ids)
+        original.append(_losses(log_p, ids))
+        if not bool(original[-1].isfinite().all()):
+            raise InputError("evaluate: the model's own loss is not finite; its weights are spoiled")
+        for name, change in changes.items():
+            if isinstance(change, Replacement):
+                lowest, changing = min(change.transcoders), change
+            else:
+                lowest, changing = min(change), substituted(model, change, exclude_special=exclude)
+            with recalled(blocks, outputs[:lowest]), changing:
+                changed = _log_probabilities(model, ids)
+            kl = (log_p.exp() * (log_p - changed)).sum(-1).mean(1)
+            rows[name].append(torch.stack([_losses(changed, ids), kl]))
+        progress(sum(map(len, original)), len(tokens))
+    return torch.cat(original), {name: torch.cat(values, 1) for name, values in rows.items()}
 
 
 @torch.no_grad()
