@@ -21,11 +21,7 @@ Sources = Annotated[
 
 
 def check(
-    sources: list[str] | None,
-    per_layer: int,
-    method: ew.discovery.Method,
-    config: ew.discovery.MethodConfig,
-    ablation: str,
+    sources: list[str] | None, per_layer: int, method: ew.Method, config: ew.discovery.MethodConfig, ablation: str
 ) -> None:
     """Refuse what does not go with features, before anything is loaded. Raises `InputError`."""
     if not sources:
@@ -43,11 +39,7 @@ def read(sources: Sequence[str] | None) -> list[ew.transcoders.Transcoder]:
 
 
 def choose(
-    model: ew.Model,
-    task: ew.tasks.Task,
-    transcoders: list[ew.transcoders.Transcoder],
-    per_layer: int,
-    ablation: str,
+    model: ew.Model, task: ew.tasks.Task, transcoders: list[ew.transcoders.Transcoder], per_layer: int, ablation: str
 ) -> dict[int, tuple[int, ...]]:
     """Each transcoder's features of largest effect; none without transcoders."""
     if not transcoders:

@@ -73,7 +73,7 @@ def find(
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "points": points, "quadrature": quadrature}
     given |= {"threshold": threshold, "pairs": pairs, "methods": None if methods is None else tuple(methods.split(","))}
     changes = {name: value for name, value in given.items() if value is not None}
-    config = configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or ())
+    config = configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or [])
     _check_able(record, config, positions, ablation, start)
     cache_bytes = cache_size(cache)
     _features.check(transcoders, features_per_layer, record, config, ablation)
@@ -122,13 +122,7 @@ def _check_able(
 
 
 def configure(
-    record: ew.discovery.Method,
-    changes: dict[str, Any],
-    *,
-    sparsity: float | None = None,
-    seed: int = 0,
-    preset: str = "default",
-    texts: list[str] | tuple[str, ...] = (),
+    record: ew.Method, changes: dict[str, Any], *, sparsity: float | None, seed: int, preset: str, texts: list[str]
 ) -> ew.discovery.MethodConfig:
     """A method's settings from the options that were given, checked before anything is loaded. Raises `InputError`."""
     if record.sized and sparsity is not None:

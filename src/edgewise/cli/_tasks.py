@@ -134,18 +134,6 @@ _VARIANTS: dict[str, Sequence[dict[str, Any]]] = {
 """The forms of a task that are scored each."""
 
 
-_LEGEND = """\
-* *accuracy*: the likeliest of all tokens is right (chance below 0.002). *choice*: of right and wrong answers the
-  likeliest is right. *logit difference*: answers − wrong answers, sets by logsumexp. *probability difference*:
-  likewise, over the whole vocabulary. Means over the examples, and their 95 % intervals in brackets: Wilson's of
-  *accuracy* and *choice*, 1.96 standard errors to each side of the differences.
-* *corrupted*: the same on the corrupted prompts, judged by the clean answers; what an empty circuit has.
-* *chance*: all tokens equally likely; of *choice*, a guess among right and wrong answers.
-* *does it?* no, where the interval of *choice* reaches down to chance, or the answer is no likelier than after the
-  corrupted prompt.
-"""
-
-
 def warn_if_unable(model: ew.Engine, task: ew.tasks.Task) -> None:
     """Say on the error stream that a model does not do a task: a circuit for it would explain nothing."""
     if task.metrics is not None:  # its outputs are no predictions of a next token
@@ -189,21 +177,12 @@ def _markdown(rows: list[dict[str, Any]], identity: dict[str, str], split: str, 
     """The scores as a page that says how they were taken."""
     note = f" ({identity['note']})" if identity["note"] else ""
     which = f"{identity['id']}{note}, {identity['dtype']}, weights {identity['weights_hash'][:12]}"
-    lines = [
-        f"# How well {identity['id']} does the built-in tasks",
-        "",
-        f"Written by `edgewise tasks score --model {identity['id']} --out FILE`. Model: {which}; the {split} split, "
-        f"seed {seed}; the user's own module, no masks.",
-        "",
-        _LEGEND,
-        "| task | n | accuracy | choice | corrupted | chance | logit difference | corrupted | chance "
-        "| probability difference | corrupted | does it? |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    page = Path(__file__).with_name("scores.md").read_text(encoding="utf-8")
+    lines = [page.format(id=identity["id"], which=which, split=split, seed=seed)]
     for row in rows:
         cells = [_title(row), str(row["n"]), *_cells(row["metrics"]), "no" if row["complaint"] else "yes"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def _cells(metrics: dict[str, dict[str, Any]]) -> list[str]:

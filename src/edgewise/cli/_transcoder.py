@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Exit, Option, Typer
 
@@ -35,7 +35,10 @@ Text = Annotated[
 Context = Annotated[int, Option("--context", help="Tokens per row.")]
 Limit = Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.")]
 Reads = Annotated[str | None, Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
-Precision = Annotated[str | None, Option(help="bfloat16 (proposals and the language model; the default) or float32.")]
+Precision = Annotated[
+    Literal["bfloat16", "float32"] | None,
+    Option(help="bfloat16 (proposals and the language model; the default) or float32."),
+]
 HoldOut = Annotated[float, Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
 
 
@@ -72,7 +75,9 @@ def _given(
     activation: Annotated[
         str | None, Option(help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none.")
     ] = None,
-    preset: Annotated[str, Option(help="default, or paper (the published recipe).")] = "default",
+    preset: Annotated[
+        Literal["default", "paper"], Option(help="default, or paper (the published recipe).")
+    ] = "default",
     settings: Annotated[
         list[str] | None,
         Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
@@ -90,8 +95,6 @@ def _given(
     device: options.Device = "cpu",
     out: options.Out = Path("runs/transcoders"),
 ) -> _Given:
-    if preset not in ("default", "paper"):
-        raise InputError(f"--preset {preset!r}: choose default or paper")
     changes: dict[str, Any] = {"seed": seed, "tokens": tokens, "batch_tokens": batch_tokens, "precision": precision}
     changes |= {"pool_tokens": pool_tokens, "learning_rate": learning_rate, **_features(features)}
     if activation is not None:
@@ -228,9 +231,10 @@ def cache(
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
     sites = [ew.transcoders.Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
-    bf16 = _precision(precision) == "bfloat16"
     with show.counting("running the model") as progress:
-        ew.transcoders.write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
+        ew.transcoders.write_cache(
+            loaded, rows, sites, out, dtype=dtype, bf16=precision != "float32", progress=progress
+        )
     print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 
 
@@ -280,12 +284,6 @@ def _layers(model: Any, text: str) -> tuple[int, ...]:
     if not found or max(found) >= n:
         raise InputError(f"--layers {text!r}: the model has {n} layers, 0 to {n - 1}")
     return tuple(found)
-
-
-def _precision(precision: str | None) -> str:
-    if precision not in (None, "bfloat16", "float32"):
-        raise InputError(f"--precision {precision!r}: choose bfloat16 or float32")
-    return precision or "bfloat16"
 
 
 def _features(text: str | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Reading sites off a model: one forward of the user's own module, stopped after the last layer that is asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,7 @@ class _Stop(Exception):  # noqa: N818 (no error: the rest of the forward is not 
 
 @torch.no_grad()
 def capture(
-    model: Model,
-    sites: Sequence[Site],
-    ids: Int[Tensor, "B S"],
-    *,
-    bf16: bool = False,
+    model: Model, sites: Sequence[Site], ids: Int[Tensor, "B S"], *, bf16: bool = False
 ) -> dict[Site, Float[Tensor, "B S D"]]:
     """The vectors at sites, from one forward that stops after the last of them.
 
@@ -72,33 +69,22 @@ def _observed(
     model: Model, layers: Sequence[int], note: Callable[[int, Tensor | None, Tensor, Tensor], None]
 ) -> Iterator[None]:
     """Call `note` with what each of the layers' MLPs read and wrote; the hooks are gone when the context is left."""
-    handles: list[Any] = []
     residuals: dict[int, Tensor] = {}
     inputs: dict[int, Tensor] = {}
 
-    def watch(index: int) -> None:
-        modules = modules_of(model.parts.layers[index])
+    def keep(index: int, kept: dict[int, Tensor], _module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        kept[index] = arguments[0]
 
-        def keep_residual(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            residuals[index] = arguments[0]
+    def seen(index: int, _module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
+        note(index, residuals.get(index), inputs[index], output)
 
-        def keep_input(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            inputs[index] = arguments[0]
-
-        def seen(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
-            note(index, residuals.get(index), inputs[index], output)
-
-        handles.append(modules.norm.register_forward_pre_hook(keep_residual))
-        handles.append(modules.mlp.register_forward_pre_hook(keep_input))
-        handles.append(modules.last.register_forward_hook(seen))
-
-    try:
+    with ExitStack() as hooks:
         for index in layers:
-            watch(index)
+            modules = modules_of(model.parts.layers[index])
+            hooks.callback(modules.norm.register_forward_pre_hook(partial(keep, index, residuals)).remove)
+            hooks.callback(modules.mlp.register_forward_pre_hook(partial(keep, index, inputs)).remove)
+            hooks.callback(modules.last.register_forward_hook(partial(seen, index)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def real_tokens(model: Model, ids: Int[Tensor, "B S"], *, exclude_special: bool) -> Bool[Tensor, "B S"]:

@@ -34,10 +34,10 @@ def site_of(name: str, *, output: bool = False) -> Site | None:
     """The site of a TransformerLens hook or of a Hugging Face module's path (its input, or its output); None if it is
     neither.
     """
-    layer = layer_of(name)
-    if layer is None:
+    found = _LAYER.search(name)
+    if found is None:
         return None
-    rest = name[_LAYER.search(name).end() :].lstrip(".")  # pyright: ignore[reportOptionalMemberAccess] (it has a layer)
+    layer, rest = int(found[1]), name[found.end() :].lstrip(".")
     if rest in HOOKS:
         return Site(HOOKS[rest], layer)
     if rest in ("mlp", "feed_forward"):

@@ -5,9 +5,12 @@ from the model differ in time alone.
 """
 
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +58,9 @@ class CachedActivations:
             path = _path(self.folder, site)
             if not path.is_file() or path.stat().st_size != size:
                 raise InputError(f"{path}: missing or cut short ({size:,} bytes are wanted); write the cache anew")
-        self._files = {site: self._map(site) for site in self.sites}
-
-    def _map(self, site: Site) -> Tensor:
-        n = self.ids.numel() * self.width
-        flat = torch.from_file(str(_path(self.folder, site)), shared=False, size=n, dtype=self.dtype)
-        return flat.view(*self.ids.shape, self.width)
+        shape = (*self.ids.shape, self.width)
+        map_file = partial(torch.from_file, shared=False, size=math.prod(shape), dtype=self.dtype)
+        self._files = {site: map_file(str(_path(self.folder, site))).view(shape) for site in self.sites}
 
     def rows(self, index: Int[Tensor, " n"]) -> dict[Site, Float[Tensor, "n S D"]]:
         """The vectors of some rows, as float32."""
@@ -124,15 +124,12 @@ def write_cache(
 
 
 def _fill(source: LiveActivations, folder: Path, dtype: torch.dtype, progress: Callable[[int, int], None]) -> None:
-    files = {site: open(_path(folder, site), "wb") for site in source.sites}  # noqa: SIM115 (closed below)
-    try:
+    with ExitStack() as stack:
+        files = {site: stack.enter_context(open(_path(folder, site), "wb")) for site in source.sites}
         for rows in torch.arange(len(source.ids)).split(_ROWS):
             for site, x in source.rows(rows).items():
                 files[site].write(x.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
             progress(int(rows[-1]) + 1, len(source.ids))
-    finally:
-        for file in files.values():
-            file.close()
 
 
 def _path(folder: Path, site: Site) -> Path:
