@@ -10,12 +10,9 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import cache_size, check_page, quiet
-from edgewise.report import check_path
-from edgewise.runs import check_writable
 
 
 def bench(
@@ -64,15 +61,15 @@ def plot(
     linear: Annotated[bool, Option("--linear", help="A linear vertical axis.")] = False,
 ) -> None:
     """Draw faithfulness against size with intervals: one line per method, one panel per task."""
-    check_path(out)
+    ew.report.check_path(out)
     if not table.is_file():
         what = "no curve that `edgewise curve` wrote (no such file)" if table.suffix == ".json" else "no such file"
-        raise InputError(f"{table}: {what}; give the bench.parquet that bench wrote, or the .json of curve")
-    check_writable(out.parent)
+        raise ew.InputError(f"{table}: {what}; give the bench.parquet that bench wrote, or the .json of curve")
+    ew.runs.check_writable(out.parent)
     if table.suffix == ".json":
         found = ew.evaluation.SizeCurve.load(table)
         if metric not in (None, found.metric):
-            raise InputError(f"--metric {metric}: {table} holds {found.metric} alone")
+            raise ew.InputError(f"--metric {metric}: {table} holds {found.metric} alone")
         ew.draw_curve(found, out, log=not linear and all(point.value > 0 for point in found.points))
     else:
         ew.report.draw_bench(ew.bench.BenchTable.load(table), out, metric=metric, log=not linear)

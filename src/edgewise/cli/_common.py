@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli._options import DtypeName
-from edgewise.runs import check_writable
-from edgewise.tasks import HUB, SUFFIXES, TASK_NAMES
 
 
 def load(model: str, device: str, dtype: DtypeName | None = None) -> ew.Model:
@@ -42,8 +39,10 @@ def make_task(
     """The built-in task of that name, or that of a file."""
     compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
     if compiled and name != "program":
-        raise InputError(f"--task {name!r}: the model is a compiled program, which has a task of its own; use program")
-    if name in TASK_NAMES:
+        raise ew.InputError(
+            f"--task {name!r}: the model is a compiled program, which has a task of its own; use program"
+        )
+    if name in ew.tasks.TASK_NAMES:
         return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
@@ -62,7 +61,7 @@ def task_of(
 def load_circuit(path: Path) -> ew.Circuit:
     """A saved circuit; a file that is not there is refused before PyTorch is imported."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give a circuit.safetensors that `edgewise find` wrote")
+        raise ew.InputError(f"{path}: no such file; give a circuit.safetensors that `edgewise find` wrote")
     return ew.Circuit.load(path)
 
 
@@ -74,7 +73,7 @@ def load_for(circuit: ew.Circuit, model: str | None, device: str, dtype: DtypeNa
 def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:
     """A circuit's scores. Raises `InputError` where it has none."""
     if circuit.scores is None:
-        raise InputError(f"{path}: this circuit has no scores, so there is no other size of it")
+        raise ew.InputError(f"{path}: this circuit has no scores, so there is no other size of it")
     return ew.Scores.of(circuit)
 
 
@@ -91,28 +90,28 @@ def check_page(write: Path | None) -> None:
     if write is None:
         return
     if write.suffix != ".md":
-        raise InputError(f"--write {write}: give a .md file")
-    check_writable(write.parent)
+        raise ew.InputError(f"--write {write}: give a .md file")
+    ew.runs.check_writable(write.parent)
 
 
-def check_task(name: str, what: str = "--task", built_in: Iterable[str] = TASK_NAMES) -> None:
+def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None = None) -> None:
     """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded; `what`: what
     it was given as.
     """
-    known = list(built_in)
-    if name in known or name.startswith(HUB):
+    known = list(ew.tasks.TASK_NAMES if built_in is None else built_in)
+    if name in known or name.startswith(ew.tasks.HUB):
         return
-    if not name.endswith(SUFFIXES):
+    if not name.endswith(ew.tasks.SUFFIXES):
         choices = f"choose {', '.join(known)}, or " if known else ""
-        raise InputError(f"{what} {name!r}: {choices}give a file ({', '.join(SUFFIXES)}) or hf:NAME")
+        raise ew.InputError(f"{what} {name!r}: {choices}give a file ({', '.join(ew.tasks.SUFFIXES)}) or hf:NAME")
     if not Path(name).is_file():
-        raise InputError(f"{what} {name!r}: no such file; give a file of pairs")
+        raise ew.InputError(f"{what} {name!r}: no such file; give a file of pairs")
 
 
 def cache_size(gib: float) -> int:
     """`--cache` in bytes. Raises `InputError`."""
     if not 0 <= gib < math.inf:
-        raise InputError(f"--cache {gib}: give GiB, 0 or more")
+        raise ew.InputError(f"--cache {gib}: give GiB, 0 or more")
     return int(gib * 2**30)
 
 
@@ -123,5 +122,5 @@ def parse_sparsities(text: str) -> list[float]:
     except ValueError:
         sizes = [math.nan]
     if not all(0 < size < 1 for size in sizes):
-        raise InputError(f"--sparsities {text!r}: give numbers between 0 and 1, such as 0.9,0.98")
+        raise ew.InputError(f"--sparsities {text!r}: give numbers between 0 and 1, such as 0.9,0.98")
     return sizes

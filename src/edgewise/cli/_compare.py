@@ -9,11 +9,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load_circuit, load_for, make_task
-from edgewise.runs import check_writable
 
 
 def compare(
@@ -31,12 +29,12 @@ def compare(
     for name in task or []:
         check_task(name)
     if len(circuits) < 2:
-        raise InputError(f"compare: {len(circuits)} circuit; give at least two")
+        raise ew.InputError(f"compare: {len(circuits)} circuit; give at least two")
     if out is not None:
-        check_writable(out.parent)
+        ew.runs.check_writable(out.parent)
     found = [load_circuit(path) for path in circuits]
     if any(each.graph.spec.features for each in found):
-        raise InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
+        raise ew.InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
     loaded = load_for(found[0], model, device)
     for each in found:
         _show.compare_weights(each, loaded)
@@ -72,4 +70,4 @@ def _names(paths: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             shared = {part[-1] for part in parts} if length > 1 else set()
             return ["/".join(part[-length:-1]) or part[-1] for part in parts] if len(shared) == 1 else names
-    raise InputError(f"compare: {paths[0]} is given twice; give different circuits")
+    raise ew.InputError(f"compare: {paths[0]} is given twice; give different circuits")

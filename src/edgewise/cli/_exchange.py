@@ -9,11 +9,9 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, load_circuit, make_task
-from edgewise.runs import check_writable
 
 
 def import_circuit(
@@ -32,12 +30,12 @@ def import_circuit(
 ) -> None:
     """Read a circuit of another tool, on the model's own graph, and write it to OUT/circuit.safetensors."""
     check_task(task)
-    check_writable(out)
+    ew.runs.check_writable(out)
     loaded = load(model, "cpu")
     circuit = foreign_circuit(file, loaded, model)
     if sparsity is not None:
         if circuit.scores is None:
-            raise InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
+            raise ew.InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
         circuit = ew.Scores.of(circuit).at(sparsity, actual=True, absolute=absolute)
     pairs = make_task(task, loaded.tokenizer)
     provenance = circuit.provenance | {
@@ -58,12 +56,12 @@ def export_circuit(
     d_model: Annotated[int, Option(help="Width of the model, which EAP-IG's and MIB's files name.")] = 0,
 ) -> None:
     """Write a circuit for another tool, and say what had to be changed for it."""
-    check_writable(out.parent)
+    ew.runs.check_writable(out.parent)
     loaded = load_circuit(circuit)
     if out.name == "edges.json":
         changed = ew.exchange.write_edges(loaded, out)
     elif d_model < 1:
-        raise InputError("--d-model: EAP-IG's and MIB's files name the width of the model; give it")
+        raise ew.InputError("--d-model: EAP-IG's and MIB's files name the width of the model; give it")
     else:
         changed = ew.exchange.write_mib(loaded, out, d_model)
     _show.notes([*changed, f"written to {out}"])
@@ -76,7 +74,7 @@ def foreign_circuit(file: Path, model: ew.Model, name: str) -> ew.Circuit:
     # No tool's file says whether a layer's heads are coupled; the model does.
     own = replace(circuit.graph.spec, coupled_heads=physical.spec.coupled_heads)
     if replace(own, kv="physical") != replace(physical.spec, embeddings=own.embeddings):
-        raise InputError(f"{file}: is of a model of {_sizes(own)}; {name} has {_sizes(physical.spec)}")
+        raise ew.InputError(f"{file}: is of a model of {_sizes(own)}; {name} has {_sizes(physical.spec)}")
     return ew.exchange.convert(circuit, ew.Graph(own))
 
 

@@ -8,8 +8,6 @@ from typing import Annotated
 from typer import Option
 
 import edgewise as ew
-from edgewise._errors import InputError
-from edgewise.discovery import check_able
 
 Sources = Annotated[
     list[str] | None,
@@ -26,11 +24,11 @@ def check(
     """Refuse what does not go with features, before anything is loaded. Raises `InputError`."""
     if not sources:
         return
-    check_able(method, config, "features", "--transcoders")
+    ew.discovery.check_able(method, config, "features", "--transcoders")
     if ablation not in ("interchange", "zero"):
-        raise InputError(f"--transcoders: features take --ablation interchange or zero, not {ablation}")
+        raise ew.InputError(f"--transcoders: features take --ablation interchange or zero, not {ablation}")
     if per_layer < 0:
-        raise InputError(f"--features-per-layer {per_layer}: use at least 0")
+        raise ew.InputError(f"--features-per-layer {per_layer}: use at least 0")
 
 
 def read(sources: Sequence[str] | None) -> list[ew.transcoders.Transcoder]:
@@ -53,7 +51,7 @@ def for_circuit(circuit: ew.Circuit, sources: list[str] | None) -> list[ew.trans
     features = circuit.graph.spec.features
     if features and not sources:
         layers = ", ".join(str(layer) for layer, _ in features)
-        raise InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
+        raise ew.InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
     if sources and not features:
-        raise InputError("--transcoders: the circuit has no features; leave them out")
+        raise ew.InputError("--transcoders: the circuit has no features; leave them out")
     return read(sources)

@@ -8,14 +8,10 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Exit, Option
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, scores_of, torch_type
 from edgewise.cli._tasks import warn_if_unable
-from edgewise.discovery import check_able, method, methods_table
-from edgewise.discovery import methods as all_methods
-from edgewise.runs import check_writable, settings_of
 
 _DEFAULT = "the method's own if not given"
 AblationName = Literal["interchange", "zero", "mean", "mean-positional", "optimal"]
@@ -69,7 +65,7 @@ def find(
     log: options.Log = None,
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
-    record = method(method_name, "--method")
+    record = ew.discovery.method(method_name, "--method")
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "points": points, "quadrature": quadrature}
     given |= {"threshold": threshold, "pairs": pairs, "methods": None if methods is None else tuple(methods.split(","))}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -78,13 +74,13 @@ def find(
     cache_bytes = cache_size(cache)
     _features.check(transcoders, features_per_layer, record, config, ablation)
     check_task(task)
-    check_writable(out)
+    ew.runs.check_writable(out)
     begin = None if start is None else scores_of(start, load_circuit(start))
     features = _features.read(transcoders)
     loaded = load(model, device, dtype)
     examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
     if not len(examples.train):
-        raise InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
+        raise ew.InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
     if positions and not examples.span_names:
         examples = ew.tasks.grouped_by_changes(examples)
     chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)
@@ -111,14 +107,14 @@ def _check_able(
 ) -> None:
     """Refuse options that a method has no use for, or a missing one that it needs. Raises `InputError`."""
     if positions:
-        check_able(record, config, "positions", "--positions")
+        ew.discovery.check_able(record, config, "positions", "--positions")
     if ablation == "optimal" and not record.learns:
-        able = ", ".join(name for name, each in all_methods().items() if each.learns)
-        raise InputError(f"--ablation optimal: constants are learned with masks, by {able}")
+        able = ", ".join(name for name, each in ew.discovery.methods().items() if each.learns)
+        raise ew.InputError(f"--ablation optimal: constants are learned with masks, by {able}")
     if start is None and record.start == "must":
-        raise InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
+        raise ew.InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
     if start is not None and record.start == "no":
-        raise InputError(f"--start: {record.name} takes no scores to start from; leave it out")
+        raise ew.InputError(f"--start: {record.name} takes no scores to start from; leave it out")
 
 
 def configure(
@@ -128,10 +124,12 @@ def configure(
     if record.sized and sparsity is not None:
         changes = {**changes, "sparsity": sparsity}
     elif record.ladder is not None and sparsity is not None:
-        raise InputError(f"--sparsity: {record.name} has a {record.ladder.setting}, which decides the size; give that")
+        raise ew.InputError(
+            f"--sparsity: {record.name} has a {record.ladder.setting}, which decides the size; give that"
+        )
     elif not record.sized:
         size_of(sparsity)
-    if "seed" in settings_of(record.config):
+    if "seed" in ew.runs.settings_of(record.config):
         changes = {**changes, "seed": seed}
     config = record.configure(changes, preset=preset, texts=texts)
     ew.discovery.members(config)
@@ -142,7 +140,7 @@ def size_of(sparsity: float | None) -> float:
     """`--sparsity` of a method whose scores give circuits of any size. Raises `InputError`."""
     size = 0.98 if sparsity is None else sparsity
     if not 0 < size < 1:
-        raise InputError(f"--sparsity {size}: it is 1 − kept edges / all edges, so between 0 and 1; 0.98 keeps 2 %")
+        raise ew.InputError(f"--sparsity {size}: it is 1 − kept edges / all edges, so between 0 and 1; 0.98 keeps 2 %")
     return size
 
 
@@ -152,9 +150,9 @@ def methods(
 ) -> None:
     """The methods that find circuits, or the settings of one, for `find --set` and benches."""
     if markdown:
-        print(methods_table())
+        print(ew.discovery.methods_table())
     elif name is None:
-        for each in all_methods().values():
+        for each in ew.discovery.methods().values():
             print(f"{each.name}: {each.summary}")
     else:
-        _show.method(method(name))
+        _show.method(ew.discovery.method(name))

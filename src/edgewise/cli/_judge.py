@@ -10,9 +10,6 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _common, _features, _show
 from edgewise.cli import _options as options
-from edgewise.report import check_path
-from edgewise.runs import check_writable
-from edgewise.tasks import metric_function
 
 
 def evaluate(
@@ -40,7 +37,7 @@ def evaluate(
         _common.check_task(task)
     asked = None if metrics is None else tuple(metrics.split(","))
     for name in asked or ():
-        metric_function(name)
+        ew.tasks.metric_function(name)
     loaded_circuit = _common.load_circuit(circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
     loaded = _common.load_for(loaded_circuit, model, device, dtype)
@@ -61,7 +58,7 @@ def evaluate(
 
 def draw(circuit: options.CircuitFile, out: options.Picture) -> None:
     """Draw a circuit."""
-    check_path(out)
+    ew.report.check_path(out)
     found = _common.load_circuit(circuit)
     ew.draw(found, out, signed=False)
     print(f"drawn to {out}")
@@ -79,8 +76,8 @@ def curve(
 ) -> None:
     """Judge and draw the circuits of every size that one run's scores give: KL(full ‖ circuit) against edges."""
     sizes = _common.parse_sparsities(sparsities)
-    check_path(out)
-    check_writable(out.parent)
+    ew.report.check_path(out)
+    ew.runs.check_writable(out.parent)
     loaded_circuit = _common.load_circuit(circuit)
     scores = _common.scores_of(circuit, loaded_circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)

@@ -10,12 +10,10 @@ from typing import Annotated
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, load_for, scores_of, task_of
 from edgewise.cli._exchange import foreign_circuit
-from edgewise.runs import check_writable, write_atomically
 
 
 def mib(
@@ -31,14 +29,14 @@ def mib(
 ) -> None:
     """Judge scores as MIB's circuit track does: faithfulness over ten sizes, CPR (signed) and CMD (absolute)."""
     if out is not None:
-        check_writable(out.parent)
+        ew.runs.check_writable(out.parent)
     if task is not None:
         check_task(task)
     own = file.suffix == ".safetensors"
     if not own and (model is None or task is None):
-        raise InputError(f"{file}: such files name no model and no task; give --model and --task")
+        raise ew.InputError(f"{file}: such files name no model and no task; give --model and --task")
     if not file.is_file():
-        raise InputError(f"{file}: no such file")
+        raise ew.InputError(f"{file}: no such file")
     if own:
         circuit = ew.Circuit.load(file)
         loaded = load_for(circuit, model, device)
@@ -54,5 +52,5 @@ def mib(
     conditions = {"split": split, "ablation": ablation, "graph": circuit.graph.spec.to_dict()}
     row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:
-        write_atomically(out, json.dumps(row, indent=2) + "\n")
+        ew.runs.write_atomically(out, json.dumps(row, indent=2) + "\n")
     _show.result(row, as_json, _show.mib, result, circuit.graph, conditions)

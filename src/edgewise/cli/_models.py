@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option, Typer
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import quiet, torch_type
@@ -59,15 +58,15 @@ def plan(
     """Say what a training step of a model would need, in memory and operations, before there is any."""
     for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
         if value is not None and value < 1:
-            raise InputError(f"{option} {value}: use at least 1")
+            raise ew.InputError(f"{option} {value}: use at least 1")
     if not config.exists():
-        raise InputError(f"--config {config}: no such file; give a model's config.json")
+        raise ew.InputError(f"--config {config}: no such file; give a model's config.json")
     quiet()
     type_ = torch_type(dtype)
     model = ew.models.from_config(config, type_)
     longest = int(getattr(getattr(model.module, "config", None), "max_position_embeddings", length))
     if length > longest:
-        raise InputError(f"--length {length}: the model has {longest} positions")
+        raise ew.InputError(f"--length {length}: the model has {longest} positions")
     graph = model.graph(embeddings, kv)
     modes = [
         ew.engine.footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)

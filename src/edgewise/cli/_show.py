@@ -15,7 +15,6 @@ from rich.markup import escape
 
 import edgewise as ew
 from edgewise.cli._print import ERRORS, OUT, line, stopped, table
-from edgewise.runs import SavedAsJson, settings_of
 
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
@@ -56,7 +55,7 @@ def working(what: str) -> AbstractContextManager[Any]:
 def result(found: Any, as_json: bool, show: Callable[..., None], *shown: Any) -> None:
     """Print what a command found: as JSON, or by `show`, given `shown` where that is not what was found itself."""
     if as_json:
-        print(found.to_json() if isinstance(found, SavedAsJson) else json.dumps(found), flush=True)
+        print(found.to_json() if isinstance(found, ew.runs.SavedAsJson) else json.dumps(found), flush=True)
     else:
         show(*(shown or (found,)))
 
@@ -90,7 +89,7 @@ def method(each: ew.Method) -> None:
             line(f"{word}: {said}")
     runs = [what for what in ("positions", "features", "resumes") if getattr(each, what)]
     OUT.print(f"runs with: {', '.join(runs) or 'neither positions nor features'}; start: {each.start}")
-    for setting in settings_of(each.config).values():
+    for setting in ew.runs.settings_of(each.config).values():
         default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
         OUT.print(f"[bold]{setting.name}[/] = {escape(str(default))}  [dim]({escape(setting.choices)})[/]")
         if setting.doc:

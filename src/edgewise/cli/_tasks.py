@@ -12,13 +12,10 @@ from rich.markup import escape
 from typer import Argument, Exit, Option, Typer
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load
 from edgewise.cli._print import ERRORS, OUT, line
-from edgewise.runs import check_writable, write_atomically
-from edgewise.tasks import BUILT_IN, SPLITS, TASK_NAMES
 
 app = Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
 
@@ -41,7 +38,7 @@ def show(
 ) -> None:
     """Print pairs as the model is given them: tokens, what is predicted, right and wrong answers."""
     if n < 1:
-        raise InputError(f"-n {n}: use at least 1")
+        raise ew.InputError(f"-n {n}: use at least 1")
     _check(task)
     tokenizer = ew.models.load_tokenizer(model)
     made = _made(task, tokenizer, split, n, seed)
@@ -62,13 +59,13 @@ def score(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
-    names = tasks or list(BUILT_IN)
+    names = tasks or list(ew.tasks.BUILT_IN)
     for name in names:
         _check(name)
     if n < 1:
-        raise InputError(f"-n {n}: use at least 1")
+        raise ew.InputError(f"-n {n}: use at least 1")
     if out is not None:
-        check_writable(out.parent)
+        ew.runs.check_writable(out.parent)
     loaded = load(model, device)
     rows = []
     for name in names:
@@ -79,7 +76,7 @@ def score(
             _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
             rows.append(row)
     if out is not None:
-        write_atomically(out, _markdown(rows, loaded.identity, split, seed))
+        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, split, seed))
 
 
 @app.command()
@@ -92,7 +89,7 @@ def check(
     """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
     check_task(file, "file", ())
     if limit < 0:
-        raise InputError(f"--limit {limit}: use at least 0")
+        raise ew.InputError(f"--limit {limit}: use at least 0")
     result = ew.tasks.check_file(file, ew.models.load_tokenizer(model))
     if as_json:
         print(json.dumps(asdict(result)))
@@ -114,17 +111,17 @@ def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: s
     """A built-in task with so many pairs in one split, or a file's."""
     if name not in ew.tasks.TASKS:
         return ew.tasks.from_file(name, tokenizer, seed=seed)
-    sizes = {each: n if each == split else 0 for each in SPLITS}
+    sizes = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
     return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
 
 
 def _check(task: str) -> None:
     """Refuse what these commands have nothing to say about."""
-    if task in TASK_NAMES and task not in BUILT_IN:
-        raise InputError(
+    if task in ew.tasks.TASK_NAMES and task not in ew.tasks.BUILT_IN:
+        raise ew.InputError(
             f"task {task!r}: its pairs are a compiled program's inputs, not texts; see edgewise tracr --help"
         )
-    check_task(task, "task", BUILT_IN)
+    check_task(task, "task", ew.tasks.BUILT_IN)
 
 
 _VARIANTS: dict[str, Sequence[dict[str, Any]]] = {

@@ -10,11 +10,9 @@ from typer import Argument, Exit, Option, Typer
 
 import edgewise as ew
 from edgewise import tracr
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import load_circuit
-from edgewise.runs import check_writable
 
 app = Typer(
     no_args_is_help=True,
@@ -40,14 +38,16 @@ def compile_(
     seed: Annotated[int, Option(help="Of the sample of inputs, where there are too many.")] = 0,
 ) -> None:
     """Compile a RASP program to a model that find, evaluate and the commands here take as --model OUT."""
-    check_writable(out)
+    ew.runs.check_writable(out)
     if program in tracr.LIBRARY:
         if vocab is not None or max_len is not None or longest is not None:
-            raise InputError(f"tracr compile {program}: the library's programs have their own vocabulary and lengths")
+            raise ew.InputError(
+                f"tracr compile {program}: the library's programs have their own vocabulary and lengths"
+            )
         module = tracr.compile_library(program)
     else:
         if vocab is None or max_len is None:
-            raise InputError(f"tracr compile {program}: give its --vocab and --max-len")
+            raise ew.InputError(f"tracr compile {program}: give its --vocab and --max-len")
         symbols = _symbols(vocab)
         name, found = tracr.load_source(program)
         module = tracr.compile_program(found, symbols, max_len, name=name, longest=longest, seed=seed)
@@ -85,7 +85,7 @@ def find(
     seed: Annotated[int, Option(help="Of the pairs and of the method.")] = 0,
 ) -> None:
     """Find the smallest circuit that gives the model's output on every input; no size needs to be known."""
-    check_writable(out)
+    ew.runs.check_writable(out)
     engine = _engine(model, ablation, embeddings)
     task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)
     _show.header(engine.model, engine, task)
@@ -114,10 +114,10 @@ def compare(
     """Hold a circuit against the true one."""
     found, true = load_circuit(circuit), tracr.Truth.load(truth)
     if found.ablation_kind != true.ablation:
-        raise InputError(f"{circuit}: found under {found.ablation_kind} ablation, the truth is of {true.ablation}")
+        raise ew.InputError(f"{circuit}: found under {found.ablation_kind} ablation, the truth is of {true.ablation}")
     program = found.provenance.get("task", {}).get("name", true.program)
     if program != true.program:
-        raise InputError(f"{circuit}: found on the task {program!r}, the truth is of {true.program!r}")
+        raise ew.InputError(f"{circuit}: found on the task {program!r}, the truth is of {true.program!r}")
     recovery = tracr.compare(found, true)
     if picture is not None:
         ew.draw_recovery(found, true.edges, picture)
@@ -135,7 +135,7 @@ def list_() -> None:
 def _engine(model: str, ablation: Literal["interchange", "zero"], embeddings: Literal["joint", "split"]) -> ew.Engine:
     loaded = ew.load_model(model)
     if not isinstance(loaded.module, ew.models.CompiledTransformer):
-        raise InputError(f"model {model!r}: not a compiled program; compile one with `edgewise tracr compile`")
+        raise ew.InputError(f"model {model!r}: not a compiled program; compile one with `edgewise tracr compile`")
     return ew.Engine(loaded, loaded.graph(embeddings), ew.Ablation(ablation))
 
 
@@ -143,7 +143,7 @@ def _symbols(text: str) -> list[Any]:
     """Numbers if all are, texts otherwise."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
-        raise InputError(f"--vocab {text!r}: an empty symbol; separate the symbols by single commas")
+        raise ew.InputError(f"--vocab {text!r}: an empty symbol; separate the symbols by single commas")
     for kind in (int, float):
         try:
             return [kind(part) for part in parts]

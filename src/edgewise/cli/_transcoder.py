@@ -12,12 +12,10 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Exit, Option, Typer
 
 import edgewise as ew
-from edgewise._errors import InputError
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import load
-from edgewise.runs import check_writable, parse_settings
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -75,9 +73,7 @@ def _given(
     activation: Annotated[
         str | None, Option(help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none.")
     ] = None,
-    preset: Annotated[
-        Literal["default", "paper"], Option(help="default, or paper (the published recipe).")
-    ] = "default",
+    preset: Annotated[Literal["default", "paper"], Option(help="Paper: the published recipe.")] = "default",
     settings: Annotated[
         list[str] | None,
         Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
@@ -102,15 +98,15 @@ def _given(
     own = [each for each in settings or () if not each.startswith("objective.")]
     of_loss = [each.removeprefix("objective.") for each in settings or () if each not in own]
     changes = {name: value for name, value in changes.items() if value is not None}
-    changes |= parse_settings("--set", ew.transcoders.TrainingConfig, own)
-    objective = parse_settings("--set objective", ew.transcoders.TranscoderLoss, of_loss)
+    changes |= ew.runs.parse_settings("--set", ew.transcoders.TrainingConfig, own)
+    objective = ew.runs.parse_settings("--set objective", ew.transcoders.TranscoderLoss, of_loss)
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # as torchrun sets it
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     loaded = load(model, device)
     chosen = changes.pop("layers", None) or _layers(loaded, layers)
 
     def rows() -> Any:
-        check_writable(out)
+        ew.runs.check_writable(out)
         read = _rows(loaded, text, context, limit)
         return read.split(hold_out) if hold_out else (read, None)
 
@@ -177,9 +173,9 @@ def evaluate(
     found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
     name = model or str(found[0].provenance.get("model", {}).get("id", ""))
     if not name:
-        raise InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
+        raise ew.InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
     if out is not None:
-        check_writable(out.parent)
+        ew.runs.check_writable(out.parent)
     loaded = load(name, device)
     rows = _rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
@@ -203,7 +199,7 @@ def sweep(given: _Given) -> None:
     config = given.config(kinds=("transcoder", "autoencoder"), activations=_SEVERAL[given.preset])
     training, held_out = given.rows()
     if held_out is None:
-        raise InputError("--hold-out 0: a sweep judges on held-out rows; give a share such as 0.05")
+        raise ew.InputError("--hold-out 0: a sweep judges on held-out rows; give a share such as 0.05")
     show.training(given.model, training, config)
     with show.counting("judging") as progress:
         result = ew.transcoders.sweep(given.model, training, held_out, config, options=given.options, progress=progress)
@@ -279,10 +275,10 @@ def _layers(model: Any, text: str) -> tuple[int, ...]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdigit() or (dash and not (high.isdigit() and int(low) <= int(high))):
-            raise InputError(f"--layers {text!r}: write 8,12 or 4-9, or all")
+            raise ew.InputError(f"--layers {text!r}: write 8,12 or 4-9, or all")
         found += range(int(low), int(high or low) + 1)
     if not found or max(found) >= n:
-        raise InputError(f"--layers {text!r}: the model has {n} layers, 0 to {n - 1}")
+        raise ew.InputError(f"--layers {text!r}: the model has {n} layers, 0 to {n - 1}")
     return tuple(found)
 
 
@@ -294,4 +290,4 @@ def _features(text: str | None) -> dict[str, Any]:
         number = text.removesuffix("x")
         return {"features": int(number)} if number == text else {"expansion": float(number)}
     except ValueError as error:
-        raise InputError(f"--features {text!r}: write 8x (times the model's width) or a number") from error
+        raise ew.InputError(f"--features {text!r}: write 8x (times the model's width) or a number") from error
