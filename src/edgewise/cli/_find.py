@@ -90,7 +90,7 @@ def find(
     engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
     _show.header(loaded, engine, examples)
     warn_if_unable(engine, examples)
-    run = ew.RunOptions(out=out, log=tuple(log or ()))
+    run = ew.RunOptions(out=out, log=tuple(each.value for each in log or ()))
     found = ew.discovery.run_method(record, engine, examples, config, options=run, start=begin)
     if isinstance(found, ew.Scores):
         found = found.at(size_of(sparsity), actual=True, absolute=record.signs[0] == "absolute")

@@ -1,5 +1,6 @@
 """The options that several commands have, each said once."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,7 +38,14 @@ Cache = Annotated[
 ]
 
 
-Log = Annotated[list[Literal["tensorboard", "wandb"]] | None, Option("--log", help="Also log there (if installed).")]
+class Logger(str, Enum):  # as typer takes no lists of literals
+    """Where a run's metrics may go too."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+Log = Annotated[list[Logger] | None, Option("--log", help="Also log there (if installed).")]
 TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in task.")]
 ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task.")]
 TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task.")]

@@ -11,10 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 import edgewise as ew
-from edgewise.cli._print import ERRORS, OUT, line, stopped, table
+from edgewise.cli._print import console, escape, line, stopped, styled, table
 
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
@@ -27,7 +25,7 @@ _PLANNED = (
 
 def refusal(error: Exception | str) -> int:
     """Print one line of what was wrong; the exit status."""
-    line(f"edgewise: {' '.join(str(error).split())}", ERRORS)
+    line(f"edgewise: {' '.join(str(error).split())}", errors=True)
     return 2
 
 
@@ -42,14 +40,14 @@ def out_of_memory(error: Exception) -> bool:
     line(
         f"edgewise: out of memory{size}: use smaller batches or fewer features, or --memory lean where a command has "
         "it; `edgewise plan` says beforehand what a step takes",
-        ERRORS,
+        errors=True,
     )
     return True
 
 
 def working(what: str) -> AbstractContextManager[Any]:
     """A spinner on the error stream while something takes long."""
-    return ERRORS.status(what)
+    return console(errors=True).status(what)
 
 
 def result(found: Any, as_json: bool, show: Callable[..., None], *shown: Any) -> None:
@@ -88,10 +86,10 @@ def method(each: ew.Method) -> None:
         if said:
             line(f"{word}: {said}")
     runs = [what for what in ("positions", "features", "resumes") if getattr(each, what)]
-    OUT.print(f"runs with: {', '.join(runs) or 'neither positions nor features'}; start: {each.start}")
+    line(f"runs with: {', '.join(runs) or 'neither positions nor features'}; start: {each.start}")
     for setting in ew.runs.settings_of(each.config).values():
         default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
-        OUT.print(f"[bold]{setting.name}[/] = {escape(str(default))}  [dim]({escape(setting.choices)})[/]")
+        styled(f"[bold]{setting.name}[/] = {escape(str(default))}  [dim]({escape(setting.choices)})[/]")
         if setting.doc:
             line(f"    {setting.doc}")
 
@@ -224,7 +222,7 @@ def compare_weights(circuit: ew.Circuit, model: ew.Model) -> bool:
     """Whether the circuit was found on these weights; says so if not."""
     before, now = circuit.provenance.get("model", {}).get("weights_hash"), model.identity["weights_hash"]
     if before != now:
-        line(f"note: the circuit was found on weights {str(before)[:12]}, this model's are {now[:12]}", ERRORS)
+        line(f"note: the circuit was found on weights {str(before)[:12]}, this model's are {now[:12]}", errors=True)
     return before == now
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import edgewise as ew
-from edgewise.cli._print import ERRORS, line, stopped, table
+from edgewise.cli._print import line, stopped, table
 from edgewise.cli._show import model_line
 
 _LOSSES = ("loss", "added", "95 % interval", "KL")
@@ -113,7 +113,10 @@ def compare_weights(transcoders: Sequence[ew.transcoders.Transcoder], model: ew.
     for each in transcoders:
         before = each.provenance.get("model", {}).get("weights_hash", now)
         if before != now:
-            line(f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}", ERRORS)
+            line(
+                f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}",
+                errors=True,
+            )
 
 
 def passed_over(source: str) -> None:
@@ -122,7 +125,7 @@ def passed_over(source: str) -> None:
     if not (Path(source).is_dir() and ours(Path(source))):
         return
     if sets := [each.name for each in sorted(Path(source).iterdir()) if each.is_dir() and ours(each)]:
-        line(f"note: {source} also holds {', '.join(sets)}, not judged here; give such a folder", ERRORS)
+        line(f"note: {source} also holds {', '.join(sets)}, not judged here; give such a folder", errors=True)
 
 
 def seen(transcoders: Sequence[ew.transcoders.Transcoder], rows: ew.transcoders.TokenRows) -> None:
@@ -133,7 +136,7 @@ def seen(transcoders: Sequence[ew.transcoders.Transcoder], rows: ew.transcoders.
             line(
                 f"note: {each.spec.reads} was trained on another cut of this text: these rows may be among those it "
                 "was trained on; give the text, --context, --limit and --hold-out of the training",
-                ERRORS,
+                errors=True,
             )
             return
 

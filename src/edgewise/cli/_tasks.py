@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.markup import escape
 from typer import Argument, Exit, Option, Typer
 
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load
-from edgewise.cli._print import ERRORS, OUT, line
+from edgewise.cli._print import escape, line, styled
 
 app = Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
 
@@ -137,7 +136,7 @@ def warn_if_unable(model: ew.Engine, task: ew.tasks.Task) -> None:
         return
     split = "validation" if len(task.validation) else "train"
     if complaint := ew.evaluation.score(model, task, split=split, n=64).complaint:
-        line(f"warning: {complaint}", ERRORS)
+        line(f"warning: {complaint}", errors=True)
 
 
 def _print_pair(number: int, pair: ew.tasks.Pair, task: ew.tasks.Task, tokenizer: Any) -> None:
@@ -147,8 +146,8 @@ def _print_pair(number: int, pair: ew.tasks.Pair, task: ew.tasks.Task, tokenizer
 
     partners = range(len(pair.clean)) if pair.align is None else pair.align
     changed = {i for i, j in enumerate(partners) if pair.clean[i] != pair.corrupted[j]}
-    OUT.print(f"[bold]{number}[/]  clean      {shown(pair.clean, changed)}", soft_wrap=True)
-    OUT.print(f"   corrupted  {shown(pair.corrupted, {partners[i] for i in changed})}", soft_wrap=True)
+    styled(f"[bold]{number}[/]  clean      {shown(pair.clean, changed)}")
+    styled(f"   corrupted  {shown(pair.corrupted, {partners[i] for i in changed})}")
     if pair.spans is not None:
         names = [task.span_names[span] for span in pair.spans]
         line(f"   spans      {' '.join(names)}")
