@@ -69,7 +69,7 @@ def weights_in(
     `names`: theirs, where they are not ours; `turned`: which of ours it has the other way round. Raises `InputError`
     where one is missing.
     """
-    names = _OURS | names
+    names = {**_OURS, **names}
     found = {ours: take(tensors, names[ours], path) for ours in ("W_enc", "b_enc", "W_dec", "b_dec")}
     found |= {ours: tensors[names[ours]] for ours in ("threshold", "W_skip") if names[ours] in tensors}
     return found | {ours: found[ours].T.contiguous() for ours in turned if ours in found}
@@ -77,7 +77,7 @@ def weights_in(
 
 def weights_of(form: Transcoder, names: Mapping[str, str] = _OURS, *, turned: Sequence[str] = ()) -> dict[str, Tensor]:
     """The inverse of `weights_in`, with a threshold for each feature; without `b_in`."""
-    names = _OURS | names
+    names = {**_OURS, **names}
     found: dict[str, Tensor] = {ours: getattr(form, ours) for ours in ("W_enc", "b_enc", "W_dec", "b_dec")}
     if form.activation.thresholded:
         found["threshold"] = form.threshold.expand(form.n_features)
