@@ -19,14 +19,28 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 from transformers.masking_utils import eager_mask
 
@@ -83,15 +97,31 @@ def _llama_scaled_rope() -> nn.Module:
 
 def _gemma(kind: Any, config: Any, **changes) -> nn.Module:
     """Every second layer sees three tokens back; scores are scaled by another number than the heads' width."""
-    sizes = {"num_key_value_heads": 2, "head_dim": 10, "query_pre_attn_scalar": 7, "sliding_window": 3}
-    kinds = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-    return kind(config(**(_LLAMA | sizes | kinds | changes)))
+    sizes = {"num_key_value_heads": 2, "head_dim": 10, "query_pre_attn_scalar": 7}
+    return kind(config(**(_LLAMA | sizes | _BY_TURNS | changes)))
 
 
-def _gemma3() -> nn.Module:
-    kinds = {"sliding_attention": 7.0, "full_attention": 100.0}
-    rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in kinds.items()}
-    return _gemma(Gemma3ForCausalLM, Gemma3TextConfig, rope_parameters=rope)
+_SHORT = {"num_hidden_layers": 2}
+_BASES = {"sliding_attention": 7.0, "full_attention": 100.0}
+_ROPE_BY_KIND = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in _BASES.items()}
+_BY_TURNS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 3}
+
+
+def _phi3(**changes) -> nn.Module:
+    rope = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+    own: dict[str, Any] = {"rope_parameters": rope, "sliding_window": 4, "pad_token_id": 0}
+    return _llama(Phi3ForCausalLM, Phi3Config, **(own | _SHORT | changes))
+
+
+def _gpt_oss() -> nn.Module:
+    rope = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 10, "intermediate_size": 12}
+    return _llama(GptOssForCausalLM, GptOssConfig, rope_parameters=rope, **experts, **_BY_TURNS)
+
+
+def _qwen3_moe() -> nn.Module:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "mlp_only_layers": [1]}
+    return _llama(Qwen3MoeForCausalLM, Qwen3MoeConfig, head_dim=10, norm_topk_prob=True, **experts, **_SHORT)
 
 
 register_family("twisted", ["twisted"], twisted_parts)
@@ -114,7 +144,18 @@ CONFIGURATIONS: dict[str, Callable[[], nn.Module]] = {
     "neox-sequential": lambda: _neox(use_parallel_residual=False, num_hidden_layers=2),
     "neox-no-bias": lambda: _neox(attention_bias=False, tie_word_embeddings=True, num_hidden_layers=2),
     "gemma2": lambda: _gemma(Gemma2ForCausalLM, Gemma2Config, attn_logit_softcapping=4.0, final_logit_softcapping=3.0),
-    "gemma3": _gemma3,
+    "gemma3": lambda: _gemma(Gemma3ForCausalLM, Gemma3TextConfig, rope_parameters=_ROPE_BY_KIND),
+    "olmo2": lambda: _llama(Olmo2ForCausalLM, Olmo2Config, **_SHORT),
+    "olmo3": lambda: _llama(Olmo3ForCausalLM, Olmo3Config, rope_parameters=_ROPE_BY_KIND, **_BY_TURNS),
+    "phi3": _phi3,
+    "smollm3": lambda: _llama(
+        SmolLM3ForCausalLM, SmolLM3Config, no_rope_layers=[0, 1], pad_token_id=0, num_hidden_layers=2
+    ),
+    "mixtral": lambda: _llama(
+        MixtralForCausalLM, MixtralConfig, num_local_experts=4, intermediate_size=12, num_hidden_layers=2
+    ),
+    "qwen3-moe": _qwen3_moe,
+    "gpt-oss": _gpt_oss,
     "twisted": lambda: TwistedModel(VOCABULARY),
     "plain": _plain,
     "plain-bidirectional": lambda: _plain(causal=False),
@@ -153,10 +194,20 @@ def all_in_double(module: nn.Module) -> None:
     for norm in norms:
         if hasattr(norm, "variance_epsilon"):
             norm.forward = lambda x, n=norm: n.weight * _scaled(x, n.variance_epsilon)
+        elif type(norm).__name__ in ("MixtralTopKRouter", "Qwen3MoeTopKRouter"):
+            norm.forward = lambda x, n=norm: _routed(n, x)
         elif type(norm).__name__ in ("Gemma2RMSNorm", "Gemma3RMSNorm"):
             norm.forward = lambda x, n=norm: (1 + n.weight) * _scaled(x, n.eps)
     if isinstance(module, Gemma2ForCausalLM):
         module.set_attn_implementation("in_double")
+    if isinstance(module, MixtralForCausalLM | Qwen3MoeForCausalLM | GptOssForCausalLM):
+        module.set_experts_implementation("eager")  # PyTorch's grouped products take no float64
+
+
+def _routed(router: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    logits = x @ router.weight.T
+    weights, chosen = logits.softmax(-1).topk(router.top_k)
+    return logits, weights / weights.sum(-1, keepdim=True), chosen
 
 
 def _scaled(x: Tensor, eps: float) -> Tensor:

@@ -155,7 +155,9 @@ def test_with_the_qk_fix_a_score_is_the_exact_effect_where_attention_alone_bends
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
-@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "qwen3", "plain-bidirectional", "twisted"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama-gqa", "neox-parallel", "qwen3", "plain-bidirectional", "twisted", "olmo2"]
+)
 def test_the_qk_fix_takes_the_projection_of_the_input_without_the_edge(name: str, ablation: Any):
     engine, task = Engine(tiny(name), ablation=Ablation(ablation)), random_task(4)
     graph, found = engine.graph, eap(engine, task, qk_fix=True, batch_size=3).values

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.discovery import Scores, atp_star, eap, eap_ig, false_negatives, node_eap, node_ig
+from edgewise.discovery._explain import metric_sum
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.discovery._scores import edges_of_nodes
-from edgewise.engine import Ablation, Engine
+from edgewise.engine import Ablation, Engine, Stream
 from edgewise.tasks import Task, metric_function
 from tests.discovery.hook_scores import FAMILIES, node_scores, patched_softmax_scores
 from tests.discovery.hooks import LAYOUTS, reader_gradients, write_differences
@@ -105,6 +107,26 @@ def test_the_qk_fix_is_a_patched_softmax(name: str, family: str, keys: Any):
     expected = _by_hooks(engine, family, task, names, patched_softmax_scores, keys == "apart").mean(0)
     near(found[places], expected, 1e-8)
     assert torch.isinf(found[-1])
+
+
+def test_queries_and_keys_that_share_a_norm_are_patched_one_by_one():
+    engine, task = Engine(tiny("olmo2")), random_task(3)
+    found, graph = _readers(atp_star(engine, task, graddrop=False)), engine.graph
+    batch = task.batch("train", range(3))
+    stream = Stream(engine, batch)
+    run = stream.run(inner=True)
+    gradients = stream.writer_effects(run, stream.value(run, metric_sum(engine, task, batch))).mixed
+    for index in range(2):
+        block = graph.attention(index)
+        clean, ablated = run.reads[block.number].detach(), stream.project(index, stream.ablated.base(block.number))
+        for place in range(block.n_readers):
+            patched = clean.clone()
+            patched[place] = ablated[place]
+            change = (stream.mix(index, clean) - stream.mix(index, patched)).detach()
+            expected = float((gradients[block.number] * change).sum()) / 3
+            assert float(found[block.reader + place]) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+    with pytest.raises(InputError, match="keys='apart': this model norms all heads' keys at once"):
+        atp_star(engine, task, keys="apart")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "mistral-window", "plain-bidirectional", "llama-mqa"])

@@ -53,7 +53,7 @@ def _logits(run: Engine, kept: Tensor, batch: Batch = BATCH) -> Tensor:
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero-shared"])
-@pytest.mark.parametrize("name", [*ONE_OF_EACH, "llama-mqa", "qwen3"])
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, "llama-mqa", "qwen3", "olmo2", "gpt-oss"])
 def test_candidates_are_what_the_engine_says(name: str, ablation: str):
     model = tiny(name)
     for graph in conventions(model)[:: 1 if name == "llama-gqa" else 2]:
@@ -86,7 +86,7 @@ def test_opening_after_a_drop_counts_what_was_dropped():
 # ------------------------------------------------------------------------------------------------ what need not be run
 
 
-@pytest.mark.parametrize("name", [*ONE_OF_EACH, "mistral-window", "neox-sequential"])
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, "mistral-window", "neox-sequential", "olmo2"])
 def test_pairs_that_begin_alike(name: str):
     for share in ((0.0, 0.3, 0.8), (0.9,)):
         _walk(engine(tiny(name)), share, batch=ALIKE)

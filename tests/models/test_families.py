@@ -44,6 +44,13 @@ EXPECTED = {
     "neox-no-bias": ("neox", GraphSpec(2, 4, 4, parallel=True)),
     "gemma2": ("gemma", GraphSpec(3, 4, 2, coupled_heads=True)),
     "gemma3": ("gemma", GraphSpec(3, 4, 2, coupled_heads=True)),
+    "olmo2": ("olmo", GraphSpec(2, 4, 2, coupled_heads=True)),
+    "olmo3": ("olmo", GraphSpec(3, 4, 2, coupled_heads=True)),
+    "phi3": ("phi3", GraphSpec(2, 4, 2)),
+    "smollm3": ("llama", GraphSpec(2, 4, 2)),
+    "mixtral": ("llama", GraphSpec(2, 4, 2)),
+    "qwen3-moe": ("llama", GraphSpec(2, 4, 2)),
+    "gpt-oss": ("llama", GraphSpec(3, 4, 2)),
     "twisted": ("twisted", GraphSpec(3, 4, 2, coupled_heads=True)),
     "plain": ("plain", GraphSpec(2, 2, 2)),
     "plain-bidirectional": ("plain", GraphSpec(2, 2, 2)),
@@ -98,10 +105,14 @@ def test_parts_are_views_of_the_parameters(name: str):
     seen = {tensor.untyped_storage().data_ptr() for tensor in found}
     names = {name for name, x in model.module.named_parameters() if x.untyped_storage().data_ptr() not in seen}
     assert all(
-        any(word in name for word in ("embed", "wte", "wpe", "lm_head", "tokens", "positions", "_norm."))
+        any(word in name for word in ("embed", "wte", "wpe", "lm_head", "tokens", "positions", "_norm.", *_MIXTURE))
         for name in names
     )
     assert all("layernorm" not in name and "attn.c" not in name for name in names)
+
+
+_MIXTURE = (".experts.", ".router.", ".mlp.gate.")
+"""What only a mixture of experts has, which runs as it is."""
 
 
 def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
@@ -110,7 +121,7 @@ def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module,
     if model.family == "gpt2":
         block = module.transformer.h[layer]
         return block.ln_1, block.attn, block.ln_2, block.mlp
-    if model.family == "llama":
+    if model.family in ("llama", "phi3"):
         block = module.model.layers[layer]
         return block.input_layernorm, block.self_attn, block.post_attention_layernorm, block.mlp
     if model.family == "neox":
@@ -119,6 +130,9 @@ def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module,
     if model.family == "gemma":
         block = module.model.layers[layer]
         return block.input_layernorm, block.self_attn, block.pre_feedforward_layernorm, block.mlp
+    if model.family == "olmo":
+        block = module.model.layers[layer]
+        return nn.Identity(), block.self_attn, nn.Identity(), block.mlp
     if model.family == "twisted":
         block = module.layers[layer]
         return block.before, block, block.mlp_before, block.mlp
@@ -129,10 +143,9 @@ def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module,
 def _own_post_norms(model: Model, layer: int) -> tuple[nn.Module | None, nn.Module | None]:
     """A layer's own norms of what attention and MLP write."""
     module: Any = model.module
-    if model.family == "gemma":
-        return module.model.layers[layer].post_attention_layernorm, module.model.layers[
-            layer
-        ].post_feedforward_layernorm
+    if model.family in ("gemma", "olmo"):
+        block = module.model.layers[layer]
+        return block.post_attention_layernorm, block.post_feedforward_layernorm
     return (module.layers[layer].after, module.layers[layer].mlp_after) if model.family == "twisted" else (None, None)
 
 
@@ -142,13 +155,16 @@ def _own_projections(family: str, attention: Any, x: Tensor, n_heads: int) -> li
         return list(attention.c_attn(x).chunk(3, -1))
     if family == "neox":
         return [piece.flatten(1) for piece in attention.query_key_value(x).unflatten(-1, (n_heads, -1)).chunk(3, -1)]
-    if family in ("llama", "gemma"):
+    if family == "phi3":
+        wide, narrow = (attention.head_dim * n for n in (n_heads, attention.num_key_value_heads))
+        return list(attention.qkv_proj(x).split([wide, narrow, narrow], -1))
+    if family in ("llama", "gemma", "olmo"):
         return [attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)]
     return [attention.query(x), attention.key(x), attention.value(x)]
 
 
 def _own_output(family: str, attention: Any, mixed: Tensor) -> Tensor:
-    name = {"gpt2": "c_proj", "neox": "dense", "llama": "o_proj", "gemma": "o_proj"}.get(family, "output")
+    name = {"gpt2": "c_proj", "neox": "dense", "plain": "output", "twisted": "output"}.get(family, "o_proj")
     return getattr(attention, name)(mixed)
 
 
@@ -200,8 +216,11 @@ def _check_mlp(mlp: Mlp, own: nn.Module, d_model: int) -> None:
     x = _random(5, d_model)
 
     found = block.write_mlp(replace(mlp, norm=Norm.none(), post_norm=None), x)
-    assert_close(found, own(x))
-    assert_close(mlp.module(x), own(x))
+    expected = own(x[None])
+    expected = expected[0] if isinstance(expected, tuple) else expected  # gpt-oss gives the routing too
+    assert_close(found, expected[0])
+    assert mlp.module is own
+    assert_close(mlp.run_module(x), expected[0])
 
 
 def _check_post_norms(family: str, layer: Layer, own: tuple[nn.Module, nn.Module, nn.Module, nn.Module]) -> None:
@@ -280,7 +299,7 @@ def _headless_llama() -> nn.Module:
     [
         (
             _bert,
-            r"model: family 'bert' is not supported; supported are gemma2, gemma3_text, gpt2, gpt_neox, llama, "
+            r"model: family 'bert' is not supported; supported are gemma2, gemma3_text, gpt2, gpt_neox, gpt_oss, "
             r".*qwen3.* PlainTransformer",
         ),
         (_opt, r"model: family 'opt' is not supported; supported are gemma2, "),

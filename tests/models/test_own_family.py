@@ -96,9 +96,10 @@ SMALL = {"steps": 3, "batch_size": 3, "points": 2, "threshold": 0.003, "pairs": 
 """Settings of the methods that have them, for runs of a moment."""
 
 
+@pytest.mark.parametrize("family", ["twisted", "olmo2"])
 @pytest.mark.parametrize("name", methods())
-def test_every_method_finds_a_circuit_that_is_the_reference_s(name: str):
-    record, run = method(name), Engine(tiny("twisted"))
+def test_every_method_finds_a_circuit_that_is_the_reference_s(name: str, family: str):
+    record, run = method(name), Engine(tiny(family))
     config = record.configure({key: value for key, value in SMALL.items() if key in settings_of(record.config)})
     start = uniform_scores(run.graph) if record.start == "must" else None
     found = run_method(record, run, random_task(3), config, options=quiet(), start=start)

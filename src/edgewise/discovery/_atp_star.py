@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.discovery._attributing import attribution
 from edgewise.discovery._configs import AtpStarConfig
 from edgewise.discovery._cost import Cost
@@ -83,24 +84,34 @@ class _Patches:
         base = base.expand(stream.packing.n_tokens, -1)
         base = base if graph.n_embeddings else base + stream.clean[0]
         ablated = stream.project(index, base)
-        self.sizes = graph.roles.sizes
+        self.sizes, joint = graph.roles.sizes, stream.parts.layers[index].attention.joint
         clean = stream.mix(index, projected)  # (N, H, v)
-        self.changes = []
-        for kind in range(3):
-            pieces = list(projected.split(self.sizes))
-            pieces[kind] = ablated.split(self.sizes)[kind]
-            self.changes.append(clean - stream.mix(index, torch.cat(pieces)))
+        self.changes: list[list[Tensor]] = []
+        for kind, n in enumerate(self.sizes):
+            # One query or key at a time where it moves all heads, and otherwise all, each of which moves its own.
+            some = [slice(i, i + 1) for i in range(n)] if joint and kind < 2 else [slice(None)]
+            self.changes.append([])
+            for own in some:
+                pieces = list(projected.split(self.sizes))
+                pieces[kind] = pieces[kind].clone()
+                pieces[kind][own] = ablated.split(self.sizes)[kind][own]
+                self.changes[kind].append(clean - stream.mix(index, torch.cat(pieces)))
+        if joint and keys == "apart":
+            raise InputError("keys='apart': this model norms all heads' keys at once; use keys='together'")
         self.apart = _KeysApart(stream, index, projected, ablated, clean) if keys == "apart" else None
 
     @torch.no_grad()
     def effects(self, gradient: Float[Tensor, "N H v"]) -> Float[Tensor, "B n"]:
         """Of every query, key and value reader of the layer."""
         found = []
-        for kind, change in enumerate(self.changes):
-            by_head = self.stream.per_example((gradient * change).sum(-1))  # (B, H)
+        for kind, changes in enumerate(self.changes):
+            by_head = [self.stream.per_example((gradient * change).sum(-1)) for change in changes]  # (B, H) each
             if kind == 1 and self.apart is not None:
-                by_head = self.apart.effects(gradient)
-            found.append(by_head.view(len(by_head), self.sizes[kind], -1).sum(-1))
+                by_head = [self.apart.effects(gradient)]
+            if len(by_head) == self.sizes[kind] > 1:
+                found += [each.sum(1, keepdim=True) for each in by_head]
+            else:
+                found.append(by_head[0].view(len(by_head[0]), self.sizes[kind], -1).sum(-1))
         return torch.cat(found, 1)
 
 

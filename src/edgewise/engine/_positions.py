@@ -63,16 +63,16 @@ class KeyPositions:
         """Each layer's cosines and sines at the packed tokens, `[N, rotary]`."""
 
     def placed(
-        self, layer: int, x: Float[Tensor, "C T k"], tokens: Int[Tensor, " T"] | slice, role: Literal["query", "key"]
-    ) -> Float[Tensor, "C T k"]:
-        """One head's queries or keys of some tokens as their products are taken: normed and rotated."""
-        x, rotary, packed = x[:, None], None, self.rotary[layer]
+        self, layer: int, x: Float[Tensor, "C n T k"], tokens: Int[Tensor, " T"] | slice, role: Literal["query", "key"]
+    ) -> Float[Tensor, "C n T k"]:
+        """Heads' queries or keys of some tokens as their products are taken: normed and rotated."""
+        rotary, packed = None, self.rotary[layer]
         if packed is not None:
             cosine, sine = (table[tokens].expand(len(x), -1, -1) for table in packed)
             rotary = cosine, sine
         if role == "query":
-            return block.placed(self.attention[layer], x, x[:, :0], rotary)[0][:, 0]
-        return block.placed(self.attention[layer], x[:, :0], x, rotary)[1][:, 0]
+            return block.placed(self.attention[layer], x, x[:, :0], rotary)[0]
+        return block.placed(self.attention[layer], x[:, :0], x, rotary)[1]
 
     def attend(
         self,

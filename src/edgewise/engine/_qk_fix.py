@@ -46,8 +46,12 @@ def query_and_key_effects(stream: Stream, gradients: dict[int, Float[Tensor, "N 
             inputs = normed(parts.attention.norm, clean - stream.differences(positions.tokens, writers))
             for role in (queries, keys):
                 new = rerun.projections(layer, role, inputs, True, BlockRun())
-                for head, mixed in rerun.mixed(layer, component, new, known).items():
-                    change = known.written[head] - mixed  # (n, T, v)
-                    effect = (change * gradients[block.number][positions.tokens, head]).sum((1, 2))
-                    table[component[head].readers[0 if role is queries else 1], writers] += effect
+                # One reader at a time where it moves all heads, and otherwise all, each of which moves its own.
+                for some in [[reader] for reader in role] if parts.attention.joint else [list(role)]:
+                    moved = {reader: new[reader] for reader in some}
+                    for head, mixed in rerun.mixed(layer, component, moved, known).items():
+                        change = known.written[head] - mixed  # (n, T, v)
+                        effect = (change * gradients[block.number][positions.tokens, head]).sum((1, 2))
+                        own = component[head].readers[0 if role is queries else 1]
+                        table[own if len(some) > 1 else some[0], writers] += effect
     return found

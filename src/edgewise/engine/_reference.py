@@ -52,7 +52,8 @@ def reference_logits(
         if index in features:
             residual = run.add_features(residual, before, first, *features[index])
             continue
-        mlp_written = _frozen(layer.mlp.module)(_frozen(layer.mlp.norm.module)(run.stream(before, first)))
+        y = _frozen(layer.mlp.norm.module)(run.stream(before, first))
+        mlp_written = _frozen(layer.mlp.module)(y) if layer.mlp.routing is None else layer.mlp.run_module(y)
         if layer.mlp.post_norm is not None:
             mlp_written = _frozen(layer.mlp.post_norm.module)(mlp_written)
         residual = residual.plus([mlp_written], [ablated.mlps[index].expand_as(mlp_written)])
@@ -97,8 +98,7 @@ class _ReferenceRun:
             self.project(residual, heads, own.norm, first + places.start, len(places))
             for heads, places in zip((own.query, own.key, own.value), self.graph.roles, strict=True)
         )
-        query = query if own.query_norm is None else _frozen(own.query_norm)(query)
-        key = key if own.key_norm is None else _frozen(own.key_norm)(key)
+        query, key = _head_normed(own.query_norm, query), _head_normed(own.key_norm, key)
         copies = self.packing.n_copies
         if own.rotate is not None and own.rotary is not None:
             positions = self.packing.positions.repeat(copies, 1)
@@ -182,6 +182,17 @@ def _add_heads(
         # What ablated edges carry is on the same scale: of a run whose coefficients are divided by its own root.
         written, replaced = [x / root * gain for x in written], [x * gain for x in replaced]
     return _Residual(residual.written, residual.replaced, always).plus(written, replaced)
+
+
+def _head_normed(norm: Any, x: Float[Tensor, "CB n S k"]) -> Float[Tensor, "CB n S k"]:
+    """Each head by its own norm, or all by one: `x / √(mean over heads and components of x² + eps)`, times the gain."""
+    if not isinstance(norm, Norm):
+        return x if norm is None else _frozen(norm)(x)
+    root = (x.pow(2).sum((1, 3), keepdim=True) / (x.shape[1] * x.shape[3]) + norm.eps).sqrt()
+    assert norm.weight is not None and not norm.plus_one
+    gains = norm.weight.split(x.shape[3])  # of the physical heads; copies stand side by side
+    copies = x.shape[1] // len(gains)
+    return torch.stack([x[:, i] / root[:, 0] * gains[i // copies] for i in range(x.shape[1])], 1)
 
 
 def _frozen(module: Any) -> Any:

@@ -21,7 +21,7 @@ class BlockRun:
     inputs: list[Tensor] = field(default_factory=list)
     """Of its shared inputs, `[1, T, D]`."""
     projected: dict[int, Tensor] = field(default_factory=dict)
-    """By reader: a query's, `[1, T, k]`; a key's or a value's of all tokens, `[1, N, k]`. Placed."""
+    """By reader, as `Rerun.project` has it: a query's, `[1, T, k]`; a key's or a value's of all tokens, `[1, N, k]`."""
     written: dict[int, Tensor] = field(default_factory=dict)
     """By head, its mixed values before W_O; an MLP's output. `[1, T, ·]`."""
 
@@ -78,12 +78,14 @@ class Rerun:
     def project(
         self, layer: int, reader: int, y: Float[Tensor, "C T D"], tokens: Tensor | slice
     ) -> Float[Tensor, "C T k"]:
-        """One reader's projection of a normed input at some tokens; placed, if it is a query or a key."""
-        role, index = self.graph.roles.of(reader)
+        """One reader's projection of a normed input at some tokens; placed, if it is a query or a key and heads are so
+        one by one.
+        """
+        attention, (role, index) = self.parts.layers[layer].attention, self.graph.roles.of(reader)
         index = index if role == "query" else index // self.graph.copies_per_key
-        projection: Heads = getattr(self.parts.layers[layer].attention, role)
+        projection: Heads = getattr(attention, role)
         x = linear(y, projection.weight[index], None if projection.bias is None else projection.bias[index])
-        return x if role == "value" else self.keys.placed(layer, x, tokens, role)
+        return x if role == "value" or attention.joint else self.keys.placed(layer, x[:, None], tokens, role)[:, 0]
 
     def in_full(self, layer: int, reader: int, new: Float[Tensor, "C W k"], known: BlockRun) -> Float[Tensor, "C N k"]:
         """A key's or value's projection at all tokens, from that where it can differ."""
@@ -113,6 +115,9 @@ class Rerun:
                     _joined([new[reader] if reader in new else known.projected[reader] for reader in role])
                     for role in zip(*(component.readers for component in some.values()), strict=True)
                 )
+                if self.parts.layers[layer].attention.joint:
+                    query = self.keys.placed(layer, query, self.positions[everywhere].tokens, "query")
+                    key = self.keys.placed(layer, key, slice(None), "key")
                 query = query.expand(max(len(query), len(key), len(value)), -1, -1, -1)
                 mixed = self.keys.attend(layer, query, key, value, self.positions[everywhere], list(some))
                 found |= dict(zip(some, mixed.unbind(1), strict=True))

@@ -19,7 +19,9 @@ def run_in_double(module: nn.Module, run: Callable[[nn.Module], Tensor]) -> Tens
     Returns:
         None where there is no such number: the device has no float64, or parts use each other's weights.
     """
-    twin = copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
+    twin: Any = copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
+    if hasattr(twin, "set_experts_implementation"):
+        twin.set_experts_implementation("eager")  # the others take no float64
     for part in twin.modules():
         if any(True for _ in chain(part.parameters(recurse=False), part.buffers(recurse=False))):
             part.register_forward_pre_hook(_enter)

@@ -81,7 +81,7 @@ def trace(parts: Parts, graph: Graph, packing: Packing) -> Writes:
         attention, mlp = layer.attention, layer.mlp
         mixed = attend(attention, attention.norm.module(x), context, packing)  # (N, H, v)
         after = x + block.write_heads(attention, mixed)
-        written = mlp.module(mlp.norm.module(x if parts.parallel else after))
+        written = mlp.run_module(mlp.norm.module(x if parts.parallel else after))
         written = written if mlp.post_norm is None else mlp.post_norm.module(written)
         x = after + written
         heads.append(mixed)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models._llama import grouped_attention
-from edgewise.models._parts import Attention, Layer, Mlp, Norm, Parts, frozen_linear
+from edgewise.models._parts import Layer, Mlp, Norm, Parts, decoder_parts, frozen_linear
 
 MODEL_TYPES = ("gemma2", "gemma3_text")
 
@@ -25,9 +25,9 @@ def parts(module: Any) -> Parts:
         raise InputError("model: its attention looks ahead (use_bidirectional_attention); give a causal Gemma")
     rotary = _rotary(model)
 
-    def attention(block: Any) -> Attention:
+    def layer(block: Any) -> Layer:
         own = block.self_attn
-        return grouped_attention(
+        attention = grouped_attention(
             config,
             own,
             Norm.rms(block.input_layernorm, plus_one=True),
@@ -36,11 +36,10 @@ def parts(module: Any) -> Parts:
             softcap=_softcap(config),
             post_norm=Norm.rms(block.post_attention_layernorm, plus_one=True),
         )
-
-    def mlp(block: Any) -> Mlp:
         norm, inner = Norm.rms(block.pre_feedforward_layernorm, plus_one=True), block.mlp
         post_norm = Norm.rms(block.post_feedforward_layernorm, plus_one=True)
-        return Mlp.linear(norm, inner, inner.up_proj, inner.down_proj, inner.act_fn, inner.gate_proj, post_norm)
+        mlp = Mlp.linear(norm, inner, inner.up_proj, inner.down_proj, inner.act_fn, inner.gate_proj, post_norm)
+        return Layer(attention, mlp)
 
     unembed = frozen_linear(module.lm_head)
 
@@ -48,14 +47,7 @@ def parts(module: Any) -> Parts:
         cap = config.final_logit_softcapping
         return unembed(x) if cap is None else (unembed(x) / cap).tanh() * cap
 
-    return Parts(
-        layers=tuple(Layer(attention(block), mlp(block)) for block in model.layers),
-        embed=lambda ids, positions: (model.embed_tokens(ids),),  # scaled by the module itself
-        final_norm=Norm.rms(model.norm, plus_one=True),
-        unembed=capped,
-        hidden=Parts.hidden_of(model),
-        modules=(module,),
-    )
+    return decoder_parts(module, layer, final_norm=Norm.rms(model.norm, plus_one=True), unembed=capped)
 
 
 def _rotary(model: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
-from edgewise.models import _gemma, _gpt2, _llama, _neox, _plain
+from edgewise.models import _gemma, _gpt2, _llama, _neox, _olmo, _phi3, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, load_default, load_default_tokenizer
 from edgewise.models._parts import Parts
@@ -42,8 +42,8 @@ def register_family(name: str, model_types: Sequence[str], parts: Adapter) -> No
     _FAMILIES.update(dict.fromkeys(model_types, (name, parts)))
 
 
-for _name, _family in {"gemma": _gemma, "gpt2": _gpt2, "llama": _llama, "neox": _neox}.items():
-    register_family(_name, _family.MODEL_TYPES, _family.parts)
+for _family in (_gemma, _gpt2, _llama, _neox, _olmo, _phi3):
+    register_family(_family.__name__.rpartition("_")[2], _family.MODEL_TYPES, _family.parts)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Model:
     module: nn.Module = field(repr=False)
     tokenizer: Any = field(repr=False)
     family: str
-    """Which adapter reads it: `gemma`, `gpt2`, `llama`, `neox`, `plain`, or a registered one."""
+    """Which adapter reads it: `gemma`, `gpt2`, `llama`, `neox`, `olmo`, `phi3`, `plain`, or a registered one."""
     parts: Parts = field(repr=False)
     source: dict[str, str]
     """`id`, `revision`, `note`: as given on loading; see `identity`."""
@@ -101,7 +101,7 @@ class Model:
             )
         sizes = len(parts.layers), parts.n_heads, parts.n_kv_heads
         chosen = tuple((layer, tuple(each)) for layer, each in (features or {}).items())
-        coupled = any(layer.attention.post_norm is not None for layer in parts.layers)
+        coupled = any(layer.attention.coupled for layer in parts.layers)
         return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen, coupled))
 
 

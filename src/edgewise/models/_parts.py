@@ -12,12 +12,17 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from edgewise._errors import InputError
 
 Rotary = tuple[Float[Tensor, "B S rotary"], Float[Tensor, "B S rotary"]]
 """Cosines and sines of a batch's positions."""
+
+
+Routing = Literal["frozen", "differentiated"]
+"""Whether how much a token takes of each of its experts is a constant of the backward. Which they are always is."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,9 @@ class Attention:
     causal: bool = True
     window: int | None = None
     """How many positions back (the own one included) a query sees; None for all."""
-    query_norm: Callable[[Tensor], Tensor] | None = None
-    key_norm: Callable[[Tensor], Tensor] | None = None
+    query_norm: Callable[[Tensor], Tensor] | Norm | None = None
+    """Of each head's queries; a `Norm` is an RMS norm of all heads' at once, side by side (OLMo 2)."""
+    key_norm: Callable[[Tensor], Tensor] | Norm | None = None
     rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     """The family's own rotary function of (query, key, cosines, sines)."""
     rotary: Callable[[Tensor, Int[Tensor, "B S"]], Rotary] | None = None
@@ -128,6 +134,16 @@ class Attention:
     def projections(self, repeats: int = 1) -> tuple[Heads, Heads, Heads]:
         """Queries, keys and values, keys and values given `repeats` times each."""
         return self.query, self.key.repeated(repeats), self.value.repeated(repeats)
+
+    @property
+    def joint(self) -> bool:
+        """Whether a norm is of all heads' queries or keys at once, so that they must be placed together."""
+        return isinstance(self.query_norm, Norm) or isinstance(self.key_norm, Norm)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether what one head reads changes what the others write."""
+        return self.joint or self.post_norm is not None
 
     @property
     def output(self) -> Float[Tensor, "H v D"]:
@@ -157,6 +173,8 @@ class Mlp:
     gate_bias: Float[Tensor, " F"] | None = None
     post_norm: Norm | None = None
     """Of what the MLP writes."""
+    routing: Routing | None = None
+    """Of a mixture of experts whose module has a `router` or a `gate`, and `experts`, as `transformers` writes them."""
 
     def __post_init__(self) -> None:
         """Refuse half of a formula. Raises `InputError`."""
@@ -168,7 +186,15 @@ class Mlp:
     def run_module(self, y: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
         """The module's output, before a post-norm; in its weights' own type inside."""
         weight = next(self.module.parameters(), None) if isinstance(self.module, nn.Module) else None
-        return self.module(y if weight is None else y.to(weight.dtype)).to(y.dtype)
+        given = y if weight is None else y.to(weight.dtype)
+        return (self.module(given) if self.routing is None else self._mixture(given)).to(y.dtype)
+
+    def _mixture(self, y: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+        module: Any = self.module
+        flat = y.flatten(0, -2)
+        _, weights, chosen = frozen(module.router if hasattr(module, "router") else module.gate)(flat)
+        weights = weights.detach() if self.routing == "frozen" else weights
+        return frozen(module.experts)(flat, chosen, weights).view_as(y)
 
     @staticmethod
     def linear(
@@ -231,7 +257,8 @@ class Parts:
     n_embeddings: int = 1
     """How many terms `embed` gives."""
     n_positions: int | None = None
-    """How many positions have learned embeddings; None where positions are not learned."""
+    """How many tokens a prompt may have: positions with learned embeddings, or before rotary scaling would follow the
+    longest prompt of its batch. None for no limit."""
     parallel: bool = False
     modules: tuple[nn.Module, ...] = field(default=(), repr=False)
     """What the adapter read from, outermost first."""
@@ -280,6 +307,11 @@ def detach(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
+def frozen(module: nn.Module) -> Callable[..., Any]:
+    """A user's module as a function that gives its own parameters no gradient."""
+    return lambda *given: functional_call(module, {name: x.detach() for name, x in module.named_parameters()}, given)
+
+
 def output_heads(module: nn.Linear, n: int) -> Float[Tensor, "n v D"]:
     """W_O of `n` heads from a `torch.nn.Linear` that reads them one after the other."""
     return module.weight.detach().T.view(n, -1, module.out_features)
@@ -305,3 +337,32 @@ def fast_activation(module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Te
     if type(module).__name__ in ("NewGELUActivation", "GELUTanh"):
         return lambda x: functional.gelu(x, approximate="tanh")
     return module
+
+
+def decoder_parts(module: Any, layer: Callable[[Any], Layer], **others: Any) -> Parts:
+    """Those of a `transformers` decoder with rotary positions, RMS norms and a language-modelling head.
+
+    Args:
+        module: it has `model.embed_tokens`, `model.layers`, `model.norm` and `lm_head`.
+        layer: the parts of one of `model.layers`.
+        **others: fields of `Parts` that are otherwise than usual.
+    """
+    model = module.model
+    usual = {
+        "embed": lambda ids, positions: (model.embed_tokens(ids),),
+        "final_norm": Norm.rms(model.norm),
+        "unembed": frozen_linear(module.lm_head),
+        "hidden": Parts.hidden_of(model),
+        "n_positions": _before_scaling(module.config),
+        "modules": (module,),
+    }
+    return Parts(layers=tuple(layer(block) for block in model.layers), **(usual | others))
+
+
+def _before_scaling(config: Any) -> int | None:
+    """How long prompts may be before rotary scaling follows the longest one of a batch (`dynamic`, `longrope`)."""
+    given = getattr(config, "rope_parameters", None) or {}
+    kinds = [each for each in given.values() if isinstance(each, dict)] or [given]
+    long = [each.get("original_max_position_embeddings") for each in kinds if each.get("rope_type") == "longrope"]
+    dynamic = [config.max_position_embeddings for each in kinds if "dynamic" in each.get("rope_type", "")]
+    return min((n for n in (*long, *dynamic) if n), default=None)

@@ -164,13 +164,26 @@ def placed(
     attention: Attention, query: Float[Tensor, "B H S k"], key: Float[Tensor, "B K S k"], rotary: Rotary | None
 ) -> tuple[Float[Tensor, "B H S k"], Float[Tensor, "B K S k"]]:
     """Queries and keys as their products are taken: after their norms and rotations."""
-    if attention.query_norm is not None:
-        query = attention.query_norm(query)
-    if attention.key_norm is not None:
-        key = attention.key_norm(key)
+    query, key = _head_normed(attention.query_norm, query), _head_normed(attention.key_norm, key)
     if attention.rotate is not None and rotary is not None:
         query, key = attention.rotate(query, key, *rotary)
     return query, key
+
+
+def _head_normed(
+    norm: Callable[[Tensor], Tensor] | Norm | None, x: Float[Tensor, "B n S k"]
+) -> Float[Tensor, "B n S k"]:
+    """Each head's vectors by themselves; of a `Norm`, those of all heads by one scale. Heads may stand there several
+    times in a row, all equally often.
+    """
+    if not isinstance(norm, Norm):
+        return x if norm is None else norm(x)
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = exact * inverse_rms(norm, exact.transpose(1, 2).flatten(2))[:, None, :, None]
+    if norm.gain is not None:
+        gain = norm.gain.view(-1, 1, x.shape[-1])  # (heads, 1, k)
+        y = y * gain.repeat_interleave(x.shape[1] // len(gain), 0)
+    return y.to(x.dtype)
 
 
 def mix(
