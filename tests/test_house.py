@@ -1,4 +1,4 @@
-"""The rules of the house: who imports whom, where block arithmetic and the norm's formula are, how wide, how long."""
+"""The rules of the house: who imports whom, where block arithmetic and the norm's formula are, how wide."""
 
 import ast
 import re
@@ -33,9 +33,6 @@ ORDER = [
     "__main__",
 ]
 """The rooms, from the ground floor up: each imports only from those before it."""
-
-SHORTER_THAN = 27_976
-"""Lines that `src` had before its rooms were put in order."""
 
 BLOCK_ARITHMETIC = re.compile(
     r"2 \* \(?(\w+\.)*(layer|number|index|i|n_layers|len)\b"  # a layer's blocks
@@ -196,8 +193,3 @@ def test_no_signature_has_more_than_eight_parameters(where: str):
         f"{module}.{name}": n for module in trees() if room(module) == where for name, n in signatures(module) if n > 8
     }
     assert not found
-
-
-@pytest.mark.xfail(reason="new families, plugins and records of methods outweigh what went so far")
-def test_the_whole_is_shorter_than_it_was():
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in SRC.rglob("*.py")) < SHORTER_THAN
