@@ -1,4 +1,4 @@
-// Build the viewer: node build.mjs [FOLDER]. Writes bundle.js and bundle.css, by default where edgewise reads them.
+// Build the viewer: node build.mjs [FOLDER [ENTRY]]. Writes bundle.js and bundle.css, by default where edgewise reads them.
 import { build } from "esbuild";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,7 +8,7 @@ const folder = process.argv[2] ?? join(here, "../src/edgewise/viewer");
 
 await build({
   absWorkingDir: here,
-  entryPoints: { bundle: "src/main.ts" },
+  entryPoints: { bundle: process.argv[3] ?? "src/main.ts" },
   outdir: folder,
   bundle: true,
   minify: true,

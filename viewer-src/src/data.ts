@@ -77,11 +77,28 @@ export interface CircuitHeader {
   notes: string[];
 }
 
+/** An attribution graph of edgewise; its numbers and names are arrays. */
+export interface AttributionHeader {
+  arrays: string;
+  title: string;
+  tokens: string[];
+  ledger: boolean;
+  about: [string, string][];
+}
+
+/** A file of another tool, as it is. */
+export interface ForeignHeader {
+  name: string;
+  array: string;
+}
+
 export interface Header {
   format: number;
   title: string;
   graphs: GraphHeader[];
   circuits: CircuitHeader[];
+  attributions: AttributionHeader[];
+  foreign: ForeignHeader[];
   arrays: Record<string, ArrayEntry>;
 }
 
@@ -114,6 +131,11 @@ export class PageData {
     if (!entry || entry.type !== type) throw new Error(`the page has no array ${name} of type ${type}`);
     return new TYPES[type](this.bytes, entry.start, entry.length) as Kinds[K];
   }
+}
+
+/** The text that an array of bytes holds. */
+export function textOf(page: PageData, name: string): string {
+  return new TextDecoder().decode(page.array(name, "u1"));
 }
 
 /** Read the page's own data elements. */

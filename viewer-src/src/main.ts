@@ -1,19 +1,108 @@
-/** Begins: reads what the page carries and shows it, or says why it cannot. */
+/** Begins: reads what the page carries and shows it, or says why it cannot. In a worker, it does the worker's sums. */
 
 import "./style.css";
+import { type App, type Documents } from "./shell";
+import { parse, readFile } from "./attribution/foreign";
+import { type PageData, readPage, textOf } from "./data";
+import { answerQuestions } from "./attribution/background";
 import { CircuitApp } from "./circuits/app";
 import { element } from "./dom";
-import { readPage } from "./data";
+import { GraphApp } from "./attribution/app";
+import { own } from "./attribution/own";
+import type { Parts } from "./attribution/graph";
+
+interface Document {
+  name: string;
+  open(root: HTMLElement, documents: Documents): App;
+}
+
+class Viewer {
+  private app: App | null = null;
+  private readonly documents: Document[];
+
+  constructor(
+    private readonly root: HTMLElement,
+    page: PageData,
+  ) {
+    const graph = (name: string, parts: () => Parts): Document => ({
+      name,
+      open: (place, documents) => new GraphApp(place, parts(), documents),
+    });
+    const { circuits, attributions, foreign } = page.header;
+    const all: Document = {
+      name: circuits.map((each) => each.label).join(", "),
+      open: (place, documents) => new CircuitApp(place, page, documents),
+    };
+    this.documents = [
+      ...(circuits.length ? [all] : []),
+      ...attributions.map((each) => graph(each.title, () => own(page, each))),
+      ...foreign.map((each) => graph(each.name, () => parse(textOf(page, each.array), each.name))),
+    ];
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", (event) => {
+      event.preventDefault();
+      const file = event.dataTransfer?.files[0];
+      if (file) void this.openFile(file);
+    });
+  }
+
+  open(number: number): void {
+    const before = this.app;
+    const place = element("div", { class: "app" });
+    const chosen = this.documents[number];
+    if (!chosen) throw new Error("there is nothing in it");
+    if (before) history.replaceState(null, "", "#"); // what stood there was of the other
+    let made: App;
+    try {
+      made = chosen.open(place, {
+        names: this.documents.map((each) => each.name),
+        current: number,
+        open: (other) => this.tryTo(this.documents[other].name, () => this.open(other)),
+        openFile: (file) => void this.openFile(file),
+      });
+    } catch (error) {
+      throw new Error(`${chosen.name}: ${(error as Error).message}`);
+    }
+    before?.stop();
+    this.app = made;
+    this.root.replaceChildren(place);
+    made.start();
+  }
+
+  private async openFile(file: File): Promise<void> {
+    let parts: Parts;
+    try {
+      parts = await readFile(file);
+    } catch (error) {
+      this.app?.shell.complain(`${file.name}: ${(error as Error).message}`);
+      return;
+    }
+    const opened: Document = { name: file.name, open: (place, documents) => new GraphApp(place, parts, documents) };
+    this.documents.push(opened);
+    this.tryTo(file.name, () => this.open(this.documents.length - 1), () => this.documents.pop());
+  }
+
+  private tryTo(name: string, what: () => void, otherwise?: () => void): void {
+    try {
+      what();
+    } catch (error) {
+      otherwise?.();
+      const said = (error as Error).message;
+      this.app?.shell.complain(said.startsWith(name) ? said : `${name}: ${said}`);
+    }
+  }
+}
 
 async function main(): Promise<void> {
   const root = document.getElementById("app")!;
   try {
-    const page = await readPage();
-    new CircuitApp(root, page);
-    root.dataset.ready = "yes";
+    new Viewer(root, await readPage()).open(0);
   } catch (error) {
-    root.append(element("p", { class: "message", role: "alert" }, `This page cannot be shown: ${(error as Error).message}`));
+    const said = element("p", { class: "message", role: "alert" }, `This page cannot be shown: ${(error as Error).message}`);
+    root.replaceChildren(said);
   }
+  root.dataset.ready = "yes";
 }
 
-void main();
+if (typeof document === "undefined") answerQuestions();
+else void main();

@@ -9,6 +9,23 @@ export interface Hit {
   enter(): void;
 }
 
+/** What a page has to look at, and how to look at another of it. */
+export interface Documents {
+  names: string[];
+  current: number;
+  open(number: number): void;
+  /** Look at a graph in a file. */
+  openFile(file: File): void;
+}
+
+/** A view that holds the page until it is stopped. */
+export interface App {
+  readonly shell: Shell;
+  /** Show the first picture, once the view is in the page. */
+  start(): void;
+  stop(): void;
+}
+
 export interface View {
   title: string;
   picture(): Picture | null;
@@ -46,7 +63,12 @@ export class Shell {
   private readonly help: HTMLDialogElement;
   private readonly message = element("p", { class: "message", role: "alert", hidden: true });
 
-  constructor(private readonly view: View) {
+  private readonly listening = new AbortController();
+
+  constructor(
+    private readonly view: View,
+    private readonly documents: Documents,
+  ) {
     this.undo = button("↶", () => view.undo(), { "aria-label": "Undo", title: "Undo (Ctrl+Z)" });
     this.redo = button("↷", () => view.redo(), { "aria-label": "Redo", title: "Redo (Ctrl+Shift+Z)" });
     this.help = element(
@@ -59,7 +81,7 @@ export class Shell {
     this.bar = element(
       "header",
       {},
-      element("h1", {}, view.title),
+      documents.names.length > 1 ? this.chooser() : element("h1", {}, view.title),
       element("div", { class: "search" }, this.query, this.hits),
       this.undo,
       this.redo,
@@ -72,8 +94,14 @@ export class Shell {
     this.query.addEventListener("input", () => this.showHits());
     this.query.addEventListener("keydown", (event) => this.searchKey(event));
     this.hits.addEventListener("keydown", (event) => this.hitKey(event));
-    document.addEventListener("keydown", (event) => this.key(event));
-    onThemeChange(() => view.redraw());
+    const until = { signal: this.listening.signal };
+    document.addEventListener("keydown", (event) => this.key(event), until);
+    onThemeChange(() => view.redraw(), until);
+  }
+
+  /** Listen no more. */
+  stop(): void {
+    this.listening.abort();
   }
 
   /** Say something to those who do not see the picture. */
@@ -93,19 +121,28 @@ export class Shell {
     this.message.hidden = false;
   }
 
+  private chooser(): HTMLElement {
+    const { names, current, open } = this.documents;
+    const select = element("select", { "aria-label": "Shown" }, ...names.map((name, i) => element("option", { value: i }, name)));
+    select.value = String(current);
+    select.addEventListener("change", () => open(Number(select.value)));
+    return element("h1", {}, select);
+  }
+
   private menu(): HTMLElement {
-    const { view } = this;
+    const { view, documents } = this;
     const name = view.title.replace(/[^\w.-]+/g, "-") || "circuit";
     const save = (how: (name: string, picture: Picture) => void) => () => {
       const picture = view.picture();
       if (picture) how(name, picture);
     };
-    const menu = element("details", { class: "menu" }, element("summary", { title: "Save, print" }, "Save"));
+    const menu = element("details", { class: "menu" }, element("summary", { title: "Save, open, print" }, "File"));
     const items: [string, () => void][] = [
       ["Picture as PNG", save(savePng)],
       ["Picture as SVG", save(saveSvg)],
       ["Labels to a file", () => view.saveLabels()],
       ["Labels from a file", () => pick(".json", (file) => void this.load(file))],
+      ["Open a graph (JSON)", () => pick(".json", (file) => documents.openFile(file))],
       ["Print", () => print()],
     ];
     const choose = (what: () => void) => () => {

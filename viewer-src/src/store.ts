@@ -15,16 +15,22 @@ export class Store<S extends object> {
   private current: S;
   private changed = { what: "", when: 0 };
 
+  private readonly follow = (): void => {
+    const found = location.hash.slice(1);
+    if (found !== this.written()) this.keep("", this.fragment.read(new URLSearchParams(found)));
+  };
+
   constructor(
     private readonly fragment: Fragment<S>,
     private readonly show: (state: S, before: S | null) => void,
   ) {
     this.current = fragment.read(new URLSearchParams(location.hash.slice(1)));
-    addEventListener("hashchange", () => {
-      if (location.hash.slice(1) !== this.written()) {
-        this.keep("", this.fragment.read(new URLSearchParams(location.hash.slice(1))));
-      }
-    });
+    addEventListener("hashchange", this.follow);
+  }
+
+  /** Listen no more. */
+  stop(): void {
+    removeEventListener("hashchange", this.follow);
   }
 
   get state(): S {

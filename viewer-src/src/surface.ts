@@ -29,6 +29,8 @@ export interface Surface {
   /** From one point to another, by way of two that it bends towards. */
   curve(points: readonly [number, number, number, number, number, number, number, number], look: Line): void;
   line(x0: number, y0: number, x1: number, y1: number, look: Line): void;
+  /** Many squares or discs of one colour: x and y by turns. */
+  marks(points: ArrayLike<number>, radius: number, round: boolean, fill: string): void;
   /** Text whose middle is at this height. */
   text(x: number, y: number, words: string, look: Lettering): void;
 }
@@ -66,6 +68,20 @@ export class CanvasSurface implements Surface {
     this.context.moveTo(x0, y0);
     this.context.lineTo(x1, y1);
     this.stroke(look);
+  }
+
+  marks(points: ArrayLike<number>, radius: number, round: boolean, fill: string): void {
+    const c = this.context;
+    c.fillStyle = fill;
+    c.beginPath();
+    for (let i = 0; i < points.length; i += 2) {
+      const [x, y] = [points[i], points[i + 1]];
+      if (round && radius > 1.5) {
+        c.moveTo(x + radius, y);
+        c.arc(x, y, radius, 0, 2 * Math.PI);
+      } else c.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+    }
+    c.fill();
   }
 
   text(x: number, y: number, words: string, look: Lettering): void {
@@ -111,6 +127,16 @@ export class SvgSurface implements Surface {
 
   line(x0: number, y0: number, x1: number, y1: number, look: Line): void {
     this.parts.push(`<line x1="${round(x0)}" y1="${round(y0)}" x2="${round(x1)}" y2="${round(y1)}" ${strokes(look)}/>`);
+  }
+
+  marks(points: ArrayLike<number>, radius: number, rounded: boolean, fill: string): void {
+    const [r, d] = [round(radius), round(2 * radius)];
+    const parts: string[] = [];
+    for (let i = 0; i < points.length; i += 2) {
+      const [x, y] = [round(points[i] - radius), round(points[i + 1] - radius)];
+      parts.push(`<rect x="${x}" y="${y}" width="${d}" height="${d}"${rounded ? ` rx="${r}"` : ""}/>`);
+    }
+    this.parts.push(`<g fill="${escaped(fill)}">${parts.join("")}</g>`);
   }
 
   text(x: number, y: number, words: string, look: Lettering): void {

@@ -36,9 +36,9 @@ export function theme(): Theme {
 }
 
 /** Call when the system's own light or dark changes, or printing begins or ends. */
-export function onThemeChange(redraw: () => void): void {
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  for (const event of ["beforeprint", "afterprint"]) addEventListener(event, redraw);
+export function onThemeChange(redraw: () => void, until: { signal: AbortSignal }): void {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw, until);
+  for (const event of ["beforeprint", "afterprint"]) addEventListener(event, redraw, until);
 }
 
 export function switchTheme(): void {

@@ -23,7 +23,7 @@ export function signedAmount(x: number): string {
 
 /** 98.0 % */
 export function percent(share: number, digits = 1): string {
-  return `${(100 * share).toFixed(digits)} %`;
+  return `${share < 0 ? "−" : ""}${(100 * Math.abs(share)).toFixed(digits)} %`;
 }
 
 /** 1 edge, 2 edges */

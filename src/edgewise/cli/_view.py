@@ -12,7 +12,7 @@ from edgewise._errors import InputError
 
 def view(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders that find wrote to, or circuits; several stand side by side.")
+        list[Path], typer.Argument(help="Folders that find wrote to, circuits, or graphs (.json) of other tools.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="The .html file; circuit.html in the first run's folder if not given.")

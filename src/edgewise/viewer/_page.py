@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from edgewise.viewer._circuits import pack_circuits
+from edgewise.viewer._graphs import ForeignFile, GraphArrays, pack_graphs
 from edgewise.viewer._pack import Packer
 from edgewise.viewer._read import Viewed
 
@@ -39,17 +40,21 @@ _PAGE = """<!doctype html>
 """
 
 
-def page(runs: Sequence[Viewed], *, title: str | None = None) -> str:
+def page(what: Sequence[Viewed | GraphArrays | ForeignFile], *, title: str | None = None) -> str:
     """The page's text.
 
     Args:
-        runs: circuits to look at, the first one first.
-        title: of the page; made of the circuits' labels if None.
+        what: circuits and attribution graphs to look at; the circuits stand side by side.
+        title: of the page; made of the names of what is in it if None.
     """
     packer = Packer()
-    title = title or ", ".join(run.label for run in runs) or "edgewise"
+    runs = [each for each in what if isinstance(each, Viewed)]
+    graphs = [each for each in what if isinstance(each, GraphArrays)]
+    foreign = [each for each in what if isinstance(each, ForeignFile)]
+    names = [*(run.label for run in runs), *(graph.title for graph in graphs), *(file.name for file in foreign)]
+    title = title or ", ".join(names) or "edgewise"
     header: dict[str, Any] = {"format": FORMAT, "title": title}
-    header |= pack_circuits(list(runs), packer)
+    header |= pack_circuits(runs, packer) | pack_graphs(graphs, foreign, packer)
     packed = packer.packed(header)
     script, style = bundle("js"), bundle("css")
     return _PAGE.format(

@@ -6,6 +6,7 @@ from pathlib import Path
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.runs import write_atomically
+from edgewise.viewer._graphs import ForeignFile, GraphArrays, read_foreign
 from edgewise.viewer._page import page
 from edgewise.viewer._read import CIRCUIT, Viewed, read
 
@@ -14,18 +15,19 @@ SEVERAL = "circuits.html"
 
 
 def view(
-    *what: Circuit | Viewed | str | Path,
+    *what: Circuit | Viewed | GraphArrays | str | Path,
     out: str | Path | None = None,
     title: str | None = None,
     show: bool = True,
 ) -> Path:
-    """Write one HTML file in which circuits are looked at, and open it.
+    """Write one HTML file in which circuits and attribution graphs are looked at, and open it.
 
     The file needs no server and no network: it can be sent by mail.
 
     Args:
-        what: circuits, folders of runs, or files of circuits; several stand side by side.
-        out: the `.html` file; `circuit.html` in the first run's folder if None (`circuits.html` of several).
+        what: circuits, folders of runs, files of circuits, or graphs in the JSON of Neuronpedia and circuit-tracer.
+        out: the `.html` file; if None, in the first one's folder: `circuit.html`, `NAME.html` for `NAME.json`, or
+            `circuits.html` for several.
         title: of the page.
         show: open it in the browser.
 
@@ -53,17 +55,20 @@ def check_page(out: str | Path) -> Path:
     return path
 
 
-def _beside(what: tuple[Circuit | Viewed | str | Path, ...]) -> Path:
+def _beside(what: tuple[Circuit | Viewed | GraphArrays | str | Path, ...]) -> Path:
     first = what[0]
     if not isinstance(first, (str, Path)):
         raise InputError("view: give out=, the .html file to write")
-    folder = Path(first) if Path(first).is_dir() else Path(first).parent
-    return folder / (Path(CIRCUIT).with_suffix(".html").name if len(what) == 1 else SEVERAL)
+    path = Path(first)
+    folder = path if path.is_dir() else path.parent
+    if len(what) > 1:
+        return folder / SEVERAL
+    return path.with_suffix(".html") if path.suffix == ".json" else folder / Path(CIRCUIT).with_suffix(".html").name
 
 
-def _viewed(what: Circuit | Viewed | str | Path, number: int) -> Viewed:
-    if isinstance(what, Viewed):
+def _viewed(what: Circuit | Viewed | GraphArrays | str | Path, number: int) -> Viewed | GraphArrays | ForeignFile:
+    if isinstance(what, (Viewed, GraphArrays)):
         return what
     if isinstance(what, Circuit):
         return Viewed(what, f"circuit {number + 1}")
-    return read(what)
+    return read_foreign(what) if Path(what).suffix == ".json" else read(what)

@@ -8,7 +8,7 @@ import { type Component, Graph } from "../graph";
 import { type Found, search } from "./search";
 import { Scene, type Show } from "./scene";
 import type { PageData } from "../data";
-import { Shell } from "../shell";
+import { type App, type Documents, Shell } from "../shell";
 import { SizePanel } from "./slider";
 import { Stage } from "./stage";
 import { Store } from "../store";
@@ -28,10 +28,10 @@ const TABS: [Tab, string][] = [
   ["about", "About"],
 ];
 
-export class CircuitApp {
+export class CircuitApp implements App {
   private readonly runs: Ranking[];
   private readonly store: Store<CircuitState>;
-  private readonly shell: Shell;
+  readonly shell: Shell;
   private readonly stage = new Stage((c) => this.choose(c));
   private readonly size = new SizePanel((size) => this.store.change({ size }));
   private readonly panel = element("section", { class: "panel", "aria-label": "What is chosen", tabindex: 0 });
@@ -45,7 +45,7 @@ export class CircuitApp {
     sizeOf: (edge) => this.store.change({ size: this.run.rank![edge] + 1 }),
   };
 
-  constructor(root: HTMLElement, page: PageData) {
+  constructor(root: HTMLElement, page: PageData, documents: Documents) {
     const graphs = page.header.graphs.map((header) => new Graph(header, page));
     this.runs = page.header.circuits.map((header) => new Ranking(header, graphs[header.graph], page));
     const sizes = this.runs.map((run) => run.graph.nEdges);
@@ -61,10 +61,19 @@ export class CircuitApp {
       find: (text) => search(this.scene, this.store.state.labels, text).map((found) => this.hit(found)),
       saveLabels: () => labelsFile(this.store.state.labels),
       loadLabels: (text) => this.store.change({ labels: readLabels(text) }),
-    });
+    }, documents);
     const side = element("div", { class: "side" }, this.size.root, this.options, this.tabs, this.panel);
     root.append(this.shell.bar, element("main", {}, this.stage.root, side), this.shell.live);
+  }
+
+  start(): void {
     this.store.start();
+  }
+
+  /** Give the place to another view. */
+  stop(): void {
+    this.shell.stop();
+    this.store.stop();
   }
 
   private get run(): Ranking {

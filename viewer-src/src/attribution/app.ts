@@ -1,0 +1,216 @@
+/** Attribution graphs: one state, and what shows it. */
+
+import { about, type Actions, name, nodeFacts, pinnedFacts } from "./panel";
+import { ALL, fragment, type GraphState, type Tab, ZOOMS } from "./state";
+import { AttributionGraph, type Parts } from "./graph";
+import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";
+import { labelsFile, readLabels } from "../labels";
+import { type App, type Documents, type Hit, Shell } from "../shell";
+import { Background } from "./background";
+import { button, element, fill } from "../dom";
+import { count, percent } from "../words";
+import { Stage } from "./stage";
+import { Store } from "../store";
+
+const TABS: [Tab, string][] = [
+  ["node", "Node"],
+  ["pinned", "Pinned"],
+  ["about", "About"],
+];
+const MOST_HITS = 12;
+const AT_REST = 80; // edges drawn while nothing is chosen
+
+export class GraphApp implements App {
+  readonly shell: Shell;
+  private readonly graph: AttributionGraph;
+  private readonly structure: Structure;
+  private readonly influence: Float64Array;
+  private readonly share: Float32Array;
+  private readonly store: Store<GraphState>;
+  private readonly background: Background;
+  private readonly stage = new Stage((node) => this.actions.choose(node), (node) => this.actions.pin(node));
+  private readonly range = element("input", { type: "range", min: 0, max: ALL, "aria-label": "Share of all influence" });
+  private readonly said = element("p", { class: "said" });
+  private readonly options = element("div", { class: "options" });
+  private readonly tabs = element("div", { class: "tabs", role: "group", "aria-label": "Panel" });
+  private readonly panel = element("section", { class: "panel", "aria-label": "What is chosen", tabindex: 0 });
+  private shown: Uint8Array = new Uint8Array();
+  private atRest: [number, number, number][] = [];
+  private scores: Scores | null = null;
+
+  private readonly actions: Actions = {
+    choose: (node) => this.store.change({ node, tab: "node" }),
+    pin: (node) => this.setPinned(toggled(this.store.state.pinned, node)),
+    pinAll: (nodes) => this.setPinned(new Set([...this.store.state.pinned, ...nodes])),
+    unpinAll: () => this.setPinned(new Set()),
+    group: (label, nodes) => this.store.change({ groups: [...this.store.state.groups, [label, nodes]] }),
+    ungroup: (index) => this.store.change({ groups: this.store.state.groups.filter((_, i) => i !== index) }),
+    label: (node, words) => this.label(node, words.trim()),
+  };
+
+  constructor(root: HTMLElement, parts: Parts, documents: Documents) {
+    this.graph = new AttributionGraph(parts);
+    const structure = (this.structure = {
+      offsets: parts.offsets,
+      sources: parts.sources,
+      weight: parts.weight,
+      kind: parts.kind,
+      layer: parts.layer,
+      position: parts.position,
+      rootWeight: parts.rootWeight,
+      nTokens: parts.tokens.length,
+    });
+    this.influence = influence(structure, order(structure));
+    this.share = parts.share ?? shares(this.influence);
+    this.background = new Background(structure, (found) => this.hear(found));
+    this.store = new Store(fragment(this.graph), (state, before) => this.show(state, before));
+    this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
+    this.shell = new Shell({
+      title: parts.title,
+      picture: () => this.stage.picture(),
+      redraw: () => this.stage.redraw(),
+      undo: () => this.store.undo(),
+      redo: () => this.store.redo(),
+      clear: () => this.actions.choose(null),
+      resize: (by) => this.store.change({ threshold: Math.max(0, Math.min(ALL, this.store.state.threshold + by)) }),
+      find: (text) => this.find(text),
+      saveLabels: () => labelsFile(this.store.state.labels),
+      loadLabels: (text) => this.store.change({ labels: readLabels(text) }),
+    }, documents);
+    const size = element("section", { class: "size", "aria-label": "How much is shown" }, this.said, element("div", { class: "line" }, this.range));
+    const side = element("div", { class: "side" }, size, this.options, this.tabs, this.panel);
+    root.append(this.shell.bar, element("main", {}, this.stage.root, side), this.shell.live);
+  }
+
+  start(): void {
+    this.store.start();
+  }
+
+  /** Give the place to another view. */
+  stop(): void {
+    this.background.stop();
+    this.shell.stop();
+    this.store.stop();
+  }
+
+  private show(state: GraphState, before: GraphState | null): void {
+    if (!before || state.threshold !== before.threshold || state.pinned !== before.pinned) {
+      this.shown = this.within(state);
+      this.atRest = strongest(this.structure, this.influence, this.shown, AT_REST);
+    }
+    if (state.pinned !== before?.pinned) {
+      this.scores = null;
+      const kept = new Uint8Array(this.graph.n).fill(state.pinned.size ? 0 : 1);
+      for (const node of state.pinned) kept[node] = 1;
+      this.background.ask(kept);
+    }
+    if (this.range.value !== String(state.threshold)) this.range.value = String(state.threshold);
+    const nodes = this.shown.reduce((sum, x) => sum + x, 0);
+    const share = percent(state.threshold / ALL);
+    fill(this.said, element("b", {}, count(nodes)), ` of ${count(this.graph.n)} nodes: ${share} of all influence`);
+    this.range.setAttribute("aria-valuetext", `${share} of all influence, ${count(nodes)} nodes`);
+    this.showOptions(state);
+    this.stage.show({
+      graph: this.graph,
+      shown: this.shown,
+      share: this.share,
+      zoom: state.zoom,
+      node: state.node,
+      pinned: state.pinned,
+      atRest: this.atRest,
+      title: `${this.graph.parts.title}: ${count(nodes)} of ${count(this.graph.n)} nodes`,
+      label: (node) => name(this.graph, state, node),
+    });
+    this.showPanel(state);
+    this.shell.allow(this.store.canUndo, this.store.canRedo);
+    this.shell.say(state.node === null ? `${count(nodes)} nodes` : `${name(this.graph, state, state.node)}: ${this.graph.describe(state.node)}`);
+  }
+
+  /** Which nodes are shown: the most influential, what is pinned, and all that pruning never takes away. */
+  private within(state: GraphState): Uint8Array {
+    const { kind } = this.graph.parts;
+    const most = state.threshold / ALL + 1e-6;
+    const found = Uint8Array.from(kind, (_, node) => (this.isPruned(node) && this.share[node] > most ? 0 : 1));
+    for (const node of state.pinned) found[node] = 1;
+    return found;
+  }
+
+  private isPruned(node: number): boolean {
+    return this.graph.isInner(node) || this.graph.isError(node);
+  }
+
+  private hear(found: Scores): void {
+    this.scores = found;
+    const { tab, node } = this.store.state;
+    if (tab === "pinned" || (tab === "node" && node === null)) this.showPanel(this.store.state);
+  }
+
+  private setPinned(pinned: ReadonlySet<number>): void {
+    const groups = this.store.state.groups
+      .map(([label, nodes]) => [label, nodes.filter((node) => pinned.has(node))] as const)
+      .filter((group) => group[1].length);
+    this.store.change({ pinned, groups });
+  }
+
+  private label(node: number, words: string): void {
+    const labels = new Map(this.store.state.labels);
+    if (words) labels.set(this.graph.parts.ids[node], words);
+    else labels.delete(this.graph.parts.ids[node]);
+    this.store.change({ labels });
+  }
+
+  private find(text: string): Hit[] {
+    const word = text.trim().toLowerCase();
+    if (!word) return [];
+    const { ids, tokens, position } = this.graph.parts;
+    const hits: number[] = [];
+    for (let node = 0; node < this.graph.n; node++) {
+      const own = [ids[node], name(this.graph, this.store.state, node), tokens[position[node]] ?? ""];
+      if (own.some((each) => each.toLowerCase().includes(word))) hits.push(node);
+    }
+    hits.sort((a, b) => this.share[a] - this.share[b]);
+    return hits.slice(0, MOST_HITS).map((node) => ({
+      name: `${name(this.graph, this.store.state, node)} · ${this.graph.describe(node)}`,
+      enter: () => this.actions.choose(node),
+    }));
+  }
+
+  private showOptions(state: GraphState): void {
+    const zoom = (by: number) => () => {
+      const next = ZOOMS[ZOOMS.indexOf(state.zoom as (typeof ZOOMS)[number]) + by];
+      if (next) this.store.change({ zoom: next });
+    };
+    fill(
+      this.options,
+      "Zoom ",
+      button("−", zoom(-1), { "aria-label": "Zoom out", disabled: state.zoom === ZOOMS[0] }),
+      `${state.zoom} ×`,
+      button("+", zoom(1), { "aria-label": "Zoom in", disabled: state.zoom === ZOOMS[ZOOMS.length - 1] }),
+    );
+  }
+
+  private showPanel(state: GraphState): void {
+    const count = state.pinned.size;
+    fill(
+      this.tabs,
+      ...TABS.map(([tab, words]) =>
+        button(tab === "pinned" && count ? `${words} (${count})` : words, () => this.store.change({ tab }), { "aria-pressed": String(tab === state.tab) }),
+      ),
+    );
+    fill(
+      this.panel,
+      ...(state.tab === "about"
+        ? about(this.graph)
+        : state.tab === "pinned"
+          ? pinnedFacts(this.graph, state, this.scores, this.actions)
+          : nodeFacts(this.graph, state, this.shown, this.share, this.scores, this.actions)),
+    );
+    this.panel.scrollTop = 0;
+  }
+}
+
+function toggled(set: ReadonlySet<number>, node: number): Set<number> {
+  const found = new Set(set);
+  if (!found.delete(node)) found.add(node);
+  return found;
+}

@@ -1,0 +1,240 @@
+/** The panel beside the graph: a node's inputs and outputs, what is pinned, where the graph comes from. */
+
+import { amount, count, percent, several, signedAmount } from "../words";
+import type { AttributionGraph } from "./graph";
+import { type Block, blocksOf, flows, suggest } from "./groups";
+import { button, type Child, element } from "../dom";
+import { diagram } from "./diagram";
+import type { GraphState } from "./state";
+import type { Scores } from "./influence";
+
+export interface Actions {
+  choose(node: number | null): void;
+  pin(node: number): void;
+  pinAll(nodes: number[]): void;
+  unpinAll(): void;
+  group(label: string, nodes: number[]): void;
+  ungroup(index: number): void;
+  label(node: number, words: string): void;
+}
+
+const FIRST = 40;
+
+export function name(graph: AttributionGraph, state: GraphState, node: number): string {
+  return state.labels.get(graph.parts.ids[node]) ?? graph.name(node);
+}
+
+/** A node: value, ledger, and what flows in and out. */
+export function nodeFacts(
+  graph: AttributionGraph,
+  state: GraphState,
+  shown: Uint8Array,
+  share: Float32Array,
+  scores: Scores | null,
+  actions: Actions,
+): Child[] {
+  const { node } = state;
+  if (node === null) return [...outputs(graph, state, shown, actions), ...(state.pinned.size ? [] : [scoreTable(scores, "The whole graph")])];
+  const { value, ids } = graph.parts;
+  const [into, outOf] = [graph.inputs(node, shown), graph.outputs(node, shown)];
+  const pinned = state.pinned.has(node);
+  const label = element("input", {
+    type: "text",
+    value: state.labels.get(ids[node]) ?? "",
+    placeholder: graph.parts.labels[node] || "a label of your own",
+    "aria-label": `Label of ${ids[node]}`,
+    maxlength: 200,
+    onchange: (event: Event) => actions.label(node, (event.target as HTMLInputElement).value),
+  });
+  const facts: [string, string][] = [
+    ["id", ids[node]],
+    ["where", graph.describe(node)],
+    ...(Number.isNaN(value[node]) ? [] : [["value", amount(value[node])] as [string, string]]),
+    ["influence", graph.isInner(node) ? `within the first ${percent(share[node])} of all` : "always shown"],
+    ...ledger(graph, node),
+  ];
+  return [
+    element("h2", {}, name(graph, state, node), " ", button("×", () => actions.choose(null), { class: "close", "aria-label": "Choose nothing" })),
+    element("p", { class: "line" }, label, button(pinned ? "Unpin" : "Pin", () => actions.pin(node), { "aria-pressed": String(pinned) })),
+    element("dl", {}, ...facts.flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    element("h3", {}, `Inputs (${count(into.length)})`),
+    edges(graph, state, into, graph.inputSize[node], actions),
+    element("h3", {}, `Outputs (${count(outOf.length)})`),
+    edges(graph, state, outOf, null, actions),
+  ];
+}
+
+/** What a target's edges add up to, and what they leave out. */
+function ledger(graph: AttributionGraph, node: number): [string, string][] {
+  const { offsets, weight, ledger: found, value } = graph.parts;
+  if (offsets[node] === offsets[node + 1]) return [];
+  let sum = 0;
+  for (let e = offsets[node]; e < offsets[node + 1]; e++) sum += weight[e];
+  if (!found) return [["inputs add up to", amount(sum)]];
+  return [
+    ["ledger", `${amount(sum)} in edges + ${amount(found.outside[node])} left out = ${amount(value[node] - found.residual[node])}`],
+    ["residual", `${amount(found.residual[node])}, ${amount(Math.abs(found.residual[node]) / (found.size[node] || 1))} of its edges' sizes`],
+  ];
+}
+
+function outputs(graph: AttributionGraph, state: GraphState, shown: Uint8Array, actions: Actions): Child[] {
+  const roots = [...graph.parts.rootWeight.keys()].filter((node) => graph.parts.rootWeight[node] > 0 && shown[node]);
+  roots.sort((a, b) => graph.parts.rootWeight[b] - graph.parts.rootWeight[a]);
+  const rows = roots.map((node) => row(name(graph, state, node), amount(graph.parts.rootWeight[node]), null, () => actions.choose(node)));
+  return [
+    element("h2", {}, "What is explained"),
+    limited(rows),
+    element("p", { class: "fact" }, "Click a node to see what flows into it and out of it; Shift and a click pins it."),
+    element("h3", {}, "Prompt"),
+    element("p", { class: "prompt" }, graph.parts.tokens.join("")),
+  ];
+}
+
+function edges(
+  graph: AttributionGraph,
+  state: GraphState,
+  found: [number, number][],
+  size: number | null,
+  actions: Actions,
+): HTMLElement {
+  if (!found.length) return element("p", { class: "none" }, "none");
+  const most = Math.abs(found[0][1]) || 1;
+  const made = (from: number, to: number) =>
+    found.slice(from, to).map(([other, weight]) => {
+      const said = size === null ? signedAmount(weight) : `${signedAmount(weight)} (${percent(weight / (size || 1), 0)})`;
+      return row(`${state.pinned.has(other) ? "● " : ""}${name(graph, state, other)}`, said, weight / most, () => actions.choose(other));
+    });
+  const list = element("ul", { class: "rows" }, ...made(0, FIRST));
+  if (found.length <= FIRST) return list;
+  const more = button(`${count(Math.min(found.length, 1000))} of ${count(found.length)}`, () => {
+    list.append(...made(FIRST, 1000));
+    more.remove();
+  });
+  return element("div", {}, list, more);
+}
+
+function row(words: string, numbers: string, share: number | null, choose: () => void): HTMLLIElement {
+  const bar = share === null ? null : element("meter", { min: 0, max: 1, value: Math.abs(share), "aria-hidden": "true" });
+  if (bar && share! < 0) bar.classList.add("below");
+  return element(
+    "li",
+    {},
+    element(
+      "button",
+      { type: "button", class: "row", onclick: choose },
+      element("span", { class: "name", title: words }, words),
+      bar,
+      element("span", { class: "numbers" }, numbers),
+    ),
+  );
+}
+
+function limited(rows: HTMLLIElement[]): HTMLElement {
+  return element("ul", { class: "rows" }, ...rows.slice(0, 200));
+}
+
+/** The pinned sub-graph: its scores, a diagram, its blocks and the edges between them. */
+export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: Scores | null, actions: Actions): Child[] {
+  if (!state.pinned.size) {
+    return [
+      element("h2", {}, "Nothing is pinned"),
+      element("p", {}, "Pin nodes to make a small graph of them: with Shift and a click, or Enter."),
+      button("Pin the inputs of what is chosen", () => state.node !== null && actions.pinAll(graph.inputs(state.node, allOf(graph)).slice(0, 10).map((each) => each[0]))),
+    ];
+  }
+  const blocks = blocksOf(state.pinned, state.groups);
+  const sums = flows(graph, blocks);
+  const words = (block: Block) => block.label || name(graph, state, block.nodes[0]);
+  const suggested = suggest(graph, ungrouped(state));
+  return [
+    element("h2", {}, several(state.pinned.size, "pinned node")),
+    scoreTable(scores),
+    diagram(graph, blocks, sums, words, (node) => actions.choose(node)),
+    element("h3", {}, "Pinned"),
+    grouping(graph, state, actions),
+    suggested.length > 0 && element("h3", {}, "Alike in what they read and write"),
+    ...suggested.map((nodes) =>
+      element(
+        "p",
+        { class: "line" },
+        element("span", { class: "name" }, nodes.map((node) => name(graph, state, node)).join(", ")),
+        button("Group", () => actions.group(name(graph, state, nodes[0]), nodes)),
+      ),
+    ),
+    element("h3", {}, "Edges between them, summed"),
+    limited(sums.map((flow) => row(`${words(blocks[flow.from])} → ${words(blocks[flow.to])}`, `${signedAmount(flow.weight)} (${percent(flow.share, 0)})`, flow.weight / (Math.abs(sums[0].weight) || 1), () => actions.choose(blocks[flow.to].nodes[0])))),
+    button("Unpin all", () => actions.unpinAll()),
+  ];
+}
+
+function ungrouped(state: GraphState): Set<number> {
+  const grouped = new Set(state.groups.flatMap((group) => group[1]));
+  return new Set([...state.pinned].filter((node) => !grouped.has(node)));
+}
+
+function scoreTable(scores: Scores | null, heading?: string): HTMLElement {
+  const said = (value: number | undefined) => (value === undefined ? "…" : percent(value));
+  const list = element(
+    "dl",
+    { class: "scores" },
+    element("dt", { title: "Of the paths that end in the outputs, how many begin at a token rather than at an error or at what is not pinned." }, "replacement"),
+    element("dd", {}, said(scores?.replacement)),
+    element("dt", { title: "Of what the pinned nodes and outputs read, how much comes from neither errors nor what is not pinned." }, "completeness"),
+    element("dd", {}, said(scores?.completeness)),
+  );
+  return heading ? element("div", {}, element("h3", {}, heading), list) : list;
+}
+
+/** The pinned nodes with boxes to tick, and a label to group them under. */
+function grouping(graph: AttributionGraph, state: GraphState, actions: Actions): HTMLElement {
+  const chosen = new Set<number>();
+  const label = element("input", { type: "text", placeholder: "name of a group", "aria-label": "Name of a group", maxlength: 80 });
+  const rows = [...ungrouped(state)].map((node) => {
+    const box = element("input", { type: "checkbox", "aria-label": `Take ${graph.parts.ids[node]} into a group` });
+    box.addEventListener("change", () => (box.checked ? chosen.add(node) : chosen.delete(node)));
+    return element(
+      "li",
+      { class: "line" },
+      box,
+      button(name(graph, state, node), () => actions.choose(node), { class: "link name" }),
+      button("Unpin", () => actions.pin(node), { "aria-label": `Unpin ${graph.parts.ids[node]}` }),
+    );
+  });
+  const groups = state.groups.map(([words, nodes], index) =>
+    element(
+      "li",
+      { class: "line" },
+      element("b", { class: "name" }, `${words} (${nodes.length})`),
+      button("Ungroup", () => actions.ungroup(index), { "aria-label": `Ungroup ${words}` }),
+    ),
+  );
+  const make = button("Group those ticked", () => chosen.size && actions.group(label.value.trim() || "group", [...chosen]));
+  return element("div", {}, element("ul", { class: "rows" }, ...groups, ...rows), element("p", { class: "line" }, label, make));
+}
+
+function allOf(graph: AttributionGraph): Uint8Array {
+  return new Uint8Array(graph.n).fill(1);
+}
+
+export function about(graph: AttributionGraph): Child[] {
+  const rows: [string, string][] = [
+    ["size", `${count(graph.n)} nodes, ${count(graph.nEdges)} edges, ${count(graph.parts.tokens.length)} tokens`],
+    ...(graph.parts.ledger ? [worst(graph)] : []),
+    ...graph.parts.about,
+  ];
+  return [
+    element("h2", {}, graph.parts.title),
+    ...graph.parts.notes.map((note) => element("p", { class: "fact" }, note)),
+    element("dl", {}, ...rows.flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    element("p", { class: "prompt" }, graph.parts.tokens.join("")),
+  ];
+}
+
+function worst(graph: AttributionGraph): [string, string] {
+  const { residual, size, outsideSize } = graph.parts.ledger!;
+  let most = 0;
+  for (let i = 0; i < graph.n; i++) if (size[i]) most = Math.max(most, Math.abs(residual[i]) / size[i]);
+  const all = size.reduce((sum, x) => sum + x, 0) || 1;
+  const outside = outsideSize.reduce((sum, x) => sum + x, 0) / all;
+  return ["ledger", `largest residual ${amount(most)} of a target's edges; ${percent(outside)} of all edges' sizes left out`];
+}

@@ -1,0 +1,72 @@
+/** What is looked at in an attribution graph. */
+
+import type { AttributionGraph } from "./graph";
+import type { Fragment } from "../store";
+import type { Group } from "./groups";
+
+export type Tab = "node" | "pinned" | "about";
+const TABS: readonly Tab[] = ["node", "pinned", "about"];
+
+export interface GraphState {
+  /** Of all influence, in thousandths: nodes beyond it are not shown. */
+  threshold: number;
+  node: number | null;
+  pinned: ReadonlySet<number>;
+  groups: readonly Group[];
+  zoom: number;
+  tab: Tab;
+  labels: ReadonlyMap<string, string>;
+}
+
+export const ALL = 1000;
+const BEGIN = 600; // as Neuronpedia's viewer begins
+export const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8] as const;
+
+/** How a state stands in the fragment: nodes by their ids. */
+export function fragment(graph: AttributionGraph): Fragment<GraphState> {
+  const begin = graph.n > 400 ? BEGIN : ALL;
+  const known = (ids: (string | null)[]) =>
+    ids.map((id) => (id === null ? null : graph.node(id))).filter((node) => node !== null);
+  return {
+    write(state) {
+      const found = new URLSearchParams();
+      if (state.threshold !== begin) found.set("influence", String(state.threshold / ALL));
+      if (state.node !== null) found.set("node", graph.parts.ids[state.node]);
+      for (const node of state.pinned) found.append("pin", graph.parts.ids[node]);
+      for (const [label, nodes] of state.groups) found.append("group", JSON.stringify([label, ...nodes.map((n) => graph.parts.ids[n])]));
+      if (state.zoom !== 1) found.set("zoom", String(state.zoom));
+      if (state.tab !== "node") found.set("tab", state.tab);
+      for (const [id, label] of state.labels) found.append("label", JSON.stringify([id, label]));
+      return found;
+    },
+    read(found) {
+      const influence = Number(found.get("influence") ?? begin / ALL);
+      const pinned = new Set(known(found.getAll("pin")));
+      const groups = found.getAll("group").map(texts).filter((each) => each.length > 1);
+      const taken = new Set<number>();
+      return {
+        threshold: influence >= 0 && influence <= 1 ? Math.round(influence * ALL) : begin,
+        node: known([found.get("node")])[0] ?? null,
+        pinned,
+        groups: groups.map(([label, ...ids]): Group => {
+          const nodes = known(ids).filter((node) => pinned.has(node) && !taken.has(node));
+          nodes.forEach((node) => taken.add(node));
+          return [label, nodes];
+        }).filter((group) => group[1].length > 0),
+        zoom: ZOOMS.find((zoom) => String(zoom) === found.get("zoom")) ?? 1,
+        tab: TABS.find((tab) => tab === found.get("tab")) ?? "node",
+        labels: new Map(found.getAll("label").map(texts).filter((each) => each.length === 2) as [string, string][]),
+      };
+    },
+  };
+}
+
+/** A JSON list of texts; an empty one for anything else. */
+function texts(text: string): string[] {
+  try {
+    const value: unknown = JSON.parse(text);
+    return Array.isArray(value) && value.every((each) => typeof each === "string") ? value : [];
+  } catch {
+    return [];
+  }
+}
