@@ -61,6 +61,28 @@ export interface CurveHeader {
   split: string | null;
 }
 
+/** Tokens and their probabilities, the likeliest first. */
+export type Said = [string, number][];
+
+export interface PredictionHeader {
+  number: number;
+  clean: string[];
+  corrupted: string[];
+  answers: string[];
+  model: Said;
+  circuit: Said;
+}
+
+/** Exact effects of edges, and predictions. */
+export interface EvidenceHeader {
+  metric: string;
+  split: string;
+  pairs: number;
+  edges: number[];
+  effects: number[];
+  predictions: PredictionHeader[];
+}
+
 export interface CircuitHeader {
   graph: number;
   arrays: string;
@@ -74,6 +96,7 @@ export interface CircuitHeader {
   about: [string, string][];
   evaluations: EvaluationHeader[];
   curve: CurveHeader | null;
+  evidence: EvidenceHeader | null;
   notes: string[];
 }
 
@@ -149,6 +172,8 @@ export async function readPage(): Promise<PageData> {
 }
 
 function fromBase64(text: string): Uint8Array<ArrayBuffer> {
+  const { fromBase64: quick } = Uint8Array as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> };
+  if (quick) return quick.call(Uint8Array, text);
   const coded = atob(text);
   const bytes = new Uint8Array(coded.length);
   for (let i = 0; i < coded.length; i++) bytes[i] = coded.charCodeAt(i);

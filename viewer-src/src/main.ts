@@ -10,6 +10,7 @@ import { element } from "./dom";
 import { GraphApp } from "./attribution/app";
 import { own } from "./attribution/own";
 import type { Parts } from "./attribution/graph";
+import { putAddress } from "./store";
 
 interface Document {
   name: string;
@@ -51,7 +52,7 @@ class Viewer {
     const place = element("div", { class: "app" });
     const chosen = this.documents[number];
     if (!chosen) throw new Error("there is nothing in it");
-    if (before) history.replaceState(null, "", "#"); // what stood there was of the other
+    if (before) putAddress(""); // what stood there was of the other
     let made: App;
     try {
       made = chosen.open(place, {

@@ -28,6 +28,10 @@ export interface App {
 
 export interface View {
   title: string;
+  /** What may be searched for. */
+  hint: string;
+  /** Keys of this view alone, and what they do. */
+  keys: [string, string][];
   picture(): Picture | null;
   redraw(): void;
   undo(): void;
@@ -44,8 +48,6 @@ export interface View {
 const KEYS: [string, string][] = [
   ["/", "search"],
   ["[ and ]", "smaller, larger"],
-  ["arrow keys", "from component to component"],
-  ["Enter", "choose, or choose nothing"],
   ["Escape", "choose nothing"],
   ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
   ["t", "light or dark"],
@@ -58,7 +60,7 @@ export class Shell {
   readonly live = element("p", { class: "aloud", role: "status", "aria-live": "polite" });
   private readonly undo: HTMLButtonElement;
   private readonly redo: HTMLButtonElement;
-  private readonly query = element("input", { type: "search", placeholder: "search: 9.3, m4, a5 > a9", "aria-label": "Search" });
+  private readonly query: HTMLInputElement;
   private readonly hits = element("ul", { class: "hits", hidden: true });
   private readonly help: HTMLDialogElement;
   private readonly message = element("p", { class: "message", role: "alert", hidden: true });
@@ -69,13 +71,14 @@ export class Shell {
     private readonly view: View,
     private readonly documents: Documents,
   ) {
+    this.query = element("input", { type: "search", placeholder: `search: ${view.hint}`, "aria-label": "Search" });
     this.undo = button("↶", () => view.undo(), { "aria-label": "Undo", title: "Undo (Ctrl+Z)" });
     this.redo = button("↷", () => view.redo(), { "aria-label": "Redo", title: "Redo (Ctrl+Shift+Z)" });
     this.help = element(
       "dialog",
       { "aria-label": "Keys" },
       element("h2", {}, "Keys"),
-      element("dl", {}, ...KEYS.flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
+      element("dl", {}, ...[...KEYS, ...view.keys].flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
       button("Close", () => this.help.close()),
     );
     this.bar = element(

@@ -7,13 +7,24 @@ export interface Fragment<S> {
   read(parameters: URLSearchParams): S;
 }
 
+const ADDRESS_AFTER = 200; // ms: browsers refuse an address that changes with every move of a slider
 const TOGETHER = 600; // ms within which changes of the same thing, as of a slider that is drawn, are undone at once
+
+/** Put a fragment in the address, where there is one: within a notebook's frame there is none. */
+export function putAddress(fragment: string): void {
+  try {
+    history.replaceState(null, "", `#${fragment}`);
+  } catch {
+    // the page goes on without it
+  }
+}
 
 export class Store<S extends object> {
   private past: S[] = [];
   private future: S[] = [];
   private current: S;
   private changed = { what: "", when: 0 };
+  private waiting: ReturnType<typeof setTimeout> | null = null;
 
   private readonly follow = (): void => {
     const found = location.hash.slice(1);
@@ -31,6 +42,7 @@ export class Store<S extends object> {
   /** Listen no more. */
   stop(): void {
     removeEventListener("hashchange", this.follow);
+    if (this.waiting !== null) clearTimeout(this.waiting);
   }
 
   get state(): S {
@@ -83,12 +95,13 @@ export class Store<S extends object> {
   private enter(state: S): void {
     const before = this.current;
     this.current = state;
-    try {
-      history.replaceState(null, "", `#${this.written()}`);
-    } catch {
-      // within a notebook's frame there is no address to write to
-    }
+    this.waiting ??= setTimeout(() => this.writeAddress(), ADDRESS_AFTER);
     this.show(state, before);
+  }
+
+  private writeAddress(): void {
+    this.waiting = null;
+    putAddress(this.written());
   }
 
   private written(): string {

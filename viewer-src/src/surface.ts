@@ -22,6 +22,7 @@ export interface Lettering {
   bold?: boolean;
 }
 
+const SMALLEST_DISC = 1.5; // a smaller one is seen as a square, which is drawn faster
 export const FONT = "system-ui, sans-serif";
 
 export interface Surface {
@@ -73,13 +74,14 @@ export class CanvasSurface implements Surface {
   marks(points: ArrayLike<number>, radius: number, round: boolean, fill: string): void {
     const c = this.context;
     c.fillStyle = fill;
+    if (!round || radius < SMALLEST_DISC) {
+      for (let i = 0; i < points.length; i += 2) c.fillRect(points[i] - radius, points[i + 1] - radius, 2 * radius, 2 * radius);
+      return;
+    }
     c.beginPath();
     for (let i = 0; i < points.length; i += 2) {
-      const [x, y] = [points[i], points[i + 1]];
-      if (round && radius > 1.5) {
-        c.moveTo(x + radius, y);
-        c.arc(x, y, radius, 0, 2 * Math.PI);
-      } else c.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+      c.moveTo(points[i] + radius, points[i + 1]);
+      c.arc(points[i], points[i + 1], radius, 0, 2 * Math.PI);
     }
     c.fill();
   }

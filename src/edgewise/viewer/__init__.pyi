@@ -1,3 +1,6 @@
+from ._evidence import Evidence as Evidence
+from ._evidence import Prediction as Prediction
+from ._evidence import gather as gather
 from ._graphs import ForeignFile as ForeignFile
 from ._graphs import GraphArrays as GraphArrays
 from ._graphs import read_foreign as read_foreign

@@ -10,6 +10,7 @@ import torch
 
 from edgewise.evaluation import Evaluation, SizeCurve
 from edgewise.graph import Graph
+from edgewise.viewer._evidence import Evidence
 from edgewise.viewer._pack import Packer
 from edgewise.viewer._read import Viewed
 
@@ -100,6 +101,7 @@ def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:
         "about": _about(circuit.provenance, circuit.ablation_kind),
         "evaluations": [_evaluation(name, each) for name, each in run.evaluations.items()],
         "curve": None if run.curve is None else _curve(run.curve),
+        "evidence": None if run.evidence is None else _evidence(run.evidence),
         "notes": list(run.notes),
     }
 
@@ -124,6 +126,13 @@ def _curve(curve: SizeCurve) -> dict[str, Any]:
         "empty": curve.empty,
         "n": curve.n,
         "split": curve.conditions.get("split"),
+    }
+
+
+def _evidence(found: Evidence) -> dict[str, Any]:
+    predictions = [each._asdict() for each in found.predictions]
+    return {name: getattr(found, name) for name in ("metric", "split", "pairs", "edges", "effects")} | {
+        "predictions": predictions
     }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.evaluation import Evaluation, Measured, SizeCurve, WorstExample
+from edgewise.viewer._evidence import Evidence
 
-CIRCUIT, CURVE = "circuit.safetensors", "curve.json"
+CIRCUIT, CURVE, EVIDENCE = "circuit.safetensors", "curve.json", "evidence.json"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Viewed:
     """By task; the circuit's own first."""
     curve: SizeCurve | None = None
     """What its other sizes were measured to be."""
+    evidence: Evidence | None = None
+    """Exact effects of its edges, and its predictions (`gather`)."""
     notes: tuple[str, ...] = ()
     """What was left out, and why."""
 
@@ -50,8 +53,13 @@ def read(path: str | Path) -> Viewed:
     if curve is not None and curve.total_edges != circuit.graph.n_edges:
         notes.append(f"{CURVE} is of a graph of {curve.total_edges:,} edges, so it is not shown.")
         curve = None
+    evidence = Evidence.load(folder / EVIDENCE) if (folder / EVIDENCE).is_file() else None
+    sizes = circuit.n_actual, circuit.graph.n_edges
+    if evidence is not None and (evidence.actual_edges, evidence.total_edges) != sizes:
+        notes.append(f"{EVIDENCE} is of a circuit of {evidence.actual_edges:,} edges, so it is not shown.")
+        evidence = None
     label = file.resolve().parent.name if file.name == CIRCUIT else file.stem
-    return Viewed(circuit, label, evaluations, curve, tuple(notes))
+    return Viewed(circuit, label, evaluations, curve, evidence, tuple(notes))
 
 
 def read_evaluation(path: str | Path) -> Evaluation:

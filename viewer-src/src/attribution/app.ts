@@ -2,7 +2,7 @@
 
 import { about, type Actions, name, nodeFacts, pinnedFacts } from "./panel";
 import { ALL, fragment, type GraphState, type Tab, ZOOMS } from "./state";
-import { AttributionGraph, type Parts } from "./graph";
+import { AttributionGraph, type Parts, ROOT } from "./graph";
 import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";
 import { labelsFile, readLabels } from "../labels";
 import { type App, type Documents, type Hit, Shell } from "../shell";
@@ -26,6 +26,7 @@ export class GraphApp implements App {
   private readonly structure: Structure;
   private readonly influence: Float64Array;
   private readonly share: Float32Array;
+  private readonly ranked: Uint32Array;
   private readonly store: Store<GraphState>;
   private readonly background: Background;
   private readonly stage = new Stage((node) => this.actions.choose(node), (node) => this.actions.pin(node));
@@ -62,11 +63,18 @@ export class GraphApp implements App {
     });
     this.influence = influence(structure, order(structure));
     this.share = parts.share ?? shares(this.influence);
+    const importance = (node: number) => (parts.kind[node] === ROOT ? -parts.rootWeight[node] : this.share[node]);
+    this.ranked = Uint32Array.from(this.share.keys()).sort((a, b) => importance(a) - importance(b));
     this.background = new Background(structure, (found) => this.hear(found));
     this.store = new Store(fragment(this.graph), (state, before) => this.show(state, before));
     this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
     this.shell = new Shell({
       title: parts.title,
+      hint: "a label, an id, a token",
+      keys: [
+        ["arrow keys", "from node to node"],
+        ["Enter, Shift and a click", "pin the node, or unpin it"],
+      ],
       picture: () => this.stage.picture(),
       redraw: () => this.stage.redraw(),
       undo: () => this.store.undo(),
@@ -113,7 +121,7 @@ export class GraphApp implements App {
     this.stage.show({
       graph: this.graph,
       shown: this.shown,
-      share: this.share,
+      ranked: this.ranked,
       zoom: state.zoom,
       node: state.node,
       pinned: state.pinned,

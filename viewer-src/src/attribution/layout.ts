@@ -1,6 +1,6 @@
 /** Where nodes stand: a column for each token, as wide as its fullest layer asks; a row for each layer. */
 
-import { type AttributionGraph, ROOT } from "./graph";
+import type { AttributionGraph } from "./graph";
 
 const LEFT = 46; // room for the layers' numbers
 const TOP = 44;
@@ -30,11 +30,12 @@ export class Layout {
   constructor(
     readonly graph: AttributionGraph,
     shown: Uint8Array,
-    share: Float32Array,
+    /** All nodes, the most important first. */
+    ranked: Uint32Array,
     available: { width: number; height: number },
     zoom: number,
   ) {
-    const { position, layer, kind, tokens, rootWeight } = graph.parts;
+    const { position, layer, tokens } = graph.parts;
     this.first = position.some((p) => p < 0) ? -1 : 0;
     this.columns = Math.max(tokens.length - this.first, 1);
     this.rows = graph.top + 2;
@@ -42,15 +43,13 @@ export class Layout {
     this.rowHeight = Math.max(LOWEST_ROW, Math.min(HIGHEST_ROW * zoom, fitting));
     this.height = Math.ceil(TOP + BOTTOM + this.rows * this.rowHeight);
     const bin = (node: number) => (layer[node] + 1) * this.columns + position[node] - this.first;
-    const weight = (node: number) => (kind[node] === ROOT ? -rootWeight[node] : share[node]);
-    const nodes = Array.from(shown.keys()).filter((node) => shown[node]);
+    const nodes = ranked.filter((node) => shown[node]);
     this.binStart = new Uint32Array(this.rows * this.columns + 1);
     for (const node of nodes) this.binStart[bin(node) + 1]++;
     this.starts = this.columnStarts((available.width - LEFT - 10) * zoom);
     for (let b = 0; b < this.rows * this.columns; b++) this.binStart[b + 1] += this.binStart[b];
     const next = this.binStart.slice();
     this.binNodes = new Uint32Array(nodes.length);
-    nodes.sort((a, b) => weight(a) - weight(b));
     for (const node of nodes) this.binNodes[next[bin(node)]++] = node;
     this.width = Math.ceil(this.starts[this.columns] + 10);
     this.x = new Float32Array(graph.n);

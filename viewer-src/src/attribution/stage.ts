@@ -9,7 +9,8 @@ import type { Picture } from "../files";
 
 /** What the stage shows; a layout is made when what is shown or the room for it changes. */
 export interface Shown extends Omit<View, "layout"> {
-  share: Float32Array;
+  /** All nodes, the most important first. */
+  ranked: Uint32Array;
   zoom: number;
   node: number | null;
 }
@@ -113,7 +114,7 @@ export class Stage {
     const { shown } = this;
     if (!shown || !this.root.clientWidth) return;
     const available = { width: this.root.clientWidth, height: this.root.clientHeight };
-    this.layout = new Layout(shown.graph, shown.shown, shown.share, available, shown.zoom);
+    this.layout = new Layout(shown.graph, shown.shown, shown.ranked, available, shown.zoom);
     this.space.style.width = `${this.layout.width}px`;
     this.space.style.height = `${this.layout.height}px`;
     this.placeMark();

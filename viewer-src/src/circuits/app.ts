@@ -52,6 +52,11 @@ export class CircuitApp implements App {
     this.store = new Store(fragment(sizes, (run) => this.runs[run].foundAt), (state, before) => this.show(state, before));
     this.shell = new Shell({
       title: page.header.title,
+      hint: "9.3, m4, a5 > a9",
+      keys: [
+        ["arrow keys", "from component to component"],
+        ["Enter", "choose the component, or choose nothing"],
+      ],
       picture: () => this.stage.picture(),
       redraw: () => this.stage.redraw(),
       undo: () => this.store.undo(),

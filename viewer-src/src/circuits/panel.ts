@@ -3,7 +3,7 @@
 import { type Child, button, element, fill } from "../dom";
 import { count, percent, several, signedAmount } from "../words";
 import { type Component, KEY, ROLES, VALUE } from "../graph";
-import type { CircuitHeader, EvaluationHeader, WorstExample } from "../data";
+import type { CircuitHeader, EvaluationHeader, PredictionHeader, WorstExample } from "../data";
 import { scoreWords } from "./picture";
 import type { Ranking } from "../ranking";
 import type { Scene } from "./scene";
@@ -38,6 +38,7 @@ export function overview(scene: Scene, labels: ReadonlyMap<string, string>, acti
     scene.other && compared(scene),
     element("h2", {}, scene.other ? "Strongest edges shown" : "Strongest edges"),
     edgeList(scene, Array.from(scene.edges.subarray(0, 200)), (edge) => graph.edgeName(edge), actions),
+    ...effects(scene, actions),
     element("h2", {}, `Busiest components (${count(rows.length)})`),
     limited(rows),
   ];
@@ -116,6 +117,7 @@ export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], 
     ["score", scoreWords(scene.score(edge))],
     ["rank", rank === undefined ? "none" : `${count(rank + 1)} of ${count(graph.nEdges)}`],
     ["in this circuit", inWords(scene, edge)],
+    ...effect(ranking, edge),
   ];
   return [
     element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
@@ -124,6 +126,26 @@ export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], 
     rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge)),
     runs.length > 1 && agreement(edge, runs),
   ];
+}
+
+/** What keeping the edge alone is worth, where it was measured. */
+function effect(ranking: Ranking, edge: number): [string, string][] {
+  const evidence = ranking.header.evidence;
+  if (!evidence) return [];
+  const place = evidence.edges.indexOf(edge);
+  if (place < 0) return [["exact effect", "not measured for this edge"]];
+  const where = `the full model's ${evidence.metric} minus that without the edge, mean of ${several(evidence.pairs, "pair")}`;
+  return [["exact effect", `${signedAmount(evidence.effects[place])}: ${where}`]];
+}
+
+/** The edges that were patched, those of the largest effects first. */
+function effects(scene: Scene, actions: Actions): Child[] {
+  const evidence = scene.ranking.header.evidence;
+  if (!evidence) return [];
+  const order = [...evidence.edges.keys()].sort((a, b) => Math.abs(evidence.effects[b]) - Math.abs(evidence.effects[a]));
+  const most = Math.abs(evidence.effects[order[0]]) || 1;
+  const rows = order.map((i) => listRow(scene.graph.edgeName(evidence.edges[i]), evidence.effects[i] / most, [signedAmount(evidence.effects[i])], null, () => actions.chooseEdge(evidence.edges[i])));
+  return [element("h2", {}, `Largest exact effects (on ${evidence.metric})`), limited(rows)];
 }
 
 function inWords(scene: Scene, edge: number): string {
@@ -158,26 +180,32 @@ function edgeList(scene: Scene, edges: number[], name: (edge: number) => string,
   if (!edges.length) return element("p", { class: "none" }, "none");
   const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 0));
   const most = Math.max(...sizes.filter(Number.isFinite), 1e-30);
+  const { rank } = scene.ranking;
   const rows = edges.map((edge, i) => {
     const score = scene.score(edge);
-    const bar = element("meter", { min: 0, max: 1, value: Math.min(sizes[i] / most, 1), "aria-hidden": "true" });
-    if ((score ?? 0) < 0) bar.classList.add("below");
-    const rank = scene.ranking.rank;
+    const share = (score ?? 0) < 0 ? -sizes[i] / most : sizes[i] / most;
+    const said = score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score);
     const side = scene.other ? scene.side(edge) : null;
-    return element(
-      "li",
-      {},
-      element(
-        "button",
-        { type: "button", class: side ? `row side-${side}` : "row", onclick: () => actions.chooseEdge(edge) },
-        element("span", { class: "name" }, name(edge)),
-        bar,
-        element("span", { class: "numbers" }, score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score)),
-        element("span", { class: "numbers rank" }, rank ? `#${count(rank[edge] + 1)}` : ""),
-      ),
-    );
+    return listRow(name(edge), share, [said, rank ? `#${count(rank[edge] + 1)}` : ""], side, () => actions.chooseEdge(edge));
   });
   return limited(rows);
+}
+
+/** A row of a list: a name, a bar of a signed share, and numbers. */
+function listRow(words: string, share: number, numbers: string[], side: string | null, choose: () => void): HTMLLIElement {
+  const bar = element("meter", { min: 0, max: 1, value: Math.min(Math.abs(share), 1), "aria-hidden": "true" });
+  if (share < 0) bar.classList.add("below");
+  return element(
+    "li",
+    {},
+    element(
+      "button",
+      { type: "button", class: side ? `row side-${side}` : "row", onclick: choose },
+      element("span", { class: "name", title: words }, words),
+      bar,
+      ...numbers.map((each, i) => element("span", { class: i ? "numbers rank" : "numbers" }, each)),
+    ),
+  );
 }
 
 /** A list's first rows, and the rest on a click. */
@@ -193,28 +221,53 @@ function limited(rows: HTMLLIElement[]): HTMLElement {
 
 /** The judged examples on which the circuit is farthest from the model. */
 export function examples(header: CircuitHeader): Child[] {
-  if (!header.evaluations.length) {
+  const told = header.evidence?.predictions ?? [];
+  if (!header.evaluations.length && !told.length) {
     return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
   }
-  return header.evaluations.flatMap((each) => [
+  const judged = header.evaluations.flatMap((each) => [
     element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged"),
     metrics(each),
     each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
     element("ol", { class: "examples" }, ...each.worst.map(example)),
   ]);
+  return [...judged, told.length > 0 && element("h2", {}, "What model and circuit predict"), ...told.map(prediction)];
+}
+
+function prediction(each: PredictionHeader): HTMLElement {
+  const best = each.model.map(([token, share], i) =>
+    element("tr", {}, ...[said(token, share, each.answers), said(...each.circuit[i], each.answers)].flat()),
+  );
+  const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col" }, name));
+  return element(
+    "section",
+    { class: "examples", "aria-label": `Example ${each.number}` },
+    element("p", { class: "numbers" }, `example ${each.number}`),
+    element("p", {}, element("b", {}, "clean "), ...marked(each.clean, each.corrupted)),
+    element("p", {}, element("b", {}, "corrupted "), ...marked(each.corrupted, each.clean)),
+    element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...best)),
+  );
+}
+
+function said(token: string, share: number, answers: string[]): HTMLElement[] {
+  const right = answers.includes(token);
+  return [element("td", { class: right ? "token right" : "token" }, `“${token}”${right ? " ✓" : ""}`), element("td", {}, percent(share))];
+}
+
+/** Words or tokens, those marked that are others in the twin. */
+function marked(words: string[], others: string[]): Child[] {
+  return words.map((word, i) => (word === others[i] ? word : element("mark", {}, word)));
 }
 
 function example(each: WorstExample): HTMLElement {
   const clean = each.clean.split(/(\s+)/);
   const corrupted = each.corrupted.split(/(\s+)/);
-  const prompt = (words: string[], others: string[]) =>
-    words.map((word, i) => (word === others[i] ? word : element("mark", {}, word)));
   return element(
     "li",
     {},
     element("p", { class: "numbers" }, `example ${each.number}, distance ${scoreWords(each.distance)}`),
-    element("p", {}, element("b", {}, "clean "), ...prompt(clean, corrupted)),
-    element("p", {}, element("b", {}, "corrupted "), ...prompt(corrupted, clean)),
+    element("p", {}, element("b", {}, "clean "), ...marked(clean, corrupted)),
+    element("p", {}, element("b", {}, "corrupted "), ...marked(corrupted, clean)),
   );
 }
 

@@ -1,0 +1,151 @@
+"""What a circuit's page says beyond its scores: exact effects of its strongest edges, and predictions side by side."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery import exact_patching
+from edgewise.engine import Engine
+from edgewise.runs import SavedAsJson
+from edgewise.tasks import Task
+
+N_PAIRS = 16
+"""Pairs that an edge's effect is the mean over."""
+N_EXAMPLES = 8
+N_TOKENS = 5
+"""Next tokens of each prediction that are named, the likeliest first."""
+
+
+class Prediction(NamedTuple):
+    """What the model and the circuit say at the end of an example."""
+
+    number: int
+    """In its split."""
+    clean: tuple[str, ...]
+    """The prompt's tokens."""
+    corrupted: tuple[str, ...]
+    answers: tuple[str, ...]
+    """The right next tokens."""
+    model: tuple[tuple[str, float], ...]
+    """The model's likeliest next tokens and their probabilities."""
+    circuit: tuple[tuple[str, float], ...]
+    """The circuit's."""
+
+
+@dataclass(frozen=True)
+class Evidence(SavedAsJson):
+    """Exact effects of a circuit's edges, and its predictions."""
+
+    actual_edges: int
+    """Of the circuit, by which it is known again."""
+    total_edges: int
+    metric: str
+    """What the effects are of."""
+    split: str
+    pairs: int
+    """How many the effects are the means over."""
+    edges: tuple[int, ...]
+    """The edges that were patched, the strongest first."""
+    effects: tuple[float, ...]
+    """Of each: the metric of the full model minus that of the full model without it."""
+    predictions: tuple[Prediction, ...] = ()
+
+    @staticmethod
+    def load(path: str | Path) -> "Evidence":
+        """Read what `save` wrote. Raises `InputError` for another file."""
+        try:
+            row: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            lists = {name: tuple(row[name]) for name in ("edges", "effects")}
+            predictions = tuple(_prediction(each) for each in row["predictions"])
+            return Evidence(**row | lists | {"predictions": predictions})
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not what `edgewise view --evidence` wrote ({reason}); move it away") from error
+
+
+def _prediction(row: dict[str, Any]) -> Prediction:
+    texts = {name: tuple(row[name]) for name in ("clean", "corrupted", "answers")}
+    said = {name: tuple((str(token), float(share)) for token, share in row[name]) for name in ("model", "circuit")}
+    return Prediction(**row | texts | said)
+
+
+def gather(
+    engine: Engine,
+    circuit: Circuit,
+    task: Task,
+    n_edges: int = 200,
+    *,
+    split: str = "test",
+    examples: Sequence[int] | None = None,
+) -> Evidence:
+    """Patch a circuit's strongest edges exactly, and run it on some examples.
+
+    Args:
+        engine: of the circuit's graph and ablation.
+        circuit: the circuit.
+        task: the behaviour.
+        n_edges: how many edges; those of the highest scores.
+        split: which examples.
+        examples: those whose predictions are shown, by number; the first ones if None.
+
+    Raises:
+        InputError: there are no examples.
+    """
+    if not len(task.split(split)):
+        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
+    strongest = _strongest(circuit, n_edges)
+    chosen: Bool[torch.Tensor, " E"] = torch.zeros(circuit.graph.n_edges, dtype=torch.bool)
+    chosen[strongest] = True
+    # The field's metric, and one that every edge can change: the task's own may be a count.
+    explained = replace(task, metric=task.explained)
+    n_pairs = min(N_PAIRS, len(task.split(split)))
+    found = exact_patching(engine, explained, edges=chosen, split=split, pairs=n_pairs)
+    numbers = list(range(min(N_EXAMPLES, len(task.split(split))))) if examples is None else list(examples)
+    told = () if task.explained == "value" else _predictions(engine, circuit, task, split, numbers)
+    effects = tuple(found.values[strongest].tolist())
+    edges = tuple(strongest.tolist())
+    return Evidence(circuit.n_actual, circuit.graph.n_edges, task.explained, split, n_pairs, edges, effects, told)
+
+
+def _strongest(circuit: Circuit, n: int) -> torch.Tensor:
+    edges = circuit.actual.nonzero()[:, 0]
+    if circuit.scores is None:
+        return edges[:n]
+    scores = circuit.scores.abs() if circuit.selection == "absolute" else circuit.scores
+    ranked = scores[edges].nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    return edges[ranked[:n]]
+
+
+@torch.no_grad()
+def _predictions(
+    engine: Engine, circuit: Circuit, task: Task, split: str, numbers: Sequence[int]
+) -> tuple[Prediction, ...]:
+    if not numbers:
+        return ()
+    batch = task.batch(split, numbers).to(engine.model.device)
+    logits = {"model": engine.full(batch), "circuit": engine.run(batch, circuit.kept.float().to(engine.model.device))}
+    last = [int((batch.row == row).nonzero().max()) for row in range(len(numbers))]  # each example's last answer
+    best = {who: torch.topk(each[last].float().softmax(-1), N_TOKENS) for who, each in logits.items()}
+    shown = []
+    for row, number in enumerate(numbers):
+        pair = task.split(split)[number]
+        texts = [_texts(engine, each) for each in (pair.clean, pair.corrupted, pair.targets[-1].answers)]
+        said = [
+            tuple(zip(_texts(engine, top.indices[row].tolist()), top.values[row].tolist(), strict=True))
+            for top in best.values()
+        ]
+        shown.append(Prediction(number, *texts, *said))
+    return tuple(shown)
+
+
+def _texts(engine: Engine, ids: Sequence[int]) -> tuple[str, ...]:
+    """Each token's text; its number where the tokenizer has none."""
+    decode = getattr(engine.model.tokenizer, "decode", None)
+    return tuple(str(each) if decode is None else decode([each]) for each in ids)
