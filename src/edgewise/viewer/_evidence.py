@@ -62,18 +62,18 @@ class Evidence(SavedAsJson):
         """Read what `save` wrote. Raises `InputError` for another file."""
         try:
             row: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            lists = {name: tuple(row[name]) for name in ("edges", "effects")}
-            predictions = tuple(_prediction(each) for each in row["predictions"])
-            return Evidence(**row | lists | {"predictions": predictions})
+            row |= {name: tuple(row[name]) for name in ("edges", "effects")}
+            row["predictions"] = tuple(_prediction(each) for each in row["predictions"])
+            return Evidence(**row)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not what `edgewise view --evidence` wrote ({reason}); move it away") from error
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:
-    texts = {name: tuple(row[name]) for name in ("clean", "corrupted", "answers")}
     said = {name: tuple((str(token), float(share)) for token, share in row[name]) for name in ("model", "circuit")}
-    return Prediction(**row | texts | said)
+    clean, corrupted, answers = (tuple(row[name]) for name in ("clean", "corrupted", "answers"))
+    return Prediction(int(row["number"]), clean, corrupted, answers, said["model"], said["circuit"])
 
 
 def gather(
@@ -133,15 +133,18 @@ def _predictions(
     logits = {"model": engine.full(batch), "circuit": engine.run(batch, circuit.kept.float().to(engine.model.device))}
     last = [int((batch.row == row).nonzero().max()) for row in range(len(numbers))]  # each example's last answer
     best = {who: torch.topk(each[last].float().softmax(-1), N_TOKENS) for who, each in logits.items()}
+
+    def said(who: str, row: int) -> tuple[tuple[str, float], ...]:
+        tokens = _texts(engine, best[who].indices[row].tolist())
+        return tuple(zip(tokens, best[who].values[row].tolist(), strict=True))
+
     shown = []
     for row, number in enumerate(numbers):
         pair = task.split(split)[number]
-        texts = [_texts(engine, each) for each in (pair.clean, pair.corrupted, pair.targets[-1].answers)]
-        said = [
-            tuple(zip(_texts(engine, top.indices[row].tolist()), top.values[row].tolist(), strict=True))
-            for top in best.values()
-        ]
-        shown.append(Prediction(number, *texts, *said))
+        clean, corrupted, answers = (
+            _texts(engine, each) for each in (pair.clean, pair.corrupted, pair.targets[-1].answers)
+        )
+        shown.append(Prediction(number, clean, corrupted, answers, said("model", row), said("circuit", row)))
     return tuple(shown)
 
 
