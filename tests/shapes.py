@@ -1,18 +1,23 @@
 """How the library's annotations are held true while the tests run: kinds and shapes of arguments and results.
 
-A check costs some 50 µs, and a step of learning calls a thousand small functions. So each function is checked the first
-times that a test calls it, and now and then after that.
+A check costs some 100 µs, and a step of learning calls a thousand small functions. So each function is checked the
+first times that a test calls it, and now and then after that; and what was checked once, with arguments and a result of
+these very kinds and shapes, need not be checked again.
 """
 
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import is_dataclass
-from functools import wraps
-from types import UnionType
+from functools import update_wrapper, wraps
+from random import Random
+from types import CodeType, FunctionType, NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import jaxtyping
+import numpy as np
 from beartype import BeartypeConf, beartype
+from torch import Tensor
 
 FIRST, EVERY = 5, 64
 """How many of a function's calls in a test are checked at the start, and which share of those that follow."""
@@ -46,22 +51,106 @@ def _now_and_then(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
 
 
 def _sampled(function: Callable[..., Any], typechecker: Callable[..., Any]) -> Callable[..., Any]:
-    checked, test, calls = None, -1, 0
+    code = function.__code__
+    checks = _checks.get(id(code))  # of a function within another, which is made anew at each call, once
+    if checks is None:
+        checks = _checks[id(code)] = Checks(function, typechecker)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        nonlocal checked, test, calls
-        if test != _test:
-            test, calls = _test, 0
-        calls += 1
+        if checks.test != _test:
+            checks.test, checks.calls = _test, 0
+        checks.calls = calls = checks.calls + 1
         if calls > FIRST and calls % EVERY:
             return function(*args, **kwargs)
-        if checked is None:
-            checked = _jaxtyped(function, typechecker=typechecker)
-        return checked(*args, **kwargs)
+        return checks.run(function, args, kwargs)
 
     return call
+
+
+class Checks:
+    """The checks of one function, or of all that one definition makes."""
+
+    def __init__(self, function: Callable[..., Any], typechecker: Callable[..., Any]) -> None:
+        self.test, self.calls = -1, 0
+        self.like, self.typechecker = function, typechecker
+        self.code: CodeType = function.__code__  # kept, so that no other gets its id
+        self.checked: Callable[..., Any] | None = None
+        self.good: dict[Any, set[Any]] = {}
+        """Kinds of arguments that were right, and those of the results."""
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function, checked unless that is known to be right."""
+        __tracebackhide__ = True
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        given = _kind((*args, *kwargs.values()), (*kwargs,))
+        results = None if given is None else self.good.get(given)
+        if results is None:
+            result = self.check(function, args, kwargs)
+        else:
+            result = function(*args, **kwargs)
+            if (kind := _kind((result,))) in results:
+                return result
+            self.check(lambda *_, **__: result, args, kwargs)
+        if given is not None and (kind := _kind((result,))) is not None:
+            self.good.setdefault(given, set()).add(kind)
+        return result
+
+    def check(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function with all annotations held true."""
+        __tracebackhide__ = True
+        if self.checked is None:
+            # With the globals of the function's own module, where names in annotations are looked up.
+            relay = FunctionType(_relay.__code__, self.like.__globals__, closure=_relay.__closure__)
+            self.checked = _jaxtyped(update_wrapper(relay, self.like), typechecker=self.typechecker)
+        _next.function = function
+        return self.checked(*args, **kwargs)
+
+
+_checks: dict[int, Checks] = {}
+
+
+def _to_next() -> tuple[threading.local, Any]:
+    following = threading.local()
+
+    def relay(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        function, following.function = following.function, None
+        return function(*args, **kwargs)
+
+    return following, relay
+
+
+_next, _relay = _to_next()
+"""What checks are put around, so that they are made once for all functions of one definition; and what it calls."""
+
+
+def _kind(values: Collection[Any], names: tuple[str, ...] = ()) -> Any:
+    """All that a check can see of some values; None where it may look further than this."""
+    if len(values) > 32:
+        return None
+    kinds: list[Any] = [names]
+    for value in values:
+        kind: Any = type(value)
+        if kind in _PLAIN:
+            kinds.append(kind)
+        elif isinstance(value, Tensor | np.ndarray):
+            kinds.append((kind, value.dtype, tuple(value.shape)))
+        elif isinstance(value, dict | tuple | list | set | frozenset):
+            inner = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+            if (kind_within := _kind(inner)) is None:
+                return None
+            kinds.append((kind, kind_within))
+        elif hasattr(kind, "__getitem__") or kind is SimpleNamespace:
+            return None
+        else:
+            kinds.append(value if isinstance(value, type) else kind)
+    return tuple(kinds)
+
+
+_PLAIN = frozenset([NoneType, bool, int, float, str, FunctionType, Random])
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
