@@ -1,11 +1,11 @@
 """The reference: a masked run that is obviously right, in plain PyTorch with autograd and no tricks.
 
-Every reader gets its own residual stream, summed edge by edge; every gradient is autograd's. It is slow and keeps
-everything; the fast executor is held equal to it by the tests. So that they are two opinions, what a layer computes is
-spelled out here once more, and nothing of `edgewise.models.block` is used.
+Every reader gets its own residual stream, the sum over all of its edges; every gradient is autograd's. It is slow and
+keeps everything; the fast executor is held equal to it by the tests. So that they are two opinions, what a layer
+computes is spelled out here once more, and nothing of `edgewise.models.block` is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,12 +37,10 @@ def reference_logits(
     What removed edges carry is in `ablated`, per packed token or the same for all; `ablation` only says who owns b_O.
     """
     clean = tuple(term[packing.example_token].detach() for term in embeddings(parts, graph, packing))
+    nothing = clean[0].new_zeros(0, *clean[0].shape)
+    residual = _Residual(nothing, nothing, clean[0])
     if graph.n_embeddings:
-        residual = _Residual(
-            list(clean), [term.expand_as(clean[0]) for term in ablated.embeds], torch.zeros_like(clean[0])
-        )
-    else:
-        residual = _Residual([], [], clean[0])
+        residual = residual._replace(always=torch.zeros_like(clean[0])).plus(clean, ablated.embeds)
     run = _ReferenceRun(parts, graph, packing, masks)
     for index, layer in enumerate(parts.layers):
         before, first = residual, graph.attention(index).reader
@@ -56,23 +54,25 @@ def reference_logits(
         mlp_written = _frozen(layer.mlp.module)(y) if layer.mlp.routing is None else layer.mlp.run_module(y)
         if layer.mlp.post_norm is not None:
             mlp_written = _frozen(layer.mlp.post_norm.module)(mlp_written)
-        residual = residual.plus([mlp_written], [ablated.mlps[index].expand_as(mlp_written)])
+        residual = residual.plus([mlp_written], [ablated.mlps[index]])
     return parts.unembed(_frozen(parts.final_norm.module)(run.stream(residual, graph.n_readers - 1)[targets]))
 
 
 class _Residual(NamedTuple):
     """What has been written so far, each writer's part on its own."""
 
-    written: list[Float[Tensor, "N D"]]
+    written: Float[Tensor, "W N D"]
     """z_w: what each writer writes in the circuit's run."""
-    replaced: list[Float[Tensor, "N D"]]
+    replaced: Float[Tensor, "W N D"]
     """z̃_w: what its removed edges carry."""
     always: Float[Tensor, "N D"]
     """c: what is never masked."""
 
-    def plus(self, written: list[Tensor], replaced: list[Tensor]) -> "_Residual":
+    def plus(self, written: Sequence[Tensor], replaced: Sequence[Tensor]) -> "_Residual":
         """With further writers."""
-        return _Residual(self.written + written, self.replaced + replaced, self.always)
+        replaced = [term.expand_as(self.always) for term in replaced]
+        both = zip((self.written, self.replaced), (written, replaced), strict=True)
+        return _Residual(*(torch.cat([before, torch.stack(list(terms))]) for before, terms in both), self.always)
 
 
 class _ReferenceRun:
@@ -85,12 +85,16 @@ class _ReferenceRun:
             self.row[segment.start : segment.stop] = segment.row
 
     def stream(self, residual: _Residual, reader: int) -> Float[Tensor, "N D"]:
-        """A reader's input, `c + Σ_w [m_rw z_w + (1 − m_rw) z̃_w]`, edge by edge."""
-        x = residual.always
-        for writer in range(int(self.graph.visible[reader])):
-            mask = self.masks[self.row, int(self.graph.offset[reader]) + writer][:, None]  # (N, 1)
-            x = x + mask * residual.written[writer] + (1 - mask) * residual.replaced[writer]
-        return x
+        """A reader's input."""
+        return self.streams(residual, reader, 1)[0]
+
+    def streams(self, residual: _Residual, first: int, n: int) -> Float[Tensor, "n N D"]:
+        """The inputs of `n` readers of one block, each its own `c + Σ_w [m_rw z_w + (1 − m_rw) z̃_w]`."""
+        n_writers, start = int(self.graph.visible[first]), int(self.graph.offset[first])
+        edges = self.masks[:, start : start + n * n_writers]  # a block's edges, reader by reader
+        masks = edges.view(len(edges), n, n_writers)[self.row]  # (N, n, w)
+        kept = torch.einsum("nrw,wnd->rnd", masks, residual.written[:n_writers])
+        return residual.always + kept + torch.einsum("nrw,wnd->rnd", 1 - masks, residual.replaced[:n_writers])
 
     def attend(self, residual: _Residual, own: Attention, first: int) -> Float[Tensor, "N H v"]:
         """Each head's mixed values before W_O, of a layer whose readers start at `first`."""
@@ -109,11 +113,10 @@ class _ReferenceRun:
     def project(self, residual: _Residual, heads: Heads, norm: Norm, first: int, n: int) -> Float[Tensor, "CB n S k"]:
         """The projections of `n` readers, each of its own input; fewer heads are repeated."""
         repeats = n // len(heads.weight)
-        outputs = []
-        for i in range(n):
-            y = _frozen(norm.module)(self.stream(residual, first + i)) @ heads.weight[i // repeats]
-            outputs.append(y if heads.bias is None else y + heads.bias[i // repeats])
-        return self.packing.unpack(torch.stack(outputs, 1))
+        y = _frozen(norm.module)(self.streams(residual, first, n))
+        outputs = torch.einsum("rnd,rdk->nrk", y, heads.weight.repeat_interleave(repeats, 0))
+        bias = torch.zeros_like(heads.weight[:, 0]) if heads.bias is None else heads.bias
+        return self.packing.unpack(outputs + bias.repeat_interleave(repeats, 0))
 
     def add_features(
         self, residual: _Residual, before: _Residual, first: int, own: FeatureLayer, fixed: FeatureRun
@@ -122,8 +125,9 @@ class _ReferenceRun:
         transcoder, site, norm = own.transcoder, own.transcoder.spec.reads, own.layer.mlp.norm
         bounds = fixed.bound.expand(-1, len(own.decoder))
         written, replaced = [], []
-        for i, feature in enumerate(self.graph.spec.features_of(own.index) or ()):
-            x = self.stream(before, first + i)
+        features = self.graph.spec.features_of(own.index) or ()
+        streams = self.streams(before, first, len(features)) if features else ()
+        for i, (feature, x) in enumerate(zip(features, streams, strict=True)):
             x = input_at(own.layer, site.kind, x, _frozen(norm.module)(x))
             x = x - x.mean(1, keepdim=True) if site.centred else x
             x = x if transcoder.b_in is None else x - transcoder.b_in.detach().to(x)
@@ -131,8 +135,8 @@ class _ReferenceRun:
             on = (pre > bounds[:, i]).to(x)
             decoder = transcoder.W_dec[feature].detach().to(x)
             written.append((on * pre)[:, None] * decoder)
-            replaced.append((fixed.ablated[:, i, None] * decoder).expand_as(x))
-        return residual.plus([*written, fixed.error], [*replaced, fixed.ablated_error.expand_as(fixed.error)])
+            replaced.append(fixed.ablated[:, i, None] * decoder)
+        return residual.plus([*written, fixed.error], [*replaced, fixed.ablated_error])
 
 
 def _pattern(
@@ -173,7 +177,7 @@ def _add_heads(
     elif bias is not None:
         always = always + bias
     written = [mixed[:, head] @ attention.output_weight[head] + share for head in range(n_heads)]
-    replaced = [(ablated[:, head] @ attention.output_weight[head]).expand_as(always) for head in range(n_heads)]
+    replaced = [ablated[:, head] @ attention.output_weight[head] for head in range(n_heads)]
     norm = attention.post_norm
     if norm is not None:
         mean_square = torch.stack(written).sum(0).pow(2).sum(1, keepdim=True) / always.shape[1]
