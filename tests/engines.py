@@ -1,7 +1,8 @@
 """Engines under every ablation, masks of every kind, and how two runs are compared."""
 
+import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -92,6 +93,16 @@ def outcome(engine: Engine, batch: Batch, mask: Tensor, weights: Tensor | None =
     # A constant may truly be unused: that of the last writer into a reader that has no other, say.
     filled = [torch.zeros_like(x) if g is None else g for x, g in zip((mask, *learned), found, strict=True)]
     return Outcome(logits.detach(), filled[0], tuple(filled[1:]))
+
+
+Choices = tuple[Literal["default", "lean"], bool, Literal["fractional", "all"]]
+"""Memory, whether to skip what cannot matter, and which gradients are given."""
+
+
+def half_of_choices(half: int) -> list[Choices]:
+    """Half of all choices, so drawn that any two of the three are met in all four ways; 1 gives the other half."""
+    every: Any = itertools.product(("default", "lean"), (True, False), ("fractional", "all"))
+    return [each for each in every if (each[0] == "lean") ^ each[1] ^ (each[2] == "all") == half % 2]
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:

@@ -11,21 +11,30 @@ from edgewise.engine._plan import LayerPlan, make_plan
 from edgewise.engine._stack import Workspace
 from edgewise.graph import Graph
 from edgewise.models import Model
-from tests.engines import ABLATIONS, Outcome, assert_close, assert_same, conventions, engine, outcome, random_masks
+from tests.engines import (
+    ABLATIONS,
+    Outcome,
+    assert_close,
+    assert_same,
+    conventions,
+    engine,
+    half_of_choices,
+    outcome,
+    random_masks,
+)
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, collate, draw_prompts, tiny
 
 BATCH = collate(draw_prompts((6, 3, 5)))
 
 
-def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor) -> None:
+def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor, half: int) -> None:
+    """Half of the choices with one mask, and the other half with another."""
     expected = outcome(engine(model, graph, ablation, path="reference"), BATCH, mask)
-    fractional = (mask > 0) & (mask < 1)
-    for memory in ("default", "lean"):
-        fast = engine(model, graph, ablation, memory=memory)
-        for skip in (True, False):
-            assert_same(outcome(fast, BATCH, mask, gradients="all", skip=skip), expected)
-            found = outcome(fast, BATCH, mask, gradients="fractional", skip=skip)
-            assert_same(_only(found, fractional), _only(expected, fractional))
+    fast = {memory: engine(model, graph, ablation, memory=memory) for memory in ("default", "lean")}
+    for memory, skip, gradients in half_of_choices(half):
+        found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
+        some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
+        assert_same(_only(found, some), _only(expected, some))
 
 
 def _only(found: Outcome, edges: torch.Tensor) -> Outcome:
@@ -40,8 +49,8 @@ def test_every_configuration_under_every_ablation(name: str, ablation: str):
     # Two kinds of mask each time, and every kind with every configuration and every ablation in the end.
     kinds = list(random_masks(graph).items())
     first = list(CONFIGURATIONS).index(name) + list(ABLATIONS).index(ablation)
-    for kind in (first, first + 3):
-        _check(model, graph, ablation, kinds[kind % len(kinds)][1])
+    for half, kind in enumerate((first, first + 3)):
+        _check(model, graph, ablation, kinds[kind % len(kinds)][1], half)
 
 
 @pytest.mark.parametrize("kind", random_masks(tiny("plain").graph()))
@@ -50,8 +59,8 @@ def test_every_convention_with_every_mask(name: str, kind: str):
     model = tiny(name)
     for index, graph in enumerate(conventions(model)):
         ablations = ("interchange", "learned") if index else ("interchange", "zero-shared", "learned-shared")
-        for ablation in ablations:
-            _check(model, graph, ablation, random_masks(graph, seed=2)[kind])
+        for number, ablation in enumerate(ablations):
+            _check(model, graph, ablation, random_masks(graph, seed=2)[kind], index + number)
 
 
 @pytest.mark.parametrize("memory", ["default", "lean"])
@@ -77,12 +86,12 @@ def test_readers_inputs_made_in_small_pieces(name: str, n_bytes: int, memory: st
         assert_same(found, whole)
 
 
-@pytest.mark.parametrize("n_bytes", [700, 8 << 20])
 @pytest.mark.parametrize("starts", [(0, 1), (0, 1, 2), (1, 2), (3,)], ids=str)
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_layers_that_are_read_together(
-    name: str, starts: tuple[int, ...], n_bytes: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_layers_that_are_read_together(name: str, starts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+    # Every model and every grouping with both sizes of a piece.
+    n_bytes = (700, 8 << 20)[(ONE_OF_EACH.index(name) + sum(starts)) % 2]
+
     # Where groups start; layers before the first stand alone. (All layers are one group in the other tests.)
     def groups(plans: tuple[LayerPlan, ...], all_edges: bool) -> dict[int, tuple[LayerPlan, ...]]:
         stops = (*starts[1:], len(plans))
@@ -94,8 +103,8 @@ def test_layers_that_are_read_together(
     monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": n_bytes})
     model = tiny(name)
     graph = model.graph()
-    for ablation, kind in (("interchange", "mixed"), ("learned-shared", "circuits-and-groups")):
-        _check(model, graph, ablation, random_masks(graph)[kind])
+    for half, (ablation, kind) in enumerate((("interchange", "mixed"), ("learned-shared", "circuits-and-groups"))):
+        _check(model, graph, ablation, random_masks(graph)[kind], half)
 
 
 def test_which_layers_are_read_together(monkeypatch: pytest.MonkeyPatch):
