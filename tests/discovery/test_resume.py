@@ -1,9 +1,6 @@
 """A killed run goes on to the same bits, from a checkpoint that is its own and whole."""
 
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,14 +28,19 @@ from tests.discovery.toys import (
     stop,
     toy_engine,
 )
+from tests.processes import killed_once_there_is
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, torch.float64],
+    ("name", "dtype"),
+    [
+        ("gpt2", torch.float32),
+        ("gpt2", torch.float64),
+        ("llama-gqa", torch.float64),
+        ("neox-parallel", torch.float32),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
 @pytest.mark.parametrize("preset", LEARNED)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, preset: str, name: str, dtype: torch.dtype):
     config = LEARNED[preset]
@@ -57,16 +59,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, preset: st
 
 
 def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
-    run = "find(Path(sys.argv[1]), PRESETS['ours'], dtype=torch.float64, steps=30)"
-    code = f"import sys; from tests.discovery.toys import *; torch.set_num_threads(1); {run}"
-    root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], cwd=root) as process:
-        while process.poll() is None and not (tmp_path / "killed" / CHECKPOINT).exists():
-            time.sleep(0.001)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    asked: Any = {"config": PRESETS["ours"], "dtype": torch.float64, "steps": 30}
+    out = tmp_path / "killed"
+    assert killed_once_there_is(out / CHECKPOINT, find, out, **asked) == -signal.SIGKILL
     for name in ("killed", "whole"):
-        find(tmp_path / name, PRESETS["ours"], dtype=torch.float64, steps=30)
+        find(tmp_path / name, **asked)
     killed, whole = (load_file(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
     assert differing(killed, whole) == []
 

@@ -2,10 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +12,9 @@ from edgewise.transcoders import Site, TranscoderLoss, capture
 from edgewise.transcoders.formats import load
 from edgewise.transcoders.training import TrainingConfig, train, write_cache
 from edgewise.transcoders.training._train import TranscoderLearner
+from tests.processes import killed_once_there_is, side_by_side
 from tests.tiny import random_model, tiny
-from tests.transcoders.toys import ALL_KINDS, config, differing, learn, refused, text, weights
-
-ROOT = Path(__file__).parents[2]
+from tests.transcoders.toys import ALL_KINDS, config, differing, learn, learn_in_double, refused, text, weights
 
 
 class Killed(Exception):  # noqa: N818 (a kill is no error)
@@ -64,13 +59,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, kind: str,
 
 
 def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
-    run = "learn(Path(sys.argv[1]), tokens=32 * 30)"
-    code = f"import sys; from tests.transcoders.toys import *; torch.set_num_threads(1); {run}"
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], cwd=ROOT) as process:
-        while process.poll() is None and not (tmp_path / "killed" / CHECKPOINT).exists():
-            time.sleep(0.001)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    out = tmp_path / "killed"
+    assert killed_once_there_is(out / CHECKPOINT, learn, out, tokens=32 * 30) == -signal.SIGKILL
     runs = [weights(learn(tmp_path / name, tokens=32 * 30)) for name in ("killed", "whole")]
     assert differing(*runs) == []
 
@@ -225,15 +215,8 @@ def test_bad_settings_are_refused(changes, says: str):
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
-    code = (
-        "from tests.transcoders.toys import *; torch.set_num_threads(1); "
-        "learn(Path(sys.argv[1]), tiny('gpt2'), activations=ALL_KINDS, skip=True, tokens=32 * 8)"
-    )
-    learn(tmp_path / "one", tiny("gpt2"), activations=ALL_KINDS, skip=True, tokens=32 * 8)
-    script = tmp_path / "run.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}\n")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([sys.executable, *launch, str(script), str(tmp_path / "two")], check=True, cwd=ROOT)
+    learn_in_double(tmp_path / "one")
+    side_by_side(2, learn_in_double, tmp_path / "two")
     one, two = (load_file(tmp_path / name / CHECKPOINT) for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one) > 40
     for name, tensor in one.items():

@@ -54,6 +54,11 @@ def learn(
     return train(model or tiny("gpt2", torch.float32), rows or text(), config(**changes), options=options)
 
 
+def learn_in_double(out: Path) -> Trained:
+    """Every kind of transcoder, of a model in float64."""
+    return learn(out, tiny("gpt2"), activations=ALL_KINDS, skip=True, tokens=32 * 8)
+
+
 @contextmanager
 def writing(model: Model, *changes: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Within it, the first layers add to the stream what these make of an MLP's input and of what it would add."""
