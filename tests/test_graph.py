@@ -412,10 +412,10 @@ def test_pruning_is_a_search_of_all_paths(spec: GraphSpec):
         # So many edges per reader: paths are long, and few enough to walk all of them.
         kept = torch.tensor([draw.random() < density * graph.n_readers / graph.n_edges / 2 for _ in names])
         chosen = [name for name, keep in zip(names, kept.tolist(), strict=True) if keep]
+        on_a_path = [_on_a_path(spec, chosen, from_embeddings) for from_embeddings in (False, True)]
         for ablation in ("interchange", "zero", "mean", "mean-positional", "learned"):
             alive = graph.prune(kept, ablation)
-            from_embeddings = ablation == "interchange" and spec.embeddings != "off"
-            expected = _on_a_path(spec, chosen, from_embeddings)
+            expected = on_a_path[ablation == "interchange" and spec.embeddings != "off"]
             assert {name for name, keep in zip(names, alive.tolist(), strict=True) if keep} == expected
             assert torch.equal(graph.prune(alive, ablation), alive)  # what is left needs nothing of what was dropped
             dropped += len(chosen) - len(expected)

@@ -1,21 +1,44 @@
 """The command line starts without PyTorch: help and refusals come at once."""
 
+import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 HEAVY = ("torch", "transformers", "scipy", "matplotlib")
 RUN = f"""
-import sys
-sys.argv = ["edgewise", *sys.argv[1:]]
+import contextlib, io, json, os, sys
 from edgewise.cli import main
-try:
-    main()
-except SystemExit as ended:
-    found = [name for name in {HEAVY!r} if name in sys.modules]
-    print(f"\\nended {{ended.code or 0}}, imported {{found}}")
+
+runs = json.loads(sys.argv[1])
+
+# What light modules these need is imported once for all; nothing heavy may come with it.
+for arguments in (["methods", "acdc"], ["find", "--method", "magic"], ["bench", "missing.yaml"]):
+    sys.argv = ["edgewise", *arguments]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main()
+
+def run(arguments, folder):
+    os.chdir(folder)
+    os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT), 1)
+    sys.argv = ["edgewise", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        found = [name for name in {HEAVY!r} if name in sys.modules]
+        print(f"\\nended {{ended.code or 0}}, imported {{found}}")
+
+for arguments, folder in runs:
+    child = os.fork()
+    if not child:
+        try:
+            run(arguments, folder)
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    os.waitpid(child, 0)
 """
 BENCH = "models: x\ntasks: ioi\nmethods: "
 WRONG = {
@@ -48,20 +71,27 @@ WRONG = {
 }
 
 
-def _run(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, timeout=120, cwd=folder, check=True
-    ).stdout
+HELP = (("--help",), ("find", "--help"), ("methods",), ("methods", "acdc"))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("find", "--help"), ("methods",), ("methods", "acdc")], ids=str)
-def test_help_needs_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]):
-    assert _run(tmp_path, *arguments).endswith("ended 0, imported []\n")
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[Sequence[str], str]:
+    """What the command line says and how it ends, each time in a process of its own and a folder with benches."""
+    folders = {arguments: tmp_path_factory.mktemp("folder") for arguments in (*HELP, *WRONG.values())}
+    for folder in folders.values():
+        (folder / "method.yaml").write_text(BENCH + "magic\n")
+        (folder / "setting.yaml").write_text(BENCH + "{method: eap, magic: 1}\n")
+        (folder / "metric.yaml").write_text(BENCH + "eap\nmetrics: magic\n")
+    runs = json.dumps([(arguments, str(folder)) for arguments, folder in folders.items()])
+    subprocess.run([sys.executable, "-c", RUN, runs], stderr=subprocess.DEVNULL, timeout=600, check=True)
+    return {arguments: (folder / "said").read_text() for arguments, folder in folders.items()}
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=str)
+def test_help_needs_nothing_heavy(said: dict[Sequence[str], str], arguments: tuple[str, ...]):
+    assert said[arguments].endswith("ended 0, imported []\n")
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_refusal_needs_nothing_heavy(tmp_path: Path, what: str):
-    (tmp_path / "method.yaml").write_text(BENCH + "magic\n")
-    (tmp_path / "setting.yaml").write_text(BENCH + "{method: eap, magic: 1}\n")
-    (tmp_path / "metric.yaml").write_text(BENCH + "eap\nmetrics: magic\n")
-    assert _run(tmp_path, *WRONG[what]).endswith("ended 2, imported []\n")
+def test_a_refusal_needs_nothing_heavy(said: dict[Sequence[str], str], what: str):
+    assert said[WRONG[what]].endswith("ended 2, imported []\n")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -61,10 +62,17 @@ def test_sizes_are_exact_and_nested(seed: int, k: int, absolute: bool):
 def test_top_actual_is_the_largest_prefix_that_fits(ablation: str, seed: int, k: int, absolute: bool):
     scores = Scores(GRAPH, normal(GRAPH.n_edges, seed, 0), {"ablation": {"kind": ablation}})
     found = scores.top_actual(k, absolute=absolute)
-    prefixes = [scores.top(n, absolute=absolute) for n in range(GRAPH.n_edges + 1)]
-    best = max((prefix for prefix in prefixes if prefix.n_actual <= k), key=lambda prefix: prefix.n_edges)
-    assert torch.equal(found.kept, best.actual)
-    assert found.n_edges == found.n_actual == best.n_actual <= k
+    best, actual = next((n, actual) for n, actual in _prefixes(ablation, seed, absolute) if n <= k)
+    assert torch.equal(found.kept, actual)
+    assert found.n_edges == found.n_actual == best <= k
+
+
+@cache
+def _prefixes(ablation: str, seed: int, absolute: bool) -> list[tuple[int, torch.Tensor]]:
+    """The actual edges of every prefix, and how many they are; the longest first."""
+    scores = Scores(GRAPH, normal(GRAPH.n_edges, seed, 0), {"ablation": {"kind": ablation}})
+    prefixes = [scores.top(n, absolute=absolute) for n in reversed(range(GRAPH.n_edges + 1))]
+    return [(prefix.n_actual, prefix.actual) for prefix in prefixes]
 
 
 def test_top_actual_skips_edges_that_carry_nothing():
