@@ -48,14 +48,14 @@ def deceitful(graph: dict[str, Any], draw: random.Random) -> str:
         if how == 0:
             del holder[last]
         elif how == 1 and isinstance(holder, dict):
-            holder[draw.choice(KEYS)] = draw.choice(ODD)
+            holder[draw.choice(KEYS)] = copy.deepcopy(draw.choice(ODD))
         elif how == 2 and isinstance(graph.get("links"), list) and isinstance(graph.get("nodes"), list):
             ends = [each.get("node_id") for each in graph["nodes"] if isinstance(each, dict)] or [1]
             graph["links"].append({"source": draw.choice(ends), "target": draw.choice(ends), "weight": 1})
         elif how == 3 and isinstance(holder, list):
             holder.append(copy.deepcopy(holder[last]))
         else:
-            holder[last] = draw.choice(ODD)
+            holder[last] = copy.deepcopy(draw.choice(ODD))
     text = json.dumps(graph)
     how = draw.randrange(12)
     if how == 0:
