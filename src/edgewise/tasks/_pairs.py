@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from edgewise._errors import InputError
 from edgewise.models import Tokens
@@ -152,5 +151,7 @@ def _align(pairs: Sequence[Pair], shifts: Sequence[int], pad_side: PadSide) -> I
 
 
 def _ragged(rows: Sequence[Sequence[int]], filler: int = -1, pad_side: PadSide = "right") -> Int[Tensor, "A K"]:
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=filler, padding_side=pad_side)
+    width = max(map(len, rows), default=0)
+    fillers = [[filler] * (width - len(row)) for row in rows]
+    both = zip(rows, fillers, strict=True) if pad_side == "right" else zip(fillers, rows, strict=True)
+    return torch.tensor([[*first, *second] for first, second in both], dtype=torch.long).view(len(rows), width)
