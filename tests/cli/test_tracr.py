@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from edgewise.tracr import _search
 from tests.cli.commands import Cli
 
 
 def test_truth_find_compare_evaluate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(_search.RANKING, "steps", 60)
+    monkeypatch.setitem(_search.REFINED, "steps", 40)
     ran = cli("tracr", "truth", "tracr:xproportion", "--ablation", "zero", "--out", "truth.json")
     assert ran.status == 0 and "the only minimal set that is enough, 5 edges (all " in ran.out
     assert "5 edges are necessary" in ran.out and "m0 -> a1.h0.v" in ran.out

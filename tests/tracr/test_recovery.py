@@ -1,6 +1,7 @@
 """Found circuits beside true ones, and a program's circuit found."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ import edgewise as ew
 from edgewise import InputError
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.evaluation import auroc
-from edgewise.models import load
 from edgewise.tracr import (
     Agreement,
     Truth,
@@ -20,21 +20,21 @@ from edgewise.tracr import (
     agreeing_size,
     compare,
     eliminate,
-    find_truth,
     idle_edges,
     live_edges,
     rank_program,
     smallest_agreeing,
 )
 from tests.discovery.toys import Killed
+from tests.tracr.truths import engine_of, truth_of
 
 SILENT = ew.RunOptions(progress=False)
 
 
+@cache
 def setting(ablation: str) -> tuple[ew.Engine, Truth, Agreement]:
-    model = load("tracr:xproportion")
-    engine = ew.Engine(model, model.graph(), ew.Ablation(ablation))  # pyright: ignore[reportArgumentType]
-    return engine, find_truth(engine), Agreement(engine)
+    engine = engine_of("xproportion", ablation)
+    return engine, truth_of("xproportion", ablation), Agreement(engine)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12))
@@ -150,12 +150,13 @@ def test_learning_on_makes_a_circuit_smaller_and_says_what_it_cost():
 
 @pytest.mark.usefixtures("hasty")
 def test_killed_in_the_second_stage_it_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch):
-    engine, _, agreement = setting("interchange")
+    monkeypatch.setitem(_search.REFINED, "steps", 12)
+    engine, _, agreement = setting("zero")
     task = ew.tasks.program(engine.model.tokenizer)
     real = RankingLearner.step
 
     def killed(self: RankingLearner, step: int):
-        if self.config.steps == _search.REFINED["steps"] and step == 70:
+        if self.config.steps == _search.REFINED["steps"] and step == 7:
             raise Killed
         return real(self, step)
 

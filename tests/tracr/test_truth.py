@@ -11,7 +11,17 @@ import torch
 import edgewise as ew
 from edgewise import InputError
 from edgewise.models import CompiledTransformer, PlainTransformer, load
-from edgewise.tracr import Agreement, Truth, compare, find_truth, live_edges, rank_program, smallest_agreeing
+from edgewise.tracr import (
+    Agreement,
+    Truth,
+    _search,
+    compare,
+    find_truth,
+    live_edges,
+    rank_program,
+    smallest_agreeing,
+)
+from tests.tracr.truths import engine_of, truth_of
 
 # Conmy et al. 2023, table 1 and their `tracr` module: reverse and xproportion under zero ablation; Miller et al. 2024
 # (AutoCircuit): the same under interchange. Their input is both embeddings together.
@@ -24,14 +34,9 @@ PUBLISHED = {
 }
 
 
-def engine_of(name: str, ablation: str, embeddings: str = "joint") -> ew.Engine:
-    model = load(f"tracr:{name}")
-    return ew.Engine(model, model.graph(embeddings), ew.Ablation(ablation))  # pyright: ignore[reportArgumentType]
-
-
 @pytest.mark.parametrize(("name", "ablation"), PUBLISHED)
 def test_the_published_circuits_are_the_true_ones(name, ablation):
-    truth = find_truth(engine_of(name, ablation))
+    truth = truth_of(name, ablation)
     wanted = {edge.replace(">", " -> ") for edge in PUBLISHED[name, ablation].split()}
     assert set(truth.graph.edge_names(truth.edges.nonzero()[:, 0])) == wanted
     assert truth.unique and truth.exhaustive and torch.equal(truth.necessary, truth.edges)
@@ -57,11 +62,10 @@ def test_inert_edges_change_no_output_of_any_circuit(name, embeddings, ablation)
 def test_no_circuit_agrees_that_lacks_a_true_edge(name, ablation):
     # Of all edges, not only of the live ones, which is what trying all circuits rests on.
     engine = engine_of(name, ablation)
-    truth, agreement = find_truth(engine), Agreement(engine)
+    truth, agreement = truth_of(name, ablation), Agreement(engine)
     random = torch.rand(400, engine.graph.n_edges) < torch.rand(400, 1)
-    random[:100] |= truth.edges
-    random[100:200] |= truth.edges
-    random[100:200, truth.edges.nonzero()[0, 0]] = False
+    random[:200] |= truth.edges
+    random[40:200, truth.edges.nonzero()[0, 0]] = False
     has_all = (random | ~truth.edges).all(1)
     agrees = agreement.holds(random)
     assert not bool((agrees & ~has_all).any())
@@ -72,13 +76,13 @@ def test_agreement_is_equality_on_every_input():
     engine = engine_of("reverse", "interchange")
     agreement = Agreement(engine)
     assert len(agreement.pairs) == 3 * 2 + 9 * 8 + 27 * 26
-    truth = find_truth(engine)
+    truth = truth_of("reverse", "interchange")
     for kept in (truth.edges, torch.zeros_like(truth.edges), torch.rand(engine.graph.n_edges) < 0.9):
         good = 0
-        for clean, corrupted in agreement.pairs.tolist():
-            batch = agreement._inputs(torch.tensor([[clean, corrupted]]))
-            logits = engine.run(batch, kept.float())
-            good += torch.equal(logits.argmax(-1), engine.full(batch).argmax(-1))
+        for pairs in agreement.pairs[torch.randperm(len(agreement.pairs))].split(30):  # of mixed lengths
+            batch = agreement._inputs(pairs)
+            wrong = engine.run(batch, kept.float()).argmax(-1) != engine.full(batch).argmax(-1)
+            good += len(pairs) - len(batch.row[wrong].unique())
         share = good / len(agreement.pairs)
         assert agreement.share(kept) == pytest.approx(share, abs=0.05)  # a tie is no answer for `agreement`
         assert bool(agreement.holds(kept[None])) == (agreement.share(kept) == 1)
@@ -111,11 +115,13 @@ def test_planted_edges_that_do_nothing_are_not_true(ablation):
     assert isinstance(module, CompiledTransformer)
     model = load(with_planted_parts(module))
     truth = find_truth(ew.Engine(model, model.graph(), ew.Ablation(ablation)))
-    assert torch.equal(truth.edges, find_truth(engine_of("xproportion", ablation)).edges)
+    assert torch.equal(truth.edges, truth_of("xproportion", ablation).edges)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "interchange"])
-def test_planted_edges_that_do_nothing_are_not_kept(ablation):
+def test_planted_edges_that_do_nothing_are_not_kept(ablation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(_search.RANKING, "steps", 60)
+    monkeypatch.setitem(_search.REFINED, "steps", 40)
     plain = engine_of("xproportion", ablation).model
     assert isinstance(plain.module, CompiledTransformer)
     model = load(with_planted_parts(plain.module))
@@ -155,7 +161,7 @@ def test_a_truth_is_saved_and_an_impossible_edge_refused_by_name(tmp_path: Path)
 def test_where_there_are_too_many_circuits_deletion_finds_the_same():
     for ablation in ("zero", "interchange"):
         engine = engine_of("xproportion", ablation)
-        everything, deletion = find_truth(engine), find_truth(engine, most=0)
+        everything, deletion = truth_of("xproportion", ablation), find_truth(engine, most=0)
         assert everything.exhaustive and not deletion.exhaustive
         assert [edges.tolist() for edges in everything.minimal] == [edges.tolist() for edges in deletion.minimal]
 
