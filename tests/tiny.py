@@ -21,6 +21,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -113,6 +115,11 @@ def _phi3(**changes) -> nn.Module:
     return _llama(Phi3ForCausalLM, Phi3Config, **(own | _SHORT | changes))
 
 
+def _granite() -> nn.Module:
+    constants = {"embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 2.0}
+    return _llama(GraniteForCausalLM, GraniteConfig, attention_multiplier=0.2, **constants, **_SHORT)
+
+
 def _gpt_oss() -> nn.Module:
     rope = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 10, "intermediate_size": 12}
@@ -156,6 +163,7 @@ CONFIGURATIONS: dict[str, Callable[[], nn.Module]] = {
     ),
     "qwen3-moe": _qwen3_moe,
     "gpt-oss": _gpt_oss,
+    "granite": _granite,
     "twisted": lambda: TwistedModel(VOCABULARY),
     "plain": _plain,
     "plain-bidirectional": lambda: _plain(causal=False),

@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from edgewise._errors import InputError
+from edgewise.engine import Engine, require
 from edgewise.graph import GraphSpec
 from edgewise.models import Attention, Layer, Mlp, Model, Norm, PlainConfig, PlainTransformer, Tokens, block, load
 from tests.engines import assert_close
-from tests.tiny import CONFIGURATIONS, VOCABULARY, draw_prompts, own_logits, random_model, tiny
+from tests.tiny import CONFIGURATIONS, VOCABULARY, collate, draw_prompts, own_logits, random_model, tiny
 
 EXPECTED = {
     "gpt2": ("gpt2", GraphSpec(3, 4, 4)),
@@ -51,6 +52,7 @@ EXPECTED = {
     "mixtral": ("llama", GraphSpec(2, 4, 2)),
     "qwen3-moe": ("llama", GraphSpec(2, 4, 2)),
     "gpt-oss": ("llama", GraphSpec(3, 4, 2)),
+    "granite": ("granite", GraphSpec(2, 4, 2)),
     "twisted": ("twisted", GraphSpec(3, 4, 2, coupled_heads=True)),
     "plain": ("plain", GraphSpec(2, 2, 2)),
     "plain-bidirectional": ("plain", GraphSpec(2, 2, 2)),
@@ -121,7 +123,7 @@ def _modules(model: Model, layer: int) -> tuple[nn.Module, nn.Module, nn.Module,
     if model.family == "gpt2":
         block = module.transformer.h[layer]
         return block.ln_1, block.attn, block.ln_2, block.mlp
-    if model.family in ("llama", "phi3"):
+    if model.family in ("llama", "phi3", "granite"):
         block = module.model.layers[layer]
         return block.input_layernorm, block.self_attn, block.post_attention_layernorm, block.mlp
     if model.family == "neox":
@@ -158,7 +160,7 @@ def _own_projections(family: str, attention: Any, x: Tensor, n_heads: int) -> li
     if family == "phi3":
         wide, narrow = (attention.head_dim * n for n in (n_heads, attention.num_key_value_heads))
         return list(attention.qkv_proj(x).split([wide, narrow, narrow], -1))
-    if family in ("llama", "gemma", "olmo"):
+    if family in ("llama", "gemma", "olmo", "granite"):
         return [attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)]
     return [attention.query(x), attention.key(x), attention.value(x)]
 
@@ -188,14 +190,16 @@ def test_every_layer_computes_what_its_modules_do(name: str):
     x = _random(3, parts.d_model)
     module: Any = model.module
     expected = module.lm_head(x) if hasattr(module, "lm_head") else module.unembed(x)
-    assert_close(parts.unembed(x), (expected / 3).tanh() * 3 if name == "gemma2" else expected)
+    expected = (expected / 3).tanh() * 3 if name == "gemma2" else expected / 2 if name == "granite" else expected
+    assert_close(parts.unembed(x), expected)
 
 
 def _check_norm(norm: Norm, own: nn.Module, d_model: int) -> None:
+    by = 0.3 if type(own).__name__ == "GraniteRMSNorm" else 1  # the engine's stream is Granite's own divided by this
     x = _random(4, d_model) * 3 + 1
-    assert_close(block.normed(norm, x), own(x))
-    assert_close(norm.module(x), own(x))
-    assert_close(block.normed(norm, x * 1e-3), own(x * 1e-3))  # where eps matters
+    assert_close(block.normed(norm, x), own(x * by))
+    assert_close(norm.module(x), own(x * by))
+    assert_close(block.normed(norm, x * 1e-3), own(x * by * 1e-3))  # where eps matters
 
 
 def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads: int, d_model: int) -> None:
@@ -265,6 +269,51 @@ def test_repeated_heads(name: str):
     assert twice.bias is not None and heads.bias is not None
     for i in range(2 * len(heads.weight)):
         assert torch.equal(twice.weight[i], heads.weight[i // 2]) and torch.equal(twice.bias[i], heads.bias[i // 2])
+
+
+# -------------------------------------------------------------------------------------- experts, and rotary that scales
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])
+def test_routing_is_frozen_or_differentiated_by_name(name: str):
+    model = tiny(name)
+    assert model.identity["note"] == "routing frozen"
+    assert model.routed("differentiated").identity["note"] == "routing differentiated"
+    x, direction = _random(5, 32), _random(32)
+    frozen, whole = (each.parts.layers[0].mlp for each in (model, model.routed("differentiated")))
+
+    def gradient(mlp: Mlp, at: Tensor) -> Tensor:
+        leaf = at.clone().requires_grad_()
+        (mlp.run_module(leaf) @ direction).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    step = 1e-6 * _random(5, 32)
+    difference = ((whole.run_module(x + step) - whole.run_module(x - step)) @ direction).sum() / 2
+    assert_close((gradient(whole, x) * step).sum() / difference, torch.ones((), dtype=torch.float64), 1e-5)
+    assert (gradient(whole, x) - gradient(frozen, x)).abs().max() > 1e-3
+    assert torch.equal(whole.run_module(x), frozen.run_module(x))
+    assert all(parameter.grad is None for parameter in model.module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_prompts_for_which_rotary_would_follow_the_batch_are_refused(kind: str):
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0}
+    if kind == "longrope":
+        rope |= {"original_max_position_embeddings": 6, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    changes = {"max_position_embeddings": 24 if kind == "longrope" else 6, "rope_parameters": rope}
+    model = load(LlamaForCausalLM(LlamaConfig(**_SMALL, **changes)).eval())  # pyright: ignore[reportArgumentType]
+    assert model.parts.n_positions == 6
+    require(model)
+    engine, short = Engine(model), draw_prompts((6, 3))
+    ones = torch.ones(model.graph().n_edges)
+    assert_close(engine.run(collate(short), ones), own_logits(model, short), 1e-5)
+    with pytest.raises(InputError, match="batch: a prompt has 7 tokens, and the model has 6 positions"):
+        engine.run(collate(draw_prompts((3, 7))), ones)
+
+
+_SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 16}
+_SMALL |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

@@ -1,7 +1,8 @@
 """A GGUF file written by the format's own package from a module in memory, read back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from edgewise._errors import InputError
+from edgewise.models import _gguf, load, load_tokenizer
 from edgewise.models._gguf import read_llama
 
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -44,7 +46,8 @@ class _Recipe:
 
 
 def _module(recipe: _Recipe) -> LlamaForCausalLM:
-    config = LlamaConfig(
+    qwen2 = recipe.architecture == "qwen2"
+    config = (Qwen2Config if qwen2 else LlamaConfig)(
         vocab_size=len(_TOKENS),
         hidden_size=64,
         intermediate_size=96,
@@ -55,7 +58,7 @@ def _module(recipe: _Recipe) -> LlamaForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": 500.0},
         tie_word_embeddings=recipe.tied,
     )
-    module = LlamaForCausalLM(config).eval()
+    module: Any = (Qwen2ForCausalLM if qwen2 else LlamaForCausalLM)(config).eval()  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         for parameter in module.parameters():  # norms that are not all ones, and weights that matter
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.ndim == 1))
@@ -65,7 +68,7 @@ def _module(recipe: _Recipe) -> LlamaForCausalLM:
 def _as_llama_cpp(name: str, weight: torch.Tensor, config: LlamaConfig) -> np.ndarray:
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name)
     rows = weight.numpy()
-    if heads is None:
+    if heads is None or config.model_type == "qwen2":
         return rows
     # What llama.cpp's converter does to the rows of q and k (convert_hf_to_gguf.py, LlamaModel.permute).
     return rows.reshape(heads, 2, len(rows) // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
@@ -98,6 +101,10 @@ def _write_gguf(path: Path, module: LlamaForCausalLM, recipe: _Recipe) -> Path:
         tensors["output"] = module.lm_head.weight
     for index, layer in enumerate(module.model.layers):
         tensors |= {f"blk.{index}.{ours}": layer.get_submodule(name).weight for name, ours in _NAMES.items()}
+        if recipe.architecture == "qwen2":
+            for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+                bias = layer.get_submodule(name).bias.detach().numpy()
+                writer.add_tensor(f"blk.{index}.{_NAMES[name]}.bias", bias, raw_dtype=GGMLQuantizationType.F32)
     for name, weight in tensors.items():
         rows = _as_llama_cpp(name.split(".")[-1], weight.detach(), config)
         kind = recipe.stored_as if rows.ndim == 2 else GGMLQuantizationType.F32
@@ -206,3 +213,55 @@ def test_a_damaged_file_is_refused(tmp_path: Path, keep: int):
     path.write_bytes(whole[:keep] if keep else b"not a model at all")
     with pytest.raises(InputError, match="not a readable GGUF file"):
         read_llama(path)
+
+
+# --------------------------------------------------------------------------------------- what transformers itself reads
+
+_QWEN2 = _Recipe(architecture="qwen2", pre="qwen2", tied=False, stored_as=GGMLQuantizationType.Q8_0)
+
+
+def test_a_file_is_a_model_and_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(_QWEN2, stored_as=GGMLQuantizationType.F32)
+    own = _module(recipe)
+    _write_gguf(Path("mine.gguf"), own, recipe)
+    model = load("mine.gguf")
+    assert model.identity["note"] == "GGUF file of F32 weights" and model.identity["id"] == "mine.gguf"
+    assert model.family == "llama" and model.dtype == torch.float32
+    ids = torch.randint(len(_TOKENS), (3, 17))
+    with torch.no_grad():
+        torch.testing.assert_close(model.module(input_ids=ids).logits, own(ids).logits, rtol=1e-4, atol=1e-4)
+    assert model.tokenizer("the the 1732").input_ids == load_tokenizer("mine.gguf")("the the 1732").input_ids
+    assert model.tokenizer.decode(model.tokenizer("the <|im_start|>5").input_ids) == "the <|im_start|>5"
+    monkeypatch.setattr(_gguf, "read", None)  # not read again
+    again = load("mine.gguf", dtype=torch.float64)
+    assert again.dtype == torch.float64 and again.identity["weights_hash"] == model.identity["weights_hash"]
+
+
+def test_a_llama_with_our_pre_tokenizer_is_read_as_the_default_model_is(tmp_path: Path):
+    recipe = _Recipe(stored_as=GGMLQuantizationType.Q4_1)
+    path = _write_gguf(tmp_path / "m.gguf", _module(recipe), recipe)
+    found, expected = _gguf.read(path), read_llama(path)
+    assert all(torch.equal(x, expected.weights[name]) for name, x in found.weights.items())
+    assert found.note == "GGUF file of Q4_1, F32 weights" and found.tokenizer.tokenize("1732") == ["1", "7", "3", "2"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "complaint"),
+    [
+        (replace(_QWEN2, pre="nobody's"), r"nobody here cuts texts as its tokenizer.ggml.pre \"nobody's\" says"),
+        (
+            replace(_QWEN2, extra_tensor="rope_freqs.weight"),
+            r"it holds [\d,]+ weights, of which transformers' qwen2 takes",
+        ),
+        (replace(_QWEN2, architecture="nonesuch"), r"transformers cannot read this GGUF file \(.*nonesuch"),
+    ],
+)
+def test_what_would_be_read_in_part_is_refused(tmp_path: Path, recipe: _Recipe, complaint: str):
+    path = _write_gguf(tmp_path / "m.gguf", _module(replace(recipe, architecture="qwen2")), recipe)
+    with pytest.raises(InputError, match=complaint) as caught:
+        _gguf.read(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no such file; give a GGUF file"):
+        load(tmp_path / "other.gguf")

@@ -1,5 +1,6 @@
 """Loading: from a folder, from memory, and what is refused, in one line and at once."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
 from edgewise.models import PlainTransformer, load
-from edgewise.models._load import wrap
+from edgewise.models._load import _FAMILIES, wrap
 from tests.engines import assert_close, engine
 from tests.tiny import VOCABULARY, collate, draw_prompts, own_logits, random_model
 
@@ -239,3 +240,14 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str):
     with pytest.raises(InputError) as caught:
         load(tmp_path)
     assert str(tmp_path) in _one_line(caught.value)
+
+
+# ----------------------------------------------------------------------------------------------------------------- docs
+
+
+def test_the_page_of_models_names_every_family():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    rows = dict[str, str]()
+    for kinds, family in re.findall(r"^\| (.*) \| `(\w+)` \|$", page, re.MULTILINE):
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", kinds), family)
+    assert rows == {kind: family for kind, (family, _) in _FAMILIES.items() if kind != "twisted"}

@@ -19,7 +19,7 @@ app = Typer(no_args_is_help=True, help="Models: which are supported, and whether
 
 @app.command("check")
 def check_model(
-    model: Annotated[str, Argument(help="smollm2-135m, a hub id, or a local directory.")],
+    model: Annotated[str, Argument(help="smollm2-135m, a hub id, a directory, or a GGUF file.")],
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:

@@ -92,10 +92,9 @@ def check(model: Model, *, own: bool = False, **convention: Any) -> Check:
     found = Check(graph.n_edges, worst(full_errors), worst(empty_errors), scale, allowed_error(model))
     if math.isnan(scale) or (found.passed and not own):
         return found
-    pairs = (full, batch.clean), (corrupted, batch.corrupted)
-    exact = [run_in_double(model.module, lambda m, t=tokens: _unpadded_logits(m, t)) for _, tokens in pairs]
-    errors = [distance(logits, x) for (logits, _), x in zip(pairs, exact, strict=True) if x is not None]
-    return replace(found, own_error=worst(errors) if errors else None)
+    exact = run_in_double(model.module, lambda module: _unpadded_logits(module, batch))
+    own_error = None if exact is None else distance(torch.stack([full, corrupted], 1).flatten(0, 1), exact)
+    return replace(found, own_error=own_error)
 
 
 def require(model: Model) -> None:
@@ -143,7 +142,10 @@ def _user_logits(module: nn.Module, batch: Any, tokens: Tokens) -> Tensor:
     return output.logits[batch.row, batch.position]
 
 
-def _unpadded_logits(module: nn.Module, tokens: Tokens) -> Tensor:
-    """The same one by one: in float64, masks of padding are more than the softmax of `transformers` takes."""
-    rows = (ids[real][None] for ids, real in zip(tokens.ids, tokens.mask, strict=True))
+def _unpadded_logits(module: nn.Module, batch: Any) -> Tensor:
+    """The same of clean and corrupted by turns, pair by pair: in float64, masks of padding are more than the softmax of
+    `transformers` takes.
+    """
+    pairs = zip(batch.clean.ids, batch.corrupted.ids, batch.clean.mask, strict=True)
+    rows = (torch.stack([clean[real], corrupted[real]]) for clean, corrupted, real in pairs)
     return torch.cat([module(input_ids=ids).logits[:, -1] for ids in rows])

@@ -11,6 +11,7 @@ from ._load import Model as Model
 from ._load import from_config as from_config
 from ._load import load as load
 from ._load import load_tokenizer as load_tokenizer
+from ._load import longest_prompt as longest_prompt
 from ._load import register_family as register_family
 from ._load import supported as supported
 from ._load import weights_hash as weights_hash
@@ -22,6 +23,7 @@ from ._parts import Mlp as Mlp
 from ._parts import Norm as Norm
 from ._parts import Parts as Parts
 from ._parts import Rotary as Rotary
+from ._parts import Routing as Routing
 from ._parts import frozen_linear as frozen_linear
 from ._parts import output_heads as output_heads
 from ._plain import PlainConfig as PlainConfig

@@ -62,6 +62,20 @@ def load_default_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerFas
     return _load_tokenizer(_folder(name)[0])
 
 
+def gguf_folder(path: Path) -> tuple[Path, dict[str, str]]:
+    """The folder with what a user's GGUF file holds, converted the first time, and what identifies the model.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or the cache cannot be written.
+    """
+    if not path.is_file():
+        raise InputError(f"model {str(path)!r}: no such file; give a GGUF file")
+    digest = _sha256(path)
+    folder = _cached(path.stem, path, digest, "read")
+    note = json.loads((folder / _MARKER).read_text(encoding="utf-8"))["note"]
+    return folder, {"weights_hash": digest, "note": note}
+
+
 def cache_folder() -> Path:
     """The folder for converted models: `EDGEWISE_CACHE`, or `edgewise` in the platform's cache folder."""
     if chosen := os.environ.get("EDGEWISE_CACHE"):
@@ -105,8 +119,10 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _cached(name: str, gguf: Path, digest: str) -> Path:
-    """The folder with the converted model; converts it if there is none that belongs to this very file."""
+def _cached(name: str, gguf: Path, digest: str, reader: str = "read_llama") -> Path:
+    """The folder with the converted model; converts it with a function of `_gguf` if there is none that belongs to this
+    very file.
+    """
     root = cache_folder()
     folder = root / f"{name}-{digest[:12]}-v{_LAYOUT}"
     if _is_complete(folder, digest):
@@ -117,7 +133,7 @@ def _cached(name: str, gguf: Path, digest: str) -> Path:
             if not _is_complete(folder, digest):  # another process may have converted it meanwhile
                 _require_space(root, gguf)
                 _log.info("converting %s once into %s", name, folder)
-                _convert(gguf, digest, folder)
+                _convert(gguf, digest, folder, reader)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{folder}: the converted model cannot be written ({error}); "
@@ -145,14 +161,14 @@ def _require_space(root: Path, gguf: Path) -> None:
         )
 
 
-def _convert(gguf: Path, digest: str, folder: Path) -> None:
+def _convert(gguf: Path, digest: str, folder: Path, reader: str) -> None:
     """Build the folder under another name and rename it when whole. The caller holds the lock."""
     for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # nobody else is converting, so its maker was killed
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
     try:
         temporary.mkdir()
-        _write(gguf, digest, temporary)
+        _write(gguf, digest, temporary, reader)
         if folder.exists():
             shutil.rmtree(folder)  # it was not complete
         os.rename(temporary, folder)
@@ -160,16 +176,16 @@ def _convert(gguf: Path, digest: str, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(gguf: Path, digest: str, folder: Path) -> None:
-    from edgewise.models._gguf import read_llama
+def _write(gguf: Path, digest: str, folder: Path, reader: str) -> None:
+    from edgewise.models import _gguf
 
-    checkpoint = read_llama(gguf)
+    checkpoint = getattr(_gguf, reader)(gguf)
     checkpoint.config.save_pretrained(folder)
     checkpoint.tokenizer.save_pretrained(folder)
     save_file(checkpoint.weights, folder / _WEIGHTS, metadata={"format": "pt"})
     shutil.copymode(folder / "config.json", folder / _WEIGHTS)  # safetensors gives it to its owner alone
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    marker = json.dumps({"gguf_sha256": digest, "files": sizes}, indent=2)
+    marker = json.dumps({"gguf_sha256": digest, "files": sizes, "note": checkpoint.note}, indent=2)
     (folder / _MARKER).write_text(f"{marker}\n", encoding="utf-8")
     for path in folder.iterdir():  # or a power cut after the rename could leave files without their content
         with open(path, "r+b") as file:

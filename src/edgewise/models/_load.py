@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from torch import nn
 
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
-from edgewise.models import _gemma, _gpt2, _llama, _neox, _olmo, _phi3, _plain
+from edgewise.models import _gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
-from edgewise.models._default import DEFAULT_MODELS, load_default, load_default_tokenizer
-from edgewise.models._parts import Parts
+from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
+from edgewise.models._parts import Parts, Routing, before_scaling
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -42,7 +42,7 @@ def register_family(name: str, model_types: Sequence[str], parts: Adapter) -> No
     _FAMILIES.update(dict.fromkeys(model_types, (name, parts)))
 
 
-for _family in (_gemma, _gpt2, _llama, _neox, _olmo, _phi3):
+for _family in (_gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3):
     register_family(_family.__name__.rpartition("_")[2], _family.MODEL_TYPES, _family.parts)
 
 
@@ -53,7 +53,7 @@ class Model:
     module: nn.Module = field(repr=False)
     tokenizer: Any = field(repr=False)
     family: str
-    """Which adapter reads it: `gemma`, `gpt2`, `llama`, `neox`, `olmo`, `phi3`, `plain`, or a registered one."""
+    """Which adapter reads it: the file of `edgewise.models` that has it (`llama`, `gemma`, …), or a registered one."""
     parts: Parts = field(repr=False)
     source: dict[str, str]
     """`id`, `revision`, `note`: as given on loading; see `identity`."""
@@ -78,6 +78,18 @@ class Model:
             "dtype": str(self.dtype).removeprefix("torch."),
             "note": self.source.get("note", ""),
         }
+
+    def routed(self, routing: Routing) -> "Model":
+        """The same, where it has experts with their routing `frozen`, a constant of the backward, or `differentiated`;
+        its note says so.
+        """
+        layers = self.parts.layers
+        if all(layer.mlp.routing is None for layer in layers):
+            return self
+        layers = (replace(own, mlp=replace(own.mlp, routing=own.mlp.routing and routing)) for own in layers)
+        other = self.source.get("note", "").split("routing ")[0].removesuffix(", ")
+        note = ", ".join(filter(None, (other, f"routing {routing}")))
+        return replace(self, parts=replace(self.parts, layers=tuple(layers)), source=self.source | {"note": note})
 
     def graph(
         self,
@@ -112,8 +124,13 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     revision: str | None = None,
+    routing: Routing = "frozen",
 ) -> Model:
     """Load a model without checking it (see `edgewise.load_model`, which also checks)."""
+    return _load(model, tokenizer, dtype, device, revision).routed(routing)
+
+
+def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any, revision: str | None) -> Model:
     _check_device(device)
     if isinstance(model, nn.Module):
         if tokenizer is not None and not callable(tokenizer):
@@ -132,7 +149,17 @@ def load(
     if (path := find_compiled(model)) is not None:
         module = load_compiled(path).to(device=device, dtype=dtype)
         return wrap(module, tokenizer or ProgramTokenizer(module.program), {"id": str(model)})
-    return _from_pretrained(str(model), tokenizer, dtype, device, revision)
+    folder, source = _place(model)
+    loaded = _from_pretrained(folder, tokenizer, dtype, device, revision)
+    return replace(loaded, source=loaded.source | source)
+
+
+def _place(model: str | Path) -> tuple[str, dict[str, str]]:
+    """What to load, the converted folder for a GGUF file, and what identifies such a file."""
+    if Path(model).suffix.lower() != ".gguf":
+        return str(model), {}
+    folder, source = gguf_folder(Path(model).expanduser())
+    return str(folder), {"id": str(model)} | source
 
 
 def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
@@ -145,9 +172,22 @@ def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
         return load_default_tokenizer(str(model))
     from transformers import AutoTokenizer
 
+    folder, _ = _place(model)
     with _refusing(f"model {str(model)!r}: its tokenizer could not be loaded", _MODELS):
-        place = _reached(str(model), revision)
+        place = _reached(folder, revision)
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, revision=revision)
+
+
+def longest_prompt(model: str | Path, *, revision: str | None = None) -> int | None:
+    """How many tokens a model's prompts may have, as `Parts.n_positions`, without loading it; None for no limit."""
+    if str(model) in DEFAULT_MODELS or find_compiled(model) is not None:
+        return None
+    from transformers import AutoConfig
+
+    folder, _ = _place(model)
+    with _refusing(f"model {str(model)!r}: its configuration could not be loaded", _MODELS):
+        config = AutoConfig.from_pretrained(_reached(folder, revision), trust_remote_code=False, revision=revision)
+    return getattr(config, "n_positions", None) or before_scaling(config)
 
 
 def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
@@ -221,7 +261,7 @@ def _check_device(device: str | torch.device | None) -> None:
 
 
 def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
-    # Added tokens may be more than the model has, as a [PAD] that stands in no prompt; a prompt with one is refused.
+    # Added tokens may be more than the model has, such as a [PAD] that stands in no prompt.
     size = 0 if tokenizer is None else min(len(tokenizer), getattr(tokenizer, "vocab_size", len(tokenizer)))
     if size > n_tokens:
         raise InputError(

@@ -353,13 +353,13 @@ def decoder_parts(module: Any, layer: Callable[[Any], Layer], **others: Any) -> 
         "final_norm": Norm.rms(model.norm),
         "unembed": frozen_linear(module.lm_head),
         "hidden": Parts.hidden_of(model),
-        "n_positions": _before_scaling(module.config),
+        "n_positions": before_scaling(module.config),
         "modules": (module,),
     }
     return Parts(layers=tuple(layer(block) for block in model.layers), **(usual | others))
 
 
-def _before_scaling(config: Any) -> int | None:
+def before_scaling(config: Any) -> int | None:
     """How long prompts may be before rotary scaling follows the longest one of a batch (`dynamic`, `longrope`)."""
     given = getattr(config, "rope_parameters", None) or {}
     kinds = [each for each in given.values() if isinstance(each, dict)] or [given]

@@ -75,8 +75,9 @@ def _observed(
     def keep(index: int, kept: dict[int, Tensor], _module: nn.Module, arguments: tuple[Any, ...]) -> None:
         kept[index] = arguments[0]
 
-    def seen(index: int, _module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
-        note(index, residuals.get(index), inputs[index], output)
+    def seen(index: int, _module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
+        # gpt-oss's MLP gives its routing too.
+        note(index, residuals.get(index), inputs[index], output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for index in layers:

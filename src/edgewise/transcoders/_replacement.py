@@ -161,14 +161,16 @@ def _substituted_layer(modules: MlpModules, substitute: Substitute, special: lis
     """One layer; `special` holds which tokens keep the MLP's own output in the forward under way."""
     residual: list[Tensor | None] = [None]
     own_mlp, own_last = modules.mlp.forward, modules.last.forward
+    gives_routing = hasattr(modules.mlp, "router")  # beside what it writes: gpt-oss
 
     def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
         residual[0] = arguments[0]
 
     def own(x: Tensor) -> Tensor:
-        return own_mlp(x) if modules.post_norm is None else own_last(own_mlp(x))
+        written = own_mlp(x)[0] if gives_routing else own_mlp(x)
+        return written if modules.post_norm is None else own_last(written)
 
-    def forward(given: Tensor) -> Tensor:
+    def forward(given: Tensor) -> Any:
         whole: list[Tensor] = []
 
         def ran(x: Tensor) -> Tensor:
@@ -180,8 +182,8 @@ def _substituted_layer(modules: MlpModules, substitute: Substitute, special: lis
         if left is not None and left.shape == given.shape[:-1] and bool(left.any()):
             y = y.clone()
             # The same numbers to the bit where the MLP has run already: fewer rows may round otherwise.
-            y[left] = whole[0][left] if whole else own(given[left])
-        return y
+            y[left] = whole[0][left] if whole else own(given[left][None])[0]
+        return (y, None) if gives_routing else y
 
     # Before a post-norm the MLP hands on what it was given, and the post-norm's place is where its output is made.
     forwards = {modules.mlp: lambda given: given, modules.last: forward}
