@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edgewise._errors import InputError
-from edgewise.tasks import Pair, Task, from_file, from_provenance, from_records, score_name
+from edgewise.models import load_tokenizer
+from edgewise.tasks import Pair, Task, from_file, from_provenance, from_records, ioi, score_name
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
@@ -291,3 +292,61 @@ def test_a_row_that_is_left_out_leaves_no_span_behind(toy, write):
 def test_a_span_that_no_edge_could_name_is_refused(toy, name: str):
     with pytest.raises(InputError, match="stands where it cannot"):
         from_records([_marked(name) | {"split": "train"}], toy)
+
+
+# ------------------------------------------------------------------------------------------------------------------ BOS
+
+
+@pytest.mark.parametrize("bos", [None, True, False])
+def test_a_bos_token_is_an_option_and_recorded(bos: bool | None):
+    smollm2 = load_tokenizer("smollm2-135m")  # has one, and puts nothing before a text
+    first = smollm2.bos_token_id
+    made = ioi(smollm2, train=2, validation=1, test=1, bos=bos)
+    starts = {ids[0] == first for pair in made.train for ids in (pair.clean, pair.corrupted)}
+    assert starts == {bool(bos)} and made.provenance["bos"] is bool(bos)
+    assert from_provenance(made.provenance, smollm2) == made
+    plain = ioi(smollm2, train=2, validation=1, test=1)
+    assert made.train[0].clean[bool(bos) :] == plain.train[0].clean
+    assert (
+        from_provenance(plain.provenance, smollm2, bos=True).train
+        == ioi(smollm2, train=2, validation=1, test=1, bos=True).train
+    )
+    record = {"clean": "Paris is in", "corrupted": "Rome is in", "answer": " France", "split": "train"}
+    written = {**record, "clean": f"{smollm2.bos_token}Paris is in", "corrupted": f"{smollm2.bos_token}Rome is in"}
+    for each in (record, written):  # one that the text has is not doubled
+        task = from_records([each], smollm2, bos=bos)
+        assert task.train[0].clean.count(first) == (1 if each is written else bool(bos))
+        assert task.provenance["bos"] is bool(bos)
+
+
+def test_a_tokenizer_without_one_is_refused(toy):
+    with pytest.raises(InputError, match="bos=True: this tokenizer has no BOS token; use bos=False"):
+        from_records([CAT], toy, bos=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ token ids
+
+
+def test_token_ids_need_no_tokenizer(toy):
+    given = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9, "wrong_answer": [3, 4], "split": "train"}
+    for tokenizer in (None, toy):
+        (pair,) = from_records([given], tokenizer).train
+        assert (pair.clean, pair.corrupted) == ((5, 7), (5, 8)) and pair.clean_text == "5 7"
+        assert [(t.position, t.answers, t.wrong) for t in pair.targets] == [(1, (9,), (3, 4))]
+    every = {"clean": [5, 7, 6], "corrupted": [5, 8, 6], "positions": "all", "split": "train"}
+    assert [t.answers for t in from_records([every], None).train[0].targets] == [(7,), (6,)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"answer": " Mary"}, r'"answer" is " Mary"; where "clean" is a list of token ids, give ids there too'),
+        ({"answer": None}, r'of token ids, give "clean", "corrupted", and the id of an "answer" or "positions"'),
+        ({"corrupted": [5]}, "a pair's clean has 2 tokens and its corrupted 1"),
+        ({"clean": "a cat", "corrupted": "a dog", "answer": " sat"}, "there is no tokenizer to read text with"),
+    ],
+)
+def test_what_token_ids_alone_cannot_say_is_refused(changes: dict, complaint: str):
+    record = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9} | changes
+    with pytest.raises(InputError, match=complaint):
+        from_records([record], None)

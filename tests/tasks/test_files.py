@@ -352,3 +352,12 @@ def test_dealt_out_or_asked_for_no_clean_prompt_is_in_two_splits(toy):
         task = from_records(each, toy)
         prompts = [{pair.clean for pair in task.split(split)} for split in SPLITS]
         assert all(prompts) and sum(map(len, prompts)) == len(set().union(*prompts)) == 30
+
+
+def test_a_prompt_longer_than_the_model_is_refused_with_its_line(write, toy):
+    path = write(lines(*ROWS))
+    message = f"{path}:2: a prompt has 5 tokens, and the model has 4 positions; shorten it"
+    with pytest.raises(InputError) as refusal:
+        from_file(path, toy, longest=4)
+    assert str(refusal.value) == message == check_file(path, toy, longest=4).refusals[0]
+    assert len(from_file(path, toy, longest=5).train) == 1

@@ -34,28 +34,43 @@ def quiet() -> None:
 
 
 def make_task(
-    name: str, tokenizer: Any, train: int = 200, validation: int = 200, test: int = 256, seed: int = 0
+    name: str,
+    tokenizer: Any,
+    train: int = 200,
+    validation: int = 200,
+    test: int = 256,
+    seed: int = 0,
+    bos: bool | None = None,
+    longest: int | None = None,
 ) -> ew.tasks.Task:
-    """The built-in task of that name, or that of a file."""
+    """The built-in task of that name, or that of a file; with a BOS token before its prompts, or nothing, if told. A
+    file's prompts are `longest` tokens long at most.
+    """
+    told: dict[str, Any] = {} if bos is None else {"bos": bos}
     compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
     if compiled and name != "program":
         raise ew.InputError(
             f"--task {name!r}: the model is a compiled program, which has a task of its own; use program"
         )
     if name in ew.tasks.TASK_NAMES:
-        return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed)
+        return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed, **told)
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
-    return ew.tasks.from_file(name, tokenizer)
+    return ew.tasks.from_file(name, tokenizer, bos=bos, longest=longest)
 
 
 def task_of(
-    circuit: ew.Circuit, tokenizer: Any, name: str | None = None, test: int = 256, seed: int = 0
+    circuit: ew.Circuit,
+    tokenizer: Any,
+    name: str | None = None,
+    test: int = 256,
+    seed: int = 0,
+    bos: bool | None = None,
 ) -> ew.tasks.Task:
     """The task that a circuit was found on, or another by name."""
     if name is not None:
-        return make_task(name, tokenizer, test=test, seed=seed)
-    return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer)
+        return make_task(name, tokenizer, test=test, seed=seed, bos=bos)
+    return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer, bos=bos)
 
 
 def load_circuit(path: Path) -> ew.Circuit:

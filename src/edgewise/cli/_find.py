@@ -52,6 +52,7 @@ def find(
     ] = "interchange",
     embeddings: options.Embeddings = "joint",
     kv: options.KeyValue = "physical",
+    bos: options.Bos = None,
     positions: Annotated[bool, Option("--positions", help="Give each span of the prompts edges of its own.")] = False,
     transcoders: _features.Sources = None,
     features_per_layer: Annotated[
@@ -78,7 +79,8 @@ def find(
     begin = None if start is None else scores_of(start, load_circuit(start))
     features = _features.read(transcoders)
     loaded = load(model, device, dtype)
-    examples = make_task(task, loaded.tokenizer, train, validation, test, seed)
+    longest = loaded.parts.n_positions
+    examples = make_task(task, loaded.tokenizer, train, validation, test, seed, bos, longest)
     if not len(examples.train):
         raise ew.InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
     if positions and not examples.span_names:

@@ -23,6 +23,9 @@ def mib(
     metric: Annotated[str, Option(help="Higher for a stronger behaviour.")] = "logit_diff",
     split: options.SplitName = "test",
     test: options.TestPairs = 256,
+    bos: Annotated[
+        bool, Option("--bos/--no-bos", help="MIB puts a BOS token before every prompt, where there is one.")
+    ] = True,
     out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
@@ -45,11 +48,13 @@ def mib(
         loaded = load(str(model), device)
         circuit = foreign_circuit(file, loaded, str(model))
     scores = scores_of(file, circuit)
-    pairs = task_of(circuit, loaded.tokenizer, task, test)
+    has_bos = getattr(loaded.tokenizer, "bos_token_id", None) is not None
+    pairs = task_of(circuit, loaded.tokenizer, task, test, bos=bos if has_bos else None)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
         result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
     ablation = (circuit.stated_ablation or ew.Ablation()).to_dict()
     conditions = {"split": split, "ablation": ablation, "graph": circuit.graph.spec.to_dict()}
+    conditions["bos"] = pairs.provenance.get("bos", False)
     row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:
         ew.runs.write_atomically(out, json.dumps(row, indent=2) + "\n")

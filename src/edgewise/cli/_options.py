@@ -6,9 +6,13 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, a local directory, or tracr:reverse.")]
+ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, a folder, a GGUF file, or tracr:reverse.")]
 OwnModel = Annotated[str | None, Option("--model", help="The model; the circuit's own if not given.")]
 TaskName = Annotated[str, Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")]
+Bos = Annotated[
+    bool | None,
+    Option("--bos/--no-bos", help="BOS before every prompt, or nothing; unset: as the tokenizer does by itself."),
+]
 CircuitFile = Annotated[Path, Argument(help="The circuit.safetensors that find wrote.")]
 Picture = Annotated[Path, Argument(help="Where to draw it: .png, .svg or .pdf.")]
 Out = Annotated[Path, Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]

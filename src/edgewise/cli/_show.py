@@ -76,6 +76,7 @@ def header(model: ew.Model, engine: ew.Engine, task: ew.tasks.Task) -> None:
         layers = ", ".join(str(layer) for layer, _ in spec.features)
         line(f"features {n:,} in layers {layers}, and an error term in each")
     sizes = f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test"
+    sizes += "; BOS before each prompt" if task.provenance.get("bos") else ""
     line(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}")
 
 
@@ -176,6 +177,7 @@ def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, A
     """Faithfulness over sizes, and its areas; `conditions` has the split and the ablation."""
     title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
     raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
+    raw += f"; prompts begin with{'' if conditions['bos'] else 'out'} a BOS token"
     said = f"{raw}\n{_how(conditions)}\nCPR is MIB's by signed score, CMD by absolute"
     signed, absolute, rows = found.signed, found.absolute, list[tuple[str, ...]]()
     for place, share in enumerate(signed.shares):

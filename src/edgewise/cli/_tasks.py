@@ -89,7 +89,7 @@ def check(
     check_task(file, "file", ())
     if limit < 0:
         raise ew.InputError(f"--limit {limit}: use at least 0")
-    result = ew.tasks.check_file(file, ew.models.load_tokenizer(model))
+    result = ew.tasks.check_file(file, ew.models.load_tokenizer(model), longest=ew.models.longest_prompt(model))
     if as_json:
         print(json.dumps(asdict(result)))
     else:

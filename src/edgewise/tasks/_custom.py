@@ -30,12 +30,13 @@ PROPORTIONS = (0.6, 0.2, 0.2)
 
 def from_records(
     records: Iterable[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     name: str = "records",
     *,
     proportions: Sequence[float] = PROPORTIONS,
     seed: int = 0,
     skip: bool = False,
+    bos: bool | None = None,
     loss: str | Score = "kl",
     metric: str | Score | None = None,
 ) -> Task:
@@ -55,17 +56,22 @@ def from_records(
       as what stands before it. `"wrong_answer"` is allowed here too, and is what would stand in the span.
     * `{"clean", "corrupted", "positions": "all"}`: the prediction of every next token of the clean text is judged.
 
+    Or prompts and answers are token ids: `{"clean": [5, 7], "corrupted": [5, 8], "answer": 9}`, `"wrong_answer"` and
+    `"positions": "all"` as above. For these there need be no tokenizer.
+
     Each record may have a `"split"`: "train", "validation" (or "val") or "test", the same for records with the same
     clean prompt. Where none has, they are dealt out at random, records with the same clean prompt to the same split.
     Other keys are ignored, unless they look like a misspelling.
 
     Args:
         records: the pairs.
-        tokenizer: the model's.
+        tokenizer: the model's; None where all are token ids.
         name: what the task is called, also in messages.
         proportions: of train, validation and test, where no record has a split.
         seed: of that dealing.
         skip: leave out the records that cannot be used (`provenance["skipped"]` counts them), in place of refusing all.
+        bos: put the BOS token before every prompt, or nothing; None for what the tokenizer does by itself. One that a
+            text begins with, as a chat template writes it, is not doubled.
         loss: see `Task`.
         metric: see `Task`; by default "logit_diff" if every pair has a wrong answer, else "log_prob".
 
@@ -73,14 +79,14 @@ def from_records(
         InputError: there is no record, or one of them cannot be used; the message names the first such.
     """
     placed = ((f"{name}[{number}]", record) for number, record in enumerate(records))
-    options = {"proportions": proportions, "seed": seed, "skip": skip, "loss": loss, "metric": metric}
+    options = {"proportions": proportions, "seed": seed, "skip": skip, "bos": bos, "loss": loss, "metric": metric}
     return build_task(name, placed, tokenizer, {"task": "records"}, **options)
 
 
 def build_task(
     name: str,
     placed: Iterable[Placed],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     made_by: dict[str, Any],
     *,
     proportions: Sequence[float],
@@ -88,6 +94,8 @@ def build_task(
     loss: str | Score,
     metric: str | Score | None,
     skip: bool = False,
+    bos: bool | None = None,
+    longest: int | None = None,
     shown: str | None = None,
     finish: Callable[[], dict[str, Any]] = dict,
 ) -> Task:
@@ -95,10 +103,11 @@ def build_task(
     with their texts. In messages it is called `shown`; its provenance is `made_by` and what `finish` gives after the
     last record.
     """
-    found = Gathered(Encoder.of(tokenizer))
+    found = Gathered(Encoder(None) if tokenizer is None else Encoder.of(tokenizer, bos), longest)
     splits, skipped = _splits(shown or name, placed, found, proportions, seed, skip)
     sizes = {split: len(pairs) for split, pairs in splits.items()}
-    provenance = {**made_by, **finish(), "name": name, "sizes": sizes, "sha256": pairs_hash(*splits.values())}
+    provenance = {**made_by, **finish(), "name": name, "sizes": sizes, "bos": found.encoder.bos}
+    provenance["sha256"] = pairs_hash(*splits.values())
     if skip:
         provenance["skipped"] = skipped
     span_names = tuple(found.names) if len(found.names) > 1 else ()
@@ -119,6 +128,8 @@ class Gathered:
     """Pairs that came one by one, and what of the earlier ones decides whether the next may stand beside them."""
 
     encoder: Encoder
+    longest: int | None = None
+    """How many tokens a prompt may have."""
     names: dict[str, int] = field(default_factory=lambda: {REST: 0})
     """The numbers of the named spans."""
     store: PairStore = field(default_factory=PairStore)
@@ -147,6 +158,8 @@ class Gathered:
         split = asked_split(record)
         names = dict(self.names)  # a copy: what is refused must not leave the name of a span
         pair = pair_of(record, self.encoder, names)
+        if self.longest is not None and (length := max(len(pair.clean), len(pair.corrupted))) > self.longest:
+            raise InputError(f"a prompt has {length} tokens, and the model has {self.longest} positions; shorten it")
         key = prompt_key(pair)
         if split is None:
             self.prompts.append(key)

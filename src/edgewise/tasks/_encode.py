@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgewise._errors import InputError
 
@@ -26,39 +26,54 @@ class Encoder:
     after a text are not: a prompt must end where the next token is predicted.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    prefix: Ids
+    tokenizer: Any
+    """None where prompts are token ids already, and no text is read."""
+    prefix: Ids = ()
     """What the tokenizer puts before a text."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    def of(cls, tokenizer: Any, bos: bool | None = None) -> Encoder:
         """Wrap a Hugging Face tokenizer, slow or fast.
 
+        Args:
+            tokenizer: the model's.
+            bos: put its BOS token before every text, or nothing; None for what it does by itself.
+
         Raises:
-            InputError: it is no tokenizer.
+            InputError: it is no tokenizer, or has no BOS token to put there.
         """
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise InputError(
                 f"tokenizer: {type(tokenizer).__name__} is not a Hugging Face tokenizer; pass the model's own"
             )
-        if not any(_ids(tokenizer, [""], special=True)):
-            return cls(tokenizer, ())
+        if bos and tokenizer.bos_token_id is None:
+            raise InputError("bos=True: this tokenizer has no BOS token; use bos=False")
+        if bos is False or not any(_ids(tokenizer, [""], special=True)):
+            return cls(tokenizer, (tokenizer.bos_token_id,) if bos else ())
         # It puts something around a text; only comparing shows on which side.
         (full,), (bare,) = _ids(tokenizer, ["a"], special=True), _ids(tokenizer, ["a"], special=False)
         start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
-        return cls(tokenizer, full[:start])
+        missing = bool(bos) and tokenizer.bos_token_id not in full[:start]
+        return cls(tokenizer, (tokenizer.bos_token_id,) * missing + full[:start])
+
+    @property
+    def bos(self) -> bool:
+        """Whether texts begin with the BOS token."""
+        return getattr(self.tokenizer, "bos_token_id", None) in self.prefix
 
     def __call__(self, text: str) -> Ids:
         """The ids of one text."""
         return self.many([text])[0]
 
     def many(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of several texts, as fast as the tokenizer can.
+        """The ids of several texts, as fast as the tokenizer can. One that begins with the prefix already is left so.
 
         Raises:
             InputError: a text is longer than the tokenizer's model allows.
         """
-        ids = [self.prefix + each for each in _ids(self.tokenizer, texts, special=False)]
+        n = len(self.prefix)
+        bare = _ids(self.tokenizer, texts, special=False)
+        ids = [each if n and each[:n] == self.prefix else self.prefix + each for each in bare]
         limit = getattr(self.tokenizer, "model_max_length", None) or _NO_LIMIT
         if limit < _NO_LIMIT and (longest := max(map(len, ids), default=0)) > limit:
             raise InputError(f"a text of {longest} tokens, where the tokenizer's model takes at most {limit}")
@@ -146,6 +161,8 @@ def quote(text: str) -> str:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool) -> list[Ids]:
+    if tokenizer is None:
+        raise InputError("there is no tokenizer to read text with; give token ids, or the model's tokenizer")
     try:
         # Some fast tokenizers come with padding or truncation switched on, and warn about long texts.
         batch = tokenizer(list(texts), add_special_tokens=special, padding=False, truncation=False, verbose=False)

@@ -32,6 +32,8 @@ def from_file(
     seed: int = 0,
     counterfactual: str | None = None,
     skip: bool = False,
+    bos: bool | None = None,
+    longest: int | None = None,
     loss: str | Score = "kl",
     metric: str | Score | None = None,
 ) -> Task:
@@ -47,6 +49,8 @@ def from_file(
         seed: see `from_records`.
         counterfactual: which counterfactual of MIB's rows is the corrupted prompt; by default the one MIB uses.
         skip: leave out the pairs that cannot be used (`provenance["skipped"]` counts them), in place of refusing all.
+        bos: see `from_records`.
+        longest: how many tokens a prompt may have: a model's `parts.n_positions`.
         loss: see `Task`.
         metric: see `from_records`.
 
@@ -56,7 +60,7 @@ def from_file(
     shown = str(path)
     digest = hashlib.sha256()
     arguments = {"path": shown, "proportions": list(proportions), "seed": seed}
-    arguments |= {"counterfactual": counterfactual, "skip": skip}
+    arguments |= {"counterfactual": counterfactual, "skip": skip} | ({} if bos is None else {"bos": bos})
     return build_task(
         Path(shown.removeprefix(HUB)).stem,
         _translated(_rows(shown, digest), counterfactual),
@@ -67,6 +71,8 @@ def from_file(
         loss=loss,
         metric=metric,
         skip=skip,
+        bos=bos,
+        longest=longest,
         shown=shown,
         finish=lambda: {} if shown.startswith(HUB) else {"file_sha256": digest.hexdigest()},
     )
@@ -81,6 +87,7 @@ def from_dataset(
     seed: int = 0,
     counterfactual: str | None = None,
     skip: bool = False,
+    bos: bool | None = None,
     loss: str | Score = "kl",
     metric: str | Score | None = None,
 ) -> Task:
@@ -95,13 +102,15 @@ def from_dataset(
         seed: see `from_records`.
         counterfactual: see `from_file`.
         skip: see `from_file`.
+        bos: see `from_records`.
         loss: see `Task`.
         metric: see `from_records`.
 
     Raises:
         InputError: it has no rows, or one of them cannot be used.
     """
-    options: dict[str, Any] = {"proportions": proportions, "seed": seed, "skip": skip, "loss": loss, "metric": metric}
+    options: dict[str, Any] = {"proportions": proportions, "seed": seed, "loss": loss, "metric": metric}
+    options |= {"skip": skip, "bos": bos}
     placed = _translated(_rows_of(dataset, name), counterfactual)
     return build_task(name, placed, tokenizer, {"task": "records"}, **options)
 
@@ -125,13 +134,16 @@ class FileCheck:
         return bool(self.refusals or self.problems)
 
 
-def check_file(path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual: str | None = None) -> FileCheck:
+def check_file(
+    path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual: str | None = None, longest: int | None = None
+) -> FileCheck:
     """Look at every row of a file or data set, and say which cannot be used and why; and what is wrong with them all.
+    Arguments are those of `from_file`.
 
     Raises:
         InputError: it cannot be read at all.
     """
-    found = Gathered(Encoder.of(tokenizer))
+    found = Gathered(Encoder.of(tokenizer), longest)
     refusals: list[str] = []
     problems: dict[str, str] = {}  # each is said once, of the first row that shows it
     contrasted = 0

@@ -51,7 +51,8 @@ _SHARED = """\
     train: how many pairs to train on.
     validation: how many to choose by.
     test: how many to judge on.
-    seed: another seed draws other pairs, from the same words and templates."""
+    seed: another seed draws other pairs, from the same words and templates.
+    bos: put the BOS token before every prompt, or nothing; None for what the tokenizer does by itself."""
 _OUTCOME = """
 Returns:
     The task, with loss "kl" and metric "{metric}".
@@ -76,6 +77,7 @@ class Builder(Protocol[Options]):
         validation: int = 200,
         test: int = 256,
         seed: int = 0,
+        bos: bool | None = None,
         *args: Options.args,
         **kwargs: Options.kwargs,
     ) -> Task: ...
@@ -97,7 +99,7 @@ def built_in(
     """
 
     def decorate(drawing: Callable[..., Draws | tuple[Draws, dict[str, Any]]]) -> Builder[Options]:
-        shared = [*signature(Builder.__call__).parameters.values()][1:6]
+        shared = [*signature(Builder.__call__).parameters.values()][1:7]
         own = [*signature(drawing).parameters.values()][1:]
         parameters = Signature([*shared, *own], return_annotation="Task")
 
@@ -105,7 +107,9 @@ def built_in(
             given = parameters.bind(*args, **kwargs)
             given.apply_defaults()
             arguments = dict(given.arguments)
-            encoder = Encoder.of(arguments.pop("tokenizer"))
+            encoder = Encoder.of(arguments.pop("tokenizer"), arguments["bos"])
+            if arguments["bos"] is None:  # as files of version 0.1 have it
+                del arguments["bos"]
             _check_sizes(name, arguments)
             found = drawing(encoder, **{option.name: arguments[option.name] for option in own})
             draws, settled = found if isinstance(found, tuple) else (found, {})
@@ -114,7 +118,8 @@ def built_in(
                 drafts = draws(split, generator(name, arguments["seed"], split))
                 pairs = _distinct(f"{name}: {split}", drafts, arguments[split], encoder, identity)
                 splits.append(stored(pairs))
-            provenance = {"task": name, "arguments": arguments | settled, "sha256": pairs_hash(*splits)}
+            made_by = {"task": name, "arguments": arguments | settled, "bos": encoder.bos}
+            provenance = made_by | {"sha256": pairs_hash(*splits)}
             return Task(name, *splits, loss="kl", metric=metric, provenance=provenance)
 
         described, _, options = cleandoc(drawing.__doc__ or "").partition("\n\nArgs:\n    encoder: the tokenizer's.")

@@ -23,7 +23,9 @@ ALL_TASKS: dict[str, Callable[..., Task]] = {**TASKS, "program": tasks.program}
 """Those, and the task of compiled programs, which takes no other model's tokenizer."""
 
 
-def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+def from_provenance(
+    provenance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, *, bos: bool | None = None
+) -> Task:
     """Make a task again from its `provenance`, as a saved circuit carries it.
 
     The loss and the metric are those recorded, if they go by a name of ours, and otherwise the task's defaults: a
@@ -32,6 +34,7 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     Args:
         provenance: of a built-in task or of a file, which must be where it was.
         tokenizer: the one that the task was made with.
+        bos: the same texts with the BOS token before them, or with nothing, whatever was recorded.
 
     Raises:
         InputError: it is no such provenance, or what it makes now are not the same pairs.
@@ -42,15 +45,18 @@ def from_provenance(provenance: Mapping[str, Any], tokenizer: PreTrainedTokenize
     builder = {**ALL_TASKS, "file": from_file}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
+    other = bos is not None and provenance.get("bos") != bos
+    arguments = {**arguments, "bos": bos} if other else arguments
     try:
         task = builder(tokenizer=tokenizer, **arguments)
     except TypeError as error:
         raise InputError(f"{kind}: the provenance has arguments that the task does not take ({error})") from None
     for what, changed in (("file_sha256", "the file has changed"), ("sha256", "the tokenizer or the version differs")):
-        if provenance.get(what) != task.provenance.get(what):
+        if provenance.get(what) != task.provenance.get(what) and not (other and what == "sha256"):
             raise InputError(f"{task.name}: these are not the pairs that were recorded, as {changed} (by {what})")
     if provenance.get("spans") == "changes":
         task = grouped_by_changes(task)
     kinds: tuple[Kind, ...] = ("loss", "metric")
     scores = {kind: provenance[kind] for kind in kinds if provenance.get(kind) in metric_names(kind)}
-    return replace(task, provenance=dict(provenance), **scores)
+    made = {name: task.provenance.get(name) for name in ("arguments", "bos", "sha256")} if other else {}
+    return replace(task, provenance={**provenance, **made}, **scores)

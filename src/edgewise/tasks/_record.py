@@ -23,6 +23,8 @@ def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] |
     spans, and gets those of new names. Raises `InputError`, which does not say where the record stands.
     """
     _check_keys(record)
+    if isinstance(record.get("clean"), (list, tuple)):
+        return _given_as_tokens(record)
     clean, clean_marks = unmarked(_text(record, "clean"), "clean")
     corrupted, corrupted_marks = unmarked(_text(record, "corrupted"), "corrupted")
     pair = _pair_of(record, clean, corrupted, bool(clean_marks or corrupted_marks), encoder)
@@ -38,6 +40,25 @@ def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] |
     align = partners(here, there, len(pair.clean), len(pair.corrupted))
     spans = groups(here, len(pair.clean), {REST: 0} if names is None else names)
     return replace(pair, spans=spans, align=align)
+
+
+def _given_as_tokens(record: Mapping[str, Any]) -> Pair:
+    """The pair of prompts that are token ids already, judged after the last one or, for `positions`, everywhere."""
+    clean, corrupted, right, wrong = (_numbers(record, key) for key in ("clean", "corrupted", "answer", "wrong_answer"))
+    if not clean or bool(right) == (record.get("positions") == "all"):
+        raise InputError('of token ids, give "clean", "corrupted", and the id of an "answer" or "positions": "all"')
+    targets = [Target(place, (token,)) for place, token in enumerate(clean[1:])]
+    targets = [Target(len(clean) - 1, right, wrong)] if right else targets
+    return Pair(clean, corrupted, tuple(targets), *(" ".join(map(str, ids)) for ids in (clean, corrupted)))
+
+
+def _numbers(record: Mapping[str, Any], key: str) -> Ids:
+    """None, one or several token ids."""
+    value = record.get(key)
+    numbers = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise InputError(f'"{key}" is {quote(str(value))}; where "clean" is a list of token ids, give ids there too')
+    return numbers
 
 
 def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: bool, encoder: Encoder) -> Pair:
