@@ -140,6 +140,7 @@ def _context(attention: Attention, real: Tensor | None = None) -> block.Attentio
 def _plain_mix(attention: Attention, query: Tensor, key: Tensor, value: Tensor, real: Tensor) -> Tensor:
     """Query by query, key by key."""
     if attention.query_norm is not None and attention.key_norm is not None:
+        assert not isinstance(attention.query_norm, Norm) and not isinstance(attention.key_norm, Norm)
         query, key = attention.query_norm(query), attention.key_norm(key)
     if attention.rotary is not None:
         query, key = _rotate(query, key, *attention.rotary(query, torch.arange(S).expand(2, -1)))

@@ -103,7 +103,7 @@ def _write_gguf(path: Path, module: LlamaForCausalLM, recipe: _Recipe) -> Path:
         tensors |= {f"blk.{index}.{ours}": layer.get_submodule(name).weight for name, ours in _NAMES.items()}
         if recipe.architecture == "qwen2":
             for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-                bias = layer.get_submodule(name).bias.detach().numpy()
+                bias = layer.get_parameter(f"{name}.bias").detach().numpy()
                 writer.add_tensor(f"blk.{index}.{_NAMES[name]}.bias", bias, raw_dtype=GGMLQuantizationType.F32)
     for name, weight in tensors.items():
         rows = _as_llama_cpp(name.split(".")[-1], weight.detach(), config)

@@ -62,7 +62,7 @@ def read(path: Path) -> Checkpoint:
     """
     if find_spec("transformers.integrations.gguf") is None:  # those before do not cut texts as the file says
         raise InputError(f"{path}: this needs a newer transformers; pip install --upgrade transformers")
-    from transformers.integrations.gguf import GgufHeader, read_gguf_metadata
+    from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 
     try:  # in no time, where the format's own package takes 16 s for a vocabulary of 150,000
         fields, header = read_gguf_metadata(str(path))[0], GgufHeader.from_file(str(path))
@@ -107,7 +107,7 @@ def _by_transformers(path: Path) -> Checkpoint:
     read = load_gguf_checkpoint(path, return_tensors=True, model_to_load=module)
     weights = {name: weight.float().contiguous() for name, weight in read["tensors"].items()}
     # AutoTokenizer would read all of the file's fields once more to find the class.
-    tokenizer: Any = tokenizer_class_from_name(TOKENIZER_MAPPING_NAMES[config.model_type])
+    tokenizer: Any = tokenizer_class_from_name(str(TOKENIZER_MAPPING_NAMES[config.model_type]))
     return Checkpoint(config, weights, tokenizer.from_pretrained(path.parent, gguf_file=path.name))
 
 

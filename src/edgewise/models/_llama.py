@@ -48,6 +48,7 @@ def grouped_attention(config: Any, own: Any, norm: Norm, heads: Sequence[Heads] 
     """
     n_heads, n_keys = config.num_attention_heads, config.num_key_value_heads
     projections = () if heads else ((own.q_proj, n_heads), (own.k_proj, n_keys), (own.v_proj, n_keys))
+    query, key, value = heads or [Heads.linear(*each) for each in projections]
     usual = {
         "query_norm": getattr(own, "q_norm", None),
         "key_norm": getattr(own, "k_norm", None),
@@ -56,7 +57,9 @@ def grouped_attention(config: Any, own: Any, norm: Norm, heads: Sequence[Heads] 
     }
     return Attention(
         norm,
-        *(heads or (Heads.linear(*each) for each in projections)),
+        query,
+        key,
+        value,
         output_heads(own.o_proj, n_heads),
         detach(own.o_proj.bias),
         scale=own.scaling,

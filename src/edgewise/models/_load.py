@@ -279,13 +279,13 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
             "a PEFT adapter alone" if (path / "adapter_config.json").is_file() else "no directory with a config.json"
         )
         raise InputError(f"model {name!r}: {adapter} there; give a directory written by save_pretrained")
-    choices = {"trust_remote_code": False, "revision": revision}
+    choices: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     with _refusing(f"model {name!r}: could not be loaded", _MODELS):
         place = _reached(name, revision)
-        module, info = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype or "auto", output_loading_info=True, **choices
-        )
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **choices)
+        choices |= {"dtype": dtype or "auto", "output_loading_info": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **choices)
+        module, info = loaded
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, trust_remote_code=False, revision=revision)
     if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(

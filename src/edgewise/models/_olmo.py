@@ -14,7 +14,7 @@ MODEL_TYPES = ("olmo2", "olmo3")
 def parts(module: Any) -> Parts:
     """The parts of a `transformers` OLMo 2 or 3 with a language-modelling head."""
     model, config = module.model, module.config
-    rotary = {None: model.rotary_emb}
+    rotary: dict[str | None, Any] = {None: model.rotary_emb}
     for kind in set(getattr(config, "layer_types", None) or ()):  # one function each, which its layers share
         rotary[kind] = partial(model.rotary_emb, layer_type=kind)
 

@@ -32,7 +32,7 @@ class Encoder:
     """What the tokenizer puts before a text."""
 
     @classmethod
-    def of(cls, tokenizer: Any, bos: bool | None = None) -> Encoder:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None) -> Encoder:
         """Wrap a Hugging Face tokenizer, slow or fast.
 
         Args:
@@ -46,15 +46,16 @@ class Encoder:
             raise InputError(
                 f"tokenizer: {type(tokenizer).__name__} is not a Hugging Face tokenizer; pass the model's own"
             )
-        if bos and tokenizer.bos_token_id is None:
+        first: Any = getattr(tokenizer, "bos_token_id", None)
+        if bos and first is None:
             raise InputError("bos=True: this tokenizer has no BOS token; use bos=False")
         if bos is False or not any(_ids(tokenizer, [""], special=True)):
-            return cls(tokenizer, (tokenizer.bos_token_id,) if bos else ())
+            return cls(tokenizer, (first,) if bos else ())
         # It puts something around a text; only comparing shows on which side.
         (full,), (bare,) = _ids(tokenizer, ["a"], special=True), _ids(tokenizer, ["a"], special=False)
         start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
-        missing = bool(bos) and tokenizer.bos_token_id not in full[:start]
-        return cls(tokenizer, (tokenizer.bos_token_id,) * missing + full[:start])
+        missing = bool(bos) and first not in full[:start]
+        return cls(tokenizer, (first,) * missing + full[:start])
 
     @property
     def bos(self) -> bool:
@@ -160,7 +161,7 @@ def quote(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + '"'
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool) -> list[Ids]:
+def _ids(tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], special: bool) -> list[Ids]:
     if tokenizer is None:
         raise InputError("there is no tokenizer to read text with; give token ids, or the model's tokenizer")
     try:

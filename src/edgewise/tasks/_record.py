@@ -49,7 +49,8 @@ def _given_as_tokens(record: Mapping[str, Any]) -> Pair:
         raise InputError('of token ids, give "clean", "corrupted", and the id of an "answer" or "positions": "all"')
     targets = [Target(place, (token,)) for place, token in enumerate(clean[1:])]
     targets = [Target(len(clean) - 1, right, wrong)] if right else targets
-    return Pair(clean, corrupted, tuple(targets), *(" ".join(map(str, ids)) for ids in (clean, corrupted)))
+    shown = [" ".join(map(str, ids)) for ids in (clean, corrupted)]
+    return Pair(clean, corrupted, tuple(targets), shown[0], shown[1])
 
 
 def _numbers(record: Mapping[str, Any], key: str) -> Ids:
