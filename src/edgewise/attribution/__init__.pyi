@@ -1,0 +1,9 @@
+from ._attribute import AttributionConfig as AttributionConfig
+from ._attribute import attribute as attribute
+from ._graph import AttributionGraph as AttributionGraph
+from ._graph import Ledger as Ledger
+from ._graph import NodeTable as NodeTable
+from ._influence import GraphScores as GraphScores
+from ._influence import influence as influence
+from ._influence import prune as prune
+from ._influence import scores as scores

@@ -1,0 +1,183 @@
+"""Attribution graphs of prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.attribution._frozen import FrozenRun, frozen_run
+from edgewise.attribution._graph import KINDS, AttributionGraph, Ledger, NodeTable, concatenated
+from edgewise.attribution._grow import Growth
+from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
+from edgewise.attribution._targets import Target, roots
+from edgewise.models import Model
+from edgewise.runs import RunOptions, run_steps, settings_of, software
+from edgewise.transcoders import Transcoder
+
+
+@dataclass(frozen=True)
+class AttributionConfig:
+    """How a graph is made."""
+
+    max_nodes: int = 5000
+    """How many neurons or features get rows, the most influential first."""
+    batch: int = 512
+    """How many of them between two rankings of the rest."""
+    keep: float = 0.98
+    """The share of each target's edges, by size, that is kept; the rest is only added up."""
+    most_edges: int = 10_000
+    """How many edges a target keeps at most."""
+    neurons_per_token: int = 256
+    """How many neurons of a layer are nodes at each position, those that write most; what the rest writes is the
+    layer's error. 0: all."""
+    gate: Gate = "half"
+    """To which factor of a gated MLP a neuron's edges go: half of its value to each, or all to `up` or `gate`."""
+
+
+def attribute(
+    model: Model,
+    prompt: str | Sequence[int] | Int[Tensor, " S"],
+    nodes: Literal["neurons"] | Transcoder | Sequence[Transcoder] = "neurons",
+    *,
+    target: Target = None,
+    contrast: bool = False,
+    config: AttributionConfig = AttributionConfig(),
+    options: RunOptions = RunOptions(),
+    dtype: torch.dtype | None = None,
+) -> AttributionGraph:
+    """The attribution graph of one prompt."""
+    ids = token_ids(model, prompt)
+    run = frozen_run(model, ids, dtype)
+    if not bool(run.final.isfinite().all()):
+        raise InputError("prompt: the model gives numbers that are not finite on it; check its weights and type")
+    kinds = nodes_of(run, nodes, config)
+    explained = roots(kinds, target, contrast)
+    growth = Growth(kinds, explained, config.max_nodes, config.batch, config.keep, config.most_edges)
+    settings = {"nodes": _nodes_record(nodes), **settings_of(config)}
+    identity = {**settings, "ids": ids.tolist(), "roots": [each.name for each in explained], "model": model.identity}
+    run_steps(growth, growth.n_steps, identity, options, "attribution")
+    provenance = {"model": model.identity, "software": software()}
+    return _assembled(growth, settings, provenance)
+
+
+def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> Int[Tensor, " S"]:
+    """A prompt's tokens, as the tokenizer gives them.
+
+    Raises:
+        InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two.
+    """
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise InputError("prompt: the model has no tokenizer; give token ids")
+        prompt = model.tokenizer(prompt)["input_ids"]
+    ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
+    n_tokens = int(model.module.config.vocab_size)
+    if ids.ndim != 1 or len(ids) < 2:
+        raise InputError(f"prompt: {ids.numel()} token; an attribution graph needs two at least")
+    if int(ids.min()) < 0 or int(ids.max()) >= n_tokens:
+        raise InputError(f"prompt: token {int(ids.max())}; the model has tokens 0 to {n_tokens - 1}")
+    return ids
+
+
+def nodes_of(run: FrozenRun, nodes: Any, config: AttributionConfig) -> Nodes:
+    """The kind of nodes asked for."""
+    if isinstance(nodes, str):
+        if nodes != "neurons":
+            raise InputError(f"nodes {nodes!r}: give 'neurons', or transcoders")
+        return Neurons(run, config.neurons_per_token or None, config.gate)
+    return Features(run, by_layer(run.model, nodes))
+
+
+def _nodes_record(nodes: Any) -> Any:
+    if isinstance(nodes, str):
+        return nodes
+    return [str(each.spec.reads) for each in ([nodes] if isinstance(nodes, Transcoder) else nodes)]
+
+
+def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, Any]) -> AttributionGraph:
+    """The graph of the rows that are known: of nodes without one, edges are only added up."""
+    run, columns = growth.nodes.run, growth.columns
+    chosen = torch.cat([torch.zeros(0, dtype=torch.long), *(each.long() for each in growth.chosen)])
+    used = torch.ones(columns.total, dtype=torch.bool)
+    used[: columns.n_nodes] = False
+    used[chosen] = True
+    table = concatenated([_column_table(growth).take(used), _root_table(growth)])
+    is_inner = table.is_kind("neuron", "feature")
+    order = (table.layer * 2 + is_inner).argsort(stable=True)  # sources before targets
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order))
+    place = torch.cumsum(used.long(), 0) - 1  # of each column among those used
+    n, n_used = len(order), int(used.sum())
+    targets = number[torch.cat([torch.arange(n_used, n), place[chosen]])]  # as the rows stand: roots first
+    rows = torch.cat([each.offsets.diff() for each in growth.found])
+    entry_target = targets.repeat_interleave(rows)
+    entry_column = torch.cat([each.columns for each in growth.found]).long()
+    weight = torch.cat([each.weight for each in growth.found])
+    sums = weight.new_zeros(4, n, dtype=torch.float64)
+    sums[:, targets] = torch.cat([each.sums for each in growth.found], 1)
+    inside = used[entry_column]
+    lost = torch.where(inside, 0.0, weight.double())
+    sums[2].index_add_(0, entry_target, lost)
+    sums[3].index_add_(0, entry_target, lost.abs())
+    pairs = entry_target[inside].numpy(), number[place[entry_column[inside]]].numpy()
+    matrix = csr_array((weight[inside].numpy(), pairs), shape=(n, n))
+    return AttributionGraph(
+        table.take(order),
+        torch.from_numpy(matrix.indptr.astype(np.int64)),
+        torch.from_numpy(matrix.indices.astype(np.int64)),
+        torch.from_numpy(matrix.data),
+        Ledger(*sums),
+        run.ids.cpu(),
+        _texts(run),
+        tuple(each.name for each in growth.roots),
+        torch.tensor([each.weight for each in growth.roots]),
+        settings,
+        provenance,
+    )
+
+
+def _column_table(growth: Growth) -> NodeTable:
+    """What every column of a row is."""
+    run, columns, nodes = growth.nodes.run, growth.columns, growth.nodes
+    positions, n_layers = torch.arange(len(run)), len(run.layers)
+    tables = []
+    for layer, active in enumerate(nodes.active):
+        kind = "neuron" if isinstance(nodes, Neurons) else "feature"
+        tables.append(_table(kind, layer, active.position.cpu(), active.index.cpu(), active.value.double().cpu()))
+    tables += [_table("error", layer, positions) for layer in range(n_layers)]
+    tables += [
+        _table(kind, -1, positions, run.ids.cpu() if kind == "token" else None)
+        for kind in ("token", "position")[: columns.n_embeddings]
+    ]
+    for layer in range(n_layers):
+        tables += [_table(kind, layer, positions[:1] - 1) for kind in ("reading bias", "attention bias", "MLP bias")]
+    return concatenated([*tables, _table("reading bias", n_layers, positions[:1] - 1)])
+
+
+def _root_table(growth: Growth) -> NodeTable:
+    n_layers, last = len(growth.nodes.run.layers), len(growth.nodes.run) - 1
+    values = torch.tensor([each.value for each in growth.roots], dtype=torch.float64)
+    index = torch.arange(len(values))
+    return _table("root", n_layers, torch.full_like(index, last), index, values)
+
+
+def _table(
+    kind: str, layer: int, position: Tensor, index: Tensor | None = None, value: Tensor | None = None
+) -> NodeTable:
+    def filled(number: int) -> Tensor:
+        return torch.full_like(position, number)
+
+    index = filled(-1) if index is None else index
+    value = torch.zeros(len(position), dtype=torch.float64) if value is None else value
+    return NodeTable(filled(KINDS.index(kind)), filled(layer), position, index, value)
+
+
+def _texts(run: FrozenRun) -> tuple[str, ...]:
+    tokenizer = run.model.tokenizer
+    return tuple(str(int(i)) if tokenizer is None else tokenizer.decode([int(i)]) for i in run.ids)

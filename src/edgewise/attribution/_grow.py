@@ -1,0 +1,161 @@
+"""Growing a graph: rows of the roots first, then of the nodes that influence them most, batch after batch.
+
+After circuit-tracer: as long as the budget lasts, the nodes whose rows are not known are ranked by their influence
+through the rows that are, and the first of them get theirs. Rows are kept sparse: their largest edges that together
+have a stated share of all sizes; what is cut is added up.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from edgewise.attribution._nodes import Nodes
+from edgewise.attribution._rows import Columns, Targets, rows
+from edgewise.attribution._targets import Root, node_targets
+from edgewise.runs import Learner
+
+BLOCK = 128
+"""Rows of one walk."""
+BLOCK_BYTES = 1 << 28
+"""How much a walk's rows, or its covectors, may take; fewer rows where a row is long."""
+
+
+class SparseRows(NamedTuple):
+    """Rows of some targets, each its largest edges."""
+
+    offsets: Int[Tensor, " K+1"]
+    columns: Int[Tensor, " e"]
+    weight: Float[Tensor, " e"]
+    sums: Float[Tensor, "4 K"]
+    """Value minus all edges; all edges' sizes; the cut ones' sum; their sizes."""
+
+    @staticmethod
+    def of(dense: Float[Tensor, "K C"], values: Float[Tensor, " K"], keep: float, most: int) -> "SparseRows":
+        """The largest edges of each row that have the share `keep` of its size together, at most `most` of them."""
+        size = dense.abs()
+        total = size.sum(1)
+        found = size.topk(min(most, size.shape[1]), dim=1)
+        before = found.values.double().cumsum(1) - found.values
+        kept = (before < keep * total[:, None]) & (found.values > 0)
+        weight = dense.gather(1, found.indices)
+        inside, inside_size = (torch.where(kept, x, 0.0).double().sum(1) for x in (weight, found.values))
+        everything = dense.double().sum(1)
+        sums = torch.stack([values - everything, total.double(), everything - inside, total.double() - inside_size])
+        offsets = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.sum(1).cumsum(0)])
+        return SparseRows(offsets, found.indices[kept].to(torch.int32), weight[kept], sums)
+
+
+class Growth(Learner):
+    """The rows known so far. A step is one batch of rows."""
+
+    on_interrupt = "finish"
+
+    def __init__(self, nodes: Nodes, roots: list[Root], budget: int, batch: int, keep: float, most: int) -> None:
+        self.nodes, self.roots, self.budget, self.batch, self.keep, self.most = nodes, roots, budget, batch, keep, most
+        self.columns = Columns.of(nodes)
+        self.chosen = list[Tensor]()
+        """Columns of the nodes that have rows, batch after batch."""
+        self.found = list[SparseRows]()
+        """The roots' rows first, then each batch's."""
+
+    @property
+    def n_steps(self) -> int:
+        """Batches until the budget, or all nodes, are used up."""
+        return -(-min(self.budget, self.columns.n_nodes) // self.batch)
+
+    def begin(self) -> None:
+        """The roots' rows."""
+        targets = [each.targets._replace(row=each.targets.row + i) for i, each in enumerate(self.roots)]
+        values = torch.tensor([each.value for each in self.roots], dtype=torch.float64)
+        self.found.append(self.sparse(targets, values))
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        """One batch."""
+        influence = self.influence()
+        nodes = influence[: self.columns.n_nodes].clone()
+        for each in self.chosen:
+            nodes[each.long()] = -1
+        count = min(self.batch, min(self.budget, self.columns.n_nodes) - step * self.batch)
+        chosen = nodes.topk(count).indices
+        chosen = chosen[nodes[chosen] > 0]
+        self.chosen.append(chosen.to(torch.int32))
+        self.found.append(self.rows_of(chosen))
+        return {"loss": float(nodes.clamp(min=0).sum() / influence.sum().clamp(min=1e-30))}
+
+    def rows_of(self, chosen: Int[Tensor, " n"]) -> SparseRows:
+        """The rows of some nodes, in blocks of nearby positions."""
+        starts = torch.tensor(self.columns.starts)
+        layer = torch.searchsorted(starts, chosen, right=True) - 1
+        within = chosen - starts[layer]
+        position = torch.cat([self.nodes.active[int(l)].position[w[None]] for l, w in zip(layer, within, strict=True)])
+        order = position.argsort(stable=True)
+        length = max(self.columns.total, int(self.nodes.run.final.numel()))
+        block = max(1, min(BLOCK, BLOCK_BYTES // (length * self.nodes.run.final.element_size())))
+        pieces = [self.block(layer[each], within[each]) for each in order.split(block)]
+        return _joined(pieces, order)
+
+    def block(self, layer: Int[Tensor, " n"], within: Int[Tensor, " n"]) -> SparseRows:
+        """The rows of some nodes by one walk."""
+        targets, values = list[Targets](), torch.zeros(len(layer), dtype=torch.float64)
+        for each in layer.unique().tolist():
+            rows_here = (layer == each).nonzero()[:, 0]
+            targets.append(node_targets(self.nodes, each, within[rows_here])._replace(row=rows_here))
+            values[rows_here] = self.nodes.active[each].value[within[rows_here]].double()
+        return self.sparse(targets, values)
+
+    def sparse(self, targets: list[Targets], values: Float[Tensor, " n"]) -> SparseRows:
+        return SparseRows.of(rows(self.nodes, self.columns, targets, len(values)), values, self.keep, self.most)
+
+    def influence(self) -> Float[Tensor, " C"]:
+        """Of every column on the roots, through the rows known so far; biases have none."""
+        total = np.zeros(self.columns.total)
+        weights = np.array([root.weight for root in self.roots])
+        self.pass_down(total, self.found[0], weights)
+        starts = self.columns.starts
+        batches = [
+            (chosen.numpy(), sparse) for chosen, sparse in zip(self.chosen, self.found[1:], strict=True)
+        ]
+        for layer in range(len(starts) - 2, -1, -1):
+            for chosen, sparse in batches:
+                here = np.flatnonzero((chosen >= starts[layer]) & (chosen < starts[layer + 1]))
+                if len(here):
+                    self.pass_down(total, sparse, total[chosen[here]], here)
+        return torch.from_numpy(total)
+
+    def pass_down(self, total: np.ndarray, sparse: SparseRows, mass: np.ndarray, these: np.ndarray | None = None) -> None:
+        size = np.abs(sparse.weight.double().numpy())
+        size[sparse.columns.numpy() >= self.columns.first_bias] = 0
+        n = len(sparse.offsets) - 1
+        matrix = csr_array((size, sparse.columns.numpy(), sparse.offsets.numpy()), shape=(n, len(total)))
+        matrix = matrix if these is None else matrix[these]
+        sums = np.asarray(matrix.sum(axis=1)).ravel()
+        total += matrix.T @ (mass / np.where(sums > 0, sums, 1))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The rows, and whose they are."""
+        state = {}
+        for i, sparse in enumerate(self.found):
+            state |= {f"{i}.{name}": tensor for name, tensor in sparse._asdict().items()}
+        return state | {f"{i}.chosen": tensor for i, tensor in enumerate(self.chosen, 1)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse."""
+        n = sum(name.endswith(".offsets") for name in tensors)
+        self.found = [SparseRows(*(tensors[f"{i}.{name}"] for name in SparseRows._fields)) for i in range(n)]
+        self.chosen = [tensors[f"{i}.chosen"] for i in range(1, n)]
+
+
+def _joined(pieces: list[SparseRows], order: Int[Tensor, " n"]) -> SparseRows:
+    """Blocks of rows as one, in the order in which they were asked for."""
+    counts = torch.cat([piece.offsets.diff() for piece in pieces])
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    columns, weight = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("columns", "weight"))
+    sums = torch.cat([piece.sums for piece in pieces], 1)
+    back = order.argsort()
+    entries = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in back.tolist()])
+    offsets = torch.cat([counts.new_zeros(1), counts[back].cumsum(0)])
+    return SparseRows(offsets, columns[entries], weight[entries], sums[:, back])

@@ -1,0 +1,333 @@
+"""What stands between the tokens and the logits: the active neurons or features of each layer's MLP.
+
+Both have one form. A node reads the stream with a covector, its slopes times rows of the layer's encoders, and writes
+its value times a row of its decoder. A feature has one encoder and slope 1: its edges add up to its pre-activation.
+A neuron has one encoder for each factor of its MLP's product, and slopes for which its edges add up to its activation.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.attribution._frozen import FrozenNorm, FrozenRun
+from edgewise.models import Mlp, Model
+from edgewise.models.block import normed
+from edgewise.transcoders import Transcoder, centre, check_transcoder, input_at, special_tokens
+
+Gate = Literal["half", "up", "gate"]
+"""To which factor of a gated product `act(g) · u` a neuron's edges go: half of the value to each, or all to one, the
+other held fixed."""
+
+_CHUNK = 1 << 14  # active features whose encoder rows are gathered at once
+
+
+class Active(NamedTuple):
+    """A layer's active nodes, position after position."""
+
+    offsets: Int[Tensor, " S+1"]
+    """Where each position's begin, and at last how many there are in all."""
+    index: Int[Tensor, " n"]
+    """Which neuron or feature."""
+    value: Float[Tensor, " n"]
+    """Its activation, by which its decoder row is multiplied; what its edges add up to."""
+    slopes: Float[Tensor, "n M"]
+    """By which the rows of the layer's M encoders are multiplied."""
+
+    @property
+    def position(self) -> Int[Tensor, " n"]:
+        """Of each node."""
+        return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.index))
+
+
+class Reading(NamedTuple):
+    """How nodes read the stream: `value = ⟨covector, stream at the node's position⟩ + bias`, with frozen norms."""
+
+    covector: Float[Tensor, "n D"]
+    bias: Float[Tensor, " n"]
+
+
+class Nodes(ABC):
+    """The nodes of one run."""
+
+    letter: str
+    """In their names: `m3.n7@2` is neuron 7 of layer 3 at position 2."""
+    before_post_norm = False
+    """Whether decoders write before a post-norm of the MLP, or to the stream itself."""
+
+    def __init__(self, run: FrozenRun) -> None:
+        self.run = run
+
+    @cached_property
+    def active(self) -> tuple[Active, ...]:
+        """By layer."""
+        return tuple(self._active(layer) for layer in range(len(self.run.layers)))
+
+    @cached_property
+    def errors(self) -> tuple[Float[Tensor, "S D"], ...]:
+        """By layer: what its MLP adds to the stream and no node accounts for."""
+        return tuple(
+            ran.mlp_written - self._reconstructed(layer) - self.constant(layer)
+            for layer, ran in enumerate(self.run.layers)
+        )
+
+    @abstractmethod
+    def _active(self, layer: int) -> Active: ...
+
+    def sources(self, layer: int) -> range:
+        """The layers whose nodes write what this layer's MLP adds to the stream."""
+        return range(layer, layer + 1)
+
+    @abstractmethod
+    def decoder(self, layer: int, written: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """What nodes of a layer write at another (`written`), for an activation of 1."""
+
+    @abstractmethod
+    def reading(self, layer: int, chosen: Int[Tensor, " n"]) -> Reading:
+        """How some of a layer's active nodes read the stream between attention and MLP."""
+
+    @abstractmethod
+    def constant(self, layer: int) -> Float[Tensor, "S D"]:
+        """What a layer's MLP adds to the stream whatever it reads: biases."""
+
+    def skip_back(self, layer: int, covector: Float[Tensor, "T K D"]) -> Float[Tensor, "T K D"] | None:
+        """From a covector of what is written to that of the stream read, through a skip connection if there is one."""
+        return None
+
+    def skip_forward(self, layer: int, change: Float[Tensor, "S K D"]) -> Float[Tensor, "S K D"] | None:
+        """The transpose of `skip_back`."""
+        return None
+
+    def _skipped(self, layer: int) -> Float[Tensor, "S D"]:
+        """What the skip connection writes, its share of the constant aside."""
+        stream = self.run.layers[layer].between
+        skipped = self.skip_forward(layer, stream[:, None])
+        return torch.zeros_like(stream) if skipped is None else skipped[:, 0]
+
+    def _reconstructed(self, layer: int) -> Float[Tensor, "S D"]:
+        ran, total = self.run.layers[layer], self._skipped(layer)
+        for source in self.sources(layer):
+            active = self.active[source]
+            rows = self.decoder(source, layer, active.index) * active.value[:, None]
+            written = torch.zeros_like(total).index_add_(0, active.position, rows)
+            if self.before_post_norm and ran.mlp_post_norm is not None:
+                written = ran.mlp_post_norm.forward(written[:, None])[:, 0]
+            total = total + written
+        return total
+
+
+class Neurons(Nodes):
+    """The neurons of the model's own MLPs; what an MLP that is a module as it is writes is an error."""
+
+    letter, before_post_norm = "n", True
+
+    def __init__(self, run: FrozenRun, per_token: int | None = None, gate: Gate = "half") -> None:
+        """Set up.
+
+        Args:
+            run: the run.
+            per_token: how many neurons of a layer are nodes at each position, those that write most; what the others
+                write is the error. None: all.
+            gate: how a gated neuron's value is shared between its factors.
+        """
+        super().__init__(run)
+        self.per_token, self.gate = per_token, gate
+
+    def _active(self, layer: int) -> Active:
+        ran = self.run.layers[layer]
+        if ran.layer.mlp.down is None:
+            empty = ran.between.new_zeros(0)
+            return Active(torch.zeros(len(self.run) + 1, dtype=torch.long), empty.long(), empty, empty[:, None])
+        projected, hidden = ran.neurons()
+        count = hidden.shape[1] if self.per_token is None else min(self.per_token, hidden.shape[1])
+        written = hidden.abs() * self.decoder(layer, layer, torch.arange(hidden.shape[1])).norm(dim=1)
+        index = written.topk(count).indices.sort(1).values  # (S, c)
+        slopes = _slopes(ran.layer.mlp, [x.gather(1, index) for x in projected], self.gate)
+        offsets = torch.arange(len(self.run) + 1, device=index.device) * count
+        return Active(offsets, index.flatten(), hidden.gather(1, index).flatten(), slopes.flatten(0, 1))
+
+    def decoder(self, layer: int, written: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """Rows of the MLP's last matrix."""
+        down = self.run.layers[layer].layer.mlp.down
+        assert down is not None
+        return down[index].to(self.run.final)
+
+    def reading(self, layer: int, chosen: Int[Tensor, " n"]) -> Reading:
+        """Columns of the MLP's first matrices, each times its slope."""
+        ran, active = self.run.layers[layer], self.active[layer]
+        index, slopes = active.index[chosen], active.slopes[chosen]
+        inputs = [(weight.T[index].to(slopes), bias) for weight, bias in ran.layer.mlp.inputs]
+        covector = torch.stack([slope[:, None] * rows for slope, (rows, _) in zip(slopes.T, inputs, strict=True)]).sum(0)
+        own = [slope * bias[index] for slope, (_, bias) in zip(slopes.T, inputs, strict=True) if bias is not None]
+        bias = torch.stack(own).sum(0) if own else slopes.new_zeros(len(index))
+        return _through_norm(ran.mlp_norm, active.position[chosen], covector, bias)
+
+    def constant(self, layer: int) -> Float[Tensor, "S D"]:
+        """The last matrix's bias, through a post-norm."""
+        ran = self.run.layers[layer]
+        total, bias = torch.zeros_like(ran.between), ran.layer.mlp.down_bias
+        if bias is None:
+            return total
+        total = total + bias
+        return total if ran.mlp_post_norm is None else ran.mlp_post_norm.forward(total[:, None])[:, 0]
+
+
+def _slopes(mlp: Mlp, projected: list[Float[Tensor, "S c"]], gate: Gate) -> Float[Tensor, "S c M"]:
+    """By which each factor's pre-activation is multiplied so that the sum is the neuron's activation."""
+    assert mlp.activation is not None
+    z = projected[0]
+    safe = torch.where(z.abs() < 1e-6, 1e-6, z)  # at 0 the slope of the line to a point beside it
+    secant = mlp.activation(safe) / safe
+    if mlp.gate is None:
+        return secant[..., None]
+    to_gate, to_up = {"half": (0.5, 0.5), "gate": (1.0, 0.0), "up": (0.0, 1.0)}[gate]
+    return torch.stack([to_gate * secant * projected[1], to_up * mlp.activation(z)], -1)
+
+
+def _through_norm(
+    norm: FrozenNorm, position: Int[Tensor, " n"], covector: Float[Tensor, "n D"], bias: Float[Tensor, " n"]
+) -> Reading:
+    """From what reads a norm's output to what reads its input."""
+    if norm.norm.bias is not None:
+        bias = bias + covector @ norm.norm.bias.to(covector)
+    return Reading(norm.at(position).back(covector[:, None])[:, 0], bias)
+
+
+class Features(Nodes):
+    """The features of transcoders, one for each layer or a cross-layer set; what an MLP without one writes, and what a
+    transcoder gets wrong, is an error.
+    """
+
+    letter = "f"
+
+    def __init__(self, run: FrozenRun, transcoders: dict[int, Transcoder]) -> None:
+        """Set up.
+
+        Args:
+            run: the run.
+            transcoders: by the layer they read (see `by_layer`).
+        """
+        super().__init__(run)
+        self.transcoders = transcoders
+
+    @cached_property
+    def special(self) -> Bool[Tensor, " S"]:
+        """Special tokens and the first, at which the features of some transcoders are off."""
+        special = special_tokens(self.run.model, self.run.ids)
+        special[0] = True
+        return special
+
+    def on(self, layer: int) -> Bool[Tensor, " S"]:
+        """Where a layer's transcoder stands for its MLP."""
+        if layer not in self.transcoders:
+            return torch.zeros_like(self.special)
+        excludes = self.transcoders[layer].spec.exclude_special
+        return ~self.special if excludes else torch.ones_like(self.special)
+
+    def _active(self, layer: int) -> Active:
+        if layer not in self.transcoders:
+            empty = self.run.final.new_zeros(0)
+            return Active(torch.zeros(len(self.run) + 1, dtype=torch.long), empty.long(), empty, empty[:, None])
+        transcoder, ran = self.transcoders[layer], self.run.layers[layer]
+        site = transcoder.spec.reads
+        x = centre(input_at(ran.layer, site.kind, ran.between, normed(ran.layer.mlp.norm, ran.between)), site)
+        codes = transcoder.codes(x.to(transcoder.W_enc))
+        keep = self.on(layer)[codes.tokens]
+        tokens, index = codes.tokens[keep], codes.feature[keep]
+        # An active feature's value is its pre-activation, made again in the run's type.
+        x = x if transcoder.b_in is None else x - transcoder.b_in.detach().to(x)
+        pairs = zip(tokens.split(_CHUNK), index.split(_CHUNK), strict=True)
+        value = torch.cat([torch.linalg.vecdot(x[t], transcoder.W_enc.detach()[f].to(x)) for t, f in pairs])
+        value = value + transcoder.b_enc.detach()[index].to(x)
+        offsets = _offsets(torch.bincount(tokens, minlength=len(self.run)))
+        return Active(offsets, index, value, torch.ones_like(value)[:, None])
+
+    def sources(self, layer: int) -> range | list[int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Those with a transcoder that writes to it."""
+        return [i for i, each in self.transcoders.items() if any(site.layer == layer for site in each.spec.writes)]
+
+    def decoder(self, layer: int, written: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
+        """Rows of the transcoder's decoder for one of the layers it writes to."""
+        spec = self.transcoders[layer].spec
+        place = [site.layer for site in spec.writes].index(written)
+        table = self.transcoders[layer].W_dec.detach().view(spec.n_features, -1, spec.d_out)
+        return table[index, place].to(self.run.final)
+
+    def reading(self, layer: int, chosen: Int[Tensor, " n"]) -> Reading:
+        """Rows of the transcoder's encoder, carried back to the stream."""
+        transcoder, active = self.transcoders[layer], self.active[layer]
+        index, position = active.index[chosen], active.position[chosen]
+        covector = transcoder.W_enc.detach()[index].to(self.run.final)
+        bias = transcoder.b_enc.detach()[index].to(covector)
+        if transcoder.b_in is not None:
+            bias = bias - covector @ transcoder.b_in.detach().to(covector)
+        covector, norm = centre(covector, transcoder.spec.reads), self._site_norm(layer)
+        return Reading(covector, bias) if norm is None else _through_norm(norm, position, covector, bias)
+
+    def constant(self, layer: int) -> Float[Tensor, "S D"]:
+        """The transcoder's output bias, and the norm's through a skip connection."""
+        total = torch.zeros_like(self.run.layers[layer].between)
+        if layer not in self.transcoders:
+            return total
+        transcoder = self.transcoders[layer]
+        bias = transcoder.b_dec.detach().to(total)
+        norm = self._site_norm(layer)
+        if transcoder.W_skip is not None and norm is not None and norm.norm.bias is not None:
+            read = centre(norm.norm.bias.to(total), transcoder.spec.reads)
+            bias = bias + read @ transcoder.W_skip.detach().to(total).T
+        return total + bias * self.on(layer)[:, None]
+
+    def skip_back(self, layer: int, covector: Float[Tensor, "T K D"]) -> Float[Tensor, "T K D"] | None:
+        """Through W_skip and the site read."""
+        skip = None if layer not in self.transcoders else self.transcoders[layer].W_skip
+        if skip is None:
+            return None
+        site = self.transcoders[layer].spec.reads
+        read = centre(covector @ skip.detach().to(covector), site) * self.on(layer)[: len(covector), None, None]
+        norm = self._site_norm(layer)
+        return read if norm is None else norm.back(read)
+
+    def skip_forward(self, layer: int, change: Float[Tensor, "S K D"]) -> Float[Tensor, "S K D"] | None:
+        """Through the site read and W_skip."""
+        skip = None if layer not in self.transcoders else self.transcoders[layer].W_skip
+        if skip is None:
+            return None
+        norm = self._site_norm(layer)
+        read = centre(change if norm is None else norm.forward(change), self.transcoders[layer].spec.reads)
+        return read @ skip.detach().to(change).T * self.on(layer)[: len(change), None, None]
+
+    def _site_norm(self, layer: int) -> FrozenNorm | None:
+        """What stands between the stream and the site that a layer's transcoder reads."""
+        kind, ran = self.transcoders[layer].spec.reads.kind, self.run.layers[layer]
+        if kind == "resid_mid":
+            return None
+        return ran.mlp_norm if kind == "mlp_in" else ran.mlp_norm._replace(norm=ran.layer.mlp.norm.bare())
+
+
+def _offsets(counts: Int[Tensor, " S"]) -> Int[Tensor, " S+1"]:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def by_layer(model: Model, transcoders: Transcoder | Sequence[Transcoder]) -> dict[int, Transcoder]:
+    """Transcoders by the layer that they read.
+
+    Raises:
+        InputError: one is not of this model, is an autoencoder, or two are of one layer.
+    """
+    found = dict[int, Transcoder]()
+    for each in [transcoders] if isinstance(transcoders, Transcoder) else transcoders:
+        check_transcoder(model, each)
+        layer = each.spec.reads.layer
+        if each.spec.is_autoencoder:
+            raise InputError(f"autoencoder of {each.spec.reads}: its features do not stand for an MLP; give transcoders")
+        if layer in found:
+            raise InputError(f"transcoders: two read layer {layer}; give at most one for each layer")
+        found[layer] = each
+    if not found:
+        raise InputError("transcoders: none given; give some, or nodes='neurons'")
+    return dict(sorted(found.items()))

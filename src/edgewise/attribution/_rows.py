@@ -1,0 +1,210 @@
+"""Rows of an attribution graph: everything that flows into some targets, by one walk down the frozen model.
+
+A walk carries a covector per target and position, `G [T, K, D]`. From the last layer to the first:
+
+1. MLP: what each node, the error and the biases of the layer write, times G, is their edge to the target; a skip
+   connection carries G on to what the transcoder read.
+2. Targets that read between attention and MLP join.
+3. Attention: its biases' edges; G grows by what goes through the frozen heads.
+4. Targets that read before attention join.
+
+What is left at the bottom meets the embeddings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise.attribution._frozen import FrozenRun
+from edgewise.attribution._nodes import Active, Nodes
+
+
+class Targets(NamedTuple):
+    """Readers of the stream at one place; each is a row."""
+
+    layer: int
+    """`n_layers` for what reads the stream after the last layer."""
+    between: bool
+    """Whether they read between attention and MLP, or before attention."""
+    position: Int[Tensor, " n"]
+    covector: Float[Tensor, "n D"]
+    bias: Float[Tensor, " n"]
+    """What the targets add to what they read."""
+    row: Int[Tensor, " n"]
+    """Which row of the block each is part of; a row may read at several positions."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the sources of one run stand in a row: nodes layer by layer, errors, tokens (and positions, where they are
+    learned), biases (each layer's attention, MLP and reading, and the final norm's).
+    """
+
+    counts: tuple[int, ...]
+    """Active nodes of each layer."""
+    n_tokens: int
+    n_embeddings: int
+
+    @staticmethod
+    def of(nodes: Nodes) -> "Columns":
+        """A run's."""
+        counts = tuple(len(active.index) for active in nodes.active)
+        return Columns(counts, len(nodes.run), len(nodes.run.embeddings))
+
+    @property
+    def n_layers(self) -> int:
+        """L."""
+        return len(self.counts)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Where each layer's nodes begin; at last, how many there are."""
+        return tuple(sum(self.counts[:layer]) for layer in range(len(self.counts) + 1))
+
+    @property
+    def n_nodes(self) -> int:
+        """Active nodes of all layers."""
+        return self.starts[-1]
+
+    def nodes(self, layer: int) -> slice:
+        """A layer's nodes."""
+        return slice(self.starts[layer], self.starts[layer + 1])
+
+    def errors(self, layer: int) -> slice:
+        """A layer's errors, one for each position."""
+        start = self.n_nodes + layer * self.n_tokens
+        return slice(start, start + self.n_tokens)
+
+    def embedding(self, term: int) -> slice:
+        """Tokens, or learned positions, one for each position."""
+        return self.errors(self.n_layers + term)
+
+    @property
+    def first_bias(self) -> int:
+        """Where biases begin."""
+        return self.embedding(self.n_embeddings).start
+
+    def bias(self, layer: int, kind: str) -> int:
+        """A layer's `attention`, `mlp` or `reading` bias; the last layer but one has `reading` alone, the final norm's."""
+        return self.first_bias + 3 * layer + ("reading", "attention", "mlp").index(kind)
+
+    @property
+    def total(self) -> int:
+        """How many sources there are."""
+        return self.bias(self.n_layers, "reading") + 1
+
+
+@torch.no_grad()
+def rows(nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int) -> Float[Tensor, "K C"]:
+    """Everything that flows into a block of targets.
+
+    Args:
+        nodes: the nodes of a run.
+        columns: where they stand.
+        targets: the block's, at any places; the row numbers are below `n_rows`.
+        n_rows: K.
+
+    Returns:
+        For each row the edge of each source, in the order of `columns`. They add up to the targets' values.
+    """
+    return Walk(nodes, columns, targets, n_rows).down()
+
+
+class Walk:
+    """One walk (see `rows`). Rows stand in the order in which they join, so that those on their way are the first of G."""
+
+    def __init__(self, nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int) -> None:
+        self.nodes, self.run, self.columns, self.n_rows = nodes, nodes.run, columns, n_rows
+        self.targets = sorted(targets, key=lambda each: (each.layer, each.between), reverse=True)
+        causal = all(layer.attention.causal for layer in self.run.model.parts.layers)
+        length = 1 + max(int(each.position.max()) for each in targets) if causal else len(self.run)
+        final = self.run.final
+        self.covector = final.new_zeros(length, 0, final.shape[1])  # (T, joined rows, D)
+        self.place = torch.full((n_rows,), -1, device=final.device)  # of each row among those that joined
+        self.out = final.new_zeros(n_rows, columns.total)
+
+    def down(self) -> Float[Tensor, "K C"]:
+        n_layers = len(self.run.layers)
+        self.join(n_layers, False)
+        for layer in range(n_layers - 1, -1, -1):
+            if self.run.model.parts.parallel:
+                self.parallel_layer(layer)
+                self.join(layer, True)  # their MLP reads the same stream as attention
+            else:
+                skipped = self.mlp(layer)
+                self.covector = self.covector if skipped is None else self.covector + skipped
+                self.join(layer, True)
+                self.covector = self.covector + self.attention(layer)
+            self.join(layer, False)
+        for term, written in enumerate(self.run.embeddings):
+            self.put(self.columns.embedding(term), self.dot(written))
+        return self.out[self.place]
+
+    def parallel_layer(self, layer: int) -> None:
+        skipped = self.mlp(layer)
+        below = self.covector + self.attention(layer)
+        self.covector = below if skipped is None else below + skipped
+
+    def join(self, layer: int, between: bool) -> None:
+        for each in self.targets:
+            if (each.layer, each.between) != (layer, between):
+                continue
+            fresh = each.row.unique()
+            fresh = fresh[self.place[fresh] < 0]
+            joined = self.covector.shape[1]
+            self.place[fresh] = torch.arange(joined, joined + len(fresh), device=fresh.device)
+            self.covector = torch.nn.functional.pad(self.covector, (0, 0, 0, len(fresh)))
+            self.covector.index_put_((each.position, self.place[each.row]), each.covector, accumulate=True)
+            self.out[:, self.columns.bias(layer, "reading")].index_add_(0, self.place[each.row], each.bias)
+
+    def mlp(self, layer: int) -> Tensor | None:
+        """The layer's edges; gives what the skip connection carries on."""
+        if not self.covector.shape[1]:
+            return None
+        self.put(self.columns.errors(layer), self.dot(self.nodes.errors[layer]))
+        bias = self.dot(self.nodes.constant(layer)).sum(1)
+        self.put(self.columns.bias(layer, "mlp"), bias)
+        raw = self.covector
+        if self.nodes.before_post_norm:
+            raw = self.run.layers[layer].mlp_output_back(raw)
+        for source in self.nodes.sources(layer):
+            active = self.nodes.active[source]
+            self.out[: raw.shape[1], self.columns.nodes(source)] += self.node_edges(active, source, layer, raw)
+        return self.nodes.skip_back(layer, self.covector)
+
+    def node_edges(self, active: Active, source: int, layer: int, raw: Float[Tensor, "T K D"]) -> Float[Tensor, "K n"]:
+        """Value times ⟨decoder row, covector at the node's position⟩."""
+        found = raw.new_zeros(raw.shape[1], len(active.index))
+        counts = active.offsets.diff()
+        length = len(raw)
+        if len(counts) and bool((counts == counts[0]).all()):  # one product for all positions
+            n = int(counts[0])
+            index = active.index[: length * n]
+            rows = self.nodes.decoder(source, layer, index).view(length, n, -1)
+            found[:, : length * n] = torch.bmm(raw, rows.transpose(1, 2)).transpose(0, 1).flatten(1)
+        else:
+            offsets = active.offsets.tolist()
+            for position in range(length):
+                these = slice(offsets[position], offsets[position + 1])
+                if these.start < these.stop:
+                    found[:, these] = raw[position] @ self.nodes.decoder(source, layer, active.index[these]).T
+        return found.mul_(active.value)
+
+    def attention(self, layer: int) -> Float[Tensor, "T K D"]:
+        """The layer's bias's edge; gives what goes through the heads."""
+        self.put(self.columns.bias(layer, "attention"), self.dot(self.run.attention_biases[layer]).sum(1))
+        return self.run.layers[layer].attention_back(self.covector)
+
+    def dot(self, written: Float[Tensor, "S D"]) -> Float[Tensor, "K T"]:
+        """What is written, times the covector, at each position."""
+        return torch.bmm(self.covector, written[: len(self.covector), :, None])[..., 0].T
+
+    def put(self, column: slice | int, edges: Tensor) -> None:
+        if isinstance(column, slice):
+            column = slice(column.start, column.start + edges.shape[1])
+        self.out[: len(edges), column] = edges

@@ -1,0 +1,126 @@
+"""Every edge of a graph equals autograd's on the frozen model, and a target's edges add up to its value."""
+
+import pytest
+import torch
+
+from edgewise.attribution import AttributionConfig, AttributionGraph, attribute
+from edgewise.models import Model
+from edgewise.runs import RunOptions
+from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
+from tests.attribution.reference import Frozen
+from tests.tiny import CONFIGURATIONS, VOCABULARY, tiny
+
+EVERYTHING = AttributionConfig(max_nodes=10**6, batch=70, keep=1.0, most_edges=10**6, neurons_per_token=0)
+QUIET = RunOptions(progress=False)
+N = 6
+KINDS = ("relu", "topk:4", "batch_topk:4", "jumprelu")
+
+
+def prompt(n: int = N, seed: int = 0) -> torch.Tensor:
+    return torch.randint(VOCABULARY, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+def transcoder(model: Model, layer: int, kind: str = "relu", read: str = "mlp_in", last: int | None = None, **changes):
+    """One with random weights."""
+    width = model.parts.d_model
+    centred = changes.pop("centred", False)
+    writes = tuple(Site("mlp_out", each) for each in range(layer, (layer if last is None else last) + 1))
+    spec = TranscoderSpec(width, width, 20, Activation.parse(kind), Site(read, layer, centred), writes, **changes)
+    torch.manual_seed(layer)
+    made = Transcoder(spec, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+        if len(made.threshold):
+            made.threshold.copy_(torch.full_like(made.threshold, 0.1))
+    return made
+
+
+def graph_of(model: Model, nodes="neurons", config=EVERYTHING, ids=None, **choices) -> AttributionGraph:
+    return attribute(model, prompt() if ids is None else ids, nodes, config=config, options=QUIET, **choices)
+
+
+def check(model: Model, graph: AttributionGraph, frozen: Frozen) -> None:
+    """All rows of a graph against autograd's."""
+    assert graph.ledger.worst < 1e-12
+    dense = graph.matrix.toarray()
+    numbers = {name: i for i, name in enumerate(graph.names)}
+    letter = "n" if graph.settings["nodes"] == "neurons" else "f"
+    token = int(graph.ids.new_tensor([numbers["token@0"]]))
+    assert graph.nodes.index[token] == graph.ids[0]
+    with torch.no_grad():
+        logits = model.module(input_ids=graph.ids[None]).logits[0, -1]
+    seen = 0
+    for row in range(graph.n_nodes):
+        name = graph.names[row]
+        if not dense[row].any():
+            continue
+        if "@" not in name:  # a root
+            here = frozen.unembed(frozen.final[-1:])[0]
+            vocabulary = len(here)
+            index = int(name)
+            target = here[index] - here.mean()
+            torch.testing.assert_close(graph.nodes.value[row].item(), (logits[index] - logits.mean()).item())
+            assert len(logits) == vocabulary
+        else:
+            layer, rest = name[1:].split(".")
+            index, position = rest[1:].split("@")
+            target = frozen.values[int(layer)][int(position), int(index)]
+            torch.testing.assert_close(graph.nodes.value[row].item(), target.item())
+        tokens, nodes, errors = frozen.edges(target)
+        for term, kind in zip(tokens, ("token", "position"), strict=False):
+            for position, edge in enumerate(term.tolist()):
+                assert dense[row, numbers[f"{kind}@{position}"]] == pytest.approx(edge, rel=1e-9, abs=1e-11)
+        for layer, (written, error) in enumerate(zip(nodes, errors, strict=True)):
+            for position, edge in enumerate(error.tolist()):
+                found = numbers.get(f"m{layer}.error@{position}")
+                assert dense[row, found] == pytest.approx(edge, rel=1e-9, abs=1e-11)
+            if written is None:
+                continue
+            for position, unit in written.nonzero().tolist():
+                found = dense[row, numbers[f"m{layer}.{letter}{unit}@{position}"]]
+                assert found == pytest.approx(float(written[position, unit]), rel=1e-9, abs=1e-11)
+        seen += 1
+        if seen > 25 and "@" in name:
+            continue
+    assert seen > 20
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "gemma2"])
+def test_neuron_rows_are_autograds(name: str) -> None:
+    model = tiny(name)
+    check(model, graph_of(model), Frozen(model, prompt(), None))
+
+
+@pytest.mark.parametrize("gate", ["gate", "up"])
+def test_other_shares_of_a_gated_product(gate) -> None:
+    model = tiny("llama-gqa")
+    config = AttributionConfig(10**6, 70, 1.0, 10**6, 0, gate)
+    check(model, graph_of(model, config=config), Frozen(model, prompt(), None, gate))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "twisted"])
+def test_feature_rows_are_autograds(name: str, kind: str) -> None:
+    model = tiny(name)
+    sets = [transcoder(model, layer, kind) for layer in range(len(model.parts.layers))]
+    frozen = Frozen(model, prompt(), {each.spec.reads.layer: each for each in sets})
+    check(model, graph_of(model, sets), frozen)
+
+
+@pytest.mark.parametrize("read", ["mlp_in", "mlp_normalized", "resid_mid"])
+@pytest.mark.parametrize("changes", [{"skip": True}, {"input_bias": True, "exclude_special": True, "skip": True}])
+def test_sites_skips_and_input_biases(read: str, changes) -> None:
+    model = tiny("gpt2")
+    sets = [transcoder(model, layer, read=read, centred=layer == 1, **changes) for layer in (0, 1)]
+    frozen = Frozen(model, prompt(), {each.spec.reads.layer: each for each in sets})
+    check(model, graph_of(model, sets), frozen)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox-parallel", "gemma3"])
+def test_cross_layer_features(name: str) -> None:
+    model = tiny(name)
+    last = len(model.parts.layers) - 1
+    sets = [transcoder(model, layer, last=last) for layer in range(last + 1)]
+    frozen = Frozen(model, prompt(), {each.spec.reads.layer: each for each in sets})
+    check(model, graph_of(model, sets), frozen)
