@@ -24,7 +24,9 @@ def norm_of(norm: Norm, x: Tensor, scale: Tensor | None = None) -> tuple[Tensor,
 class Frozen:
     """A prompt's run with leaves: `tokens` (each embedding term), `written[layer]` (nodes' values), `errors[layer]`."""
 
-    def __init__(self, model: Model, ids: Tensor, transcoders: dict[int, Transcoder] | None, gate: str = "half") -> None:
+    def __init__(
+        self, model: Model, ids: Tensor, transcoders: dict[int, Transcoder] | None, gate: str = "half"
+    ) -> None:
         parts, n = model.parts, len(ids)
         positions = torch.arange(n)
         self.tokens = [term.detach().clone().requires_grad_() for term in parts.embed(ids, positions)]

@@ -1,8 +1,8 @@
 """Attribution graphs of prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from edgewise.attribution._grow import Growth
 from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
 from edgewise.attribution._targets import Target, roots
 from edgewise.models import Model
-from edgewise.runs import RunOptions, run_steps, settings_of, software
+from edgewise.runs import Bound, Count, NotNegative, RunOptions, check_settings, run_steps, software
 from edgewise.transcoders import Transcoder
 
 
@@ -25,19 +25,23 @@ from edgewise.transcoders import Transcoder
 class AttributionConfig:
     """How a graph is made."""
 
-    max_nodes: int = 5000
+    max_nodes: Count = 5000
     """How many neurons or features get rows, the most influential first."""
-    batch: int = 512
+    batch: Count = 512
     """How many of them between two rankings of the rest."""
-    keep: float = 0.98
+    keep: Annotated[float, Bound(lambda x: 0 < x <= 1, "a share, above 0 and at most 1")] = 0.98
     """The share of each target's edges, by size, that is kept; the rest is only added up."""
-    most_edges: int = 10_000
+    most_edges: Count = 10_000
     """How many edges a target keeps at most."""
-    neurons_per_token: int = 256
+    neurons_per_token: NotNegative = 256
     """How many neurons of a layer are nodes at each position, those that write most; what the rest writes is the
     layer's error. 0: all."""
     gate: Gate = "half"
     """To which factor of a gated MLP a neuron's edges go: half of its value to each, or all to `up` or `gate`."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        check_settings("attribution", self)
 
 
 def attribute(
@@ -59,7 +63,7 @@ def attribute(
     kinds = nodes_of(run, nodes, config)
     explained = roots(kinds, target, contrast)
     growth = Growth(kinds, explained, config.max_nodes, config.batch, config.keep, config.most_edges)
-    settings = {"nodes": _nodes_record(nodes), **settings_of(config)}
+    settings = {"nodes": _nodes_record(nodes), **asdict(config)}
     identity = {**settings, "ids": ids.tolist(), "roots": [each.name for each in explained], "model": model.identity}
     run_steps(growth, growth.n_steps, identity, options, "attribution")
     provenance = {"model": model.identity, "software": software()}

@@ -18,9 +18,7 @@ from edgewise.runs import reading_tensors, write_tensors
 SCHEMA = 1
 KINDS = ("token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root")
 """Kinds of nodes; a node's `kind` counts from 0 along this list."""
-Kind = Literal[
-    "token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root"
-]
+Kind = Literal["token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root"]
 BIASES: tuple[Kind, ...] = ("attention bias", "MLP bias", "reading bias")
 _LETTERS = {"neuron": "n", "feature": "f"}
 

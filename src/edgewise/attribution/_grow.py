@@ -16,7 +16,7 @@ from torch import Tensor
 from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._rows import Columns, Targets, rows
 from edgewise.attribution._targets import Root, node_targets
-from edgewise.runs import Learner
+from edgewise.runs import Learner, NothingToGainError
 
 BLOCK = 128
 """Rows of one walk."""
@@ -37,14 +37,14 @@ class SparseRows(NamedTuple):
     def of(dense: Float[Tensor, "K C"], values: Float[Tensor, " K"], keep: float, most: int) -> "SparseRows":
         """The largest edges of each row that have the share `keep` of its size together, at most `most` of them."""
         size = dense.abs()
-        total = size.sum(1)
+        total = size.sum(1, dtype=torch.float64)
         found = size.topk(min(most, size.shape[1]), dim=1)
-        before = found.values.double().cumsum(1) - found.values
+        before = found.values.cumsum(1) - found.values
         kept = (before < keep * total[:, None]) & (found.values > 0)
         weight = dense.gather(1, found.indices)
-        inside, inside_size = (torch.where(kept, x, 0.0).double().sum(1) for x in (weight, found.values))
-        everything = dense.double().sum(1)
-        sums = torch.stack([values - everything, total.double(), everything - inside, total.double() - inside_size])
+        inside, inside_size = (torch.where(kept, x, 0.0).sum(1, dtype=torch.float64) for x in (weight, found.values))
+        everything = dense.sum(1, dtype=torch.float64)
+        sums = torch.stack([values - everything, total, everything - inside, total - inside_size])
         offsets = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.sum(1).cumsum(0)])
         return SparseRows(offsets, found.indices[kept].to(torch.int32), weight[kept], sums)
 
@@ -57,6 +57,8 @@ class Growth(Learner):
     def __init__(self, nodes: Nodes, roots: list[Root], budget: int, batch: int, keep: float, most: int) -> None:
         self.nodes, self.roots, self.budget, self.batch, self.keep, self.most = nodes, roots, budget, batch, keep, most
         self.columns = Columns.of(nodes)
+        self.position = torch.cat([active.position for active in nodes.active])
+        self.layer = torch.repeat_interleave(torch.tensor(self.columns.counts))
         self.chosen = list[Tensor]()
         """Columns of the nodes that have rows, batch after batch."""
         self.found = list[SparseRows]()
@@ -82,29 +84,29 @@ class Growth(Learner):
         count = min(self.batch, min(self.budget, self.columns.n_nodes) - step * self.batch)
         chosen = nodes.topk(count).indices
         chosen = chosen[nodes[chosen] > 0]
+        if not len(chosen):
+            raise NothingToGainError
         self.chosen.append(chosen.to(torch.int32))
         self.found.append(self.rows_of(chosen))
         return {"loss": float(nodes.clamp(min=0).sum() / influence.sum().clamp(min=1e-30))}
 
     def rows_of(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes, in blocks of nearby positions."""
-        starts = torch.tensor(self.columns.starts)
-        layer = torch.searchsorted(starts, chosen, right=True) - 1
-        within = chosen - starts[layer]
-        position = torch.cat([self.nodes.active[int(l)].position[w[None]] for l, w in zip(layer, within, strict=True)])
-        order = position.argsort(stable=True)
+        order = self.position[chosen].argsort(stable=True)
         length = max(self.columns.total, int(self.nodes.run.final.numel()))
         block = max(1, min(BLOCK, BLOCK_BYTES // (length * self.nodes.run.final.element_size())))
-        pieces = [self.block(layer[each], within[each]) for each in order.split(block)]
+        pieces = [self.block(chosen[each]) for each in order.split(block)]
         return _joined(pieces, order)
 
-    def block(self, layer: Int[Tensor, " n"], within: Int[Tensor, " n"]) -> SparseRows:
+    def block(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes by one walk."""
-        targets, values = list[Targets](), torch.zeros(len(layer), dtype=torch.float64)
+        targets, values = list[Targets](), torch.zeros(len(chosen), dtype=torch.float64)
+        layer = self.layer[chosen]
         for each in layer.unique().tolist():
             rows_here = (layer == each).nonzero()[:, 0]
-            targets.append(node_targets(self.nodes, each, within[rows_here])._replace(row=rows_here))
-            values[rows_here] = self.nodes.active[each].value[within[rows_here]].double()
+            within = chosen[rows_here] - self.columns.starts[each]
+            targets.append(node_targets(self.nodes, each, within)._replace(row=rows_here))
+            values[rows_here] = self.nodes.active[each].value[within].double()
         return self.sparse(targets, values)
 
     def sparse(self, targets: list[Targets], values: Float[Tensor, " n"]) -> SparseRows:
@@ -116,9 +118,7 @@ class Growth(Learner):
         weights = np.array([root.weight for root in self.roots])
         self.pass_down(total, self.found[0], weights)
         starts = self.columns.starts
-        batches = [
-            (chosen.numpy(), sparse) for chosen, sparse in zip(self.chosen, self.found[1:], strict=True)
-        ]
+        batches = [(chosen.numpy(), sparse) for chosen, sparse in zip(self.chosen, self.found[1:], strict=True)]
         for layer in range(len(starts) - 2, -1, -1):
             for chosen, sparse in batches:
                 here = np.flatnonzero((chosen >= starts[layer]) & (chosen < starts[layer + 1]))
@@ -126,7 +126,9 @@ class Growth(Learner):
                     self.pass_down(total, sparse, total[chosen[here]], here)
         return torch.from_numpy(total)
 
-    def pass_down(self, total: np.ndarray, sparse: SparseRows, mass: np.ndarray, these: np.ndarray | None = None) -> None:
+    def pass_down(
+        self, total: np.ndarray, sparse: SparseRows, mass: np.ndarray, these: np.ndarray | None = None
+    ) -> None:
         size = np.abs(sparse.weight.double().numpy())
         size[sparse.columns.numpy() >= self.columns.first_bias] = 0
         n = len(sparse.offsets) - 1

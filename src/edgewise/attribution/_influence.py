@@ -134,4 +134,3 @@ def _alive(graph: AttributionGraph, keep: np.ndarray, rows: np.ndarray, columns:
         if (after == keep).all():
             return keep
         keep = after
-

@@ -145,7 +145,7 @@ class Neurons(Nodes):
             return Active(torch.zeros(len(self.run) + 1, dtype=torch.long), empty.long(), empty, empty[:, None])
         projected, hidden = ran.neurons()
         count = hidden.shape[1] if self.per_token is None else min(self.per_token, hidden.shape[1])
-        written = hidden.abs() * self.decoder(layer, layer, torch.arange(hidden.shape[1])).norm(dim=1)
+        written = hidden.abs() * ran.layer.mlp.down.to(hidden).norm(dim=1)
         index = written.topk(count).indices.sort(1).values  # (S, c)
         slopes = _slopes(ran.layer.mlp, [x.gather(1, index) for x in projected], self.gate)
         offsets = torch.arange(len(self.run) + 1, device=index.device) * count
@@ -162,7 +162,9 @@ class Neurons(Nodes):
         ran, active = self.run.layers[layer], self.active[layer]
         index, slopes = active.index[chosen], active.slopes[chosen]
         inputs = [(weight.T[index].to(slopes), bias) for weight, bias in ran.layer.mlp.inputs]
-        covector = torch.stack([slope[:, None] * rows for slope, (rows, _) in zip(slopes.T, inputs, strict=True)]).sum(0)
+        covector = torch.stack([slope[:, None] * rows for slope, (rows, _) in zip(slopes.T, inputs, strict=True)]).sum(
+            0
+        )
         own = [slope * bias[index] for slope, (_, bias) in zip(slopes.T, inputs, strict=True) if bias is not None]
         bias = torch.stack(own).sum(0) if own else slopes.new_zeros(len(index))
         return _through_norm(ran.mlp_norm, active.position[chosen], covector, bias)
@@ -324,7 +326,9 @@ def by_layer(model: Model, transcoders: Transcoder | Sequence[Transcoder]) -> di
         check_transcoder(model, each)
         layer = each.spec.reads.layer
         if each.spec.is_autoencoder:
-            raise InputError(f"autoencoder of {each.spec.reads}: its features do not stand for an MLP; give transcoders")
+            raise InputError(
+                f"autoencoder of {each.spec.reads}: its features do not stand for an MLP; give transcoders"
+            )
         if layer in found:
             raise InputError(f"transcoders: two read layer {layer}; give at most one for each layer")
         found[layer] = each

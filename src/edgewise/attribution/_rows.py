@@ -182,7 +182,9 @@ class Walk:
         found = raw.new_zeros(raw.shape[1], len(active.index))
         counts = active.offsets.diff()
         length = len(raw)
-        if len(counts) and bool((counts == counts[0]).all()):  # one product for all positions
+        if not len(active.index):
+            return found
+        if bool((counts == counts[0]).all()):  # one product for all positions
             n = int(counts[0])
             index = active.index[: length * n]
             rows = self.nodes.decoder(source, layer, index).view(length, n, -1)
@@ -197,6 +199,8 @@ class Walk:
 
     def attention(self, layer: int) -> Float[Tensor, "T K D"]:
         """The layer's bias's edge; gives what goes through the heads."""
+        if not self.covector.shape[1]:
+            return self.covector
         self.put(self.columns.bias(layer, "attention"), self.dot(self.run.attention_biases[layer]).sum(1))
         return self.run.layers[layer].attention_back(self.covector)
 

@@ -127,7 +127,9 @@ def _final(run: FrozenRun, covector: Float[Tensor, " D"], bias: Float[Tensor, ""
 
 def _node_root(nodes: Nodes, name: str, layer: int, index: int, position: int) -> Root:
     if layer >= len(nodes.active) or position >= len(nodes.run):
-        raise InputError(f"target {name!r}: the model has {len(nodes.active)} layers, the prompt {len(nodes.run)} tokens")
+        raise InputError(
+            f"target {name!r}: the model has {len(nodes.active)} layers, the prompt {len(nodes.run)} tokens"
+        )
     active = nodes.active[layer]
     found = ((active.index == index) & (active.position == position)).nonzero()[:, 0]
     if not len(found):
