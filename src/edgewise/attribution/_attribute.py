@@ -51,11 +51,12 @@ def attribute(
     *,
     target: Target = None,
     contrast: bool = False,
-    config: AttributionConfig = AttributionConfig(),
-    options: RunOptions = RunOptions(),
+    config: AttributionConfig | None = None,
+    options: RunOptions | None = None,
     dtype: torch.dtype | None = None,
 ) -> AttributionGraph:
     """The attribution graph of one prompt."""
+    config, options = config or AttributionConfig(), options or RunOptions()
     ids = token_ids(model, prompt)
     run = frozen_run(model, ids, dtype)
     if not bool(run.final.isfinite().all()):

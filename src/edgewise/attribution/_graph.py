@@ -79,7 +79,7 @@ class AttributionGraph:
     """
 
     nodes: NodeTable
-    offsets: Int[Tensor, " n+1"]
+    offsets: Int[Tensor, " offsets"]
     """Where each node's incoming edges begin, and at last how many there are; the targets are the neurons or features
     and the roots."""
     sources: Int[Tensor, " E"]

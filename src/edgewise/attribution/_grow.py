@@ -27,7 +27,7 @@ BLOCK_BYTES = 1 << 28
 class SparseRows(NamedTuple):
     """Rows of some targets, each its largest edges."""
 
-    offsets: Int[Tensor, " K+1"]
+    offsets: Int[Tensor, " offsets"]
     columns: Int[Tensor, " e"]
     weight: Float[Tensor, " e"]
     sums: Float[Tensor, "4 K"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
@@ -97,7 +97,7 @@ def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> A
     for name, share in (("nodes", nodes), ("edges", edges)):
         if not 0 <= share <= 1:
             raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
-    matrix, weights, found = _parts(graph)
+    _, weights, found = _parts(graph)
     always = ~graph.nodes.is_kind("neuron", "feature", "error").numpy()
     keep = always | (found >= _threshold(found, nodes))
     bias = graph.nodes.is_kind(*BIASES).numpy()

@@ -30,7 +30,7 @@ _CHUNK = 1 << 14  # active features whose encoder rows are gathered at once
 class Active(NamedTuple):
     """A layer's active nodes, position after position."""
 
-    offsets: Int[Tensor, " S+1"]
+    offsets: Int[Tensor, " offsets"]
     """Where each position's begin, and at last how many there are in all."""
     index: Int[Tensor, " n"]
     """Which neuron or feature."""
@@ -239,7 +239,7 @@ class Features(Nodes):
         site = transcoder.spec.reads
         x = centre(input_at(ran.layer, site.kind, ran.between, normed(ran.layer.mlp.norm, ran.between)), site)
         codes = transcoder.codes(x.to(transcoder.W_enc))
-        keep = self.on(layer)[codes.tokens]
+        keep = self.on(layer)[codes.tokens] & (codes.value != 0)  # a rectified one of the k largest may be off
         tokens, index = codes.tokens[keep], codes.feature[keep]
         # An active feature's value is its pre-activation, made again in the run's type.
         x = x if transcoder.b_in is None else x - transcoder.b_in.detach().to(x)
@@ -311,7 +311,7 @@ class Features(Nodes):
         return ran.mlp_norm if kind == "mlp_in" else ran.mlp_norm._replace(norm=ran.layer.mlp.norm.bare())
 
 
-def _offsets(counts: Int[Tensor, " S"]) -> Int[Tensor, " S+1"]:
+def _offsets(counts: Int[Tensor, " S"]) -> Int[Tensor, " offsets"]:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgewise.attribution._frozen import FrozenRun
 from edgewise.attribution._nodes import Active, Nodes
 
 
@@ -90,7 +89,7 @@ class Columns:
         return self.embedding(self.n_embeddings).start
 
     def bias(self, layer: int, kind: str) -> int:
-        """A layer's `attention`, `mlp` or `reading` bias; the last layer but one has `reading` alone, the final norm's."""
+        """A layer's `attention`, `mlp` or `reading` bias; after the last layer there is the final norm's `reading`."""
         return self.first_bias + 3 * layer + ("reading", "attention", "mlp").index(kind)
 
     @property
@@ -116,7 +115,7 @@ def rows(nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int
 
 
 class Walk:
-    """One walk (see `rows`). Rows stand in the order in which they join, so that those on their way are the first of G."""
+    """One walk (see `rows`). Rows stand in the order in which they join."""
 
     def __init__(self, nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int) -> None:
         self.nodes, self.run, self.columns, self.n_rows = nodes, nodes.run, columns, n_rows

@@ -55,7 +55,7 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
         if len(ids) != 2 or ids[0] == ids[1]:
             raise InputError(f"contrast: of {len(ids)} tokens; give two different ones")
         name = f"{_text(run, ids[0])} − {_text(run, ids[1])}"
-        return [_logit_root(run, name, 1.0, torch.tensor([[1.0, -1.0]]), ids)]
+        return [_logit_root(run, name, 1.0, torch.tensor([1.0, -1.0]), ids)]
     probabilities = run.logits().softmax(-1)
     return [_demeaned(run, each, float(probabilities[each])) for each in ids]
 
@@ -88,8 +88,8 @@ def _text(run: FrozenRun, token: int) -> str:
 def _demeaned(run: FrozenRun, token: int, weight: float) -> Root:
     """A logit minus the mean of all logits."""
     n_tokens = len(run.logits())
-    vector = torch.full((1, n_tokens), -1 / n_tokens)
-    vector[0, token] += 1
+    vector = torch.full((n_tokens,), -1 / n_tokens, dtype=torch.float64)
+    vector[token] += 1
     return _logit_root(run, _text(run, token), weight, vector, None)
 
 
@@ -100,10 +100,10 @@ def _logit_root(run: FrozenRun, name: str, weight: float, vector: Tensor, ids: l
         read = run.normed(last).detach().requires_grad_()
         logits = run.model.parts.unembed(read[None])[0].to(read)
         chosen = logits if ids is None else logits[torch.tensor(ids, device=logits.device)]
-        value = vector[0].to(chosen) @ chosen
+        value = vector.to(chosen) @ chosen
     covector = torch.autograd.grad(value, read)[0]
-    bias = value.detach() - covector @ read.detach()
-    return Root(name, weight, float(value), _final(run, covector, bias))
+    value = value.detach()
+    return Root(name, weight, float(value), _final(run, covector, value - covector @ read.detach()))
 
 
 def _direction(run: FrozenRun, name: str, covector: Float[Tensor, " D"]) -> Root:
