@@ -181,7 +181,7 @@ class AttributionGraph:
         stays = keep[self.sources] & keep[targets]
         stays = stays if edges is None else stays & edges
         counts = torch.bincount(targets[stays], minlength=self.n_nodes)[keep]
-        lost = torch.where(stays, 0.0, self.weight)
+        lost = torch.where(stays, 0.0, self.weight.double())
         outside = self.ledger.outside.index_add(0, targets, lost)
         outside_size = self.ledger.outside_size.index_add(0, targets, lost.abs())
         ledger = self.ledger._replace(outside=outside, outside_size=outside_size)

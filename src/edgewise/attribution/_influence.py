@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -27,18 +27,19 @@ class GraphScores(NamedTuple):
     """The share of the targets' inputs that are no errors, targets weighted by their influence."""
 
 
-def normalised(matrix: csr_array) -> csr_array:
-    """Each row's sizes divided by their sum."""
-    sizes = abs(matrix)
-    sums = np.asarray(sizes.sum(axis=1)).ravel()
-    return csr_array(diags_array(1 / np.where(sums > 0, sums, 1)) @ sizes)
+def normalised(graph: AttributionGraph, keep: np.ndarray | None = None) -> csr_array:
+    """Each target's sizes divided by their sum, biases and nodes that are not kept apart; an entry for every edge."""
+    counts = ~graph.nodes.is_kind(*BIASES).numpy()
+    counts = counts if keep is None else counts & keep
+    matrix, targets = graph.matrix, graph.edge_targets.numpy()
+    sizes = np.abs(matrix.data) * counts[matrix.indices] * (1 if keep is None else keep[targets])
+    sums = np.bincount(targets, sizes, minlength=graph.n_nodes)
+    return csr_array((sizes / np.where(sums > 0, sums, 1)[targets], matrix.indices, matrix.indptr), matrix.shape)
 
 
 def _parts(graph: AttributionGraph) -> tuple[csr_array, np.ndarray, np.ndarray]:
-    """The normalised matrix without biases, the roots' weights, and the influence of every node (roots apart)."""
-    bias = graph.nodes.is_kind(*BIASES).numpy()
-    matrix = normalised(csr_array(graph.matrix @ diags_array((~bias).astype(float))))
-    weights = np.zeros(graph.n_nodes)
+    """The normalised matrix, the roots' weights, and the influence of every node."""
+    matrix, weights = normalised(graph), np.zeros(graph.n_nodes)
     weights[graph.nodes.is_kind("root").numpy()] = graph.root_weights.double().numpy()
     return matrix, weights, influence_of(matrix, weights, graph.nodes.layer.numpy())
 
@@ -102,8 +103,7 @@ def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> A
     keep = always | (found >= _threshold(found, nodes))
     bias = graph.nodes.is_kind(*BIASES).numpy()
     rows, columns = graph.edge_targets.numpy(), graph.sources.numpy()
-    inner = diags_array(keep.astype(float)) @ graph.matrix @ diags_array((keep & ~bias).astype(float))
-    inner = normalised(csr_array(inner))  # entries stand where the graph's do
+    inner = normalised(graph, keep)
     carried = influence_of(inner, weights, graph.nodes.layer.numpy()) + weights
     scored = inner.data * carried[rows]
     staying = keep[rows] & keep[columns] & (bias[columns] | (scored >= _threshold(scored, edges)))
