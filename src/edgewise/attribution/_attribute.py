@@ -15,6 +15,7 @@ from edgewise.attribution._frozen import FrozenRun, frozen_run
 from edgewise.attribution._graph import KINDS, AttributionGraph, Ledger, NodeTable, concatenated
 from edgewise.attribution._grow import Growth
 from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
+from edgewise.attribution._rows import Cut
 from edgewise.attribution._targets import Target, roots
 from edgewise.models import Model
 from edgewise.runs import Bound, Count, NotNegative, RunOptions, check_settings, run_steps, software
@@ -33,7 +34,7 @@ class AttributionConfig:
     """The share of each target's edges, by size, that is kept; the rest is only added up."""
     most_edges: Count = 10_000
     """How many edges a target keeps at most."""
-    neurons_per_token: NotNegative = 256
+    neurons_per_token: NotNegative = 0
     """How many neurons of a layer are nodes at each position, those that write most; what the rest writes is the
     layer's error. 0: all."""
     gate: Gate = "half"
@@ -63,7 +64,7 @@ def attribute(
         raise InputError("prompt: the model gives numbers that are not finite on it; check its weights and type")
     kinds = nodes_of(run, nodes, config)
     explained = roots(kinds, target, contrast)
-    growth = Growth(kinds, explained, config.max_nodes, config.batch, config.keep, config.most_edges)
+    growth = Growth(kinds, explained, config.max_nodes, config.batch, Cut(config.keep, config.most_edges))
     settings = {"nodes": _nodes_record(nodes), **asdict(config)}
     identity = {**settings, "ids": ids.tolist(), "roots": [each.name for each in explained], "model": model.identity}
     run_steps(growth, growth.n_steps, identity, options, "attribution")
@@ -124,12 +125,16 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
     entry_target = targets.repeat_interleave(rows)
     entry_column = torch.cat([each.columns for each in growth.found]).long()
     weight = torch.cat([each.weight for each in growth.found])
-    sums = weight.new_zeros(4, n, dtype=torch.float64)
-    sums[:, targets] = torch.cat([each.sums for each in growth.found], 1)
     inside = used[entry_column]
-    lost = torch.where(inside, 0.0, weight.double())
-    sums[2].index_add_(0, entry_target, lost)
-    sums[3].index_add_(0, entry_target, lost.abs())
+    # What is outside of the graph: all of a row, minus its edges in the graph.
+    total, size = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
+    for found, name in ((total, "total"), (size, "size")):
+        found[targets] = torch.cat([getattr(each, name) for each in growth.found])
+    shown = torch.where(inside, weight.double(), 0.0)
+    outside = total.index_add(0, entry_target, -shown)
+    outside_size = size.index_add(0, entry_target, -shown.abs())
+    value = torch.zeros_like(total)
+    value[targets] = table.value[order][targets]
     pairs = entry_target[inside].numpy(), number[place[entry_column[inside]]].numpy()
     matrix = csr_array((weight[inside].numpy(), pairs), shape=(n, n))
     return AttributionGraph(
@@ -137,7 +142,7 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
         torch.from_numpy(matrix.indptr.astype(np.int64)),
         torch.from_numpy(matrix.indices.astype(np.int64)),
         torch.from_numpy(matrix.data),
-        Ledger(*sums),
+        Ledger(value - total, size, outside, outside_size),
         run.ids.cpu(),
         _texts(run),
         tuple(each.name for each in growth.roots),

@@ -5,8 +5,6 @@ through the rows that are, and the first of them get theirs. Rows are kept spars
 have a stated share of all sizes; what is cut is added up.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise.attribution._nodes import Nodes
-from edgewise.attribution._rows import Columns, Targets, rows
+from edgewise.attribution._rows import Columns, Cut, SparseRows, Targets, rows
 from edgewise.attribution._targets import Root, node_targets
 from edgewise.runs import Learner, NothingToGainError
 
@@ -24,38 +22,13 @@ BLOCK_BYTES = 1 << 28
 """How much a walk's rows, or its covectors, may take; fewer rows where a row is long."""
 
 
-class SparseRows(NamedTuple):
-    """Rows of some targets, each its largest edges."""
-
-    offsets: Int[Tensor, " offsets"]
-    columns: Int[Tensor, " e"]
-    weight: Float[Tensor, " e"]
-    sums: Float[Tensor, "4 K"]
-    """Value minus all edges; all edges' sizes; the cut ones' sum; their sizes."""
-
-    @staticmethod
-    def of(dense: Float[Tensor, "K C"], values: Float[Tensor, " K"], keep: float, most: int) -> "SparseRows":
-        """The largest edges of each row that have the share `keep` of its size together, at most `most` of them."""
-        size = dense.abs()
-        total = size.sum(1, dtype=torch.float64)
-        found = size.topk(min(most, size.shape[1]), dim=1)
-        before = found.values.cumsum(1) - found.values
-        kept = (before < keep * total[:, None]) & (found.values > 0)
-        weight = dense.gather(1, found.indices)
-        inside, inside_size = (torch.where(kept, x, 0.0).sum(1, dtype=torch.float64) for x in (weight, found.values))
-        everything = dense.sum(1, dtype=torch.float64)
-        sums = torch.stack([values - everything, total, everything - inside, total - inside_size])
-        offsets = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.sum(1).cumsum(0)])
-        return SparseRows(offsets, found.indices[kept].to(torch.int32), weight[kept], sums)
-
-
 class Growth(Learner):
     """The rows known so far. A step is one batch of rows."""
 
     on_interrupt = "finish"
 
-    def __init__(self, nodes: Nodes, roots: list[Root], budget: int, batch: int, keep: float, most: int) -> None:
-        self.nodes, self.roots, self.budget, self.batch, self.keep, self.most = nodes, roots, budget, batch, keep, most
+    def __init__(self, nodes: Nodes, roots: list[Root], budget: int, batch: int, cut: Cut) -> None:
+        self.nodes, self.roots, self.budget, self.batch, self.cut = nodes, roots, budget, batch, cut
         self.columns = Columns.of(nodes)
         self.position = torch.cat([active.position for active in nodes.active])
         self.layer = torch.repeat_interleave(torch.tensor(self.columns.counts))
@@ -72,8 +45,7 @@ class Growth(Learner):
     def begin(self) -> None:
         """The roots' rows."""
         targets = [each.targets._replace(row=each.targets.row + i) for i, each in enumerate(self.roots)]
-        values = torch.tensor([each.value for each in self.roots], dtype=torch.float64)
-        self.found.append(self.sparse(targets, values))
+        self.found.append(rows(self.nodes, self.columns, targets, len(targets), self.cut))
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One batch."""
@@ -93,24 +65,21 @@ class Growth(Learner):
     def rows_of(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes, in blocks of nearby positions."""
         order = self.position[chosen].argsort(stable=True)
-        length = max(self.columns.total, int(self.nodes.run.final.numel()))
-        block = max(1, min(BLOCK, BLOCK_BYTES // (length * self.nodes.run.final.element_size())))
-        pieces = [self.block(chosen[each]) for each in order.split(block)]
-        return _joined(pieces, order)
+        widest = len(self.nodes.run) * max(
+            self.nodes.run.final.shape[1], -(-max(self.columns.counts) // len(self.nodes.run))
+        )
+        block = max(1, min(BLOCK, BLOCK_BYTES // (widest * self.nodes.run.final.element_size())))
+        found = SparseRows.joined([self.block(chosen[each]) for each in order.split(block)])
+        return found.take(order.argsort())
 
     def block(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes by one walk."""
-        targets, values = list[Targets](), torch.zeros(len(chosen), dtype=torch.float64)
-        layer = self.layer[chosen]
+        targets, layer = list[Targets](), self.layer[chosen]
         for each in layer.unique().tolist():
-            rows_here = (layer == each).nonzero()[:, 0]
-            within = chosen[rows_here] - self.columns.starts[each]
-            targets.append(node_targets(self.nodes, each, within)._replace(row=rows_here))
-            values[rows_here] = self.nodes.active[each].value[within].double()
-        return self.sparse(targets, values)
-
-    def sparse(self, targets: list[Targets], values: Float[Tensor, " n"]) -> SparseRows:
-        return SparseRows.of(rows(self.nodes, self.columns, targets, len(values)), values, self.keep, self.most)
+            here = (layer == each).nonzero()[:, 0]
+            within = chosen[here] - self.columns.starts[each]
+            targets.append(node_targets(self.nodes, each, within)._replace(row=here))
+        return rows(self.nodes, self.columns, targets, len(chosen), self.cut)
 
     def influence(self) -> Float[Tensor, " C"]:
         """Of every column on the roots, through the rows known so far; biases have none."""
@@ -149,15 +118,3 @@ class Growth(Learner):
         n = sum(name.endswith(".offsets") for name in tensors)
         self.found = [SparseRows(*(tensors[f"{i}.{name}"] for name in SparseRows._fields)) for i in range(n)]
         self.chosen = [tensors[f"{i}.chosen"] for i in range(1, n)]
-
-
-def _joined(pieces: list[SparseRows], order: Int[Tensor, " n"]) -> SparseRows:
-    """Blocks of rows as one, in the order in which they were asked for."""
-    counts = torch.cat([piece.offsets.diff() for piece in pieces])
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    columns, weight = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("columns", "weight"))
-    sums = torch.cat([piece.sums for piece in pieces], 1)
-    back = order.argsort()
-    entries = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in back.tolist()])
-    offsets = torch.cat([counts.new_zeros(1), counts[back].cumsum(0)])
-    return SparseRows(offsets, columns[entries], weight[entries], sums[:, back])

@@ -79,7 +79,29 @@ class Nodes(ABC):
     @abstractmethod
     def _active(self, layer: int) -> Active: ...
 
-    def sources(self, layer: int) -> range:
+    def edges(self, source: int, written: int, covector: Float[Tensor, "T K D"]) -> Float[Tensor, "K n"]:
+        """A layer's nodes' values times ⟨decoder row, covector at the node's position⟩, up to the covector's last
+        position.
+
+        Args:
+            source: the layer whose nodes they are.
+            written: the layer at which they write.
+            covector: of what the MLP gives there.
+        """
+        active, (length, rows) = self.active[source], covector.shape[:2]
+        counts, offsets = active.offsets.diff(), active.offsets.tolist()
+        n = offsets[length]
+        if n and bool((counts == counts[0]).all()):  # one product for all positions
+            decoder = self.decoder(source, written, active.index[:n]).view(length, n // length, -1)
+            return torch.bmm(covector, decoder.transpose(1, 2)).transpose(0, 1).flatten(1).mul_(active.value[:n])
+        found = covector.new_zeros(rows, n)
+        for position in range(length):
+            these = slice(offsets[position], offsets[position + 1])
+            if these.start < these.stop:
+                found[:, these] = covector[position] @ self.decoder(source, written, active.index[these]).T
+        return found.mul_(active.value[:n])
+
+    def sources(self, layer: int) -> Sequence[int]:
         """The layers whose nodes write what this layer's MLP adds to the stream."""
         return range(layer, layer + 1)
 
@@ -150,6 +172,15 @@ class Neurons(Nodes):
         slopes = _slopes(ran.layer.mlp, [x.gather(1, index) for x in projected], self.gate)
         offsets = torch.arange(len(self.run) + 1, device=index.device) * count
         return Active(offsets, index.flatten(), hidden.gather(1, index).flatten(), slopes.flatten(0, 1))
+
+    def edges(self, source: int, written: int, covector: Float[Tensor, "T K D"]) -> Float[Tensor, "K n"]:
+        """As for any nodes; of all neurons at once by one product with the MLP's last matrix."""
+        down, value = self.run.layers[source].layer.mlp.down, self.active[source].value
+        if self.per_token is not None or down is None:
+            return super().edges(source, written, covector)
+        length, rows = covector.shape[:2]
+        found = (covector.transpose(0, 1).reshape(rows * length, -1) @ down.to(covector).T).view(rows, -1)
+        return found.mul_(value[: found.shape[1]])  # later positions, which the targets do not see, are left out
 
     def decoder(self, layer: int, written: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         """Rows of the MLP's last matrix."""
@@ -249,7 +280,7 @@ class Features(Nodes):
         offsets = _offsets(torch.bincount(tokens, minlength=len(self.run)))
         return Active(offsets, index, value, torch.ones_like(value)[:, None])
 
-    def sources(self, layer: int) -> range | list[int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def sources(self, layer: int) -> Sequence[int]:
         """Those with a transcoder that writes to it."""
         return [i for i, each in self.transcoders.items() if any(site.layer == layer for site in each.spec.writes)]
 

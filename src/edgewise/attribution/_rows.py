@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgewise.attribution._nodes import Active, Nodes
+from edgewise.attribution._nodes import Nodes
 
 
 class Targets(NamedTuple):
@@ -89,8 +89,8 @@ class Columns:
         return self.embedding(self.n_embeddings).start
 
     def bias(self, layer: int, kind: str) -> int:
-        """A layer's `attention`, `mlp` or `reading` bias; after the last layer there is the final norm's `reading`."""
-        return self.first_bias + 3 * layer + ("reading", "attention", "mlp").index(kind)
+        """A layer's `attention`, `MLP` or `reading` bias; after the last layer there is the final norm's `reading`."""
+        return self.first_bias + 3 * layer + ("reading", "attention", "MLP").index(kind)
 
     @property
     def total(self) -> int:
@@ -98,26 +98,130 @@ class Columns:
         return self.bias(self.n_layers, "reading") + 1
 
 
+class SparseRows(NamedTuple):
+    """Rows of some targets, each its largest edges."""
+
+    offsets: Int[Tensor, " offsets"]
+    columns: Int[Tensor, " e"]
+    weight: Float[Tensor, " e"]
+    total: Float[Tensor, " K"]
+    """Of each row, the sum of all edges, those that are cut too."""
+    size: Float[Tensor, " K"]
+    """The sum of their sizes (absolute values)."""
+
+    def dense(self, n_columns: int) -> Float[Tensor, "K C"]:
+        """With a column for every source."""
+        out = self.weight.new_zeros(len(self.total), n_columns)
+        row = torch.repeat_interleave(self.offsets.diff())
+        return out.index_put_((row, self.columns.long()), self.weight)
+
+    def take(self, order: Int[Tensor, " K"]) -> "SparseRows":
+        """The rows in another order."""
+        counts, back = self.offsets.diff(), torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        entries = back.repeat_interleave(counts).argsort(stable=True)
+        offsets = torch.cat([counts.new_zeros(1), counts[order].cumsum(0)])
+        return SparseRows(offsets, self.columns[entries], self.weight[entries], self.total[order], self.size[order])
+
+    @staticmethod
+    def joined(pieces: Sequence["SparseRows"]) -> "SparseRows":
+        """One after the other."""
+        counts = torch.cat([piece.offsets.diff() for piece in pieces])
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return SparseRows(offsets, *(torch.cat(each) for each in zip(*(piece[1:] for piece in pieces), strict=True)))
+
+
+class Cut(NamedTuple):
+    """Which edges of a row are kept: the largest that have the share `keep` of its size together, at most `most`."""
+
+    keep: float = 1.0
+    most: int = 1 << 62
+
+
+ALL = Cut()
+"""Every edge."""
+
+
+class _Collector:
+    """Collects the edges of a block of rows and lets go of small ones on the way."""
+
+    def __init__(self, n_rows: int, cut: Cut, like: Tensor) -> None:
+        self.cut = cut
+        self.total, self.size = (like.new_zeros(n_rows, dtype=torch.float64) for _ in range(2))
+        self.floor = like.new_zeros(n_rows)
+        """What a row's edges must exceed: none below it is among its largest `most`."""
+        nothing = torch.zeros(0, dtype=torch.long, device=like.device)
+        self.found = [(nothing, nothing, like.new_zeros(0))]
+
+    def add(self, start: int, edges: Float[Tensor, "k n"]) -> None:
+        """The edges of the first rows from columns that begin at `start`."""
+        size, k = edges.abs(), len(edges)
+        self.total[:k] += edges.sum(1, dtype=torch.float64)
+        self.size[:k] += size.sum(1, dtype=torch.float64)
+        if size.shape[1] > 4 * self.cut.most:
+            self.raise_floor(size)
+        large = size > self.floor[:k, None]
+        row, column = large.nonzero(as_tuple=True)
+        self.found.append((row, column + start, edges[large]))
+        if sum(len(each[0]) for each in self.found) > 4 * self.cut.most * len(self.total):
+            self.found = [self.largest()]
+
+    def raise_floor(self, size: Float[Tensor, "k n"]) -> None:
+        """For rows without one: from a sample of columns, so low that half as many again stay as may in the end."""
+        fresh = (self.floor[: len(size)] == 0).nonzero()[:, 0]
+        step = max(1, size.shape[1] // 8192)
+        if len(fresh):
+            sample = size[fresh, ::step]
+            self.floor[fresh] = sample.topk(int(1.5 * self.cut.most / step) + 8, dim=1).values[:, -1]
+
+    def largest(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what was found, each row's largest, in order."""
+        row, column, weight = (torch.cat(each) for each in zip(*self.found, strict=True))
+        order = weight.abs().argsort(descending=True, stable=True)
+        order = order[row[order].argsort(stable=True)]
+        counts = torch.bincount(row, minlength=len(self.total))
+        starts = counts.cumsum(0) - counts
+        rank = torch.arange(len(row), device=row.device) - starts.repeat_interleave(counts)
+        last = order[(rank == self.cut.most - 1).nonzero()[:, 0]]
+        self.floor[row[last]] = torch.maximum(self.floor[row[last]], weight[last].abs())
+        order = order[rank < self.cut.most]
+        return row[order], column[order], weight[order]
+
+    def rows(self) -> SparseRows:
+        """What is kept in the end."""
+        row, column, weight = self.largest()
+        size = weight.abs().double()
+        before = size.cumsum(0) - size
+        counts = torch.bincount(row, minlength=len(self.total))
+        starts = counts.cumsum(0) - counts
+        first = before[starts.clamp(max=max(len(row) - 1, 0))] if len(row) else before
+        kept = before - first.repeat_interleave(counts) < self.cut.keep * self.size[row] if len(row) else row > 0
+        counts = torch.bincount(row[kept], minlength=len(self.total))
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return SparseRows(offsets, column[kept].to(torch.int32), weight[kept], self.total, self.size)
+
+
 @torch.no_grad()
-def rows(nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int) -> Float[Tensor, "K C"]:
-    """Everything that flows into a block of targets.
+def rows(nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int, cut: Cut = ALL) -> SparseRows:
+    """What flows into a block of targets.
 
     Args:
         nodes: the nodes of a run.
         columns: where they stand.
         targets: the block's, at any places; the row numbers are below `n_rows`.
         n_rows: K.
+        cut: which edges are kept.
 
     Returns:
-        For each row the edge of each source, in the order of `columns`. They add up to the targets' values.
+        For each row the edges of its sources, numbered as in `columns`. All of them add up to the targets' values.
     """
-    return Walk(nodes, columns, targets, n_rows).down()
+    return Walk(nodes, columns, targets, n_rows, cut).down()
 
 
 class Walk:
     """One walk (see `rows`). Rows stand in the order in which they join."""
 
-    def __init__(self, nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int) -> None:
+    def __init__(self, nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int, cut: Cut = ALL) -> None:
         self.nodes, self.run, self.columns, self.n_rows = nodes, nodes.run, columns, n_rows
         self.targets = sorted(targets, key=lambda each: (each.layer, each.between), reverse=True)
         causal = all(layer.attention.causal for layer in self.run.model.parts.layers)
@@ -125,9 +229,12 @@ class Walk:
         final = self.run.final
         self.covector = final.new_zeros(length, 0, final.shape[1])  # (T, joined rows, D)
         self.place = torch.full((n_rows,), -1, device=final.device)  # of each row among those that joined
-        self.out = final.new_zeros(n_rows, columns.total)
+        self.found = _Collector(n_rows, cut, final)
+        self.biases = final.new_zeros(n_rows, columns.total - columns.first_bias)
+        self.pending = dict[int, Tensor]()  # edges of nodes that also write at lower layers
 
-    def down(self) -> Float[Tensor, "K C"]:
+    def down(self) -> SparseRows:
+        """Walk."""
         n_layers = len(self.run.layers)
         self.join(n_layers, False)
         for layer in range(n_layers - 1, -1, -1):
@@ -141,8 +248,9 @@ class Walk:
                 self.covector = self.covector + self.attention(layer)
             self.join(layer, False)
         for term, written in enumerate(self.run.embeddings):
-            self.put(self.columns.embedding(term), self.dot(written))
-        return self.out[self.place]
+            self.found.add(self.columns.embedding(term).start, self.dot(written))
+        self.found.add(self.columns.first_bias, self.biases)
+        return self.found.rows().take(self.place)
 
     def parallel_layer(self, layer: int) -> None:
         skipped = self.mlp(layer)
@@ -159,55 +267,44 @@ class Walk:
             self.place[fresh] = torch.arange(joined, joined + len(fresh), device=fresh.device)
             self.covector = torch.nn.functional.pad(self.covector, (0, 0, 0, len(fresh)))
             self.covector.index_put_((each.position, self.place[each.row]), each.covector, accumulate=True)
-            self.out[:, self.columns.bias(layer, "reading")].index_add_(0, self.place[each.row], each.bias)
+            self.bias(layer, "reading").index_add_(0, self.place[each.row], each.bias)
 
     def mlp(self, layer: int) -> Tensor | None:
         """The layer's edges; gives what the skip connection carries on."""
         if not self.covector.shape[1]:
             return None
-        self.put(self.columns.errors(layer), self.dot(self.nodes.errors[layer]))
-        bias = self.dot(self.nodes.constant(layer)).sum(1)
-        self.put(self.columns.bias(layer, "mlp"), bias)
+        self.found.add(self.columns.errors(layer).start, self.dot(self.nodes.errors[layer]))
+        self.add_bias(layer, "MLP", self.nodes.constant(layer))
         raw = self.covector
         if self.nodes.before_post_norm:
             raw = self.run.layers[layer].mlp_output_back(raw)
         for source in self.nodes.sources(layer):
-            active = self.nodes.active[source]
-            self.out[: raw.shape[1], self.columns.nodes(source)] += self.node_edges(active, source, layer, raw)
+            edges = self.nodes.edges(source, layer, raw)
+            if source in self.pending:
+                earlier = self.pending.pop(source)
+                edges[: len(earlier)] += earlier
+            if source < layer:
+                self.pending[source] = edges
+            else:
+                self.found.add(self.columns.nodes(source).start, edges)
         return self.nodes.skip_back(layer, self.covector)
-
-    def node_edges(self, active: Active, source: int, layer: int, raw: Float[Tensor, "T K D"]) -> Float[Tensor, "K n"]:
-        """Value times ⟨decoder row, covector at the node's position⟩."""
-        found = raw.new_zeros(raw.shape[1], len(active.index))
-        counts = active.offsets.diff()
-        length = len(raw)
-        if not len(active.index):
-            return found
-        if bool((counts == counts[0]).all()):  # one product for all positions
-            n = int(counts[0])
-            index = active.index[: length * n]
-            rows = self.nodes.decoder(source, layer, index).view(length, n, -1)
-            found[:, : length * n] = torch.bmm(raw, rows.transpose(1, 2)).transpose(0, 1).flatten(1)
-        else:
-            offsets = active.offsets.tolist()
-            for position in range(length):
-                these = slice(offsets[position], offsets[position + 1])
-                if these.start < these.stop:
-                    found[:, these] = raw[position] @ self.nodes.decoder(source, layer, active.index[these]).T
-        return found.mul_(active.value)
 
     def attention(self, layer: int) -> Float[Tensor, "T K D"]:
         """The layer's bias's edge; gives what goes through the heads."""
         if not self.covector.shape[1]:
             return self.covector
-        self.put(self.columns.bias(layer, "attention"), self.dot(self.run.attention_biases[layer]).sum(1))
+        self.add_bias(layer, "attention", self.run.attention_biases[layer])
         return self.run.layers[layer].attention_back(self.covector)
 
     def dot(self, written: Float[Tensor, "S D"]) -> Float[Tensor, "K T"]:
         """What is written, times the covector, at each position."""
         return torch.bmm(self.covector, written[: len(self.covector), :, None])[..., 0].T
 
-    def put(self, column: slice | int, edges: Tensor) -> None:
-        if isinstance(column, slice):
-            column = slice(column.start, column.start + edges.shape[1])
-        self.out[: len(edges), column] = edges
+    def add_bias(self, layer: int, kind: str, written: Float[Tensor, "S D"]) -> None:
+        """What is written at all positions, added up."""
+        edges = self.dot(written).sum(1)
+        self.bias(layer, kind)[: len(edges)] += edges
+
+    def bias(self, layer: int, kind: str) -> Float[Tensor, " K"]:
+        """The column of a bias."""
+        return self.biases[:, self.columns.bias(layer, kind) - self.columns.first_bias]
