@@ -147,7 +147,7 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
         _texts(run),
         tuple(each.name for each in growth.roots),
         torch.tensor([each.weight for each in growth.roots]),
-        settings,
+        settings | {"root_tokens": [each.token for each in growth.roots]},
         provenance,
     )
 

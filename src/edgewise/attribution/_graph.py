@@ -135,7 +135,8 @@ class AttributionGraph:
         kind, layer = KINDS[int(self.nodes.kind[i])], int(self.nodes.layer[i])
         position, index = int(self.nodes.position[i]), int(self.nodes.index[i])
         if kind == "root":
-            return self.roots[index]
+            name = self.roots[index]  # tokens that are parts of letters all decode to "�"
+            return f"{name}#{index}" if self.roots.count(name) > 1 else name
         if kind in BIASES:
             final = layer == self.n_layers
             return {"attention bias": f"a{layer}.bias", "MLP bias": f"m{layer}.bias"}.get(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -95,6 +95,13 @@ def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> A
     Raises:
         InputError: a share is not between 0 and 1.
     """
+    return graph.subgraph(*kept(graph, nodes, edges))
+
+
+def kept(
+    graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " E"]]:
+    """Which nodes and edges `prune` keeps. Raises `InputError` as it does."""
     for name, share in (("nodes", nodes), ("edges", edges)):
         if not 0 <= share <= 1:
             raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
@@ -109,7 +116,7 @@ def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> A
     staying = keep[rows] & keep[columns] & (bias[columns] | (scored >= _threshold(scored, edges)))
     live = staying & ~bias[columns]
     keep = _alive(graph, keep, rows[live], columns[live])
-    return graph.subgraph(torch.from_numpy(keep), torch.from_numpy(staying))
+    return torch.from_numpy(keep), torch.from_numpy(staying & keep[rows] & keep[columns])
 
 
 def _threshold(found: np.ndarray, share: float) -> float:

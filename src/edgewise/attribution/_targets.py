@@ -29,6 +29,8 @@ class Root(NamedTuple):
     """The token's probability; 1 for anything else."""
     value: float
     targets: Targets
+    token: int = -1
+    """Of a single token's logit; −1 for anything else."""
 
 
 def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
@@ -90,7 +92,7 @@ def _demeaned(run: FrozenRun, token: int, weight: float) -> Root:
     n_tokens = len(run.logits())
     vector = torch.full((n_tokens,), -1 / n_tokens, dtype=torch.float64)
     vector[token] += 1
-    return _logit_root(run, _text(run, token), weight, vector, None)
+    return _logit_root(run, _text(run, token), weight, vector, None)._replace(token=token)
 
 
 def _logit_root(run: FrozenRun, name: str, weight: float, vector: Tensor, ids: list[int] | None) -> Root:
