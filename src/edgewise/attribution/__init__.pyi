@@ -7,3 +7,7 @@ from ._influence import GraphScores as GraphScores
 from ._influence import influence as influence
 from ._influence import prune as prune
 from ._influence import scores as scores
+from .formats import edge_table as edge_table
+from .formats import export as export
+from .formats import import_graph as import_graph
+from .formats import to_networkx as to_networkx

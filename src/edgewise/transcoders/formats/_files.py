@@ -39,7 +39,16 @@ def unpickled(path: Path, allowed: Sequence[tuple[type, str]] = ()) -> Any:
             raise ValueError("missing, cut short, or not what torch.save writes")
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
 
 
