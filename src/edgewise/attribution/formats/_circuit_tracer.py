@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import BIASES, KINDS, AttributionGraph, NodeTable, concatenated
+from edgewise.attribution._graph import BIASES, KINDS, AttributionGraph, Kind, NodeTable, concatenated
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, root_tokens
 from edgewise.models import Model
 from edgewise.runs import atomic_path
@@ -26,6 +26,15 @@ MOST_BYTES = 2 << 30
 """The largest matrix that is written or read: 23,170 nodes."""
 _TARGETS, _MAPPING = "circuit_tracer.attribution.targets", "circuit_tracer.utils.tl_nnsight_mapping"
 _OLD_CONFIG = "transformer_lens.HookedTransformerConfig.HookedTransformerConfig"
+_TENSORS = {
+    "active_features": 2,
+    "selected_features": 1,
+    "activation_values": 1,
+    "input_tokens": 1,
+    "logit_probabilities": 1,
+    "adjacency_matrix": 2,
+}
+"""Each tensor of a file and how many axes it has."""
 
 
 class LogitTarget(NamedTuple):
@@ -49,49 +58,72 @@ def read(path: Path, tokenizer: Any = None) -> AttributionGraph:
     Raises:
         InputError: the file is no graph of circuit-tracer, or larger than is read.
     """
-    allowed = [(LogitTarget, f"{_TARGETS}.LogitTarget")]
-    allowed += [(_Settings, name) for name in (f"{_MAPPING}.UnifiedConfig", _OLD_CONFIG)]
-    content = unpickled(path, allowed)
+    found = _opened(path)
+    nodes = _nodes(found)
+    texts, numbers = _logit_tokens(path, found)
+    text = str if tokenizer is None else lambda token: tokenizer.decode([token])
+    tokens = tuple(text(i) for i in found.ids.tolist())
+    names = tuple(name or text(i) for name, i in zip(texts, numbers, strict=True))
+    targets, sources, weight = _edges(found.matrix)
+    graph = Found(nodes, targets, sources, weight, found.ids, tokens, names, found.probabilities.float())
+    vocabulary = found.rest.get("vocab_size")
+    known = [i if not isinstance(vocabulary, int) or i < vocabulary else -1 for i in numbers]
+    provenance = {"format": "circuit-tracer", **_said(found.rest)}
+    return assembled(path, graph, {"nodes": "features", "root_tokens": known}, provenance)
+
+
+class _Opened(NamedTuple):
+    """A file's content, whose sizes fit."""
+
+    features: Tensor
+    """Of the selected features, layer, position and number."""
+    values: Tensor
+    """Their activations."""
+    ids: Tensor
+    probabilities: Tensor
+    matrix: Tensor
+    n_layers: int
+    rest: dict[str, Any]
+
+
+def _opened(path: Path) -> _Opened:
+    allowed = [(LogitTarget, f"{_TARGETS}.LogitTarget"), (_Settings, f"{_MAPPING}.UnifiedConfig")]
+    content = unpickled(path, [*allowed, (_Settings, _OLD_CONFIG)])
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a graph of circuit-tracer is a dictionary")
-    features, selected, values = (
-        _tensor(path, content, name, n)
-        for name, n in (("active_features", 2), ("selected_features", 1), ("activation_values", 1))
+    active, selected, values, ids, probabilities, matrix = (
+        _tensor(path, content, name, n_axes) for name, n_axes in _TENSORS.items()
     )
-    ids, weights = _tensor(path, content, "input_tokens", 1).long(), _tensor(path, content, "logit_probabilities", 1)
-    matrix = _tensor(path, content, "adjacency_matrix", 2)
-    n_features, n_tokens, n_roots = len(selected), len(ids), len(weights)
-    errors = len(matrix) - n_features - n_tokens - n_roots
-    if matrix.shape[0] != matrix.shape[1] or not n_tokens or not n_roots or errors < 0 or errors % n_tokens:
-        sizes = f"{n_features} features, {n_tokens} tokens and {n_roots} logits"
+    errors = len(matrix) - len(selected) - len(ids) - len(probabilities)
+    if matrix.shape[0] != matrix.shape[1] or not len(ids) or not len(probabilities) or errors < 0 or errors % len(ids):
+        sizes = f"{len(selected)} features, {len(ids)} tokens and {len(probabilities)} logits"
         raise InputError(f"{path}: its matrix is {list(matrix.shape)}, which fits no number of layers, with {sizes}")
-    if (
-        len(values) != len(features)
-        or features.shape[1] != 3
-        or (n_features and not 0 <= int(selected.min()) <= int(selected.max()) < len(features))
-    ):
+    selected, n_layers = selected.long(), errors // len(ids)
+    if len(values) != len(active) or not _all_within(selected[:, None], (len(active),)):
         raise InputError(f"{path}: its selected features or activations do not fit its active features")
-    n_layers = errors // n_tokens
-    chosen = features[selected.long()].long()
-    nodes = _nodes(chosen, values[selected.long()].double(), ids, n_layers, n_roots)
-    if n_features and not bool(((chosen >= 0) & (chosen < torch.tensor([n_layers, n_tokens, 1 << 31]))).all()):
+    features = active[selected].long()
+    if not _all_within(features, (n_layers, len(ids), 1 << 31)):
         raise InputError(f"{path}: a feature is of no layer or position of the prompt")
-    targets, sources, edges = _edges(matrix)
-    tokens, known = _logit_tokens(path, content, n_roots)
-    text = (lambda i: str(i)) if tokenizer is None else (lambda i: tokenizer.decode([i]))
-    names = tuple(name or text(i) for name, i in zip(tokens, known, strict=True))
-    found = Found(nodes, targets, sources, edges, ids, tuple(text(i) for i in ids.tolist()), names, weights.float())
-    vocabulary = content.get("vocab_size")
-    known = [i if not isinstance(vocabulary, int) or i < vocabulary else -1 for i in known]
-    scan = content.get("scan_name", content.get("scan"))
-    model = vars(content["cfg"]).get("model_name") if isinstance(content.get("cfg"), _Settings) else None
+    return _Opened(features, values[selected].double(), ids.long(), probabilities, matrix, n_layers, content)
+
+
+def _all_within(numbers: Tensor, limits: tuple[int, ...]) -> bool:
+    """Whether each column's numbers are at least 0 and below its limit."""
+    return numbers.shape[1] == len(limits) and bool(((numbers >= 0) & (numbers < torch.tensor(limits))).all())
+
+
+def _said(content: dict[str, Any]) -> dict[str, Any]:
+    """Where the graph comes from, as far as the file says it."""
+    scan, config = content.get("scan_name", content.get("scan")), content.get("cfg")
+    model = vars(config).get("model_name") if isinstance(config, _Settings) else None
+    of_layers = isinstance(scan, list) and all(isinstance(each, str) for each in scan)
     said = {
         "scan": scan if isinstance(scan, str) else None,
-        "transcoder_list": scan if isinstance(scan, list) else None,
+        "transcoder_list": scan if of_layers else None,
+        "prompt": content.get("input_string") if isinstance(content.get("input_string"), str) else None,
+        "model": {"id": model} if isinstance(model, str) else None,
     }
-    said |= {"prompt": content.get("input_string"), "model": {"id": model} if isinstance(model, str) else None}
-    provenance = {"format": "circuit-tracer", **{name: value for name, value in said.items() if value is not None}}
-    return assembled(path, found, {"nodes": "features", "root_tokens": known}, provenance)
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _tensor(path: Path, content: dict[str, Any], name: str, n_axes: int) -> Tensor:
@@ -105,22 +137,22 @@ def _tensor(path: Path, content: dict[str, Any], name: str, n_axes: int) -> Tens
     return found
 
 
-def _nodes(features: Tensor, values: Tensor, ids: Tensor, n_layers: int, n_roots: int) -> NodeTable:
+def _nodes(found: _Opened) -> NodeTable:
     """In circuit-tracer's order."""
 
-    def table(kind: str, layer: Tensor, position: Tensor, index: Tensor, value: Tensor | None = None) -> NodeTable:
+    def table(kind: Kind, layer: Tensor, position: Tensor, index: Tensor, value: Tensor | None = None) -> NodeTable:
         value = torch.full((len(layer),), torch.nan, dtype=torch.float64) if value is None else value
         return NodeTable(torch.full_like(layer, KINDS.index(kind)), layer, position, index, value)
 
-    positions, roots = torch.arange(len(ids)), torch.arange(n_roots)
-    error_layers = torch.arange(n_layers).repeat_interleave(len(ids))
-    error_positions = positions.repeat(n_layers)
+    n_tokens, n_layers = len(found.ids), found.n_layers
+    positions, roots = torch.arange(n_tokens), torch.arange(len(found.probabilities))
+    layers = torch.arange(n_layers).repeat_interleave(n_tokens)
     return concatenated(
         [
-            table("feature", features[:, 0], features[:, 1], features[:, 2], values),
-            table("error", error_layers, error_positions, torch.full_like(error_layers, -1)),
-            table("token", torch.full_like(positions, -1), positions, ids),
-            table("root", torch.full_like(roots, n_layers), torch.full_like(roots, len(ids) - 1), roots),
+            table("feature", found.features[:, 0], found.features[:, 1], found.features[:, 2], found.values),
+            table("error", layers, positions.repeat(n_layers), torch.full_like(layers, -1)),
+            table("token", torch.full_like(positions, -1), positions, found.ids),
+            table("root", torch.full_like(roots, n_layers), torch.full_like(roots, n_tokens - 1), roots),
         ]
     )
 
@@ -132,9 +164,9 @@ def _edges(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return targets, sources, matrix[targets, sources]
 
 
-def _logit_tokens(path: Path, content: dict[str, Any], n_roots: int) -> tuple[list[str], list[int]]:
+def _logit_tokens(path: Path, found: _Opened) -> tuple[list[str], list[int]]:
     """The roots' texts, empty where the file has none, and numbers."""
-    given = content.get("logit_targets", content.get("logit_tokens"))
+    given, n_roots = found.rest.get("logit_targets", found.rest.get("logit_tokens")), len(found.probabilities)
     if isinstance(given, Tensor):
         texts, numbers = [""] * given.numel(), [int(each) for each in given.flatten().tolist()]
     elif isinstance(given, list) and all(isinstance(each, tuple) and len(each) == 2 for each in given):
@@ -161,28 +193,17 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
     Raises:
         InputError: its matrix would be larger than `MOST_BYTES`.
     """
-    nodes, n_layers, n_tokens = graph.nodes, graph.n_layers, len(graph.tokens)
+    nodes, n_layers = graph.nodes, graph.n_layers
     inner = nodes.is_kind("neuron", "feature").nonzero()[:, 0]
-    n_roots = len(graph.roots)
-    size = len(inner) + (n_layers + 1) * n_tokens + n_roots
+    size = len(inner) + (n_layers + 1) * len(graph.tokens) + len(graph.roots)
     if size * size * 4 > MOST_BYTES:
-        raise InputError(
-            f"{path}: a dense matrix of {size:,} nodes is more than {MOST_BYTES >> 30} GiB; prune, or write .json"
-        )
-    place = torch.full((graph.n_nodes,), -1)  # of each node in circuit-tracer's order
-    place[inner] = torch.arange(len(inner))
-    first = len(inner)
-    for kind, offset in (
-        ("error", nodes.layer * n_tokens + nodes.position),
-        ("token", n_layers * n_tokens + nodes.position),
-        ("root", (n_layers + 1) * n_tokens + nodes.index),
-    ):
-        of_kind = nodes.is_kind(kind)
-        place[of_kind] = first + offset[of_kind]
+        limit = f"{MOST_BYTES >> 30} GiB"
+        raise InputError(f"{path}: a dense matrix of {size:,} nodes is more than {limit}; prune, or write .json")
+    place = _places(graph, inner)
     matrix = torch.zeros(size, size)
     stays = place[graph.sources] >= 0
     matrix[place[graph.edge_targets[stays]], place[graph.sources[stays]]] = graph.weight[stays].float()
-    vocabulary = VIRTUAL if model is None else int(model.module.config.vocab_size)
+    vocabulary = VIRTUAL if model is None else int(getattr(model.module.config, "vocab_size", VIRTUAL))
     tokens = [vocabulary + i if token >= VIRTUAL else token for i, token in enumerate(root_tokens(graph))]
     scan = scan or graph.provenance.get("scan") or graph.provenance.get("transcoder_list")
     with _their_classes() as (target_class, settings_class), atomic_path(path) as temporary:
@@ -210,16 +231,30 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
     ]
 
 
+def _places(graph: AttributionGraph, inner: Tensor) -> Tensor:
+    """Where each node stands in circuit-tracer's order; −1 for those it has not."""
+    nodes, n_tokens = graph.nodes, len(graph.tokens)
+    place = torch.full((graph.n_nodes,), -1)
+    place[inner] = torch.arange(len(inner))
+    offsets: dict[Kind, Tensor] = {
+        "error": nodes.layer * n_tokens + nodes.position,
+        "token": graph.n_layers * n_tokens + nodes.position,
+        "root": (graph.n_layers + 1) * n_tokens + nodes.index,
+    }
+    for kind, offset in offsets.items():
+        place = torch.where(nodes.is_kind(kind), len(inner) + offset, place)
+    return place
+
+
 def _settings(graph: AttributionGraph, n_layers: int, vocabulary: int, model: Model | None) -> dict[str, Any]:
     """What circuit-tracer asks of a model's configuration; 0 where it is not known."""
     known = graph.provenance.get("model")
     name = str(known.get("id", "")) if isinstance(known, dict) else ""
-    sizes = dict.fromkeys(("d_model", "d_head", "n_heads", "d_mlp"), 0)
+    sizes: dict[str, int] = dict.fromkeys(("d_model", "d_head", "n_heads", "d_mlp"), 0)
     if model is not None:
-        parts, config = model.parts, model.module.config
-        heads = parts.layers[0].attention.output_weight  # (H, v, D)
-        sizes = {"d_model": parts.d_model, "d_head": heads.shape[1], "n_heads": parts.n_heads}
-        sizes["d_mlp"] = int(getattr(config, "intermediate_size", 0) or 0)
+        parts, hidden = model.parts, getattr(model.module.config, "intermediate_size", None)
+        width = parts.layers[0].attention.output_weight.shape[1]  # (H, v, D)
+        sizes = {"d_model": parts.d_model, "d_head": width, "n_heads": parts.n_heads, "d_mlp": int(hidden or 0)}
     architecture = "" if model is None else type(model.module).__name__
     return {
         "n_layers": n_layers,

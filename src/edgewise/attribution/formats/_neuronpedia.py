@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import KINDS, AttributionGraph
+from edgewise.attribution._graph import KINDS, AttributionGraph, Kind
 from edgewise.attribution._influence import influence, kept
 from edgewise.attribution.formats._foreign import cumulative, root_tokens
 from edgewise.runs import software, write_atomically
@@ -32,7 +32,7 @@ MOST_BYTES = 100 << 20
 """The largest file that Neuronpedia takes, and that is read or written here."""
 NEURONS = "-neurons"
 """At the end of the `scan` of a graph of neurons."""
-BIAS_FEATURES = {"attention bias": -2, "MLP bias": -3, "reading bias": -4}
+BIAS_FEATURES: dict[Kind, int] = {"attention bias": -2, "MLP bias": -3, "reading bias": -4}
 TYPES = {
     "feature": "cross layer transcoder",
     "neuron": "cross layer transcoder",

@@ -5,9 +5,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -22,10 +22,12 @@ _OUTPUT = re.compile(r'Output "(.*)" \(p=(\d+(?:\.\d*)?)\)', re.DOTALL)
 _ID = re.compile(r"(E|\d+)_(\d+)_(\d+)")
 _OLD_ERROR = re.compile(r"0_\d+_\d+")
 _MOST_LAYERS, _MOST_INDEX = 1 << 16, 1 << 31
+_BIASES = {number: kind for kind, number in BIAS_FEATURES.items()}
 _INNER = ("cross layer transcoder", "unexplored node")  # the latter is Anthropic's, for a feature
 
 
-class _Node(NamedTuple):
+@dataclass(frozen=True)
+class _Node:
     """One node of a file."""
 
     id: str
@@ -124,7 +126,8 @@ def _mapping(where: dict[str, Any], name: str) -> dict[str, Any]:
     return where[name] if isinstance(where.get(name), dict) else {}
 
 
-class _Reader(NamedTuple):
+@dataclass(frozen=True)
+class _Reader:
     """Reads the nodes of one file."""
 
     path: Path
@@ -150,7 +153,7 @@ class _Reader(NamedTuple):
         feature = given.get("feature")
         if of_type == "embedding":
             token = _ID.fullmatch(given["node_id"])
-            kind = "position" if token is None and feature == -1 else "token"
+            kind: Kind = "position" if token is None and feature == -1 else "token"
             number = -1 if token is None else _within(where, "token", int(token[2]))
             return _Node(given["node_id"], kind, -1, position, number, token=number)
         layer = self.layer(where, given.get("layer"))
@@ -158,13 +161,10 @@ class _Reader(NamedTuple):
             return self.root(where, given, layer, value)
         if of_type == "mlp reconstruction error":
             return _Node(given["node_id"], "error", layer, position, -1, label=label)
-        if of_type == "bias" and feature in BIAS_FEATURES.values():
-            kind = next(kind for kind, number in BIAS_FEATURES.items() if number == feature)
-            return _Node(given["node_id"], kind, layer, -1, -1, label=label)
+        if of_type == "bias" and feature in _BIASES:
+            return _Node(given["node_id"], _BIASES[feature], layer, -1, -1, label=label)
         if of_type not in _INNER:
-            raise InputError(
-                f"{where}: feature_type {of_type!r:.40} is not read; only MLP features, errors and tokens are"
-            )
+            raise InputError(f"{where}: feature_type {of_type!r:.40} is not read, only MLP features, errors and tokens")
         return _Node(given["node_id"], self.inner, layer, position, self.index(where, given, layer), value, label=label)
 
     def layer(self, where: str, given: Any) -> int:
@@ -208,7 +208,7 @@ class _Reader(NamedTuple):
             raise InputError(f"{self.path}: it has no node of type logit, so nothing that it explains")
         places = iter(range(len(nodes)))
         n_layers = max(deepest, above - 1)
-        return [node._replace(layer=n_layers, index=next(places)) if node.kind == "root" else node for node in nodes]
+        return [replace(node, layer=n_layers, index=next(places)) if node.kind == "root" else node for node in nodes]
 
 
 def _number(where: str, name: str, given: Any, default: float) -> float:
@@ -266,9 +266,13 @@ def _ends(where: str, link: Any, numbers: dict[str, int]) -> tuple[str, str, flo
 
 
 def _table(nodes: list[_Node]) -> NodeTable:
-    columns = (torch.tensor([getattr(node, name) for node in nodes]) for name in ("layer", "position", "index"))
-    values = torch.tensor([node.value for node in nodes], dtype=torch.float64)
-    return NodeTable(torch.tensor([KINDS.index(node.kind) for node in nodes]), *columns, values)
+    return NodeTable(
+        torch.tensor([KINDS.index(node.kind) for node in nodes]),
+        torch.tensor([node.layer for node in nodes]),
+        torch.tensor([node.position for node in nodes]),
+        torch.tensor([node.index for node in nodes]),
+        torch.tensor([node.value for node in nodes], dtype=torch.float64),
+    )
 
 
 def _ids(nodes: list[_Node], length: int) -> Int[Tensor, " S"]:
