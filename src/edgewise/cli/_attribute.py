@@ -1,0 +1,167 @@
+"""`edgewise attribute`: attribution graphs of one prompt or many."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from typer import Argument, Option
+
+import edgewise as ew
+from edgewise._errors import InputError
+from edgewise.cli import _features
+from edgewise.cli import _options as options
+from edgewise.cli._common import load
+from edgewise.cli._print import line, table
+from edgewise.runs import check_writable, parse_settings
+
+N_SHOWN = 10
+"""Edges into the first root that are printed."""
+
+
+class _Asked(NamedTuple):
+    """One prompt, and what of it is to be explained."""
+
+    prompt: str
+    target: Any
+    contrast: bool
+
+
+def attribute(
+    prompts: Annotated[
+        str, Argument(help="A prompt; or a file of them: .txt, one a line, or .jsonl with `prompt` and maybe `target`.")
+    ],
+    model: options.ModelName = "smollm2-135m",
+    nodes: Annotated[Literal["neurons"], Option(help="Neurons, which every model has; or give --transcoders.")] = (
+        "neurons"
+    ),
+    transcoders: _features.Sources = None,
+    target: Annotated[
+        list[str] | None,
+        Option("--target", help="A token, with its leading blank, or a node such as m12.f410@7; several times."),
+    ] = None,
+    contrast: Annotated[
+        tuple[str, str] | None, Option("--contrast", help="Two tokens: the first's logit minus the second's.")
+    ] = None,
+    out: options.Out = Path("runs/attribution"),
+    max_nodes: Annotated[int | None, Option(help="Neurons or features with rows of their own; 5,000 if none.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", help="A setting of `AttributionConfig`, as name=value; several times.")
+    ] = None,
+    node_threshold: Annotated[float, Option(help="Share of the influence that the pruned graph's nodes have.")] = 0.8,
+    edge_threshold: Annotated[float, Option(help="Likewise its edges.")] = 0.98,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+) -> None:
+    """What flows from the tokens to the prediction: write OUT/graph.safetensors and OUT/pruned.safetensors."""
+    config = replace(ew.AttributionConfig(), **parse_settings("--set", ew.AttributionConfig, settings or ()))
+    config = config if max_nodes is None else replace(config, max_nodes=max_nodes)
+    asked = _read(prompts, target, contrast)
+    check_writable(out)
+    kinds = _features.read(transcoders) or nodes
+    loaded = load(model, device, dtype)
+    folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
+    pruned = list[ew.attribution.AttributionGraph]()
+    for each, folder in zip(asked, folders, strict=True):
+        graph = ew.attribute(
+            loaded,
+            each.prompt,
+            kinds,
+            target=each.target,
+            contrast=each.contrast,
+            config=config,
+            options=ew.RunOptions(out=folder),
+        )
+        pruned.append(ew.attribution.prune(graph, node_threshold, edge_threshold))
+        graph.save(folder / "graph.safetensors")
+        pruned[-1].save(folder / "pruned.safetensors")
+        _show(each.prompt, graph, pruned[-1], folder)
+    if len(asked) > 1:
+        merged = ew.attribution.merge(pruned)
+        merged.save(out / "merged.safetensors")
+        line(f"{merged!r}, written to {out / 'merged.safetensors'}")
+
+
+def _read(prompts: str, target: list[str] | None, contrast: tuple[str, str] | None) -> list[_Asked]:
+    """The prompts. Raises `InputError` for a file that is missing, has none, or lines that are no prompts."""
+    if target and contrast:
+        raise InputError("--contrast: a graph explains targets or a contrast; leave --target out")
+    asked = _Asked("", list(contrast) if contrast else _targets(target), contrast is not None)
+    path = Path(prompts)
+    if path.suffix not in (".txt", ".jsonl"):
+        return [asked._replace(prompt=prompts)]
+    if not path.is_file():
+        raise InputError(f"{prompts}: no such file; give a prompt, or a .txt or .jsonl of prompts")
+    lines = [(number, text) for number, text in enumerate(path.read_text("utf-8").splitlines(), 1) if text.strip()]
+    if not lines:
+        raise InputError(f"{prompts}: it has no prompts; give one a line")
+    if path.suffix == ".txt":
+        return [asked._replace(prompt=text) for _, text in lines]
+    return [_row(f"{prompts}, line {number}", text, asked) for number, text in lines]
+
+
+def _row(where: str, text: str, asked: _Asked) -> _Asked:
+    """One line of a .jsonl file."""
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error}); write {{\"prompt\": …}}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise InputError(f'{where}: no prompt; write {{"prompt": "…"}}, and maybe "target" or "contrast"')
+    own = {name: row.get(name) for name in ("target", "contrast")}
+    if any(value is not None and not _texts(value) for value in own.values()):
+        raise InputError(f"{where}: target and contrast are a text or a list of texts")
+    if own["contrast"]:
+        return _Asked(row["prompt"], own["contrast"], True)
+    return _Asked(row["prompt"], own["target"], False) if own["target"] else asked._replace(prompt=row["prompt"])
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+
+
+def _targets(given: list[str] | None) -> Any:
+    """A single one may be a node."""
+    return None if not given else given[0] if len(given) == 1 else given
+
+
+def _show(prompt: str, graph: ew.attribution.AttributionGraph, small: ew.attribution.AttributionGraph, out: Path) -> None:
+    """Sizes, ledger and scores of a graph, and what flows into its first root."""
+    whole = small.nodes.is_kind("neuron", "feature")
+    scored = {
+        "graph": (graph, ew.attribution.scores(graph)),
+        "pruned": (small, ew.attribution.scores(graph.with_errors(_kept(graph, small)))),
+    }
+    table(
+        prompt,
+        ("", "nodes", "edges", "outside", "residual", "replacement", "completeness"),
+        (
+            (
+                name,
+                f"{each.n_nodes:,}",
+                f"{each.n_edges:,}",
+                f"{each.ledger.share_outside:.1%}",
+                f"{each.ledger.worst:.0e}",
+                f"{score.replacement:.3f}",
+                f"{score.completeness:.3f}",
+            )
+            for name, (each, score) in scored.items()
+        ),
+        "outside: share of all edges, by size, that is not in the graph; residual: of a target's value and its edges; "
+        "scores of the pruned graph count what removed nodes gave as errors",
+    )
+    root = small.roots[0]
+    rows = [(name, f"{weight:+.3f}") for name, weight in small.incoming(root)[:N_SHOWN]]
+    value = float(small.nodes.value[small.node(root)])
+    table(f"into {root} ({value:.3f})", ("from", "weight"), rows)
+    line(f"written to {out / 'graph.safetensors'} and {out / 'pruned.safetensors'} ({int(whole.sum()):,} neurons or features)")
+
+
+def _kept(graph: ew.attribution.AttributionGraph, small: ew.attribution.AttributionGraph) -> Any:
+    """Which of a graph's nodes a pruned one has."""
+    import torch
+
+    names = set(small.names)
+    return torch.tensor([name in names for name in graph.names])
