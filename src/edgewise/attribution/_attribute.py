@@ -1,7 +1,7 @@
 """Attribution graphs of prompts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,9 +15,9 @@ from edgewise.attribution._frozen import FrozenRun, frozen_run
 from edgewise.attribution._graph import KINDS, AttributionGraph, Ledger, NodeTable, concatenated
 from edgewise.attribution._grow import Growth
 from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
-from edgewise.attribution._rows import Cut
-from edgewise.attribution._targets import Target, roots
-from edgewise.models import Model
+from edgewise.attribution._rows import Columns, Cut
+from edgewise.attribution._targets import Explained, Target, roots, settled
+from edgewise.models import Model, weights_hash
 from edgewise.runs import Bound, Count, NotNegative, RunOptions, check_settings, run_steps, software
 from edgewise.transcoders import Transcoder
 
@@ -65,11 +65,14 @@ def attribute(
     kinds = nodes_of(run, nodes, config)
     explained = roots(kinds, target, contrast)
     growth = Growth(kinds, explained, config.max_nodes, config.batch, Cut(config.keep, config.most_edges))
-    settings = {"nodes": _nodes_record(nodes), **asdict(config)}
-    identity = {**settings, "ids": ids.tolist(), "roots": [each.name for each in explained], "model": model.identity}
+    known = settled(run, target)
+    settings = {"nodes": _nodes_record(nodes), **asdict(config), "contrast": contrast}
+    settings["target"] = {"direction": known[0]} if isinstance(known, tuple) else known
+    provenance = {"model": model.identity, "transcoders": transcoder_records(kinds), "software": software()}
+    identity = {**settings, "transcoders": provenance["transcoders"], "ids": ids.tolist(), "model": model.identity}
+    identity["roots"] = [each.name for each in explained]
     run_steps(growth, growth.n_steps, identity, options, "attribution")
-    provenance = {"model": model.identity, "software": software()}
-    return _assembled(growth, settings, provenance)
+    return replace(_assembled(growth, settings, provenance), explained=Explained(kinds, explained))
 
 
 def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> Int[Tensor, " S"]:
@@ -100,6 +103,20 @@ def nodes_of(run: FrozenRun, nodes: Any, config: AttributionConfig) -> Nodes:
     return Features(run, by_layer(run.model, nodes))
 
 
+def transcoder_records(nodes: Nodes) -> list[dict[str, Any]]:
+    """What tells the transcoders of some nodes from others, in order of their layers."""
+    found = nodes.transcoders.values() if isinstance(nodes, Features) else []
+    return [
+        {
+            "reads": str(each.spec.reads),
+            "activation": str(each.activation),
+            "exclude_special": each.spec.exclude_special,
+            "weights_hash": weights_hash(each),
+        }
+        for each in found
+    ]
+
+
 def _nodes_record(nodes: Any) -> Any:
     if isinstance(nodes, str):
         return nodes
@@ -113,7 +130,7 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
     used = torch.ones(columns.total, dtype=torch.bool)
     used[: columns.n_nodes] = False
     used[chosen] = True
-    table = concatenated([_column_table(growth).take(used), _root_table(growth)])
+    table = concatenated([column_table(growth.nodes, columns).take(used), _root_table(growth)])
     is_inner = table.is_kind("neuron", "feature")
     order = (table.layer * 2 + is_inner).argsort(stable=True)  # sources before targets
     number = torch.empty_like(order)
@@ -152,9 +169,9 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
     )
 
 
-def _column_table(growth: Growth) -> NodeTable:
+def column_table(nodes: Nodes, columns: Columns) -> NodeTable:
     """What every column of a row is."""
-    run, columns, nodes = growth.nodes.run, growth.columns, growth.nodes
+    run = nodes.run
     positions, n_layers = torch.arange(len(run)), len(run.layers)
     tables = []
     for layer, active in enumerate(nodes.active):

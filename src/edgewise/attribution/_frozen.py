@@ -131,16 +131,20 @@ class FrozenLayer:
         """The part of a covector that goes through attention, from the stream after it to the stream before."""
         return self.values_back(self.mixed_back(covector))
 
-    def mixed_forward(self, change: Float[Tensor, "S K D"]) -> Float[Tensor, "H S K v"]:
-        """From a change of the stream before attention to those of the heads' mixed values."""
+    def values_forward(self, change: Float[Tensor, "T K D"]) -> Float[Tensor, "G T K v"]:
+        """From a change of the stream before attention to those of the G key and value heads' values."""
         length, n = change.shape[:2]
-        weight = self.layer.attention.value.weight.to(change.dtype)  # (kv heads, D, v)
+        weight = self.layer.attention.value.weight.to(change.dtype)  # (G, D, v)
         values = self.attention_norm.forward(change).flatten(0, 1) @ weight.transpose(0, 1).flatten(1)
-        values = values.view(length, n, len(weight), -1).permute(2, 0, 1, 3).repeat_interleave(self.groups, 0)
-        mixed = torch.bmm(self.pattern.first(length), values.reshape(len(values), length, -1))
-        return mixed.view(len(values), length, n, -1)
+        return values.view(length, n, len(weight), -1).permute(2, 0, 1, 3)
 
-    def write(self, mixed: Float[Tensor, "H S K v"]) -> Float[Tensor, "S K D"]:
+    def mixed_forward(self, values: Float[Tensor, "G T K v"]) -> Float[Tensor, "H T K v"]:
+        """From changes of the values to those of the heads' mixed values."""
+        _, length, n, width = values.shape
+        values = values.reshape(len(values), length, n * width).repeat_interleave(self.groups, 0)
+        return torch.bmm(self.pattern.first(length), values).view(-1, length, n, width)
+
+    def write(self, mixed: Float[Tensor, "H T K v"]) -> Float[Tensor, "T K D"]:
         """From a change of the heads' mixed values to that of the stream after attention."""
         written = torch.einsum("hskv,hvd->skd", mixed, self.layer.attention.output.to(mixed.dtype))
         return written if self.attention_scale is None else written * self.attention_scale[: len(written), None, None]

@@ -13,7 +13,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.attribution._reasons import Why
+from edgewise.attribution._targets import Explained, Target
+from edgewise.models import Model
 from edgewise.runs import reading_tensors, write_tensors
+from edgewise.transcoders import Transcoder
 
 SCHEMA = 1
 KINDS = ("token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root")
@@ -99,6 +103,8 @@ class AttributionGraph:
     """What changes its numbers: `nodes`, `gate`, `per_token`, `keep`, …"""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, for people: the model, the transcoders, the software."""
+    explained: Explained | None = field(default=None, repr=False)
+    """The run that it was made from, which is not saved (see `attach`)."""
 
     @property
     def n_nodes(self) -> int:
@@ -129,22 +135,7 @@ class AttributionGraph:
     @cached_property
     def names(self) -> list[str]:
         """Every node's name, such as `m12.f410@7`, `m3.error@2`, `token@0`, `a5.bias`, or a root's."""
-        return [self._name(i) for i in range(self.n_nodes)]
-
-    def _name(self, i: int) -> str:
-        kind, layer = KINDS[int(self.nodes.kind[i])], int(self.nodes.layer[i])
-        position, index = int(self.nodes.position[i]), int(self.nodes.index[i])
-        if kind == "root":
-            name = self.roots[index]  # tokens that are parts of letters all decode to "�"
-            return f"{name}#{index}" if self.roots.count(name) > 1 else name
-        if kind in BIASES:
-            final = layer == self.n_layers
-            return {"attention bias": f"a{layer}.bias", "MLP bias": f"m{layer}.bias"}.get(
-                kind, "final.bias" if final else f"m{layer}.reading.bias"
-            )
-        if kind in _LETTERS:
-            return f"m{layer}.{_LETTERS[kind]}{index}@{position}"
-        return f"m{layer}.error@{position}" if kind == "error" else f"{kind}@{position}"
+        return node_names(self.nodes, self.n_layers, self.roots)
 
     def node(self, name: str) -> int:
         """A node's number. Raises `InputError` for a name that is not in the graph."""
@@ -170,6 +161,29 @@ class AttributionGraph:
     def _sorted(self, others: np.ndarray, weights: np.ndarray) -> list[tuple[str, float]]:
         order = np.argsort(-np.abs(weights), kind="stable")
         return [(self.names[int(others[i])], float(weights[i])) for i in order]
+
+    def attach(
+        self, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None = None, target: Target = None
+    ) -> "AttributionGraph":
+        """The graph with its prompt's run made again, which `why` and `heads_of` need, and a file does not hold.
+
+        Args:
+            model: that of the graph.
+            transcoders: those of the graph; None for neurons.
+            target: where a direction is explained, its name and the direction again.
+
+        Raises:
+            InputError: the model, the transcoders or the direction are others.
+        """
+        from edgewise.attribution._attach import attached  # which makes graphs
+
+        return attached(self, model, transcoders, target)
+
+    def why(self, source: str, target: str, n_heads: int = 1, most: int = 10) -> Why:
+        """What an edge is made of; see `edgewise.attribution.why`."""
+        from edgewise.attribution._why import why  # which reads graphs
+
+        return why(self, source, target, n_heads, most)
 
     def subgraph(self, keep: Bool[Tensor, " n"], edges: Bool[Tensor, " E"] | None = None) -> "AttributionGraph":
         """Some of the nodes and the edges between them; what goes is added to the ledger's `outside`.
@@ -234,6 +248,7 @@ class AttributionGraph:
         """Read a graph. Raises `InputError` for what is none."""
         what, instead = "an attribution graph of edgewise", "give the graph.safetensors that `edgewise attribute` wrote"
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
+            plain: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
             return AttributionGraph(
                 NodeTable(*(tensors[f"nodes.{name}"] for name in NodeTable._fields)),
                 ledger=Ledger(*(tensors[f"ledger.{name}"] for name in Ledger._fields)),
@@ -241,7 +256,7 @@ class AttributionGraph:
                 roots=tuple(header["roots"]),
                 settings=header["settings"],
                 provenance=header["provenance"],
-                **{name: tensors[name] for name in _TENSORS},
+                **plain,
             )
 
     def __repr__(self) -> str:
@@ -253,6 +268,25 @@ class AttributionGraph:
 
 
 _TENSORS = ("offsets", "sources", "weight", "ids", "root_weights")
+
+
+def node_names(nodes: NodeTable, n_layers: int, roots: Sequence[str] = ()) -> list[str]:
+    """Names of nodes; see `AttributionGraph.names`."""
+    return [_name(n_layers, roots, KINDS[row[0]], *row[1:4]) for row in zip(*(x.tolist() for x in nodes), strict=True)]
+
+
+def _name(n_layers: int, roots: Sequence[str], kind: str, layer: int, position: int, index: int) -> str:
+    if kind == "root":
+        name = roots[index]  # tokens that are parts of letters all decode to "�"
+        return f"{name}#{index}" if roots.count(name) > 1 else name
+    if kind in BIASES:
+        final = layer == n_layers
+        return {"attention bias": f"a{layer}.bias", "MLP bias": f"m{layer}.bias"}.get(
+            kind, "final.bias" if final else f"m{layer}.reading.bias"
+        )
+    if kind in _LETTERS:
+        return f"m{layer}.{_LETTERS[kind]}{index}@{position}"
+    return f"m{layer}.error@{position}" if kind == "error" else f"{kind}@{position}"
 
 
 def concatenated(tables: Sequence[NodeTable]) -> NodeTable:

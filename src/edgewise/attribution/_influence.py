@@ -65,6 +65,14 @@ def influence(graph: AttributionGraph) -> Float[Tensor, " n"]:
     return torch.from_numpy(_parts(graph)[2])
 
 
+def edge_influence(graph: AttributionGraph) -> Float[Tensor, " E"]:
+    """Every edge's part in its target's influence: its normalised size times that. Edges of biases have none."""
+    _, weights, found = _parts(graph)
+    size = torch.where(graph.nodes.is_kind(*BIASES)[graph.sources], 0.0, graph.weight.double().abs())
+    sums = torch.zeros(graph.n_nodes, dtype=torch.float64).index_add_(0, graph.edge_targets, size).clamp(min=1e-30)
+    return size * (torch.from_numpy(found + weights) / sums)[graph.edge_targets]
+
+
 def scores(graph: AttributionGraph) -> GraphScores:
     """Replacement and completeness of a graph."""
     matrix, weights, found = _parts(graph)

@@ -234,7 +234,12 @@ class Walk:
         self.pending = dict[int, Tensor]()  # edges of nodes that also write at lower layers
 
     def down(self) -> SparseRows:
-        """Walk."""
+        """Walk, and give the rows."""
+        self.walk()
+        return self.found.rows().take(self.place)
+
+    def walk(self) -> None:
+        """From the last layer to the bottom."""
         n_layers = len(self.run.layers)
         self.join(n_layers, False)
         for layer in range(n_layers - 1, -1, -1):
@@ -250,7 +255,6 @@ class Walk:
         for term, written in enumerate(self.run.embeddings):
             self.found.add(self.columns.embedding(term).start, self.dot(written))
         self.found.add(self.columns.first_bias, self.biases)
-        return self.found.rows().take(self.place)
 
     def parallel_layer(self, layer: int) -> None:
         skipped = self.mlp(layer)

@@ -33,6 +33,25 @@ class Root(NamedTuple):
     """Of a single token's logit; −1 for anything else."""
 
 
+class Explained(NamedTuple):
+    """What a graph was made from."""
+
+    nodes: Nodes
+    roots: list[Root]
+
+
+def settled(run: FrozenRun, target: Target) -> str | list[int] | tuple[str, Tensor]:
+    """A target without choices left: a node's name, token ids, or a direction. Raises `InputError`, as `roots`."""
+    if isinstance(target, str) and _NODE.fullmatch(target) is not None:
+        return target
+    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], Tensor):
+        return str(target[0]), target[1]
+    if target is None:
+        return _likely(run)
+    given = [target] if isinstance(target, (str, int)) else list(target)
+    return [_token(run, each) for each in given]  # pyright: ignore[reportArgumentType]
+
+
 def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
     """The roots of a run.
 
@@ -44,15 +63,11 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
     Raises:
         InputError: a token or node that is not there, a direction of another width, or a contrast of other than two.
     """
-    run = nodes.run
-    if isinstance(target, str) and (found := _NODE.fullmatch(target)) is not None:
-        return [_node_root(nodes, target, *map(int, found.groups()))]
-    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], Tensor):
-        return [_direction(run, target[0], target[1])]
-    if target is None:
-        return _likely(run)
-    given = [target] if isinstance(target, (str, int)) else list(target)
-    ids = [_token(run, each) for each in given]  # pyright: ignore[reportArgumentType]
+    run, ids = nodes.run, settled(nodes.run, target)
+    if isinstance(ids, str):
+        return [_node_root(nodes, ids, *map(int, re.findall(r"\d+", ids)))]
+    if isinstance(ids, tuple):
+        return [_direction(run, *ids)]
     if contrast:
         if len(ids) != 2 or ids[0] == ids[1]:
             raise InputError(f"contrast: of {len(ids)} tokens; give two different ones")
@@ -62,11 +77,11 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
     return [_demeaned(run, each, float(probabilities[each])) for each in ids]
 
 
-def _likely(run: FrozenRun) -> list[Root]:
+def _likely(run: FrozenRun) -> list[int]:
+    """The most probable tokens."""
     probabilities = run.logits().softmax(-1)
     mass, ids = probabilities.topk(min(MOST, len(probabilities)))
-    count = int((mass.cumsum(0) < MASS).sum()) + 1
-    return [_demeaned(run, int(i), float(p)) for i, p in zip(ids[:count], mass[:count], strict=False)]
+    return ids[: int((mass.cumsum(0) < MASS).sum()) + 1].tolist()
 
 
 def _token(run: FrozenRun, given: str | int) -> int:

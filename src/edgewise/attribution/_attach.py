@@ -1,0 +1,62 @@
+"""Making a saved graph's run again."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.attribution._attribute import AttributionConfig, nodes_of, transcoder_records
+from edgewise.attribution._frozen import frozen_run
+from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._targets import Explained, Target, roots
+from edgewise.models import Model
+from edgewise.transcoders import Transcoder
+
+
+def attached(
+    graph: AttributionGraph, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None, target: Target
+) -> AttributionGraph:
+    """See `AttributionGraph.attach`."""
+    made_with = graph.provenance.get("model", {})
+    if model.identity["weights_hash"] != made_with.get("weights_hash"):
+        raise InputError(
+            f"model: its weights {model.identity['weights_hash'][:12]} are not the graph's, "
+            f"{str(made_with.get('weights_hash'))[:12]}; give {made_with.get('id', 'its model')}"
+        )
+    neurons = graph.settings.get("nodes") == "neurons"
+    if neurons != (transcoders is None):
+        raise InputError(f"transcoders: the graph has {'neurons; give none' if neurons else 'features; give its own'}")
+    config = AttributionConfig(**{each.name: graph.settings[each.name] for each in fields(AttributionConfig)})
+    run = frozen_run(model, graph.ids.to(model.device), graph.weight.dtype)
+    nodes = nodes_of(run, "neurons" if transcoders is None else transcoders, config)
+    expected = graph.provenance.get("transcoders", [])
+    for before, now in zip(expected, found := transcoder_records(nodes), strict=False):
+        if before != now:
+            raise InputError(f"transcoder of {now['reads']}: not the one that the graph was made with; give that one")
+    if len(found) != len(expected):
+        raise InputError(f"transcoders: {len(found)}; the graph has {len(expected)}: give those")
+    explained = roots(nodes, _target(graph, target), bool(graph.settings.get("contrast")))
+    values = graph.nodes.value[graph.nodes.is_kind("root")]
+    again = torch.tensor([each.value for each in explained]).to(values)
+    if not torch.allclose(again, values, rtol=1e-3):
+        raise InputError(f"target {explained[0].name!r}: another direction than the graph's; give that one")
+    return replace(graph, explained=Explained(nodes, explained))
+
+
+def _target(graph: AttributionGraph, given: Target) -> Target:
+    """What the graph explains; a direction must be given again, and be the same."""
+    known = graph.settings.get("target")
+    if not isinstance(known, dict):
+        return known
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Tensor)):
+        raise InputError(f"target: the graph explains the direction {known['direction']!r}; give (name, direction)")
+    return given
+
+
+def explained_of(graph: AttributionGraph) -> Explained:
+    """What a graph was made from. Raises `InputError` for one that was read from a file and not attached."""
+    if graph.explained is None:
+        raise InputError("graph: its run is not at hand; call graph.attach(model), with its transcoders if it has any")
+    return graph.explained

@@ -1,0 +1,196 @@
+"""Which heads carry a graph: the loadings of its most influential edges, added up head by head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edgewise.attribution._attach import explained_of
+from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._heads import Passing, passes
+from edgewise.attribution._influence import edge_influence
+from edgewise.attribution._reasons import aligned
+from edgewise.attribution._targets import Explained
+from edgewise.attribution._why import source_at, targets_of
+from edgewise.runs import SavedAsJson
+
+BLOCK_BYTES = 1 << 29
+"""How much one walk's covectors may take."""
+MAP_BYTES = 1 << 27
+"""How much a layer's maps of query and key positions may take; beyond it, those of the largest loadings are made."""
+FEWEST_MAPS = 16
+
+
+class HeadRow(NamedTuple):
+    """One head."""
+
+    layer: int
+    head: int
+    share: float
+    """The share of the edges' influence that goes through the head; below 0 if it mostly takes away. At each layer all
+    heads' shares, with what goes past them or starts later, add up to 1."""
+    size: float
+    """The same by absolute loadings."""
+    offsets: tuple[tuple[int, float], ...]
+    """How many positions back the head looks, and how much of its loadings that is, the most first."""
+    relations: dict[str, float]
+    """How much of its loadings goes through pairs of positions of a kind (see `RELATIONS`)."""
+
+    @property
+    def name(self) -> str:
+        """Such as `a9.h3`."""
+        return f"a{self.layer}.h{self.head}"
+
+
+RELATIONS = {
+    "own": "a token looks at itself",
+    "previous": "at the token before it",
+    "first": "at the prompt's first token",
+    "same": "at an earlier token that is the same: a duplicate-token head",
+    "after same": "at the token after an earlier one that is the same: an induction-like head",
+    "answer": "from the last position at a token that is explained: a name-moving head",
+}
+"""Kinds of pairs of query and key; a pair may be of several."""
+
+
+@dataclass(frozen=True)
+class HeadTable(SavedAsJson):
+    """The heads of a graph."""
+
+    rows: tuple[HeadRow, ...]
+    """All heads, the largest first."""
+    n_edges: int
+    """How many edges were split."""
+    covered: float
+    """Their share of the influence of all edges."""
+
+    def top(self, n: int = 20) -> "HeadTable":
+        """The first heads."""
+        return HeadTable(self.rows[:n], self.n_edges, self.covered)
+
+    def __str__(self) -> str:
+        """As a table."""
+        lines = [("head", "share", "size", "positions back", *RELATIONS)]
+        for row in self.rows:
+            back = "  ".join(f"{offset} ({share:.0%})" for offset, share in row.offsets[:3])
+            shares = (f"{row.relations[name]:.0%}" for name in RELATIONS)
+            lines.append((row.name, f"{row.share:+.1%}", f"{row.size:.1%}", back, *shares))
+        title = f"{self.n_edges:,} edges, {self.covered:.1%} of all edges' influence, split over heads at every layer"
+        return "\n".join([title, *aligned(lines)])
+
+
+@torch.no_grad()
+def heads_of(graph: AttributionGraph, top: int = 200) -> HeadTable:
+    """Split a graph's most influential edges over heads, and add their loadings up, weighted by influence.
+
+    Args:
+        graph: made by `attribute`, or attached.
+        top: how many edges.
+
+    Raises:
+        InputError: the run is not at hand.
+    """
+    made, influence = explained_of(graph), edge_influence(graph)
+    chosen = influence.topk(min(top, len(influence))).indices
+    chosen = chosen[influence[chosen] > 0]
+    run = made.nodes.run
+    totals = _Totals(made, graph)
+    for edges in _blocks(graph, made, chosen):
+        targets, target = graph.edge_targets[edges].unique(return_inverse=True)
+        sources, source = graph.sources[edges].unique(return_inverse=True)
+        readers = targets_of(graph, made, targets)
+        writers = [source_at(graph, made, each) for each in sources.tolist()]
+        factor = influence[edges] / graph.weight[edges].double()
+        for passing in passes(made.nodes, readers, len(targets), writers):
+            totals.add(passing, target.to(run.ids.device), source.to(run.ids.device), factor.to(run.final.device))
+    total = float(influence[chosen].sum())
+    return HeadTable(totals.rows(total), len(chosen), total / max(float(influence.sum()), 1e-30))
+
+
+def _blocks(graph: AttributionGraph, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:
+    """Edges in blocks with few targets each."""
+    run = made.nodes.run
+    row = run.final.numel() * run.final.element_size() * len(run.layers)
+    most = max(1, BLOCK_BYTES // row)
+    target = graph.edge_targets[chosen]
+    _, place = target.unique(return_inverse=True)
+    for block in range(int(place.max()) // most + 1 if len(place) else 0):
+        yield chosen[place // most == block]
+
+
+class _Totals:
+    """Loadings so far."""
+
+    def __init__(self, made: Explained, graph: AttributionGraph) -> None:
+        run = made.nodes.run
+        n_tokens, shape = len(run), (len(run.layers), len(run.layers[0].pattern.query))
+        self.relations = relations(run.ids.cpu(), graph.settings.get("target"))
+        self.share, self.size = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+        self.kinds = torch.zeros(*shape, len(self.relations), dtype=torch.float64)
+        self.offsets = torch.zeros(*shape, 2 * n_tokens - 1, dtype=torch.float64)
+        """From n − 1 positions ahead to n − 1 back."""
+
+    def add(
+        self, passing: Passing, target: Int[Tensor, " n"], source: Int[Tensor, " n"], factor: Float[Tensor, " n"]
+    ) -> None:
+        """One layer's loadings of a block of edges."""
+        loadings = passing.heads[:, target, source].double() * factor  # (H, n)
+        self.share[passing.layer] += loadings.sum(1).cpu()
+        self.size[passing.layer] += loadings.abs().sum(1).cpu()
+        n_tokens = passing.taken.shape[1]
+        most = max(FEWEST_MAPS, MAP_BYTES // (n_tokens**2 * passing.taken.element_size()))
+        largest = loadings.flatten().abs().topk(min(most, loadings.numel())).indices
+        head, edge = largest // loadings.shape[1], largest % loadings.shape[1]
+        maps = passing.positions(head, target[edge], source[edge]).abs()
+        maps = (maps * factor[edge, None, None].abs().to(maps)).cpu().double()
+        summed = maps.new_zeros(len(loadings), n_tokens, n_tokens).index_add_(0, head.cpu(), maps)
+        back = torch.arange(n_tokens)[:, None] - torch.arange(n_tokens) + self.offsets.shape[2] // 2
+        self.offsets[passing.layer].index_add_(1, back.flatten(), summed.flatten(1))
+        for i, kind in enumerate(self.relations.values()):
+            self.kinds[passing.layer, :, i] += summed[:, kind[:n_tokens, :n_tokens]].sum(1)
+
+    def rows(self, total: float) -> tuple[HeadRow, ...]:
+        """The table, when all are added."""
+        shape, middle = self.share.shape, self.offsets.shape[2] // 2
+        mapped = self.offsets.sum(2).clamp(min=1e-30)
+        found = list[HeadRow]()
+        for place in self.size.flatten().argsort(descending=True, stable=True).tolist():
+            layer, head = divmod(place, shape[1])
+            offsets = (self.offsets[layer, head] / mapped[layer, head]).topk(min(5, self.offsets.shape[2]))
+            kinds = (self.kinds[layer, head] / mapped[layer, head]).tolist()
+            found.append(
+                HeadRow(
+                    layer,
+                    head,
+                    float(self.share[layer, head]) / max(total, 1e-30),
+                    float(self.size[layer, head]) / max(total, 1e-30),
+                    tuple((i - middle, x) for i, x in zip(*(x.tolist() for x in offsets[::-1]), strict=True) if x > 0),
+                    dict(zip(self.relations, kinds, strict=True)),
+                )
+            )
+        return tuple(found)
+
+
+def relations(ids: Int[Tensor, " S"], explained: object) -> dict[str, Bool[Tensor, "S S"]]:
+    """Which pairs of query and key position are of each kind of `RELATIONS`.
+
+    Args:
+        ids: the prompt's tokens.
+        explained: the tokens that are explained, if it is tokens.
+    """
+    n = len(ids)
+    query, key = torch.arange(n)[:, None], torch.arange(n)
+    earlier = key < query
+    same = earlier & (ids[:, None] == ids)
+    answers = torch.tensor([each for each in explained if isinstance(each, int)] if isinstance(explained, list) else [])
+    return {
+        "own": key == query,
+        "previous": key == query - 1,
+        "first": (key == 0).expand(n, n),
+        "same": same,
+        "after same": torch.nn.functional.pad(same, (1, 0))[:, :n] & (key <= query),
+        "answer": (query == n - 1) & torch.isin(ids, answers.to(ids)),
+    }
