@@ -8,7 +8,7 @@ from edgewise.attribution._graph import KINDS
 L, S = 3, 4
 
 
-def made_up(seed: int = 0, kind: str = "feature", n_inner: int = 4, n_roots: int = 2, density: float = 0.6, **changes):
+def made_up(seed: int = 0, kind: str = "feature", n_inner: int = 4, n_roots: int = 2, density: float = 0.6, S: int = S):
     """A graph of L layers and S tokens with every kind of node; each inner node and root reads some nodes below it."""
     torch.manual_seed(seed)
     rows = [("token", -1, s, 10 + s, 0.0) for s in range(S)] + [("position", -1, s, -1, 0.0) for s in range(S)]
@@ -37,7 +37,7 @@ def made_up(seed: int = 0, kind: str = "feature", n_inner: int = 4, n_roots: int
     size = dense.double().abs().sum(1) + outside.abs()
     targets, sources = dense.nonzero().unbind(1)
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(targets, minlength=n).cumsum(0)])
-    graph = AttributionGraph(
+    return AttributionGraph(
         nodes._replace(value=total + outside),
         offsets,
         sources,
@@ -50,4 +50,3 @@ def made_up(seed: int = 0, kind: str = "feature", n_inner: int = 4, n_roots: int
         {"nodes": "neurons" if kind == "neuron" else ["mlp_in[0]"], "root_tokens": list(range(20, 20 + n_roots))},
         {"model": {"id": "made/up"}},
     )
-    return graph if not changes else AttributionGraph(**{**vars(graph), **changes})

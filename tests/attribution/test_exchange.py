@@ -303,6 +303,8 @@ def change(*path: Any, to: Any):
         (change("nodes", 2, "activation", to=10**400), "give a finite number"),
         (change("nodes", 2, "clerp", to=[]), None),
         (change("nodes", 2, "clerp", to=["x"]), "clerp"),
+        (change("nodes", 2, "feature_type", to=["bias"]), "is not read"),
+        (change("nodes", 2, "feature", to=[1]), "give its number"),
         (change("nodes", 2, "feature_type", to="lorsa"), "'lorsa' is not read"),
         (change("nodes", 4, "node_id", to="E_5_0"), "two nodes have the node_id"),
         (change("nodes", 5, "feature_type", to="embedding"), "no node of type logit"),

@@ -27,9 +27,20 @@ def bootstrap(values: NDArray[np.floating], *, resamples: int = 10_000, level: f
         level: the interval's share of them.
         seed: of the resampling.
     """
-    drawn = _counts(len(values), resamples, seed) @ values / len(values)
+    drawn = resampled_means(values, resamples=resamples, seed=seed)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def resampled_means(
+    values: NDArray[np.floating], *, resamples: int = 10_000, seed: int = 0
+) -> NDArray[np.floating]:
+    """The means over the same resampled examples of one number for each example, `[n]`, or of several, `[n, k]`.
+
+    Returns:
+        `[resamples]` or `[resamples, k]`; the order of the resamples depends on n and the seed alone.
+    """
+    return _counts(len(values), resamples, seed) @ values / len(values)
 
 
 @lru_cache(maxsize=2)  # a table has thousands of means over the same number of examples

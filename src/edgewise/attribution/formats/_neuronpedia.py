@@ -5,8 +5,8 @@
 | feature or neuron | `{layer}_{index}_{position}` | Cantor(layer, index) | layer | `cross layer transcoder` |
 | error | `{layer}_-1_{position}` | −1 | layer | `mlp reconstruction error` |
 | bias | `{layer}_-2_0` attention, `-3` MLP, `-4` reading | as in its id | layer | `bias` |
-| token | `E_{token}_{position}` | position | `E` | `embedding` |
-| learned position | `E_-1_{position}` | −1 | `E` | `embedding` |
+| token | `E_{token}_{position}`, −1 if not known | position | `E` | `embedding` |
+| learned position | `E_-2_{position}` | −2 | `E` | `embedding` |
 | root | `{layers + 1}_{token}_{position}` | token | layers + 1 | `logit` |
 
 Ids are unique. circuit-tracer's errors were `0_{layer}_{position}` until 2026, which features of layer 0 are too; such
@@ -33,6 +33,7 @@ MOST_BYTES = 100 << 20
 NEURONS = "-neurons"
 """At the end of the `scan` of a graph of neurons."""
 BIAS_FEATURES: dict[Kind, int] = {"attention bias": -2, "MLP bias": -3, "reading bias": -4}
+POSITION_FEATURE = -2
 TYPES = {
     "feature": "cross layer transcoder",
     "neuron": "cross layer transcoder",
@@ -87,7 +88,8 @@ def _node_ids(graph: AttributionGraph) -> list[str]:
             found.append(f"{n_layers + 1}_{tokens[index]}_{position}")
         elif name in BIAS_FEATURES:
             found.append(f"{layer}_{BIAS_FEATURES[name]}_0")
-        else:  # errors and positions have the index −1
+        else:  # errors have the index −1
+            index = POSITION_FEATURE if name == "position" else index
             found.append(f"{'E' if layer < 0 else layer}_{index}_{position}")
     return found
 

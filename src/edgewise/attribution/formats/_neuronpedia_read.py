@@ -16,13 +16,13 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._graph import KINDS, AttributionGraph, Kind, NodeTable
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, sources_first
-from edgewise.attribution.formats._neuronpedia import BIAS_FEATURES, MOST_BYTES, NEURONS
+from edgewise.attribution.formats._neuronpedia import BIAS_FEATURES, MOST_BYTES, NEURONS, POSITION_FEATURE
 
 _OUTPUT = re.compile(r'Output "(.*)" \(p=(\d+(?:\.\d*)?)\)', re.DOTALL)
 _ID = re.compile(r"(E|\d+)_(\d+)_(\d+)")
 _OLD_ERROR = re.compile(r"0_\d+_\d+")
 _MOST_LAYERS, _MOST_INDEX = 1 << 16, 1 << 31
-_BIASES = {number: kind for kind, number in BIAS_FEATURES.items()}
+_BIASES: dict[int, Kind] = {number: kind for kind, number in BIAS_FEATURES.items()}
 _INNER = ("cross layer transcoder", "unexplored node")  # the latter is Anthropic's, for a feature
 
 
@@ -153,7 +153,7 @@ class _Reader:
         feature = given.get("feature")
         if of_type == "embedding":
             token = _ID.fullmatch(given["node_id"])
-            kind: Kind = "position" if token is None and feature == -1 else "token"
+            kind: Kind = "position" if feature == POSITION_FEATURE else "token"
             number = -1 if token is None else _within(where, "token", int(token[2]))
             return _Node(given["node_id"], kind, -1, position, number, token=number)
         layer = self.layer(where, given.get("layer"))
@@ -161,7 +161,7 @@ class _Reader:
             return self.root(where, given, layer, value)
         if of_type == "mlp reconstruction error":
             return _Node(given["node_id"], "error", layer, position, -1, label=label)
-        if of_type == "bias" and feature in _BIASES:
+        if of_type == "bias" and isinstance(feature, int) and feature in _BIASES:
             return _Node(given["node_id"], _BIASES[feature], layer, -1, -1, label=label)
         if of_type not in _INNER:
             raise InputError(f"{where}: feature_type {of_type!r:.40} is not read, only MLP features, errors and tokens")

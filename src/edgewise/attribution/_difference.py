@@ -1,0 +1,179 @@
+"""The difference of two graphs: what flows in one and not in the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
+from edgewise.attribution._merge import MergedGraph, distinct, merge
+from edgewise.attribution._over_prompts import RESAMPLES, OverPrompts, unpaired_intervals
+from edgewise.runs import reading_tensors, write_tensors
+
+SCHEMA = 1
+Graphs = AttributionGraph | MergedGraph | Sequence[AttributionGraph]
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Two graphs beside each other, on the union of their nodes and edges."""
+
+    nodes: Keys
+    targets: Int[Tensor, " E"]
+    sources: Int[Tensor, " E"]
+    first: Float[Tensor, " E"]
+    """Each edge's weight in the first graph, 0 where it has it not; the influence along it, if joined by places."""
+    second: Float[Tensor, " E"]
+    """In the second."""
+    intervals: Float[Tensor, "E 2"]
+    """Of `first − second`, 95 % bootstrap over prompts; NaN where one of them is of a single prompt."""
+    first_influence: Float[Tensor, " n"]
+    """Of each node on the roots."""
+    second_influence: Float[Tensor, " n"]
+    by: By
+    n_prompts: tuple[int, int]
+
+    @property
+    def value(self) -> Float[Tensor, " E"]:
+        """`first − second`."""
+        return self.first - self.second
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The nodes'."""
+        return self.nodes.names()
+
+    @property
+    def sure(self) -> Tensor:
+        """Edges whose difference has an interval without 0."""
+        return (self.intervals[:, 0] > 0) | (self.intervals[:, 1] < 0)
+
+    def table(self, most: int | None = None) -> dict[str, list[Any]]:
+        """The edges as columns, those that differ most first: `source`, `target`, `first`, `second`, `difference`,
+        `low`, `high`.
+
+        Args:
+            most: how many; None: all.
+        """
+        order = self.value.abs().argsort(descending=True, stable=True)[:most]
+        columns = {"first": self.first, "second": self.second, "difference": self.value}
+        columns |= {"low": self.intervals[:, 0], "high": self.intervals[:, 1]}
+        ends = {"source": self.sources, "target": self.targets}
+        return {
+            **{end: [self.names[i] for i in which[order].tolist()] for end, which in ends.items()},
+            **{name: column[order].tolist() for name, column in columns.items()},
+        }
+
+    def node_table(self, most: int | None = None) -> dict[str, list[Any]]:
+        """The nodes as columns, those whose influence differs most first: `node`, `first`, `second`, `difference`.
+
+        Args:
+            most: how many; None: all.
+        """
+        value = self.first_influence - self.second_influence
+        order = value.abs().argsort(descending=True, stable=True)[:most]
+        columns = {"first": self.first_influence, "second": self.second_influence, "difference": value}
+        return {
+            "node": [self.names[i] for i in order.tolist()],
+            **{name: column[order].tolist() for name, column in columns.items()},
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"{path}: a difference is saved as .safetensors")
+        tensors = self.nodes.tensors()
+        tensors |= {name: getattr(self, name) for name in _TENSORS}
+        header = {"by": self.by, "n_prompts": self.n_prompts, **self.nodes.header()}
+        write_tensors(path, tensors, {"schema": SCHEMA, "kind": "difference of attribution graphs", **header})
+
+    @staticmethod
+    def load(path: str | Path) -> "Difference":
+        """Read a difference. Raises `InputError` for what is none."""
+        what, instead = "a difference of attribution graphs of edgewise", "give what `Difference.save` wrote"
+        with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
+            first, second = header["n_prompts"]
+            return Difference(
+                nodes=Keys.read(header, tensors),
+                by=header["by"],
+                n_prompts=(first, second),
+                **{name: tensors[name] for name in _TENSORS},
+            )
+
+
+_TENSORS = ("targets", "sources", "first", "second", "intervals", "first_influence", "second_influence")
+
+
+def difference(first: Graphs, second: Graphs, spans: Spans = "end", by: By | None = None) -> Difference:
+    """Two graphs beside each other: of a clean and a corrupted prompt, two checkpoints, transcoders for each layer and
+    across layers, transcoders and neurons; or of several prompts each.
+
+    Args:
+        first: a graph, several, or what `merge` made of them.
+        second: another; its weights are taken off. Over equally many prompts the two are taken to be pairs.
+        spans: what stands for a position, where graphs are not merged yet; by names only for graphs of one prompt
+            each, or equally many.
+        by: what is the same in both; None: `nodes` if both have the same kind of nodes, else `places`.
+
+    Raises:
+        InputError: they are of different models, or were merged by something else.
+    """
+    by = by or _by(first, second)
+    both = _merged(first, spans, by), _merged(second, spans, by)
+    if both[0].by != by or both[1].by != by:
+        raise InputError(
+            f"difference by {by}: of graphs merged by {both[0].by} and {both[1].by}; give the graphs themselves"
+        )
+    roots, places = same_roots([each.nodes.roots for each in both])
+    keys, where = joined([each.nodes.with_roots(place) for each, place in zip(both, places, strict=True)], roots)
+    n = len(keys)
+    codes, edges = distinct(
+        [at[each.targets.numpy()] * n + at[each.sources.numpy()] for each, at in zip(both, where, strict=True)]
+    )
+    a, b = (each.weight.spread(at, len(codes)) for each, at in zip(both, edges, strict=True))
+    of_nodes = [each.influence.spread(at, n).mean for each, at in zip(both, where, strict=True)]
+    return Difference(
+        keys,
+        torch.from_numpy(codes // n),
+        torch.from_numpy(codes % n),
+        a.mean,
+        b.mean,
+        _intervals(a, b),
+        of_nodes[0],
+        of_nodes[1],
+        by,
+        (both[0].n_prompts, both[1].n_prompts),
+    )
+
+
+def _by(first: Graphs, second: Graphs) -> By:
+    """As they were merged, else `nodes` if both have the same kind of them."""
+    kinds = []
+    for each in (first, second):
+        if isinstance(each, MergedGraph):
+            return each.by
+        graph = each if isinstance(each, AttributionGraph) else next(iter(each), None)
+        kinds.append(None if graph is None else graph.settings.get("nodes"))
+    return "nodes" if kinds[0] == kinds[1] else "places"
+
+
+def _merged(graphs: Graphs, spans: Spans, by: By) -> MergedGraph:
+    if isinstance(graphs, MergedGraph):
+        return graphs
+    return merge([graphs] if isinstance(graphs, AttributionGraph) else graphs, spans, by)
+
+
+def _intervals(first: OverPrompts, second: OverPrompts) -> Float[Tensor, "E 2"]:
+    """Of the difference: paired if there are equally many prompts."""
+    if min(first.n_prompts, second.n_prompts) < 2:
+        return torch.full((len(first), 2), torch.nan, dtype=torch.float64)
+    if first.n_prompts == second.n_prompts:
+        return OverPrompts.of(first.matrix - second.matrix, first.n_prompts).intervals(RESAMPLES)
+    return unpaired_intervals(first, second)
