@@ -1,3 +1,4 @@
+from . import attribution as attribution
 from . import bench as bench
 from . import discovery as discovery
 from . import engine as engine
@@ -12,6 +13,9 @@ from . import transcoders as transcoders
 from . import viewer as viewer
 from ._errors import InputError as InputError
 from ._load import load_model as load_model
+from .attribution import AttributionConfig as AttributionConfig
+from .attribution import AttributionGraph as AttributionGraph
+from .attribution import attribute as attribute
 from .circuit import Circuit as Circuit
 from .discovery import AcdcConfig as AcdcConfig
 from .discovery import EapConfig as EapConfig

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from edgewise._errors import InputError
 from edgewise._plugins import use_plugins
 from edgewise.cli import _models, _options, _show, _tasks, _tracr, _transcoder
+from edgewise.cli._attribute import attribute
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._compare import compare
 from edgewise.cli._exchange import export_circuit, import_circuit
@@ -22,7 +23,7 @@ from edgewise.cli._view import view
 app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for name, group in {"models": _models, "tasks": _tasks, "tracr": _tracr, "transcoder": _transcoder}.items():
     app.add_typer(group.app, name=name)
-for command in (find, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare):
+for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare):
     app.command()(command)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
