@@ -1,7 +1,7 @@
 """Roots: what a graph explains. The most probable tokens, chosen tokens, a contrast of two, a direction, or a node."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,8 @@ class Root(NamedTuple):
     targets: Targets
     token: int = -1
     """Of a single token's logit; −1 for anything else."""
+    measure: Callable[[Float[Tensor, "K D"]], Float[Tensor, " K"]] | None = None
+    """Its value in other runs, from what the unembedding reads at the last position; None of a node."""
 
 
 class Explained(NamedTuple):
@@ -111,16 +113,22 @@ def _demeaned(run: FrozenRun, token: int, weight: float) -> Root:
 
 
 def _logit_root(run: FrozenRun, name: str, weight: float, vector: Tensor, ids: list[int] | None) -> Root:
-    """A sum of logits; where the unembedding is not linear (a soft-cap), what its slope leaves is the root's bias."""
-    last = len(run) - 1
+    """A sum of the logits of some tokens, or of all; where the unembedding is not linear (a soft-cap), what its slope
+    leaves is the root's bias.
+    """
+
+    def measure(read: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
+        logits = run.model.parts.unembed(read).to(read)
+        chosen = logits if ids is None else logits[:, ids]
+        return chosen @ vector.to(chosen)
+
     with torch.enable_grad():
-        read = run.normed(last).detach().requires_grad_()
-        logits = run.model.parts.unembed(read[None])[0].to(read)
-        chosen = logits if ids is None else logits[torch.tensor(ids, device=logits.device)]
-        value = vector.to(chosen) @ chosen
+        read = run.normed(len(run) - 1).detach().requires_grad_()
+        value = measure(read[None])[0]
     covector = torch.autograd.grad(value, read)[0]
     value = value.detach()
-    return Root(name, weight, float(value), _final(run, covector, value - covector @ read.detach()))
+    targets = _final(run, covector, value - covector @ read.detach())
+    return Root(name, weight, float(value), targets, measure=measure)
 
 
 def _direction(run: FrozenRun, name: str, covector: Float[Tensor, " D"]) -> Root:
@@ -129,7 +137,8 @@ def _direction(run: FrozenRun, name: str, covector: Float[Tensor, " D"]) -> Root
         raise InputError(f"target {name!r}: a direction of shape {tuple(covector.shape)}; expected [{width}]")
     covector = covector.to(run.final)
     value = float(covector @ run.normed(len(run) - 1))
-    return Root(name, 1.0, value, _final(run, covector, covector.new_zeros(())))
+    targets = _final(run, covector, covector.new_zeros(()))
+    return Root(name, 1.0, value, targets, measure=lambda read: read @ covector.to(read))
 
 
 def _final(run: FrozenRun, covector: Float[Tensor, " D"], bias: Float[Tensor, ""]) -> Targets:
