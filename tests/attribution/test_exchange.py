@@ -487,6 +487,11 @@ def test_older_logit_targets(tmp_path: Path, their_module, name: str):
         ({"activation_values": torch.zeros(2)}, "do not fit"),
         ({"active_features": torch.tensor([[3, 0, 0]] * 4)}, "of no layer"),
         ({"logit_targets": "x"}, "no logit_targets"),
+        ({"logit_targets": [("a", "b")]}, "no logit_targets"),
+        ({"logit_targets": torch.tensor([0.5])}, "no logit_targets"),
+        ({"logit_probabilities": torch.tensor([math.inf])}, "not finite"),
+        ({"input_tokens": torch.tensor([1, -2])}, "a token has no number"),
+        ({"input_tokens": torch.tensor([1.0, 2.0])}, "no input_tokens of 1 axes and whole numbers"),
         ({"logit_targets": []}, "0 logit targets with 1"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._graph import AttributionGraph, Ledger, NodeTable
-from edgewise.attribution._influence import influence, normalised
+from edgewise.attribution._influence import edge_influence, influence
 from edgewise.attribution._keys import MERGED_KINDS, By, Keys, Spans, joined, same_roots, spans_of
 from edgewise.attribution._over_prompts import OverPrompts
 from edgewise.runs import reading_tensors, write_tensors
@@ -225,7 +225,7 @@ def merge(graphs: Sequence[AttributionGraph], spans: Spans = "end", by: By = "no
     described = zip(graphs, spans_of(graphs, spans), places, strict=True)
     keys, where = joined([Keys.of(graph, named, by, place) for graph, named, place in described], roots)
     found = [influence(graph) for graph in graphs]
-    flows = [torch.from_numpy(_flows(graph, each, by)) for graph, each in zip(graphs, found, strict=True)]
+    flows = [graph.weight if by == "nodes" else edge_influence(graph) for graph in graphs]
     n, n_prompts = len(keys), len(graphs)
     pairs = [
         at[graph.edge_targets.numpy()] * n + at[graph.sources.numpy()] for graph, at in zip(graphs, where, strict=True)
@@ -263,15 +263,6 @@ def _by_prompt(columns: Sequence[Tensor], rows: Sequence[np.ndarray], n: int) ->
     prompt = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
     content = torch.cat([column.double() for column in columns]).numpy()
     return csr_array((content, (np.concatenate(rows), prompt)), shape=(n, len(columns)))
-
-
-def _flows(graph: AttributionGraph, influence: Tensor, by: By) -> np.ndarray:
-    """What is counted of each edge: its weight, or the influence that passes along it."""
-    if by == "nodes":
-        return graph.weight.double().numpy()
-    mass = influence.numpy().copy()
-    mass[graph.nodes.is_kind("root").numpy()] += graph.root_weights.double().numpy()
-    return normalised(graph).data * mass[graph.edge_targets.numpy()]
 
 
 def _check(graphs: Sequence[AttributionGraph], by: By) -> None:

@@ -32,9 +32,7 @@ def bootstrap(values: NDArray[np.floating], *, resamples: int = 10_000, level: f
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def resampled_means(
-    values: NDArray[np.floating], *, resamples: int = 10_000, seed: int = 0
-) -> NDArray[np.floating]:
+def resampled_means(values: NDArray[np.floating], *, resamples: int = 10_000, seed: int = 0) -> NDArray[np.floating]:
     """The means over the same resampled examples of one number for each example, `[n]`, or of several, `[n, k]`.
 
     Returns:

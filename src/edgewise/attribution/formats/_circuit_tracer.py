@@ -24,17 +24,18 @@ from edgewise.transcoders.formats import unpickled
 
 MOST_BYTES = 2 << 30
 """The largest matrix that is written or read: 23,170 nodes."""
+_MOST = 1 << 31  # tokens and features have numbers below it
 _TARGETS, _MAPPING = "circuit_tracer.attribution.targets", "circuit_tracer.utils.tl_nnsight_mapping"
 _OLD_CONFIG = "transformer_lens.HookedTransformerConfig.HookedTransformerConfig"
 _TENSORS = {
-    "active_features": 2,
-    "selected_features": 1,
-    "activation_values": 1,
-    "input_tokens": 1,
-    "logit_probabilities": 1,
-    "adjacency_matrix": 2,
+    "active_features": (2, False),
+    "selected_features": (1, False),
+    "activation_values": (1, True),
+    "input_tokens": (1, False),
+    "logit_probabilities": (1, True),
+    "adjacency_matrix": (2, True),
 }
-"""Each tensor of a file and how many axes it has."""
+"""Each tensor of a file, how many axes it has, and whether its numbers are real or whole."""
 
 
 class LogitTarget(NamedTuple):
@@ -92,7 +93,7 @@ def _opened(path: Path) -> _Opened:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a graph of circuit-tracer is a dictionary")
     active, selected, values, ids, probabilities, matrix = (
-        _tensor(path, content, name, n_axes) for name, n_axes in _TENSORS.items()
+        _tensor(path, content.get(name), name, *which) for name, which in _TENSORS.items()
     )
     errors = len(matrix) - len(selected) - len(ids) - len(probabilities)
     if matrix.shape[0] != matrix.shape[1] or not len(ids) or not len(probabilities) or errors < 0 or errors % len(ids):
@@ -102,8 +103,10 @@ def _opened(path: Path) -> _Opened:
     if len(values) != len(active) or not _all_within(selected[:, None], (len(active),)):
         raise InputError(f"{path}: its selected features or activations do not fit its active features")
     features = active[selected].long()
-    if not _all_within(features, (n_layers, len(ids), 1 << 31)):
-        raise InputError(f"{path}: a feature is of no layer or position of the prompt")
+    if not _all_within(features, (n_layers, len(ids), _MOST)) or not _all_within(ids[:, None], (_MOST,)):
+        raise InputError(f"{path}: a feature is of no layer or position of the prompt, or a token has no number")
+    if not bool(probabilities.isfinite().all()):
+        raise InputError(f"{path}: a logit's probability is not finite; the file is spoiled")
     return _Opened(features, values[selected].double(), ids.long(), probabilities, matrix, n_layers, content)
 
 
@@ -126,15 +129,22 @@ def _said(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _tensor(path: Path, content: dict[str, Any], name: str, n_axes: int) -> Tensor:
-    found = content.get(name)
-    if not isinstance(found, Tensor) or found.ndim != n_axes:
-        raise InputError(f"{path}: it has no {name}, or not with {n_axes} axes; a graph of circuit-tracer has")
+def _tensor(path: Path, found: Any, name: str, n_axes: int, real: bool) -> Tensor:
+    numbers = "real" if real else "whole"
+    if not isinstance(found, Tensor) or found.ndim != n_axes or _of_numbers(found) != numbers:
+        what = f"no {name} of {n_axes} axes and {numbers} numbers"
+        raise InputError(f"{path}: it has {what}; a graph of circuit-tracer has")
     if found.numel() * found.element_size() > MOST_BYTES:
-        raise InputError(
-            f"{path}: {name} is {list(found.shape)}, more than the {MOST_BYTES >> 30} GiB that are read; prune it"
-        )
+        limit = f"more than the {MOST_BYTES >> 30} GiB that are read"
+        raise InputError(f"{path}: {name} is {list(found.shape)}, {limit}; prune it")
     return found
+
+
+def _of_numbers(tensor: Tensor) -> str:
+    """Whether its numbers are real, whole, or neither."""
+    if tensor.is_floating_point():
+        return "real"
+    return "neither" if tensor.is_complex() or tensor.dtype == torch.bool else "whole"
 
 
 def _nodes(found: _Opened) -> NodeTable:
@@ -167,11 +177,13 @@ def _edges(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _logit_tokens(path: Path, found: _Opened) -> tuple[list[str], list[int]]:
     """The roots' texts, empty where the file has none, and numbers."""
     given, n_roots = found.rest.get("logit_targets", found.rest.get("logit_tokens")), len(found.probabilities)
-    if isinstance(given, Tensor):
-        texts, numbers = [""] * given.numel(), [int(each) for each in given.flatten().tolist()]
+    if isinstance(given, Tensor) and _of_numbers(given) == "whole":
+        texts, numbers = [""] * given.numel(), given.flatten().tolist()
     elif isinstance(given, list) and all(isinstance(each, tuple) and len(each) == 2 for each in given):
-        texts, numbers = [str(text) for text, _ in given], [int(number) for _, number in given]
+        texts, numbers = [str(text) for text, _ in given], [number for _, number in given]
     else:
+        texts, numbers = [], [None]
+    if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
         raise InputError(f"{path}: it has no logit_targets or logit_tokens; a graph of circuit-tracer has")
     if len(numbers) != n_roots:
         raise InputError(f"{path}: {len(numbers)} logit targets with {n_roots} probabilities")

@@ -46,6 +46,7 @@ def unpickled(path: Path, allowed: Sequence[tuple[type, str]] = ()) -> Any:
         EOFError,
         ValueError,
         LookupError,
+        zipfile.BadZipFile,
         TypeError,
         AttributeError,
     ) as error:
