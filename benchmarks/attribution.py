@@ -3,7 +3,7 @@
     python benchmarks/attribution.py [--tokens 64] [--max-nodes 5000] [--nodes neurons transcoders]
     python benchmarks/attribution.py --growth          # tables over tokens and over nodes instead
 
-The prompt is the beginning of the built-in text. The transcoders are random ones of 4,608 features, 32 of them active at
+The prompt is of the built-in text. The transcoders are random ones of 4,608 features, 32 of them active at
 each token: what is measured does not depend on what they learned. `GB` is the process's peak, the model and PyTorch
 included (some 1.2 GB).
 """

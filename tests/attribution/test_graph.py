@@ -37,7 +37,7 @@ def test_scores_are_the_published_formulas() -> None:
     found = weights @ (np.linalg.inv(np.eye(len(weights)) - matrix) - np.eye(len(weights)))
     tokens = found[graph.nodes.is_kind("token", "position").numpy()].sum()
     is_error = graph.nodes.is_kind("error").numpy()
-    mass = (found + weights) * (matrix.sum(1) > 0)
+    mass = found + weights
     expected = tokens / (tokens + found[is_error].sum()), mass @ (1 - matrix[:, is_error].sum(1)) / mass.sum()
     np.testing.assert_allclose(scores(graph), expected, rtol=1e-10)
     assert 0 < expected[0] < 1

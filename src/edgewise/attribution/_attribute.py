@@ -21,6 +21,9 @@ from edgewise.models import Model, weights_hash
 from edgewise.runs import Bound, Count, NotNegative, RunOptions, check_settings, run_steps, software
 from edgewise.transcoders import Transcoder
 
+PATTERN_BYTES = 16 << 30
+"""How much one layer's attention pattern may take, in float32."""
+
 
 @dataclass(frozen=True)
 class AttributionConfig:
@@ -56,7 +59,38 @@ def attribute(
     options: RunOptions | None = None,
     dtype: torch.dtype | None = None,
 ) -> AttributionGraph:
-    """The attribution graph of one prompt."""
+    """What flows from a prompt's tokens to a prediction, with attention patterns and norm scales frozen.
+
+    1. Run the prompt; freeze patterns and norm scales (`_frozen.py`).
+    2. Find the active nodes of each layer: neurons, or transcoders' features, and what they leave as errors
+       (`_nodes.py`).
+    3. Explain the roots: one row each, everything that flows into it, by a walk down the frozen model (`_rows.py`).
+    4. Until `max_nodes` have rows: rank the others by their influence through the rows known so far, and make those of
+       the next `batch` (`_grow.py`).
+    5. Put the rows together; what is not in the graph is added up in its ledger (`_graph.py`).
+
+    After Ameisen et al. 2025 ("Circuit Tracing: Revealing Computational Graphs in Language Models") and Dunefsky et al.
+    2024 (equations 25, 26); for neurons the rules of RelP (Jafari et al. 2025). See docs/attribution.md.
+
+    Args:
+        model: the model.
+        prompt: a text, or its tokens `[S]`.
+        nodes: `neurons`, or transcoders: at most one for each layer, or a cross-layer set. MLPs without one are errors.
+        target: what is explained at the last token: None, the most probable next tokens (at most 10, or 95 % of the
+            probability), each a logit minus the mean of all; tokens; a node such as `m12.f410@7`; or a name and a
+            direction `[D]` of what the unembedding reads.
+        contrast: explain the first of two tokens' logit minus the second's.
+        config: how the graph is made.
+        options: how the run behaves; with `out` it goes on from its checkpoint when it was cut short.
+        dtype: of all activations and sums; None: the weights', and at least float32.
+
+    Returns:
+        The whole graph; `prune` takes what matters of it.
+
+    Raises:
+        InputError: a prompt of fewer than two tokens or more than fit, transcoders of another model, a target that is
+            no token or node, or a model whose numbers are not finite.
+    """
     config, options = config or AttributionConfig(), options or RunOptions()
     ids = token_ids(model, prompt)
     run = frozen_run(model, ids, dtype)
@@ -79,7 +113,8 @@ def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> 
     """A prompt's tokens, as the tokenizer gives them.
 
     Raises:
-        InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two.
+        InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two or
+            more than the model or memory has room for.
     """
     if isinstance(prompt, str):
         if model.tokenizer is None:
@@ -89,8 +124,16 @@ def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> 
     n_tokens = int(model.module.config.vocab_size)
     if ids.ndim != 1 or len(ids) < 2:
         raise InputError(f"prompt: {ids.numel()} token; an attribution graph needs two at least")
-    if int(ids.min()) < 0 or int(ids.max()) >= n_tokens:
-        raise InputError(f"prompt: token {int(ids.max())}; the model has tokens 0 to {n_tokens - 1}")
+    if wrong := [each for each in (int(ids.min()), int(ids.max())) if not 0 <= each < n_tokens]:
+        raise InputError(f"prompt: token {wrong[0]}; the model has tokens 0 to {n_tokens - 1}")
+    most = model.parts.n_positions or getattr(model.module.config, "max_position_embeddings", None) or len(ids)
+    if len(ids) > most:
+        raise InputError(f"prompt: {len(ids):,} tokens; the model has {most:,} positions, so give at most that")
+    if (size := 4 * model.parts.n_heads * len(ids) ** 2) > PATTERN_BYTES:
+        raise InputError(
+            f"prompt: {len(ids):,} tokens, for which one layer's attention pattern takes {size / 2**30:,.0f} GiB; give "
+            f"at most {int((PATTERN_BYTES / 4 / model.parts.n_heads) ** 0.5):,}"
+        )
     return ids
 
 

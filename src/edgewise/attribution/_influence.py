@@ -24,7 +24,8 @@ class GraphScores(NamedTuple):
     replacement: float
     """Influence of tokens / influence of tokens and errors: the share of the paths that begin at a token."""
     completeness: float
-    """The share of the targets' inputs that are no errors, targets weighted by their influence."""
+    """The share of the nodes' inputs that are no errors, nodes weighted by their influence. Tokens and errors, which
+    read nothing, count as whole, as in circuit-tracer."""
 
 
 def normalised(graph: AttributionGraph, keep: np.ndarray | None = None) -> csr_array:
@@ -81,10 +82,8 @@ def scores(graph: AttributionGraph) -> GraphScores:
     errors = float(found[is_error].sum())
     share = 1 - np.asarray(matrix[:, np.flatnonzero(is_error)].sum(axis=1)).ravel()
     mass = found + weights
-    mass[np.asarray(matrix.sum(axis=1)).ravel() == 0] = 0  # tokens and errors read nothing
-    return GraphScores(
-        tokens / (tokens + errors) if tokens + errors else 0.0, float(mass @ share / mass.sum()) if mass.sum() else 0.0
-    )
+    complete = float(mass @ share / mass.sum()) if mass.sum() else 0.0
+    return GraphScores(tokens / (tokens + errors) if tokens + errors else 0.0, complete)
 
 
 def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> AttributionGraph:

@@ -52,18 +52,22 @@ def attribute(
     ] = None,
     node_threshold: Annotated[float, Option(help="Share of the influence that the pruned graph's nodes have.")] = 0.8,
     edge_threshold: Annotated[float, Option(help="Likewise its edges.")] = 0.98,
+    validate: Annotated[bool, Option("--validate", help="Also ablate the nodes in the model itself.")] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
 ) -> None:
     """What flows from the tokens to the prediction: write OUT/graph.safetensors and OUT/pruned.safetensors."""
     config = replace(ew.AttributionConfig(), **parse_settings("--set", ew.AttributionConfig, settings or ()))
     config = config if max_nodes is None else replace(config, max_nodes=max_nodes)
+    for name, share in (("--node-threshold", node_threshold), ("--edge-threshold", edge_threshold)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
     asked = _read(prompts, target, contrast)
     check_writable(out)
     kinds = _features.read(transcoders) or nodes
     loaded = load(model, device, dtype)
     folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
-    pruned = list[ew.attribution.AttributionGraph]()
+    graphs, pruned = list[ew.AttributionGraph](), list[ew.AttributionGraph]()
     for each, folder in zip(asked, folders, strict=True):
         graph = ew.attribute(
             loaded,
@@ -74,6 +78,7 @@ def attribute(
             config=config,
             options=ew.RunOptions(out=folder),
         )
+        graphs.append(graph)
         pruned.append(ew.attribution.prune(graph, node_threshold, edge_threshold))
         graph.save(folder / "graph.safetensors")
         pruned[-1].save(folder / "pruned.safetensors")
@@ -82,6 +87,11 @@ def attribute(
         merged = ew.attribution.merge(pruned)
         merged.save(out / "merged.safetensors")
         line(f"{merged!r}, written to {out / 'merged.safetensors'}")
+    if validate:
+        thresholds = {"nodes": node_threshold, "edges": edge_threshold}
+        found = ew.attribution.validate(graphs, ew.attribution.ValidationConfig(**thresholds))
+        found.save(out / "validation.json")
+        line(str(found))
 
 
 def _read(prompts: str, target: list[str] | None, contrast: tuple[str, str] | None) -> list[_Asked]:
@@ -107,7 +117,7 @@ def _row(where: str, text: str, asked: _Asked) -> _Asked:
     try:
         row = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where}: not JSON ({error}); write {{\"prompt\": …}}") from error
+        raise InputError(f'{where}: not JSON ({error}); write {{"prompt": …}}') from error
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise InputError(f'{where}: no prompt; write {{"prompt": "…"}}, and maybe "target" or "contrast"')
     own = {name: row.get(name) for name in ("target", "contrast")}
@@ -127,9 +137,8 @@ def _targets(given: list[str] | None) -> Any:
     return None if not given else given[0] if len(given) == 1 else given
 
 
-def _show(prompt: str, graph: ew.attribution.AttributionGraph, small: ew.attribution.AttributionGraph, out: Path) -> None:
+def _show(prompt: str, graph: ew.AttributionGraph, small: ew.AttributionGraph, out: Path) -> None:
     """Sizes, ledger and scores of a graph, and what flows into its first root."""
-    whole = small.nodes.is_kind("neuron", "feature")
     scored = {
         "graph": (graph, ew.attribution.scores(graph)),
         "pruned": (small, ew.attribution.scores(graph.with_errors(_kept(graph, small)))),
@@ -156,10 +165,10 @@ def _show(prompt: str, graph: ew.attribution.AttributionGraph, small: ew.attribu
     rows = [(name, f"{weight:+.3f}") for name, weight in small.incoming(root)[:N_SHOWN]]
     value = float(small.nodes.value[small.node(root)])
     table(f"into {root} ({value:.3f})", ("from", "weight"), rows)
-    line(f"written to {out / 'graph.safetensors'} and {out / 'pruned.safetensors'} ({int(whole.sum()):,} neurons or features)")
+    line(f"written to {out / 'graph.safetensors'} and {out / 'pruned.safetensors'}")
 
 
-def _kept(graph: ew.attribution.AttributionGraph, small: ew.attribution.AttributionGraph) -> Any:
+def _kept(graph: ew.AttributionGraph, small: ew.AttributionGraph) -> Any:
     """Which of a graph's nodes a pruned one has."""
     import torch
 
