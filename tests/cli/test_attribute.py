@@ -14,7 +14,7 @@ PROMPT = "Mary ran to the mat and Ann sat on the"
 def test_a_graph_of_neurons(cli: Cli, model: Path, tmp_path: Path):
     ran = cli("attribute", PROMPT, "--model", model, "--target", " mat", "--out", tmp_path)
     assert ran.status == 0, ran
-    assert "residual" in ran.out and "into  mat" in ran.out, ran
+    assert "residual" in ran.out and "into mat" in ran.out, ran
     graph = AttributionGraph.load(tmp_path / "graph.safetensors")
     assert graph.ledger.worst < 1e-5
     assert AttributionGraph.load(tmp_path / "pruned.safetensors").n_edges < graph.n_edges
@@ -57,7 +57,7 @@ def test_wrong_choices_are_refused(cli: Cli, model: Path, tmp_path: Path, given:
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{", "not JSON"), ("[]", "no prompt"), ('{"prompt": "a b", "target": 3}', "a text or a list")],
+    [("{", "not JSON"), ("[]", "no prompt"), ('{"prompt": "a b", "target": 3}', "target and contrast are a text")],
 )
 def test_files_that_are_no_prompts(cli: Cli, model: Path, tmp_path: Path, line: str, said: str):
     path = tmp_path / "prompts.jsonl"

@@ -138,29 +138,16 @@ def _targets(given: list[str] | None) -> Any:
 
 
 def _show(prompt: str, graph: ew.AttributionGraph, small: ew.AttributionGraph, out: Path) -> None:
-    """Sizes, ledger and scores of a graph, and what flows into its first root."""
-    scored = {
-        "graph": (graph, ew.attribution.scores(graph)),
-        "pruned": (small, ew.attribution.scores(graph.with_errors(_kept(graph, small)))),
-    }
-    table(
-        prompt,
-        ("", "nodes", "edges", "outside", "residual", "replacement", "completeness"),
-        (
-            (
-                name,
-                f"{each.n_nodes:,}",
-                f"{each.n_edges:,}",
-                f"{each.ledger.share_outside:.1%}",
-                f"{each.ledger.worst:.0e}",
-                f"{score.replacement:.3f}",
-                f"{score.completeness:.3f}",
-            )
-            for name, (each, score) in scored.items()
-        ),
-        "outside: share of all edges, by size, that is not in the graph; residual: of a target's value and its edges; "
-        "scores of the pruned graph count what removed nodes gave as errors",
-    )
+    """Sizes, scores and ledger of a graph, and what flows into its first root."""
+    line(f"prompt   {prompt}")
+    scored = {"graph": (graph, graph), "pruned": (small, graph.with_errors(_kept(graph, small)))}
+    for name, (each, counted) in scored.items():
+        score = ew.attribution.scores(counted)
+        line(
+            f"{name:8} {each.n_nodes:,} nodes, {each.n_edges:,} edges, {each.ledger.share_outside:.1%} of all by size "
+            f"outside; replacement {score.replacement:.3f}, completeness {score.completeness:.3f}"
+        )
+    line(f"ledger   residual {graph.ledger.worst:.0e}: of a target's value and its edges, by the sum of their sizes")
     root = small.roots[0]
     rows = [(name, f"{weight:+.3f}") for name, weight in small.incoming(root)[:N_SHOWN]]
     value = float(small.nodes.value[small.node(root)])
