@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,9 @@ from edgewise.models.block import normed, pattern_logits, project
 from tests.attribution.test_rows import N, graph_of, prompt, transcoder
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, random_model, tiny
 
-FAMILIES = [*ONE_OF_EACH, "gemma3", "qwen2", "qwen3"]
+FAMILIES = [*ONE_OF_EACH, "gemma3", "olmo2", "mixtral", "gpt-oss"]
 WITH_FEATURES = ["gpt2", "neox-parallel", "twisted"]
-CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 
 
 def per_layer(model: Model, **changes):
@@ -36,12 +37,12 @@ def across(model: Model, **changes):
     return [transcoder(model, layer, last=last, **changes) for layer in range(last + 1)]
 
 
-def small(model: Model, nodes="neurons", **choices) -> AttributionGraph:
+def small(model: Model, nodes: Any = "neurons", **choices: Any) -> AttributionGraph:
     """A graph of few neurons, all edges in it."""
     return graph_of(model, nodes, AttributionConfig(10**6, 70, 1.0, 10**6, 5), **choices)
 
 
-KINDS: dict[str, Callable[[Model], object]] = {
+KINDS: dict[str, Callable[[Model], Any]] = {
     "neurons": lambda model: "neurons",
     "per layer": per_layer,
     "cross-layer": across,
@@ -146,6 +147,7 @@ def test_a_contrast_is_its_terms(name: str) -> None:
     model = with_sinks(tiny("twisted")) if name == "sinks" else tiny(name)
     nodes = Neurons(frozen_run(model, prompt()), per_token=5)
     columns = Columns.of(nodes)
+    number = 0
     for number, contrast in enumerate(contrasts(nodes)):
         scores, pattern = plain_scores(contrast)
         seen = scores.isfinite()
@@ -156,9 +158,8 @@ def test_a_contrast_is_its_terms(name: str) -> None:
         if number % 5:
             continue
         found = terms(nodes, columns, contrast, most=10**6)
-        assert found.pairs.shape == (columns.total, columns.total)
-        torch.testing.assert_close(found.pairs.sum(1), found.query[found.asking], **CLOSE)
-        torch.testing.assert_close(found.pairs.sum(0), found.key[found.asked], **CLOSE)
+        torch.testing.assert_close(found.pairs.sum(1), found.weights(0), **CLOSE)
+        torch.testing.assert_close(found.pairs.sum(0), found.weights(1), **CLOSE)
     assert number > 3
 
 
@@ -193,7 +194,7 @@ def test_why_on_a_graph() -> None:
             assert split.through + split.past + split.later == pytest.approx(edge, rel=1e-9, abs=1e-12)
     found = graph.why("token@1", "logits", n_heads=2, most=5)
     assert len(found.reasons) == 2
-    assert all(each.residual < 1e-12 and len(each.pairs) == 5 for each in found.reasons)
+    assert all(each.residual < 1e-12 and 0 < len(each.pairs) <= 5 for each in found.reasons)
     largest = max((each for split in found.layers for each in split.heads), key=lambda each: abs(each.weight))
     assert (found.reasons[0].layer, found.reasons[0].head) == (largest.layer, largest.head)
     text = str(found)
@@ -286,6 +287,12 @@ def test_heads_of_a_graph(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(0 <= share <= 1 + 1e-9 for share in row.relations.values())
     assert [row.size for row in table.rows] == sorted((row.size for row in table.rows), reverse=True)
     assert table.rows[0].name in str(table.top(3))
+    same = [row.size * row.relations["same"] for row in table.top(5, "same").rows]
+    assert same == sorted(same, reverse=True)
+    assert same[0] > 0
+    assert any(row.relations["answer"] > 0 for row in table.rows)
+    with pytest.raises(InputError, match="give one of own"):
+        table.top(3, "nothing")
 
 
 def test_relations() -> None:

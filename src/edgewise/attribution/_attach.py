@@ -28,7 +28,8 @@ def attached(
     neurons = graph.settings.get("nodes") == "neurons"
     if neurons != (transcoders is None):
         raise InputError(f"transcoders: the graph has {'neurons; give none' if neurons else 'features; give its own'}")
-    config = AttributionConfig(**{each.name: graph.settings[each.name] for each in fields(AttributionConfig)})
+    known = {each.name for each in fields(AttributionConfig)} & set(graph.settings)
+    config = AttributionConfig(**{name: graph.settings[name] for name in known})
     run = frozen_run(model, graph.ids.to(model.device), graph.weight.dtype)
     nodes = nodes_of(run, "neurons" if transcoders is None else transcoders, config)
     expected = graph.provenance.get("transcoders", [])

@@ -173,7 +173,7 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
     used = torch.ones(columns.total, dtype=torch.bool)
     used[: columns.n_nodes] = False
     used[chosen] = True
-    table = concatenated([column_table(growth.nodes, columns).take(used), _root_table(growth)])
+    table = concatenated([column_table(growth.nodes, columns, used.nonzero()[:, 0]), _root_table(growth)])
     is_inner = table.is_kind("neuron", "feature")
     order = (table.layer * 2 + is_inner).argsort(stable=True)  # sources before targets
     number = torch.empty_like(order)
@@ -212,14 +212,22 @@ def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, A
     )
 
 
-def column_table(nodes: Nodes, columns: Columns) -> NodeTable:
-    """What every column of a row is."""
+def column_table(nodes: Nodes, columns: Columns, chosen: Int[Tensor, " c"]) -> NodeTable:
+    """What some columns of a row, given in order, are."""
+    kind, tables = "neuron" if isinstance(nodes, Neurons) else "feature", list[NodeTable]()
+    starts = torch.searchsorted(chosen, torch.tensor(columns.starts))
+    for layer, active in enumerate(nodes.active):
+        which = chosen[starts[layer] : starts[layer + 1]] - columns.starts[layer]
+        position = torch.searchsorted(active.offsets.cpu(), which, right=True) - 1
+        tables.append(_table(kind, layer, position, *(each.cpu()[which] for each in (active.index, active.value))))
+    return concatenated([*tables, _other_columns(nodes, columns).take(chosen[starts[-1] :] - columns.n_nodes)])
+
+
+def _other_columns(nodes: Nodes, columns: Columns) -> NodeTable:
+    """Errors, embeddings and biases."""
     run = nodes.run
     positions, n_layers = torch.arange(len(run)), len(run.layers)
-    tables = []
-    for layer, active in enumerate(nodes.active):
-        kind = "neuron" if isinstance(nodes, Neurons) else "feature"
-        tables.append(_table(kind, layer, active.position.cpu(), active.index.cpu(), active.value.double().cpu()))
+    tables = list[NodeTable]()
     tables += [_table("error", layer, positions) for layer in range(n_layers)]
     tables += [
         _table(kind, -1, positions, run.ids.cpu() if kind == "token" else None)
@@ -244,7 +252,7 @@ def _table(
         return torch.full_like(position, number)
 
     index = filled(-1) if index is None else index
-    value = torch.zeros(len(position), dtype=torch.float64) if value is None else value
+    value = torch.zeros(len(position), dtype=torch.float64) if value is None else value.double()
     return NodeTable(filled(KINDS.index(kind)), filled(layer), position, index, value)
 
 

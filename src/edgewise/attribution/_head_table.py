@@ -1,6 +1,6 @@
 """Which heads carry a graph: the loadings of its most influential edges, added up head by head."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
 from edgewise.attribution._graph import AttributionGraph
 from edgewise.attribution._heads import Passing, passes
@@ -67,9 +68,14 @@ class HeadTable(SavedAsJson):
     covered: float
     """Their share of the influence of all edges."""
 
-    def top(self, n: int = 20) -> "HeadTable":
-        """The first heads."""
-        return HeadTable(self.rows[:n], self.n_edges, self.covered)
+    def top(self, n: int = 20, relation: str | None = None) -> "HeadTable":
+        """The first heads, or those that carry most through pairs of one of `RELATIONS`. Raises `InputError`."""
+        if relation is not None and relation not in RELATIONS:
+            raise InputError(f"relation {relation!r}: unknown; give one of {', '.join(RELATIONS)}")
+        rows = self.rows
+        if relation is not None:
+            rows = tuple(sorted(rows, key=lambda row: -row.size * row.relations[relation]))
+        return HeadTable(rows[:n], self.n_edges, self.covered)
 
     def __str__(self) -> str:
         """As a table."""
@@ -111,14 +117,17 @@ def heads_of(graph: AttributionGraph, top: int = 200) -> HeadTable:
 
 
 def _blocks(graph: AttributionGraph, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:
-    """Edges in blocks with few targets each."""
+    """Edges in blocks with few sources and targets each: of a target, one stream is kept for each layer, of a source
+    four, its change and those of values, mixed values and what is written.
+    """
     run = made.nodes.run
-    row = run.final.numel() * run.final.element_size() * len(run.layers)
-    most = max(1, BLOCK_BYTES // row)
-    target = graph.edge_targets[chosen]
-    _, place = target.unique(return_inverse=True)
-    for block in range(int(place.max()) // most + 1 if len(place) else 0):
-        yield chosen[place // most == block]
+    stream = run.final.numel() * run.final.element_size()
+    most_targets, most_sources = (max(1, BLOCK_BYTES // (stream * n)) for n in (len(run.layers), 4))
+    ordered = chosen[graph.edge_targets[chosen].argsort(stable=True)]
+    for part in ordered.split(most_sources):
+        place = graph.edge_targets[part].unique(return_inverse=True)[1] // most_targets
+        for block in place.unique().tolist():
+            yield part[place == block]
 
 
 class _Totals:
@@ -127,7 +136,7 @@ class _Totals:
     def __init__(self, made: Explained, graph: AttributionGraph) -> None:
         run = made.nodes.run
         n_tokens, shape = len(run), (len(run.layers), len(run.layers[0].pattern.query))
-        self.relations = relations(run.ids.cpu(), graph.settings.get("target"))
+        self.relations = relations(run.ids.cpu(), _explained(graph))
         self.share, self.size = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         self.kinds = torch.zeros(*shape, len(self.relations), dtype=torch.float64)
         self.offsets = torch.zeros(*shape, 2 * n_tokens - 1, dtype=torch.float64)
@@ -145,10 +154,10 @@ class _Totals:
         largest = loadings.flatten().abs().topk(min(most, loadings.numel())).indices
         head, edge = largest // loadings.shape[1], largest % loadings.shape[1]
         maps = passing.positions(head, target[edge], source[edge]).abs()
-        maps = (maps * factor[edge, None, None].abs().to(maps)).cpu().double()
+        maps = (maps * factor[edge, None, None].abs().to(maps)).cpu()
         summed = maps.new_zeros(len(loadings), n_tokens, n_tokens).index_add_(0, head.cpu(), maps)
         back = torch.arange(n_tokens)[:, None] - torch.arange(n_tokens) + self.offsets.shape[2] // 2
-        self.offsets[passing.layer].index_add_(1, back.flatten(), summed.flatten(1))
+        self.offsets[passing.layer].index_add_(1, back.flatten(), summed.flatten(1).double())
         for i, kind in enumerate(self.relations.values()):
             self.kinds[passing.layer, :, i] += summed[:, kind[:n_tokens, :n_tokens]].sum(1)
 
@@ -174,23 +183,28 @@ class _Totals:
         return tuple(found)
 
 
-def relations(ids: Int[Tensor, " S"], explained: object) -> dict[str, Bool[Tensor, "S S"]]:
+def _explained(graph: AttributionGraph) -> list[int]:
+    """The tokens that a graph explains, those of a contrast too."""
+    target = graph.settings.get("target")
+    return [*graph.settings.get("root_tokens", []), *(target if isinstance(target, list) else [])]
+
+
+def relations(ids: Int[Tensor, " S"], explained: Sequence[int]) -> dict[str, Bool[Tensor, "S S"]]:
     """Which pairs of query and key position are of each kind of `RELATIONS`.
 
     Args:
         ids: the prompt's tokens.
-        explained: the tokens that are explained, if it is tokens.
+        explained: the tokens that are explained.
     """
     n = len(ids)
     query, key = torch.arange(n)[:, None], torch.arange(n)
     earlier = key < query
     same = earlier & (ids[:, None] == ids)
-    answers = torch.tensor([each for each in explained if isinstance(each, int)] if isinstance(explained, list) else [])
     return {
         "own": key == query,
         "previous": key == query - 1,
         "first": (key == 0).expand(n, n),
         "same": same,
         "after same": torch.nn.functional.pad(same, (1, 0))[:, :n] & (key <= query),
-        "answer": (query == n - 1) & torch.isin(ids, answers.to(ids)),
+        "answer": (query == n - 1) & torch.isin(ids, ids.new_tensor(explained)),
     }

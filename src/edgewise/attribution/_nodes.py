@@ -185,7 +185,8 @@ class Neurons(Nodes):
     def decoder(self, layer: int, written: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         """Rows of the MLP's last matrix."""
         down = self.run.layers[layer].layer.mlp.down
-        assert down is not None
+        if down is None:  # it has no nodes
+            return self.run.final.new_zeros(len(index), self.run.final.shape[1])
         return down[index].to(self.run.final)
 
     def reading(self, layer: int, chosen: Int[Tensor, " n"]) -> Reading:

@@ -23,12 +23,13 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._frozen import FrozenRun
 from edgewise.attribution._nodes import Nodes
-from edgewise.attribution._rows import Columns, Targets, Walk, rows
-from edgewise.models import Attention, Heads
-from edgewise.models.block import normed, project
+from edgewise.attribution._rows import Columns, Cut, SparseRows, Targets, Walk, rows
+from edgewise.models import Attention
+from edgewise.models.block import normed, placed, project
 
 BLOCK_BYTES = 1 << 28
-"""How much the rows of one walk, or its covectors, may take."""
+"""How much one walk's covectors may take."""
+_CHUNK = 256  # nodes whose covectors are gathered at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,7 @@ class Contrast:
         is_query = role == "query"
         heads, head = (attention.query, self.head) if is_query else (attention.key, self._key_head)
         covector = self._turned_back(covector, position, is_query=is_query)
-        covector = covector * self._norm_ratio(heads, head, position, is_query=is_query)
+        covector = covector * self._norm_ratio(head, position, is_query=is_query)
         read = covector @ heads.weight[head].to(covector).T  # (r, n, D), of the norm's output
         bias = read.new_zeros(read.shape[:2]) if heads.bias is None else covector @ heads.bias[head].to(covector)
         norm = attention.norm
@@ -154,32 +155,35 @@ class Contrast:
             pair = rotate(x, none, cosines, sines) if is_query else rotate(none, x, cosines, sines)
         return torch.autograd.grad(pair[0 if is_query else 1], x, covector[:, None])[0][:, 0]
 
-    def _norm_ratio(
-        self, heads: Heads, head: int, position: Int[Tensor, " n"], *, is_query: bool
-    ) -> Float[Tensor, "n k"] | float:
+    def _norm_ratio(self, head: int, position: Int[Tensor, " n"], *, is_query: bool) -> Float[Tensor, "n k"] | float:
         """What the norm of queries or keys multiplies each number by."""
-        norm = self._attention.query_norm if is_query else self._attention.key_norm
-        if norm is None:
+        attention = self._attention
+        if (attention.query_norm if is_query else attention.key_norm) is None:
             return 1.0
-        ran = self.run.layers[self.layer]
-        raw = project(normed(self._attention.norm, ran.before[position]), heads)[None]  # (1, heads, n, k)
-        raw = torch.where(raw.abs() < 1e-12, 1e-12, raw)
-        return (norm(raw).detach().to(raw) / raw)[0, head]
+        y = normed(attention.norm, self.run.layers[self.layer].before[position])
+        both = (project(y, heads)[None] for heads in (attention.query, attention.key))  # (1, heads, n, k)
+        raw = [torch.where(x.abs() < 1e-12, 1e-12, x) for x in both]
+        which = 0 if is_query else 1
+        scaled = placed(attention, raw[0], raw[1], None)[which].detach()  # without a rotation
+        return (scaled.to(y) / raw[which])[0, head]
 
 
 class Terms(NamedTuple):
     """What nodes give to a contrast."""
 
-    query: Float[Tensor, " C"]
-    """Each through the query, to all keys; biases included, they add up to the contrast's value."""
-    key: Float[Tensor, " C"]
-    """Each through the keys, to the whole query; they add up to it too."""
-    asking: Int[Tensor, " a"]
-    """Columns whose pairs were made: those with the largest terms through the query,"""
-    asked: Int[Tensor, " b"]
-    """and through the keys."""
+    sides: SparseRows
+    """Through the query, to all keys, and through the keys, to the whole query: each side's largest terms, the largest
+    first. With those that are cut, biases included, either side adds up to the contrast's value."""
     pairs: Float[Tensor, "a b"]
-    """The terms of those pairs."""
+    """The terms of all pairs of those."""
+
+    def columns(self, side: int) -> Int[Tensor, " n"]:
+        """The nodes of the query's side, 0, or the keys', 1."""
+        return self.sides.columns[self.sides.offsets[side] : self.sides.offsets[side + 1]].long()
+
+    def weights(self, side: int) -> Float[Tensor, " n"]:
+        """Their terms."""
+        return self.sides.weight[self.sides.offsets[side] : self.sides.offsets[side + 1]]
 
 
 @torch.no_grad()
@@ -192,17 +196,17 @@ def terms(nodes: Nodes, columns: Columns, contrast: Contrast, most: int = 2048) 
         contrast: what is to be explained.
         most: how many nodes of each side are paired.
     """
-    query, key = rows(nodes, columns, contrast.targets(), 2).dense(columns.total)
-    asking, asked = (each.abs().topk(min(most, len(each))).indices for each in (query, key))
+    found = Terms(rows(nodes, columns, contrast.targets(), 2, Cut(most=most)), nodes.run.final.new_zeros(0, 0))
+    asking, asked = found.columns(0), found.columns(1)
     width, final = len(contrast.asking), nodes.run.final
-    step = max(1, BLOCK_BYTES // (2 * max(*columns.counts, final.numel()) * final.element_size()))
+    step = max(1, BLOCK_BYTES // (2 * final.numel() * final.element_size()))
     pairs = final.new_zeros(len(asking), len(asked))
     for start in range(0, width, step):
         n = min(step, width - start)
         walk = _Chosen(nodes, columns, contrast.directions(slice(start, start + n)), 2 * n)
-        found = walk.edges(torch.cat([asking, asked]))
-        pairs += found[:n, : len(asking)].T @ found[n:, len(asking) :]
-    return Terms(query, key, asking, asked, pairs)
+        edges = walk.edges(torch.cat([asking, asked]))
+        pairs += edges[:n, : len(asking)].T @ edges[n:, len(asking) :]
+    return found._replace(pairs=pairs)
 
 
 class _Chosen(Walk):
@@ -211,9 +215,20 @@ class _Chosen(Walk):
     def edges(self, chosen: Int[Tensor, " c"]) -> Float[Tensor, "K c"]:
         """Of those columns."""
         kept, place = chosen.unique(return_inverse=True)
-        self.found = _Kept(kept, self.biases.new_zeros(self.n_rows, len(kept)))
+        self.kept = _Kept(kept, self.biases.new_zeros(self.n_rows, len(kept)))
+        self.found = self.kept  # pyright: ignore[reportAttributeAccessIssue] (in place of a collector of whole rows)
         self.walk()
-        return self.found.edges[self.place][:, place]
+        return self.kept.edges[self.place][:, place]
+
+    def add_nodes(self, layer: int, raw: Float[Tensor, "T K D"]) -> None:
+        for source in self.nodes.sources(layer):
+            span, active = self.columns.nodes(source), self.nodes.active[source]
+            here = self.kept.within(span.start, span.stop)
+            for part in torch.arange(here.start, here.stop).split(_CHUNK):
+                which = self.kept.columns[part] - span.start
+                position = torch.searchsorted(active.offsets, which, right=True) - 1
+                written = self.nodes.decoder(source, layer, active.index[which]) * active.value[which, None]
+                self.kept.edges[: raw.shape[1], part] += torch.einsum("nkd,nd->kn", raw[position], written)
 
 
 class _Kept(NamedTuple):
@@ -223,8 +238,11 @@ class _Kept(NamedTuple):
     """In order."""
     edges: Float[Tensor, "K c"]
 
+    def within(self, start: int, end: int) -> slice:
+        """Which of them lie between two columns."""
+        return slice(*torch.searchsorted(self.columns, self.columns.new_tensor([start, end])).tolist())
+
     def add(self, start: int, edges: Float[Tensor, "k n"]) -> None:
         """The edges of the first rows from columns that begin at `start`."""
-        bounds = self.columns.new_tensor([start, start + edges.shape[1]])
-        first, last = torch.searchsorted(self.columns, bounds).tolist()
-        self.edges[: len(edges), first:last] = edges[:, self.columns[first:last] - start]
+        here = self.within(start, start + edges.shape[1])
+        self.edges[: len(edges), here] = edges[:, self.columns[here] - start]

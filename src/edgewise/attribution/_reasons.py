@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from edgewise.runs import SavedAsJson
@@ -66,6 +67,8 @@ class QueryKey(NamedTuple):
     """How much of its attention the query gives to the key."""
     value: float
     """The contrast: the key's score minus the mean of all keys' scores, weighted by attention."""
+    margin: float
+    """How far the key's score stands above the mean of the other keys' scores: the contrast by 1 − attention."""
     sink: float
     """The part of the contrast that a sink's constant logit gives; no node's."""
     residual: float
@@ -122,16 +125,16 @@ class Why(SavedAsJson):
         return (str(split.layer), *(f"{x:+.3g}" for x in (split.past, split.later, split.through)), "  ".join(heads))
 
     def _reason(self, reason: QueryKey) -> list[str]:
+        above = f"{reason.margin:.3g} above the other keys"
         title = (
             f"a{reason.layer}.h{reason.head} at {self._at(reason.query)} looks at {self._at(reason.key)} with "
-            f"{reason.attention:.1%}: contrast {reason.value:+.4g}, residual {reason.residual:.1e}"
+            f"{reason.attention:.1%}, {above}: contrast {reason.value:+.4g}, residual {reason.residual:.1e}"
         )
         title += f", of which a sink {reason.sink:+.3g}" if reason.sink else ""
         pairs = [(f"{each.weight:+.3g}", self._node(each.query), self._node(each.key)) for each in reason.pairs]
-        sides = [
-            (f"{a.weight:+.3g}", self._node(a.query), f"{b.weight:+.3g}", self._node(b.key))
-            for a, b in zip(reason.query_side, reason.key_side, strict=True)
-        ]
+        queries = [(f"{each.weight:+.3g}", self._node(each.query)) for each in reason.query_side]
+        keys = [(f"{each.weight:+.3g}", self._node(each.key)) for each in reason.key_side]
+        sides = [(*a, *b) for a, b in zip_longest(queries, keys, fillvalue=("", ""))]
         return [
             title,
             *aligned([("term", "query's node", "key's node"), *pairs]),

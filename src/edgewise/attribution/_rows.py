@@ -282,6 +282,11 @@ class Walk:
         raw = self.covector
         if self.nodes.before_post_norm:
             raw = self.run.layers[layer].mlp_output_back(raw)
+        self.add_nodes(layer, raw)
+        return self.nodes.skip_back(layer, self.covector)
+
+    def add_nodes(self, layer: int, raw: Float[Tensor, "T K D"]) -> None:
+        """The edges of what nodes write at a layer, from the covector of what its MLP gives."""
         for source in self.nodes.sources(layer):
             edges = self.nodes.edges(source, layer, raw)
             if source in self.pending:
@@ -291,7 +296,6 @@ class Walk:
                 self.pending[source] = edges
             else:
                 self.found.add(self.columns.nodes(source).start, edges)
-        return self.nodes.skip_back(layer, self.covector)
 
     def attention(self, layer: int) -> Float[Tensor, "T K D"]:
         """The layer's bias's edge; gives what goes through the heads."""

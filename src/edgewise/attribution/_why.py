@@ -46,7 +46,8 @@ def why(graph: AttributionGraph, source: str, target: str, n_heads: int = 1, mos
         raise InputError(f"source {source!r}: it does not come before {target!r}; give a node of a lower layer")
     weight = weight if layers else listed
     loadings = sorted((each for split in layers for each in split.heads), key=lambda each: -abs(each.weight))
-    reasons = [_reason(made, each, most) for each in loadings[:n_heads] if each.weight]
+    chosen = [each for each in loadings if each.weight and each.attention < 1]  # 1: it sees no other key
+    reasons = [_reason(made, each, most) for each in chosen[:n_heads]]
     share = abs(weight) / max(float(graph.ledger.size[to]), 1e-30)
     return Why(source, graph.names[to], weight, share, listed != 0, tuple(layers), tuple(reasons), graph.tokens)
 
@@ -106,14 +107,8 @@ def _reason(made: Explained, loading: HeadLoading, most: int) -> QueryKey:
     contrast = Contrast(made.nodes.run, loading.layer, loading.head, loading.query, loading.key)
     columns = Columns.of(made.nodes)
     found = terms(made.nodes, columns, contrast)
-    residual = max(
-        abs(contrast.value - float(side.sum(dtype=torch.float64))) / max(float(side.abs().sum()), 1e-30)
-        for side in (found.query, found.key)
-    )
-    asking, asked = (
-        _names(made, columns, chosen, loading.layer, letter)
-        for chosen, letter in ((found.asking, "q"), (found.asked, "k"))
-    )
+    residual = (contrast.value - found.sides.total).abs() / found.sides.size.clamp(min=1e-30)
+    asking, asked = (_names(made, columns, found.columns(side), loading.layer, "qk"[side]) for side in (0, 1))
     largest = found.pairs.flatten().abs().topk(min(most, found.pairs.numel())).indices.tolist()
     places = [divmod(each, len(asked)) for each in largest]
     return QueryKey(
@@ -122,11 +117,12 @@ def _reason(made: Explained, loading: HeadLoading, most: int) -> QueryKey:
         loading.key,
         loading.attention,
         contrast.value + contrast.sink,
+        (contrast.value + contrast.sink) / max(1 - float(contrast.looks[contrast.key]), 1e-30),
         contrast.sink,
-        residual,
+        float(residual.max()),
         tuple(Term(asking[i], asked[j], float(found.pairs[i, j])) for i, j in places),
-        tuple(Term(name, "", x) for name, x in _first(asking, found.query[found.asking], most)),
-        tuple(Term("", name, x) for name, x in _first(asked, found.key[found.asked], most)),
+        tuple(Term(name, "", x) for name, x in _first(asking, found.weights(0), most)),
+        tuple(Term("", name, x) for name, x in _first(asked, found.weights(1), most)),
     )
 
 
@@ -137,6 +133,8 @@ def _first(names: Sequence[str], values: Float[Tensor, " n"], most: int) -> list
 def _names(made: Explained, columns: Columns, chosen: Int[Tensor, " n"], layer: int, letter: str) -> list[str]:
     """Of columns; what the head itself adds, its bias and its norm's, is no MLP's."""
     n_layers = len(made.nodes.active)
-    names = node_names(column_table(made.nodes, columns).take(chosen.cpu()), n_layers)
+    ordered, place = chosen.cpu().sort()
+    table = column_table(made.nodes, columns, ordered).take(place.argsort())
+    names = node_names(table, n_layers)
     own = columns.bias(layer, "reading")
     return [f"a{layer}.{letter}.bias" if i == own else name for i, name in zip(chosen.tolist(), names, strict=True)]
