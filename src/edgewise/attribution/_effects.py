@@ -71,6 +71,8 @@ def over_nodes(
         real: of each node.
         seed: of the resampling.
     """
+    if not len(real):
+        return None, None
     drawn = np.random.default_rng(seed).integers(len(real), size=(RESAMPLES, len(real)))
     found = agreement(predicted, real)
     samples = predicted[drawn], real[drawn]

@@ -159,15 +159,12 @@ class _Prompt:
         value = torch.cat([each for each, _ in found]).tolist()
         probability = torch.cat([each for _, each in found]).tolist()
         chance = [None if self.root.token < 0 else each for each in probability]
-        full, empty, n = self.root.value, value[0], self.config.sets
-
-        def share(of: float) -> float:
-            return of / (full - empty) if full != empty else 0.0
-
-        without, alone = value[3 : 3 + n], value[3 + n : -1]
-        needed = SetEffect(value[1], chance[1], share(full - value[1]), tuple(share(full - each) for each in without))
-        enough = SetEffect(value[2], chance[2], share(value[2] - empty), tuple(share(each - empty) for each in alone))
-        return (full, chance[-1]), (empty, chance[0]), needed, enough
+        full, n = self.root.value, self.config.sets
+        shares = [each / full if full else 0.0 for each in value]
+        without, alone = shares[3 : 3 + n], shares[3 + n : -1]
+        needed = SetEffect(value[1], chance[1], 1 - shares[1], tuple(1 - each for each in without))
+        enough = SetEffect(value[2], chance[2], shares[2], tuple(alone))
+        return (full, chance[-1]), (value[0], chance[0]), needed, enough
 
     def among_active(self, pruned: AttributionGraph) -> list[Bool[Tensor, " n"]]:
         """Which active nodes of each layer are in a graph."""

@@ -31,8 +31,8 @@ class SetEffect(NamedTuple):
     probability: float | None
     """Of the root's token; None where the root is not one token's logit."""
     share: float
-    """Necessity: what is lost of the root's value, of what ablating all active nodes takes. Sufficiency: what is kept
-    of it."""
+    """Necessity: the share of the root's own value that is lost. Sufficiency: the share that is kept. Outside of 0 to 1
+    where the value grows or changes its sign."""
     random: tuple[float, ...]
     """The same of random sets with as many nodes in every layer."""
 
@@ -102,6 +102,8 @@ class Validation(SavedAsJson):
     """Correlation of the ranks of predicted and real changes."""
     spearman_direct: Figure
     """The same with direct edges alone."""
+    spearman_later: Figure
+    """With all paths, of nodes that are not at the first token, where most models put what they look away from."""
     slope: Figure
     """Of the line through the origin, real = slope · predicted."""
     necessity: Figure
@@ -128,8 +130,8 @@ class Validation(SavedAsJson):
                 return Figure(values[0] if values else None)
             return Figure(*bootstrap(np.array(values), seed=settings["seed"]))
 
-        def agree(name: str, which: int) -> Figure:
-            pairs = [_columns(each, name) for each in found]
+        def agree(name: str, which: int, later: bool = False) -> Figure:
+            pairs = [_columns(each, name, later) for each in found]
             if len(found) == 1:
                 one = over_nodes(*pairs[0], settings["seed"])[which]
                 return Figure(None) if one is None else Figure(*one)
@@ -140,6 +142,7 @@ class Validation(SavedAsJson):
             len(found),
             agree("predicted", 0),
             agree("direct", 0),
+            agree("predicted", 0, later=True),
             agree("predicted", 1),
             mean(lambda each: each.necessity.share),
             mean(lambda each: float(np.mean(each.necessity.random))),
@@ -175,6 +178,7 @@ class Validation(SavedAsJson):
             f" 95 % bootstrap over {over}",
             f"{tested:.0f} nodes one by one, predicted against real change of the root",
             f"  Spearman, all paths      {self.spearman}",
+            f"    first token left out   {self.spearman_later}",
             f"  Spearman, direct edge    {self.spearman_direct}",
             f"  slope, all paths         {self.slope}",
             f"{sizes[0]:.0f} nodes of the pruned graph ({sizes[1]:.0f} in the graph, {sizes[2]:.0f} active)"
@@ -190,9 +194,7 @@ class Validation(SavedAsJson):
         ])  # fmt: skip
 
 
-def _columns(prompt: PromptValidation, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and real changes of a prompt's nodes."""
-    return (
-        np.array([getattr(each, name) for each in prompt.ablations]),
-        np.array([each.real for each in prompt.ablations]),
-    )
+def _columns(prompt: PromptValidation, name: str, later: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and real changes of a prompt's nodes, or of those not at the first token."""
+    nodes = [each for each in prompt.ablations if not (later and each.name.endswith("@0"))]
+    return np.array([getattr(each, name) for each in nodes]), np.array([each.real for each in nodes])
