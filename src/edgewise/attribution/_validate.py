@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.attribution._access import access_to
 from edgewise.attribution._attach import explained_of
 from edgewise.attribution._edits import Edit, Table
 from edgewise.attribution._effects import effects
@@ -35,6 +36,9 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Shares of the influence by which the graph is pruned to see which nodes stay."""
 TOKENS = 1024
 """About how many tokens all runs of one pass have together."""
+
+_NONE, _GRAPH = -1, -2
+"""Sets that are not drawn: of no nodes, and the pruned graph's."""
 
 _Share = Annotated[float, Bound(lambda x: 0 <= x <= 1, "a share, 0 to 1")]
 
@@ -96,6 +100,7 @@ class _Prompt:
         if config.root >= len(explained):
             raise InputError(f"root {config.root}: the graph has {len(explained)} roots, 0 to {len(explained) - 1}")
         self.root = explained[config.root]
+        self.access = access_to(self.nodes)
         self.inner = graph.nodes.is_kind("neuron", "feature")
         if not self.inner.any():
             raise InputError("graph: it has no neurons or features to ablate; make it with more nodes")
@@ -149,55 +154,65 @@ class _Prompt:
         self, pruned: AttributionGraph, number: int
     ) -> tuple[tuple[float, float | None], tuple[float, float | None], SetEffect, SetEffect]:
         """Root and probability of the model as it is and with all active nodes ablated; necessity and sufficiency."""
-        kept = self.among_active(pruned)
-        draw = np.random.default_rng([self.config.seed, number])
-        random = [[_drawn(draw, len(here), int(here.sum())) for here in kept] for _ in range(self.config.sets)]
-        everything = [torch.ones_like(here) for here in kept]
-        off = [everything, kept, [~here for here in kept], *random, *([~here for here in some] for some in random)]
-        off.append([torch.zeros_like(here) for here in kept])
-        found = [self.measure(self.ablating(some)) for some in _batches(off, self.per_pass)]
-        value = torch.cat([each for each, _ in found]).tolist()
-        probability = torch.cat([each for _, each in found]).tolist()
-        chance = [None if self.root.token < 0 else each for each in probability]
-        full, n = self.root.value, self.config.sets
-        shares = [each / full if full else 0.0 for each in value]
-        without, alone = shares[3 : 3 + n], shares[3 + n : -1]
-        needed = SetEffect(value[1], chance[1], 1 - shares[1], tuple(1 - each for each in without))
-        enough = SetEffect(value[2], chance[2], shares[2], tuple(alone))
-        return (full, chance[-1]), (value[0], chance[0]), needed, enough
+        self.kept, self.number, n = self.among_active(pruned), number, self.config.sets
+        wanted = [
+            (_NONE, True),
+            (_NONE, False),
+            (_GRAPH, True),
+            (_GRAPH, False),
+        ]  # the set, and whether it goes or stays
+        wanted += [(each, goes) for goes in (True, False) for each in range(n)]
+        found = [
+            self.measure(EditedRun(self.nodes, len(some), partial(self.table, some), self.config.propagation))
+            for some in _batches(wanted, self.per_pass)
+        ]
+        value, chance = (torch.cat(each).tolist() for each in zip(*found, strict=True))
+        chance = [None if self.root.token < 0 else each for each in chance]
+        shares = [each / self.root.value if self.root.value else 0.0 for each in value]
+        without, alone = shares[4 : 4 + n], shares[4 + n :]
+        needed = SetEffect(value[2], chance[2], 1 - shares[2], tuple(1 - each for each in without))
+        enough = SetEffect(value[3], chance[3], shares[3], tuple(alone))
+        return (self.root.value, chance[0]), (value[1], chance[1]), needed, enough
 
     def among_active(self, pruned: AttributionGraph) -> list[Bool[Tensor, " n"]]:
         """Which active nodes of each layer are in a graph."""
         inner, found = pruned.nodes.take(pruned.nodes.is_kind("neuron", "feature")), []
         for layer, active in enumerate(self.nodes.active):
-            here = inner.take(inner.layer == layer)
-            width = 1 + int(max(0, *active.index.tolist(), *here.index.tolist()))
-            found.append(torch.isin(active.position * width + active.index, here.position * width + here.index))
+            here, width = inner.take(inner.layer == layer), self.access.count(layer)
+            places = (here.position * width + here.index).to(active.index.device)
+            found.append(torch.isin(active.position * width + active.index, places))
         return found
 
-    def ablating(self, off: Sequence[list[Bool[Tensor, " n"]]]) -> EditedRun:
-        """Runs with active nodes ablated: of each run, which ones of each layer."""
-        layers = [torch.stack(each) for each in zip(*off, strict=True)]
-        return EditedRun(self.nodes, len(off), partial(self.table, layers), self.config.propagation)
-
-    def table(self, off: list[Bool[Tensor, "K n"]], layer: int) -> Table | None:
-        """A layer's part of that."""
-        active, here = self.nodes.active[layer], off[layer]
-        if not here.any():
+    def table(self, wanted: list[tuple[int, bool]], layer: int) -> Table | None:
+        """A layer's ablated nodes, of runs in each of which one set goes, or stays alone."""
+        active = self.nodes.active[layer]
+        if not len(active.index):
             return None
         index, column = active.index.unique(return_inverse=True)
-        gone = torch.zeros(len(self.nodes.run), len(here), len(index), dtype=torch.bool, device=index.device)
-        gone[active.position, :, column] = here.T
+        gone = torch.zeros(len(self.nodes.run), len(wanted), len(index), dtype=torch.bool, device=index.device)
+        for run, (which, goes) in enumerate(wanted):
+            gone[active.position, run, column] = self.chosen(which, layer) == goes
         gone = gone.flatten(0, 1)
         mean = self.mean(layer, index) if self.config.to == "mean" else active.value.new_zeros(len(index))
         rows = torch.arange(len(gone), device=index.device)
         return Table(rows, index, (~gone).to(active.value), torch.where(gone, mean, 0.0))
 
+    def chosen(self, which: int, layer: int) -> Bool[Tensor, " n"]:
+        """A set's active nodes of a layer: none, the pruned graph's, or as many at random."""
+        kept = self.kept[layer]
+        if which == _GRAPH:
+            return kept
+        chosen = torch.zeros_like(kept)
+        if which != _NONE:
+            draw = np.random.default_rng([self.config.seed, self.number, which, layer])
+            chosen[torch.from_numpy(draw.choice(len(kept), int(kept.sum()), replace=False)).to(kept.device)] = True
+        return chosen
+
     def mean(self, layer: int, index: Tensor) -> Float[Tensor, " C"]:
         """Of nodes' values over the prompt's tokens but the first."""
         run = EditedRun(self.nodes, 1, lambda _: None)
         read = run.inputs(layer, "frozen", self.nodes.run.final.new_zeros(len(self.nodes.run), 1, 1))
-        return run.access.value(layer, index, lambda kind: read(kind)[:, 0], run.off)[1:].mean(0)
+        return self.access.value(layer, index, lambda kind: read(kind)[:, 0], run.off)[1:].mean(0)
 
     @torch.no_grad()
     def measure(self, run: EditedRun) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
@@ -210,7 +225,7 @@ class _Prompt:
             read = run.inputs(edit.layer, run.way(edit.layer), run.between[edit.layer])
             at, off = int(root.targets.position[0]), run.off.view(-1, run.n_runs)
             index = torch.tensor([edit.index], device=nothing.device)
-            return run.access.value(edit.layer, index, lambda kind: read(kind)[at], off[at])[:, 0].double(), nothing
+            return self.access.value(edit.layer, index, lambda kind: read(kind)[at], off[at])[:, 0].double(), nothing
         read_out = run.read_out(run.change())[-1]
         if root.token < 0:
             return root.measure(read_out).double(), nothing
@@ -234,13 +249,6 @@ class _Prompt:
 def _inner(graph: AttributionGraph) -> set[str]:
     """The names of its neurons and features."""
     return {graph.names[i] for i in graph.nodes.is_kind("neuron", "feature").nonzero()[:, 0].tolist()}
-
-
-def _drawn(draw: np.random.Generator, n: int, count: int) -> Bool[Tensor, " n"]:
-    """A random set."""
-    chosen = torch.zeros(n, dtype=torch.bool)
-    chosen[torch.from_numpy(draw.choice(n, count, replace=False))] = True
-    return chosen
 
 
 def _batches(items: list[Any], size: int) -> list[list[Any]]:
