@@ -166,7 +166,7 @@ def test_a_direction_and_a_graph_from_a_file(tmp_path) -> None:
     assert validate(read.attach(model, target=direction), SMALL) == found
 
 
-def test_what_cannot_be_validated_is_refused() -> None:
+def test_what_cannot_be_validated_is_refused(monkeypatch) -> None:
     graph = graph_of(tiny("llama-gqa"))
     with pytest.raises(InputError, match="root 4: the graph has 1 roots"):
         validate(graph, ValidationConfig(root=4))
@@ -176,6 +176,9 @@ def test_what_cannot_be_validated_is_refused() -> None:
         validate([])
     with pytest.raises(InputError, match="validation: top 0; give at least 1"):
         ValidationConfig(top=0)
+    monkeypatch.setattr(EditedRun, "read_out", lambda _, change: change + torch.inf)
+    with pytest.raises(InputError, match="'attention' overflows on this model; use 'open'"):
+        validate(graph, ValidationConfig(propagation="attention"))
 
 
 def test_neurons_that_are_no_nodes_are_left_alone() -> None:

@@ -4,7 +4,8 @@ What is carried up the layers is the change of the stream, for several sets of e
 
 * `frozen`: attention patterns, norm scales and the values of all other nodes are the prompt's. An edit's effect is then
   its direct one, linear; that of taking a node away is minus its edge of the attribution graph.
-* `attention`: patterns and norm scales are the prompt's, MLPs are computed again.
+* `attention`: patterns and norm scales are the prompt's, MLPs are computed again. (A large change may overflow a deep
+  model with gated MLPs: their products grow, and no norm holds them.)
 * `open`: everything is computed again: what the model itself does.
 
 With `from_layer`, the layers below are frozen and those from it on are as asked.

@@ -227,10 +227,12 @@ class _Prompt:
             index = torch.tensor([edit.index], device=nothing.device)
             return self.access.value(edit.layer, index, lambda kind: read(kind)[at], off[at])[:, 0].double(), nothing
         read_out = run.read_out(run.change())[-1]
+        if not read_out.isfinite().all():  # without their norms, products of factors may grow from layer to layer
+            raise InputError(f"validation: propagation {run.propagation!r} overflows on this model; use 'open'")
+        value = root.measure(read_out).double()
         if root.token < 0:
-            return root.measure(read_out).double(), nothing
-        chances = self.nodes.run.model.parts.unembed(read_out).to(read_out).softmax(-1)[:, root.token]
-        return root.measure(read_out).double(), chances
+            return value, nothing
+        return value, self.nodes.run.model.parts.unembed(read_out).to(read_out).softmax(-1)[:, root.token]
 
     @property
     def per_pass(self) -> int:
