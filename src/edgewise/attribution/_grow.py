@@ -48,19 +48,24 @@ class Growth(Learner):
         self.found.append(rows(self.nodes, self.columns, targets, len(targets), self.cut))
 
     def step(self, step: int) -> dict[str, Tensor | float]:
-        """One batch."""
-        influence = self.influence()
-        nodes = influence[: self.columns.n_nodes].clone()
-        for each in self.chosen:
-            nodes[each.long()] = -1
-        count = min(self.batch, min(self.budget, self.columns.n_nodes) - step * self.batch)
-        chosen = nodes.topk(count).indices
-        chosen = chosen[nodes[chosen] > 0]
-        if not len(chosen):
+        """One batch; by several rankings where the first reaches fewer nodes than that."""
+        left, gain = min(self.batch, min(self.budget, self.columns.n_nodes) - step * self.batch), list[float]()
+        while left:
+            influence = self.influence()
+            nodes = influence[: self.columns.n_nodes].clone()
+            for each in self.chosen:
+                nodes[each.long()] = -1
+            chosen = nodes.topk(left).indices
+            chosen = chosen[nodes[chosen] > 0]
+            if not len(chosen):
+                break
+            self.chosen.append(chosen.to(torch.int32))
+            self.found.append(self.rows_of(chosen))
+            gain.append(float(nodes.clamp(min=0).sum() / influence.sum().clamp(min=1e-30)))
+            left -= len(chosen)
+        if not gain:
             raise NothingToGainError
-        self.chosen.append(chosen.to(torch.int32))
-        self.found.append(self.rows_of(chosen))
-        return {"loss": float(nodes.clamp(min=0).sum() / influence.sum().clamp(min=1e-30))}
+        return {"loss": gain[0]}
 
     def rows_of(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes, in blocks of nearby positions."""
