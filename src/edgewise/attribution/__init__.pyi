@@ -3,6 +3,8 @@ from ._attribute import AttributionConfig as AttributionConfig
 from ._attribute import attribute as attribute
 from ._attribute import nodes_of as nodes_of
 from ._attribute import token_ids as token_ids
+from ._components import Components as Components
+from ._components import components_of as components_of
 from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
 from ._difference import Difference as Difference

@@ -106,7 +106,7 @@ def attribute(
     identity = {**settings, "transcoders": provenance["transcoders"], "ids": ids.tolist(), "model": model.identity}
     identity["roots"] = [each.name for each in explained]
     run_steps(growth, growth.n_steps, identity, options, "attribution")
-    return replace(_assembled(growth, settings, provenance), explained=Explained(kinds, explained))
+    return replace(assembled(growth, settings, provenance), explained=Explained(kinds, explained))
 
 
 def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> Int[Tensor, " S"]:
@@ -166,7 +166,7 @@ def _nodes_record(nodes: Any) -> Any:
     return [str(each.spec.reads) for each in ([nodes] if isinstance(nodes, Transcoder) else nodes)]
 
 
-def _assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, Any]) -> AttributionGraph:
+def assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, Any]) -> AttributionGraph:
     """The graph of the rows that are known: of nodes without one, edges are only added up."""
     run, columns = growth.nodes.run, growth.columns
     chosen = torch.cat([torch.zeros(0, dtype=torch.long), *(each.long() for each in growth.chosen)])

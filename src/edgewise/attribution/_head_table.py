@@ -99,11 +99,32 @@ def heads_of(graph: AttributionGraph, top: int = 200) -> HeadTable:
     Raises:
         InputError: the run is not at hand.
     """
-    made, influence = explained_of(graph), edge_influence(graph)
+    influence = edge_influence(graph)
     chosen = influence.topk(min(top, len(influence))).indices
     chosen = chosen[influence[chosen] > 0]
+    totals = _Totals(explained_of(graph), graph)
+    for split in loadings(graph, chosen):
+        totals.add(*split)
+    total = float(influence[chosen].sum())
+    return HeadTable(totals.rows(total), len(chosen), total / max(float(influence.sum()), 1e-30))
+
+
+class Split(NamedTuple):
+    """What some edges carry through one layer's attention."""
+
+    passing: Passing
+    target: Int[Tensor, " n"]
+    """Of each edge its row and column there,"""
+    source: Int[Tensor, " n"]
+    factor: Float[Tensor, " n"]
+    """and its influence by its weight."""
+
+
+@torch.no_grad()
+def loadings(graph: AttributionGraph, chosen: Int[Tensor, " n"]) -> Iterator[Split]:
+    """Some of a graph's edges, block after block, at each layer."""
+    made, influence = explained_of(graph), edge_influence(graph)
     run = made.nodes.run
-    totals = _Totals(made, graph)
     for edges in _blocks(graph, made, chosen):
         targets, target = graph.edge_targets[edges].unique(return_inverse=True)
         sources, source = graph.sources[edges].unique(return_inverse=True)
@@ -111,9 +132,7 @@ def heads_of(graph: AttributionGraph, top: int = 200) -> HeadTable:
         writers = [source_at(graph, made, each) for each in sources.tolist()]
         factor = influence[edges] / graph.weight[edges].double()
         for passing in passes(made.nodes, readers, len(targets), writers):
-            totals.add(passing, target.to(run.ids.device), source.to(run.ids.device), factor.to(run.final.device))
-    total = float(influence[chosen].sum())
-    return HeadTable(totals.rows(total), len(chosen), total / max(float(influence.sum()), 1e-30))
+            yield Split(passing, *(each.to(run.ids.device) for each in (target, source, factor)))
 
 
 def _blocks(graph: AttributionGraph, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:

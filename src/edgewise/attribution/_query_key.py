@@ -10,6 +10,9 @@ soft-cap's slope is its secant, `c_j' = cap tanh(s / cap) / s`, 1 without one. B
 below write: each is a target like any other, in as many directions as a head is wide, and the term of a pair of nodes
 is the product of what one gives to the query and the other to the keys. All pairs, biases included, add up to the
 contrast.
+
+Where a softmax is saturated, all of A at one key or evenly at some with one score, that contrast is 0 and has no terms.
+Against all keys evenly, 1/n in place of A, it is not.
 """
 
 from dataclasses import dataclass
@@ -43,6 +46,8 @@ class Contrast:
     """The position that asks."""
     key: int
     """The position asked about."""
+    evenly: bool = False
+    """Against all keys that may be seen evenly, not as much as each is looked at."""
 
     def __post_init__(self) -> None:
         """Check that the query looks at the key at all. Raises `InputError`."""
@@ -60,6 +65,15 @@ class Contrast:
         return pattern.first(n)[self.head, self.query]
 
     @cached_property
+    def seen(self) -> Float[Tensor, " n"]:
+        """1 for each key that may be seen from the query, 0 for those that are hidden."""
+        pattern = self.run.layers[self.layer].pattern
+        allowed, n, heads = pattern.context.allowed, len(self.looks), len(pattern.query)
+        if allowed is None:
+            return torch.ones_like(self.looks)
+        return allowed.expand(1, heads, *allowed.shape[-2:])[0, self.head, self.query, :n].to(self.looks)
+
+    @cached_property
     def asking(self) -> Float[Tensor, " k"]:
         """The query, times the scale."""
         return self.run.layers[self.layer].pattern.query[self.head, self.query] * self._attention.scale
@@ -67,7 +81,7 @@ class Contrast:
     @cached_property
     def weights(self) -> Float[Tensor, " n"]:
         """What each key is multiplied by."""
-        weights = -self.looks
+        weights = -self.seen / self.seen.sum() if self.evenly else -self.looks
         weights[self.key] += 1
         cap = self._attention.softcap
         if cap is None:
@@ -87,10 +101,15 @@ class Contrast:
         return float(self.asking @ self.asked)
 
     @property
+    def size(self) -> float:
+        """The sum of the sizes of what the keys give to it."""
+        return float(self.weights.abs() @ (self._keys @ self.asking).abs())
+
+    @property
     def sink(self) -> float:
         """What a sink's logit, a constant, adds to the contrast; 0 without one."""
         sinks = self._attention.sinks
-        return 0.0 if sinks is None else -float((1 - self.looks.sum()) * sinks[self.head])
+        return 0.0 if sinks is None or self.evenly else -float((1 - self.looks.sum()) * sinks[self.head])
 
     def targets(self) -> list[Targets]:
         """The query's side as row 0 and the keys' as row 1; the edges of either add up to `value`."""
@@ -121,7 +140,7 @@ class Contrast:
 
     def _key_side(self, directions: Float[Tensor, "r k"], row: int) -> Targets:
         """Readers of the weighted sum of the placed keys."""
-        position = self.looks.nonzero()[:, 0]
+        position = (self.seen if self.evenly else self.looks).nonzero()[:, 0]
         return self._readers("key", position, directions[:, None] * self.weights[position, None], row)
 
     def _readers(self, role: str, position: Int[Tensor, " n"], covector: Float[Tensor, "r n k"], row: int) -> Targets:

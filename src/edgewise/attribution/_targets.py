@@ -12,6 +12,7 @@ from edgewise._errors import InputError
 from edgewise.attribution._frozen import FrozenRun
 from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._rows import Targets
+from edgewise.models import ProgramTokenizer
 
 MOST, MASS = 10, 0.95  # circuit-tracer's: the most probable tokens until they have this much together
 _NODE = re.compile(r"m(\d+)\.[nf](\d+)@(\d+)")
@@ -101,13 +102,17 @@ def _token(run: FrozenRun, given: str | int) -> int:
 
 
 def _text(run: FrozenRun, token: int) -> str:
-    return str(token) if run.model.tokenizer is None else run.model.tokenizer.decode([token])
+    tokenizer = run.model.tokenizer
+    if isinstance(tokenizer, ProgramTokenizer):  # its outputs are no tokens
+        outputs = tokenizer.program.outputs
+        return tokenizer.program.name if outputs is None else str(outputs[token])
+    return str(token) if tokenizer is None else tokenizer.decode([token])
 
 
 def _demeaned(run: FrozenRun, token: int, weight: float) -> Root:
-    """A logit minus the mean of all logits."""
+    """A logit minus the mean of all logits; a model's only output, a number, as it is."""
     n_tokens = len(run.logits())
-    vector = torch.full((n_tokens,), -1 / n_tokens, dtype=torch.float64)
+    vector = torch.full((n_tokens,), -1 / n_tokens if n_tokens > 1 else 0.0, dtype=torch.float64)
     vector[token] += 1
     return _logit_root(run, _text(run, token), weight, vector, None)._replace(token=token)
 

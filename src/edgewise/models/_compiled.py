@@ -99,6 +99,10 @@ class ProgramTokenizer:
             raise InputError(f"{self.program.name}: no symbol {unknown[0]!r}; its vocabulary is {shown}")
         return [self.program.bos, *(known[symbol] for symbol in symbols)]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text."""
+        return self.program.text(ids)
+
 
 def save_compiled(module: CompiledTransformer, path: str | Path) -> None:
     """Write a compiled model, whole or not at all.

@@ -1,6 +1,9 @@
 from ._agreement import Agreement as Agreement
 from ._compile import compile_program as compile_program
 from ._compile import load_source as load_source
+from ._graphs import ComponentRecovery as ComponentRecovery
+from ._graphs import GraphRecovery as GraphRecovery
+from ._graphs import compare_graphs as compare_graphs
 from ._library import LIBRARY as LIBRARY
 from ._library import compile_library as compile_library
 from ._live import live_edges as live_edges
