@@ -19,6 +19,13 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def processor_seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor time of one call, which other work on the machine does not lengthen, and what it gave."""
+    start = time.process_time()
+    result = run()
+    return time.process_time() - start, result
+
+
 def median_seconds(run: Callable[[], Any], repeats: int, warmup: int = 1) -> float:
     """Median wall time of a call."""
     for _ in range(warmup):
@@ -47,3 +54,9 @@ def peak_tensor_bytes(run: Callable[[], Any]) -> int:
 def rss_bytes() -> int:
     """The most memory that the process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def rss_now() -> int:
+    """The memory that the process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
