@@ -40,7 +40,7 @@ def random_transcoders(model: ew.Model) -> list[Transcoder]:
 def measured(nodes: str, tokens: int, max_nodes: int) -> dict[str, Any]:
     """One graph, pruned."""
     model = ew.load_model("smollm2-135m")
-    ids = read_tokens(model.tokenizer, "builtin", context=tokens, limit=4 * tokens).ids[1]
+    ids = read_tokens("builtin", model.tokenizer, context=tokens, limit=4 * tokens).ids[1]
     kinds = "neurons" if nodes == "neurons" else random_transcoders(model)
     start = time.perf_counter()
     config = ew.AttributionConfig(max_nodes=max_nodes)
