@@ -17,7 +17,8 @@ CIRCUIT, EVIDENCE = "circuit.safetensors", "evidence.json"
 
 def view(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders that find wrote to, circuits, or graphs (.json) of other tools.")
+        list[Path],
+        typer.Argument(help="Folders of find or attribute, circuits, graphs, or graphs (.json) of other tools."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The .html file; circuit.html in the first run's folder if not given.")
@@ -39,10 +40,11 @@ def view(
         raise InputError(f"{missing}: no such file or folder; give the folder that `edgewise find` wrote to")
     if evidence < 0:
         raise InputError(f"--evidence {evidence}: give how many edges, 0 or more")
+    from edgewise.viewer import is_graph
     from edgewise.viewer import view as write
 
     for run in runs if evidence else ():
-        if run.suffix != ".json":
+        if run.suffix != ".json" and not is_graph(run):
             _gather(run, evidence, model, transcoders, device)
     print(f"written to {write(*runs, out=out, title=title, show=show)}")
 

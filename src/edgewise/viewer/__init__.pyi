@@ -1,3 +1,5 @@
+from ._attribution import arrays_of as arrays_of
+from ._attribution import is_graph as is_graph
 from ._evidence import Evidence as Evidence
 from ._evidence import Prediction as Prediction
 from ._evidence import gather as gather

@@ -4,18 +4,21 @@ import webbrowser
 from pathlib import Path
 
 from edgewise._errors import InputError
+from edgewise.attribution import AttributionGraph
 from edgewise.circuit import Circuit
 from edgewise.runs import write_atomically
+from edgewise.viewer._attribution import arrays_of, is_graph, read_graph
 from edgewise.viewer._graphs import ForeignFile, GraphArrays, read_foreign
 from edgewise.viewer._page import page
 from edgewise.viewer._read import CIRCUIT, Viewed, read
 
 SEVERAL = "circuits.html"
 """The page of more than one run."""
+GRAPH_PAGE = "graph.html"
 
 
 def view(
-    *what: Circuit | Viewed | GraphArrays | str | Path,
+    *what: Circuit | AttributionGraph | Viewed | GraphArrays | str | Path,
     out: str | Path | None = None,
     title: str | None = None,
     show: bool = True,
@@ -25,7 +28,8 @@ def view(
     The file needs no server and no network: it can be sent by mail.
 
     Args:
-        what: circuits, folders of runs, files of circuits, or graphs in the JSON of Neuronpedia and circuit-tracer.
+        what: circuits, attribution graphs, folders of runs, files of circuits and graphs, or graphs in the JSON of
+            Neuronpedia and circuit-tracer.
         out: the `.html` file; if None, in the first one's folder: `circuit.html`, `NAME.html` for `NAME.json`, or
             `circuits.html` for several.
         title: of the page.
@@ -55,7 +59,7 @@ def check_page(out: str | Path) -> Path:
     return path
 
 
-def _beside(what: tuple[Circuit | Viewed | GraphArrays | str | Path, ...]) -> Path:
+def _beside(what: tuple[Circuit | AttributionGraph | Viewed | GraphArrays | str | Path, ...]) -> Path:
     first = what[0]
     if not isinstance(first, (str, Path)):
         raise InputError("view: give out=, the .html file to write")
@@ -63,12 +67,19 @@ def _beside(what: tuple[Circuit | Viewed | GraphArrays | str | Path, ...]) -> Pa
     folder = path if path.is_dir() else path.parent
     if len(what) > 1:
         return folder / SEVERAL
-    return path.with_suffix(".html") if path.suffix == ".json" else folder / Path(CIRCUIT).with_suffix(".html").name
+    if path.suffix == ".json" or is_graph(path):
+        return folder / GRAPH_PAGE if path.is_dir() else path.with_suffix(".html")
+    return folder / Path(CIRCUIT).with_suffix(".html").name
 
 
-def _viewed(what: Circuit | Viewed | GraphArrays | str | Path, number: int) -> Viewed | GraphArrays | ForeignFile:
+def _viewed(
+    what: Circuit | AttributionGraph | Viewed | GraphArrays | str | Path, number: int
+) -> Viewed | GraphArrays | ForeignFile:
     if isinstance(what, (Viewed, GraphArrays)):
         return what
     if isinstance(what, Circuit):
         return Viewed(what, f"circuit {number + 1}")
-    return read_foreign(what) if Path(what).suffix == ".json" else read(what)
+    if isinstance(what, AttributionGraph):
+        return arrays_of(what, f"graph {number + 1}")
+    path = Path(what)
+    return read_foreign(path) if path.suffix == ".json" else read_graph(path) if is_graph(path) else read(path)

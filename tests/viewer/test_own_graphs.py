@@ -1,0 +1,53 @@
+"""Our attribution graphs in the page: names, kinds, numbers, scores and ledger are the graph's own."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgewise as ew
+from edgewise.attribution import AttributionGraph, influence, scores
+from edgewise.viewer import arrays_of
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def graph() -> AttributionGraph:
+    return ew.attribute(tiny("gpt2"), [1, 2, 3, 4])
+
+
+def test_the_arrays_are_the_graphs(graph: AttributionGraph):
+    found = arrays_of(graph, "it")
+    assert found.ids == graph.names and found.tokens == list(graph.tokens)
+    roots = np.flatnonzero(found.root_weight)
+    assert [graph.names[i] for i in roots] == list(graph.roots)
+    assert found.root_weight[roots] == pytest.approx(graph.root_weights.tolist())
+    for name, number in (("token", 0), ("neuron", 2), ("error", 4), ("root", 6)):
+        assert ((found.kind == number) == graph.nodes.is_kind(name).numpy()).all()  # type: ignore[arg-type]
+    biases = graph.nodes.is_kind("attention bias", "MLP bias", "reading bias").numpy()
+    assert ((found.kind == 5) == biases).all() and biases.any()
+
+
+def test_the_page_says_what_the_library_says(graph: AttributionGraph, open_page: Callable[..., Any], tmp_path: Path):
+    graph.save(tmp_path / "graph.safetensors")
+    path = ew.view(tmp_path, show=False)
+    assert path.name == "graph.html" and ew.view(tmp_path / "graph.safetensors", show=False) == path
+    tab = open_page(text=path.read_text("utf-8"), fragment="#influence=1")
+    heading = "The whole graph"
+    tab.wait_for_function("text => document.querySelector('.panel').innerText.includes(text)", arg=heading)
+    tab.wait_for_function("() => /%/.test(document.querySelector('.scores')?.innerText ?? '')")
+    words = [float(each) / 100 for each in re.findall(r"([\d.]+) %", tab.locator(".scores").inner_text())]
+    assert words == pytest.approx(list(scores(graph)), abs=6e-4)
+    inner = graph.nodes.is_kind("neuron").numpy()
+    best = int(np.argmax(np.where(inner, influence(graph).numpy(), -1)))
+    tab.evaluate("hash => { location.hash = hash }", f"influence=1&node={graph.names[best]}")
+    tab.wait_for_function("id => document.querySelector('.panel dd')?.textContent === id", arg=graph.names[best])
+    incoming = graph.incoming(best)[:40]
+    rows = tab.locator(".panel .rows").first.locator(".row")
+    assert rows.count() == len(incoming)
+    said = [float(row.inner_text().split("\n")[-1].split(" ")[0].replace("−", "-")) for row in rows.all()]
+    assert said == pytest.approx([weight for _, weight in incoming], rel=6e-3)
+    assert "in edges" in tab.locator(".panel").inner_text() and "residual" in tab.locator(".panel").inner_text()
