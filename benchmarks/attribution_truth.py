@@ -24,7 +24,7 @@ Written by `python benchmarks/attribution_truth.py --write`. Compiled programs h
 in it. Joint embeddings, decoded outputs.
 
 * One graph for each input, of neurons, explaining the output at the last position: the answer's minus the mean of all
-  outputs, or the number. Inputs are spread evenly over the program's. Attention is not causal in `reverse`, there are
+  outputs, or the number. Inputs are spread evenly over the program's. Attention is not causal, there are
   no norms, and the ledger closes: see the largest residual, in float32, of all graphs.
 * *Found* is what any input's graph uses, pruned to a *share* of the influence: an MLP with a neuron left, and a head
   through which `1 − share` of the edges' influence goes, or more.
