@@ -21,6 +21,14 @@ def norm_of(norm: Norm, x: Tensor, scale: Tensor | None = None) -> tuple[Tensor,
     return y if norm.bias is None else y + norm.bias, scale
 
 
+def heads_normed(norm: Any, x: Tensor) -> Tensor:
+    """A norm of each head's queries or keys, or of all heads' together."""
+    if not isinstance(norm, Norm):
+        return x if norm is None else norm(x)
+    together = x.transpose(0, 1).flatten(1)  # (S, H k)
+    return norm_of(norm, together)[0].view(x.shape[1], len(x), -1).transpose(0, 1)
+
+
 class Frozen:
     """A prompt's run with leaves: `tokens` (each embedding term), `written[layer]` (nodes' values), `errors[layer]`."""
 
@@ -40,8 +48,7 @@ class Frozen:
                 torch.einsum("sd,hdk->hsk", y, heads.weight) + (0 if heads.bias is None else heads.bias[:, None])
                 for heads in (own.query, own.key, own.value)
             )
-            query = query if own.query_norm is None else own.query_norm(query)
-            key = key if own.key_norm is None else own.key_norm(key)
+            query, key = heads_normed(own.query_norm, query), heads_normed(own.key_norm, key)
             if own.rotate is not None and own.rotary is not None:
                 query, key = (each[0] for each in own.rotate(query[None], key[None], *own.rotary(y, positions[None])))
             group = len(query) // len(key)
@@ -66,6 +73,11 @@ class Frozen:
         self.unembed: Callable[[Tensor], Tensor] = parts.unembed
 
     def neurons(self, mlp: Any, y: Tensor, gate: str) -> Tensor:
+        if mlp.down is None:  # a mixture of experts: all that it writes is an error
+            self.values.append(None)
+            self.written.append(None)
+            self.errors.append(mlp.run_module(y).detach().requires_grad_())
+            return self.errors[-1]
         z = y @ mlp.inputs[0][0] + (0 if mlp.inputs[0][1] is None else mlp.inputs[0][1])
         secant = (mlp.activation(z) / z).detach()
         if mlp.gate is None:

@@ -67,7 +67,7 @@ def edits_of(letter: str) -> list[Edit]:
 # ---------------------------------------------------------------------------------------------------------------- open
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name not in ("gpt-oss", "granite")])  # no module
 def test_open_edits_of_neurons_are_what_the_module_does(name: str) -> None:
     model, ids = tiny(name), prompt()
     letter = "n" if model.parts.layers[0].mlp.down is not None else "f"

@@ -1,8 +1,8 @@
 from ._access import access_to as access_to
-from ._attribute import AttributionConfig as AttributionConfig
 from ._attribute import attribute as attribute
 from ._attribute import nodes_of as nodes_of
 from ._attribute import token_ids as token_ids
+from ._attribution_graph import AttributionGraph as AttributionGraph
 from ._components import Components as Components
 from ._components import components_of as components_of
 from ._consensus import Consensus as Consensus
@@ -14,7 +14,6 @@ from ._edits import Edit as Edit
 from ._effects import Effects as Effects
 from ._effects import effects as effects
 from ._frozen import frozen_run as frozen_run
-from ._graph import AttributionGraph as AttributionGraph
 from ._graph import Ledger as Ledger
 from ._graph import NodeTable as NodeTable
 from ._head_table import RELATIONS as RELATIONS
@@ -29,6 +28,7 @@ from ._influence import scores as scores
 from ._intervene import EditedRun as EditedRun
 from ._intervene import Intervention as Intervention
 from ._intervene import intervene as intervene
+from ._kinds import AttributionConfig as AttributionConfig
 from ._merge import MergedGraph as MergedGraph
 from ._merge import merge as merge
 from ._reasons import HeadLoading as HeadLoading

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._attribute import AttributionConfig, nodes_of, transcoder_records
 from edgewise.attribution._frozen import frozen_run
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._graph import AnyGraph, GraphData
+from edgewise.attribution._kinds import AttributionConfig, nodes_of, transcoder_records
 from edgewise.attribution._targets import Explained, Target, roots
 from edgewise.models import Model
 from edgewise.transcoders import Transcoder
 
 
 def attached(
-    graph: AttributionGraph, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None, target: Target
-) -> AttributionGraph:
+    graph: AnyGraph, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None, target: Target
+) -> AnyGraph:
     """See `AttributionGraph.attach`."""
     made_with = graph.provenance.get("model", {})
     if model.identity["weights_hash"] != made_with.get("weights_hash"):
@@ -46,7 +46,7 @@ def attached(
     return replace(graph, explained=Explained(nodes, explained))
 
 
-def _target(graph: AttributionGraph, given: Target) -> Target:
+def _target(graph: GraphData, given: Target) -> Target:
     """What the graph explains; a direction must be given again, and be the same."""
     known = graph.settings.get("target")
     if not isinstance(known, dict):
@@ -56,7 +56,7 @@ def _target(graph: AttributionGraph, given: Target) -> Target:
     return given
 
 
-def explained_of(graph: AttributionGraph) -> Explained:
+def explained_of(graph: GraphData) -> Explained:
     """What a graph was made from. Raises `InputError` for one that was read from a file and not attached."""
     if graph.explained is None:
         raise InputError("graph: its run is not at hand; call graph.attach(model), with its transcoders if it has any")

@@ -1,8 +1,8 @@
 """Attribution graphs of prompts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,41 +11,17 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._columns import column_table, table_of
 from edgewise.attribution._frozen import FrozenRun, frozen_run
-from edgewise.attribution._graph import KINDS, AttributionGraph, Ledger, NodeTable, concatenated
+from edgewise.attribution._graph import Ledger, NodeTable, concatenated
 from edgewise.attribution._grow import Growth
-from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
-from edgewise.attribution._rows import Columns, Cut
+from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids, transcoder_records
+from edgewise.attribution._rows import Cut
 from edgewise.attribution._targets import Explained, Target, roots, settled
-from edgewise.models import Model, weights_hash
-from edgewise.runs import Bound, Count, NotNegative, RunOptions, check_settings, run_steps, software
+from edgewise.models import Model
+from edgewise.runs import RunOptions, run_steps, software
 from edgewise.transcoders import Transcoder
-
-PATTERN_BYTES = 16 << 30
-"""How much one layer's attention pattern may take, in float32."""
-
-
-@dataclass(frozen=True)
-class AttributionConfig:
-    """How a graph is made."""
-
-    max_nodes: Count = 5000
-    """How many neurons or features get rows, the most influential first."""
-    batch: Count = 512
-    """How many of them between two rankings of the rest."""
-    keep: Annotated[float, Bound(lambda x: 0 < x <= 1, "a share, above 0 and at most 1")] = 0.98
-    """The share of each target's edges, by size, that is kept; the rest is only added up."""
-    most_edges: Count = 10_000
-    """How many edges a target keeps at most."""
-    neurons_per_token: NotNegative = 0
-    """How many neurons of a layer are nodes at each position, those that write most; what the rest writes is the
-    layer's error. 0: all."""
-    gate: Gate = "half"
-    """To which factor of a gated MLP a neuron's edges go: half of its value to each, or all to `up` or `gate`."""
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises `InputError`."""
-        check_settings("attribution", self)
 
 
 def attribute(
@@ -109,57 +85,6 @@ def attribute(
     return replace(assembled(growth, settings, provenance), explained=Explained(kinds, explained))
 
 
-def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> Int[Tensor, " S"]:
-    """A prompt's tokens, as the tokenizer gives them.
-
-    Raises:
-        InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two or
-            more than the model or memory has room for.
-    """
-    if isinstance(prompt, str):
-        if model.tokenizer is None:
-            raise InputError("prompt: the model has no tokenizer; give token ids")
-        prompt = model.tokenizer(prompt)["input_ids"]
-    ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
-    n_tokens = int(model.module.config.vocab_size)
-    if ids.ndim != 1 or len(ids) < 2:
-        raise InputError(f"prompt: {ids.numel()} token; an attribution graph needs two at least")
-    if wrong := [each for each in (int(ids.min()), int(ids.max())) if not 0 <= each < n_tokens]:
-        raise InputError(f"prompt: token {wrong[0]}; the model has tokens 0 to {n_tokens - 1}")
-    most = model.parts.n_positions or getattr(model.module.config, "max_position_embeddings", None) or len(ids)
-    if len(ids) > most:
-        raise InputError(f"prompt: {len(ids):,} tokens; the model has {most:,} positions, so give at most that")
-    if (size := 4 * model.parts.n_heads * len(ids) ** 2) > PATTERN_BYTES:
-        raise InputError(
-            f"prompt: {len(ids):,} tokens, for which one layer's attention pattern takes {size / 2**30:,.0f} GiB; give "
-            f"at most {int((PATTERN_BYTES / 4 / model.parts.n_heads) ** 0.5):,}"
-        )
-    return ids
-
-
-def nodes_of(run: FrozenRun, nodes: Any, config: AttributionConfig) -> Nodes:
-    """The kind of nodes asked for."""
-    if isinstance(nodes, str):
-        if nodes != "neurons":
-            raise InputError(f"nodes {nodes!r}: give 'neurons', or transcoders")
-        return Neurons(run, config.neurons_per_token or None, config.gate)
-    return Features(run, by_layer(run.model, nodes))
-
-
-def transcoder_records(nodes: Nodes) -> list[dict[str, Any]]:
-    """What tells the transcoders of some nodes from others, in order of their layers."""
-    found = nodes.transcoders.values() if isinstance(nodes, Features) else []
-    return [
-        {
-            "reads": str(each.spec.reads),
-            "activation": str(each.activation),
-            "exclude_special": each.spec.exclude_special,
-            "weights_hash": weights_hash(each),
-        }
-        for each in found
-    ]
-
-
 def _nodes_record(nodes: Any) -> Any:
     if isinstance(nodes, str):
         return nodes
@@ -212,48 +137,11 @@ def assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, An
     )
 
 
-def column_table(nodes: Nodes, columns: Columns, chosen: Int[Tensor, " c"]) -> NodeTable:
-    """What some columns of a row, given in order, are."""
-    kind, tables = "neuron" if isinstance(nodes, Neurons) else "feature", list[NodeTable]()
-    starts = torch.searchsorted(chosen, torch.tensor(columns.starts))
-    for layer, active in enumerate(nodes.active):
-        which = chosen[starts[layer] : starts[layer + 1]] - columns.starts[layer]
-        position = torch.searchsorted(active.offsets.cpu(), which, right=True) - 1
-        tables.append(_table(kind, layer, position, *(each.cpu()[which] for each in (active.index, active.value))))
-    return concatenated([*tables, _other_columns(nodes, columns).take(chosen[starts[-1] :] - columns.n_nodes)])
-
-
-def _other_columns(nodes: Nodes, columns: Columns) -> NodeTable:
-    """Errors, embeddings and biases."""
-    run = nodes.run
-    positions, n_layers = torch.arange(len(run)), len(run.layers)
-    tables = list[NodeTable]()
-    tables += [_table("error", layer, positions) for layer in range(n_layers)]
-    tables += [
-        _table(kind, -1, positions, run.ids.cpu() if kind == "token" else None)
-        for kind in ("token", "position")[: columns.n_embeddings]
-    ]
-    for layer in range(n_layers):
-        tables += [_table(kind, layer, positions[:1] - 1) for kind in ("reading bias", "attention bias", "MLP bias")]
-    return concatenated([*tables, _table("reading bias", n_layers, positions[:1] - 1)])
-
-
 def _root_table(growth: Growth) -> NodeTable:
     n_layers, last = len(growth.nodes.run.layers), len(growth.nodes.run) - 1
     values = torch.tensor([each.value for each in growth.roots], dtype=torch.float64)
     index = torch.arange(len(values))
-    return _table("root", n_layers, torch.full_like(index, last), index, values)
-
-
-def _table(
-    kind: str, layer: int, position: Tensor, index: Tensor | None = None, value: Tensor | None = None
-) -> NodeTable:
-    def filled(number: int) -> Tensor:
-        return torch.full_like(position, number)
-
-    index = filled(-1) if index is None else index
-    value = torch.zeros(len(position), dtype=torch.float64) if value is None else value.double()
-    return NodeTable(filled(KINDS.index(kind)), filled(layer), position, index, value)
+    return table_of("root", n_layers, torch.full_like(index, last), index, values)
 
 
 def _texts(run: FrozenRun) -> tuple[str, ...]:

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
-from edgewise.attribution._attribute import AttributionConfig, assembled
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._attribute import assembled
+from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._grow import Growth
 from edgewise.attribution._head_table import MAP_BYTES, heads_of, loadings
 from edgewise.attribution._influence import edge_influence, prune
+from edgewise.attribution._kinds import AttributionConfig
 from edgewise.attribution._query_key import Contrast
 from edgewise.attribution._rows import Cut
 from edgewise.attribution._targets import Explained, Root

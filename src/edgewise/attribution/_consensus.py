@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._graph import AnyGraph, GraphData
 from edgewise.attribution._influence import kept
 
 THRESHOLDS = tuple(product((0.5, 0.6, 0.7, 0.8, 0.9), (0.9, 0.95, 0.98)))
@@ -27,7 +27,7 @@ class Consensus(NamedTuple):
     thresholds: tuple[tuple[float, float], ...]
     """The settings: shares for nodes and for edges."""
 
-    def graph(self, graph: AttributionGraph, share: float = 1.0) -> AttributionGraph:
+    def graph(self, graph: AnyGraph, share: float = 1.0) -> AnyGraph:
         """The graph's nodes and edges that at least a share of the settings keep.
 
         Args:
@@ -43,7 +43,7 @@ class Consensus(NamedTuple):
         return graph.subgraph(self.nodes >= share - 1e-12, self.edges >= share - 1e-12)
 
 
-def consensus(graph: AttributionGraph, thresholds: Sequence[tuple[float, float]] = THRESHOLDS) -> Consensus:
+def consensus(graph: GraphData, thresholds: Sequence[tuple[float, float]] = THRESHOLDS) -> Consensus:
     """Prune a graph at many thresholds, and count.
 
     Args:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
 from edgewise.attribution._merge import MergedGraph, distinct, merge
 from edgewise.attribution._over_prompts import RESAMPLES, OverPrompts, unpaired_intervals

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, diags_array
 from scipy.stats import rankdata
 from torch import Tensor
 
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._graph import GraphData
 from edgewise.attribution._influence import influence_of
 from edgewise.runs import Interval
 
@@ -26,7 +26,7 @@ class Effects(NamedTuple):
     """Along all paths."""
 
 
-def effects(graph: AttributionGraph, root: int = 0) -> Effects:
+def effects(graph: GraphData, root: int = 0) -> Effects:
     """What each node of a graph gives to one of its roots.
 
     Take a share of a node's input away, and the same share of all that it writes goes, since its slopes are held. So

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._reasons import Why
-from edgewise.attribution._targets import Explained, Target
-from edgewise.models import Model
+from edgewise.attribution._targets import Explained
 from edgewise.runs import reading_tensors, write_tensors
-from edgewise.transcoders import Transcoder
 
 SCHEMA = 1
 KINDS = ("token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root")
@@ -25,6 +22,8 @@ KINDS = ("token", "position", "neuron", "feature", "error", "attention bias", "M
 Kind = Literal["token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root"]
 BIASES: tuple[Kind, ...] = ("attention bias", "MLP bias", "reading bias")
 _LETTERS = {"neuron": "n", "feature": "f"}
+
+AnyGraph = TypeVar("AnyGraph", bound="GraphData")
 
 
 class NodeTable(NamedTuple):
@@ -36,7 +35,7 @@ class NodeTable(NamedTuple):
     """−1 for tokens and positions; the number of layers for roots and the final norm's bias."""
     position: Int[Tensor, " n"]
     """−1 for biases, which are summed over positions."""
-    index: Int[Tensor, " n"]
+    index: Int[Tensor, " n"]  # pyright: ignore[reportIncompatibleMethodOverride] (tuples have a method of that name)
     """The neuron, feature, or token id; of a root its place among the roots; −1 otherwise."""
     value: Float[Tensor, " n"]
     """What a target's edges add up to: a feature's pre-activation, a neuron's activation, a root's value. A feature's
@@ -75,7 +74,7 @@ class Ledger(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class AttributionGraph:
+class GraphData:
     """What flows between tokens, neurons or features, errors, biases and roots on one prompt.
 
     `weight` of an edge is the part of its target's value that its source gives. Attention patterns and norm scales are
@@ -162,30 +161,7 @@ class AttributionGraph:
         order = np.argsort(-np.abs(weights), kind="stable")
         return [(self.names[int(others[i])], float(weights[i])) for i in order]
 
-    def attach(
-        self, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None = None, target: Target = None
-    ) -> "AttributionGraph":
-        """The graph with its prompt's run made again, which `why` and `heads_of` need, and a file does not hold.
-
-        Args:
-            model: that of the graph.
-            transcoders: those of the graph; None for neurons.
-            target: where a direction is explained, its name and the direction again.
-
-        Raises:
-            InputError: the model, the transcoders or the direction are others.
-        """
-        from edgewise.attribution._attach import attached  # which makes graphs
-
-        return attached(self, model, transcoders, target)
-
-    def why(self, source: str, target: str, n_heads: int = 1, most: int = 10) -> Why:
-        """What an edge is made of; see `edgewise.attribution.why`."""
-        from edgewise.attribution._why import why  # which reads graphs
-
-        return why(self, source, target, n_heads, most)
-
-    def subgraph(self, keep: Bool[Tensor, " n"], edges: Bool[Tensor, " E"] | None = None) -> "AttributionGraph":
+    def subgraph(self: AnyGraph, keep: Bool[Tensor, " n"], edges: Bool[Tensor, " E"] | None = None) -> AnyGraph:
         """Some of the nodes and the edges between them; what goes is added to the ledger's `outside`.
 
         Args:
@@ -209,7 +185,7 @@ class AttributionGraph:
             ledger=Ledger(*(column[keep] for column in ledger)),
         )
 
-    def with_errors(self, keep: Bool[Tensor, " n"]) -> "AttributionGraph":
+    def with_errors(self: AnyGraph, keep: Bool[Tensor, " n"]) -> AnyGraph:
         """The sub-graph of some nodes in which what the other neurons and features gave is their layer's and position's
         error's. So nothing is left out, and a pruned graph is scored (Lindsey et al. 2025, "The Circuits Research
         Landscape", appendix C).
@@ -243,13 +219,13 @@ class AttributionGraph:
         header = {name: getattr(self, name) for name in ("tokens", "roots", "settings", "provenance")}
         write_tensors(path, tensors, {"schema": SCHEMA, "kind": "attribution graph", **header})
 
-    @staticmethod
-    def load(path: str | Path) -> "AttributionGraph":
+    @classmethod
+    def load(cls: type[AnyGraph], path: str | Path) -> AnyGraph:
         """Read a graph. Raises `InputError` for what is none."""
         what, instead = "an attribution graph of edgewise", "give the graph.safetensors that `edgewise attribute` wrote"
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             plain: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-            return AttributionGraph(
+            return cls(
                 NodeTable(*(tensors[f"nodes.{name}"] for name in NodeTable._fields)),
                 ledger=Ledger(*(tensors[f"ledger.{name}"] for name in Ledger._fields)),
                 tokens=tuple(header["tokens"]),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._graph import GraphData
 from edgewise.attribution._heads import Passing, passes
 from edgewise.attribution._influence import edge_influence
 from edgewise.attribution._reasons import aligned
@@ -89,7 +89,7 @@ class HeadTable(SavedAsJson):
 
 
 @torch.no_grad()
-def heads_of(graph: AttributionGraph, top: int = 200) -> HeadTable:
+def heads_of(graph: GraphData, top: int = 200) -> HeadTable:
     """Split a graph's most influential edges over heads, and add their loadings up, weighted by influence.
 
     Args:
@@ -121,7 +121,7 @@ class Split(NamedTuple):
 
 
 @torch.no_grad()
-def loadings(graph: AttributionGraph, chosen: Int[Tensor, " n"]) -> Iterator[Split]:
+def loadings(graph: GraphData, chosen: Int[Tensor, " n"]) -> Iterator[Split]:
     """Some of a graph's edges, block after block, at each layer."""
     made, influence = explained_of(graph), edge_influence(graph)
     run = made.nodes.run
@@ -135,7 +135,7 @@ def loadings(graph: AttributionGraph, chosen: Int[Tensor, " n"]) -> Iterator[Spl
             yield Split(passing, *(each.to(run.ids.device) for each in (target, source, factor)))
 
 
-def _blocks(graph: AttributionGraph, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:
+def _blocks(graph: GraphData, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:
     """Edges in blocks with few sources and targets each: of a target, one stream is kept for each layer, of a source
     four, its change and those of values, mixed values and what is written.
     """
@@ -152,7 +152,7 @@ def _blocks(graph: AttributionGraph, made: Explained, chosen: Int[Tensor, " n"])
 class _Totals:
     """Loadings so far."""
 
-    def __init__(self, made: Explained, graph: AttributionGraph) -> None:
+    def __init__(self, made: Explained, graph: GraphData) -> None:
         run = made.nodes.run
         n_tokens, shape = len(run), (len(run.layers), len(run.layers[0].pattern.query))
         self.relations = relations(run.ids.cpu(), _explained(graph))
@@ -202,7 +202,7 @@ class _Totals:
         return tuple(found)
 
 
-def _explained(graph: AttributionGraph) -> list[int]:
+def _explained(graph: GraphData) -> list[int]:
     """The tokens that a graph explains, those of a contrast too."""
     target = graph.settings.get("target")
     return [*graph.settings.get("root_tokens", []), *(target if isinstance(target, list) else [])]

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import BIASES, AttributionGraph
+from edgewise.attribution._graph import BIASES, AnyGraph, GraphData
 
 
 class GraphScores(NamedTuple):
@@ -28,7 +28,7 @@ class GraphScores(NamedTuple):
     read nothing, count as whole, as in circuit-tracer."""
 
 
-def normalised(graph: AttributionGraph, keep: np.ndarray | None = None) -> csr_array:
+def normalised(graph: GraphData, keep: np.ndarray | None = None) -> csr_array:
     """Each target's sizes divided by their sum, biases and nodes that are not kept apart; an entry for every edge."""
     counts = ~graph.nodes.is_kind(*BIASES).numpy()
     counts = counts if keep is None else counts & keep
@@ -38,7 +38,7 @@ def normalised(graph: AttributionGraph, keep: np.ndarray | None = None) -> csr_a
     return csr_array((sizes / np.where(sums > 0, sums, 1)[targets], matrix.indices, matrix.indptr), matrix.shape)
 
 
-def _parts(graph: AttributionGraph) -> tuple[csr_array, np.ndarray, np.ndarray]:
+def _parts(graph: GraphData) -> tuple[csr_array, np.ndarray, np.ndarray]:
     """The normalised matrix, the roots' weights, and the influence of every node."""
     matrix, weights = normalised(graph), np.zeros(graph.n_nodes)
     weights[graph.nodes.is_kind("root").numpy()] = graph.root_weights.double().numpy()
@@ -61,12 +61,12 @@ def influence_of(matrix: csr_array, weights: np.ndarray, layer: np.ndarray) -> n
     return total
 
 
-def influence(graph: AttributionGraph) -> Float[Tensor, " n"]:
+def influence(graph: GraphData) -> Float[Tensor, " n"]:
     """Every node's influence on the roots."""
     return torch.from_numpy(_parts(graph)[2])
 
 
-def edge_influence(graph: AttributionGraph) -> Float[Tensor, " E"]:
+def edge_influence(graph: GraphData) -> Float[Tensor, " E"]:
     """Every edge's part in its target's influence: its normalised size times that. Edges of biases have none."""
     _, weights, found = _parts(graph)
     size = torch.where(graph.nodes.is_kind(*BIASES)[graph.sources], 0.0, graph.weight.double().abs())
@@ -74,7 +74,7 @@ def edge_influence(graph: AttributionGraph) -> Float[Tensor, " E"]:
     return size * (torch.from_numpy(found + weights) / sums)[graph.edge_targets]
 
 
-def scores(graph: AttributionGraph) -> GraphScores:
+def scores(graph: GraphData) -> GraphScores:
     """Replacement and completeness of a graph."""
     matrix, weights, found = _parts(graph)
     tokens = float(found[graph.nodes.is_kind("token", "position").numpy()].sum())
@@ -86,7 +86,7 @@ def scores(graph: AttributionGraph) -> GraphScores:
     return GraphScores(tokens / (tokens + errors) if tokens + errors else 0.0, complete)
 
 
-def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> AttributionGraph:
+def prune(graph: AnyGraph, nodes: float = 0.8, edges: float = 0.98) -> AnyGraph:
     """The nodes, and then the edges, that carry most of the influence.
 
     As published: a node stays if it is among the most influential that together have the share `nodes` of all
@@ -105,9 +105,7 @@ def prune(graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98) -> A
     return graph.subgraph(*kept(graph, nodes, edges))
 
 
-def kept(
-    graph: AttributionGraph, nodes: float = 0.8, edges: float = 0.98
-) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " E"]]:
+def kept(graph: GraphData, nodes: float = 0.8, edges: float = 0.98) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " E"]]:
     """Which nodes and edges `prune` keeps. Raises `InputError` as it does."""
     for name, share in (("nodes", nodes), ("edges", edges)):
         if not 0 <= share <= 1:
@@ -136,7 +134,7 @@ def _threshold(found: np.ndarray, share: float) -> float:
     return float(ordered[min(place, len(ordered) - 1)])
 
 
-def _alive(graph: AttributionGraph, keep: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _alive(graph: GraphData, keep: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Without neurons, features and errors that no kept node reads, and neurons and features that read none."""
     inner = graph.nodes.is_kind("neuron", "feature").numpy()
     written = inner | graph.nodes.is_kind("error").numpy()

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import KINDS, AttributionGraph
+from edgewise.attribution._graph import KINDS, GraphData
 
 NODES = "nodes"
 """The kind of all neurons or features of a layer at a place, where graphs are joined by places."""
@@ -93,7 +93,7 @@ class Keys:
         return f"m{layer}.{what}{at}"
 
     @staticmethod
-    def of(graph: AttributionGraph, spans: Sequence[str], by: By, root_places: Sequence[int]) -> "Keys":
+    def of(graph: GraphData, spans: Sequence[str], by: By, root_places: Sequence[int]) -> "Keys":
         """A graph's, in its own order; several may be the same.
 
         Args:
@@ -117,7 +117,7 @@ class Keys:
 _COLUMNS = ("kind", "layer", "index", "span")
 
 
-def spans_of(graphs: Sequence[AttributionGraph], spans: Spans) -> list[list[str]]:
+def spans_of(graphs: Sequence[GraphData], spans: Spans) -> list[list[str]]:
     """Of each graph the span of each position.
 
     Raises:
@@ -135,7 +135,7 @@ def spans_of(graphs: Sequence[AttributionGraph], spans: Spans) -> list[list[str]
     return [[str(name) for name in names] for names in spans]
 
 
-def _positions(graph: AttributionGraph, spans: str) -> list[str]:
+def _positions(graph: GraphData, spans: str) -> list[str]:
     length = len(graph.tokens)
     if spans == "text":
         return list(graph.tokens)

@@ -13,7 +13,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import AttributionGraph, Ledger, NodeTable
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._graph import Ledger, NodeTable
 from edgewise.attribution._influence import edge_influence, influence
 from edgewise.attribution._keys import MERGED_KINDS, By, Keys, Spans, joined, same_roots, spans_of
 from edgewise.attribution._over_prompts import OverPrompts

@@ -32,7 +32,7 @@ class Active(NamedTuple):
 
     offsets: Int[Tensor, " offsets"]
     """Where each position's begin, and at last how many there are in all."""
-    index: Int[Tensor, " n"]
+    index: Int[Tensor, " n"]  # pyright: ignore[reportIncompatibleMethodOverride] (tuples have a method of that name)
     """Which neuron or feature."""
     value: Float[Tensor, " n"]
     """Its activation, by which its decoder row is multiplied; what its edges add up to."""
@@ -158,7 +158,8 @@ class Neurons(Nodes):
             gate: how a gated neuron's value is shared between its factors.
         """
         super().__init__(run)
-        self.per_token, self.gate = per_token, gate
+        self.per_token = per_token
+        self.gate: Gate = gate
 
     def _active(self, layer: int) -> Active:
         ran = self.run.layers[layer]

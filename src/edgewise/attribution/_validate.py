@@ -24,9 +24,9 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._access import access_to
 from edgewise.attribution._attach import explained_of
+from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._edits import Edit, Table
 from edgewise.attribution._effects import effects
-from edgewise.attribution._graph import AttributionGraph
 from edgewise.attribution._influence import influence, prune, scores
 from edgewise.attribution._intervene import EditedRun, Propagation
 from edgewise.attribution._validation import NodeEffect, PromptValidation, SetEffect, Threshold, Validation

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
-from edgewise.attribution._attribute import column_table
-from edgewise.attribution._graph import KINDS, AttributionGraph, node_names
+from edgewise.attribution._columns import column_table
+from edgewise.attribution._graph import KINDS, GraphData, node_names
 from edgewise.attribution._heads import Passing, Source, passes, source_of
 from edgewise.attribution._query_key import Contrast, terms
 from edgewise.attribution._reasons import HeadLoading, LayerSplit, QueryKey, Term, Why
@@ -20,7 +20,7 @@ TOP_HEADS = 3
 """Heads that are listed of each layer."""
 
 
-def why(graph: AttributionGraph, source: str, target: str, n_heads: int = 1, most: int = 10) -> Why:
+def why(graph: GraphData, source: str, target: str, n_heads: int = 1, most: int = 10) -> Why:
     """What an edge is made of: its heads at each layer, and the query-key reasons of the largest.
 
     Args:
@@ -52,7 +52,7 @@ def why(graph: AttributionGraph, source: str, target: str, n_heads: int = 1, mos
     return Why(source, graph.names[to], weight, share, listed != 0, tuple(layers), tuple(reasons), graph.tokens)
 
 
-def _target_name(graph: AttributionGraph, target: str) -> str:
+def _target_name(graph: GraphData, target: str) -> str:
     if target != "logits" or target in graph.names:
         return target
     if len(graph.roots) != 1:
@@ -60,13 +60,13 @@ def _target_name(graph: AttributionGraph, target: str) -> str:
     return graph.roots[0]
 
 
-def source_at(graph: AttributionGraph, made: Explained, number: int) -> Source:
+def source_at(graph: GraphData, made: Explained, number: int) -> Source:
     """What a node writes. Raises `InputError` for one that writes nothing."""
     kind, layer, position, index = (int(column[number]) for column in graph.nodes[:4])
     return source_of(made.nodes, graph.names[number], KINDS[kind], layer, index, position)
 
 
-def targets_of(graph: AttributionGraph, made: Explained, numbers: Int[Tensor, " n"]) -> list[Targets]:
+def targets_of(graph: GraphData, made: Explained, numbers: Int[Tensor, " n"]) -> list[Targets]:
     """Nodes as targets, a row each. Raises `InputError` for one into which nothing flows."""
     found = list[Targets]()
     for row, number in enumerate(numbers.tolist()):

@@ -88,8 +88,8 @@ def attribute(
         merged.save(out / "merged.safetensors")
         line(f"{merged!r}, written to {out / 'merged.safetensors'}")
     if validate:
-        thresholds = {"nodes": node_threshold, "edges": edge_threshold}
-        found = ew.attribution.validate(graphs, ew.attribution.ValidationConfig(**thresholds))
+        how = ew.attribution.ValidationConfig(nodes=node_threshold, edges=edge_threshold)
+        found = ew.attribution.validate(graphs, how)
         found.save(out / "validation.json")
         line(str(found))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import AttributionGraph
+from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution.formats import _circuit_tracer, _neuronpedia, _neuronpedia_read, _tables
 from edgewise.models import Model
 

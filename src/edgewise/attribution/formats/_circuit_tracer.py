@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import BIASES, KINDS, AttributionGraph, Kind, NodeTable, concatenated
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._graph import BIASES, KINDS, Kind, NodeTable, concatenated
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, root_tokens
 from edgewise.models import Model
 from edgewise.runs import atomic_path
@@ -187,7 +188,7 @@ def _logit_tokens(path: Path, found: _Opened) -> tuple[list[str], list[int]]:
         raise InputError(f"{path}: it has no logit_targets or logit_tokens; a graph of circuit-tracer has")
     if len(numbers) != n_roots:
         raise InputError(f"{path}: {len(numbers)} logit targets with {n_roots} probabilities")
-    return texts, numbers
+    return texts, [number for number in numbers if number is not None]
 
 
 def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: Model | None = None) -> list[str]:

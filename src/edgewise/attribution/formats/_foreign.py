@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import BIASES, AttributionGraph, Ledger, NodeTable
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._graph import BIASES, Ledger, NodeTable
 
 VIRTUAL = 1 << 30
 """Numbers of roots that are no tokens begin here in the files written; no vocabulary is so large."""

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import KINDS, AttributionGraph, Kind
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._graph import KINDS, Kind
 from edgewise.attribution._influence import influence, kept
 from edgewise.attribution.formats._foreign import cumulative, root_tokens
 from edgewise.runs import software, write_atomically

@@ -14,7 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import KINDS, AttributionGraph, Kind, NodeTable
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._graph import KINDS, Kind, NodeTable
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, sources_first
 from edgewise.attribution.formats._neuronpedia import BIAS_FEATURES, MOST_BYTES, NEURONS, POSITION_FEATURE
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewise._errors import InputError
-from edgewise.attribution._graph import KINDS, AttributionGraph
+from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._graph import KINDS
 from edgewise.attribution._influence import influence
 from edgewise.runs import write_atomically
 

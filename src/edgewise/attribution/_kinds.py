@@ -1,0 +1,93 @@
+"""What a graph is asked for: its settings, the prompt's tokens, and the kind of its nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.attribution._frozen import FrozenRun
+from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
+from edgewise.models import Model, weights_hash
+from edgewise.runs import Bound, Count, NotNegative, check_settings
+
+PATTERN_BYTES = 16 << 30
+"""How much one layer's attention pattern may take, in float32."""
+
+
+@dataclass(frozen=True)
+class AttributionConfig:
+    """How a graph is made."""
+
+    max_nodes: Count = 5000
+    """How many neurons or features get rows, the most influential first."""
+    batch: Count = 512
+    """How many of them between two rankings of the rest."""
+    keep: Annotated[float, Bound(lambda x: 0 < x <= 1, "a share, above 0 and at most 1")] = 0.98
+    """The share of each target's edges, by size, that is kept; the rest is only added up."""
+    most_edges: Count = 10_000
+    """How many edges a target keeps at most."""
+    neurons_per_token: NotNegative = 0
+    """How many neurons of a layer are nodes at each position, those that write most; what the rest writes is the
+    layer's error. 0: all."""
+    gate: Gate = "half"
+    """To which factor of a gated MLP a neuron's edges go: half of its value to each, or all to `up` or `gate`."""
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `InputError`."""
+        check_settings("attribution", self)
+
+
+def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> Int[Tensor, " S"]:
+    """A prompt's tokens, as the tokenizer gives them.
+
+    Raises:
+        InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two or
+            more than the model or memory has room for.
+    """
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise InputError("prompt: the model has no tokenizer; give token ids")
+        prompt = model.tokenizer(prompt)["input_ids"]
+    ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
+    config: Any = model.module.config
+    n_tokens = int(config.vocab_size)
+    if ids.ndim != 1 or len(ids) < 2:
+        raise InputError(f"prompt: {ids.numel()} token; an attribution graph needs two at least")
+    if wrong := [each for each in (int(ids.min()), int(ids.max())) if not 0 <= each < n_tokens]:
+        raise InputError(f"prompt: token {wrong[0]}; the model has tokens 0 to {n_tokens - 1}")
+    most = model.parts.n_positions or getattr(config, "max_position_embeddings", None) or len(ids)
+    if len(ids) > most:
+        raise InputError(f"prompt: {len(ids):,} tokens; the model has {most:,} positions, so give at most that")
+    if (size := 4 * model.parts.n_heads * len(ids) ** 2) > PATTERN_BYTES:
+        raise InputError(
+            f"prompt: {len(ids):,} tokens, for which one layer's attention pattern takes {size / 2**30:,.0f} GiB; give "
+            f"at most {int((PATTERN_BYTES / 4 / model.parts.n_heads) ** 0.5):,}"
+        )
+    return ids
+
+
+def nodes_of(run: FrozenRun, nodes: Any, config: AttributionConfig) -> Nodes:
+    """The kind of nodes asked for."""
+    if isinstance(nodes, str):
+        if nodes != "neurons":
+            raise InputError(f"nodes {nodes!r}: give 'neurons', or transcoders")
+        return Neurons(run, config.neurons_per_token or None, config.gate)
+    return Features(run, by_layer(run.model, nodes))
+
+
+def transcoder_records(nodes: Nodes) -> list[dict[str, Any]]:
+    """What tells the transcoders of some nodes from others, in order of their layers."""
+    found = nodes.transcoders.values() if isinstance(nodes, Features) else []
+    return [
+        {
+            "reads": str(each.spec.reads),
+            "activation": str(each.activation),
+            "exclude_special": each.spec.exclude_special,
+            "weights_hash": weights_hash(each),
+        }
+        for each in found
+    ]
