@@ -58,7 +58,10 @@ class Frozen:
             back = positions[:, None] - positions
             seen = torch.ones(n, n, dtype=torch.bool) if not own.causal else back >= 0
             seen = seen if own.window is None else seen & (back < own.window)
-            pattern = scores.masked_fill(~seen, -torch.inf).softmax(-1).detach()
+            scores = scores.masked_fill(~seen, -torch.inf)
+            if own.sinks is not None:
+                scores = torch.cat([scores, own.sinks[:, None, None].expand(-1, n, 1)], -1)
+            pattern = scores.softmax(-1)[..., :n].detach()
             added = torch.einsum("hsv,hvd->sd", pattern @ value.repeat_interleave(group, 0), own.output_weight)
             added = added if own.output_bias is None else added + own.output_bias
             added = added if own.post_norm is None else norm_of(own.post_norm, added)[0]
