@@ -20,7 +20,7 @@ from edgewise.runs import SavedAsJson
 
 BLOCK_BYTES = 1 << 29
 """How much one walk's covectors may take."""
-MAP_BYTES = 1 << 27
+MAP_BYTES = 1 << 23
 """How much a layer's maps of query and key positions may take; beyond it, those of the largest loadings are made."""
 FEWEST_MAPS = 16
 
@@ -66,7 +66,7 @@ class HeadTable(SavedAsJson):
     n_edges: int
     """How many edges were split."""
     covered: float
-    """Their share of the influence of all edges."""
+    """Their share of the influence of all edges, of those that may be chosen."""
 
     def top(self, n: int = 20, relation: str | None = None) -> "HeadTable":
         """The first heads, or those that carry most through pairs of one of `RELATIONS`. Raises `InputError`."""
@@ -89,17 +89,21 @@ class HeadTable(SavedAsJson):
 
 
 @torch.no_grad()
-def heads_of(graph: GraphData, top: int = 200) -> HeadTable:
+def heads_of(graph: GraphData, top: int = 200, without_first: bool = False) -> HeadTable:
     """Split a graph's most influential edges over heads, and add their loadings up, weighted by influence.
 
     Args:
         graph: made by `attribute`, or attached.
         top: how many edges.
+        without_first: leave out what nodes at the prompt's first position write, which many heads attend to on every
+            prompt.
 
     Raises:
         InputError: the run is not at hand.
     """
     influence = edge_influence(graph)
+    if without_first:
+        influence = torch.where(graph.nodes.position[graph.sources] == 0, 0.0, influence)
     chosen = influence.topk(min(top, len(influence))).indices
     chosen = chosen[influence[chosen] > 0]
     totals = _Totals(explained_of(graph), graph)
