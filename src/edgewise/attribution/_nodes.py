@@ -134,12 +134,19 @@ class Nodes(ABC):
     def _reconstructed(self, layer: int) -> Float[Tensor, "S D"]:
         ran, total = self.run.layers[layer], self._skipped(layer)
         for source in self.sources(layer):
-            active = self.active[source]
-            rows = self.decoder(source, layer, active.index) * active.value[:, None]
-            written = torch.zeros_like(total).index_add_(0, active.position, rows)
+            written = self._written(source, layer)
             if self.before_post_norm and ran.mlp_post_norm is not None:
                 written = ran.mlp_post_norm.forward(written[:, None])[:, 0]
             total = total + written
+        return total
+
+    def _written(self, source: int, layer: int) -> Float[Tensor, "S D"]:
+        """What a layer's nodes write at another together."""
+        active, total = self.active[source], torch.zeros_like(self.run.final)
+        position = active.position
+        for part in torch.arange(len(active.index), device=total.device).split(_CHUNK):
+            rows = self.decoder(source, layer, active.index[part]) * active.value[part, None]
+            total.index_add_(0, position[part], rows)
         return total
 
 
@@ -182,6 +189,12 @@ class Neurons(Nodes):
         length, rows = covector.shape[:2]
         found = (covector.transpose(0, 1).reshape(rows * length, -1) @ down.to(covector).T).view(rows, -1)
         return found.mul_(value[: found.shape[1]])  # later positions, which the targets do not see, are left out
+
+    def _written(self, source: int, layer: int) -> Float[Tensor, "S D"]:
+        down, value = self.run.layers[source].layer.mlp.down, self.active[source].value
+        if self.per_token is not None or down is None:
+            return super()._written(source, layer)
+        return value.view(len(self.run), -1) @ down.to(value)
 
     def decoder(self, layer: int, written: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         """Rows of the MLP's last matrix."""
