@@ -291,7 +291,7 @@ def test_heads_of_a_graph(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same == sorted(same, reverse=True)
     assert same[0] > 0
     assert any(row.relations["answer"] > 0 for row in table.rows)
-    fewer = heads_of(graph, top=40, without_first=True)
+    fewer = graph.heads(top=40, without_first=True)
     assert max(row.relations["first"] for row in fewer.rows) < 1e-12
     with pytest.raises(InputError, match="give one of own"):
         table.top(3, "nothing")

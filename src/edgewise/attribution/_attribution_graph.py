@@ -7,6 +7,7 @@ from torch import Tensor
 
 from edgewise.attribution._attach import attached
 from edgewise.attribution._graph import GraphData
+from edgewise.attribution._head_table import HeadTable, heads_of
 from edgewise.attribution._influence import GraphScores, influence, prune, scores
 from edgewise.attribution._reasons import Why
 from edgewise.attribution._targets import Target
@@ -48,3 +49,7 @@ class AttributionGraph(GraphData):
     def why(self, source: str, target: str, n_heads: int = 1, most: int = 10) -> Why:
         """What an edge is made of; see `edgewise.attribution.why`."""
         return why(self, source, target, n_heads, most)
+
+    def heads(self, top: int = 200, without_first: bool = False) -> HeadTable:
+        """Which heads carry its most influential edges; see `edgewise.attribution.heads_of`."""
+        return heads_of(self, top, without_first)
