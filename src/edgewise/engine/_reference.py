@@ -71,8 +71,8 @@ class _Residual(NamedTuple):
     def plus(self, written: Sequence[Tensor], replaced: Sequence[Tensor]) -> "_Residual":
         """With further writers."""
         replaced = [term.expand_as(self.always) for term in replaced]
-        both = zip((self.written, self.replaced), (written, replaced), strict=True)
-        return _Residual(*(torch.cat([before, torch.stack(list(terms))]) for before, terms in both), self.always)
+        written, replaced = torch.stack(list(written)), torch.stack(replaced)
+        return _Residual(torch.cat([self.written, written]), torch.cat([self.replaced, replaced]), self.always)
 
 
 class _ReferenceRun:
