@@ -51,14 +51,17 @@ def _now_and_then(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
 
 
 def _sampled(function: Callable[..., Any], typechecker: Callable[..., Any]) -> Callable[..., Any]:
-    code = function.__code__
-    checks = _checks.get(id(code))  # of a function within another, which is made anew at each call, once
-    if checks is None:
-        checks = _checks[id(code)] = Checks(function, typechecker)
+    checks: Checks | None = None
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        nonlocal checks
+        if checks is None:
+            # Of a function within another, which is made anew at each call, once; but a decorator may have given each
+            # of those it makes annotations of its own by now.
+            key = id(function.__code__), repr(function.__annotations__)
+            checks = _checks.get(key) or _checks.setdefault(key, Checks(function, typechecker))
         if checks.test != _test:
             checks.test, checks.calls = _test, 0
         checks.calls = calls = checks.calls + 1
@@ -109,7 +112,7 @@ class Checks:
         return self.checked(*args, **kwargs)
 
 
-_checks: dict[int, Checks] = {}
+_checks: dict[tuple[int, str], Checks] = {}
 
 
 def _to_next() -> tuple[threading.local, Any]:
