@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 	$(BIN)/edgewise demo --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
