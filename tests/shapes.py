@@ -108,8 +108,14 @@ class Checks:
             # With the globals of the function's own module, where names in annotations are looked up.
             relay = FunctionType(_relay.__code__, self.like.__globals__, closure=_relay.__closure__)
             self.checked = _jaxtyped(update_wrapper(relay, self.like), typechecker=self.typechecker)
-        _next.function = function
-        return self.checked(*args, **kwargs)
+        # Checking arguments may call functions that are checked themselves, such as a sequence's own.
+        waiting = _next.__dict__.setdefault("functions", [])
+        before = len(waiting)
+        waiting.append(function)
+        try:
+            return self.checked(*args, **kwargs)
+        finally:
+            del waiting[before:]
 
 
 _checks: dict[tuple[int, str], Checks] = {}
@@ -120,8 +126,7 @@ def _to_next() -> tuple[threading.local, Any]:
 
     def relay(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        function, following.function = following.function, None
-        return function(*args, **kwargs)
+        return following.functions.pop()(*args, **kwargs)
 
     return following, relay
 
