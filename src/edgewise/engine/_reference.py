@@ -70,9 +70,8 @@ class _Residual(NamedTuple):
 
     def plus(self, written: Sequence[Tensor], replaced: Sequence[Tensor]) -> "_Residual":
         """With further writers."""
-        replaced = [term.expand_as(self.always) for term in replaced]
-        written, replaced = torch.stack(list(written)), torch.stack(replaced)
-        return _Residual(torch.cat([self.written, written]), torch.cat([self.replaced, replaced]), self.always)
+        more = torch.stack([*written]), torch.stack([term.expand_as(self.always) for term in replaced])
+        return _Residual(torch.cat([self.written, more[0]]), torch.cat([self.replaced, more[1]]), self.always)
 
 
 class _ReferenceRun:
