@@ -1,11 +1,11 @@
 """The same attribution graph by edgewise and by circuit-tracer: differences, seconds, memory, and each other's files.
 
-    python benchmarks/beside_circuit_tracer.py --theirs /tmp/circuit-tracer/bin/python [--sizes tiny small smollm2]
+    python benchmarks/beside_circuit_tracer.py --theirs ~/circuit-tracer/bin/python [--sizes tiny small smollm2]
 
 circuit-tracer needs older packages than edgewise; so it has an environment of its own, and the two meet in a folder:
 
-    python3.11 -m venv /tmp/circuit-tracer
-    /tmp/circuit-tracer/bin/pip install circuit-tracer==0.5.0 transformer-lens==2.17.0 pyarrow==21.0.0 \\
+    python3.11 -m venv ~/circuit-tracer
+    ~/circuit-tracer/bin/pip install circuit-tracer==0.5.0 transformer-lens==2.17.0 pyarrow==21.0.0 \\
         torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
 The models are random, of Llama's kind, which has no biases: circuit-tracer has no nodes for them. Its other conventions
