@@ -11,8 +11,9 @@ from edgewise import InputError
 from edgewise.attribution import AttributionConfig, Edit, EditedRun, attribute, editing, frozen_run, intervene, nodes_of
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
+from edgewise.transcoders import Transcoder
 from tests.attribution.reference import norm_of
+from tests.attribution.test_rows import transcoder
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, VOCABULARY, random_model, tiny
 
 EVERYTHING = AttributionConfig(max_nodes=10**6, batch=70, keep=1.0, most_edges=10**6, neurons_per_token=0)
@@ -23,21 +24,6 @@ CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
 def prompt(n: int = N, seed: int = 0) -> Tensor:
     return torch.randint(1, VOCABULARY, (n,), generator=torch.Generator().manual_seed(seed))
-
-
-def transcoder(model: Model, layer: int, kind: str = "relu", read: str = "mlp_in", last: int | None = None, **changes):
-    """One with random weights."""
-    width = model.parts.d_model
-    writes = tuple(Site("mlp_out", each) for each in range(layer, (layer if last is None else last) + 1))
-    spec = TranscoderSpec(width, width, 20, Activation.parse(kind), Site(read, layer), writes, **changes)
-    torch.manual_seed(layer)
-    made = Transcoder(spec, dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
-        if len(made.threshold):
-            made.threshold.copy_(torch.full_like(made.threshold, 0.1))
-    return made
 
 
 def sets_of(model: Model, kind: str = "relu", read: str = "mlp_in", **changes) -> list[Transcoder]:

@@ -23,6 +23,7 @@ from ._head_table import heads_of as heads_of
 from ._influence import GraphScores as GraphScores
 from ._influence import edge_influence as edge_influence
 from ._influence import influence as influence
+from ._influence import kept as kept
 from ._influence import prune as prune
 from ._influence import scores as scores
 from ._intervene import EditedRun as EditedRun

@@ -52,7 +52,7 @@ def settled(run: FrozenRun, target: Target) -> str | list[int] | tuple[str, Tens
     if target is None:
         return _likely(run)
     given = [target] if isinstance(target, (str, int)) else list(target)
-    return [_token(run, each) for each in given]  # pyright: ignore[reportArgumentType]
+    return [_token(run, each) for each in given]  # pyright: ignore[reportArgumentType] (no direction is left)
 
 
 def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:

@@ -79,10 +79,11 @@ def attribute(
             options=ew.RunOptions(out=folder),
         )
         graphs.append(graph)
-        pruned.append(ew.attribution.prune(graph, node_threshold, edge_threshold))
+        nodes_kept, edges_kept = ew.attribution.kept(graph, node_threshold, edge_threshold)
+        pruned.append(graph.subgraph(nodes_kept, edges_kept))
         graph.save(folder / "graph.safetensors")
         pruned[-1].save(folder / "pruned.safetensors")
-        _show(each.prompt, graph, pruned[-1], folder)
+        _show(each.prompt, graph, pruned[-1], graph.with_errors(nodes_kept), folder)
     if len(asked) > 1:
         merged = ew.attribution.merge(pruned)
         merged.save(out / "merged.safetensors")
@@ -137,10 +138,14 @@ def _targets(given: list[str] | None) -> Any:
     return None if not given else given[0] if len(given) == 1 else given
 
 
-def _show(prompt: str, graph: ew.AttributionGraph, small: ew.AttributionGraph, out: Path) -> None:
-    """Sizes, scores and ledger of a graph, and what flows into its first root."""
+def _show(
+    prompt: str, graph: ew.AttributionGraph, small: ew.AttributionGraph, moved: ew.AttributionGraph, out: Path
+) -> None:
+    """Sizes, scores and ledger of a graph, and what flows into its first root; a pruned one is scored by `moved`, where
+    removed nodes are errors.
+    """
     line(f"prompt   {prompt}")
-    scored = {"graph": (graph, graph), "pruned": (small, graph.with_errors(_kept(graph, small)))}
+    scored = {"graph": (graph, graph), "pruned": (small, moved)}
     for name, (each, counted) in scored.items():
         score = ew.attribution.scores(counted)
         line(
@@ -153,11 +158,3 @@ def _show(prompt: str, graph: ew.AttributionGraph, small: ew.AttributionGraph, o
     value = float(small.nodes.value[small.node(root)])
     table(f"into {root} ({value:.3f})", ("from", "weight"), rows)
     line(f"written to {out / 'graph.safetensors'} and {out / 'pruned.safetensors'}")
-
-
-def _kept(graph: ew.AttributionGraph, small: ew.AttributionGraph) -> Any:
-    """Which of a graph's nodes a pruned one has."""
-    import torch
-
-    names = set(small.names)
-    return torch.tensor([name in names for name in graph.names])

@@ -294,7 +294,7 @@ def _their_classes() -> Iterator[tuple[type, type]]:
         sys.modules[name] = ModuleType(name)
     target = type("LogitTarget", (LogitTarget,), {"__module__": _TARGETS, "__slots__": ()})
     settings = type("UnifiedConfig", (), {"__module__": _MAPPING})
-    sys.modules[_TARGETS].LogitTarget, sys.modules[_MAPPING].UnifiedConfig = target, settings  # pyright: ignore
+    sys.modules[_TARGETS].LogitTarget, sys.modules[_MAPPING].UnifiedConfig = target, settings  # pyright: ignore (made here)
     try:
         yield target, settings
     finally:
