@@ -9,6 +9,8 @@ from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
 from ._difference import Difference as Difference
 from ._difference import difference as difference
+from ._edge_reasons import EdgeReasons as EdgeReasons
+from ._edge_reasons import edge_reasons as edge_reasons
 from ._editing import editing as editing
 from ._edits import Edit as Edit
 from ._effects import Effects as Effects
@@ -29,9 +31,13 @@ from ._influence import scores as scores
 from ._intervene import EditedRun as EditedRun
 from ._intervene import Intervention as Intervention
 from ._intervene import intervene as intervene
+from ._keys import MERGED_KINDS as MERGED_KINDS
+from ._keys import Keys as Keys
 from ._kinds import AttributionConfig as AttributionConfig
 from ._merge import MergedGraph as MergedGraph
 from ._merge import merge as merge
+from ._promoted import Promoted as Promoted
+from ._promoted import promoted as promoted
 from ._reasons import HeadLoading as HeadLoading
 from ._reasons import LayerSplit as LayerSplit
 from ._reasons import QueryKey as QueryKey

@@ -125,7 +125,7 @@ def _maps(
     found = {head: torch.zeros(n, n, dtype=torch.float64) for head in sorted(heads)}
     if not found:
         return found
-    for passing, target, source, factor in loadings(graph, chosen[influence[chosen] > 0]):
+    for _, passing, target, source, factor in loadings(graph, chosen[influence[chosen] > 0]):
         edges = torch.arange(len(target)).split(max(1, MAP_BYTES // (8 * n**2)))
         for (layer, head), total in found.items():
             for these in edges if layer == passing.layer else ():

@@ -108,7 +108,7 @@ def heads_of(graph: GraphData, top: int = 200, without_first: bool = False) -> H
     chosen = chosen[influence[chosen] > 0]
     totals = _Totals(explained_of(graph), graph)
     for split in loadings(graph, chosen):
-        totals.add(*split)
+        totals.add(split)
     total = float(influence[chosen].sum())
     return HeadTable(totals.rows(total), len(chosen), total / max(float(influence.sum()), 1e-30))
 
@@ -116,9 +116,11 @@ def heads_of(graph: GraphData, top: int = 200, without_first: bool = False) -> H
 class Split(NamedTuple):
     """What some edges carry through one layer's attention."""
 
+    edges: Int[Tensor, " n"]
+    """Which of the graph's,"""
     passing: Passing
     target: Int[Tensor, " n"]
-    """Of each edge its row and column there,"""
+    """of each its row and column there,"""
     source: Int[Tensor, " n"]
     factor: Float[Tensor, " n"]
     """and its influence by its weight."""
@@ -136,7 +138,7 @@ def loadings(graph: GraphData, chosen: Int[Tensor, " n"]) -> Iterator[Split]:
         writers = [source_at(graph, made, each) for each in sources.tolist()]
         factor = influence[edges] / graph.weight[edges].double()
         for passing in passes(made.nodes, readers, len(targets), writers):
-            yield Split(passing, *(each.to(run.ids.device) for each in (target, source, factor)))
+            yield Split(edges, passing, *(each.to(run.ids.device) for each in (target, source, factor)))
 
 
 def _blocks(graph: GraphData, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:
@@ -165,10 +167,9 @@ class _Totals:
         self.offsets = torch.zeros(*shape, 2 * n_tokens - 1, dtype=torch.float64)
         """From n − 1 positions ahead to n − 1 back."""
 
-    def add(
-        self, passing: Passing, target: Int[Tensor, " n"], source: Int[Tensor, " n"], factor: Float[Tensor, " n"]
-    ) -> None:
+    def add(self, split: Split) -> None:
         """One layer's loadings of a block of edges."""
+        _, passing, target, source, factor = split
         loadings = passing.heads[:, target, source].double() * factor  # (H, n)
         self.share[passing.layer] += loadings.sum(1).cpu()
         self.size[passing.layer] += loadings.abs().sum(1).cpu()

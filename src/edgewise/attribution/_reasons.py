@@ -1,7 +1,7 @@
 """What `why` answers: an edge's heads and their reasons, as plain values and as text."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -103,6 +103,20 @@ class Why(SavedAsJson):
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return json.loads(self.to_json())
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Why":
+        """The inverse of `to_dict`. Raises `KeyError` or `TypeError` for what is none."""
+        layers = tuple(
+            LayerSplit(**{**each, "heads": tuple(HeadLoading(**head) for head in each["heads"])})
+            for each in values["layers"]
+        )
+        terms = ("pairs", "query_side", "key_side")
+        reasons = tuple(
+            QueryKey(**{**each, **{name: tuple(Term(**term) for term in each[name]) for name in terms}})
+            for each in values["reasons"]
+        )
+        return Why(**{**values, "layers": layers, "reasons": reasons, "tokens": tuple(values["tokens"])})
 
     def __str__(self) -> str:
         """As tables."""

@@ -74,7 +74,7 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
     if contrast:
         if len(ids) != 2 or ids[0] == ids[1]:
             raise InputError(f"contrast: of {len(ids)} tokens; give two different ones")
-        name = f"{_text(run, ids[0])} − {_text(run, ids[1])}"
+        name = f"{token_text(run, ids[0])} − {token_text(run, ids[1])}"
         return [_logit_root(run, name, 1.0, torch.tensor([1.0, -1.0]), ids)]
     probabilities = run.logits().softmax(-1)
     return [_demeaned(run, each, float(probabilities[each])) for each in ids]
@@ -101,7 +101,8 @@ def _token(run: FrozenRun, given: str | int) -> int:
     return int(ids[0])
 
 
-def _text(run: FrozenRun, token: int) -> str:
+def token_text(run: FrozenRun, token: int) -> str:
+    """A token's text, or its number where there is no tokenizer."""
     tokenizer = run.model.tokenizer
     if isinstance(tokenizer, ProgramTokenizer):  # its outputs are no tokens
         outputs = tokenizer.program.outputs
@@ -114,7 +115,7 @@ def _demeaned(run: FrozenRun, token: int, weight: float) -> Root:
     n_tokens = len(run.logits())
     vector = torch.full((n_tokens,), -1 / n_tokens if n_tokens > 1 else 0.0, dtype=torch.float64)
     vector[token] += 1
-    return _logit_root(run, _text(run, token), weight, vector, None)._replace(token=token)
+    return _logit_root(run, token_text(run, token), weight, vector, None)._replace(token=token)
 
 
 def _logit_root(run: FrozenRun, name: str, weight: float, vector: Tensor, ids: list[int] | None) -> Root:

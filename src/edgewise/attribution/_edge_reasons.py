@@ -1,0 +1,137 @@
+"""What a graph's most influential edges are made of: each split over all heads at every layer, and of the first of them
+why the largest heads look where they look. It is what a page shows without the model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgewise._errors import InputError
+from edgewise.attribution._attach import explained_of
+from edgewise.attribution._graph import GraphData
+from edgewise.attribution._head_table import loadings
+from edgewise.attribution._influence import edge_influence
+from edgewise.attribution._promoted import Promoted, promoted
+from edgewise.attribution._reasons import Why
+from edgewise.attribution._why import why
+from edgewise.runs import reading_tensors, write_tensors
+
+SCHEMA = 1
+N_EDGES, N_REASONS = 200, 20
+_TENSORS = ("weight", "heads", "past", "later")
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeReasons:
+    """Some of a graph's edges, the most influential first. At each layer between an edge's source and its target,
+    `heads.sum(-1) + past + later` is its weight; elsewhere all three are 0.
+    """
+
+    sources: tuple[str, ...]
+    """Of each edge, by name,"""
+    targets: tuple[str, ...]
+    """and its target."""
+    weight: Float[Tensor, " n"]
+    heads: Float[Tensor, "n L H"]
+    """Through each head."""
+    past: Float[Tensor, "n L"]
+    """Past the heads, on the residual stream or through a skip connection."""
+    later: Float[Tensor, "n L"]
+    """Written only after this layer's attention, by a cross-layer feature."""
+    whys: tuple[Why, ...]
+    """Of the first edges: by which positions their heads take them, and why those look there."""
+    writes: Mapping[str, Promoted]
+    """Of the neurons and features at their ends: the tokens that each speaks for."""
+    tokens: tuple[str, ...]
+    """The graph's prompt,"""
+    roots: tuple[str, ...]
+    """and what it explains: by these it is known again."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def fits(self, graph: GraphData) -> bool:
+        """Whether it is of a graph, or of one that this one was pruned from."""
+        return (self.tokens, self.roots) == (graph.tokens, graph.roots)
+
+    def edges_in(self, graph: GraphData) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
+        """Which of its edges a graph has, and where they stand among the graph's."""
+        number = {name: i for i, name in enumerate(graph.names)}
+        found = list[tuple[int, int]]()
+        for place, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
+            if source in number and target in number:
+                first, end = graph.offsets[number[target] : number[target] + 2].tolist()
+                at = (graph.sources[first:end] == number[source]).nonzero()
+                found += [(place, first + int(at[0, 0]))] if len(at) else []
+        places, edges = torch.tensor(found, dtype=torch.long).view(-1, 2).unbind(1)
+        return places, edges
+
+    def save(self, path: str | Path) -> None:
+        """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"{path}: the reasons of edges are saved as .safetensors")
+        header: dict[str, Any] = {name: getattr(self, name) for name in ("sources", "targets", "tokens", "roots")}
+        header |= {"schema": SCHEMA, "kind": "reasons of edges", "whys": [each.to_dict() for each in self.whys]}
+        header["writes"] = {name: each._asdict() for name, each in self.writes.items()}
+        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, header)
+
+    @staticmethod
+    def load(path: str | Path) -> "EdgeReasons":
+        """Read what `save` wrote. Raises `InputError` for another file."""
+        what, instead = "the reasons of a graph's edges", "give what `edgewise view --evidence` wrote"
+        with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
+            fields: dict[str, Any] = {name: tuple(header[name]) for name in ("sources", "targets", "tokens", "roots")}
+            fields |= {name: tensors[name] for name in _TENSORS}
+            return EdgeReasons(
+                whys=tuple(Why.from_dict(each) for each in header["whys"]),
+                writes={name: Promoted.read(each) for name, each in header["writes"].items()},
+                **fields,
+            )
+
+
+@torch.no_grad()
+def edge_reasons(
+    graph: GraphData, n_edges: int = N_EDGES, n_reasons: int = N_REASONS, n_heads: int = 2, most: int = 8
+) -> EdgeReasons:
+    """Split a graph's most influential edges over heads, edge by edge, and explain the first of them further.
+
+    Args:
+        graph: made by `attribute`, or attached.
+        n_edges: how many edges are split.
+        n_reasons: how many of them get what `why` says: a walk through the model for each.
+        n_heads: how many heads' reasons `why` gives.
+        most: how many pairs of nodes of each.
+
+    Raises:
+        InputError: the run is not at hand.
+    """
+    made, influence = explained_of(graph), edge_influence(graph)
+    chosen = influence.topk(min(n_edges, len(influence))).indices
+    chosen = chosen[influence[chosen] > 0]
+    names, layers = graph.names, made.nodes.run.layers
+    heads = torch.zeros(len(chosen), len(layers), len(layers[0].pattern.query))
+    past, later = torch.zeros(2, len(chosen), len(layers))
+    place = torch.full((graph.n_edges,), -1)
+    place[chosen] = torch.arange(len(chosen))
+    for split in loadings(graph, chosen):
+        # Of a block of edges some begin above others' first layer: there is nothing of them yet.
+        begun = (graph.nodes.layer[graph.sources[split.edges]] < split.passing.layer).float()
+        rows, at = place[split.edges], (split.target, split.source)
+        through = split.passing.heads[:, split.target, split.source].T.float().cpu()
+        heads[rows, split.passing.layer] = through * begun[:, None]
+        past[rows, split.passing.layer] = split.passing.past[at].float().cpu() * begun
+        later[rows, split.passing.layer] = split.passing.later[at].float().cpu() * begun
+    sources = tuple(names[i] for i in graph.sources[chosen].tolist())
+    targets = tuple(names[i] for i in graph.edge_targets[chosen].tolist())
+    first = list(zip(sources, targets, strict=True))[:n_reasons]
+    whys = tuple(why(graph, source, target, n_heads, most) for source, target in first)
+    ends = torch.cat([graph.sources[chosen], graph.edge_targets[chosen]]).unique()
+    inner = ends[graph.nodes.is_kind("neuron", "feature")[ends]]
+    writes = promoted(graph, [names[i] for i in inner.tolist()])
+    weight = graph.weight[chosen].float()
+    return EdgeReasons(sources, targets, weight, heads, past, later, whys, writes, graph.tokens, graph.roots)
