@@ -33,6 +33,7 @@ from ._eap_ig import eap_ig as eap_ig
 from ._edge_pruning import edge_pruning as edge_pruning
 from ._ensemble import ensemble as ensemble
 from ._ensemble import find_ensemble as find_ensemble
+from ._exact import exact_effects as exact_effects
 from ._exact import exact_patching as exact_patching
 from ._explain import asked_of as asked_of
 from ._explain import explain as explain

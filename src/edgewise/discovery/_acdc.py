@@ -118,7 +118,7 @@ class AcdcLearner(SearchLearner):
     def begin(self) -> None:
         """Start from the full model's loss."""
         super().begin()
-        self.current[:] = self.search.full()
+        self.current[:] = self.search.full().mean()
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """All edges into one reader, under one threshold."""

@@ -1,10 +1,11 @@
 """Exact leave-one-out patching: every edge's own effect, by running the model without it."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -74,6 +75,41 @@ def exact_patching(
     return Scores(engine.graph, values, found)
 
 
+def exact_effects(
+    model: Model | Engine,
+    task: Task,
+    edges: Sequence[int],
+    config: ExactPatchingConfig | None = None,
+    **changes: Any,
+) -> Float[Tensor, "n P"]:
+    """What `exact_patching` is the mean of: some edges' effects on each pair.
+
+    Args:
+        model: the model, or an engine that also says which graph and ablation.
+        task: its `metric` is explained.
+        edges: which edges, by number.
+        config: the settings.
+        **changes: fields of `ExactPatchingConfig` to change.
+
+    Raises:
+        edgewise.InputError: a setting is wrong.
+    """
+    config = configured(ExactPatchingConfig, config, changes)
+    task, engine = asked_of(task, config), Engine.of(model)
+    metric, graph = metric_function(task.metric), engine.graph
+    search = Search(engine, task, config, metric)
+    search.prepare()
+    full, whole = search.full(), torch.ones(graph.n_edges, dtype=torch.bool)
+    found = full.new_zeros(len(edges), len(full))
+    chosen = torch.tensor(list(edges), dtype=torch.long)
+    readers, writers = graph.edge_reader[chosen].long(), graph.edge_writer[chosen]
+    for reader in readers.unique().flip(0).tolist():
+        search.open(reader, whole)
+        for rows in chunks((readers == reader).nonzero()[:, 0].tolist(), search.room()):
+            found[rows] = full - search.each(writers[rows].tolist(), torch.eye(len(rows)))
+    return metric.sign * found
+
+
 class ExactLearner(SearchLearner):
     """The effects found so far; one step for each reader, from the last to the first."""
 
@@ -88,7 +124,7 @@ class ExactLearner(SearchLearner):
     def prepare(self) -> None:
         """Run the pairs, whole."""
         super().prepare()
-        self.full = self.search.full()
+        self.full = float(self.search.full().mean())
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """All edges into one reader."""

@@ -75,24 +75,29 @@ class Search:
         return min(down.room() for down, _ in self.parts)
 
     @torch.no_grad()
-    def full(self) -> float:
-        """The full model's mean score."""
-        found = [reduce(self.score(down.full(), batch), batch).double().sum() for down, batch in self.parts]
-        return float(torch.stack(found).sum() / self.n_examples)
+    def full(self) -> Float[Tensor, " P"]:
+        """The full model's scores, pair by pair."""
+        return torch.cat([reduce(self.score(down.full(), batch), batch).double().cpu() for down, batch in self.parts])
 
     @torch.no_grad()
-    def judge(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, " C"]:
-        """The mean score of circuits that lack some more edges into the open reader; see `Downstream.candidates`."""
-        total = torch.zeros(len(removed), dtype=torch.float64)
+    def each(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, "C P"]:
+        """The scores, pair by pair, of circuits that lack some more edges into the open reader; see
+        `Downstream.candidates`.
+        """
+        found = list[Tensor]()
         for down, batch in self.parts:
             logits = down.candidates(writers, removed.to(self.engine.model.device))
             some = max(1, SCORE_BYTES // (logits[0].numel() * logits.element_size()))
             scores = [reduce(self.score(each, batch), batch) for each in logits.split(some)]
-            total += torch.cat(scores).double().sum(-1).cpu()
+            found.append(torch.cat(scores).double().cpu())
         n_blocks = len(self.engine.graph.blocks)
         share = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
         self.cost.spend(self.n_examples * len(removed), forwards=share)
-        return total / self.n_examples
+        return torch.cat(found, 1)
+
+    def judge(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, " C"]:
+        """The same, the mean over the pairs."""
+        return self.each(writers, removed).mean(1)
 
 
 class SearchLearner(Learner):
