@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.attribution import AttributionGraph, EdgeReasons, merge
 from edgewise.viewer import Evidence
 from tests.cli.commands import Cli, files
 
@@ -47,3 +48,21 @@ def test_what_is_wrong_is_refused_and_nothing_is_written(cli: Cli, folder: Path,
     (tmp_path / "cut.json").write_text("{")
     assert "no graph in JSON" in cli.refused("view", tmp_path / "cut.json", "--no-open")
     assert not [path for path in files(tmp_path) if path.suffix == ".html"]
+
+
+def test_an_attribution_graphs_edges_are_split_and_two_graphs_compared(cli: Cli, model: Path, tmp_path: Path):
+    prompts = {"mat": "Mary ran to the mat and Ann sat on the", "rug": "Mary ran to the rug and Ann sat on the"}
+    for name, prompt in prompts.items():
+        given = ("--model", model, "--target", " mat", "--max-nodes", 20, "--out", tmp_path / name)
+        assert cli("attribute", prompt, *given).status == 0
+    assert cli("view", tmp_path / "mat", "--no-open", "--evidence", 6).status == 0
+    assert len(EdgeReasons.load(tmp_path / "mat" / "reasons.safetensors")) == 6
+    assert '"reasons":{' in (tmp_path / "mat" / "graph.html").read_text("utf-8")
+    ran = cli("view", tmp_path / "mat", tmp_path / "rug", "--difference", "--no-open", "--out", tmp_path / "both.html")
+    text = (tmp_path / "both.html").read_text("utf-8")
+    assert ran.status == 0 and '"kind":"difference","names":["mat","rug"]' in text
+    assert "two attribution graphs" in cli.refused("view", tmp_path / "mat", "--difference", "--no-open")
+    graphs = [AttributionGraph.load(tmp_path / name / "graph.safetensors") for name in prompts]
+    merge(graphs).save(tmp_path / "merged.safetensors")
+    refused = cli.refused("view", tmp_path / "merged.safetensors", "--evidence", 3, "--no-open")
+    assert "give one of its prompts'" in refused

@@ -10,7 +10,7 @@ import torch
 
 from edgewise import InputError
 from edgewise.discovery import eap, exact_patching
-from edgewise.viewer import Evidence, Viewed, gather
+from edgewise.viewer import Evidence, Viewed, gather, looks
 from tests.discovery.toys import random_task, toy_engine
 
 
@@ -28,6 +28,44 @@ def test_effects_are_those_of_exact_patching(found: tuple[Any, Any, Any, Evidenc
     assert len(evidence.edges) == 7 and circuit.actual[list(evidence.edges)].all()
     sizes = circuit.scores.abs()[list(evidence.edges)]
     assert (sizes.diff() <= 0).all() and sizes.min() >= circuit.scores.abs()[circuit.actual].topk(7).values.min()
+
+
+def test_effects_by_pair_are_those_of_one_pair_each(found: tuple[Any, Any, Any, Evidence]):
+    engine, task, _, evidence = found
+    for number in range(4):
+        alone = replace(task, metric=task.explained, test=task.test[number : number + 1])
+        exact = exact_patching(engine, alone, split="test", pairs=1).values[list(evidence.edges)]
+        assert [row[number] for row in evidence.by_pair] == pytest.approx(exact.tolist(), abs=1e-5)
+    assert [len(prompt) for prompt in evidence.prompts] == [len(pair.clean) for pair in task.test]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("role", [0, 1])
+def test_a_look_is_the_heads_attention_with_the_edge_and_without_it(role: int):
+    """The embedding's edge into a query or key of GPT-2's first layer, by the module's own weights."""
+    engine, task = toy_engine(dtype=torch.float64), random_task()
+    graph, pair, head = engine.graph, task.test[1], 1
+    reader = graph.readers_of(graph.writer(0, head))[role]
+    look = looks(engine, task, "test", [int(graph.offset[reader])], [1])[0]
+    assert look is not None and look.head == head and look.example == 1
+    transformer: Any = engine.model.module.transformer
+    layer, n_heads, place = transformer.h[0], transformer.h[0].attn.num_heads, torch.arange(len(pair.clean))
+    parts = []
+    for tokens in (pair.clean, pair.corrupted):
+        x = layer.ln_1(transformer.wte(torch.tensor(tokens)) + transformer.wpe(place))
+        q, k, _ = layer.attn.c_attn(x).split(x.shape[1], 1)
+        parts.append([each.view(len(tokens), n_heads, -1)[:, head] for each in (q, k)])
+    without = [parts[1][0], parts[0][1]] if role == 0 else [parts[0][0], parts[1][1]]
+
+    def attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        scores = query @ key.T / query.shape[1] ** 0.5
+        return scores.masked_fill(~torch.ones_like(scores).tril().bool(), -torch.inf).softmax(-1)
+
+    before, after = attention(*parts[0]), attention(*without)
+    assert look.query == int((before - after).abs().sum(1).argmax())
+    for key, with_it, without_it in look.keys:
+        assert with_it == pytest.approx(float(before[look.query, key]), abs=1e-9)
+        assert without_it == pytest.approx(float(after[look.query, key]), abs=1e-9)
 
 
 def test_predictions_are_the_models_and_the_circuits(found: tuple[Any, Any, Any, Evidence]):
@@ -59,6 +97,15 @@ def test_the_page_says_both(found: tuple[Any, Any, Any, Evidence], open_page: Ca
     tab.locator(".panel .rows").nth(1).locator(".row").first.click()
     text = tab.locator(".panel").inner_text()
     assert text.startswith(name) and "mean of 4 pairs" in text
+    most_on = max(range(4), key=lambda i: abs(evidence.by_pair[most][i]))
+    matters = tab.locator(".panel .examples li").first.inner_text()
+    assert f"example {most_on}" in matters and "".join(evidence.prompts[most_on]) in matters
+    looking = next(i for i, look in enumerate(evidence.looks) if look is not None)
+    tab.evaluate("edge => { location.hash = `edge=${edge}` }", evidence.edges[looking])
+    tab.get_by_text("Where its head looks").wait_for()
+    shown = tab.locator(".panel tbody tr").first.inner_text()
+    look = evidence.looks[looking]
+    assert look is not None and f"@{look.keys[0][0]}" in shown and f"{100 * look.keys[0][1]:.1f} %" in shown
     tab.get_by_role("button", name="Examples").click()
     section = tab.get_by_label("Example 0", exact=True)
     shares = [f"{100 * share:.1f} %" for _, share in evidence.predictions[1].circuit]

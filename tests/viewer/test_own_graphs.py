@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgewise as ew
-from edgewise.attribution import AttributionGraph, influence, scores
+from edgewise.attribution import AttributionGraph, edge_reasons, influence, scores
 from edgewise.viewer import arrays_of
 from tests.tiny import tiny
 
@@ -51,3 +51,50 @@ def test_the_page_says_what_the_library_says(graph: AttributionGraph, open_page:
     said = [float(row.inner_text().split("\n")[-1].split(" ")[0].replace("−", "-")) for row in rows.all()]
     assert said == pytest.approx([weight for _, weight in incoming], rel=6e-3)
     assert "in edges" in tab.locator(".panel").inner_text() and "residual" in tab.locator(".panel").inner_text()
+
+
+def test_an_edges_heads_and_their_reasons_are_a_click_away(
+    graph: AttributionGraph, open_page: Callable[..., Any], tmp_path: Path
+):
+    reasons = edge_reasons(graph, 40, n_reasons=3)
+    graph.save(tmp_path / "graph.safetensors")
+    reasons.save(tmp_path / "reasons.safetensors")
+    place = next(i for i, why in enumerate(reasons.whys) if why.reasons)
+    source, target, why = reasons.sources[place], reasons.targets[place], reasons.whys[place]
+    text = ew.view(tmp_path, show=False).read_text("utf-8")
+    tab = open_page(text=text, fragment=f"#influence=1&node={target}")
+    label = dict(zip(graph.names, arrays_of(graph, "it").labels, strict=True))[source] or source
+    tab.get_by_role("button", name=f"Why {label}", exact=True).click()
+    panel = tab.locator(".panel")
+    assert panel.locator("h2").inner_text().startswith(f"{label} → {target}") and "edge=" in address(tab)
+    heads = reasons.heads[place]
+    largest = int(heads.abs().argmax())
+    layer, head = divmod(largest, heads.shape[1])
+    row = panel.locator(".row").first.inner_text().split("\n")
+    assert row[0] == f"a{layer}.h{head}"
+    assert float(row[1].split(" ")[0].replace("−", "-")) == pytest.approx(float(heads[layer, head]), rel=6e-3)
+    for cells in panel.locator(".split tbody tr").all():
+        number, past, through = (each.replace("−", "-").rstrip(" %") for each in cells.inner_text().split("\t")[:3])
+        shares = (
+            reasons.past[place, int(number)] / reasons.weight[place],
+            heads[int(number)].sum() / reasons.weight[place],
+        )
+        assert [float(past), float(through)] == pytest.approx([100 * float(each) for each in shares], abs=0.51)
+    first = why.reasons[0]
+    said = panel.inner_text()
+    assert f"a{first.layer}.h{first.head} at" in said and f"looks at “{graph.tokens[first.key]}”@{first.key}" in said
+    assert all(f"{term.query} " in said for term in first.pairs[:2])
+    tab.keyboard.press("Escape")
+    assert "What is explained" in panel.inner_text()
+
+
+def address(tab: Any) -> str:
+    tab.wait_for_timeout(300)
+    return tab.url
+
+
+def test_reasons_of_another_prompt_are_left_out_and_named(graph: AttributionGraph, tmp_path: Path):
+    other = ew.attribute(tiny("gpt2"), [4, 3, 2, 1])
+    edge_reasons(other, 3, n_reasons=0).save(tmp_path / "reasons.safetensors")
+    graph.save(tmp_path / "graph.safetensors")
+    assert "reasons.safetensors is of another prompt" in ew.view(tmp_path, show=False).read_text("utf-8")

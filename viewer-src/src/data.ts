@@ -73,6 +73,14 @@ export interface PredictionHeader {
   circuit: Said;
 }
 
+/** Where a head looks that reads an edge: of each key its position, and the attention with the edge and without it. */
+export interface LookHeader {
+  example: number;
+  head: number;
+  query: number;
+  keys: [number, number, number][];
+}
+
 /** Exact effects of edges, and predictions. */
 export interface EvidenceHeader {
   metric: string;
@@ -81,6 +89,9 @@ export interface EvidenceHeader {
   edges: number[];
   effects: number[];
   predictions: PredictionHeader[];
+  by_pair: number[][];
+  prompts: string[][];
+  looks: (LookHeader | null)[];
 }
 
 export interface CircuitHeader {
@@ -100,6 +111,14 @@ export interface CircuitHeader {
   notes: string[];
 }
 
+/** What several graphs say beside each number of the one that is drawn; see `Several` in `_graphs.py`. */
+export interface SeveralHeader {
+  kind: "merged" | "difference";
+  names: string[];
+  n_prompts: number[];
+  flows: boolean;
+}
+
 /** An attribution graph of edgewise; its numbers and names are arrays. */
 export interface AttributionHeader {
   arrays: string;
@@ -107,6 +126,9 @@ export interface AttributionHeader {
   tokens: string[];
   ledger: boolean;
   about: [string, string][];
+  notes: string[];
+  several: SeveralHeader | null;
+  reasons: { layers: number; heads: number } | null;
 }
 
 /** A file of another tool, as it is. */

@@ -41,6 +41,14 @@ export function button(text: string, onclick: () => void, attributes: Attributes
   return element("button", { type: "button", onclick, ...attributes }, text);
 }
 
+/** A choice among some, each with its words. */
+export function chooser(name: string, choices: [string, string][], value: string, choose: (value: string) => void): HTMLElement {
+  const select = element("select", { "aria-label": name }, ...choices.map(([key, words]) => element("option", { value: key }, words)));
+  select.value = value;
+  select.addEventListener("change", () => choose(select.value));
+  return element("span", { class: "choice" }, name, " ", select);
+}
+
 function setAttributes(made: Element, attributes: Attributes): void {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") {

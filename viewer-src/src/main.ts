@@ -10,6 +10,7 @@ import { element } from "./dom";
 import { GraphApp } from "./attribution/app";
 import { own } from "./attribution/own";
 import type { Parts } from "./attribution/graph";
+import { followSystem } from "./theme";
 import { putAddress } from "./store";
 
 interface Document {
@@ -96,6 +97,7 @@ class Viewer {
 
 async function main(): Promise<void> {
   const root = document.getElementById("app")!;
+  followSystem();
   try {
     new Viewer(root, await readPage()).open(0);
   } catch (error) {

@@ -29,18 +29,30 @@ export function palette(): Palette {
 
 export type Theme = "light" | "dark";
 
+/** The system's own choice; a worker, which runs this script too, has none. */
+const dark = typeof matchMedia === "undefined" ? null : matchMedia("(prefers-color-scheme: dark)");
+let chosen = false; // by a person, from when on the system's choice counts no more
+
 export function theme(): Theme {
-  const chosen = document.documentElement.dataset.theme;
-  if (chosen === "light" || chosen === "dark") return chosen;
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  return document.documentElement.dataset.theme === "dark" ? "dark" : "light";
+}
+
+/** Be light or dark as the system is, until a person says otherwise. Called once, before anything is drawn. */
+export function followSystem(): void {
+  const follow = () => {
+    if (!chosen) document.documentElement.dataset.theme = dark?.matches ? "dark" : "light";
+  };
+  follow();
+  dark?.addEventListener("change", follow);
 }
 
 /** Call when the system's own light or dark changes, or printing begins or ends. */
 export function onThemeChange(redraw: () => void, until: { signal: AbortSignal }): void {
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw, until);
+  dark?.addEventListener("change", redraw, until);
   for (const event of ["beforeprint", "afterprint"]) addEventListener(event, redraw, until);
 }
 
 export function switchTheme(): void {
+  chosen = true;
   document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
 }

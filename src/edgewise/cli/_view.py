@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgewise._errors import InputError
 from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
-from edgewise.cli._common import engine_of, load_for, task_of
+from edgewise.cli._common import engine_of, load, load_for, task_of
 
-CIRCUIT, EVIDENCE = "circuit.safetensors", "evidence.json"
+if TYPE_CHECKING:
+    from edgewise.viewer import GraphArrays
+
+CIRCUIT, EVIDENCE, REASONS = "circuit.safetensors", "evidence.json", "reasons.safetensors"
 
 
 def view(
@@ -26,8 +29,18 @@ def view(
     title: Annotated[str | None, typer.Option(help="Of the page; the runs' names if not given.")] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
     evidence: Annotated[
-        int, typer.Option(help="Patch so many of each circuit's strongest edges exactly first; writes evidence.json.")
+        int,
+        typer.Option(
+            help="First patch so many of a circuit's strongest edges exactly (writes evidence.json), or split so many "
+            "of an attribution graph's over heads (reasons.safetensors)."
+        ),
     ] = 0,
+    difference: Annotated[
+        bool, typer.Option("--difference", help="Of two attribution graphs: show what differs, beside both.")
+    ] = False,
+    dashboards: Annotated[
+        Path | None, typer.Option(help="A folder or file of feature dashboards, to stand beside a graph's features.")
+    ] = None,
     model: options.OwnModel = None,
     transcoders: _features.Sources = None,
     device: options.Device = "cpu",
@@ -44,9 +57,39 @@ def view(
     from edgewise.viewer import view as write
 
     for run in runs if evidence else ():
-        if run.suffix != ".json" and not is_graph(run):
-            _gather(run, evidence, model, transcoders, device)
-    print(f"written to {write(*runs, out=out, title=title, show=show)}")
+        if run.suffix != ".json":
+            (_explain if is_graph(run) else _gather)(run, evidence, model, transcoders, device)
+    seen = [*runs, *([_difference(runs)] if difference else [])]
+    print(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards)}")
+
+
+def _difference(runs: list[Path]) -> GraphArrays:
+    """What differs between two graphs."""
+    from edgewise.attribution import Difference
+    from edgewise.attribution import difference as differ
+    from edgewise.viewer import difference_arrays, is_graph, load_graph, title_of
+
+    loaded = (load_graph(run) for run in runs if is_graph(run))
+    graphs = [graph for graph in loaded if not isinstance(graph, Difference)]
+    if len(runs) != 2 or len(graphs) != 2:
+        raise InputError("--difference: give two attribution graphs of edgewise, or two merged ones")
+    first, second = (title_of(run) for run in runs)
+    return difference_arrays(differ(graphs[0], graphs[1]), f"{first} − {second}", (first, second))
+
+
+def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:
+    """Write the reasons of a graph's most influential edges beside it; graphs of several prompts have none."""
+    from edgewise.attribution import AttributionGraph, edge_reasons
+    from edgewise.viewer import load_graph
+
+    graph = load_graph(run)
+    if not isinstance(graph, AttributionGraph):
+        raise InputError(f"{run}: a graph of several prompts, whose edges have no heads; give one of its prompts'")
+    loaded = load(model or str(graph.provenance.get("model", {}).get("id", "")), device)
+    whole = graph.attach(loaded, _features.read(transcoders) or None)
+    with _show.working("splitting edges over heads"):
+        found = edge_reasons(whole, n_edges)
+    found.save((run if run.is_dir() else run.parent) / REASONS)
 
 
 def _gather(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:

@@ -6,31 +6,64 @@ from typing import Any
 
 import numpy as np
 
-from edgewise.attribution import AttributionGraph
+from edgewise.attribution import AttributionGraph, Difference, EdgeReasons, MergedGraph
 from edgewise.runs import names_in
-from edgewise.viewer._graphs import KINDS, GraphArrays
+from edgewise.viewer._graphs import KINDS, GraphArrays, Reasons
+from edgewise.viewer._several import difference_arrays, merged_arrays
 
-GRAPH = "graph.safetensors"
+GRAPH, MERGED, REASONS = "graph.safetensors", "merged.safetensors", "reasons.safetensors"
 _BIASES = ("attention bias", "MLP bias", "reading bias")
 
 
 def is_graph(path: Path) -> bool:
-    """Whether a file, or the file in a run's folder, holds an attribution graph."""
-    return "nodes.kind" in names_in(path / GRAPH if path.is_dir() else path)
+    """Whether a file, or the file in a run's folder, holds an attribution graph, or one of several prompts."""
+    return "nodes.kind" in names_in(_file(path))
+
+
+def load_graph(path: Path) -> AttributionGraph | MergedGraph | Difference:
+    """A saved graph, or that of a run's folder. Raises `InputError`."""
+    file = _file(path)
+    names = names_in(file)
+    kind = MergedGraph if "weight.offsets" in names else Difference if "first_influence" in names else AttributionGraph
+    return kind.load(file)
 
 
 def read_graph(path: Path) -> GraphArrays:
-    """A saved graph, or that of a run's folder. Raises `InputError`."""
-    file = path / GRAPH if path.is_dir() else path
-    title = file.resolve().parent.name if file.name == GRAPH else file.stem
-    return arrays_of(AttributionGraph.load(file), title)
+    """The arrays of a saved graph, or of that of a run's folder, and of the reasons of its edges that lie beside it.
+    Raises `InputError`.
+    """
+    file, graph = _file(path), load_graph(path)
+    arrays = arrays_of(graph, title_of(path))
+    beside = file.parent / REASONS
+    if not isinstance(graph, AttributionGraph) or not beside.is_file():
+        return arrays
+    reasons = EdgeReasons.load(beside)
+    if reasons.fits(graph):
+        return with_reasons(arrays, graph, reasons)
+    return arrays._replace(notes=(f"{beside.name} is of another prompt's graph, so it is not shown.",))
 
 
-def arrays_of(graph: AttributionGraph, title: str) -> GraphArrays:
+def title_of(path: Path) -> str:
+    """What a graph's file, or a run's folder, is called beside others."""
+    file = _file(path)
+    return file.resolve().parent.name if file.name in (GRAPH, MERGED) else file.stem
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    return path / (MERGED if not (path / GRAPH).is_file() else GRAPH)
+
+
+def arrays_of(graph: AttributionGraph | MergedGraph | Difference, title: str) -> GraphArrays:
     """A graph's numbers and names."""
+    if isinstance(graph, MergedGraph):
+        return merged_arrays(graph, title)
+    if isinstance(graph, Difference):
+        return difference_arrays(graph, title)
     nodes, n = graph.nodes, graph.n_nodes
     kind, root_weight = np.zeros(n, dtype=np.int64), np.zeros(n)
-    for number, name in enumerate(KINDS):
+    for number, name in enumerate(KINDS[:-1]):
         kind[nodes.is_kind(*(_BIASES if name == "bias" else (name,))).numpy()] = number
     roots = nodes.is_kind("root").numpy()
     root_weight[roots] = graph.root_weights.double().numpy()[nodes.index.numpy()[roots]]
@@ -54,6 +87,23 @@ def arrays_of(graph: AttributionGraph, title: str) -> GraphArrays:
         {name: column.float().numpy() for name, column in graph.ledger._asdict().items()},
         tuple(_rows(graph.settings, graph.provenance)),
     )
+
+
+def with_reasons(arrays: GraphArrays, graph: AttributionGraph, reasons: EdgeReasons) -> GraphArrays:
+    """A graph's arrays with what is known of its edges."""
+    places, edges = (each.tolist() for each in reasons.edges_in(graph))
+    whys = [each.to_dict() for each in reasons.whys]
+    heads, past, later = (each[places].numpy() for each in (reasons.heads, reasons.past, reasons.later))
+    found = Reasons(
+        np.array(edges, dtype=np.int64),
+        heads,
+        past,
+        later,
+        tuple(whys[place] if place < len(whys) else None for place in places),
+    )
+    known = set(graph.names)
+    writes = {name: each._asdict() for name, each in reasons.writes.items() if name in known}
+    return arrays._replace(reasons=found, writes=writes)
 
 
 def _rows(*tables: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -130,9 +130,11 @@ def _curve(curve: SizeCurve) -> dict[str, Any]:
 
 
 def _evidence(found: Evidence) -> dict[str, Any]:
-    predictions = [each._asdict() for each in found.predictions]
-    return {name: getattr(found, name) for name in ("metric", "split", "pairs", "edges", "effects")} | {
-        "predictions": predictions
+    plain = ("metric", "split", "pairs", "edges", "effects", "prompts")
+    return {name: getattr(found, name) for name in plain} | {
+        "predictions": [each._asdict() for each in found.predictions],
+        "by_pair": [[float(f"{x:.4g}") for x in row] for row in found.by_pair],
+        "looks": [None if each is None else each._asdict() for each in found.looks],
     }
 
 

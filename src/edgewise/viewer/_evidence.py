@@ -1,4 +1,6 @@
-"""What a circuit's page says beyond its scores: exact effects of its strongest edges, and predictions side by side."""
+"""What a circuit's page says beyond its scores: exact effects of its strongest edges, where the heads look that read or
+write them, and predictions side by side.
+"""
 
 import json
 from collections.abc import Sequence
@@ -7,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import exact_patching
+from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
 from edgewise.runs import SavedAsJson
 from edgewise.tasks import Task
+from edgewise.viewer._looks import Look, looks
 
 N_PAIRS = 16
 """Pairs that an edge's effect is the mean over."""
@@ -56,6 +58,12 @@ class Evidence(SavedAsJson):
     effects: tuple[float, ...]
     """Of each: the metric of the full model minus that of the full model without it."""
     predictions: tuple[Prediction, ...] = ()
+    by_pair: tuple[tuple[float, ...], ...] = ()
+    """Of each edge: its effect on each pair, of which `effects` is the mean."""
+    prompts: tuple[tuple[str, ...], ...] = ()
+    """The pairs' clean prompts, by token."""
+    looks: tuple[Look | None, ...] = ()
+    """Of each edge into a head: where the head looks on the pair on which the edge does most."""
 
     @staticmethod
     def load(path: str | Path) -> "Evidence":
@@ -64,6 +72,8 @@ class Evidence(SavedAsJson):
             row: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
             row |= {name: tuple(row[name]) for name in ("edges", "effects")}
             row["predictions"] = tuple(_prediction(each) for each in row["predictions"])
+            row |= {name: tuple(tuple(each) for each in row.get(name, ())) for name in ("by_pair", "prompts")}
+            row["looks"] = tuple(None if each is None else _read_look(each) for each in row.get("looks", ()))
             return Evidence(**row)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
@@ -74,6 +84,11 @@ def _prediction(row: dict[str, Any]) -> Prediction:
     said = {name: tuple((str(token), float(share)) for token, share in row[name]) for name in ("model", "circuit")}
     clean, corrupted, answers = (tuple(row[name]) for name in ("clean", "corrupted", "answers"))
     return Prediction(int(row["number"]), clean, corrupted, answers, said["model"], said["circuit"])
+
+
+def _read_look(row: dict[str, Any]) -> Look:
+    keys = tuple((int(key), float(with_it), float(without)) for key, with_it, without in row["keys"])
+    return Look(int(row["example"]), int(row["head"]), int(row["query"]), keys)
 
 
 def gather(
@@ -100,18 +115,25 @@ def gather(
     """
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
-    strongest = _strongest(circuit, n_edges)
-    chosen: Bool[torch.Tensor, " E"] = torch.zeros(circuit.graph.n_edges, dtype=torch.bool)
-    chosen[strongest] = True
+    strongest = _strongest(circuit, n_edges).tolist()
     # The field's metric, and one that every edge can change: the task's own may be a count.
     explained = replace(task, metric=task.explained)
     n_pairs = min(N_PAIRS, len(task.split(split)))
-    found = exact_patching(engine, explained, edges=chosen, split=split, pairs=n_pairs)
+    found = exact_effects(engine, explained, strongest, split=split, pairs=n_pairs)  # (edges, pairs)
     numbers = list(range(min(N_EXAMPLES, len(task.split(split))))) if examples is None else list(examples)
-    told = () if task.explained == "value" else _predictions(engine, circuit, task, split, numbers)
-    effects = tuple(found.values[strongest].tolist())
-    edges = tuple(strongest.tolist())
-    return Evidence(circuit.n_actual, circuit.graph.n_edges, task.explained, split, n_pairs, edges, effects, told)
+    return Evidence(
+        circuit.n_actual,
+        circuit.graph.n_edges,
+        task.explained,
+        split,
+        n_pairs,
+        tuple(strongest),
+        tuple(found.mean(1).tolist()),
+        () if task.explained == "value" else _predictions(engine, circuit, task, split, numbers),
+        tuple(tuple(row) for row in found.float().tolist()),
+        tuple(_texts(engine, task.split(split)[number].clean) for number in range(n_pairs)),
+        tuple(looks(engine, task, split, strongest, found.abs().argmax(1).tolist())),
+    )
 
 
 def _strongest(circuit: Circuit, n: int) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Attribution graphs as a page carries them: ours as arrays, those of other tools as the files they are."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,10 +11,44 @@ from jaxtyping import Float, Int
 from edgewise._errors import InputError
 from edgewise.viewer._pack import Packer
 
-KINDS = ("token", "position", "neuron", "feature", "error", "bias", "root")
+KINDS = ("token", "position", "neuron", "feature", "error", "bias", "root", "nodes")
 """Kinds of nodes, as the page's script numbers them."""
 LARGEST = 400 * 2**20
 """Bytes of another tool's file: a browser's longest text is not much more."""
+
+
+class Several(NamedTuple):
+    """What several graphs say beside each number of the one that is drawn."""
+
+    kind: Literal["merged", "difference"]
+    names: tuple[str, ...]
+    """Of a difference: its two sides."""
+    n_prompts: tuple[int, ...]
+    """How many prompts there are; of a difference, on each side."""
+    flows: bool
+    """Whether edges count influence, as of graphs that were joined by places, and not weights."""
+    influence: Float[np.ndarray, " n"]
+    """By which nodes are ranked: the mean over prompts, of a difference the larger side's."""
+    nodes: dict[str, Float[np.ndarray, " n"]]
+    """Of the nodes' influence; merged: `low`, `high`, `share` of the prompts that have it; of a difference: `first`,
+    `second`."""
+    edges: dict[str, Float[np.ndarray, " E"]]
+    """Merged: `low`, `high`, `share`, `agreement` of the signs; of a difference: `first`, `second`, `low`, `high`."""
+
+
+class Reasons(NamedTuple):
+    """What is known of some edges beyond their weight."""
+
+    edge: Int[np.ndarray, " m"]
+    """Which edges."""
+    heads: Float[np.ndarray, "m L H"]
+    """What goes through each head at each layer,"""
+    past: Float[np.ndarray, "m L"]
+    """what goes past them,"""
+    later: Float[np.ndarray, "m L"]
+    """and what is written only later."""
+    whys: tuple[dict[str, Any] | None, ...]
+    """Of each edge what `edgewise.attribution.why` says, as plain values; None for most."""
 
 
 class GraphArrays(NamedTuple):
@@ -40,6 +75,14 @@ class GraphArrays(NamedTuple):
     """`residual`, `size`, `outside` and `outside_size` of each target."""
     about: tuple[tuple[str, str], ...] = ()
     """Where it comes from, in rows for people."""
+    notes: tuple[str, ...] = ()
+    """What was left out, and why."""
+    several: Several | None = None
+    reasons: Reasons | None = None
+    writes: Mapping[str, Any] = {}
+    """By a node's id: the tokens that it speaks for, `raises` and `lowers`."""
+    dashboards: Mapping[str, Any] = {}
+    """By a node's id without its position: the feature's dashboard (`read_dashboards`)."""
 
 
 class ForeignFile(NamedTuple):
@@ -72,14 +115,34 @@ def _pack_graph(graph: GraphArrays, prefix: str, packer: Packer) -> dict[str, An
         packer.add(f"{prefix}/{name}", getattr(graph, name), kind)
     for name, values in (graph.ledger or {}).items():
         packer.add(f"{prefix}/{name}", values, "f4")
-    packer.add_bytes(f"{prefix}/texts", json.dumps({"ids": graph.ids, "labels": graph.labels}).encode())
+    texts = {name: getattr(graph, name) for name in ("ids", "labels", "writes", "dashboards")}
+    packer.add_bytes(f"{prefix}/texts", json.dumps(texts).encode())
     return {
         "arrays": prefix,
         "title": graph.title,
         "tokens": graph.tokens,
         "ledger": graph.ledger is not None,
         "about": list(graph.about),
+        "notes": list(graph.notes),
+        "several": None if graph.several is None else _pack_several(graph.several, prefix, packer),
+        "reasons": None if graph.reasons is None else _pack_reasons(graph.reasons, prefix, packer),
     }
+
+
+def _pack_several(found: Several, prefix: str, packer: Packer) -> dict[str, Any]:
+    packer.add(f"{prefix}/influence", found.influence, "f8")
+    for ends, columns in (("nodes", found.nodes), ("edges", found.edges)):
+        for name, values in columns.items():
+            packer.add(f"{prefix}/{ends}/{name}", values, "f4")
+    return {name: getattr(found, name) for name in ("kind", "names", "n_prompts", "flows")}
+
+
+def _pack_reasons(found: Reasons, prefix: str, packer: Packer) -> dict[str, Any]:
+    packer.add(f"{prefix}/reasons/edge", found.edge, "u4")
+    for name in ("heads", "past", "later"):
+        packer.add(f"{prefix}/reasons/{name}", getattr(found, name), "f4")
+    packer.add_bytes(f"{prefix}/reasons/whys", json.dumps(found.whys).encode())
+    return {"layers": found.heads.shape[1], "heads": found.heads.shape[2]}
 
 
 def _pack_foreign(file: ForeignFile, array: str, packer: Packer) -> dict[str, Any]:

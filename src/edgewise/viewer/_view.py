@@ -4,10 +4,11 @@ import webbrowser
 from pathlib import Path
 
 from edgewise._errors import InputError
-from edgewise.attribution import AttributionGraph
+from edgewise.attribution import AttributionGraph, Difference, MergedGraph
 from edgewise.circuit import Circuit
 from edgewise.runs import write_atomically
 from edgewise.viewer._attribution import arrays_of, is_graph, read_graph
+from edgewise.viewer._dashboards import Dashboards, dashboards_of, read_dashboards
 from edgewise.viewer._graphs import ForeignFile, GraphArrays, read_foreign
 from edgewise.viewer._page import page
 from edgewise.viewer._read import CIRCUIT, Viewed, read
@@ -15,36 +16,41 @@ from edgewise.viewer._read import CIRCUIT, Viewed, read
 SEVERAL = "circuits.html"
 """The page of more than one run."""
 GRAPH_PAGE = "graph.html"
+Seen = Circuit | AttributionGraph | MergedGraph | Difference | Viewed | GraphArrays | str | Path
 
 
 def view(
-    *what: Circuit | AttributionGraph | Viewed | GraphArrays | str | Path,
+    *what: Seen,
     out: str | Path | None = None,
     title: str | None = None,
     show: bool = True,
+    dashboards: str | Path | None = None,
 ) -> Path:
     """Write one HTML file in which circuits and attribution graphs are looked at, and open it.
 
     The file needs no server and no network: it can be sent by mail.
 
     Args:
-        what: circuits, attribution graphs, folders of runs, files of circuits and graphs, or graphs in the JSON of
-            Neuronpedia and circuit-tracer.
+        what: circuits, attribution graphs, merged ones and differences, folders of runs, files of circuits and graphs,
+            or graphs in the JSON of Neuronpedia and circuit-tracer.
         out: the `.html` file; if None, in the first one's folder: `circuit.html`, `NAME.html` for `NAME.json`, or
             `circuits.html` for several.
         title: of the page.
         show: open it in the browser.
+        dashboards: a folder or file of feature dashboards, of which those of the graphs' features are put into the page
+            (see `read_dashboards`).
 
     Returns:
         Where the page is.
 
     Raises:
-        InputError: nothing was given, a file is no circuit, or the page cannot be written.
+        InputError: nothing was given, a file is no circuit, graph or dashboard, or the page cannot be written.
     """
     if not what:
         raise InputError("view: nothing to look at; give a circuit or a run's folder")
     path = check_page(out) if out is not None else _beside(what)
-    runs = [_viewed(each, number) for number, each in enumerate(what)]
+    known = {} if dashboards is None else read_dashboards(dashboards)
+    runs = [_with(known, _viewed(each, number)) for number, each in enumerate(what)]
     write_atomically(path, page(runs, title=title))
     if show:
         webbrowser.open(path.resolve().as_uri())
@@ -59,7 +65,7 @@ def check_page(out: str | Path) -> Path:
     return path
 
 
-def _beside(what: tuple[Circuit | AttributionGraph | Viewed | GraphArrays | str | Path, ...]) -> Path:
+def _beside(what: tuple[Seen, ...]) -> Path:
     first = what[0]
     if not isinstance(first, (str, Path)):
         raise InputError("view: give out=, the .html file to write")
@@ -72,14 +78,19 @@ def _beside(what: tuple[Circuit | AttributionGraph | Viewed | GraphArrays | str 
     return folder / Path(CIRCUIT).with_suffix(".html").name
 
 
-def _viewed(
-    what: Circuit | AttributionGraph | Viewed | GraphArrays | str | Path, number: int
-) -> Viewed | GraphArrays | ForeignFile:
+def _viewed(what: Seen, number: int) -> Viewed | GraphArrays | ForeignFile:
     if isinstance(what, (Viewed, GraphArrays)):
         return what
     if isinstance(what, Circuit):
         return Viewed(what, f"circuit {number + 1}")
-    if isinstance(what, AttributionGraph):
+    if isinstance(what, (AttributionGraph, MergedGraph, Difference)):
         return arrays_of(what, f"graph {number + 1}")
     path = Path(what)
     return read_foreign(path) if path.suffix == ".json" else read_graph(path) if is_graph(path) else read(path)
+
+
+def _with(known: Dashboards, what: Viewed | GraphArrays | ForeignFile) -> Viewed | GraphArrays | ForeignFile:
+    """The same, a graph with the dashboards of its features."""
+    if not isinstance(what, GraphArrays) or not known:
+        return what
+    return what._replace(dashboards=dashboards_of(what.ids, known))

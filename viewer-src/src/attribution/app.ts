@@ -6,9 +6,12 @@ import { AttributionGraph, type Parts, ROOT } from "./graph";
 import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";
 import { labelsFile, readLabels } from "../labels";
 import { type App, type Documents, type Hit, Shell } from "../shell";
+import { type Among, choices, isAmong, lists, rankedNodes } from "./several";
 import { Background } from "./background";
-import { button, element, fill } from "../dom";
+import { button, type Child, chooser, element, fill } from "../dom";
 import { count, percent } from "../words";
+import type { Drawn } from "./picture";
+import { edgeFacts } from "./edge";
 import { Stage } from "./stage";
 import { Store } from "../store";
 
@@ -19,6 +22,7 @@ const TABS: [Tab, string][] = [
 ];
 const MOST_HITS = 12;
 const AT_REST = 80; // edges drawn while nothing is chosen
+const MOST_LISTED = 1000;
 
 export class GraphApp implements App {
   readonly shell: Shell;
@@ -36,11 +40,13 @@ export class GraphApp implements App {
   private readonly tabs = element("div", { class: "tabs", role: "group", "aria-label": "Panel" });
   private readonly panel = element("section", { class: "panel", "aria-label": "What is chosen", tabindex: 0 });
   private shown: Uint8Array = new Uint8Array();
-  private atRest: [number, number, number][] = [];
+  private ordered: number[] = [];
+  private atRest: Drawn[] = [];
   private scores: Scores | null = null;
 
   private readonly actions: Actions = {
-    choose: (node) => this.store.change({ node, tab: "node" }),
+    choose: (node) => this.store.change({ node, edge: null, tab: "node" }),
+    chooseEdge: (edge) => this.store.change({ node: this.graph.targetOf(edge), edge, tab: "node" }),
     pin: (node) => this.setPinned(toggled(this.store.state.pinned, node)),
     pinAll: (nodes) => this.setPinned(new Set([...this.store.state.pinned, ...nodes])),
     unpinAll: () => this.setPinned(new Set()),
@@ -61,7 +67,7 @@ export class GraphApp implements App {
       rootWeight: parts.rootWeight,
       nTokens: parts.tokens.length,
     });
-    this.influence = influence(structure, order(structure));
+    this.influence = parts.extras.several?.influence ?? influence(structure, order(structure));
     this.share = parts.share ?? shares(this.influence);
     const importance = (node: number) => (parts.kind[node] === ROOT ? -parts.rootWeight[node] : this.share[node]);
     this.ranked = Uint32Array.from(this.share.keys()).sort((a, b) => importance(a) - importance(b));
@@ -102,9 +108,10 @@ export class GraphApp implements App {
   }
 
   private show(state: GraphState, before: GraphState | null): void {
-    if (!before || state.threshold !== before.threshold || state.pinned !== before.pinned) {
+    if (!before || state.threshold !== before.threshold || state.pinned !== before.pinned || state.among !== before.among) {
       this.shown = this.within(state);
-      this.atRest = strongest(this.structure, this.influence, this.shown, AT_REST);
+      this.ordered = this.inOrder(state);
+      this.atRest = this.ordered.slice(0, AT_REST).map((edge) => this.drawn(edge));
     }
     if (state.pinned !== before?.pinned) {
       this.scores = null;
@@ -124,6 +131,7 @@ export class GraphApp implements App {
       ranked: this.ranked,
       zoom: state.zoom,
       node: state.node,
+      edge: state.edge === null ? null : this.drawn(state.edge),
       pinned: state.pinned,
       atRest: this.atRest,
       title: `${this.graph.parts.title}: ${count(nodes)} of ${count(this.graph.n)} nodes`,
@@ -132,6 +140,25 @@ export class GraphApp implements App {
     this.showPanel(state);
     this.shell.allow(this.store.canUndo, this.store.canRedo);
     this.shell.say(state.node === null ? `${count(nodes)} nodes` : `${name(this.graph, state, state.node)}: ${this.graph.describe(state.node)}`);
+  }
+
+  /** The edges between nodes that are shown, the most important first: a few to be drawn, of several graphs a list. */
+  private inOrder(state: GraphState): number[] {
+    const { several } = this.graph.parts.extras;
+    if (!several) return strongest(this.structure, this.influence, this.shown, AT_REST);
+    const { sources, weight } = this.graph.parts;
+    const found: number[] = [];
+    for (let target = 0; target < this.graph.n; target++) {
+      if (!this.shown[target]) continue;
+      for (let e = this.graph.parts.offsets[target]; e < this.graph.parts.offsets[target + 1]; e++) {
+        if (this.shown[sources[e]] && isAmong(several, state.among, e)) found.push(e);
+      }
+    }
+    return found.sort((a, b) => Math.abs(weight[b]) - Math.abs(weight[a])).slice(0, MOST_LISTED);
+  }
+
+  private drawn(edge: number): Drawn {
+    return [this.graph.parts.sources[edge], this.graph.targetOf(edge), this.graph.parts.weight[edge]];
   }
 
   /** Which nodes are shown: the most influential, what is pinned, and all that pruning never takes away. */
@@ -184,6 +211,7 @@ export class GraphApp implements App {
   }
 
   private showOptions(state: GraphState): void {
+    const { several } = this.graph.parts.extras;
     const zoom = (by: number) => () => {
       const next = ZOOMS[ZOOMS.indexOf(state.zoom as (typeof ZOOMS)[number]) + by];
       if (next) this.store.change({ zoom: next });
@@ -194,6 +222,7 @@ export class GraphApp implements App {
       button("−", zoom(-1), { "aria-label": "Zoom out", disabled: state.zoom === ZOOMS[0] }),
       `${state.zoom} ×`,
       button("+", zoom(1), { "aria-label": "Zoom in", disabled: state.zoom === ZOOMS[ZOOMS.length - 1] }),
+      several && chooser("Edges", choices(several), state.among, (among) => this.store.change({ among: among as Among })),
     );
   }
 
@@ -211,9 +240,19 @@ export class GraphApp implements App {
         ? about(this.graph)
         : state.tab === "pinned"
           ? pinnedFacts(this.graph, state, this.scores, this.actions)
-          : nodeFacts(this.graph, state, this.shown, this.share, this.scores, this.actions)),
+          : this.chosenFacts(state)),
     );
     this.panel.scrollTop = 0;
+  }
+
+  private chosenFacts(state: GraphState): Child[] {
+    const { several } = this.graph.parts.extras;
+    if (state.edge !== null) return edgeFacts(this.graph, state, state.edge, this.actions);
+    if (several && state.node === null) {
+      const nodes = rankedNodes(several, (node) => this.shown[node] === 1 && this.graph.isInner(node));
+      return lists(this.graph, several, this.ordered, nodes, this.actions);
+    }
+    return nodeFacts(this.graph, state, this.shown, this.share, this.scores, this.actions);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Graphs in the JSON of Neuronpedia and circuit-tracer. Whatever does not fit is refused with one message. */
 
-import { BIAS, type Edges, ERROR, FEATURE, type Parts, ROOT, TOKEN } from "./graph";
+import { BIAS, type Edges, ERROR, FEATURE, NO_EXTRAS, type Parts, ROOT, TOKEN } from "./graph";
 
 type Row = Record<string, unknown>;
 
@@ -51,6 +51,7 @@ export function parse(text: string, name: string): Parts {
     title: shown(metadata.slug ?? name),
     tokens: table.tokens,
     ledger: null,
+    extras: NO_EXTRAS,
     about: [
       ["file", name],
       ...about.map((key): [string, string] => [key, shown(metadata[key])]),

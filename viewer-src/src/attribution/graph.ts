@@ -1,9 +1,16 @@
 /** An attribution graph: tokens, features or neurons, errors and biases, and how much each gives to which. */
 
+type Said = [token: string, amount: number];
+
 /** Kinds of nodes; a node's `kind` is its place in this list. */
-export const KINDS = ["token", "position", "neuron", "feature", "error", "bias", "root"] as const;
+export const KINDS = ["token", "position", "neuron", "feature", "error", "bias", "root", "nodes"] as const;
 export type Kind = (typeof KINDS)[number];
-export const [TOKEN, POSITION, NEURON, FEATURE, ERROR, BIAS, ROOT] = KINDS.keys();
+export const [TOKEN, POSITION, NEURON, FEATURE, ERROR, BIAS, ROOT, NODES] = KINDS.keys();
+
+/** Whether pruning may take a node of this kind away, and people pin it. */
+export function isInnerKind(kind: number): boolean {
+  return kind === FEATURE || kind === NEURON || kind === NODES;
+}
 
 /** What each node's incoming edges leave out. */
 export interface Ledger {
@@ -40,6 +47,87 @@ export interface Parts extends Edges {
   ledger: Ledger | null;
   about: [string, string][];
   notes: string[];
+  extras: Extras;
+}
+
+/** What only some graphs carry. */
+export interface Extras {
+  several: Several | null;
+  reasons: Reasons | null;
+  /** By a node's id: the tokens that it speaks for, each with what it adds to their logits. */
+  writes: ReadonlyMap<string, { raises: Said[]; lowers: Said[] }>;
+  /** By a feature's id without its position. */
+  dashboards: ReadonlyMap<string, Dashboard>;
+}
+
+export const NO_EXTRAS: Extras = { several: null, reasons: null, writes: new Map(), dashboards: new Map() };
+
+/** A graph of several prompts, or a difference of two graphs: the numbers beside each node's influence and edge's weight. */
+export interface Several {
+  kind: "merged" | "difference";
+  names: string[];
+  prompts: number[];
+  /** Whether edges count influence and not weights. */
+  flows: boolean;
+  influence: Float64Array;
+  nodes: Readonly<Record<string, Float32Array>>;
+  edges: Readonly<Record<string, Float32Array>>;
+}
+
+/** Of some edges: what goes through each head at each layer, and past them. */
+export interface Reasons {
+  layers: number;
+  heads: number;
+  /** An edge's place in the arrays. */
+  place: ReadonlyMap<number, number>;
+  through: Float32Array;
+  past: Float32Array;
+  later: Float32Array;
+  whys: (Why | null)[];
+}
+
+/** What `edgewise.attribution.why` says of an edge. */
+export interface Why {
+  layers: { layer: number; heads: HeadLoading[] }[];
+  reasons: QueryKey[];
+}
+
+export interface HeadLoading {
+  layer: number;
+  head: number;
+  weight: number;
+  query: number;
+  key: number;
+  at_pair: number;
+  attention: number;
+}
+
+export interface QueryKey {
+  layer: number;
+  head: number;
+  query: number;
+  key: number;
+  attention: number;
+  value: number;
+  margin: number;
+  sink: number;
+  residual: number;
+  pairs: Term[];
+  query_side: Term[];
+  key_side: Term[];
+}
+
+export interface Term {
+  query: string;
+  key: string;
+  weight: number;
+}
+
+export interface Dashboard {
+  top: string[];
+  bottom: string[];
+  density: number | null;
+  contexts: { tokens: string[]; values: number[]; at: number }[];
 }
 
 export class AttributionGraph {
@@ -78,8 +166,7 @@ export class AttributionGraph {
 
   /** Features and neurons: what pruning may take away and people pin. */
   isInner(node: number): boolean {
-    const kind = this.parts.kind[node];
-    return kind === FEATURE || kind === NEURON;
+    return isInnerKind(this.parts.kind[node]);
   }
 
   isError(node: number): boolean {
@@ -93,9 +180,28 @@ export class AttributionGraph {
   /** Where a node stands, in words. */
   describe(node: number): string {
     const { kind, layer, position, tokens } = this.parts;
-    const at = position[node] >= 0 ? `token ${position[node]}, “${tokens[position[node]] ?? ""}”` : "all tokens";
     const where = kind[node] === ROOT || layer[node] < 0 ? "" : `, layer ${layer[node]}`;
+    const token = tokens[position[node]] ?? "";
+    const at = position[node] < 0 ? "all tokens" : this.parts.extras.several ? `at ${token}` : `token ${position[node]}, “${token}”`;
     return `${KINDS[kind[node]]}${where}, ${at}`;
+  }
+
+  /** An edge's number; null where there is none. */
+  edge(source: number, target: number): number | null {
+    const { offsets, sources } = this.parts;
+    for (let e = offsets[target]; e < offsets[target + 1]; e++) if (sources[e] === source) return e;
+    return null;
+  }
+
+  targetOf(edge: number): number {
+    const { offsets } = this.parts;
+    let [low, high] = [0, this.n - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (offsets[middle + 1] > edge) high = middle;
+      else low = middle + 1;
+    }
+    return low;
   }
 
   /** A node's number by its id. */
@@ -104,24 +210,28 @@ export class AttributionGraph {
     return this.numbers.get(id) ?? null;
   }
 
-  /** A target's sources and what each gives, the largest first; only those shown. */
-  inputs(node: number, shown: Uint8Array): [number, number][] {
+  /** A target's sources, what each gives, and which edge that is, the largest first; only those shown. */
+  inputs(node: number, shown: Uint8Array): Neighbour[] {
     const { offsets, sources, weight } = this.parts;
-    const found: [number, number][] = [];
-    for (let e = offsets[node]; e < offsets[node + 1]; e++) if (shown[sources[e]]) found.push([sources[e], weight[e]]);
+    const found: Neighbour[] = [];
+    for (let e = offsets[node]; e < offsets[node + 1]; e++) if (shown[sources[e]]) found.push([sources[e], weight[e], e]);
     return found.sort(bySize);
   }
 
   /** A source's targets and what it gives to each, the largest first. */
-  outputs(node: number, shown: Uint8Array): [number, number][] {
-    const found: [number, number][] = [];
+  outputs(node: number, shown: Uint8Array): Neighbour[] {
+    const found: Neighbour[] = [];
     for (let i = this.targetStart[node]; i < this.targetStart[node + 1]; i++) {
-      if (shown[this.targets[i]]) found.push([this.targets[i], this.parts.weight[this.targetEdge[i]]]);
+      const edge = this.targetEdge[i];
+      if (shown[this.targets[i]]) found.push([this.targets[i], this.parts.weight[edge], edge]);
     }
     return found.sort(bySize);
   }
 }
 
-function bySize(a: [number, number], b: [number, number]): number {
+/** The node at an edge's other end, its weight, its number. */
+export type Neighbour = readonly [node: number, weight: number, edge: number];
+
+function bySize(a: Neighbour, b: Neighbour): number {
   return Math.abs(b[1]) - Math.abs(a[1]);
 }

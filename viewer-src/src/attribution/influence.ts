@@ -5,7 +5,7 @@
  * through all paths of these. Biases, which other tools do not have, are left out.
  */
 
-import { BIAS, type Edges, ERROR, FEATURE, NEURON, POSITION, TOKEN } from "./graph";
+import { BIAS, type Edges, ERROR, isInnerKind, POSITION, TOKEN } from "./graph";
 
 export interface Structure extends Edges {
   kind: Uint8Array;
@@ -78,7 +78,7 @@ export function scores(s: Structure, sorted: Uint32Array, kept: Uint8Array): Sco
   const places = new Float64Array((s.layer.reduce((a, b) => Math.max(a, b), 0) + 2) * (s.nTokens + 1));
   const place = (node: number) => (s.layer[node] + 1) * (s.nTokens + 1) + s.position[node] + 1;
   const isError = (node: number) =>
-    s.kind[node] === ERROR || ((s.kind[node] === FEATURE || s.kind[node] === NEURON) && !kept[node]);
+    s.kind[node] === ERROR || (isInnerKind(s.kind[node]) && !kept[node]);
   let [tokens, errors, complete, whole] = [0, 0, 0, 0];
   for (let i = sorted.length - 1; i >= 0; i--) {
     const target = sorted[i];
@@ -117,9 +117,9 @@ export function scores(s: Structure, sorted: Uint32Array, kept: Uint8Array): Sco
   };
 }
 
-/** Of the edges between nodes that are shown, those that carry the most influence, the strongest first. */
-export function strongest(s: Structure, found: Float64Array, shown: Uint8Array, most: number): [number, number, number][] {
-  let best: { source: number; target: number; carried: number; weight: number }[] = [];
+/** Of the edges between nodes that are shown, the numbers of those that carry the most influence, the strongest first. */
+export function strongest(s: Structure, found: Float64Array, shown: Uint8Array, most: number): number[] {
+  let best: { edge: number; carried: number }[] = [];
   let least = 0;
   const cut = () => {
     best = best.sort((a, b) => b.carried - a.carried).slice(0, most);
@@ -131,13 +131,12 @@ export function strongest(s: Structure, found: Float64Array, shown: Uint8Array, 
     for (let e = s.offsets[target]; e < s.offsets[target + 1]; e++) sum += Math.abs(s.weight[e]);
     const mass = (found[target] + s.rootWeight[target]) / (sum || 1);
     for (let e = s.offsets[target]; e < s.offsets[target + 1]; e++) {
-      const weight = s.weight[e];
-      const carried = mass * Math.abs(weight);
+      const carried = mass * Math.abs(s.weight[e]);
       if (carried <= least || !shown[s.sources[e]]) continue;
-      best.push({ source: s.sources[e], target, carried, weight });
+      best.push({ edge: e, carried });
       if (best.length > 4 * most) cut();
     }
   }
   cut();
-  return best.map(({ source, target, weight }) => [source, target, weight]);
+  return best.map(({ edge }) => edge);
 }

@@ -1,15 +1,19 @@
 /** The panel beside the graph: a node's inputs and outputs, what is pinned, where the graph comes from. */
 
 import { amount, count, percent, several, signedAmount } from "../words";
-import type { AttributionGraph } from "./graph";
+import type { AttributionGraph, Neighbour } from "./graph";
+import { besideEdge, nodeNumbers } from "./several";
 import { type Block, blocksOf, flows, suggest } from "./groups";
 import { button, type Child, element } from "../dom";
+import { dashboardOf, written } from "./dashboards";
+import { row, rowsOf } from "./rows";
 import { diagram } from "./diagram";
 import type { GraphState } from "./state";
 import type { Scores } from "./influence";
 
 export interface Actions {
   choose(node: number | null): void;
+  chooseEdge(edge: number): void;
   pin(node: number): void;
   pinAll(nodes: number[]): void;
   unpinAll(): void;
@@ -17,8 +21,6 @@ export interface Actions {
   ungroup(index: number): void;
   label(node: number, words: string): void;
 }
-
-const FIRST = 40;
 
 export function name(graph: AttributionGraph, state: GraphState, node: number): string {
   return state.labels.get(graph.parts.ids[node]) ?? graph.name(node);
@@ -35,7 +37,7 @@ export function nodeFacts(
 ): Child[] {
   const { node } = state;
   if (node === null) return [...outputs(graph, state, shown, actions), ...(state.pinned.size ? [] : [scoreTable(scores, "The whole graph")])];
-  const { value, ids } = graph.parts;
+  const { value, ids, extras } = graph.parts;
   const [into, outOf] = [graph.inputs(node, shown), graph.outputs(node, shown)];
   const pinned = state.pinned.has(node);
   const label = element("input", {
@@ -50,13 +52,16 @@ export function nodeFacts(
     ["id", ids[node]],
     ["where", graph.describe(node)],
     ...(Number.isNaN(value[node]) ? [] : [["value", amount(value[node])] as [string, string]]),
-    ["influence", graph.isInner(node) ? `within the first ${percent(share[node])} of all` : "always shown"],
-    ...ledger(graph, node),
+    ["rank", graph.isInner(node) ? `within the first ${percent(share[node])} of all influence` : "always shown"],
+    ...(extras.several ? nodeNumbers(extras.several, node) : []),
+    ...(extras.several?.kind === "difference" ? [] : ledger(graph, node)),
+    ...written(graph, node),
   ];
   return [
     element("h2", {}, name(graph, state, node), " ", button("×", () => actions.choose(null), { class: "close", "aria-label": "Choose nothing" })),
     element("p", { class: "line" }, label, button(pinned ? "Unpin" : "Pin", () => actions.pin(node), { "aria-pressed": String(pinned) })),
     element("dl", {}, ...facts.flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    ...dashboardOf(graph, node),
     element("h3", {}, `Inputs (${count(into.length)})`),
     edges(graph, state, into, graph.inputSize[node], actions),
     element("h3", {}, `Outputs (${count(outOf.length)})`),
@@ -80,57 +85,30 @@ function ledger(graph: AttributionGraph, node: number): [string, string][] {
 function outputs(graph: AttributionGraph, state: GraphState, shown: Uint8Array, actions: Actions): Child[] {
   const roots = [...graph.parts.rootWeight.keys()].filter((node) => graph.parts.rootWeight[node] > 0 && shown[node]);
   roots.sort((a, b) => graph.parts.rootWeight[b] - graph.parts.rootWeight[a]);
-  const rows = roots.map((node) => row(name(graph, state, node), amount(graph.parts.rootWeight[node]), null, () => actions.choose(node)));
+  const said = (node: number) => ({ words: name(graph, state, node), numbers: amount(graph.parts.rootWeight[node]), share: null });
   return [
     element("h2", {}, "What is explained"),
-    limited(rows),
+    rowsOf(roots.length, (i) => row({ ...said(roots[i]), choose: () => actions.choose(roots[i]) })),
     element("p", { class: "fact" }, "Click a node to see what flows into it and out of it; Shift and a click pins it."),
     element("h3", {}, "Prompt"),
     element("p", { class: "prompt" }, graph.parts.tokens.join("")),
   ];
 }
 
-function edges(
-  graph: AttributionGraph,
-  state: GraphState,
-  found: [number, number][],
-  size: number | null,
-  actions: Actions,
-): HTMLElement {
-  if (!found.length) return element("p", { class: "none" }, "none");
-  const most = Math.abs(found[0][1]) || 1;
-  const made = (from: number, to: number) =>
-    found.slice(from, to).map(([other, weight]) => {
-      const said = size === null ? signedAmount(weight) : `${signedAmount(weight)} (${percent(weight / (size || 1), 0)})`;
-      return row(`${state.pinned.has(other) ? "● " : ""}${name(graph, state, other)}`, said, weight / most, () => actions.choose(other));
+function edges(graph: AttributionGraph, state: GraphState, found: Neighbour[], size: number | null, actions: Actions): HTMLElement {
+  const { several, reasons } = graph.parts.extras;
+  const most = Math.abs(found[0]?.[1] ?? 1) || 1;
+  return rowsOf(found.length, (i) => {
+    const [other, weight, edge] = found[i];
+    return row({
+      words: `${state.pinned.has(other) ? "● " : ""}${name(graph, state, other)}`,
+      numbers: size === null ? signedAmount(weight) : `${signedAmount(weight)} (${percent(weight / (size || 1), 0)})`,
+      share: weight / most,
+      under: several && besideEdge(several, edge),
+      why: reasons?.place.has(edge) ? () => actions.chooseEdge(edge) : null,
+      choose: () => actions.choose(other),
     });
-  const list = element("ul", { class: "rows" }, ...made(0, FIRST));
-  if (found.length <= FIRST) return list;
-  const more = button(`${count(Math.min(found.length, 1000))} of ${count(found.length)}`, () => {
-    list.append(...made(FIRST, 1000));
-    more.remove();
   });
-  return element("div", {}, list, more);
-}
-
-function row(words: string, numbers: string, share: number | null, choose: () => void): HTMLLIElement {
-  const bar = share === null ? null : element("meter", { min: 0, max: 1, value: Math.abs(share), "aria-hidden": "true" });
-  if (bar && share! < 0) bar.classList.add("below");
-  return element(
-    "li",
-    {},
-    element(
-      "button",
-      { type: "button", class: "row", onclick: choose },
-      element("span", { class: "name", title: words }, words),
-      bar,
-      element("span", { class: "numbers" }, numbers),
-    ),
-  );
-}
-
-function limited(rows: HTMLLIElement[]): HTMLElement {
-  return element("ul", { class: "rows" }, ...rows.slice(0, 200));
 }
 
 /** The pinned sub-graph: its scores, a diagram, its blocks and the edges between them. */
@@ -148,7 +126,7 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
   const suggested = suggest(graph, ungrouped(state));
   return [
     element("h2", {}, several(state.pinned.size, "pinned node")),
-    scoreTable(scores),
+    hasScores(graph) && scoreTable(scores),
     diagram(graph, blocks, sums, words, (node) => actions.choose(node)),
     element("h3", {}, "Pinned"),
     grouping(graph, state, actions),
@@ -162,7 +140,15 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
       ),
     ),
     element("h3", {}, "Edges between them, summed"),
-    limited(sums.map((flow) => row(`${words(blocks[flow.from])} → ${words(blocks[flow.to])}`, `${signedAmount(flow.weight)} (${percent(flow.share, 0)})`, flow.weight / (Math.abs(sums[0].weight) || 1), () => actions.choose(blocks[flow.to].nodes[0])))),
+    rowsOf(sums.length, (i) => {
+      const { from, to, weight, share } = sums[i];
+      return row({
+        words: `${words(blocks[from])} → ${words(blocks[to])}`,
+        numbers: `${signedAmount(weight)} (${percent(share, 0)})`,
+        share: weight / (Math.abs(sums[0].weight) || 1),
+        choose: () => actions.choose(blocks[to].nodes[0]),
+      });
+    }),
     button("Unpin all", () => actions.unpinAll()),
   ];
 }
@@ -170,6 +156,12 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
 function ungrouped(state: GraphState): Set<number> {
   const grouped = new Set(state.groups.flatMap((group) => group[1]));
   return new Set([...state.pinned].filter((node) => !grouped.has(node)));
+}
+
+/** Whether replacement and completeness mean something: of weights, not of influence or of differences. */
+function hasScores(graph: AttributionGraph): boolean {
+  const { several } = graph.parts.extras;
+  return !several || (several.kind === "merged" && !several.flows);
 }
 
 function scoreTable(scores: Scores | null, heading?: string): HTMLElement {

@@ -1,6 +1,6 @@
 /** Draws an attribution graph: all that is shown as marks, and on top of them the edges of what is chosen. */
 
-import { type AttributionGraph, BIAS, ERROR, FEATURE, NEURON, ROOT } from "./graph";
+import { type AttributionGraph, BIAS, ERROR, FEATURE, isInnerKind, NEURON, NODES, ROOT } from "./graph";
 import type { Layout } from "./layout";
 import type { Palette } from "../theme";
 import type { Surface } from "../surface";
@@ -18,6 +18,8 @@ export interface View {
   shown: Uint8Array;
   title: string;
   pinned: ReadonlySet<number>;
+  /** The one edge that is chosen. */
+  edge: Drawn | null;
   /** The edges that are drawn while nothing is chosen or pinned. */
   atRest: readonly Drawn[];
   label(node: number): string;
@@ -56,13 +58,13 @@ function drawBin(s: Surface, view: View, layer: number, column: number, p: Palet
   }
   const radius = layout.markOf(nodes[0]);
   for (const [kind, points] of byLook) {
-    s.marks(points, kind === ERROR ? radius * 0.7 : radius, kind === FEATURE || kind === NEURON, colourOf(kind, p));
+    s.marks(points, kind === ERROR ? radius * 0.7 : radius, isInnerKind(kind), colourOf(kind, p));
   }
 }
 
 /** The colour of a kind of node. */
 export function colourOf(kind: number, p: Palette): string {
-  if (kind === FEATURE) return p.accent;
+  if (kind === FEATURE || kind === NODES) return p.accent;
   if (kind === NEURON) return p.value;
   if (kind === ERROR) return p.shared;
   if (kind === BIAS) return p.mlp;
@@ -97,11 +99,8 @@ function clipped(text: string, room: number): string {
 
 /** The edges of a node (those between pinned nodes where none is chosen), and a ring on each that matters. */
 export function drawFocus(s: Surface, view: View, node: number | null, p: Palette): void {
-  const { layout, graph, shown } = view;
-  const lines = node === null ? (view.pinned.size ? betweenPinned(view) : view.atRest) : [
-    ...graph.inputs(node, shown).slice(0, MOST_LINES).map(([source, w]): Drawn => [source, node, w]),
-    ...graph.outputs(node, shown).slice(0, MOST_LINES).map(([target, w]): Drawn => [node, target, w]),
-  ];
+  const { layout, shown } = view;
+  const lines = linesOf(view, node);
   const most = lines.reduce((found, line) => Math.max(found, Math.abs(line[2])), 1e-30);
   for (const [source, target, weight] of [...lines].reverse()) {
     const strength = Math.abs(weight) / most;
@@ -115,6 +114,16 @@ export function drawFocus(s: Surface, view: View, node: number | null, p: Palett
   for (const each of view.pinned) if (shown[each]) drawLabel(s, view, each, p);
 }
 
+function linesOf(view: View, node: number | null): readonly Drawn[] {
+  const { graph, shown, edge } = view;
+  if (node === null) return view.pinned.size ? betweenPinned(view) : view.atRest;
+  if (edge?.[1] === node) return shown[edge[0]] ? [edge] : [];
+  return [
+    ...graph.inputs(node, shown).slice(0, MOST_LINES).map(([source, w]): Drawn => [source, node, w]),
+    ...graph.outputs(node, shown).slice(0, MOST_LINES).map(([target, w]): Drawn => [node, target, w]),
+  ];
+}
+
 /** Source, target, weight. */
 export type Drawn = readonly [number, number, number];
 
@@ -122,6 +131,7 @@ const KEY: [number, string][] = [
   [ROOT, "output"],
   [FEATURE, "feature"],
   [NEURON, "neuron"],
+  [NODES, "nodes of a layer"],
   [ERROR, "error"],
   [BIAS, "bias"],
 ];
@@ -129,7 +139,7 @@ const KEY: [number, string][] = [
 function drawKey(s: Surface, view: View, x: number, y: number, p: Palette): void {
   for (const [kind, name] of KEY) {
     if (!view.graph.parts.kind.includes(kind)) continue;
-    s.marks([x, y], kind === ERROR ? 3.5 : 5, kind === FEATURE || kind === NEURON, colourOf(kind, p));
+    s.marks([x, y], kind === ERROR ? 3.5 : 5, isInnerKind(kind), colourOf(kind, p));
     s.text(x + 10, y, name, { fill: p.quiet, size: 11 });
     x += 30 + 6.2 * name.length;
   }

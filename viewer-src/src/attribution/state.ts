@@ -2,6 +2,7 @@
 
 import type { AttributionGraph } from "./graph";
 import type { Fragment } from "../store";
+import { AMONG, type Among } from "./several";
 import type { Group } from "./groups";
 
 export type Tab = "node" | "pinned" | "about";
@@ -11,6 +12,10 @@ export interface GraphState {
   /** Of all influence, in thousandths: nodes beyond it are not shown. */
   threshold: number;
   node: number | null;
+  /** An edge, by its number. */
+  edge: number | null;
+  /** Of several graphs: which edges are listed and drawn. */
+  among: Among;
   pinned: ReadonlySet<number>;
   groups: readonly Group[];
   zoom: number;
@@ -32,6 +37,8 @@ export function fragment(graph: AttributionGraph): Fragment<GraphState> {
       const found = new URLSearchParams();
       if (state.threshold !== begin) found.set("influence", String(state.threshold / ALL));
       if (state.node !== null) found.set("node", graph.parts.ids[state.node]);
+      if (state.edge !== null) found.set("edge", JSON.stringify([graph.parts.sources[state.edge], graph.targetOf(state.edge)].map((n) => graph.parts.ids[n])));
+      if (state.among !== "all") found.set("among", state.among);
       for (const node of state.pinned) found.append("pin", graph.parts.ids[node]);
       for (const [label, nodes] of state.groups) found.append("group", JSON.stringify([label, ...nodes.map((n) => graph.parts.ids[n])]));
       if (state.zoom !== 1) found.set("zoom", String(state.zoom));
@@ -44,9 +51,12 @@ export function fragment(graph: AttributionGraph): Fragment<GraphState> {
       const pinned = new Set(known(found.getAll("pin")));
       const groups = found.getAll("group").map(texts).filter((each) => each.length > 1);
       const taken = new Set<number>();
+      const ends = known(texts(found.get("edge") ?? ""));
       return {
         threshold: influence >= 0 && influence <= 1 ? Math.round(influence * ALL) : begin,
         node: known([found.get("node")])[0] ?? null,
+        edge: ends.length === 2 ? graph.edge(ends[0], ends[1]) : null,
+        among: AMONG.find((among) => among === found.get("among")) ?? "all",
         pinned,
         groups: groups.map(([label, ...ids]): Group => {
           const nodes = known(ids).filter((node) => pinned.has(node) && !taken.has(node));

@@ -1,8 +1,8 @@
 /** Circuits: one state, and what shows it. */
 
 import { type CircuitState, LINES, type Tab, fragment } from "./state";
-import { type Actions, about, component, edgeFacts, examples, overview, showIn } from "./panel";
-import { type Child, button, element, fill } from "../dom";
+import { type Actions, about, component, edgeFacts, overview, showIn } from "./panel";
+import { type Child, button, chooser, element, fill } from "../dom";
 import { type Circuit, Ranking } from "../ranking";
 import { type Component, Graph } from "../graph";
 import { type Found, search } from "./search";
@@ -11,6 +11,7 @@ import type { PageData } from "../data";
 import { type App, type Documents, Shell } from "../shell";
 import { SizePanel } from "./slider";
 import { Stage } from "./stage";
+import { examples } from "./examples";
 import { Store } from "../store";
 import { count } from "../words";
 import { labelsFile, readLabels } from "../labels";
@@ -90,7 +91,8 @@ export class CircuitApp implements App {
     const changed = (...names: (keyof CircuitState)[]) => !before || names.some((name) => state[name] !== before[name]);
     if (changed("run", "size", "beside", "show")) {
       const other = this.circuitBeside(state, run);
-      this.scene = new Scene(run.graph, run, run.at(state.size), other, other ? state.show : "all");
+      const beside = state.beside === "found" ? run : this.runs[Number(state.beside)];
+      this.scene = new Scene(run.graph, run, run.at(state.size), other, other ? state.show : "all", other && beside);
       this.size.show(run, this.scene.circuit);
     }
     if (changed("run", "beside", "show", "lines")) this.showOptions(state);
@@ -196,11 +198,4 @@ export class CircuitApp implements App {
     if (state.edge !== null) return `${edges}. ${this.scene.graph.edgeName(state.edge)}`;
     return node === null ? edges : `${edges}. ${this.scene.graph.name(node)}: ${tally(this.scene, node)}`;
   }
-}
-
-function chooser(name: string, choices: [string, string][], value: string, choose: (value: string) => void): HTMLElement {
-  const select = element("select", { "aria-label": name }, ...choices.map(([key, words]) => element("option", { value: key }, words)));
-  select.value = value;
-  select.addEventListener("change", () => choose(select.value));
-  return element("span", { class: "choice" }, name, " ", select);
 }

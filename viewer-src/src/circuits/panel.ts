@@ -3,7 +3,10 @@
 import { type Child, button, element, fill } from "../dom";
 import { count, percent, several, signedAmount } from "../words";
 import { type Component, KEY, ROLES, VALUE } from "../graph";
-import type { CircuitHeader, EvaluationHeader, PredictionHeader, WorstExample } from "../data";
+import { atSize, measurement } from "./curve";
+import { effect, effects, evidenceFacts } from "./evidence";
+import type { CircuitHeader } from "../data";
+import { limited, listRow } from "./rows";
 import { scoreWords } from "./picture";
 import type { Ranking } from "../ranking";
 import type { Scene } from "./scene";
@@ -16,8 +19,6 @@ export interface Actions {
   /** Look at the circuit that an edge is the last of. */
   sizeOf(edge: number): void;
 }
-
-const FIRST = 40; // rows of a list before "all of them" is asked for
 
 /** The circuit as a whole: its busiest components, and what comes last. */
 export function overview(scene: Scene, labels: ReadonlyMap<string, string>, actions: Actions): Child[] {
@@ -44,14 +45,20 @@ export function overview(scene: Scene, labels: ReadonlyMap<string, string>, acti
   ];
 }
 
+/** How many edges two circuits share, and what was measured of each. */
 function compared(scene: Scene): HTMLElement {
   const { shared, first, second } = scene.sizes;
   const either = shared + first + second;
   const share = either ? percent(shared / either) : "–";
+  const sides: [string, Ranking | null, number][] = [
+    ["A", scene.ranking, scene.circuit.edges.length],
+    ["B", scene.otherRanking, scene.other?.edges.length ?? 0],
+  ];
   return element(
-    "p",
+    "div",
     { class: "fact" },
-    `${several(shared, "edge")} in both, ${count(first)} only in A, ${count(second)} only in B: ${share} of either are shared.`,
+    element("p", {}, `${several(shared, "edge")} in both, ${count(first)} only in A, ${count(second)} only in B: ${share} of either are shared.`),
+    ...sides.map(([side, run, edges]) => run && element("p", {}, `${side}, ${run.header.label} with ${several(edges, "edge")}: ${atSize(measurement(run.header), edges)}`)),
   );
 }
 
@@ -123,29 +130,10 @@ export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], 
     element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
     shared && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
     element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+    ...evidenceFacts(scene, edge),
     rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge)),
     runs.length > 1 && agreement(edge, runs),
   ];
-}
-
-/** What keeping the edge alone is worth, where it was measured. */
-function effect(ranking: Ranking, edge: number): [string, string][] {
-  const evidence = ranking.header.evidence;
-  if (!evidence) return [];
-  const place = evidence.edges.indexOf(edge);
-  if (place < 0) return [["exact effect", "not measured for this edge"]];
-  const where = `the full model's ${evidence.metric} minus that without the edge, mean of ${several(evidence.pairs, "pair")}`;
-  return [["exact effect", `${signedAmount(evidence.effects[place])}: ${where}`]];
-}
-
-/** The edges that were patched, those of the largest effects first. */
-function effects(scene: Scene, actions: Actions): Child[] {
-  const evidence = scene.ranking.header.evidence;
-  if (!evidence) return [];
-  const order = [...evidence.edges.keys()].sort((a, b) => Math.abs(evidence.effects[b]) - Math.abs(evidence.effects[a]));
-  const most = Math.abs(evidence.effects[order[0]]) || 1;
-  const rows = order.map((i) => listRow(scene.graph.edgeName(evidence.edges[i]), evidence.effects[i] / most, [signedAmount(evidence.effects[i])], null, () => actions.chooseEdge(evidence.edges[i])));
-  return [element("h2", {}, `Largest exact effects (on ${evidence.metric})`), limited(rows)];
 }
 
 function inWords(scene: Scene, edge: number): string {
@@ -189,108 +177,6 @@ function edgeList(scene: Scene, edges: number[], name: (edge: number) => string,
     return listRow(name(edge), share, [said, rank ? `#${count(rank[edge] + 1)}` : ""], side, () => actions.chooseEdge(edge));
   });
   return limited(rows);
-}
-
-/** A row of a list: a name, a bar of a signed share, and numbers. */
-function listRow(words: string, share: number, numbers: string[], side: string | null, choose: () => void): HTMLLIElement {
-  const bar = element("meter", { min: 0, max: 1, value: Math.min(Math.abs(share), 1), "aria-hidden": "true" });
-  if (share < 0) bar.classList.add("below");
-  return element(
-    "li",
-    {},
-    element(
-      "button",
-      { type: "button", class: side ? `row side-${side}` : "row", onclick: choose },
-      element("span", { class: "name", title: words }, words),
-      bar,
-      ...numbers.map((each, i) => element("span", { class: i ? "numbers rank" : "numbers" }, each)),
-    ),
-  );
-}
-
-/** A list's first rows, and the rest on a click. */
-function limited(rows: HTMLLIElement[]): HTMLElement {
-  const list = element("ul", { class: "rows" }, ...rows.slice(0, FIRST));
-  if (rows.length <= FIRST) return list;
-  const more = button(`All ${count(rows.length)}`, () => {
-    list.append(...rows.slice(FIRST));
-    more.remove();
-  });
-  return element("div", {}, list, more);
-}
-
-/** The judged examples on which the circuit is farthest from the model. */
-export function examples(header: CircuitHeader): Child[] {
-  const told = header.evidence?.predictions ?? [];
-  if (!header.evaluations.length && !told.length) {
-    return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
-  }
-  const judged = header.evaluations.flatMap((each) => [
-    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged"),
-    metrics(each),
-    each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
-    element("ol", { class: "examples" }, ...each.worst.map(example)),
-  ]);
-  return [...judged, told.length > 0 && element("h2", {}, "What model and circuit predict"), ...told.map(prediction)];
-}
-
-function prediction(each: PredictionHeader): HTMLElement {
-  const best = each.model.map(([token, share], i) =>
-    element("tr", {}, ...[said(token, share, each.answers), said(...each.circuit[i], each.answers)].flat()),
-  );
-  const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col" }, name));
-  return element(
-    "section",
-    { class: "examples", "aria-label": `Example ${each.number}` },
-    element("p", { class: "numbers" }, `example ${each.number}`),
-    element("p", {}, element("b", {}, "clean "), ...marked(each.clean, each.corrupted)),
-    element("p", {}, element("b", {}, "corrupted "), ...marked(each.corrupted, each.clean)),
-    element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...best)),
-  );
-}
-
-function said(token: string, share: number, answers: string[]): HTMLElement[] {
-  const right = answers.includes(token);
-  return [element("td", { class: right ? "token right" : "token" }, `“${token}”${right ? " ✓" : ""}`), element("td", {}, percent(share))];
-}
-
-/** Words or tokens, those marked that are others in the twin. */
-function marked(words: string[], others: string[]): Child[] {
-  return words.map((word, i) => (word === others[i] ? word : element("mark", {}, word)));
-}
-
-function example(each: WorstExample): HTMLElement {
-  const clean = each.clean.split(/(\s+)/);
-  const corrupted = each.corrupted.split(/(\s+)/);
-  return element(
-    "li",
-    {},
-    element("p", { class: "numbers" }, `example ${each.number}, distance ${scoreWords(each.distance)}`),
-    element("p", {}, element("b", {}, "clean "), ...marked(clean, corrupted)),
-    element("p", {}, element("b", {}, "corrupted "), ...marked(corrupted, clean)),
-  );
-}
-
-function metrics(each: EvaluationHeader): HTMLElement {
-  const cell = (value: number | null) => element("td", {}, value === null ? "" : scoreWords(value));
-  const rows = Object.entries(each.metrics).map(([name, row]) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, `${name.replaceAll("_", " ")} ${row.lower_is_better ? "↓" : "↑"}`),
-      element("td", { title: `95 %: ${scoreWords(row.low)} to ${scoreWords(row.high)}` }, scoreWords(row.value)),
-      ...[row.full, row.empty, row.random, row.eap].map(cell),
-    ),
-  );
-  const heads = ["", "circuit", "full", "empty", "random", "EAP"].map((name) => element("th", { scope: "col" }, name));
-  const said = `${count(each.n)} ${each.split ?? ""} examples, a circuit of ${several(each.actual, "actual edge")}`;
-  return element(
-    "table",
-    {},
-    element("caption", {}, said),
-    element("thead", {}, element("tr", {}, ...heads)),
-    element("tbody", {}, ...rows),
-  );
 }
 
 /** Where the circuit comes from. */

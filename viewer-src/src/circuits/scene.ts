@@ -28,6 +28,8 @@ export class Scene {
     readonly circuit: Circuit,
     readonly other: Circuit | null,
     show: Show,
+    /** Of which run the other circuit is. */
+    readonly otherRanking: Ranking | null = null,
   ) {
     const both = other ? circuit.edges.filter((edge) => other.has[edge]).length : circuit.edges.length;
     this.sizes = {

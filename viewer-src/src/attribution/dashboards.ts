@@ -1,0 +1,45 @@
+/** What a neuron or feature is about: the tokens that it speaks for, and those on which it fires, as text. */
+
+import type { AttributionGraph, Dashboard } from "./graph";
+import { type Child, element } from "../dom";
+import { percent, signedAmount } from "../words";
+
+const FIRST = 4; // contexts before the rest are asked for
+const MARKED = 0.5; // of a context's largest activation: tokens with as much are marked
+
+/** The tokens that a node's decoder speaks for, as facts. */
+export function written(graph: AttributionGraph, node: number): [string, string][] {
+  const found = graph.parts.extras.writes.get(graph.parts.ids[node]);
+  if (!found) return [];
+  const said = (tokens: [string, number][]) => tokens.map(([token, x]) => `“${token}” ${signedAmount(x)}`).join(", ");
+  return [["raises", said(found.raises)], ["lowers", said(found.lowers)]];
+}
+
+/** A feature's dashboard, where the page has it. */
+export function dashboardOf(graph: AttributionGraph, node: number): Child[] {
+  const { ids, extras } = graph.parts;
+  const found = extras.dashboards.get(ids[node].split("@")[0]);
+  if (!found) return [];
+  const facts: [string, string][] = [
+    ["fires on", found.density === null ? "" : `${percent(found.density, 3)} of tokens`],
+    ["top logits", quoted(found.top)],
+    ["bottom logits", quoted(found.bottom)],
+  ];
+  const rest = found.contexts.slice(FIRST);
+  return [
+    element("h3", {}, "Dashboard"),
+    element("dl", {}, ...facts.filter((fact) => fact[1]).flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    ...found.contexts.slice(0, FIRST).map(context),
+    rest.length > 0 && element("details", {}, element("summary", {}, `${rest.length} more contexts`), ...rest.map(context)),
+  ];
+}
+
+function quoted(tokens: string[]): string {
+  return tokens.map((token) => `“${token}”`).join(", ");
+}
+
+function context({ tokens, values, at }: Dashboard["contexts"][number]): HTMLElement {
+  const most = values[at];
+  const words = tokens.map((token, i) => (most > 0 && values[i] >= MARKED * most ? element("mark", { title: signedAmount(values[i]) }, token) : token));
+  return element("p", { class: "prompt context" }, element("span", { class: "numbers" }, `${signedAmount(most)} `), ...words);
+}

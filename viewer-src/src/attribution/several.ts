@@ -1,0 +1,94 @@
+/** Graphs of several prompts and differences of two: lists of edges and nodes, with what is known of each number. */
+
+import { amount, count, percent, signedAmount } from "../words";
+import type { AttributionGraph, Several } from "./graph";
+import { type Child, element } from "../dom";
+import { row, rowsOf } from "./rows";
+import type { Actions } from "./panel";
+
+export const AMONG = ["all", "half", "every", "sure", "first", "second"] as const;
+/** Which edges are listed and drawn. */
+export type Among = (typeof AMONG)[number];
+
+/** What may be chosen of each kind of graph, in words. */
+export function choices(several: Several): [Among, string][] {
+  if (several.kind === "difference") {
+    const [a, b] = several.names;
+    const sure: [Among, string][] = Math.min(...several.prompts) > 1 ? [["sure", "whose interval has no 0"]] : [];
+    return [["all", "all"], ["first", `larger in A (${a})`], ["second", `larger in B (${b})`], ...sure];
+  }
+  return [["all", "all"], ["half", "of half of the prompts or more"], ["every", "of every prompt"], ["sure", "whose interval has no 0"]];
+}
+
+/** Whether an edge is one of those asked for. */
+export function isAmong(several: Several, among: Among, edge: number): boolean {
+  const { first, second, share, low, high } = several.edges;
+  if (among === "sure") return low[edge] > 0 || high[edge] < 0;
+  if (among === "first") return !first || Math.abs(first[edge]) > Math.abs(second[edge]);
+  if (among === "second") return !first || Math.abs(second[edge]) > Math.abs(first[edge]);
+  return !share || share[edge] >= (among === "every" ? 1 : among === "half" ? 0.5 : 0);
+}
+
+/** What is known of an edge beyond its number, in a line. */
+export function besideEdge(several: Several, edge: number): string {
+  const { first, second, low, high, share, agreement } = several.edges;
+  const interval = Number.isNaN(low[edge]) ? "" : `95 %: ${signedAmount(low[edge])} to ${signedAmount(high[edge])}`;
+  if (several.kind === "difference") {
+    const said = [`A ${signedAmount(first[edge])}`, `B ${signedAmount(second[edge])}`, interval, sideOf(first[edge], second[edge])];
+    return said.filter(Boolean).join(" · ");
+  }
+  return [interval, `in ${ofPrompts(share[edge], several)}`, `same sign in ${percent(agreement[edge], 0)}`].join(" · ");
+}
+
+function sideOf(first: number, second: number): string {
+  if (!second) return "only in A";
+  if (!first) return "only in B";
+  return Math.abs(first) > Math.abs(second) ? "larger in A" : "larger in B";
+}
+
+function ofPrompts(share: number, several: Several): string {
+  return `${count(Math.round(share * several.prompts[0]))} of ${count(several.prompts[0])} prompts`;
+}
+
+/** What is known of a node's influence, as facts. */
+export function nodeNumbers(several: Several, node: number): [string, string][] {
+  const { first, second, low, high, share } = several.nodes;
+  if (several.kind === "difference") {
+    return [["influence", `A ${amount(first[node])}, B ${amount(second[node])}: ${signedAmount(first[node] - second[node])}`]];
+  }
+  const said = `${amount(several.influence[node])} (95 %: ${amount(low[node])} to ${amount(high[node])})`;
+  return [["influence", said], ["in", ofPrompts(share[node], several)]];
+}
+
+/** The lists that stand in the panel while nothing is chosen. */
+export function lists(graph: AttributionGraph, several: Several, edges: number[], nodes: number[], actions: Actions): Child[] {
+  const { sources, weight, ids } = graph.parts;
+  const most = Math.max(...edges.map((edge) => Math.abs(weight[edge])), 1e-30);
+  const name = (edge: number) => `${graph.name(sources[edge])} → ${graph.name(graph.targetOf(edge))}`;
+  const isDifference = several.kind === "difference";
+  const size = (node: number) => (isDifference ? several.nodes.first[node] - several.nodes.second[node] : several.influence[node]);
+  const largest = Math.max(...nodes.map((node) => Math.abs(size(node))), 1e-30);
+  const what = several.flows ? "influence along it" : "weight";
+  return [
+    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${count(several.prompts[0])} prompts, of each edge's ${what}; a prompt without the edge counts as 0.`),
+    element("h2", {}, isDifference ? "Edges that differ most" : "Edges"),
+    rowsOf(edges.length, (i) => row({ words: name(edges[i]), numbers: signedAmount(weight[edges[i]]), share: weight[edges[i]] / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
+    element("h2", {}, isDifference ? "Nodes whose influence differs most" : "Nodes"),
+    rowsOf(nodes.length, (i) => {
+      const under = nodeNumbers(several, nodes[i]).map(([key, words]) => `${key} ${words}`).join(" · ");
+      return row({ words: ids[nodes[i]], numbers: isDifference ? signedAmount(size(nodes[i])) : amount(size(nodes[i])), share: size(nodes[i]) / largest, under, choose: () => actions.choose(nodes[i]) });
+    }),
+  ];
+}
+
+function differenceWords({ names, prompts }: Several, what: string): string {
+  const of = (n: number) => (n === 1 ? "1 prompt" : `${count(n)} prompts`);
+  return `A is ${names[0]} (${of(prompts[0])}), B is ${names[1]} (${of(prompts[1])}). A bar is A − B, of each edge's ${what}; an edge that one of them lacks counts as 0 there.`;
+}
+
+/** Nodes by what their influence says: the largest, or what differs most. */
+export function rankedNodes(several: Several, isShown: (node: number) => boolean): number[] {
+  const { first, second } = several.nodes;
+  const size = (node: number) => (first ? Math.abs(first[node] - second[node]) : several.influence[node]);
+  return [...several.influence.keys()].filter(isShown).sort((a, b) => size(b) - size(a));
+}

@@ -1,0 +1,87 @@
+/** What was computed beforehand of an edge: its exact effect, the examples it matters to, and where its head looks. */
+
+import { type Child, element } from "../dom";
+import { limited, listRow } from "./rows";
+import { percent, several, signedAmount } from "../words";
+import type { EvidenceHeader, LookHeader } from "../data";
+import { KEY, QUERY, VALUE } from "../graph";
+import type { Actions } from "./panel";
+import type { Ranking } from "../ranking";
+import type { Scene } from "./scene";
+
+const WORST = 3; // examples on which an edge matters most
+
+/** What keeping the edge alone is worth, where it was measured. */
+export function effect(ranking: Ranking, edge: number): [string, string][] {
+  const evidence = ranking.header.evidence;
+  if (!evidence) return [];
+  const place = evidence.edges.indexOf(edge);
+  if (place < 0) return [["exact effect", "not measured for this edge"]];
+  const where = `the full model's ${evidence.metric} minus that without the edge, mean of ${several(evidence.pairs, "pair")}`;
+  return [["exact effect", `${signedAmount(evidence.effects[place])}: ${where}`]];
+}
+
+/** The edges that were patched, those of the largest effects first. */
+export function effects(scene: Scene, actions: Actions): Child[] {
+  const evidence = scene.ranking.header.evidence;
+  if (!evidence) return [];
+  const order = [...evidence.edges.keys()].sort((a, b) => Math.abs(evidence.effects[b]) - Math.abs(evidence.effects[a]));
+  const most = Math.abs(evidence.effects[order[0]]) || 1;
+  const rows = order.map((i) => listRow(scene.graph.edgeName(evidence.edges[i]), evidence.effects[i] / most, [signedAmount(evidence.effects[i])], null, () => actions.chooseEdge(evidence.edges[i])));
+  return [element("h2", {}, `Largest exact effects (on ${evidence.metric})`), limited(rows)];
+}
+
+/** The examples to which an edge matters most, and where the head looks that reads it. */
+export function evidenceFacts(scene: Scene, edge: number): Child[] {
+  const { evidence } = scene.ranking.header;
+  const place = evidence?.edges.indexOf(edge) ?? -1;
+  if (!evidence || place < 0) return [];
+  const look = evidence.looks[place];
+  return [...(look ? looked(scene, edge, evidence, look) : []), ...worst(evidence, place)];
+}
+
+function worst(evidence: EvidenceHeader, place: number): Child[] {
+  const effects = evidence.by_pair[place];
+  if (!effects) return [];
+  const order = [...effects.keys()].sort((a, b) => Math.abs(effects[b]) - Math.abs(effects[a])).slice(0, WORST);
+  return [
+    element("h3", {}, `Examples to which it matters most (of ${evidence.pairs})`),
+    element(
+      "ul",
+      { class: "examples" },
+      ...order.map((i) => element("li", {}, element("span", { class: "numbers" }, `${signedAmount(effects[i])} · example ${i} `), evidence.prompts[i].join(""))),
+    ),
+  ];
+}
+
+/** In words: the head that reads the edge, and its attention with the edge and without it; or the head that writes it. */
+function looked(scene: Scene, edge: number, evidence: EvidenceHeader, look: LookHeader): Child[] {
+  const { graph } = scene;
+  const reader = graph.readerOf(edge);
+  const kind = graph.readerKind[reader];
+  const tokens = evidence.prompts[look.example];
+  const at = (position: number) => `“${tokens[position] ?? ""}”@${position}`;
+  const moves = kind === QUERY || kind === KEY;
+  const layer = moves || kind === VALUE ? graph.readerLayer[reader] : graph.writerLayer[graph.writerOf(edge)];
+  const head = `a${layer}.h${look.head}`;
+  const said = moves
+    ? `${head} looks from ${at(look.query)} elsewhere without this edge, which makes part of its ${kind === QUERY ? "query" : "keys"}:`
+    : kind === VALUE
+      ? `${head} takes most of what this edge changes in its values to ${at(look.query)}, from:`
+      : `${head}, which writes the edge, looks from ${at(look.query)} at:`;
+  const names = ["key", "attention", ...(moves ? ["without the edge"] : [])];
+  const rows = look.keys.map(([key, withIt, without]) =>
+    element("tr", {}, element("th", { scope: "row" }, at(key)), element("td", {}, percent(withIt)), moves && element("td", {}, percent(without))),
+  );
+  return [
+    element("h3", {}, "Where its head looks"),
+    element("p", { class: "fact" }, `Example ${look.example}, to which the edge matters most: ${said}`),
+    element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)))),
+      element("tbody", {}, ...rows),
+    ),
+    element("p", { class: "fact" }, `On: ${tokens.join("")}`),
+  ];
+}

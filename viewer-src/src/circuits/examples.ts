@@ -1,0 +1,93 @@
+/** The panel's examples: those that the circuit is worst at, and what model and circuit predict. */
+
+import { type Child, element } from "../dom";
+import type { CircuitHeader, EvaluationHeader, PredictionHeader, WorstExample } from "../data";
+import { count, percent, several } from "../words";
+import { scoreWords } from "./picture";
+
+/** The judged examples on which the circuit is farthest from the model. */
+export function examples(header: CircuitHeader): Child[] {
+  const told = header.evidence?.predictions ?? [];
+  if (!header.evaluations.length && !told.length) {
+    return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
+  }
+  const judged = header.evaluations.flatMap((each) => [
+    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged"),
+    metrics(each),
+    each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
+    element("ol", { class: "examples" }, ...each.worst.map((one) => example(one, each.name ? undefined : told.find(({ number }) => number === one.number)))),
+  ]);
+  const worst = new Set(header.evaluations.filter((each) => !each.name).flatMap((each) => each.worst.map((one) => one.number)));
+  const others = told.filter((each) => !worst.has(each.number));
+  return [...judged, others.length > 0 && element("h2", {}, "What model and circuit predict"), ...others.map(prediction)];
+}
+
+function prediction(each: PredictionHeader): HTMLElement {
+  return element(
+    "section",
+    { class: "examples", "aria-label": `Example ${each.number}` },
+    element("p", { class: "numbers" }, `example ${each.number}`),
+    element("p", {}, element("b", {}, "clean "), ...marked(each.clean, each.corrupted)),
+    element("p", {}, element("b", {}, "corrupted "), ...marked(each.corrupted, each.clean)),
+    predicted(each),
+  );
+}
+
+/** The likeliest next tokens of model and circuit. */
+function predicted(each: PredictionHeader): HTMLElement {
+  const best = each.model.map(([token, share], i) =>
+    element("tr", {}, ...[said(token, share, each.answers), said(...each.circuit[i], each.answers)].flat()),
+  );
+  const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col" }, name));
+  return element(
+    "table",
+    { "aria-label": `Predictions on example ${each.number}` },
+    element("thead", {}, element("tr", {}, ...heads)),
+    element("tbody", {}, ...best),
+  );
+}
+
+function said(token: string, share: number, answers: string[]): HTMLElement[] {
+  const right = answers.includes(token);
+  return [element("td", { class: right ? "token right" : "token" }, `“${token}”${right ? " ✓" : ""}`), element("td", {}, percent(share))];
+}
+
+/** Words or tokens, those marked that are others in the twin. */
+function marked(words: string[], others: string[]): Child[] {
+  return words.map((word, i) => (word === others[i] ? word : element("mark", {}, word)));
+}
+
+function example(each: WorstExample, told: PredictionHeader | undefined): HTMLElement {
+  const clean = each.clean.split(/(\s+)/);
+  const corrupted = each.corrupted.split(/(\s+)/);
+  return element(
+    "li",
+    {},
+    element("p", { class: "numbers" }, `example ${each.number}, distance ${scoreWords(each.distance)}`),
+    element("p", {}, element("b", {}, "clean "), ...marked(clean, corrupted)),
+    element("p", {}, element("b", {}, "corrupted "), ...marked(corrupted, clean)),
+    told && predicted(told),
+  );
+}
+
+function metrics(each: EvaluationHeader): HTMLElement {
+  const cell = (value: number | null) => element("td", {}, value === null ? "" : scoreWords(value));
+  const rows = Object.entries(each.metrics).map(([name, row]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, `${name.replaceAll("_", " ")} ${row.lower_is_better ? "↓" : "↑"}`),
+      element("td", { title: `95 %: ${scoreWords(row.low)} to ${scoreWords(row.high)}` }, scoreWords(row.value)),
+      ...[row.full, row.empty, row.random, row.eap].map(cell),
+    ),
+  );
+  const heads = ["", "circuit", "full", "empty", "random", "EAP"].map((name) => element("th", { scope: "col" }, name));
+  const said = `${count(each.n)} ${each.split ?? ""} examples, a circuit of ${several(each.actual, "actual edge")}`;
+  return element(
+    "table",
+    {},
+    element("caption", {}, said),
+    element("thead", {}, element("tr", {}, ...heads)),
+    element("tbody", {}, ...rows),
+  );
+}
