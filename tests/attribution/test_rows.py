@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,18 +73,17 @@ def check(model: Model, graph: AttributionGraph, frozen: Frozen) -> None:
             target = frozen.values[int(layer)][int(position), int(index)]
             torch.testing.assert_close(graph.nodes.value[row].item(), target.item())
         tokens, nodes, errors = frozen.edges(target)
+        edges: dict[str, float] = {}
         for term, kind in zip(tokens, ("token", "position"), strict=False):
-            for position, edge in enumerate(term.tolist()):
-                assert dense[row, numbers[f"{kind}@{position}"]] == pytest.approx(edge, rel=1e-9, abs=1e-11)
+            edges |= {f"{kind}@{position}": edge for position, edge in enumerate(term.tolist())}
         for layer, (written, error) in enumerate(zip(nodes, errors, strict=True)):
-            for position, edge in enumerate(error.tolist()):
-                found = numbers.get(f"m{layer}.error@{position}")
-                assert dense[row, found] == pytest.approx(edge, rel=1e-9, abs=1e-11)
-            if written is None:
-                continue
-            for position, unit in written.nonzero().tolist():
-                found = dense[row, numbers[f"m{layer}.{letter}{unit}@{position}"]]
-                assert found == pytest.approx(float(written[position, unit]), rel=1e-9, abs=1e-11)
+            edges |= {f"m{layer}.error@{position}": edge for position, edge in enumerate(error.tolist())}
+            if written is not None:
+                places, values = written.nonzero().tolist(), written[written != 0].tolist()
+                names = (f"m{layer}.{letter}{unit}@{position}" for position, unit in places)
+                edges |= dict(zip(names, values, strict=True))
+        found, expected = dense[row, [numbers[source] for source in edges]], np.array([*edges.values()])
+        assert (np.abs(found - expected) <= np.maximum(1e-9 * np.abs(expected), 1e-11)).all(), name
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "gemma2"])
