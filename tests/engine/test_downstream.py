@@ -39,10 +39,11 @@ def _walk(run: Engine, share: tuple[float, ...], seed: int = 1, batch: Batch = B
         if down.matters(reader):
             writers = torch.randperm(n, generator=generator)[:3].tolist()
             removed = (torch.rand(2, len(writers), generator=generator) < 0.6).double()
-            for found, gone in zip(down.candidates(writers, removed), removed, strict=True):
-                circuit = kept.clone()
-                circuit[[first + w for w, x in zip(writers, gone, strict=True) if x]] = False
-                assert_close(found, _logits(run, circuit, batch))
+            circuits = kept.repeat(len(removed), 1)
+            circuits[:, [first + w for w in writers]] &= removed == 0
+            expected = _logits(run, circuits[:, None], batch)
+            for found, logits in zip(down.candidates(writers, removed), expected, strict=True):
+                assert_close(found, logits)
         kept[first : first + n] = torch.rand(n, generator=generator) >= share[reader % len(share)]
         down.close(kept)
 

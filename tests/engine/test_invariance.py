@@ -86,16 +86,18 @@ def test_batches_of_any_size_sum_to_the_whole(name: str, ablation: str):
                 assert_close(torch.stack(parts).sum(0), total)
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 1, 60_000, 1 << 30])
-def test_the_cache_changes_nothing(cache_bytes: int):
+def test_the_cache_changes_nothing():
     model = tiny("llama-gqa")
     for graph in conventions(model):
         mask = random_masks(graph)["by-reader"]
-        cached = engine(model, graph, cache_bytes=cache_bytes)
-        cached.prepare([collate(PROMPTS[:2]), collate(PROMPTS[1:])])
-        for which in ((0, 1), (1, 2), (2, 2), (3, 0, 1, 2), (0, 1)):
-            for side in ("left", "right"):
-                assert_same(_run(cached, which, mask, side=side), _run(engine(model, graph), which, mask))
+        batches = ((0, 1), (1, 2), (2, 2), (3, 0, 1, 2), (0, 1))
+        expected = [_run(engine(model, graph), which, mask) for which in batches]
+        for cache_bytes in (0, 1, 60_000, 1 << 30):
+            cached = engine(model, graph, cache_bytes=cache_bytes)
+            cached.prepare([collate(PROMPTS[:2]), collate(PROMPTS[1:])])
+            for which, fresh in zip(batches, expected, strict=True):
+                for side in ("left", "right"):
+                    assert_same(_run(cached, which, mask, side=side), fresh)
 
 
 def test_a_cache_too_small_for_the_ablated_values_still_keeps_the_full_models(monkeypatch: pytest.MonkeyPatch):
@@ -145,14 +147,11 @@ def test_the_cache_tells_examples_apart():
 def test_circuits_in_one_pass_are_circuits_one_by_one(name: str, ablation: str):
     model = tiny(name)
     masks = torch.stack([random_masks(model.graph())[kind] for kind in ("by-reader", "mixed", "sparse", "binary")])
-    batch = collate(PROMPTS[:3])
+    batch, run = collate(PROMPTS[:3]), engine(model, None, ablation)
     for gradients in ("fractional", "all"):
-        together = outcome(engine(model, None, ablation), batch, masks[:, None], gradients=gradients)
+        together = outcome(run, batch, masks[:, None], gradients=gradients)
         weights = torch.randn(together.logits.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-        alone = [
-            outcome(engine(model, None, ablation), batch, mask, w, gradients=gradients)
-            for mask, w in zip(masks, weights, strict=True)
-        ]
+        alone = [outcome(run, batch, mask, w, gradients=gradients) for mask, w in zip(masks, weights, strict=True)]
         chosen = torch.ones_like(masks, dtype=torch.bool) if gradients == "all" else (masks > 0) & (masks < 1)
         assert_close(together.logits, torch.stack([x.logits for x in alone]))
         assert_close(together.mask[:, 0][chosen], torch.stack([x.mask for x in alone])[chosen])
@@ -216,17 +215,17 @@ def test_dropping_what_carries_no_signal_changes_no_logit(name: str, ablation: s
     dropped = 0
     for graph in conventions(model):
         run = engine(model, graph, ablation).run
-        for seed in range(4):
-            uniform = torch.rand(2, graph.n_edges, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            kept = uniform[0] < (0.05, 0.1, 0.2, 0.4)[seed]
-            alive = graph.prune(kept, ABLATIONS[ablation].kind)
-            dropped += int(kept.sum() - alive.sum())
-            for value in (torch.ones_like(uniform[1]), uniform[1]):
-                expected = run(
-                    batch, value * kept, skip=False
-                )  # all of it, so that nothing is dropped by the engine itself
-                assert_close(run(batch, value * alive, skip=False), expected)
-                assert_close(run(batch, value * kept), expected)
+        densities = torch.tensor([0.05, 0.1, 0.2, 0.4])[:, None]
+        uniform = torch.rand(2, 4, graph.n_edges, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        kept = uniform[0] < densities
+        alive = torch.stack([graph.prune(each, ABLATIONS[ablation].kind) for each in kept])
+        dropped += int(kept.sum() - alive.sum())
+        for value in (torch.ones_like(uniform[1]), uniform[1]):
+            # All of it, so that nothing is dropped by the engine itself; then each alone, so that something is.
+            whole, pruned = (run(batch, (value * edges)[:, None], skip=False) for edges in (kept, alive))
+            for mask, expected, found in zip(value * kept, whole, pruned, strict=True):
+                assert_close(found, expected)
+                assert_close(run(batch, mask), expected)
     assert dropped > 20
 
 

@@ -1,6 +1,7 @@
 """The fast path gives what the reference gives, in float64: logits, every mask gradient, the constants' gradients."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -46,11 +47,11 @@ def _only(found: Outcome, edges: torch.Tensor) -> Outcome:
 def test_every_configuration_under_every_ablation(name: str, ablation: str):
     model = tiny(name)
     graph = model.graph()
-    # Two kinds of mask each time, and every kind with every configuration and every ablation in the end.
-    kinds = list(random_masks(graph).items())
-    first = list(CONFIGURATIONS).index(name) + list(ABLATIONS).index(ablation)
-    for half, kind in enumerate((first, first + 3)):
-        _check(model, graph, ablation, kinds[kind % len(kinds)][1], half)
+    # One kind of mask each time: every kind and either half of the choices with every configuration, with every
+    # ablation and with each other in the end.
+    masks = list(random_masks(graph).values())
+    row, column = list(CONFIGURATIONS).index(name), list(ABLATIONS).index(ablation)
+    _check(model, graph, ablation, masks[(row + column) % len(masks)], row // len(masks) + column)
 
 
 @pytest.mark.parametrize("kind", random_masks(tiny("plain").graph()))
@@ -58,32 +59,36 @@ def test_every_configuration_under_every_ablation(name: str, ablation: str):
 def test_every_convention_with_every_mask(name: str, kind: str):
     model = tiny(name)
     for index, graph in enumerate(conventions(model)):
+        # One ablation each time: each with every convention, with every kind and with either half of the choices.
         ablations = ("interchange", "learned") if index else ("interchange", "zero-shared", "learned-shared")
-        for number, ablation in enumerate(ablations):
-            _check(model, graph, ablation, random_masks(graph, seed=2)[kind], index + number)
+        masks = random_masks(graph, seed=2)
+        number, turn = list(masks).index(kind), ONE_OF_EACH.index(name)
+        ablation = ablations[(number + index + turn) % len(ablations)]
+        _check(model, graph, ablation, masks[kind], number // len(ablations) + turn)
 
 
 @pytest.mark.parametrize("memory", ["default", "lean"])
-@pytest.mark.parametrize("n_bytes", [1, 2000])
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_readers_inputs_made_in_small_pieces(name: str, n_bytes: int, memory: str, monkeypatch: pytest.MonkeyPatch):
+def test_readers_inputs_made_in_small_pieces(name: str, memory: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny(name)
     graph = model.graph()
     masks = random_masks(graph)
     fast = {ablation: engine(model, graph, ablation, memory=memory) for ablation in ("interchange", "learned")}
+    # Any two of the three choices are met in all four ways.
+    choices = [
+        (ablation, kind, gradients)
+        for ablation, kind, gradients in product(fast, ("by-reader", "circuits-and-groups"), ("fractional", "all"))
+        if (ablation == "learned") ^ (kind == "by-reader") ^ (gradients == "all")
+    ]
 
     def results() -> list[Outcome]:
-        return [
-            outcome(fast[ablation], BATCH, masks[kind], gradients=gradients)
-            for ablation in fast
-            for kind in ("by-reader", "circuits-and-groups")
-            for gradients in ("fractional", "all")
-        ]
+        return [outcome(fast[ablation], BATCH, masks[kind], gradients=each) for ablation, kind, each in choices]
 
     expected = results()
-    monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": n_bytes})
-    for found, whole in zip(results(), expected, strict=True):
-        assert_same(found, whole)
+    for n_bytes in (1, 2000):
+        monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": n_bytes})
+        for found, whole in zip(results(), expected, strict=True):
+            assert_same(found, whole)
 
 
 @pytest.mark.parametrize("starts", [(0, 1), (0, 1, 2), (1, 2), (3,)], ids=str)
