@@ -141,24 +141,38 @@ def _kind(values: Collection[Any], names: tuple[str, ...] = ()) -> Any:
         return None
     kinds: list[Any] = [names]
     for value in values:
-        kind: Any = type(value)
-        if kind in _PLAIN:
+        kind = type(value)
+        seen = _seen.get(kind) or _seen.setdefault(kind, _seen_of(kind))
+        if seen == "kind":
             kinds.append(kind)
-        elif isinstance(value, Tensor | np.ndarray):
-            kinds.append((kind, value.dtype, tuple(value.shape)))
-        elif isinstance(value, dict | tuple | list | set | frozenset):
-            inner = (*value.keys(), *value.values()) if isinstance(value, dict) else value
-            if (kind_within := _kind(inner)) is None:
+        elif seen == "shape":
+            kinds.append((kind, value.dtype, value.shape))
+        elif seen == "items":
+            kind_within = _kind((*value.keys(), *value.values()) if isinstance(value, dict) else value)
+            if kind_within is None:
                 return None
             kinds.append((kind, kind_within))
-        elif hasattr(kind, "__getitem__") or kind is SimpleNamespace:
-            return None
+        elif seen == "itself":
+            kinds.append(value)
         else:
-            kinds.append(value if isinstance(value, type) else kind)
+            return None
     return tuple(kinds)
 
 
-_PLAIN = frozenset([NoneType, bool, int, float, str, FunctionType, Random])
+_seen: dict[type, str] = {}
+
+
+def _seen_of(kind: type) -> str:
+    """What a check can see of values of this kind."""
+    if kind in (NoneType, bool, int, float, str, FunctionType, Random):
+        return "kind"
+    if issubclass(kind, Tensor | np.ndarray):
+        return "shape"
+    if issubclass(kind, dict | tuple | list | set | frozenset):
+        return "items"
+    if hasattr(kind, "__getitem__") or kind is SimpleNamespace:
+        return "more"
+    return "itself" if issubclass(kind, type) else "kind"
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:

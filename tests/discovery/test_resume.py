@@ -1,5 +1,6 @@
 """A killed run goes on to the same bits, from a checkpoint that is its own and whole."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,19 +44,18 @@ from tests.processes import killed_once_there_is
 )
 @pytest.mark.parametrize("preset", LEARNED)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, preset: str, name: str, dtype: torch.dtype):
-    config = LEARNED[preset]
+    config, out = LEARNED[preset], tmp_path / "killed"
     whole = find(tmp_path / "whole", config, name, dtype)
-    for at in (1, 3, 6):
-        out = tmp_path / str(at)
+    for at in (1, 3, 6):  # one run, killed three times
         with monkeypatch.context() as patch:
             stop(patch, at, Killed())
             with pytest.raises(Killed):
                 find(out, config, name, dtype)
-        resumed = find(out, config, name, dtype)
-        assert differing(load_file(out / CHECKPOINT), load_file(tmp_path / "whole" / CHECKPOINT)) == []
-        assert torch.equal(resumed.kept, whole.kept)
-        assert differing({"": scores_of(resumed)}, {"": scores_of(whole)}) == []
-        assert [path.name for path in out.iterdir()] == [CHECKPOINT]  # nothing half-written is left
+    resumed = find(out, config, name, dtype)
+    assert differing(load_file(out / CHECKPOINT), load_file(tmp_path / "whole" / CHECKPOINT)) == []
+    assert torch.equal(resumed.kept, whole.kept)
+    assert differing({"": scores_of(resumed)}, {"": scores_of(whole)}) == []
+    assert [path.name for path in out.iterdir()] == [CHECKPOINT]  # nothing half-written is left
 
 
 def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
@@ -68,10 +68,12 @@ def test_a_process_that_is_really_killed_goes_on_to_the_same_bits(tmp_path):
     assert differing(killed, whole) == []
 
 
-@pytest.mark.parametrize("batch_size", [5, 20])
 @pytest.mark.parametrize("cache_bytes", [0, 60_000, 1 << 30])
 @pytest.mark.parametrize("preset", LEARNED)
-def test_the_same_bits_however_much_is_kept(tmp_path, monkeypatch, preset: str, cache_bytes: int, batch_size: int):
+def test_the_same_bits_however_much_is_kept(tmp_path, monkeypatch, preset: str, cache_bytes: int):
+    # Less and more than there are pairs: each with every method, and with every size of the cache.
+    batch_size = (5, 20)[(list(LEARNED).index(preset) + cache_bytes % 7) % 2]
+
     def learn(out: Path) -> dict[str, Tensor]:
         find(out, LEARNED[preset], engine=toy_engine("llama-gqa", cache_bytes=cache_bytes), batch_size=batch_size)
         return load_file(out / CHECKPOINT)
@@ -142,8 +144,8 @@ def test_without_resume_a_run_starts_anew(tmp_path):
     ("field", "changed"),
     [("seed", {"seed": 1}), ("sparsity", {"sparsity": 0.7}), ("steps", {"steps": 9}), ("initial", {"initial": 1.0})],
 )
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path, field: str, changed: dict[str, Any]):
-    find(tmp_path, PRESETS["ours"])
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, good: Path, field: str, changed: dict[str, Any]):
+    shutil.copy(good, tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
     message = refused(lambda: find(tmp_path, PRESETS["ours"], **changed))
     assert str(tmp_path) in message and f"({field})" in message and "another folder" in message
@@ -177,6 +179,14 @@ def test_a_checkpoint_says_which_method_it_is_of(tmp_path):
     find(tmp_path, PRESETS["ours"])
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
         assert '"method": "edge-pruning"' in file.metadata()["edgewise"]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that is whole."""
+    folder = tmp_path_factory.mktemp("good")
+    find(folder, PRESETS["ours"])
+    return folder / CHECKPOINT
 
 
 def _truncate(path: Path) -> None:
@@ -243,8 +253,8 @@ def _rewrite(path: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
         _no_moments,
     ],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path, spoil: Callable[[Path], None]):
-    find(tmp_path, PRESETS["ours"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, good: Path, spoil: Callable[[Path], None]):
+    shutil.copy(good, tmp_path)
     spoil(tmp_path / CHECKPOINT)
     message = refused(lambda: find(tmp_path, PRESETS["ours"]))
     assert str(tmp_path / CHECKPOINT) in message and "remove it" in message

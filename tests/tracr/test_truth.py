@@ -63,9 +63,9 @@ def test_no_circuit_agrees_that_lacks_a_true_edge(name, ablation):
     # Of all edges, not only of the live ones, which is what trying all circuits rests on.
     engine = engine_of(name, ablation)
     truth, agreement = truth_of(name, ablation), Agreement(engine)
-    random = torch.rand(400, engine.graph.n_edges) < torch.rand(400, 1)
-    random[:200] |= truth.edges
-    random[40:200, truth.edges.nonzero()[0, 0]] = False
+    random = torch.rand(300, engine.graph.n_edges) < torch.rand(300, 1)
+    random[:100] |= truth.edges
+    random[20:100, truth.edges.nonzero()[0, 0]] = False
     has_all = (random | ~truth.edges).all(1)
     agrees = agreement.holds(random)
     assert not bool((agrees & ~has_all).any())
