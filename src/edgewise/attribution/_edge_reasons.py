@@ -1,5 +1,5 @@
-"""What a graph's most influential edges are made of: each split over all heads at every layer, and of the first of them
-why the largest heads look where they look. It is what a page shows without the model.
+"""What a graph's most influential edges are made of: each split over all heads at every layer, and of those that heads
+carry most, why these look where they look. It is what a page shows without the model.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ class EdgeReasons:
     """Past the heads, on the residual stream or through a skip connection."""
     later: Float[Tensor, "n L"]
     """Written only after this layer's attention, by a cross-layer feature."""
-    whys: tuple[Why, ...]
-    """Of the first edges: by which positions their heads take them, and why those look there."""
+    whys: Mapping[int, Why]
+    """Of those of which heads carry most, by place: by which positions these take them, and why they look there."""
     writes: Mapping[str, Promoted]
     """Of the neurons and features at their ends: the tokens that each speaks for."""
     tokens: tuple[str, ...]
@@ -76,7 +76,11 @@ class EdgeReasons:
         if Path(path).suffix != ".safetensors":
             raise InputError(f"{path}: the reasons of edges are saved as .safetensors")
         header: dict[str, Any] = {name: getattr(self, name) for name in ("sources", "targets", "tokens", "roots")}
-        header |= {"schema": SCHEMA, "kind": "reasons of edges", "whys": [each.to_dict() for each in self.whys]}
+        header |= {
+            "schema": SCHEMA,
+            "kind": "reasons of edges",
+            "whys": [(place, each.to_dict()) for place, each in self.whys.items()],
+        }
         header["writes"] = {name: each._asdict() for name, each in self.writes.items()}
         write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, header)
 
@@ -88,7 +92,7 @@ class EdgeReasons:
             fields: dict[str, Any] = {name: tuple(header[name]) for name in ("sources", "targets", "tokens", "roots")}
             fields |= {name: tensors[name] for name in _TENSORS}
             return EdgeReasons(
-                whys=tuple(Why.from_dict(each) for each in header["whys"]),
+                whys={int(place): Why.from_dict(each) for place, each in header["whys"]},
                 writes={name: Promoted.read(each) for name, each in header["writes"].items()},
                 **fields,
             )
@@ -98,12 +102,13 @@ class EdgeReasons:
 def edge_reasons(
     graph: GraphData, n_edges: int = N_EDGES, n_reasons: int = N_REASONS, n_heads: int = 2, most: int = 8
 ) -> EdgeReasons:
-    """Split a graph's most influential edges over heads, edge by edge, and explain the first of them further.
+    """Split a graph's most influential edges over heads, edge by edge, and explain further those that heads carry most.
 
     Args:
         graph: made by `attribute`, or attached.
         n_edges: how many edges are split.
-        n_reasons: how many of them get what `why` says: a walk through the model for each.
+        n_reasons: how many of them get what `why` says, which takes a walk through the model for each: those of which
+            the heads of a layer carry most influence.
         n_heads: how many heads' reasons `why` gives.
         most: how many pairs of nodes of each.
 
@@ -128,10 +133,11 @@ def edge_reasons(
         later[rows, split.passing.layer] = split.passing.later[at].float().cpu() * begun
     sources = tuple(names[i] for i in graph.sources[chosen].tolist())
     targets = tuple(names[i] for i in graph.edge_targets[chosen].tolist())
-    first = list(zip(sources, targets, strict=True))[:n_reasons]
-    whys = tuple(why(graph, source, target, n_heads, most) for source, target in first)
+    weight = graph.weight[chosen].float()
+    carried = influence[chosen] * heads.abs().sum(2).max(1).values / weight.abs()
+    first = sorted(carried.topk(min(n_reasons, len(chosen))).indices.tolist())
+    whys = {place: why(graph, sources[place], targets[place], n_heads, most) for place in first}
     ends = torch.cat([graph.sources[chosen], graph.edge_targets[chosen]]).unique()
     inner = ends[graph.nodes.is_kind("neuron", "feature")[ends]]
     writes = promoted(graph, [names[i] for i in inner.tolist()])
-    weight = graph.weight[chosen].float()
     return EdgeReasons(sources, targets, weight, heads, past, later, whys, writes, graph.tokens, graph.roots)

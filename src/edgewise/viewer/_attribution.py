@@ -11,7 +11,10 @@ from edgewise.runs import names_in
 from edgewise.viewer._graphs import KINDS, GraphArrays, Reasons
 from edgewise.viewer._several import difference_arrays, merged_arrays
 
-GRAPH, MERGED, REASONS = "graph.safetensors", "merged.safetensors", "reasons.safetensors"
+GRAPH, PRUNED, MERGED = "graph.safetensors", "pruned.safetensors", "merged.safetensors"
+REASONS = "reasons.safetensors"
+MOST_EDGES = 1_000_000
+"""A run's graph with more is shown as it was pruned, so that the page can be sent about; its file by name shows all."""
 _BIASES = ("attention bias", "MLP bias", "reading bias")
 
 
@@ -32,15 +35,18 @@ def read_graph(path: Path) -> GraphArrays:
     """The arrays of a saved graph, or of that of a run's folder, and of the reasons of its edges that lie beside it.
     Raises `InputError`.
     """
-    file, graph = _file(path), load_graph(path)
-    arrays = arrays_of(graph, title_of(path))
-    beside = file.parent / REASONS
+    graph, notes = load_graph(path), ()
+    if len(graph.sources) > MOST_EDGES and (path / PRUNED).is_file():
+        notes = (f"{GRAPH} has {len(graph.sources):,} edges; this is {PRUNED}. Give the file by name to see all.",)
+        graph = AttributionGraph.load(path / PRUNED)
+    arrays = arrays_of(graph, title_of(path))._replace(notes=notes)
+    beside = _file(path).parent / REASONS
     if not isinstance(graph, AttributionGraph) or not beside.is_file():
         return arrays
     reasons = EdgeReasons.load(beside)
     if reasons.fits(graph):
         return with_reasons(arrays, graph, reasons)
-    return arrays._replace(notes=(f"{beside.name} is of another prompt's graph, so it is not shown.",))
+    return arrays._replace(notes=(*notes, f"{beside.name} is of another prompt's graph, so it is not shown."))
 
 
 def title_of(path: Path) -> str:
@@ -92,14 +98,13 @@ def arrays_of(graph: AttributionGraph | MergedGraph | Difference, title: str) ->
 def with_reasons(arrays: GraphArrays, graph: AttributionGraph, reasons: EdgeReasons) -> GraphArrays:
     """A graph's arrays with what is known of its edges."""
     places, edges = (each.tolist() for each in reasons.edges_in(graph))
-    whys = [each.to_dict() for each in reasons.whys]
     heads, past, later = (each[places].numpy() for each in (reasons.heads, reasons.past, reasons.later))
     found = Reasons(
         np.array(edges, dtype=np.int64),
         heads,
         past,
         later,
-        tuple(whys[place] if place < len(whys) else None for place in places),
+        tuple(reasons.whys[place].to_dict() if place in reasons.whys else None for place in places),
     )
     known = set(graph.names)
     writes = {name: each._asdict() for name, each in reasons.writes.items() if name in known}

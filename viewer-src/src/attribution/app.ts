@@ -10,7 +10,7 @@ import { type Among, choices, isAmong, lists, rankedNodes } from "./several";
 import { Background } from "./background";
 import { button, type Child, chooser, element, fill } from "../dom";
 import { count, percent } from "../words";
-import type { Drawn } from "./picture";
+import { type Drawn, drawn } from "./picture";
 import { edgeFacts } from "./edge";
 import { Stage } from "./stage";
 import { Store } from "../store";
@@ -111,7 +111,7 @@ export class GraphApp implements App {
     if (!before || state.threshold !== before.threshold || state.pinned !== before.pinned || state.among !== before.among) {
       this.shown = this.within(state);
       this.ordered = this.inOrder(state);
-      this.atRest = this.ordered.slice(0, AT_REST).map((edge) => this.drawn(edge));
+      this.atRest = this.ordered.slice(0, AT_REST).map((edge) => this.atRestOf(edge));
     }
     if (state.pinned !== before?.pinned) {
       this.scores = null;
@@ -131,7 +131,7 @@ export class GraphApp implements App {
       ranked: this.ranked,
       zoom: state.zoom,
       node: state.node,
-      edge: state.edge === null ? null : this.drawn(state.edge),
+      edge: state.edge === null ? null : this.atRestOf(state.edge),
       pinned: state.pinned,
       atRest: this.atRest,
       title: `${this.graph.parts.title}: ${count(nodes)} of ${count(this.graph.n)} nodes`,
@@ -157,8 +157,13 @@ export class GraphApp implements App {
     return found.sort((a, b) => Math.abs(weight[b]) - Math.abs(weight[a])).slice(0, MOST_LISTED);
   }
 
-  private drawn(edge: number): Drawn {
-    return [this.graph.parts.sources[edge], this.graph.targetOf(edge), this.graph.parts.weight[edge]];
+  /** An edge to be drawn by how much influence it carries; of several graphs, by its own number. */
+  private atRestOf(edge: number): Drawn {
+    const { sources, weight, rootWeight, extras } = this.graph.parts;
+    const target = this.graph.targetOf(edge);
+    const [source, , , share] = drawn(this.graph, sources[edge], target, weight[edge]);
+    const carried = share * (this.influence[target] + rootWeight[target]);
+    return [source, target, weight[edge], extras.several ? Math.abs(weight[edge]) : carried];
   }
 
   /** Which nodes are shown: the most influential, what is pinned, and all that pruning never takes away. */

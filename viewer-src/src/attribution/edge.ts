@@ -8,8 +8,9 @@ import { type Actions, name } from "./panel";
 import { besideEdge } from "./several";
 import type { GraphState } from "./state";
 
-const NAMED = 0.01; // of an edge: heads with less are not named in the table of layers
-const MOST_NAMED = 4;
+const NAMED = 0.01; // of an edge: heads with less are not named
+const MOST_NAMED = 4; // in a layer's line
+const MOST_HEADS = 12; // in the list of the largest
 
 export function edgeFacts(graph: AttributionGraph, state: GraphState, edge: number, actions: Actions): Child[] {
   const { sources, weight, extras } = graph.parts;
@@ -44,9 +45,10 @@ function heads(graph: AttributionGraph, reasons: Reasons, place: number, weight:
   const why = reasons.whys[place];
   const order = [...through.keys()].filter((i) => through[i]).sort((a, b) => Math.abs(through[b]) - Math.abs(through[a]));
   const most = Math.abs(through[order[0]]) || 1;
-  const list = rowsOf(Math.min(order.length, 12), (i) => {
-    const [layer, head] = [Math.floor(order[i] / reasons.heads), order[i] % reasons.heads];
-    const value = through[order[i]];
+  const largest = order.filter((i, rank) => rank < 3 || Math.abs(through[i] / weight) >= NAMED).slice(0, MOST_HEADS);
+  const list = rowsOf(largest.length, (i) => {
+    const [layer, head] = [Math.floor(largest[i] / reasons.heads), largest[i] % reasons.heads];
+    const value = through[largest[i]];
     return row({ words: `a${layer}.h${head}`, numbers: `${signedAmount(value)} (${percent(value / weight, 0)})`, share: value / most, under: where(graph, why, layer, head), choose: () => undefined });
   });
   return [
@@ -107,12 +109,12 @@ function reason(graph: AttributionGraph, found: QueryKey, actions: Actions): Chi
   const sink = found.sink ? ` A sink gives ${signedAmount(found.sink)} of it.` : "";
   const said = `a${found.layer}.h${found.head} at ${at(graph, found.query)} looks at ${at(graph, found.key)} with ${percent(found.attention)}. Its score there stands ${amount(found.margin)} above the other keys; the contrast is ${signedAmount(found.value)}.${sink}`;
   const most = Math.max(...[found.pairs, found.query_side, found.key_side].flat().map((term) => Math.abs(term.weight)), 1e-30);
-  const list = (terms: Term[], words: (term: Term) => string, node: (term: Term) => string) =>
-    rowsOf(terms.length, (i) => row({ words: words(terms[i]), numbers: signedAmount(terms[i].weight), share: terms[i].weight / most, choose: () => chooseNode(graph, node(terms[i]), actions) }));
+  const list = (terms: Term[], words: (term: Term) => string, node: (term: Term) => string, under?: (term: Term) => string) =>
+    rowsOf(terms.length, (i) => row({ words: words(terms[i]), numbers: signedAmount(terms[i].weight), share: terms[i].weight / most, under: under ? under(terms[i]) : null, choose: () => chooseNode(graph, node(terms[i]), actions) }));
   return [
     element("p", { class: "fact" }, said),
     element("p", { class: "quiet" }, "Pairs, the query's node by the key's:"),
-    list(found.pairs, (term) => `${nodeWords(graph, term.query)} · ${nodeWords(graph, term.key)}`, (term) => term.key),
+    list(found.pairs, (term) => nodeWords(graph, term.query), (term) => term.key, (term) => `by the key's ${nodeWords(graph, term.key)}`),
     element("details", {}, element("summary", {}, "Through the query alone, through the keys alone"),
       list(found.query_side, (term) => `query: ${nodeWords(graph, term.query)}`, (term) => term.query),
       list(found.key_side, (term) => `key: ${nodeWords(graph, term.key)}`, (term) => term.key)),

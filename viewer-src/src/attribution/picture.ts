@@ -85,7 +85,8 @@ function drawWords(s: Surface, view: View, box: Box, p: Palette): void {
     const [start, end] = [layout.starts[column], layout.starts[column + 1]];
     const token = column + layout.first < 0 ? "–" : (tokens[column + layout.first] ?? "");
     const room = Math.floor((end - start - 2) / 6.2);
-    const words = end - start < NARROW ? (column % 5 ? "" : String(column + layout.first)) : clipped(token.replaceAll("\n", "⏎"), room);
+    const number = column + layout.first;
+    const words = end - start < NARROW ? (number % 5 ? "" : String(number)) : clipped(token.replaceAll("\n", "⏎"), room);
     s.text((start + end) / 2, y, words, { fill: p.ink, size: 11, anchor: "middle" });
   }
   s.box(box.x, box.y, box.width, 40, { fill: p.paper });
@@ -101,9 +102,9 @@ function clipped(text: string, room: number): string {
 export function drawFocus(s: Surface, view: View, node: number | null, p: Palette): void {
   const { layout, shown } = view;
   const lines = linesOf(view, node);
-  const most = lines.reduce((found, line) => Math.max(found, Math.abs(line[2])), 1e-30);
-  for (const [source, target, weight] of [...lines].reverse()) {
-    const strength = Math.abs(weight) / most;
+  const most = lines.reduce((found, line) => Math.max(found, line[3]), 1e-30);
+  for (const [source, target, weight, size] of [...lines].reverse()) {
+    const strength = size / most;
     const look = { stroke: weight < 0 ? p.negative : p.positive, width: 0.5 + 3 * Math.sqrt(strength), opacity: 0.25 + 0.7 * strength };
     const [x0, y0, x1, y1] = [layout.x[source], layout.y[source], layout.x[target], layout.y[target]];
     const bend = Math.abs(y0 - y1) * 0.45;
@@ -119,13 +120,18 @@ function linesOf(view: View, node: number | null): readonly Drawn[] {
   if (node === null) return view.pinned.size ? betweenPinned(view) : view.atRest;
   if (edge?.[1] === node) return shown[edge[0]] ? [edge] : [];
   return [
-    ...graph.inputs(node, shown).slice(0, MOST_LINES).map(([source, w]): Drawn => [source, node, w]),
-    ...graph.outputs(node, shown).slice(0, MOST_LINES).map(([target, w]): Drawn => [node, target, w]),
+    ...graph.inputs(node, shown).slice(0, MOST_LINES).map(([source, w]) => drawn(graph, source, node, w)),
+    ...graph.outputs(node, shown).slice(0, MOST_LINES).map(([target, w]) => drawn(graph, node, target, w)),
   ];
 }
 
-/** Source, target, weight. */
-export type Drawn = readonly [number, number, number];
+/** Source, target, weight, and how strongly the line is drawn beside the others. */
+export type Drawn = readonly [number, number, number, number];
+
+/** An edge to be drawn as the share that it is of its target's inputs: weights into different targets differ in unit. */
+export function drawn(graph: AttributionGraph, source: number, target: number, weight: number): Drawn {
+  return [source, target, weight, Math.abs(weight) / (graph.inputSize[target] || 1)];
+}
 
 const KEY: [number, string][] = [
   [ROOT, "output"],
@@ -153,7 +159,7 @@ function drawKey(s: Surface, view: View, x: number, y: number, p: Palette): void
 function betweenPinned(view: View): Drawn[] {
   const flags = new Uint8Array(view.graph.n);
   for (const node of view.pinned) flags[node] = view.shown[node];
-  return [...view.pinned].flatMap((target) => view.graph.inputs(target, flags).map(([source, w]): Drawn => [source, target, w]));
+  return [...view.pinned].flatMap((target) => view.graph.inputs(target, flags).map(([source, w]) => drawn(view.graph, source, target, w)));
 }
 
 function ring(s: Surface, layout: Layout, node: number, stroke: string, width: number): void {
