@@ -17,7 +17,7 @@ from edgewise.attribution._frozen import FrozenRun, frozen_run
 from edgewise.attribution._graph import Ledger, NodeTable, concatenated
 from edgewise.attribution._grow import Growth
 from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids, transcoder_records
-from edgewise.attribution._rows import Cut
+from edgewise.attribution._sparse_rows import Cut
 from edgewise.attribution._targets import Explained, Target, roots, settled
 from edgewise.models import Model
 from edgewise.runs import RunOptions, run_steps, software
@@ -82,6 +82,7 @@ def attribute(
     identity = {**settings, "transcoders": provenance["transcoders"], "ids": ids.tolist(), "model": model.identity}
     identity["roots"] = [each.name for each in explained]
     run_steps(growth, growth.n_steps, identity, options, "attribution")
+    kinds.forget()
     return replace(assembled(growth, settings, provenance), explained=Explained(kinds, explained))
 
 
@@ -106,28 +107,26 @@ def assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, An
     place = torch.cumsum(used.long(), 0) - 1  # of each column among those used
     n, n_used = len(order), int(used.sum())
     targets = number[torch.cat([torch.arange(n_used, n), place[chosen]])]  # as the rows stand: roots first
-    rows = torch.cat([each.offsets.diff() for each in growth.found])
-    entry_target = targets.repeat_interleave(rows)
-    entry_column = torch.cat([each.columns for each in growth.found]).long()
-    weight = torch.cat([each.weight for each in growth.found])
-    inside = used[entry_column]
-    # What is outside of the graph: all of a row, minus its edges in the graph.
-    total, size = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
-    for found, name in ((total, "total"), (size, "size")):
-        found[targets] = torch.cat([getattr(each, name) for each in growth.found])
-    shown = torch.where(inside, weight.double(), 0.0)
-    outside = total.index_add(0, entry_target, -shown)
-    outside_size = size.index_add(0, entry_target, -shown.abs())
+    total, size, shown, shown_size = (torch.zeros(n, dtype=torch.float64) for _ in range(4))
+    edges = list[tuple[Tensor, Tensor, Tensor]]()
+    for these, found in zip(targets.split([len(each.total) for each in growth.found]), growth.found, strict=True):
+        inside = used[found.columns.long()]
+        target = these.repeat_interleave(found.offsets.diff())[inside]
+        weight = found.weight[inside]
+        edges.append((target, number[place[found.columns[inside].long()]], weight))
+        total[these], size[these] = found.total, found.size
+        shown.index_add_(0, target, weight.double())
+        shown_size.index_add_(0, target, weight.double().abs())
+    entry_target, source, weight = (torch.cat(each) for each in zip(*edges, strict=True))
     value = torch.zeros_like(total)
     value[targets] = table.value[order][targets]
-    pairs = entry_target[inside].numpy(), number[place[entry_column[inside]]].numpy()
-    matrix = csr_array((weight[inside].numpy(), pairs), shape=(n, n))
+    matrix = csr_array((weight.numpy(), (entry_target.numpy(), source.numpy())), shape=(n, n))
     return AttributionGraph(
         table.take(order),
         torch.from_numpy(matrix.indptr.astype(np.int64)),
         torch.from_numpy(matrix.indices.astype(np.int64)),
         torch.from_numpy(matrix.data),
-        Ledger(value - total, size, outside, outside_size),
+        Ledger(value - total, size, total - shown, size - shown_size),
         run.ids.cpu(),
         _texts(run),
         tuple(each.name for each in growth.roots),

@@ -28,7 +28,7 @@ from edgewise.attribution._head_table import MAP_BYTES, heads_of, loadings
 from edgewise.attribution._influence import edge_influence, prune
 from edgewise.attribution._kinds import AttributionConfig
 from edgewise.attribution._query_key import Contrast
-from edgewise.attribution._rows import Cut
+from edgewise.attribution._sparse_rows import Cut
 from edgewise.attribution._targets import Explained, Root
 from edgewise.runs import RunOptions, SavedAsJson, run_steps
 

@@ -12,7 +12,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise.attribution._nodes import Nodes
-from edgewise.attribution._rows import Columns, Cut, SparseRows, Targets, rows
+from edgewise.attribution._rows import Columns, Targets, rows
+from edgewise.attribution._sparse_rows import Cut, SparseRows
 from edgewise.attribution._targets import Root, node_targets
 from edgewise.runs import Learner, NothingToGainError
 
@@ -30,12 +31,14 @@ class Growth(Learner):
     def __init__(self, nodes: Nodes, roots: list[Root], budget: int, batch: int, cut: Cut) -> None:
         self.nodes, self.roots, self.budget, self.batch, self.cut = nodes, roots, budget, batch, cut
         self.columns = Columns.of(nodes)
-        self.position = torch.cat([active.position for active in nodes.active])
+        self.position = torch.cat([active.position for active in nodes.active]).cpu()
         self.layer = torch.repeat_interleave(torch.tensor(self.columns.counts))
         self.chosen = list[Tensor]()
         """Columns of the nodes that have rows, batch after batch."""
         self.found = list[SparseRows]()
         """The roots' rows first, then each batch's."""
+        self.shares = list[csr_array]()
+        """The same, normalised, as far as a ranking has needed them."""
 
     @property
     def n_steps(self) -> int:
@@ -45,7 +48,7 @@ class Growth(Learner):
     def begin(self) -> None:
         """The roots' rows."""
         targets = [each.targets._replace(row=each.targets.row + i) for i, each in enumerate(self.roots)]
-        self.found.append(rows(self.nodes, self.columns, targets, len(targets), self.cut))
+        self.found.append(rows(self.nodes, self.columns, targets, len(targets), self.cut).cpu())
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One batch; by several rankings where the first reaches fewer nodes than that."""
@@ -56,7 +59,7 @@ class Growth(Learner):
             for each in self.chosen:
                 nodes[each.long()] = -1
             chosen = nodes.topk(left).indices
-            chosen = chosen[nodes[chosen] > 0]
+            chosen = chosen[nodes[chosen] > 0].sort().values  # a layer's nodes stand together
             if not len(chosen):
                 break
             self.chosen.append(chosen.to(torch.int32))
@@ -84,32 +87,33 @@ class Growth(Learner):
             here = (layer == each).nonzero()[:, 0]
             within = chosen[here] - self.columns.starts[each]
             targets.append(node_targets(self.nodes, each, within)._replace(row=here))
-        return rows(self.nodes, self.columns, targets, len(chosen), self.cut)
+        return rows(self.nodes, self.columns, targets, len(chosen), self.cut).cpu()
 
     def influence(self) -> Float[Tensor, " C"]:
         """Of every column on the roots, through the rows known so far; biases have none."""
         total = np.zeros(self.columns.total)
-        weights = np.array([root.weight for root in self.roots])
-        self.pass_down(total, self.found[0], weights)
-        starts = self.columns.starts
-        batches = [(chosen.numpy(), sparse) for chosen, sparse in zip(self.chosen, self.found[1:], strict=True)]
-        for layer in range(len(starts) - 2, -1, -1):
-            for chosen, sparse in batches:
-                here = np.flatnonzero((chosen >= starts[layer]) & (chosen < starts[layer + 1]))
-                if len(here):
-                    self.pass_down(total, sparse, total[chosen[here]], here)
+        for found in self.found[len(self.shares) :]:
+            self.shares.append(self.normalised(found))
+        total += self.shares[0].T @ np.array([root.weight for root in self.roots])
+        starts = np.array(self.columns.starts)
+        bounds = [np.searchsorted(chosen.numpy(), starts).tolist() for chosen in self.chosen]
+        for layer in range(self.columns.n_layers - 1, -1, -1):
+            for chosen, shares, bound in zip(self.chosen, self.shares[1:], bounds, strict=True):
+                first, last = bound[layer : layer + 2]
+                if first < last:
+                    here = chosen[first:last].numpy()
+                    total += _rows_between(shares, first, last).T @ total[here]
         return torch.from_numpy(total)
 
-    def pass_down(
-        self, total: np.ndarray, sparse: SparseRows, mass: np.ndarray, these: np.ndarray | None = None
-    ) -> None:
-        size = np.abs(sparse.weight.double().numpy())
-        size[sparse.columns.numpy() >= self.columns.first_bias] = 0
-        n = len(sparse.offsets) - 1
-        matrix = csr_array((size, sparse.columns.numpy(), sparse.offsets.numpy()), shape=(n, len(total)))
-        matrix = matrix if these is None else matrix[these]
-        sums = np.asarray(matrix.sum(axis=1)).ravel()
-        total += matrix.T @ (mass / np.where(sums > 0, sums, 1))
+    def normalised(self, found: SparseRows) -> csr_array:
+        """Sizes of some rows' edges, divided by their sum, biases apart."""
+        size = found.weight.abs().masked_fill_(found.columns >= self.columns.first_bias, 0)
+        counts = found.offsets.diff()
+        row = torch.repeat_interleave(counts, output_size=len(size))
+        sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, row, size.double())
+        size /= sums.clamp(min=1e-30).to(size)[row]
+        content = size.numpy(), found.columns.numpy(), found.offsets.to(torch.int32).numpy()
+        return csr_array(content, shape=(len(counts), self.columns.total))
 
     def tensors(self) -> dict[str, Tensor]:
         """The rows, and whose they are."""
@@ -123,3 +127,11 @@ class Growth(Learner):
         n = sum(name.endswith(".offsets") for name in tensors)
         self.found = [SparseRows(*(tensors[f"{i}.{name}"] for name in SparseRows._fields)) for i in range(n)]
         self.chosen = [tensors[f"{i}.chosen"] for i in range(1, n)]
+        self.shares = []
+
+
+def _rows_between(matrix: csr_array, first: int, last: int) -> csr_array:
+    """Some neighbouring rows, without a copy of their entries."""
+    start, stop = matrix.indptr[[first, last]]
+    content = matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[first : last + 1] - start
+    return csr_array(content, shape=(last - first, matrix.shape[1]))

@@ -101,8 +101,7 @@ class _Meeting(Walk):
         joined = self.covector.shape[1]
         return self.run.layers[layer].attention_back(self.covector) if joined else self.covector
 
-    def walk(self) -> None:
-        super().walk()
+    def bottom(self) -> None:
         self.meet(-1, [each.written.get(-1) for each in self.sources])
 
     def meet(self, layer: int, written: list[Written | None]) -> None:

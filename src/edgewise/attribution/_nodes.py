@@ -24,6 +24,8 @@ Gate = Literal["half", "up", "gate"]
 """To which factor of a gated product `act(g) · u` a neuron's edges go: half of the value to each, or all to one, the
 other held fixed."""
 
+KEPT_BYTES = 1 << 30
+"""How much what nodes write may take."""
 _CHUNK = 1 << 14  # active features whose encoder rows are gathered at once
 
 
@@ -62,6 +64,7 @@ class Nodes(ABC):
 
     def __init__(self, run: FrozenRun) -> None:
         self.run = run
+        self._kept, self._room = dict[tuple[int, int], Tensor](), KEPT_BYTES
 
     @cached_property
     def active(self) -> tuple[Active, ...]:
@@ -91,15 +94,33 @@ class Nodes(ABC):
         active, (length, rows) = self.active[source], covector.shape[:2]
         counts, offsets = active.offsets.diff(), active.offsets.tolist()
         n = offsets[length]
+        vectors = self._vectors(source, written, n)
         if n and bool((counts == counts[0]).all()):  # one product for all positions
-            decoder = self.decoder(source, written, active.index[:n]).view(length, n // length, -1)
-            return torch.bmm(covector, decoder.transpose(1, 2)).transpose(0, 1).flatten(1).mul_(active.value[:n])
+            found = torch.bmm(covector, vectors.view(length, n // length, -1).transpose(1, 2))
+            return found.transpose(0, 1).flatten(1)
         found = covector.new_zeros(rows, n)
         for position in range(length):
             these = slice(offsets[position], offsets[position + 1])
             if these.start < these.stop:
-                found[:, these] = covector[position] @ self.decoder(source, written, active.index[these]).T
-        return found.mul_(active.value[:n])
+                found[:, these] = covector[position] @ vectors[these].T
+        return found
+
+    def _vectors(self, source: int, written: int, n: int) -> Float[Tensor, "n D"]:
+        """What a layer's first nodes write at another; kept as long as there is room, since every walk needs it."""
+        if (source, written) in self._kept:
+            return self._kept[source, written][:n]
+        active = self.active[source]
+        size = len(active.index) * self.run.final.shape[1] * self.run.final.element_size()
+        fits = size <= self._room
+        index, value = (each if fits else each[:n] for each in (active.index, active.value))
+        vectors = self.decoder(source, written, index) * value[:, None]
+        if fits:
+            self._kept[source, written], self._room = vectors, self._room - size
+        return vectors[:n]
+
+    def forget(self) -> None:
+        """Give back the memory that walks took."""
+        self._kept, self._room = {}, KEPT_BYTES
 
     def sources(self, layer: int) -> Sequence[int]:
         """The layers whose nodes write what this layer's MLP adds to the stream."""

@@ -26,7 +26,8 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._frozen import FrozenRun
 from edgewise.attribution._nodes import Nodes
-from edgewise.attribution._rows import Columns, Cut, SparseRows, Targets, Walk, rows
+from edgewise.attribution._rows import Columns, Targets, Walk, rows
+from edgewise.attribution._sparse_rows import Cut, SparseRows
 from edgewise.models import Attention
 from edgewise.models.block import normed, placed, project
 

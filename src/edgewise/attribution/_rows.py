@@ -21,6 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.attribution._nodes import Nodes
+from edgewise.attribution._sparse_rows import ALL, Collector, Cut, SparseRows
+
+NEAR = 16
+"""Rows that go through a layer's heads together: so few that what is made on the way stays in the processor's cache."""
 
 
 class Targets(NamedTuple):
@@ -98,109 +102,6 @@ class Columns:
         return self.bias(self.n_layers, "reading") + 1
 
 
-class SparseRows(NamedTuple):
-    """Rows of some targets, each its largest edges."""
-
-    offsets: Int[Tensor, " offsets"]
-    columns: Int[Tensor, " e"]
-    weight: Float[Tensor, " e"]
-    total: Float[Tensor, " K"]
-    """Of each row, the sum of all edges, those that are cut too."""
-    size: Float[Tensor, " K"]
-    """The sum of their sizes (absolute values)."""
-
-    def dense(self, n_columns: int) -> Float[Tensor, "K C"]:
-        """With a column for every source."""
-        out = self.weight.new_zeros(len(self.total), n_columns)
-        row = torch.repeat_interleave(self.offsets.diff())
-        return out.index_put_((row, self.columns.long()), self.weight)
-
-    def take(self, order: Int[Tensor, " K"]) -> "SparseRows":
-        """The rows in another order."""
-        counts, back = self.offsets.diff(), torch.empty_like(order)
-        back[order] = torch.arange(len(order))
-        entries = back.repeat_interleave(counts).argsort(stable=True)
-        offsets = torch.cat([counts.new_zeros(1), counts[order].cumsum(0)])
-        return SparseRows(offsets, self.columns[entries], self.weight[entries], self.total[order], self.size[order])
-
-    @staticmethod
-    def joined(pieces: Sequence["SparseRows"]) -> "SparseRows":
-        """One after the other."""
-        counts = torch.cat([piece.offsets.diff() for piece in pieces])
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return SparseRows(offsets, *(torch.cat(each) for each in zip(*(piece[1:] for piece in pieces), strict=True)))
-
-
-class Cut(NamedTuple):
-    """Which edges of a row are kept: the largest that have the share `keep` of its size together, at most `most`."""
-
-    keep: float = 1.0
-    most: int = 1 << 62
-
-
-ALL = Cut()
-"""Every edge."""
-
-
-class _Collector:
-    """Collects the edges of a block of rows and lets go of small ones on the way."""
-
-    def __init__(self, n_rows: int, cut: Cut, like: Tensor) -> None:
-        self.cut = cut
-        self.total, self.size = (like.new_zeros(n_rows, dtype=torch.float64) for _ in range(2))
-        self.floor = like.new_zeros(n_rows)
-        """What a row's edges must exceed: none below it is among its largest `most`."""
-        nothing = torch.zeros(0, dtype=torch.long, device=like.device)
-        self.found = [(nothing, nothing, like.new_zeros(0))]
-
-    def add(self, start: int, edges: Float[Tensor, "k n"]) -> None:
-        """The edges of the first rows from columns that begin at `start`."""
-        size, k = edges.abs(), len(edges)
-        self.total[:k] += edges.sum(1, dtype=torch.float64)
-        self.size[:k] += size.sum(1, dtype=torch.float64)
-        if size.shape[1] > 4 * self.cut.most:
-            self.raise_floor(size)
-        large = size > self.floor[:k, None]
-        row, column = large.nonzero(as_tuple=True)
-        self.found.append((row, column + start, edges[large]))
-        if sum(len(each[0]) for each in self.found) > 4 * self.cut.most * len(self.total):
-            self.found = [self.largest()]
-
-    def raise_floor(self, size: Float[Tensor, "k n"]) -> None:
-        """For rows without one: from a sample of columns, so low that half as many again stay as may in the end."""
-        fresh = (self.floor[: len(size)] == 0).nonzero()[:, 0]
-        step = max(1, size.shape[1] // 8192)
-        if len(fresh):
-            sample = size[fresh, ::step]
-            self.floor[fresh] = sample.topk(int(1.5 * self.cut.most / step) + 8, dim=1).values[:, -1]
-
-    def largest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of what was found, each row's largest, in order."""
-        row, column, weight = (torch.cat(each) for each in zip(*self.found, strict=True))
-        order = weight.abs().argsort(descending=True, stable=True)
-        order = order[row[order].argsort(stable=True)]
-        counts = torch.bincount(row, minlength=len(self.total))
-        starts = counts.cumsum(0) - counts
-        rank = torch.arange(len(row), device=row.device) - starts.repeat_interleave(counts)
-        last = order[(rank == self.cut.most - 1).nonzero()[:, 0]]
-        self.floor[row[last]] = torch.maximum(self.floor[row[last]], weight[last].abs())
-        order = order[rank < self.cut.most]
-        return row[order], column[order], weight[order]
-
-    def rows(self) -> SparseRows:
-        """What is kept in the end."""
-        row, column, weight = self.largest()
-        size = weight.abs().double()
-        before = size.cumsum(0) - size
-        counts = torch.bincount(row, minlength=len(self.total))
-        starts = counts.cumsum(0) - counts
-        first = before[starts.clamp(max=max(len(row) - 1, 0))] if len(row) else before
-        kept = before - first.repeat_interleave(counts) < self.cut.keep * self.size[row] if len(row) else row > 0
-        counts = torch.bincount(row[kept], minlength=len(self.total))
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return SparseRows(offsets, column[kept].to(torch.int32), weight[kept], self.total, self.size)
-
-
 @torch.no_grad()
 def rows(nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int, cut: Cut = ALL) -> SparseRows:
     """What flows into a block of targets.
@@ -229,7 +130,7 @@ class Walk:
         final = self.run.final
         self.covector = final.new_zeros(length, 0, final.shape[1])  # (T, joined rows, D)
         self.place = torch.full((n_rows,), -1, device=final.device)  # of each row among those that joined
-        self.found = _Collector(n_rows, cut, final)
+        self.found = Collector(n_rows, columns.total, cut, final)
         self.biases = final.new_zeros(n_rows, columns.total - columns.first_bias)
         self.pending = dict[int, Tensor]()  # edges of nodes that also write at lower layers
 
@@ -252,6 +153,10 @@ class Walk:
                 self.join(layer, True)
                 self.covector = self.covector + self.attention(layer)
             self.join(layer, False)
+        self.bottom()
+
+    def bottom(self) -> None:
+        """The edges of the embeddings, and of all biases."""
         for term, written in enumerate(self.run.embeddings):
             self.found.add(self.columns.embedding(term).start, self.dot(written))
         self.found.add(self.columns.first_bias, self.biases)
@@ -302,7 +207,8 @@ class Walk:
         if not self.covector.shape[1]:
             return self.covector
         self.add_bias(layer, "attention", self.run.attention_biases[layer])
-        return self.run.layers[layer].attention_back(self.covector)
+        back = self.run.layers[layer].attention_back
+        return torch.cat([back(some) for some in self.covector.split(NEAR, dim=1)], dim=1)
 
     def dot(self, written: Float[Tensor, "S D"]) -> Float[Tensor, "K T"]:
         """What is written, times the covector, at each position."""

@@ -1,0 +1,64 @@
+"""A graph whose making was killed goes on to the same bits."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgewise import InputError
+from edgewise.attribution import AttributionConfig, AttributionGraph
+from edgewise.attribution._grow import Growth
+from edgewise.runs import CHECKPOINT, RunOptions
+from tests.attribution.test_rows import EVERYTHING, attribute, prompt, transcoder
+from tests.discovery.toys import Killed
+from tests.tiny import tiny
+
+CONFIG = AttributionConfig(max_nodes=30, batch=8, keep=0.95)
+
+
+def made(out: Path, seed: int = 0, config: AttributionConfig = CONFIG) -> AttributionGraph:
+    model = tiny("gpt2")
+    options = RunOptions(out=out, checkpoint_seconds=0, progress=False)
+    sets = [transcoder(model, layer) for layer in (0, 1, 2)]
+    return attribute(model, prompt(seed=seed), sets, config=config, options=options)
+
+
+def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    step = Growth.step
+
+    def killed(self: Growth, at: int) -> dict[str, torch.Tensor | float]:
+        if at == number:
+            raise Killed
+        return step(self, at)
+
+    patch.setattr(Growth, "step", killed)
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_killed_graph_goes_on_to_the_same_bits(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = made(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, at)
+        with pytest.raises(Killed):
+            made(tmp_path / "killed")
+    steps = []
+    with monkeypatch.context() as patch:
+        step = Growth.step
+        patch.setattr(Growth, "step", lambda self, number: steps.append(number) or step(self, number))
+        resumed = made(tmp_path / "killed")
+    assert steps == list(range(at, 4))  # what was done is not done again
+    assert resumed.names == whole.names
+    for name in ("offsets", "sources", "weight"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    for mine, other in zip(resumed.ledger, whole.ledger, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_checkpoint_of_another_graph_is_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    for changed in ({"seed": 1}, {"config": dataclasses.replace(CONFIG, keep=0.9)}, {"config": EVERYTHING}):
+        before = (tmp_path / CHECKPOINT).read_bytes()
+        with pytest.raises(InputError, match="other settings|another"):
+            made(tmp_path, **changed)
+        assert (tmp_path / CHECKPOINT).read_bytes() == before
