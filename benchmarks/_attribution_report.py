@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from edgewise.runs import bootstrap
 
 TOP = 20
 """How many heads of a graph are held against another's or the circuit's."""
 Found = dict[str, dict[str, Any]]
+Rows = list[tuple[str, ...]]
 HEADING = """# Attribution graphs of real prompts, held against the model
 
 Written by `python benchmarks/attribution_prompts.py --write`, whose docstring has the commands. SmolLM2-135M-Instruct
@@ -56,13 +57,11 @@ def _set(each: dict[str, Any], name: str) -> tuple[float, float]:
 
 def _validation(found: Found) -> list[str]:
     """Predicted against real, necessity and sufficiency."""
-    effects = [
-        ("task", "nodes", "prompts", "difference", "Spearman, all paths", "direct edge", "later tokens", "slope")
-    ]
-    sets = [("task", "nodes", "pruned, of active", "necessity", "random", "sufficiency", "random")]
-    scores = [("task", "nodes", "replacement, pruned", "completeness, pruned", "outside", "largest residual")]
+    effects: Rows = [("task", "nodes", "prompts", "difference", "all paths", "direct edge", "later tokens", "slope")]
+    sets: Rows = [("task", "nodes", "pruned, of active", "necessity", "random", "sufficiency", "random")]
+    scores: Rows = [("task", "nodes", "replacement, pruned", "completeness, pruned", "outside", "largest residual")]
     for (task, kind), prompts in _groups(found).items():
-        if kind not in ("neurons", "transcoders"):
+        if kind.startswith("gate"):
             continue
         checked = [each["validation"] for each in prompts]
         figures = [
@@ -96,9 +95,9 @@ def _validation(found: Found) -> list[str]:
 
 def _gates(found: Found) -> list[str]:
     """The three rules for products."""
-    rules, groups = {"half": "neurons", "up": "neurons-up", "gate": "neurons-gate"}, _groups(found)
-    rows = [("task", *(f"{rule}: {what}" for rule in rules for what in ("Spearman", "later tokens")))]
-    for task in dict.fromkeys(task for task, kind in groups if kind == "neurons-up"):
+    rules, groups = {"half": "neurons-128", "up": "gate-up", "gate": "gate-gate"}, _groups(found)
+    rows: Rows = [("task", *(f"{rule}: {what}" for rule in rules for what in ("Spearman", "later tokens")))]
+    for task in dict.fromkeys(task for task, kind in groups if kind == "gate-up"):
         rows.append((
             task,
             *(
@@ -107,18 +106,26 @@ def _gates(found: Found) -> list[str]:
                 for name in ("spearman", "spearman_later")
             ),
         ))  # fmt: skip
-    title = "## To which factor of a gated product a neuron's edges go"
-    return [title, "", *_table(rows), ""] if len(rows) > 1 else []
+    if len(rows) == 1:
+        return []
+    return [
+        "## To which factor of a gated product a neuron's edges go",
+        "",
+        "Graphs of the 128 neurons that write most at each token and layer, by the three rules; the same correlations.",
+        "",
+        *_table(rows),
+        "",
+    ]
 
 
 def _kinds(found: Found) -> list[str]:
     """Neurons' graphs beside transcoders'."""
     groups = _groups(found)
     names = ("layers and positions, Spearman", f"heads among the first {TOP} of both", "errors: neurons", "transcoders")
-    rows = [("task", *names)]
+    rows: Rows = [("task", *names)]
     for task in dict.fromkeys(task for task, kind in groups if kind == "transcoders"):
         pairs = list(zip(groups[task, "neurons"], groups[task, "transcoders"], strict=True))
-        places = [float(spearmanr(np.ravel(a["where"]), np.ravel(b["where"])).statistic) for a, b in pairs]
+        places = [_correlation(a["where"], b["where"]) for a, b in pairs]
         common = [len(set(_top(a)) & set(_top(b))) / TOP for a, b in pairs]
         errors = [[1 - each["validation"]["scores"][0] for each in kind] for kind in zip(*pairs, strict=True)]
         rows.append((task, _mean(places), _mean(common), *map(_mean, errors)))
@@ -134,6 +141,11 @@ def _kinds(found: Found) -> list[str]:
         *_table(rows),
         "",
     ]
+
+
+def _correlation(first: Any, second: Any) -> float:
+    ranks = np.stack([rankdata(np.ravel(first)), rankdata(np.ravel(second))])
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def _name(head: Sequence[Any]) -> str:
@@ -164,7 +176,7 @@ def _heads(found: Found, circuit: dict[str, int]) -> list[str]:
     """The heads of the graphs of IOI beside those of the learned circuit."""
     summed = _summed(_groups(found)["ioi", "neurons"])
     ordered, placed = list(summed), {name: i + 1 for i, name in enumerate(summed)}
-    rows = [("head", "loading", "same", "after same", "answer", "first", "in the circuit, its best edge's rank")]
+    rows: Rows = [("head", "loading", "same", "after same", "answer", "first", "in the circuit, its best edge's rank")]
     for name in ordered[:TOP]:
         size, kinds = summed[name]
         shares = (f"{kinds[kind]:.0%}" for kind in ("same", "after same", "answer", "first"))

@@ -11,9 +11,9 @@ products. What is judged is kept; the command may be stopped, and goes on. The p
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from _attribution_report import page
@@ -36,14 +36,16 @@ PAGE = ROOT / "docs" / "results" / "attribution.md"
 CIRCUIT = ROOT / "docs" / "results" / "circuits" / "ioi-ranking.safetensors"
 TASKS = ("ioi", "greater-than", "capital-country", "induction")
 QUIET = RunOptions(progress=False)
+FEW = 128
+"""Neurons of a layer at each token, in the smaller graphs."""
 
 
 class Kind(NamedTuple):
-    """What the nodes are."""
+    """What the nodes are, and how the graph is made."""
 
     name: str
-    nodes: Any
-    gate: Literal["half", "up", "gate"] = "half"
+    config: AttributionConfig
+    nodes: Any = "neurons"
 
 
 def target(model: ew.Model, pair: Pair) -> dict[str, Any]:
@@ -67,10 +69,10 @@ def jobs(model: ew.Model, kinds: list[Kind], n: int) -> Iterator[tuple[str, Pair
                 yield f"{name}.{number}.{kind.name}", pair, kind
 
 
-def graph_of(model: ew.Model, pair: Pair, kind: Kind, max_nodes: int) -> AttributionGraph:
+def graph_of(model: ew.Model, pair: Pair, kind: Kind) -> AttributionGraph:
     """What flows to the answer."""
-    prompt, config = pair.clean[: pair.targets[0].position + 1], AttributionConfig(max_nodes=max_nodes, gate=kind.gate)
-    return ew.attribute(model, prompt, kind.nodes, **target(model, pair), config=config, options=QUIET)
+    prompt = pair.clean[: pair.targets[0].position + 1]
+    return ew.attribute(model, prompt, kind.nodes, **target(model, pair), config=kind.config, options=QUIET)
 
 
 def judged(graph: AttributionGraph) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def judged(graph: AttributionGraph) -> dict[str, Any]:
     return {
         "tokens": graph.tokens,
         "edges": graph.n_edges,
-        "validation": asdict(prompt),
+        "validation": prompt._asdict(),
         "figures": {
             name: getattr(found, name).value for name in ("spearman", "spearman_direct", "spearman_later", "slope")
         },
@@ -126,14 +128,16 @@ def main() -> None:
         write_atomically(PAGE, page(found, circuit_heads()))
         return
     model = ew.load_model("smollm2-135m")
-    kinds = [Kind("neurons", "neurons"), Kind("neurons-up", "neurons", "up"), Kind("neurons-gate", "neurons", "gate")]
+    plain = AttributionConfig(max_nodes=args.max_nodes)
+    kinds = [Kind("neurons", plain), Kind(f"neurons-{FEW}", replace(plain, neurons_per_token=FEW))]
+    kinds += [Kind(f"gate-{gate}", replace(plain, neurons_per_token=FEW, gate=gate)) for gate in ("up", "gate")]
     if args.transcoders:
-        kinds.append(Kind("transcoders", ew.transcoders.read(args.transcoders)))
+        kinds.append(Kind("transcoders", plain, ew.transcoders.read(args.transcoders)))
     args.out.mkdir(parents=True, exist_ok=True)
     for name, pair, kind in jobs(model, kinds, args.prompts):
         path = args.out / f"{name}.json"
         if not path.exists():
-            graph = graph_of(model, pair, kind, args.max_nodes)
+            graph = graph_of(model, pair, kind)
             write_atomically(path, json.dumps(judged(graph)))
             print(path, flush=True)
 

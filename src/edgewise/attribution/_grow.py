@@ -102,7 +102,7 @@ class Growth(Learner):
                 first, last = bound[layer : layer + 2]
                 if first < last:
                     here = chosen[first:last].numpy()
-                    total += _rows_between(shares, first, last).T @ total[here]
+                    total += _rows_between(shares, first, last, len(total)).T @ total[here]
         return torch.from_numpy(total)
 
     def normalised(self, found: SparseRows) -> csr_array:
@@ -130,8 +130,8 @@ class Growth(Learner):
         self.shares = []
 
 
-def _rows_between(matrix: csr_array, first: int, last: int) -> csr_array:
+def _rows_between(matrix: csr_array, first: int, last: int, width: int) -> csr_array:
     """Some neighbouring rows, without a copy of their entries."""
-    start, stop = matrix.indptr[[first, last]]
-    content = matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[first : last + 1] - start
-    return csr_array(content, shape=(last - first, matrix.shape[1]))
+    data, columns, offsets = (np.asarray(each) for each in (matrix.data, matrix.indices, matrix.indptr))
+    these, own = slice(offsets[first], offsets[last]), offsets[first : last + 1] - offsets[first]
+    return csr_array((data[these], columns[these], own), (last - first, width))
