@@ -17,6 +17,7 @@ from edgewise.models._compiled import find_compiled
 from edgewise.tracr import (
     LIBRARY,
     Agreement,
+    _search,
     compare,
     compile_library,
     compile_program,
@@ -133,7 +134,9 @@ def test_a_program_of_the_users_own(tmp_path: Path):
     assert load_source(f"{tmp_path}/my_rasp.py:also")[0] == "also"
 
 
-def test_the_program_of_the_docs(tmp_path: Path):
+def test_the_program_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(_search.RANKING, "steps", 60)
+    monkeypatch.setitem(_search.REFINED, "steps", 40)
     page = (Path(__file__).parents[2] / "docs" / "tracr.md").read_text()
     (tmp_path / "my_rasp.py").write_text(page.split("```python\n")[1].split("```")[0])
     name, program = load_source(f"{tmp_path}/my_rasp.py:program")

@@ -21,7 +21,7 @@ from edgewise.tracr import (
     rank_program,
     smallest_agreeing,
 )
-from tests.tracr.truths import engine_of, truth_of
+from tests.tracr.truths import engine_of, of_short_inputs, truth_of
 
 # Conmy et al. 2023, table 1 and their `tracr` module: reverse and xproportion under zero ablation; Miller et al. 2024
 # (AutoCircuit): the same under interchange. Their input is both embeddings together.
@@ -111,7 +111,7 @@ def with_planted_parts(module: CompiledTransformer) -> CompiledTransformer:
 
 @pytest.mark.parametrize("ablation", ["zero", "interchange"])
 def test_planted_edges_that_do_nothing_are_not_true(ablation):
-    module = engine_of("xproportion", ablation).model.module
+    module = of_short_inputs(load("tracr:xproportion")).module
     assert isinstance(module, CompiledTransformer)
     model = load(with_planted_parts(module))
     truth = find_truth(ew.Engine(model, model.graph(), ew.Ablation(ablation)))
@@ -122,7 +122,7 @@ def test_planted_edges_that_do_nothing_are_not_true(ablation):
 def test_planted_edges_that_do_nothing_are_not_kept(ablation, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(_search.RANKING, "steps", 60)
     monkeypatch.setitem(_search.REFINED, "steps", 40)
-    plain = engine_of("xproportion", ablation).model
+    plain = of_short_inputs(load("tracr:xproportion"))
     assert isinstance(plain.module, CompiledTransformer)
     model = load(with_planted_parts(plain.module))
     engine = ew.Engine(model, model.graph(), ew.Ablation(ablation))
