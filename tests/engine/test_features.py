@@ -178,13 +178,14 @@ def test_mask_gradients_are_finite_differences(name: str, kind: str):
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(4))]
     moves = gradient[chosen].abs() > 1e-6  # most features are off at most tokens
     assert moves.sum() > 8
+    reference = featured(model, transcoders, graph=engine.graph, path="reference")
     edges, step = torch.cat([chosen[moves][:9], chosen[~moves][:3]]), 1e-5
     directions = torch.zeros(len(edges), mask.numel(), dtype=mask.dtype)
     directions[range(len(edges)), edges] = 1
 
     def losses(by: float) -> Tensor:
         """After a step along each direction, all run at once as so many circuits."""
-        moved = engine.run(BATCH, (mask + by * directions.view(-1, *mask.shape)).flatten(0, 1)).detach()
+        moved = reference.run(BATCH, (mask + by * directions.view(-1, *mask.shape)).flatten(0, 1)).detach()
         return (moved.view(len(edges), *weights.shape) * weights).flatten(1).sum(1)
 
     slopes = (8 * (losses(step) - losses(-step)) - (losses(2 * step) - losses(-2 * step))) / (12 * step)

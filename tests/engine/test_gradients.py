@@ -42,9 +42,11 @@ def test_mask_gradients_are_finite_differences(name: str, ablation: str):
     directions = torch.zeros(len(edges), mask.numel(), dtype=mask.dtype)
     directions[range(len(edges)), edges] = 1
 
+    reference = engine(model, None, ablation, path="reference")
+
     def losses(step: float) -> Tensor:
         """After a step along each direction, all run at once as so many circuits."""
-        moved = run.run(BATCH, (mask + step * directions.view(-1, *mask.shape)).flatten(0, 1)).detach()
+        moved = reference.run(BATCH, (mask + step * directions.view(-1, *mask.shape)).flatten(0, 1)).detach()
         return (moved.view(len(edges), *weights.shape) * weights).flatten(1).sum(1)
 
     for found, slope in zip(gradient[edges], _derivative(losses), strict=True):
