@@ -152,6 +152,9 @@ def test_two_circuits_are_compared_edge_by_edge(open_page: Open):
     counts = [int((x & y).sum()) for x, y in ((a.circuit.kept, other.kept), (a.circuit.kept, ~other.kept))]
     counts.append(int((other.kept & ~a.circuit.kept).sum()))
     assert f"{counts[0]} edges in both, {counts[1]} only in A, {counts[2]} only in B" in panel(tab).inner_text()
+    said_of_both = panel(tab).locator("div.fact").inner_text()
+    assert f"A, first with {a.circuit.n_actual} edges: kl 0.430 (95 %: 0.387 to 0.516), measured" in said_of_both
+    assert f"B, second with {other.n_actual} edges: " in said_of_both
     for choice, kept in (
         ("both", a.circuit.kept & other.kept),
         ("only A", a.circuit.kept & ~other.kept),

@@ -10,8 +10,10 @@ import torch
 
 from edgewise import InputError
 from edgewise.discovery import eap, exact_patching
+from edgewise.evaluation import WorstExample
 from edgewise.viewer import Evidence, Viewed, gather, looks
 from tests.discovery.toys import random_task, toy_engine
+from tests.viewer.conftest import measured
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,9 @@ def test_it_is_saved_and_read_again(found: tuple[Any, Any, Any, Evidence], tmp_p
 
 def test_the_page_says_both(found: tuple[Any, Any, Any, Evidence], open_page: Callable[..., Any]):
     _, _, circuit, evidence = found
-    tab = open_page(Viewed(circuit, "toy", evidence=evidence))
+    worst = (WorstExample(2, 1.0, "a b", "a c"),)
+    judged = {"": replace(measured(circuit), worst=worst)}
+    tab = open_page(Viewed(circuit, "toy", judged, evidence=evidence))
     text = tab.locator(".panel").inner_text()
     assert f"Largest exact effects (on {evidence.metric})" in text
     most = max(range(7), key=lambda i: abs(evidence.effects[i]))
@@ -110,3 +114,5 @@ def test_the_page_says_both(found: tuple[Any, Any, Any, Evidence], open_page: Ca
     section = tab.get_by_label("Example 0", exact=True)
     shares = [f"{100 * share:.1f} %" for _, share in evidence.predictions[1].circuit]
     assert all(each in section.inner_text() for each in shares)
+    within = tab.locator(".panel ol.examples li").get_by_label("Predictions on example 2").inner_text()
+    assert all(f"{100 * share:.1f} %" in within for _, share in evidence.predictions[0].circuit)

@@ -31,6 +31,8 @@ export class GraphApp implements App {
   private readonly influence: Float64Array;
   private readonly share: Float32Array;
   private readonly ranked: Uint32Array;
+  /** Of several graphs: all edges, the largest first. */
+  private readonly bySize: Uint32Array;
   private readonly store: Store<GraphState>;
   private readonly background: Background;
   private readonly stage = new Stage((node) => this.actions.choose(node), (node) => this.actions.pin(node));
@@ -71,6 +73,8 @@ export class GraphApp implements App {
     this.share = parts.share ?? shares(this.influence);
     const importance = (node: number) => (parts.kind[node] === ROOT ? -parts.rootWeight[node] : this.share[node]);
     this.ranked = Uint32Array.from(this.share.keys()).sort((a, b) => importance(a) - importance(b));
+    const { weight, extras } = parts;
+    this.bySize = extras.several ? Uint32Array.from(weight.keys()).sort((a, b) => Math.abs(weight[b]) - Math.abs(weight[a])) : new Uint32Array();
     this.background = new Background(structure, (found) => this.hear(found));
     this.store = new Store(fragment(this.graph), (state, before) => this.show(state, before));
     this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
@@ -146,15 +150,13 @@ export class GraphApp implements App {
   private inOrder(state: GraphState): number[] {
     const { several } = this.graph.parts.extras;
     if (!several) return strongest(this.structure, this.influence, this.shown, AT_REST);
-    const { sources, weight } = this.graph.parts;
+    const { sources } = this.graph.parts;
     const found: number[] = [];
-    for (let target = 0; target < this.graph.n; target++) {
-      if (!this.shown[target]) continue;
-      for (let e = this.graph.parts.offsets[target]; e < this.graph.parts.offsets[target + 1]; e++) {
-        if (this.shown[sources[e]] && isAmong(several, state.among, e)) found.push(e);
-      }
+    for (const edge of this.bySize) {
+      if (found.length === MOST_LISTED) break;
+      if (this.shown[sources[edge]] && this.shown[this.graph.targetOf(edge)] && isAmong(several, state.among, edge)) found.push(edge);
     }
-    return found.sort((a, b) => Math.abs(weight[b]) - Math.abs(weight[a])).slice(0, MOST_LISTED);
+    return found;
   }
 
   /** An edge to be drawn by how much influence it carries; of several graphs, by its own number. */

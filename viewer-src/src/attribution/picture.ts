@@ -149,7 +149,8 @@ function drawKey(s: Surface, view: View, x: number, y: number, p: Palette): void
     s.text(x + 10, y, name, { fill: p.quiet, size: 11 });
     x += 30 + 6.2 * name.length;
   }
-  for (const [stroke, name] of [[p.positive, "adds"], [p.negative, "takes away"]] as const) {
+  const [above, below] = view.graph.parts.extras.several?.kind === "difference" ? ["more in A", "more in B"] : ["adds", "takes away"];
+  for (const [stroke, name] of [[p.positive, above], [p.negative, below]] as const) {
     s.line(x - 6, y, x + 10, y, { stroke, width: 3 });
     s.text(x + 15, y, name, { fill: p.quiet, size: 11 });
     x += 42 + 6 * name.length;
