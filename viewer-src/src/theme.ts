@@ -27,6 +27,25 @@ export function palette(): Palette {
   return Object.fromEntries(NAMES.map((name) => [name, style.getPropertyValue(`--${name}`).trim()])) as Palette;
 }
 
+/** Ink or paper, whichever is read more easily on a colour that lies on paper with some opacity. */
+export function readable(p: Palette, colour: string, opacity: number): string {
+  const paper = channels(p.paper);
+  const ground = luminance(channels(colour).map((x, i) => opacity * x + (1 - opacity) * paper[i]));
+  const contrast = (other: number) => (Math.max(ground, other) + 0.05) / (Math.min(ground, other) + 0.05); // WCAG 2
+  return contrast(luminance(channels(p.ink))) >= contrast(luminance(paper)) ? p.ink : p.paper;
+}
+
+/** Red, green and blue of `#rrggbb`, from 0 to 1. */
+function channels(colour: string): number[] {
+  return [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255);
+}
+
+/** Relative luminance (WCAG 2). */
+function luminance(rgb: number[]): number {
+  const [r, g, b] = rgb.map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
 export type Theme = "light" | "dark";
 
 /** The system's own choice; a worker, which runs this script too, has none. */

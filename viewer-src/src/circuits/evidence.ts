@@ -4,7 +4,7 @@ import { type Child, element } from "../dom";
 import { limited, listRow } from "./rows";
 import { percent, several, signedAmount } from "../words";
 import type { EvidenceHeader, LookHeader } from "../data";
-import { KEY, QUERY, VALUE } from "../graph";
+import { type Component, KEY, LOGITS, MLP, QUERY, VALUE } from "../graph";
 import type { Actions } from "./panel";
 import type { Ranking } from "../ranking";
 import type { Scene } from "./scene";
@@ -40,6 +40,18 @@ export function evidenceFacts(scene: Scene, edge: number): Child[] {
   return [...(look ? looked(scene, edge, evidence, look) : []), ...worst(evidence, place)];
 }
 
+/** Where a head looks as it writes, if one of its edges into the logits or an MLP was looked at. */
+export function headFacts(scene: Scene, head: Component): Child[] {
+  const { graph, ranking } = scene;
+  const { evidence } = ranking.header;
+  if (!evidence) return [];
+  const kindOf = (edge: number) => graph.readerKind[graph.readerOf(edge)];
+  const written = evidence.edges.filter((edge, i) => evidence.looks[i] && graph.writerOf(edge) === head && (kindOf(edge) === LOGITS || kindOf(edge) === MLP));
+  const edge = written.find((each) => kindOf(each) === LOGITS) ?? written[0];
+  const look = edge === undefined ? null : evidence.looks[evidence.edges.indexOf(edge)];
+  return look ? looked(scene, edge, evidence, look) : [];
+}
+
 function worst(evidence: EvidenceHeader, place: number): Child[] {
   const effects = evidence.by_pair[place];
   if (!effects) return [];
@@ -65,17 +77,17 @@ function looked(scene: Scene, edge: number, evidence: EvidenceHeader, look: Look
   const layer = moves || kind === VALUE ? graph.readerLayer[reader] : graph.writerLayer[graph.writerOf(edge)];
   const head = `a${layer}.h${look.head}`;
   const said = moves
-    ? `${head} looks from ${at(look.query)} elsewhere without this edge, which makes part of its ${kind === QUERY ? "query" : "keys"}:`
+    ? `without this edge, a part of its ${kind === QUERY ? "query" : "keys"}, ${head} looks elsewhere from ${at(look.query)}:`
     : kind === VALUE
       ? `${head} takes most of what this edge changes in its values to ${at(look.query)}, from:`
-      : `${head}, which writes the edge, looks from ${at(look.query)} at:`;
+      : `${head} looks from ${at(look.query)} at:`;
   const names = ["key", "attention", ...(moves ? ["without the edge"] : [])];
   const rows = look.keys.map(([key, withIt, without]) =>
     element("tr", {}, element("th", { scope: "row" }, at(key)), element("td", {}, percent(withIt)), moves && element("td", {}, percent(without))),
   );
   return [
     element("h3", {}, "Where its head looks"),
-    element("p", { class: "fact" }, `Example ${look.example}, to which the edge matters most: ${said}`),
+    element("p", { class: "fact" }, `Example ${look.example}, to which ${graph.edgeName(edge)} matters most: ${said}`),
     element(
       "table",
       {},

@@ -4,7 +4,7 @@ import { type Child, button, element, fill } from "../dom";
 import { count, percent, several, signedAmount } from "../words";
 import { type Component, KEY, ROLES, VALUE } from "../graph";
 import { atSize, measurement } from "./curve";
-import { effect, effects, evidenceFacts } from "./evidence";
+import { effect, effects, evidenceFacts, headFacts } from "./evidence";
 import type { CircuitHeader } from "../data";
 import { limited, listRow } from "./rows";
 import { scoreWords } from "./picture";
@@ -84,6 +84,7 @@ export function component(
     element("h2", {}, graph.name(c), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
     element("p", { class: "fact" }, `${graph.describe(c)}: ${several(into.length, "edge")} in, ${count(outOf.length)} out`),
     element("p", {}, label),
+    ...headFacts(scene, c),
     element("h3", {}, `In (${count(into.length)})`),
     edgeList(scene, into, (edge) => inName(scene, edge, labels), actions),
     element("h3", {}, `Out (${count(outOf.length)})`),

@@ -4,7 +4,7 @@ import { amount, count } from "../words";
 import type { CurvePoints, Layout } from "./layout";
 import { type Component, KEY, LOGITS, QUERY, VALUE } from "../graph";
 import type { Line, Surface } from "../surface";
-import type { Palette } from "../theme";
+import { type Palette, readable } from "../theme";
 import type { Scene } from "./scene";
 
 export interface Focus {
@@ -23,6 +23,7 @@ export interface Words {
 const MOST_LINES = 600; // of one component: more would be a blot, and the list has them all
 const THINNEST = 0.7;
 const WIDEST = 3.6;
+const SMALLEST = 8; // letters
 const FAINTEST = 0.07; // of a cell that takes part
 
 export function drawScene(s: Surface, scene: Scene, layout: Layout, focus: Focus, words: Words, p: Palette): void {
@@ -164,17 +165,22 @@ function drawCell(
   const opacity = depth * (aside ? 0.25 : 0.8);
   s.box(x, y, width, height, { fill: p.accent, opacity, stroke, width: chosen ? 2.5 : 1, radius: 3 });
   if (!edges || height < 9) return;
-  const size = Math.min(11, height - 2);
-  const text = fitting([words.label(c), scene.graph.name(c), short(scene.graph.name(c))], width - 2, size);
-  if (text) s.text(x + width / 2, y + height / 2, text, { fill: opacity > 0.6 ? p.paper : aside ? p.quiet : p.ink, size, anchor: "middle" });
+  const name = scene.graph.name(c);
+  const [text, size] = fitting([words.label(c), name, short(name)], width - 2, Math.min(11, height - 2));
+  if (text) s.text(x + width / 2, y + height / 2, text, { fill: aside ? p.quiet : readable(p, p.accent, opacity), size, anchor: "middle" });
 }
 
 function short(name: string): string {
   return name.replace(/^a(\d+)\.h(\d+)$/, "$1.$2");
 }
 
-function fitting(choices: (string | undefined)[], width: number, size: number): string | undefined {
-  return choices.find((text) => text && text.length * size * 0.62 <= width);
+/** The first of some texts that fits, at this size or else at the smallest that can be read. */
+function fitting(choices: (string | undefined)[], width: number, largest: number): [string | undefined, number] {
+  for (const size of [largest, SMALLEST]) {
+    const found = choices.find((text) => text && text.length * size * 0.62 <= width);
+    if (found) return [found, size];
+  }
+  return [undefined, largest];
 }
 
 /** What is said of a component's edges. */
