@@ -226,7 +226,7 @@ def test_labels_go_to_a_file_and_come_back(open_page: Open, tmp_path: Path):
     with fresh.expect_file_chooser() as chooser:
         fresh.get_by_role("button", name="Labels from a file").click()
     chooser.value.set_files(path)
-    fresh.wait_for_function("document.querySelector('[data-name=\"a1.h2\"]').title.includes('</script>')")
+    fresh.wait_for_function("() => document.querySelector('[data-name=\"a1.h2\"]').title.includes('</script>')")
     fresh.get_by_label("Search").fill("onerror")
     assert fresh.locator(".hits button").first.inner_text().startswith("a1.h2")
     (tmp_path / "wrong.json").write_text('{"labels": [1]}')
