@@ -99,10 +99,17 @@ Choices = tuple[Literal["default", "lean"], bool, Literal["fractional", "all"]]
 """Memory, whether to skip what cannot matter, and which gradients are given."""
 
 
+_EVERY: Any = [*itertools.product(("default", "lean"), (True, False), ("fractional", "all"))]
+
+
 def half_of_choices(half: int) -> list[Choices]:
     """Half of all choices, so drawn that any two of the three are met in all four ways; 1 gives the other half."""
-    every: Any = itertools.product(("default", "lean"), (True, False), ("fractional", "all"))
-    return [each for each in every if (each[0] == "lean") ^ each[1] ^ (each[2] == "all") == half % 2]
+    return [each for each in _EVERY if (each[0] == "lean") ^ each[1] ^ (each[2] == "all") == half % 2]
+
+
+def two_choices(turn: int) -> list[Choices]:
+    """Two of all eight choices: any six turns in a row meet each of them, and even turns alone do too."""
+    return [_EVERY[turn % 8], _EVERY[(turn + 3) % 8]]
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:

@@ -228,12 +228,12 @@ def test_no_points_at_all_are_refused():
 @pytest.mark.parametrize("method", [eap, mask_ig])
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
 def test_batch_size_order_and_padding_change_no_score(monkeypatch, name: str, method: Callable[..., Scores]):
-    task = random_task(11)
-    expected = method(toy_engine(name, torch.float64), task, batch_size=11).values
-    for size in (1, 4, 500):
+    task = random_task(7)
+    expected = method(toy_engine(name, torch.float64), task, batch_size=7).values
+    for size in (1, 3, 500):
         near(method(toy_engine(name, torch.float64), task, batch_size=size).values, expected, 1e-6)
-    mixed = replace(task, train=[task.train[i] for i in torch.randperm(11).tolist()])
-    near(method(toy_engine(name, torch.float64), mixed, batch_size=3).values, expected, 1e-6)
+    mixed = replace(task, train=[task.train[i] for i in torch.randperm(7).tolist()])
+    near(method(toy_engine(name, torch.float64), mixed, batch_size=2).values, expected, 1e-6)
     batches = Task.batches
     monkeypatch.setattr(Task, "batches", lambda self, split, size: batches(self, split, size, "left"))
     near(method(toy_engine(name, torch.float64), task, batch_size=4).values, expected, 1e-6)

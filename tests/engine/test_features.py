@@ -54,20 +54,21 @@ def _only(found: Outcome, edges: Tensor) -> Outcome:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_fast_path_is_the_reference(name: str, kind: str):
-    model = tiny(name)
-    for number, ablation in enumerate(("interchange", "zero")):
-        site = SITES[(KINDS.index(kind) + 3 * number) % len(SITES)]
-        transcoders = [transcoder_of(model, layer, kind, site, exclude=number == 0) for layer in features_of(model)]
-        reference = featured(model, transcoders, ablation, path="reference")
-        fast = {memory: featured(model, transcoders, ablation, memory=memory) for memory in ("default", "lean")}
-        # Every second kind of mask, and the others with the other ablation, the next activation and the next model.
-        turn = KINDS.index(kind) + MODELS.index(name) + number
-        for half, mask in enumerate(list(random_masks(reference.graph).values())[turn % 2 :: 2], number):
-            expected = outcome(reference, BATCH, mask)
-            for memory, skip, gradients in half_of_choices(half):
-                found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
-                some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
-                assert_same(_only(found, some), _only(expected, some))
+    # One ablation and every second kind of mask each time, so that ablations and kinds of mask are each met with every
+    # model, with every activation and with each other.
+    model, row, column = tiny(name), MODELS.index(name), KINDS.index(kind)
+    number = (row + column) % 2
+    ablation, site = ("interchange", "zero")[number], SITES[(column + 3 * number) % len(SITES)]
+    transcoders = [transcoder_of(model, layer, kind, site, exclude=number == 0) for layer in features_of(model)]
+    reference = featured(model, transcoders, ablation, path="reference")
+    fast = {memory: featured(model, transcoders, ablation, memory=memory) for memory in ("default", "lean")}
+    masks = list(random_masks(reference.graph).values())[(row // 2 + column // 2) % 2 :: 2]
+    for half, mask in enumerate(masks, column // 2):
+        expected = outcome(reference, BATCH, mask)
+        for memory, skip, gradients in half_of_choices(half):
+            found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
+            some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
+            assert_same(_only(found, some), _only(expected, some))
 
 
 # ------------------------------------------------------------------------------------------ what the features stand for
@@ -157,7 +158,8 @@ def test_pruning_changes_no_logit(name: str, kind: str):
         kept = torch.rand(len(densities), engine.graph.n_edges, generator=generator) < densities
         alive = torch.stack([engine.graph.prune(each, ablation) for each in kept])
         dropped += int(kept.sum()) - int(alive.sum())
-        whole, pruned = (engine.run(BATCH, masks[:, None].double(), skip=False) for masks in (kept, alive))
+        reference = featured(model, transcoders, ablation, path="reference")
+        whole, pruned = (reference.run(BATCH, masks[:, None].double()) for masks in (kept, alive))
         for each, expected, found in zip(kept, whole, pruned, strict=True):
             assert_close(found, expected)
             assert_close(engine.run(BATCH, each.double(), skip=True), expected)  # alone, or none of it is skipped

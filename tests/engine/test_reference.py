@@ -14,6 +14,7 @@ from edgewise.graph import Graph
 from edgewise.models import Model
 from tests.engines import (
     ABLATIONS,
+    Choices,
     Outcome,
     assert_close,
     assert_same,
@@ -22,18 +23,18 @@ from tests.engines import (
     half_of_choices,
     outcome,
     random_masks,
+    two_choices,
 )
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, collate, draw_prompts, tiny
 
 BATCH = collate(draw_prompts((6, 3, 5)))
 
 
-def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor, half: int) -> None:
-    """Half of the choices with one mask, and the other half with another."""
+def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor, choices: list[Choices]) -> None:
+    """Some ways to run against the reference."""
     expected = outcome(engine(model, graph, ablation, path="reference"), BATCH, mask)
-    fast = {memory: engine(model, graph, ablation, memory=memory) for memory in ("default", "lean")}
-    for memory, skip, gradients in half_of_choices(half):
-        found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
+    for memory, skip, gradients in choices:
+        found = outcome(engine(model, graph, ablation, memory=memory), BATCH, mask, gradients=gradients, skip=skip)
         some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
         assert_same(_only(found, some), _only(expected, some))
 
@@ -47,11 +48,11 @@ def _only(found: Outcome, edges: torch.Tensor) -> Outcome:
 def test_every_configuration_under_every_ablation(name: str, ablation: str):
     model = tiny(name)
     graph = model.graph()
-    # One kind of mask each time: every kind and either half of the choices with every configuration, with every
+    # One kind of mask and two choices each time: every kind and every choice with every configuration, with every
     # ablation and with each other in the end.
     masks = list(random_masks(graph).values())
-    row, column = list(CONFIGURATIONS).index(name), list(ABLATIONS).index(ablation)
-    _check(model, graph, ablation, masks[(row + column) % len(masks)], row // len(masks) + column)
+    turn = list(CONFIGURATIONS).index(name) + list(ABLATIONS).index(ablation)
+    _check(model, graph, ablation, masks[turn % len(masks)], two_choices(turn))
 
 
 @pytest.mark.parametrize("kind", random_masks(tiny("plain").graph()))
@@ -59,12 +60,12 @@ def test_every_configuration_under_every_ablation(name: str, ablation: str):
 def test_every_convention_with_every_mask(name: str, kind: str):
     model = tiny(name)
     for index, graph in enumerate(conventions(model)):
-        # One ablation each time: each with every convention, with every kind and with either half of the choices.
+        # One ablation and two choices each time: each with every convention, with every kind and with each other.
         ablations = ("interchange", "learned") if index else ("interchange", "zero-shared", "learned-shared")
         masks = random_masks(graph, seed=2)
         number, turn = list(masks).index(kind), ONE_OF_EACH.index(name)
         ablation = ablations[(number + index + turn) % len(ablations)]
-        _check(model, graph, ablation, masks[kind], number // len(ablations) + turn)
+        _check(model, graph, ablation, masks[kind], two_choices(number + 2 * index + 5 * turn))
 
 
 @pytest.mark.parametrize("memory", ["default", "lean"])
@@ -91,11 +92,16 @@ def test_readers_inputs_made_in_small_pieces(name: str, memory: str, monkeypatch
             assert_same(found, whole)
 
 
-@pytest.mark.parametrize("starts", [(0, 1), (0, 1, 2), (1, 2), (3,)], ids=str)
+STARTS = ((0, 1), (0, 1, 2), (1, 2), (3,))
+
+
+@pytest.mark.parametrize("starts", STARTS, ids=str)
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_layers_that_are_read_together(name: str, starts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
-    # Every model and every grouping with both sizes of a piece.
-    n_bytes = (700, 8 << 20)[(ONE_OF_EACH.index(name) + sum(starts)) % 2]
+    # Every model and every grouping with both sizes of a piece, and with both kinds of ablated values.
+    row, column = ONE_OF_EACH.index(name), STARTS.index(starts)
+    n_bytes = (700, 8 << 20)[(row + column) % 2]
+    half = (row + column // 2) % 2
 
     # Where groups start; layers before the first stand alone. (All layers are one group in the other tests.)
     def groups(plans: tuple[LayerPlan, ...], all_edges: bool) -> dict[int, tuple[LayerPlan, ...]]:
@@ -108,8 +114,8 @@ def test_layers_that_are_read_together(name: str, starts: tuple[int, ...], monke
     monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": n_bytes})
     model = tiny(name)
     graph = model.graph()
-    for half, (ablation, kind) in enumerate((("interchange", "mixed"), ("learned-shared", "circuits-and-groups"))):
-        _check(model, graph, ablation, random_masks(graph)[kind], half)
+    ablation, kind = (("interchange", "mixed"), ("learned-shared", "circuits-and-groups"))[half]
+    _check(model, graph, ablation, random_masks(graph)[kind], half_of_choices(row // 2 + column))
 
 
 def test_which_layers_are_read_together(monkeypatch: pytest.MonkeyPatch):
@@ -136,10 +142,10 @@ def test_prompts_of_one_token(name: str):
     model = tiny(name)
     graph = model.graph()
     batch = collate(draw_prompts((1,)))
-    for ablation in ABLATIONS:
-        for mask in (random_masks(graph)["mixed"], random_masks(graph)["circuits-and-groups"]):
-            expected = outcome(engine(model, graph, ablation, path="reference"), batch, mask)
-            assert_same(outcome(engine(model, graph, ablation), batch, mask, gradients="all"), expected)
+    for number, ablation in enumerate(ABLATIONS, ONE_OF_EACH.index(name)):
+        mask = random_masks(graph)[("mixed", "circuits-and-groups")[number % 2]]
+        expected = outcome(engine(model, graph, ablation, path="reference"), batch, mask)
+        assert_same(outcome(engine(model, graph, ablation), batch, mask, gradients="all"), expected)
 
 
 @pytest.mark.parametrize("path", ["fast", "reference"])
