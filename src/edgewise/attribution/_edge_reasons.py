@@ -108,7 +108,8 @@ def edge_reasons(
         graph: made by `attribute`, or attached.
         n_edges: how many edges are split.
         n_reasons: how many of them get what `why` says, which takes a walk through the model for each: those of which
-            the heads of a layer carry most influence.
+            the heads of a layer carry most influence, what the first token's nodes write aside, to which many heads
+            attend on every prompt.
         n_heads: how many heads' reasons `why` gives.
         most: how many pairs of nodes of each.
 
@@ -135,7 +136,9 @@ def edge_reasons(
     targets = tuple(names[i] for i in graph.edge_targets[chosen].tolist())
     weight = graph.weight[chosen].float()
     carried = influence[chosen] * heads.abs().sum(2).max(1).values / weight.abs()
-    first = sorted(carried.topk(min(n_reasons, len(chosen))).indices.tolist())
+    carried[graph.nodes.position[graph.sources[chosen]] == 0] = 0.0
+    best = carried.topk(min(n_reasons, len(chosen)))
+    first = sorted(best.indices[best.values > 0].tolist())
     whys = {place: why(graph, sources[place], targets[place], n_heads, most) for place in first}
     ends = torch.cat([graph.sources[chosen], graph.edge_targets[chosen]]).unique()
     inner = ends[graph.nodes.is_kind("neuron", "feature")[ends]]
