@@ -36,7 +36,7 @@ export function nodeFacts(
   actions: Actions,
 ): Child[] {
   const { node } = state;
-  if (node === null) return [...outputs(graph, state, shown, actions), ...(state.pinned.size ? [] : [scoreTable(scores, "The whole graph")])];
+  if (node === null) return [...outputs(graph, state, shown, actions), ...(state.pinned.size ? [] : wholeGraph(graph, scores))];
   const { value, ids, extras } = graph.parts;
   const [into, outOf] = [graph.inputs(node, shown), graph.outputs(node, shown)];
   const pinned = state.pinned.has(node);
@@ -156,6 +156,12 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
 function ungrouped(state: GraphState): Set<number> {
   const grouped = new Set(state.groups.flatMap((group) => group[1]));
   return new Set([...state.pinned].filter((node) => !grouped.has(node)));
+}
+
+function wholeGraph(graph: AttributionGraph, scores: Scores | null): Child[] {
+  const without = !graph.parts.kind.some((_, node) => graph.isError(node));
+  const note = "It has no errors, so both are 1. Pin some nodes: all others then count as errors.";
+  return [scoreTable(scores, "The whole graph"), without && element("p", { class: "fact" }, note)];
 }
 
 /** Whether replacement and completeness mean something: of weights, not of influence or of differences. */

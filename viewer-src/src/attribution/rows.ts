@@ -26,7 +26,7 @@ export function row({ words, numbers, share, choose, under, why }: Row): HTMLLIE
     { type: "button", class: under ? "row tall" : "row", onclick: choose },
     element("span", { class: "name", title: words }, words.replaceAll("\n", "⏎")),
     bar,
-    element("span", { class: "numbers" }, numbers),
+    element("span", { class: "numbers wide" }, numbers),
     under && element("span", { class: "under" }, under),
   );
   if (!why) return element("li", {}, main);

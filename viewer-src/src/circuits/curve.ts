@@ -66,15 +66,16 @@ export function drawCurve(
   const x = (n: number) =>
     BOX.left + (Math.log(Math.max(n, least) / least) / Math.log(total / least)) * (WIDTH - BOX.left - BOX.right);
   const y = (value: number) => BOX.top + ((high - value) / (high - low)) * (HEIGHT - BOX.top - BOX.bottom);
-  const level = (value: number, name: string) => [
+  // Large circuits, at the right, are near the full model, and small ones near the empty one: words stand opposite.
+  const level = (value: number, name: string, right: boolean) => [
     vector("line", { x1: BOX.left, x2: WIDTH - BOX.right, y1: y(value), y2: y(value), class: "level" }),
-    vector("text", { x: WIDTH - BOX.right, y: y(value) + (y(value) < 30 ? 11 : -4), class: "end" }, name),
+    vector("text", { x: right ? WIDTH - BOX.right : BOX.left + 4, y: y(value) + (y(value) < 30 ? 11 : -4), class: right ? "end" : "begin" }, name),
   ];
   const picture = vector(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "curve", role: "img", "aria-label": words(measured, total) },
-    ...level(measured.full, `full model ${amount(measured.full)}`),
-    ...level(measured.empty, `empty ${amount(measured.empty)}`),
+    ...level(measured.full, `full model ${amount(measured.full)}`, false),
+    ...level(measured.empty, `empty ${amount(measured.empty)}`, true),
     ...lines(measured, x, y),
     vector("line", { x1: x(edges), x2: x(edges), y1: BOX.top, y2: HEIGHT - BOX.bottom, class: "here" }),
     ...measured.points.flatMap((point) => mark(point, point[1] === edges, x, y, () => choose(point[1]))),

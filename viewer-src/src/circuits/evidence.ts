@@ -40,6 +40,25 @@ export function evidenceFacts(scene: Scene, edge: number): Child[] {
   return [...(look ? looked(scene, edge, evidence, look) : []), ...worst(evidence, place)];
 }
 
+/** An edge's effect and its head's look, in a line; null where neither was computed. */
+export function inShort(scene: Scene, edge: number): string | null {
+  const { graph, ranking } = scene;
+  const { evidence } = ranking.header;
+  const place = evidence?.edges.indexOf(edge) ?? -1;
+  if (!evidence || place < 0) return null;
+  const effect = `effect ${signedAmount(evidence.effects[place])}`;
+  const look = evidence.looks[place];
+  if (!look) return effect;
+  const [key, withIt, without] = look.keys[0];
+  const kind = graph.readerKind[graph.readerOf(edge)];
+  const token = `“${evidence.prompts[look.example][key] ?? ""}”`;
+  const said =
+    kind === QUERY || kind === KEY
+      ? `${token} gets ${percent(withIt, 0)}, ${percent(without, 0)} without it`
+      : `${kind === VALUE ? "taken from" : "looks at"} ${token} with ${percent(withIt, 0)}`;
+  return `${effect} · ${said}`;
+}
+
 /** Where a head looks as it writes, if one of its edges into the logits or an MLP was looked at. */
 export function headFacts(scene: Scene, head: Component): Child[] {
   const { graph, ranking } = scene;

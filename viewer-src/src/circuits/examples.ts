@@ -38,7 +38,7 @@ function predicted(each: PredictionHeader): HTMLElement {
   const best = each.model.map(([token, share], i) =>
     element("tr", {}, ...[said(token, share, each.answers), said(...each.circuit[i], each.answers)].flat()),
   );
-  const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col" }, name));
+  const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col", class: name && "token" }, name));
   return element(
     "table",
     { "aria-label": `Predictions on example ${each.number}` },

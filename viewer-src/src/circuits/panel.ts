@@ -4,7 +4,7 @@ import { type Child, button, element, fill } from "../dom";
 import { count, percent, several, signedAmount } from "../words";
 import { type Component, KEY, ROLES, VALUE } from "../graph";
 import { atSize, measurement } from "./curve";
-import { effect, effects, evidenceFacts, headFacts } from "./evidence";
+import { effect, effects, evidenceFacts, headFacts, inShort } from "./evidence";
 import type { CircuitHeader } from "../data";
 import { limited, listRow } from "./rows";
 import { scoreWords } from "./picture";
@@ -86,9 +86,9 @@ export function component(
     element("p", {}, label),
     ...headFacts(scene, c),
     element("h3", {}, `In (${count(into.length)})`),
-    edgeList(scene, into, (edge) => inName(scene, edge, labels), actions),
+    edgeList(scene, into, (edge) => inName(scene, edge, labels), actions, (edge) => inShort(scene, edge)),
     element("h3", {}, `Out (${count(outOf.length)})`),
-    edgeList(scene, outOf, (edge) => graph.readers[graph.readerOf(edge)] + span(scene, edge), actions),
+    edgeList(scene, outOf, (edge) => graph.readers[graph.readerOf(edge)] + span(scene, edge), actions, (edge) => inShort(scene, edge)),
   ];
 }
 
@@ -165,7 +165,13 @@ function agreement(edge: number, runs: readonly Ranking[]): HTMLElement {
   );
 }
 
-function edgeList(scene: Scene, edges: number[], name: (edge: number) => string, actions: Actions): HTMLElement {
+function edgeList(
+  scene: Scene,
+  edges: number[],
+  name: (edge: number) => string,
+  actions: Actions,
+  under: (edge: number) => string | null = () => null,
+): HTMLElement {
   if (!edges.length) return element("p", { class: "none" }, "none");
   const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 0));
   const most = Math.max(...sizes.filter(Number.isFinite), 1e-30);
@@ -175,7 +181,7 @@ function edgeList(scene: Scene, edges: number[], name: (edge: number) => string,
     const share = (score ?? 0) < 0 ? -sizes[i] / most : sizes[i] / most;
     const said = score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score);
     const side = scene.other ? scene.side(edge) : null;
-    return listRow(name(edge), share, [said, rank ? `#${count(rank[edge] + 1)}` : ""], side, () => actions.chooseEdge(edge));
+    return listRow(name(edge), share, [said, rank ? `#${count(rank[edge] + 1)}` : ""], side, () => actions.chooseEdge(edge), under(edge));
   });
   return limited(rows);
 }

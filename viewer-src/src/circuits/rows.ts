@@ -5,8 +5,15 @@ import { count } from "../words";
 
 const FIRST = 40; // rows of a list before "all of them" is asked for
 
-/** A row of a list: a name, a bar of a signed share, and numbers. */
-export function listRow(words: string, share: number, numbers: string[], side: string | null, choose: () => void): HTMLLIElement {
+/** A row of a list: a name, a bar of a signed share, and numbers; maybe a line of words below. */
+export function listRow(
+  words: string,
+  share: number,
+  numbers: string[],
+  side: string | null,
+  choose: () => void,
+  under: string | null = null,
+): HTMLLIElement {
   const bar = element("meter", { min: 0, max: 1, value: Math.min(Math.abs(share), 1), "aria-hidden": "true" });
   if (share < 0) bar.classList.add("below");
   return element(
@@ -14,10 +21,11 @@ export function listRow(words: string, share: number, numbers: string[], side: s
     {},
     element(
       "button",
-      { type: "button", class: side ? `row side-${side}` : "row", onclick: choose },
+      { type: "button", class: `row${side ? ` side-${side}` : ""}${under ? " tall" : ""}`, onclick: choose },
       element("span", { class: "name", title: words }, words),
       bar,
       ...numbers.map((each, i) => element("span", { class: i ? "numbers rank" : "numbers" }, each)),
+      under && element("span", { class: "under" }, under),
     ),
   );
 }
