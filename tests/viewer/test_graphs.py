@@ -250,7 +250,9 @@ def test_numbers_that_a_file_states_are_shown(open_page: Open):
             {"node_id": "E_2_0", "layer": "E", "ctx_idx": 0, "feature_type": "embedding", "clerp": "Emb: <bos>"},
             {"node_id": "E_7_1", "layer": "E", "ctx_idx": 1, "feature_type": "embedding", "clerp": "Emb: Hi"},
             {"node_id": "0_3_1", "layer": "0", "ctx_idx": 1, "feature_type": "cross layer transcoder",
-             "clerp": "greets", "activation": 3.25, "influence": 0.25, "feature": 6},
+             "clerp": "greets", "activation": 3.25, "influence": 0.25, "feature": 6, "qk_tracing_results": {
+                "pair_wise_contributors": [["E_7_1", "E_2_0", 0.5], ["E_7_1", "gone", -2], ["x"], {"y": 1}, [1, 2, ""]],
+                "top_q_marginal_contributors": [["E_7_1", 0.75]], "top_k_marginal_contributors": 3}},
             {"node_id": "0_0_1", "layer": "0", "ctx_idx": 1, "feature_type": "mlp reconstruction error",
              "influence": 0.9},
             {"node_id": "27_9_1", "layer": "27", "ctx_idx": 1, "feature_type": "logit", "token_prob": 0.75,
@@ -268,6 +270,11 @@ def test_numbers_that_a_file_states_are_shown(open_page: Open):
     text = panel(tab).inner_text()
     assert "greets" in text and "3.25" in text and "within the first 25.0 %" in text
     assert rows(tab, 0) == [["Emb: Hi", "+2.00 (80 %)"], ["Emb: <bos>", "−0.500 (−20 %)"]]
+    asking = "E_7_1 “Emb: Hi”"
+    pairs = [[asking, "+0.500", "by the key's E_2_0 “Emb: <bos>”"], [asking, "−2.00", "by the key's gone"]]
+    assert rows(tab, 1) == pairs
+    panel(tab).get_by_text("Through the query alone").click()
+    assert rows(tab, 2) == [[f"query: {asking}", "+0.750"]]
     tab.get_by_role("button", name="About").click()
     assert "1 of 5 links name a node that is not there" in panel(tab).inner_text()
     tab.get_by_label("Share of all influence").fill("500")

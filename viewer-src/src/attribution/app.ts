@@ -1,6 +1,7 @@
 /** Attribution graphs: one state, and what shows it. */
 
-import { about, type Actions, name, nodeFacts, pinnedFacts } from "./panel";
+import { about, nodeFacts, pinnedFacts } from "./panel";
+import { type Actions, name } from "./names";
 import { ALL, fragment, type GraphState, type Tab, ZOOMS } from "./state";
 import { AttributionGraph, type Parts, ROOT } from "./graph";
 import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";

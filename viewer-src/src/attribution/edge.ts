@@ -4,7 +4,7 @@ import { amount, percent, signedAmount } from "../words";
 import type { AttributionGraph, HeadLoading, QueryKey, Reasons, Term, Why } from "./graph";
 import { button, type Child, element } from "../dom";
 import { row, rowsOf } from "./rows";
-import { type Actions, name } from "./panel";
+import { type Actions, name } from "./names";
 import { besideEdge } from "./several";
 import type { GraphState } from "./state";
 
@@ -108,20 +108,35 @@ function named(values: number[], weight: number): string {
 function reason(graph: AttributionGraph, found: QueryKey, actions: Actions): Child[] {
   const sink = found.sink ? ` A sink gives ${signedAmount(found.sink)} of it.` : "";
   const said = `a${found.layer}.h${found.head} at ${at(graph, found.query)} looks at ${at(graph, found.key)} with ${percent(found.attention)}. Its score there stands ${amount(found.margin)} above the other keys; the contrast is ${signedAmount(found.value)}.${sink}`;
-  const most = Math.max(...[found.pairs, found.query_side, found.key_side].flat().map((term) => Math.abs(term.weight)), 1e-30);
+  return [element("p", { class: "fact" }, said), ...termLists(graph, found.pairs, found.query_side, found.key_side, actions)];
+}
+
+/** Terms of an attention score: pairs of nodes, then single nodes of either side. */
+function termLists(graph: AttributionGraph, pairs: Term[], queries: Term[], keys: Term[], actions: Actions): Child[] {
+  const most = Math.max(...[pairs, queries, keys].flat().map((term) => Math.abs(term.weight)), 1e-30);
   const list = (terms: Term[], words: (term: Term) => string, node: (term: Term) => string, under?: (term: Term) => string) =>
     rowsOf(terms.length, (i) => row({ words: words(terms[i]), numbers: signedAmount(terms[i].weight), share: terms[i].weight / most, under: under ? under(terms[i]) : null, choose: () => chooseNode(graph, node(terms[i]), actions) }));
   return [
-    element("p", { class: "fact" }, said),
     element("p", { class: "quiet" }, "Pairs, the query's node by the key's:"),
-    list(found.pairs, (term) => nodeWords(graph, term.query), (term) => term.key, (term) => `by the key's ${nodeWords(graph, term.key)}`),
+    list(pairs, (term) => nodeWords(graph, term.query), (term) => term.key, (term) => `by the key's ${nodeWords(graph, term.key)}`),
     element("details", {}, element("summary", {}, "Through the query alone, through the keys alone"),
-      list(found.query_side, (term) => `query: ${nodeWords(graph, term.query)}`, (term) => term.query),
-      list(found.key_side, (term) => `key: ${nodeWords(graph, term.key)}`, (term) => term.key)),
+      list(queries, (term) => `query: ${nodeWords(graph, term.query)}`, (term) => term.query),
+      list(keys, (term) => `key: ${nodeWords(graph, term.key)}`, (term) => term.key)),
   ];
 }
 
+/** Why an attention feature looks where it looks, where the file says it. */
+export function tracingFacts(graph: AttributionGraph, node: number, actions: Actions): Child[] {
+  const terms = graph.parts.extras.tracing.get(node);
+  if (!terms) return [];
+  const of = (query: boolean, key: boolean) => terms.filter((term) => !!term.query === query && !!term.key === key);
+  return [element("h3", {}, "Why it looks there"), ...termLists(graph, of(true, true), of(true, false), of(false, true), actions)];
+}
+
+/** A node with its label, or else its token. */
 function nodeWords(graph: AttributionGraph, id: string): string {
+  const node = graph.node(id);
+  if (node !== null && graph.parts.labels[node]) return `${id} “${graph.parts.labels[node]}”`;
   const position = Number(id.split("@")[1] ?? NaN);
   return Number.isNaN(position) ? id : `${id} “${graph.parts.tokens[position] ?? ""}”`;
 }

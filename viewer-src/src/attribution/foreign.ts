@@ -1,11 +1,12 @@
 /** Graphs in the JSON of Neuronpedia and circuit-tracer. Whatever does not fit is refused with one message. */
 
-import { BIAS, type Edges, ERROR, FEATURE, NO_EXTRAS, type Parts, ROOT, TOKEN } from "./graph";
+import { BIAS, type Edges, ERROR, FEATURE, NO_EXTRAS, type Parts, ROOT, type Term, TOKEN } from "./graph";
 
 type Row = Record<string, unknown>;
 
 export const LARGEST = 400 * 2 ** 20; // bytes: a browser's longest text is not much more
 const MOST_NODES = 1e6;
+const MOST_TERMS = 100; // of a node's attention, in each list
 const LONGEST = 2000; // characters of a text that is shown
 const TYPES: ReadonlyMap<string, number> = new Map([
   ["embedding", TOKEN],
@@ -51,7 +52,7 @@ export function parse(text: string, name: string): Parts {
     title: shown(metadata.slug ?? name),
     tokens: table.tokens,
     ledger: null,
-    extras: NO_EXTRAS,
+    extras: { ...NO_EXTRAS, tracing: tracing(nodes) },
     about: [
       ["file", name],
       ...about.map((key): [string, string] => [key, shown(metadata[key])]),
@@ -59,6 +60,35 @@ export function parse(text: string, name: string): Parts {
     ],
     notes,
   };
+}
+
+/** What some nodes' attention rests on. Whatever has not the form that Neuronpedia's schema gives it is left out. */
+function tracing(nodes: unknown[]): Map<number, Term[]> {
+  const found = new Map<number, Term[]>();
+  nodes.forEach((each, i) => {
+    const results = isRow(each) ? each.qk_tracing_results : null;
+    if (!isRow(results)) return;
+    const terms = (name: string, sides: ("query" | "key")[]) => {
+      const rows = results[name];
+      return Array.isArray(rows) ? rows.slice(0, MOST_TERMS).map((row) => term(row, sides)).filter((made) => made !== null) : [];
+    };
+    const all = [
+      ...terms("pair_wise_contributors", ["query", "key"]),
+      ...terms("top_q_marginal_contributors", ["query"]),
+      ...terms("top_k_marginal_contributors", ["key"]),
+    ];
+    if (all.length) found.set(i, all);
+  });
+  return found;
+}
+
+function term(row: unknown, sides: ("query" | "key")[]): Term | null {
+  if (!Array.isArray(row) || row.length !== sides.length + 1) return null;
+  const weight: unknown = row[sides.length];
+  if (typeof weight !== "number" || !Number.isFinite(weight)) return null;
+  const made: Term = { query: "", key: "", weight };
+  sides.forEach((side, i) => (made[side] = shown(row[i])));
+  return made;
 }
 
 function settings(metadata: Row): [string, string][] {

@@ -58,9 +58,11 @@ export interface Extras {
   writes: ReadonlyMap<string, { raises: Said[]; lowers: Said[] }>;
   /** By a feature's id without its position. */
   dashboards: ReadonlyMap<string, Dashboard>;
+  /** By node: why an attention feature looks where it looks, as Neuronpedia's files say it (`qk_tracing_results`). */
+  tracing: ReadonlyMap<number, Term[]>;
 }
 
-export const NO_EXTRAS: Extras = { several: null, reasons: null, writes: new Map(), dashboards: new Map() };
+export const NO_EXTRAS: Extras = { several: null, reasons: null, writes: new Map(), dashboards: new Map(), tracing: new Map() };
 
 /** A graph of several prompts, or a difference of two graphs: the numbers beside each node's influence and edge's weight. */
 export interface Several {
@@ -117,6 +119,7 @@ export interface QueryKey {
   key_side: Term[];
 }
 
+/** What a node, or a pair of nodes, gives to an attention score; a side that has no part in it is empty. */
 export interface Term {
   query: string;
   key: string;

@@ -25,6 +25,7 @@ export function own(page: PageData, header: AttributionHeader): Parts {
     reasons: reasons(page, header),
     writes: new Map(Object.entries(texts.writes)),
     dashboards: new Map(Object.entries(texts.dashboards)),
+    tracing: new Map(),
   };
   return {
     title: header.title,

@@ -6,25 +6,12 @@ import { besideEdge, nodeNumbers } from "./several";
 import { type Block, blocksOf, flows, suggest } from "./groups";
 import { button, type Child, element } from "../dom";
 import { dashboardOf, written } from "./dashboards";
+import { type Actions, name } from "./names";
 import { row, rowsOf } from "./rows";
+import { tracingFacts } from "./edge";
 import { diagram } from "./diagram";
 import type { GraphState } from "./state";
 import type { Scores } from "./influence";
-
-export interface Actions {
-  choose(node: number | null): void;
-  chooseEdge(edge: number): void;
-  pin(node: number): void;
-  pinAll(nodes: number[]): void;
-  unpinAll(): void;
-  group(label: string, nodes: number[]): void;
-  ungroup(index: number): void;
-  label(node: number, words: string): void;
-}
-
-export function name(graph: AttributionGraph, state: GraphState, node: number): string {
-  return state.labels.get(graph.parts.ids[node]) ?? graph.name(node);
-}
 
 /** A node: value, ledger, and what flows in and out. */
 export function nodeFacts(
@@ -64,6 +51,7 @@ export function nodeFacts(
     ...dashboardOf(graph, node),
     element("h3", {}, `Inputs (${count(into.length)})`),
     edges(graph, state, into, graph.inputSize[node], actions),
+    ...tracingFacts(graph, node, actions),
     element("h3", {}, `Outputs (${count(outOf.length)})`),
     edges(graph, state, outOf, null, actions),
   ];

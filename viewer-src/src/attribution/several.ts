@@ -4,7 +4,7 @@ import { amount, count, percent, signedAmount } from "../words";
 import type { AttributionGraph, Several } from "./graph";
 import { type Child, element } from "../dom";
 import { row, rowsOf } from "./rows";
-import type { Actions } from "./panel";
+import type { Actions } from "./names";
 
 export const AMONG = ["all", "half", "every", "sure", "first", "second"] as const;
 /** Which edges are listed and drawn. */
