@@ -155,6 +155,12 @@ def test_two_circuits_are_compared_edge_by_edge(open_page: Open):
     said_of_both = panel(tab).locator("div.fact").inner_text()
     assert f"A, first with {a.circuit.n_actual} edges: kl 0.430 (95 %: 0.387 to 0.516), measured" in said_of_both
     assert f"B, second with {other.n_actual} edges: " in said_of_both
+    smaller = Scores.of(a.circuit).at(0.9, actual=True)
+    tab.get_by_label("Compare with").select_option(value=f"at{smaller.n_actual}")
+    shared = int((a.circuit.kept & smaller.kept).sum())
+    said_of_both = panel(tab).locator("div.fact").inner_text()
+    assert f"{shared} edges in both" in said_of_both and "kl 1.90" in said_of_both
+    tab.get_by_label("Compare with").select_option(label="second")
     for choice, kept in (
         ("both", a.circuit.kept & other.kept),
         ("only A", a.circuit.kept & ~other.kept),

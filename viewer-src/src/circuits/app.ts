@@ -1,6 +1,6 @@
 /** Circuits: one state, and what shows it. */
 
-import { type CircuitState, LINES, type Tab, fragment } from "./state";
+import { type CircuitState, LINES, type Tab, fragment, sizeBeside } from "./state";
 import { type Actions, about, component, edgeFacts, overview, showIn } from "./panel";
 import { type Child, button, chooser, element, fill } from "../dom";
 import { type Circuit, Ranking } from "../ranking";
@@ -13,7 +13,7 @@ import { SizePanel } from "./slider";
 import { Stage } from "./stage";
 import { examples } from "./examples";
 import { Store } from "../store";
-import { count } from "../words";
+import { count, percent } from "../words";
 import { labelsFile, readLabels } from "../labels";
 import { tally } from "./picture";
 
@@ -91,8 +91,7 @@ export class CircuitApp implements App {
     const changed = (...names: (keyof CircuitState)[]) => !before || names.some((name) => state[name] !== before[name]);
     if (changed("run", "size", "beside", "show")) {
       const other = this.circuitBeside(state, run);
-      const beside = state.beside === "found" ? run : this.runs[Number(state.beside)];
-      this.scene = new Scene(run.graph, run, run.at(state.size), other, other ? state.show : "all", other && beside);
+      this.scene = new Scene(run.graph, run, run.at(state.size), other, other ? state.show : "all", other && (this.otherRun(state) ?? run));
       this.size.show(run, this.scene.circuit);
     }
     if (changed("run", "beside", "show", "lines")) this.showOptions(state);
@@ -112,17 +111,25 @@ export class CircuitApp implements App {
 
   /** The circuit to compare with, at as many edges where it has sizes. */
   private circuitBeside(state: CircuitState, run: Ranking): Circuit | null {
-    if (state.beside === "found") return run.found;
-    const other = state.beside === null ? undefined : this.runs[Number(state.beside)];
+    const size = sizeBeside(state.beside);
+    if (state.beside === "found" || (size !== null && !run.order)) return run.found;
+    if (size !== null) return run.at(run.largest(size));
+    const other = this.otherRun(state);
     if (!other || other === run || other.graph !== run.graph) return null;
     return other.order ? other.at(other.largest(run.at(state.size).edges.length)) : other.found;
+  }
+
+  /** The other run that the circuit is compared with. */
+  private otherRun(state: CircuitState): Ranking | undefined {
+    return state.beside === null ? undefined : this.runs[Number(state.beside)];
   }
 
   private titleOf(run: Ranking, state: CircuitState): string {
     const { circuit, other } = this.scene;
     const first = `${run.header.label}: ${count(circuit.edges.length)}`;
     if (!other) return `${first} of ${count(run.graph.nEdges)} edges`;
-    const beside = state.beside === "found" ? `${run.header.label} as found` : this.runs[Number(state.beside)].header.label;
+    const own = state.beside === "found" ? `${run.header.label} as found` : run.header.label;
+    const beside = this.otherRun(state)?.header.label ?? own;
     return `A ${first} · B ${beside}: ${count(other.edges.length)} of ${count(run.graph.nEdges)} edges`;
   }
 
@@ -175,7 +182,9 @@ export class CircuitApp implements App {
     const run = this.runs[state.run];
     const circuits = this.runs.map((each, i): [string, string] => [String(i), each.header.label]);
     const beside = circuits.filter(([i]) => i !== String(state.run) && this.runs[Number(i)].graph === run.graph);
-    const choices: [string, string][] = [["", "nothing"], ["found", "itself, as found"], ...beside];
+    const measured = run.order ? (run.header.curve?.points ?? []).map((point) => point[1]).filter((n) => n !== run.found.edges.length) : [];
+    const sizes = [...new Set(measured)].map((n): [string, string] => [`at${n}`, `itself, ${percent(1 - n / run.graph.nEdges)} removed`]);
+    const choices: [string, string][] = [["", "nothing"], ["found", "itself, as found"], ...sizes, ...beside];
     fill(
       this.options,
       circuits.length > 1 &&

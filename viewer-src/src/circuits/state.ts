@@ -13,7 +13,10 @@ export interface CircuitState {
   /** The component chosen, by name. */
   node: string | null;
   edge: number | null;
-  /** What it is compared with: the number of another circuit, or `found`, the same one as it was found. */
+  /**
+   * What it is compared with: the number of another circuit, `found`, the same one as it was found, or `at1413`, the same
+   * one at so many edges.
+   */
   beside: string | null;
   show: Show;
   /** How many edges are drawn while no component is chosen. */
@@ -67,7 +70,7 @@ export function fragment(edges: number[], firstSize: (run: number) => number | n
         size: whole(found.get("size"), edges[run]) ?? firstSize(run),
         node: found.get("node"),
         edge: whole(found.get("edge"), edges[run] - 1),
-        beside: beside === "found" || whole(beside, edges.length - 1) !== null ? beside : null,
+        beside: beside === "found" || sizeBeside(beside) !== null || whole(beside, edges.length - 1) !== null ? beside : null,
         show: one(SHOWS, found.get("show")) ?? "all",
         lines: one(LINES, Number(found.get("lines") ?? BEGIN.lines)) ?? BEGIN.lines,
         tab: one(TABS, found.get("tab")) ?? BEGIN.tab,
@@ -75,6 +78,12 @@ export function fragment(edges: number[], firstSize: (run: number) => number | n
       };
     },
   };
+}
+
+/** The edges of the same run's other size in `at1413`; null for anything else. */
+export function sizeBeside(beside: string | null): number | null {
+  const found = /^at(\d{1,9})$/.exec(beside ?? "");
+  return found ? Number(found[1]) : null;
 }
 
 function whole(text: string | null, most: number): number | null {
