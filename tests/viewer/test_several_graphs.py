@@ -157,3 +157,13 @@ def test_a_features_dashboard_stands_beside_it(open_page: Open, tmp_path: Path):
     assert (
         tab.locator(".panel .context mark").all_inner_texts() == [" fires"] and tab.locator(".panel img").count() == 0
     )
+
+
+def test_another_tools_feature_has_its_dashboard_too(open_page: Open, tmp_path: Path):
+    node = {"node_id": "3_7_0", "layer": "3", "feature_type": "cross layer transcoder", "ctx_idx": 0}
+    (tmp_path / "graph.json").write_text(json.dumps({"nodes": [node], "links": []}))
+    (tmp_path / "dashboards").mkdir()
+    (tmp_path / "dashboards" / "m3.f7.json").write_text(json.dumps(detail(["fires"], [1.0])))
+    path = ew.view(tmp_path / "graph.json", show=False, dashboards=tmp_path / "dashboards")
+    tab = open_page(text=path.read_text("utf-8"), fragment="#node=3_7_0")
+    assert tab.locator(".panel .context mark").all_inner_texts() == ["fires"]

@@ -9,7 +9,7 @@ import { CircuitApp } from "./circuits/app";
 import { element } from "./dom";
 import { GraphApp } from "./attribution/app";
 import { own } from "./attribution/own";
-import type { Parts } from "./attribution/graph";
+import type { Dashboard, Parts } from "./attribution/graph";
 import { followSystem } from "./theme";
 import { putAddress } from "./store";
 
@@ -38,7 +38,7 @@ class Viewer {
     this.documents = [
       ...(circuits.length ? [all] : []),
       ...attributions.map((each) => graph(each.title, () => own(page, each))),
-      ...foreign.map((each) => graph(each.name, () => parse(textOf(page, each.array), each.name))),
+      ...foreign.map((each) => graph(each.name, () => parse(textOf(page, each.array), each.name, dashboards(page, each.array)))),
     ];
     addEventListener("dragover", (event) => event.preventDefault());
     addEventListener("drop", (event) => {
@@ -93,6 +93,11 @@ class Viewer {
       this.app?.shell.complain(said.startsWith(name) ? said : `${name}: ${said}`);
     }
   }
+}
+
+/** The dashboards that were put into the page beside a file. */
+function dashboards(page: PageData, array: string): ReadonlyMap<string, Dashboard> {
+  return new Map(Object.entries(JSON.parse(textOf(page, `${array}/dashboards`)) as Record<string, Dashboard>));
 }
 
 async function main(): Promise<void> {

@@ -45,10 +45,16 @@ def read_dashboards(path: str | Path) -> Dashboards:
 
 
 def dashboards_of(ids: Iterable[str], dashboards: Dashboards) -> dict[str, Any]:
-    """Those of a graph's features, by their ids without a position."""
-    names = {name.partition("@")[0] for name in ids}
-    keys = ((name, _by_name(name)) for name in sorted(names))
+    """Those of a graph's features, by their ids without a position: `m12.f410@7` of ours, `12_410_7` of other tools."""
+    names = {name.partition("@")[0] if "@" in name else name.rpartition("_")[0] for name in ids}
+    keys = ((name, _by_name(name) or _by_numbers(name)) for name in sorted(names))
     return {name: dashboards[key] for name, key in keys if key is not None and key in dashboards}
+
+
+def _by_numbers(name: str) -> tuple[int, int] | None:
+    """Layer and index of `12_410`."""
+    layer, _, index = name.partition("_")
+    return (int(layer), int(index)) if layer.isdecimal() and index.isdecimal() else None
 
 
 def _of_file(path: Path) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:

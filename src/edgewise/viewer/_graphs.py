@@ -90,6 +90,8 @@ class ForeignFile(NamedTuple):
 
     name: str
     content: bytes
+    dashboards: Mapping[str, Any] = {}
+    """By a node's id without its position, such as `12_410`."""
 
 
 def pack_graphs(graphs: list[GraphArrays], foreign: list[ForeignFile], packer: Packer) -> dict[str, Any]:
@@ -147,6 +149,7 @@ def _pack_reasons(found: Reasons, prefix: str, packer: Packer) -> dict[str, Any]
 
 def _pack_foreign(file: ForeignFile, array: str, packer: Packer) -> dict[str, Any]:
     packer.add_bytes(array, file.content)
+    packer.add_bytes(f"{array}/dashboards", json.dumps(file.dashboards).encode())
     return {"name": file.name, "array": array}
 
 
@@ -171,3 +174,9 @@ def read_foreign(path: str | Path) -> ForeignFile:
             f"{path}: has no lists of nodes and links, as the graphs of Neuronpedia and circuit-tracer have"
         )
     return ForeignFile(path.name, content)
+
+
+def node_ids(file: ForeignFile) -> list[str]:
+    """The ids of a file's nodes; those that are no texts are left to the page's script to refuse."""
+    rows = json.loads(file.content)["nodes"]
+    return [row["node_id"] for row in rows if isinstance(row, dict) and isinstance(row.get("node_id"), str)]

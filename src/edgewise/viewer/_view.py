@@ -9,7 +9,7 @@ from edgewise.circuit import Circuit
 from edgewise.runs import write_atomically
 from edgewise.viewer._attribution import arrays_of, is_graph, read_graph
 from edgewise.viewer._dashboards import Dashboards, dashboards_of, read_dashboards
-from edgewise.viewer._graphs import ForeignFile, GraphArrays, read_foreign
+from edgewise.viewer._graphs import ForeignFile, GraphArrays, node_ids, read_foreign
 from edgewise.viewer._page import page
 from edgewise.viewer._read import CIRCUIT, Viewed, read
 
@@ -91,6 +91,7 @@ def _viewed(what: Seen, number: int) -> Viewed | GraphArrays | ForeignFile:
 
 def _with(known: Dashboards, what: Viewed | GraphArrays | ForeignFile) -> Viewed | GraphArrays | ForeignFile:
     """The same, a graph with the dashboards of its features."""
-    if not isinstance(what, GraphArrays) or not known:
+    if isinstance(what, Viewed) or not known:
         return what
-    return what._replace(dashboards=dashboards_of(what.ids, known))
+    ids = what.ids if isinstance(what, GraphArrays) else node_ids(what)
+    return what._replace(dashboards=dashboards_of(ids, known))

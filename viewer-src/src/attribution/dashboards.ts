@@ -18,7 +18,9 @@ export function written(graph: AttributionGraph, node: number): [string, string]
 /** A feature's dashboard, where the page has it. */
 export function dashboardOf(graph: AttributionGraph, node: number): Child[] {
   const { ids, extras } = graph.parts;
-  const found = extras.dashboards.get(ids[node].split("@")[0]);
+  const id = ids[node];
+  // `m12.f410@7` of edgewise, `12_410_7` of other tools
+  const found = extras.dashboards.get(id.includes("@") ? id.slice(0, id.indexOf("@")) : id.slice(0, Math.max(id.lastIndexOf("_"), 0)));
   if (!found) return [];
   const facts: [string, string][] = [
     ["fires on", found.density === null ? "" : `${percent(found.density, 3)} of tokens`],

@@ -1,6 +1,6 @@
 /** Graphs in the JSON of Neuronpedia and circuit-tracer. Whatever does not fit is refused with one message. */
 
-import { BIAS, type Edges, ERROR, FEATURE, NO_EXTRAS, type Parts, ROOT, type Term, TOKEN } from "./graph";
+import { BIAS, type Dashboard, type Edges, ERROR, FEATURE, NO_EXTRAS, type Parts, ROOT, type Term, TOKEN } from "./graph";
 
 type Row = Record<string, unknown>;
 
@@ -28,7 +28,8 @@ export async function readFile(file: File): Promise<Parts> {
   return parse(await file.text(), file.name);
 }
 
-export function parse(text: string, name: string): Parts {
+/** The graph in a text. Raises an error that says what is wrong with it. */
+export function parse(text: string, name: string, dashboards: ReadonlyMap<string, Dashboard> = new Map()): Parts {
   let content: unknown;
   try {
     content = JSON.parse(text);
@@ -52,7 +53,7 @@ export function parse(text: string, name: string): Parts {
     title: shown(metadata.slug ?? name),
     tokens: table.tokens,
     ledger: null,
-    extras: { ...NO_EXTRAS, tracing: tracing(nodes) },
+    extras: { ...NO_EXTRAS, tracing: tracing(nodes), dashboards },
     about: [
       ["file", name],
       ...about.map((key): [string, string] => [key, shown(metadata[key])]),
