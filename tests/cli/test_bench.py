@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.bench import _run
 from edgewise.cli import main
 from tests.bench.toys import bench_file, save_model, save_pairs
+from tests.processes import server
 
 pytest.importorskip("pyarrow")
 
@@ -22,6 +24,7 @@ def test_bench_then_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     save_model(tmp_path / "model")
     save_pairs(tmp_path / "pairs.jsonl")
     path, out = bench_file(tmp_path, tmp_path / "b.yaml", methods=["random", "eap"]), tmp_path / "runs"
+    monkeypatch.setattr(_run, "get_context", lambda _: server())  # new processes, and not ten seconds of imports
     assert not run(monkeypatch, "bench", path, "--out", out, "--jobs", 2, "--write", tmp_path / "page.md")
     told = capsys.readouterr().out
     assert f"table -> {out / 'bench.parquet'}" in told and "page.png" in told

@@ -91,7 +91,7 @@ def test_a_component_s_path_adds_up_to_what_patching_it_does(ablation: str):
     # For the last MLP, which the logits alone read. (A peer's path starts at zero under mean ablation too, and its
     # difference at the mean: then nothing adds up.)
     engine, task = engine_under(tiny("gpt2"), ablation=ablation), random_task(4)
-    values = eap_ig(engine, task, path="activations", points=40).values
+    values = eap_ig(engine, task, path="activations", points=24).values
     edge = engine.graph.edge_id("m2 -> logits")
     mask = torch.ones(engine.graph.n_edges, dtype=torch.float64)
     mask[edge] = 0

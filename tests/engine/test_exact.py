@@ -7,7 +7,6 @@ from torch import Tensor
 
 from edgewise.engine import Engine
 from edgewise.graph import Graph
-from edgewise.models import Model
 from tests.engines import ABLATIONS, assert_close, conventions, engine
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, Prompt, collate, draw_prompts, own_logits, tiny
 
@@ -15,22 +14,22 @@ PROMPTS = draw_prompts((6, 3, 5))
 BATCH = collate(PROMPTS)
 
 
-def _ablations_and_graphs(model: Model) -> list[tuple[str, Graph]]:
-    """Every ablation under the default convention, and every convention under two of them."""
-    others = conventions(model)[1:]
-    return [(a, model.graph()) for a in ABLATIONS] + [
-        (a, graph) for a in ("interchange", "zero-shared") for graph in others
-    ]
+def _ways(name: str) -> list[tuple[str, Graph, bool]]:
+    """Every ablation under the default convention, and every convention under two of them; and whether to skip what
+    cannot matter, or not: either with every configuration, with every ablation and with every convention.
+    """
+    model = tiny(name)
+    ways = [(a, model.graph()) for a in ABLATIONS]
+    ways += [(a, graph) for a in ("interchange", "zero-shared") for graph in conventions(model)[1:]]
+    return [(*way, number % 2 == 0) for number, way in enumerate(ways, list(CONFIGURATIONS).index(name))]
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_full_mask_is_the_module(name: str):
     model = tiny(name)
     expected = own_logits(model, PROMPTS)
-    for ablation, graph in _ablations_and_graphs(model):
-        run = engine(model, graph, ablation).run
-        for skip in (True, False):
-            assert_close(run(BATCH, torch.ones(graph.n_edges), skip=skip), expected)
+    for ablation, graph, skip in _ways(name):
+        assert_close(engine(model, graph, ablation).run(BATCH, torch.ones(graph.n_edges), skip=skip), expected)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -46,13 +45,11 @@ def test_empty_mask_is_the_corrupted_run(name: str):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_empty_mask_is_otherwise_the_readout_of_what_ablated_edges_carry(name: str):
     model = tiny(name)
-    for ablation, graph in _ablations_and_graphs(model):
+    for ablation, graph, skip in _ways(name):
         if ablation == "interchange":
             continue
         ablated = engine(model, graph, ablation)
-        expected = _readout(ablated)
-        for skip in (True, False):
-            assert_close(ablated.run(BATCH, torch.zeros(graph.n_edges), skip=skip), expected)
+        assert_close(ablated.run(BATCH, torch.zeros(graph.n_edges), skip=skip), _readout(ablated))
 
 
 @torch.no_grad()
