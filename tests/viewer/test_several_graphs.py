@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import edgewise as ew
 from edgewise import InputError
-from edgewise.attribution import Difference, MergedGraph, difference, merge
+from edgewise.attribution import MERGED_KINDS, Difference, Keys, MergedGraph, difference, merge
 from edgewise.viewer import difference_arrays, page, read_dashboards
 from tests.attribution.made_up import made_up
 from tests.viewer.conftest import HOSTILE
@@ -40,12 +41,26 @@ def interval_of(text: str) -> tuple[float, ...]:
     return tuple(number(each) for each in text.removeprefix("95 %: ").split(" to "))
 
 
+def root_weights(nodes: Keys, weights: torch.Tensor) -> torch.Tensor:
+    """Of each node; 0 for those that are no roots."""
+    is_root = nodes.kind == MERGED_KINDS.index("root")
+    return torch.where(is_root, weights.double()[nodes.index.clamp(0, len(weights) - 1)], 0.0)
+
+
+def by_importance(values: list[float], sizes: list[float], targets: torch.Tensor, mass: torch.Tensor) -> list[int]:
+    """Edges by their share of what flows into their target, times the target's influence."""
+    flow = torch.zeros_like(mass).index_add_(0, targets, torch.tensor(sizes).double().abs())
+    matters = torch.tensor(values).double().abs() / flow[targets] * mass[targets]
+    return matters.argsort(descending=True, stable=True).tolist()
+
+
 def test_a_merged_graph_lists_means_intervals_prompts_and_signs(merged: MergedGraph, open_page: Open, tmp_path: Path):
     merged.save(tmp_path / "merged.safetensors")
     path = ew.view(tmp_path, show=False)
     tab = open_page(text=path.read_text("utf-8"), fragment="#influence=1")
     table = merged.table(1000)
-    order = sorted(range(merged.n_edges), key=lambda i: -abs(table["mean"][i]))
+    roots = root_weights(merged.nodes, merged.root_weights)
+    order = by_importance(table["mean"], table["mean"], merged.targets, merged.influence.mean + roots)
     shown = rows(tab, 0)
     assert len(shown) == 40
     for i, row in zip(order, shown, strict=False):
@@ -69,9 +84,17 @@ def test_a_merged_graph_lists_means_intervals_prompts_and_signs(merged: MergedGr
 def test_a_difference_lists_both_sides_and_says_which_is_larger(differing: Difference, open_page: Open):
     arrays = difference_arrays(differing, "what differs", (HOSTILE, "other"))
     tab = open_page(text=page([arrays]), fragment="#influence=1")
-    table = differing.table()
+    columns = {"first": differing.first, "second": differing.second, "difference": differing.value}
+    columns |= {"low": differing.intervals[:, 0], "high": differing.intervals[:, 1]}
+    table = {name: column.tolist() for name, column in columns.items()}
+    for end, which in (("source", differing.sources), ("target", differing.targets)):
+        table[end] = [differing.names[i] for i in which.tolist()]
+    either = torch.maximum(differing.first.abs(), differing.second.abs()).tolist()
+    mass = torch.maximum(differing.first_influence, differing.second_influence)
+    mass = mass + root_weights(differing.nodes, torch.ones(2))
+    order = by_importance(table["difference"], either, differing.targets, mass)
     shown = rows(tab, 0)
-    for i, row in enumerate(shown):
+    for i, row in zip(order, shown, strict=False):
         assert row[0] == f"{table['source'][i]} → {table['target'][i]}"
         assert number(row[1]) == pytest.approx(table["difference"][i], rel=6e-3)
         first, second, interval, side = row[2].split(" · ")

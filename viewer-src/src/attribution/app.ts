@@ -7,7 +7,7 @@ import { AttributionGraph, type Parts, ROOT } from "./graph";
 import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";
 import { labelsFile, readLabels } from "../labels";
 import { type App, type Documents, type Hit, Shell } from "../shell";
-import { type Among, choices, isAmong, lists, rankedNodes } from "./several";
+import { type Among, choices, importance, isAmong, lists, rankedNodes } from "./several";
 import { Background } from "./background";
 import { button, type Child, chooser, element, fill } from "../dom";
 import { count, percent } from "../words";
@@ -32,8 +32,9 @@ export class GraphApp implements App {
   private readonly influence: Float64Array;
   private readonly share: Float32Array;
   private readonly ranked: Uint32Array;
-  /** Of several graphs: all edges, the largest first. */
-  private readonly bySize: Uint32Array;
+  /** Of several graphs: how much each edge matters, and all edges, those that matter most first. */
+  private readonly matters: Float64Array;
+  private readonly byImportance: Uint32Array;
   private readonly store: Store<GraphState>;
   private readonly background: Background;
   private readonly stage = new Stage((node) => this.actions.choose(node), (node) => this.actions.pin(node));
@@ -72,10 +73,11 @@ export class GraphApp implements App {
     });
     this.influence = parts.extras.several?.influence ?? influence(structure, order(structure));
     this.share = parts.share ?? shares(this.influence);
-    const importance = (node: number) => (parts.kind[node] === ROOT ? -parts.rootWeight[node] : this.share[node]);
-    this.ranked = Uint32Array.from(this.share.keys()).sort((a, b) => importance(a) - importance(b));
-    const { weight, extras } = parts;
-    this.bySize = extras.several ? Uint32Array.from(weight.keys()).sort((a, b) => Math.abs(weight[b]) - Math.abs(weight[a])) : new Uint32Array();
+    const place = (node: number) => (parts.kind[node] === ROOT ? -parts.rootWeight[node] : this.share[node]);
+    this.ranked = Uint32Array.from(this.share.keys()).sort((a, b) => place(a) - place(b));
+    const { several } = parts.extras;
+    this.matters = several ? importance(this.graph, several) : new Float64Array();
+    this.byImportance = Uint32Array.from(this.matters.keys()).sort((a, b) => this.matters[b] - this.matters[a]);
     this.background = new Background(structure, (found) => this.hear(found));
     this.store = new Store(fragment(this.graph), (state, before) => this.show(state, before));
     this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
@@ -153,20 +155,20 @@ export class GraphApp implements App {
     if (!several) return strongest(this.structure, this.influence, this.shown, AT_REST);
     const { sources } = this.graph.parts;
     const found: number[] = [];
-    for (const edge of this.bySize) {
+    for (const edge of this.byImportance) {
       if (found.length === MOST_LISTED) break;
       if (this.shown[sources[edge]] && this.shown[this.graph.targetOf(edge)] && isAmong(several, state.among, edge)) found.push(edge);
     }
     return found;
   }
 
-  /** An edge to be drawn by how much influence it carries; of several graphs, by its own number. */
+  /** An edge to be drawn by how much influence it carries. */
   private atRestOf(edge: number): Drawn {
     const { sources, weight, rootWeight, extras } = this.graph.parts;
     const target = this.graph.targetOf(edge);
     const [source, , , share] = drawn(this.graph, sources[edge], target, weight[edge]);
     const carried = share * (this.influence[target] + rootWeight[target]);
-    return [source, target, weight[edge], extras.several ? Math.abs(weight[edge]) : carried];
+    return [source, target, weight[edge], extras.several ? this.matters[edge] : carried];
   }
 
   /** Which nodes are shown: the most influential, what is pinned, and all that pruning never takes away. */
@@ -258,7 +260,7 @@ export class GraphApp implements App {
     if (state.edge !== null) return edgeFacts(this.graph, state, state.edge, this.actions);
     if (several && state.node === null) {
       const nodes = rankedNodes(several, (node) => this.shown[node] === 1 && this.graph.isInner(node));
-      return lists(this.graph, several, this.ordered, nodes, this.actions);
+      return lists(this.graph, several, this.matters, this.ordered, nodes, this.actions);
     }
     return nodeFacts(this.graph, state, this.shown, this.share, this.scores, this.actions);
   }

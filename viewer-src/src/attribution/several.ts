@@ -60,19 +60,44 @@ export function nodeNumbers(several: Several, node: number): [string, string][] 
   return [["influence", said], ["in", ofPrompts(share[node], several)]];
 }
 
-/** The lists that stand in the panel while nothing is chosen. */
-export function lists(graph: AttributionGraph, several: Several, edges: number[], nodes: number[], actions: Actions): Child[] {
+/**
+ * How much each edge matters: its part of all that flows into its target, times the target's influence. Weights into
+ * different targets differ in unit; of a difference, a target's flow is what either side has. Influence has one unit.
+ */
+export function importance(graph: AttributionGraph, several: Several): Float64Array {
+  const { offsets, weight, rootWeight } = graph.parts;
+  const found = Float64Array.from(weight, Math.abs);
+  if (several.flows) return found;
+  const { first, second } = several.edges;
+  for (let target = 0; target < graph.n; target++) {
+    let size = 0;
+    for (let e = offsets[target]; e < offsets[target + 1]; e++) size += first ? Math.max(Math.abs(first[e]), Math.abs(second[e])) : found[e];
+    const mass = (several.influence[target] + rootWeight[target]) / (size || 1);
+    for (let e = offsets[target]; e < offsets[target + 1]; e++) found[e] *= mass;
+  }
+  return found;
+}
+
+/** The lists that stand in the panel while nothing is chosen; `matters` is each edge's importance. */
+export function lists(
+  graph: AttributionGraph,
+  several: Several,
+  matters: Float64Array,
+  edges: number[],
+  nodes: number[],
+  actions: Actions,
+): Child[] {
   const { sources, weight, ids } = graph.parts;
-  const most = Math.max(...edges.map((edge) => Math.abs(weight[edge])), 1e-30);
+  const most = matters[edges[0]] || 1;
   const name = (edge: number) => `${graph.name(sources[edge])} → ${graph.name(graph.targetOf(edge))}`;
   const isDifference = several.kind === "difference";
   const size = (node: number) => (isDifference ? several.nodes.first[node] - several.nodes.second[node] : several.influence[node]);
   const largest = Math.max(...nodes.map((node) => Math.abs(size(node))), 1e-30);
   const what = several.flows ? "influence along it" : "weight";
   return [
-    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${count(several.prompts[0])} prompts, of each edge's ${what}; a prompt without the edge counts as 0.`),
+    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${count(several.prompts[0])} prompts, of each edge's ${what}; a prompt without the edge counts as 0. ${order(several)}`),
     element("h2", {}, isDifference ? "Edges that differ most" : "Edges"),
-    rowsOf(edges.length, (i) => row({ words: name(edges[i]), numbers: signedAmount(weight[edges[i]]), share: weight[edges[i]] / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
+    rowsOf(edges.length, (i) => row({ words: name(edges[i]), numbers: signedAmount(weight[edges[i]]), share: (Math.sign(weight[edges[i]]) * matters[edges[i]]) / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
     element("h2", {}, isDifference ? "Nodes whose influence differs most" : "Nodes"),
     rowsOf(nodes.length, (i) => {
       const under = nodeNumbers(several, nodes[i]).map(([key, words]) => `${key} ${words}`).join(" · ");
@@ -81,9 +106,14 @@ export function lists(graph: AttributionGraph, several: Several, edges: number[]
   ];
 }
 
-function differenceWords({ names, prompts }: Several, what: string): string {
+function differenceWords(several: Several, what: string): string {
+  const { names, prompts } = several;
   const of = (n: number) => (n === 1 ? "1 prompt" : `${count(n)} prompts`);
-  return `A is ${names[0]} (${of(prompts[0])}), B is ${names[1]} (${of(prompts[1])}). A bar is A − B, of each edge's ${what}; an edge that one of them lacks counts as 0 there.`;
+  return `A is ${names[0]} (${of(prompts[0])}), B is ${names[1]} (${of(prompts[1])}). Numbers are A − B, of each edge's ${what}; an edge that one of them lacks counts as 0 there. ${order(several)}`;
+}
+
+function order(several: Several): string {
+  return several.flows ? "" : "Bars and order: by the edge's share of what flows into its target, times the target's influence.";
 }
 
 /** Nodes by what their influence says: the largest, or what differs most. */
