@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import gc
 import os
 import random
 
@@ -23,6 +24,12 @@ torch.set_num_threads(1)
 # A shared machine is slow now and then, and a test that fails must fail again when it is run again.
 settings.register_profile("edgewise", deadline=None, derandomize=True)
 settings.load_profile("edgewise")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and all of PyTorch stay to the end: no search for garbage needs to walk them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
