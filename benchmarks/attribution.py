@@ -1,11 +1,11 @@
 """How long attribution graphs take, and how much memory: SmolLM2-135M, each in a process of its own.
 
-    python benchmarks/attribution.py [--tokens 64] [--max-nodes 5000] [--nodes neurons transcoders]
+    python benchmarks/attribution.py [--tokens 64] [--max-nodes 5000] [--nodes neurons neurons-128 transcoders]
     python benchmarks/attribution.py --growth          # tables over tokens and over nodes instead
 
-The prompt is of the built-in text. The transcoders are random ones of 4,608 features, 32 of them active at
-each token: what is measured does not depend on what they learned. `GB` is the process's peak, the model and PyTorch
-included (some 1.2 GB).
+`neurons-128` are the 128 neurons of a layer that write most at each token (`neurons_per_token`). The prompt is of the
+built-in text. The transcoders are random ones of 4,608 features, 32 of them active at each token: what is measured does
+not depend on what they learned. `GB` is the process's peak, the model and PyTorch included (some 1.2 GB).
 """
 
 import argparse
@@ -22,6 +22,8 @@ import edgewise as ew
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec, read_tokens
 
 FEATURES, ACTIVE = 4608, 32
+FEW = 128
+NODES = ("neurons", f"neurons-{FEW}", "transcoders")
 
 
 def random_transcoders(model: ew.Model) -> list[Transcoder]:
@@ -41,9 +43,9 @@ def measured(nodes: str, tokens: int, max_nodes: int) -> dict[str, Any]:
     """One graph, pruned."""
     model = ew.load_model("smollm2-135m")
     ids = read_tokens("builtin", model.tokenizer, context=tokens, limit=4 * tokens).ids[1]
-    kinds = "neurons" if nodes == "neurons" else random_transcoders(model)
+    kinds = random_transcoders(model) if nodes == "transcoders" else "neurons"
     start = time.perf_counter()
-    config = ew.AttributionConfig(max_nodes=max_nodes)
+    config = ew.AttributionConfig(max_nodes=max_nodes, neurons_per_token=FEW if nodes == f"neurons-{FEW}" else 0)
     graph = ew.attribute(model, ids, kinds, config=config, options=ew.RunOptions(progress=False))
     made = time.perf_counter() - start
     small = ew.attribution.prune(graph)
@@ -70,7 +72,7 @@ def alone(*case: Any) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", nargs="+", choices=("neurons", "transcoders"), default=["neurons", "transcoders"])
+    parser.add_argument("--nodes", nargs="+", choices=NODES, default=list(NODES))
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--max-nodes", type=int, default=5000)
     parser.add_argument("--growth", action="store_true")
