@@ -8,12 +8,13 @@ INSTALLED := $(VENV)/.installed
 # How many tests run at once; each takes one core and some 2 GB.
 JOBS ?= 2
 
-.PHONY: help install demo test lint format viewer viewer-tools clean
+.PHONY: help install demo test lowest lint format viewer viewer-tools clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    find, judge and draw the indirect-object circuit of a small language model"
 	@echo "make test    run the whole test suite, two tests at once (JOBS=8: eight)"
+	@echo "make lowest  run the models' tests with the lowest transformers that pyproject.toml allows"
 	@echo "make lint    check style (ruff) and types (pyright)"
 	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
@@ -38,6 +39,13 @@ demo: $(INSTALLED)
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# In front of the version that is installed, with all that it asks for.
+LOWEST := build/lowest
+lowest: $(INSTALLED)
+	rm -rf $(LOWEST)
+	$(PIP) install --quiet --target $(LOWEST) "transformers==$$(sed -nE 's/.*"transformers>=([0-9.]+),.*/\1/p' pyproject.toml)"
+	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -n $(JOBS) tests/models
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
