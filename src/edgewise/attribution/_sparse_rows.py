@@ -33,7 +33,7 @@ class SparseRows(NamedTuple):
     def take(self, order: Int[Tensor, " K"]) -> "SparseRows":
         """The rows in another order."""
         counts, back = self.offsets.diff(), torch.empty_like(order)
-        back[order] = torch.arange(len(order))
+        back[order] = torch.arange(len(order), device=order.device)
         entries = back.repeat_interleave(counts).argsort(stable=True)
         offsets = torch.cat([counts.new_zeros(1), counts[order].cumsum(0)])
         return SparseRows(offsets, self.columns[entries], self.weight[entries], self.total[order], self.size[order])
