@@ -11,10 +11,11 @@ from torch import Tensor
 import edgewise.attribution as attribution
 from edgewise import InputError
 from edgewise.attribution import AttributionConfig, AttributionGraph, heads_of
+from edgewise.attribution._features import Features, by_layer
 from edgewise.attribution._frozen import frozen_run
 from edgewise.attribution._head_table import relations
 from edgewise.attribution._heads import passes
-from edgewise.attribution._nodes import Features, Neurons, Nodes, by_layer
+from edgewise.attribution._nodes import Neurons, Nodes
 from edgewise.attribution._query_key import Contrast, terms
 from edgewise.attribution._rows import Columns, rows
 from edgewise.attribution._why import source_at, targets_of

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._edits import Edit
-from edgewise.attribution._nodes import Features, Nodes
+from edgewise.attribution._features import Features
+from edgewise.attribution._nodes import Nodes
 from edgewise.models import Layer
 from edgewise.models.block import hidden, linear
 from edgewise.transcoders import Transcoder, centre

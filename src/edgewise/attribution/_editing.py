@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgewise._errors import InputError
 from edgewise.attribution._access import Access, FeatureAccess, NeuronAccess
 from edgewise.attribution._edits import Edit, Table
-from edgewise.attribution._nodes import by_layer
+from edgewise.attribution._features import by_layer
 from edgewise.models import Model
 from edgewise.transcoders import Transcoder, input_at, modules_of, special_tokens
 

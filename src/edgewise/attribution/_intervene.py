@@ -23,9 +23,10 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._access import Read, access_to
 from edgewise.attribution._edits import Edit, Table, error_factors
+from edgewise.attribution._features import Features
 from edgewise.attribution._frozen import FrozenLayer, FrozenNorm, frozen_run
 from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids
-from edgewise.attribution._nodes import Features, Nodes
+from edgewise.attribution._nodes import Nodes
 from edgewise.models import Mlp, Model, Norm
 from edgewise.models.block import hidden, linear, mix, normed, project, write_heads
 from edgewise.transcoders import Transcoder

@@ -9,8 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.attribution._features import Features, by_layer
 from edgewise.attribution._frozen import FrozenRun
-from edgewise.attribution._nodes import Features, Gate, Neurons, Nodes, by_layer
+from edgewise.attribution._nodes import Gate, Neurons, Nodes
 from edgewise.models import Model, weights_hash
 from edgewise.runs import Bound, Count, NotNegative, check_settings
 
