@@ -7,7 +7,7 @@ import random
 # Set before anything imports huggingface_hub, which reads it once: no test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Read when JAX first compiles: what Tracr makes is run once or twice, and nearly all of its time is compiling.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jaxtyping
 import pytest

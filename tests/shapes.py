@@ -1,8 +1,8 @@
 """How the library's annotations are held true while the tests run: kinds and shapes of arguments and results.
 
-A check costs some 100 µs, and a step of learning calls a thousand small functions. So each function is checked the
-first times that a test calls it, and now and then after that; and what was checked once, with arguments and a result of
-these very kinds and shapes, need not be checked again.
+A check costs some 100 µs, and a step of learning calls a thousand small functions. So of a function's calls in a test
+the first, second, fourth, eighth and so on are checked; and what was checked once, with arguments and a result of these
+very kinds and shapes, need not be checked again.
 """
 
 import inspect
@@ -18,9 +18,6 @@ import jaxtyping
 import numpy as np
 from beartype import BeartypeConf, beartype
 from torch import Tensor
-
-FIRST, EVERY = 5, 64
-"""How many of a function's calls in a test are checked at the start, and which share of those that follow."""
 
 _beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 _jaxtyped = jaxtyping.jaxtyped
@@ -65,7 +62,7 @@ def _sampled(function: Callable[..., Any], typechecker: Callable[..., Any]) -> C
         if checks.test != _test:
             checks.test, checks.calls = _test, 0
         checks.calls = calls = checks.calls + 1
-        if calls > FIRST and calls % EVERY:
+        if calls & (calls - 1):  # no power of two
             return function(*args, **kwargs)
         return checks.run(function, args, kwargs)
 

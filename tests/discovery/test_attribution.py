@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -225,7 +226,7 @@ def test_no_points_at_all_are_refused():
 # ------------------------------------------------------------------------------------- however the examples come
 
 
-@pytest.mark.parametrize("method", [eap, mask_ig])
+@pytest.mark.parametrize("method", [eap, partial(mask_ig, points=3)], ids=["eap", "mask_ig"])
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])
 def test_batch_size_order_and_padding_change_no_score(monkeypatch, name: str, method: Callable[..., Scores]):
     task = random_task(7)

@@ -68,10 +68,11 @@ def test_masks_of_a_run(name: str, run: str, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_masks_of_a_run_on_the_default_model(monkeypatch: pytest.MonkeyPatch):
-    model = load("smollm2-135m", dtype=torch.float64)
-    task = tasks.ioi(model.tokenizer, train=4, validation=1, test=1, seed=3)
+    single = load("smollm2-135m")
+    task = tasks.ioi(single.tokenizer, train=4, validation=1, test=1, seed=3)
     config = replace(RUNS["ranking"], batch_size=1, steps=2, warm_examples=1)
-    mask = _masks_of(Engine(model), task, config, monkeypatch)[1]
+    mask = _masks_of(Engine(single), task, config, monkeypatch)[1]
+    model = load("smollm2-135m", dtype=torch.float64)
     assert ((mask > 0) & (mask < 1)).any() and (mask == 0).any()
     batch = task.batch("test", [0])
     all_in_double(model.module)

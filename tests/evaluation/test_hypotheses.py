@@ -162,7 +162,7 @@ def _tested(which: str) -> dict[str, Verdict]:
         circuits[which],
         task,
         metric="logit_diff",
-        n_random=100 if which == "right" else 40,
+        n_random=60 if which == "right" else 40,
         max_edges=None,
         batch_size=96,
     )

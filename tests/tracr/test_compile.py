@@ -135,8 +135,8 @@ def test_a_program_of_the_users_own(tmp_path: Path):
 
 
 def test_the_program_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(_search.RANKING, "steps", 60)
-    monkeypatch.setitem(_search.REFINED, "steps", 40)
+    monkeypatch.setitem(_search.RANKING, "steps", 30)
+    monkeypatch.setitem(_search.REFINED, "steps", 20)
     page = (Path(__file__).parents[2] / "docs" / "tracr.md").read_text()
     (tmp_path / "my_rasp.py").write_text(page.split("```python\n")[1].split("```")[0])
     name, program = load_source(f"{tmp_path}/my_rasp.py:program")

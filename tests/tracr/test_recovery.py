@@ -96,9 +96,9 @@ def test_the_smallest_agreeing_circuit_ends_where_the_true_edges_do():
 
 @pytest.mark.parametrize("ablation", ["zero", "interchange"])
 def test_a_learned_ranking_recovers_xproportion(ablation, monkeypatch):
-    # Half of the steps that users get are enough for it.
-    monkeypatch.setitem(_search.RANKING, "steps", 150)
-    monkeypatch.setitem(_search.REFINED, "steps", 75)
+    # A third of the steps that users get are enough for it.
+    monkeypatch.setitem(_search.RANKING, "steps", 100)
+    monkeypatch.setitem(_search.REFINED, "steps", 50)
     engine, truth, agreement = setting(ablation)
     task = ew.tasks.program(engine.model.tokenizer)
     scores = rank_program(engine, task, agreement, options=SILENT)

@@ -63,9 +63,9 @@ def test_no_circuit_agrees_that_lacks_a_true_edge(name, ablation):
     # Of all edges, not only of the live ones, which is what trying all circuits rests on.
     engine = engine_of(name, ablation)
     truth, agreement = truth_of(name, ablation), Agreement(engine)
-    random = torch.rand(300, engine.graph.n_edges) < torch.rand(300, 1)
-    random[:100] |= truth.edges
-    random[20:100, truth.edges.nonzero()[0, 0]] = False
+    random = torch.rand(150, engine.graph.n_edges) < torch.rand(150, 1)
+    random[:60] |= truth.edges
+    random[10:60, truth.edges.nonzero()[0, 0]] = False
     has_all = (random | ~truth.edges).all(1)
     agrees = agreement.holds(random)
     assert not bool((agrees & ~has_all).any())
@@ -120,8 +120,8 @@ def test_planted_edges_that_do_nothing_are_not_true(ablation):
 
 @pytest.mark.parametrize("ablation", ["zero", "interchange"])
 def test_planted_edges_that_do_nothing_are_not_kept(ablation, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(_search.RANKING, "steps", 60)
-    monkeypatch.setitem(_search.REFINED, "steps", 40)
+    monkeypatch.setitem(_search.RANKING, "steps", 30)
+    monkeypatch.setitem(_search.REFINED, "steps", 20)
     plain = of_short_inputs(load("tracr:xproportion"))
     assert isinstance(plain.module, CompiledTransformer)
     model = load(with_planted_parts(plain.module))
