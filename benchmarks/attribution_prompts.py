@@ -1,11 +1,14 @@
 """Attribution graphs of real prompts, held against the model: SmolLM2-135M on IOI, greater-than, capitals, induction.
 
+    edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 409600 --pool-tokens 32768 \\
+        --out runs/set
     python benchmarks/attribution_prompts.py --out runs/prompts [--transcoders runs/set] [--prompts 6]
     python benchmarks/attribution_prompts.py --out runs/prompts --write     # docs/results/attribution.md
 
 Each prompt's graph explains the mean logit of the right answers minus that of the wrong ones, and is validated by
 ablating its nodes to their mean over the prompt. Neurons' graphs are made by each of the three rules for gated
-products. What is judged is kept; the command may be stopped, and goes on. The page is `_attribution_report.py`.
+products. What is judged is kept; the command may be stopped, and goes on. The page is `_attribution_report.py`. TEXT is
+a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016).
 """
 
 import argparse
