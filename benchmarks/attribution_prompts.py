@@ -1,7 +1,7 @@
 """Attribution graphs of real prompts, held against the model: SmolLM2-135M on IOI, greater-than, capitals, induction.
 
-    edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 409600 --pool-tokens 32768 \\
-        --out runs/set
+    edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 204800 --pool-tokens 32768 \\
+        --precision float32 --out runs/set
     python benchmarks/attribution_prompts.py --out runs/prompts [--transcoders runs/set] [--prompts 6]
     python benchmarks/attribution_prompts.py --out runs/prompts --write     # docs/results/attribution.md
 
