@@ -96,7 +96,7 @@ SMALL = {"steps": 3, "batch_size": 3, "points": 2, "threshold": 0.003, "pairs": 
 """Settings of the methods that have them, for runs of a moment."""
 
 
-@pytest.mark.parametrize("family", ["twisted", "olmo2"])
+@pytest.mark.parametrize("family", ["twisted", "olmo2", "gemma3"])
 @pytest.mark.parametrize("name", methods())
 def test_every_method_finds_a_circuit_that_is_the_reference_s(name: str, family: str):
     record, run = method(name), Engine(tiny(family))
