@@ -41,6 +41,8 @@ BLOCK_ARITHMETIC = re.compile(
 )
 NORM = re.compile(r"rsqrt|(square\(\)|pow\(2\)|\*\* ?2\)?)\.mean\(-1|mean_square")
 
+_USED = re.compile(r"\bew\.([a-z]\w*)\.(\w+)")
+
 
 @cache
 def trees() -> dict[str, ast.Module]:
@@ -136,6 +138,15 @@ def test_no_room_imports_anothers_private_module():
         if not f"{package_of(module)}.".startswith(f"{said.rpartition('.')[0]}.")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_commands_use_what_rooms_export():
+    """A room's other modules are there only if something else has imported them before."""
+    used = {
+        (path.name, *found) for path in (SRC / "cli").glob("*.py") for found in _USED.findall(path.read_text("utf-8"))
+    }
+    wrong = [each for each in sorted(used) if exports(each[1]) and each[2] not in exports(each[1])]
+    assert used and not wrong, wrong
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["at import", "within functions too"])

@@ -1,7 +1,8 @@
-"""Circuits of transcoder features, for the commands that find and judge circuits."""
+"""Transcoders and their features, as commands are given them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -16,6 +17,7 @@ Sources = Annotated[
         help="Take MLPs apart into features: a transcoder's file, a folder of them, or a hub id; several times.",
     ),
 ]
+OwnModel = Annotated[str | None, Option("--model", help="The model; the transcoders' own if not given.")]
 
 
 def check(
@@ -33,7 +35,21 @@ def check(
 
 def read(sources: Sequence[str] | None) -> list[ew.transcoders.Transcoder]:
     """The transcoders at these places."""
-    return [each for source in sources or () for each in ew.transcoders.formats.read(source)]
+    return [each for source in sources or () for each in ew.transcoders.read(source)]
+
+
+def parse(name: str) -> tuple[int, int] | None:
+    """The layer and number of a feature such as m12.f410; None for anything else."""
+    found = re.fullmatch(r"m(\d+)\.f(\d+)", name)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def model_of(transcoders: Sequence[ew.transcoders.Transcoder], given: str | None) -> str:
+    """The model given, or the transcoders' own. Raises `InputError` where they do not say it."""
+    name = given or str(transcoders[0].provenance.get("model", {}).get("id", ""))
+    if not name:
+        raise ew.InputError(f"{transcoders[0].spec.reads}: does not say which model it is for; give --model")
+    return name
 
 
 def choose(
