@@ -177,3 +177,20 @@ def test_too_large_for_the_machine_is_one_line(cli: Cli, model: Path, text: Path
               "--out", tmp_path / "out")  # fmt: skip
     assert ran.status == 1 and "out of memory" in ran.err and "bytes were asked for" in ran.err
     assert "Traceback" not in ran.err and len(ran.err.splitlines()) == 1
+
+
+def test_show_prints_what_files_hold_and_what_a_feature_reads_and_writes(cli: Cli, trained: Path, tmp_path: Path):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    ran = cli("transcoder", "show", trained)
+    assert ran.status == 0 and "layer1.transcoder.relu@0.01 1.mlp_in -> 1.mlp_out; 32 feat" in ran.out, ran
+    ran = cli("transcoder", "show", *files, "m1.f3", "--heads", 2, "--most", 4)
+    assert ran.status == 0 and "m0.f" in ran.out and "the longest of 4" in ran.out and "unembedding" in ran.out, ran
+    found = json.loads(cli("transcoder", "show", *files, "m0.f3", "--json").out)
+    assert found["name"] == "m0.f3" and len(found["heads"]) == 2 and found["readers"][0]["name"].startswith("m1.f")
+    assert {each["name"] for each in found["raising"]} <= {"[UNK]", *WORDS}
+    assert "two read layer 0" in cli.refused("transcoder", "show", trained, "m0.f3")
+    assert "0 to 31" in cli.refused("transcoder", "show", *files, "m0.f32")
+    assert "no transcoder of layer 7" in cli.refused("transcoder", "show", *files, "m7.f3")
+    assert "give its transcoders" in cli.refused("transcoder", "show", "m7.f3")
+    assert "give a feature" in cli.refused("transcoder", "show", trained, "--json")
+    assert "no format that is known" in cli.refused("transcoder", "show", tmp_path)

@@ -16,6 +16,7 @@ from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import load
+from edgewise.cli._features import OwnModel, model_of
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -160,7 +161,7 @@ def train(
 def evaluate(
     transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids.")],
     text: Text,
-    model: Annotated[str | None, Option(help="The model; the transcoders' own if not given.")] = None,
+    model: OwnModel = None,
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
@@ -171,9 +172,7 @@ def evaluate(
 ) -> None:
     """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
     found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
-    name = model or str(found[0].provenance.get("model", {}).get("id", ""))
-    if not name:
-        raise ew.InputError(f"{transcoders[0]}: does not say which model it is for; give --model")
+    name = model_of(found, model)
     if out is not None:
         ew.runs.check_writable(out.parent)
     loaded = load(name, device)

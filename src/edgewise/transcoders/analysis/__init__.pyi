@@ -1,0 +1,16 @@
+from ._connections import de_embedding as de_embedding
+from ._connections import decoder_rows as decoder_rows
+from ._connections import pullback as pullback
+from ._connections import read_by as read_by
+from ._connections import unembedding as unembedding
+from ._describe import FeatureDescription as FeatureDescription
+from ._describe import HeadDescription as HeadDescription
+from ._describe import Named as Named
+from ._describe import describe as describe
+from ._reader import Reader as Reader
+from ._reader import head_norms as head_norms
+from ._reader import reader as reader
+from ._reader import reading_bias as reading_bias
+from ._reader import through_head as through_head
+from ._reader import through_heads as through_heads
+from ._reader import through_skip as through_skip
