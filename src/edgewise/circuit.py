@@ -191,6 +191,14 @@ class Circuit:
             return Circuit(graph, kept, scores, header["provenance"], ablation, selection)
 
 
+def ranked(scores: Float[Tensor, " E"], *, absolute: bool) -> Float[Tensor, " E"]:
+    """What edges are ranked by. Those without a score come last, signed or absolute: NaN, and −∞, by which other tools
+    mark edges that they left out.
+    """
+    missing = scores.isnan() | (scores == -torch.inf)
+    return (scores.abs() if absolute else scores).masked_fill(missing, -torch.inf)
+
+
 def empty_circuit(circuit: Circuit) -> Circuit:
     """The circuit of the same graph, ablation and provenance without any edge."""
     return replace(circuit, kept=torch.zeros_like(circuit.kept), scores=None)

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.circuit import Circuit
-from edgewise.discovery import Scores, eap, edges_at, uniform_scores
+from edgewise.circuit import Circuit, ranked
+from edgewise.discovery import Scores, eap, edges_at, ensemble, uniform_scores
+from edgewise.discovery._scores import check_start
 from edgewise.engine import Ablation
+from edgewise.evaluation import auroc
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
 from tests.discovery.toys import SMALLEST, random_task, refused, toy_engine
@@ -33,6 +35,21 @@ def test_top_keeps_the_highest():
     assert _ids(scores.top(3)) == [0, 3, 6]
     assert _ids(scores.top(8)) == list(range(8))
     assert _ids(scores.top(3, absolute=True)) == [1, 3, 6]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_edges_without_a_score_come_last(absolute: bool):
+    scores = _scores(-math.inf, -0.9, math.nan, 0.5, -math.inf, 0.0, 0.7, math.nan)
+    kept = {1, 3, 5, 6}
+    assert set(_ids(scores.top(4, absolute=absolute))) == kept
+    assert _ids(scores.top(6, absolute=absolute)) == sorted(kept | {0, 2})
+    known = torch.tensor([edge in kept for edge in range(8)])
+    assert auroc(ranked(scores.values, absolute=absolute), known) == 1.0
+    first = ensemble([scores, scores], absolute=absolute)
+    assert set(_ids(first.top(4))) == kept
+    engine = toy_engine()
+    values = torch.zeros(engine.graph.n_edges).index_fill(0, torch.tensor(3), -math.inf)
+    assert "1 of 262 edges have no finite score" in refused(lambda: check_start(engine, Scores(engine.graph, values)))
 
 
 @pytest.mark.parametrize("absolute", [False, True])

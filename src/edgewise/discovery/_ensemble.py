@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.circuit import ranked
 from edgewise.discovery._catalogue import members
 from edgewise.discovery._configs import EnsembleConfig, configured
 from edgewise.discovery._run import run_method
@@ -49,7 +50,7 @@ def ensemble(
         raise InputError(
             f"ensemble: {len(shares)} weights and {len(kinds)} choices of absolute for {len(scores)} scores"
         )
-    ranks = [mean_ranks(each.values.abs() if kind else each.values) for each, kind in zip(scores, kinds, strict=True)]
+    ranks = [mean_ranks(ranked(each.values, absolute=kind)) for each, kind in zip(scores, kinds, strict=True)]
     mean = sum((w * r for w, r in zip(shares, ranks, strict=True)), torch.zeros(graph.n_edges)) / sum(shares)
     values = torch.special.ndtri((mean_ranks(mean) - 0.5) / graph.n_edges).float()
     shared = {k: v for k, v in scores[0].provenance.items() if all(s.provenance.get(k) == v for s in scores)}

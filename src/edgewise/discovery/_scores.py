@@ -10,7 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import SCHEMA, Circuit, Mixed, Selection, ablation_header, ablation_of_header, recorded_ablation
+from edgewise.circuit import (
+    SCHEMA,
+    Circuit,
+    Mixed,
+    Selection,
+    ablation_header,
+    ablation_of_header,
+    ranked,
+    recorded_ablation,
+)
 from edgewise.engine import Engine
 from edgewise.graph import Ablation, Graph, GraphSpec
 from edgewise.runs import reading_tensors, write_tensors
@@ -133,9 +142,7 @@ class Scores:
         return self._circuit(order[:low], absolute).pruned()
 
     def _order(self, absolute: bool) -> Tensor:
-        values = self.values.abs() if absolute else self.values
-        values = values.nan_to_num(nan=-torch.inf)  # what has no score is kept last
-        return values.argsort(descending=True, stable=True)
+        return ranked(self.values, absolute=absolute).argsort(descending=True, stable=True)
 
     def _circuit(self, edges: Tensor, absolute: bool) -> Circuit:
         kept: Bool[Tensor, " E"] = torch.zeros(self.graph.n_edges, dtype=torch.bool)
@@ -194,9 +201,11 @@ def check_values(method: str, values: Float[Tensor, " n"]) -> None:
 
 
 def check_start(engine: Engine, start: Scores) -> None:
-    """Refuse scores of another graph than the engine's to start from. Raises `InputError`."""
+    """Refuse scores to start from that are of another graph than the engine's or not finite. Raises `InputError`."""
     if start.graph != engine.graph:
         raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
+    if bad := int((~start.values.isfinite()).sum()):
+        raise InputError(f"start: {bad:,} of {len(start.values):,} edges have no finite score; give one to every edge")
 
 
 def normal_scores(values: Float[Tensor, " E"]) -> Float[Tensor, " E"]:

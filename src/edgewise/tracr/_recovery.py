@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import Scores
 from edgewise.evaluation import auroc
 from edgewise.tracr._agreement import Agreement
@@ -49,7 +49,7 @@ def compare(circuit: Circuit, truth: Truth, *, absolute: bool = False) -> Recove
     found = circuit.graph.prune(circuit.kept, truth.ablation)
     true = max(truth.minimal, key=lambda edges: int((edges & found).sum()) - int((edges ^ found).sum()))
     both, names = int((found & true).sum()), circuit.graph.edge_names
-    scores = None if circuit.scores is None else circuit.scores.abs() if absolute else circuit.scores
+    scores = None if circuit.scores is None else ranked(circuit.scores, absolute=absolute)
     return Recovery(
         exact=bool((found == true).all()),
         precision=both / int(found.sum()) if found.any() else 1.0,

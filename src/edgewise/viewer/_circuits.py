@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgewise.circuit import ranked
 from edgewise.evaluation import Evaluation, SizeCurve
 from edgewise.graph import Graph
 from edgewise.viewer._evidence import Evidence
@@ -84,9 +85,10 @@ def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:
     if circuit.scores is not None:
         single = circuit.scores.float()
         packer.add(f"{prefix}/scores", single.numpy(), "f4")
-        if not torch.equal(single.to(circuit.scores.dtype), circuit.scores):  # float64: rounding would make ties
-            values = circuit.scores.abs() if circuit.selection == "absolute" else circuit.scores
-            order = values.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+        # In float64 rounding would make ties; −∞ is no large score, whatever the viewer ranks by.
+        if not torch.equal(single.to(circuit.scores.dtype), circuit.scores) or bool((single == -torch.inf).any()):
+            values = ranked(circuit.scores, absolute=circuit.selection == "absolute")
+            order = values.argsort(descending=True, stable=True)
             packer.add(f"{prefix}/order", order.numpy(), "u4")
         signed = circuit.selection == "absolute" and bool((circuit.scores[circuit.kept] < 0).any())
     return {

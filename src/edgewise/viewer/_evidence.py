@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
 from edgewise.runs import SavedAsJson
@@ -140,9 +140,8 @@ def _strongest(circuit: Circuit, n: int) -> torch.Tensor:
     edges = circuit.actual.nonzero()[:, 0]
     if circuit.scores is None:
         return edges[:n]
-    scores = circuit.scores.abs() if circuit.selection == "absolute" else circuit.scores
-    ranked = scores[edges].nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
-    return edges[ranked[:n]]
+    scores = ranked(circuit.scores, absolute=circuit.selection == "absolute")
+    return edges[scores[edges].argsort(descending=True, stable=True)[:n]]
 
 
 @torch.no_grad()
