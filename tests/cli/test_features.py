@@ -37,6 +37,17 @@ def test_find_and_judge_a_circuit_of_features(
     assert ran.status == 0, ran
 
     assert "features of layers 0, 1; give their transcoders with --transcoders" in cli.refused("evaluate", path)
+    foreign = tmp_path / "t" / "layers.1.mlp"
+    assert cli("transcoder", "convert", transcoders[1], foreign, "--to", "sparsify").status == 0
+    run = ("find", "--model", model, "--task", pairs, "--method", "eap", "--features-per-layer", 3)
+    ran = cli(*run, "--transcoders", foreign, "--exclude-special", "--out", tmp_path / "b")
+    assert ran.status == 0, ran
+    (said,) = Circuit.load(tmp_path / "b" / "circuit.safetensors").provenance["transcoders"].values()
+    assert said["exclude_special"]
+    ran = cli("evaluate", tmp_path / "b" / "circuit.safetensors", "--transcoders", foreign, "--baselines", "none")
+    assert ran.status == 0, ran
+    assert "of --transcoders, and none are given" in cli.refused(*run, "--exclude-special", "--out", tmp_path / "c")
+
     other = [trained / f"layer{layer}.transcoder.relu@0.01.safetensors" for layer in (0, 1)]
     wrong = [part for each in other for part in ("--transcoders", each)]
     assert "of another transcoder than the engine's" in cli.refused("evaluate", path, *wrong)

@@ -83,7 +83,7 @@ CASES: dict[str, tuple[str, str, Callable[[], list[Transcoder]]]] = {
     "circuit-tracer set": (
         "circuit-tracer",
         "t",
-        lambda: [made("jumprelu", layer=layer, skip=True, reads="mlp_normalized") for layer in range(3)],
+        lambda: [made("jumprelu", layer=layer, skip=True, reads="hook_normalized") for layer in range(3)],
     ),
     "circuit-tracer topk": ("circuit-tracer", "t", lambda: [at_layer_0(signed())]),
     "circuit-tracer cross-layer": ("circuit-tracer", "t", lambda: cross_layer("relu")),
@@ -353,7 +353,8 @@ def test_nan_in_the_weights_is_one_clear_line(tmp_path, case: str):
 def test_a_wrong_shape_or_a_missing_tensor_is_one_clear_line(tmp_path):
     state = weights()
     save_file(state | {"W_dec": state["W_dec"][:, :-1].contiguous()}, tmp_path / "sae_weights.safetensors")
-    config = {"architecture": "transcoder", "metadata": {"hook_name": "blocks.4.ln2.hook_normalized"}}
+    hooks = {"hook_name": "blocks.4.ln2.hook_normalized", "hook_name_out": "blocks.4.hook_mlp_out"}
+    config = {"architecture": "transcoder", "metadata": hooks}
     (tmp_path / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"W_dec is \[64, 15\], wanted \[64, 16\]"):
         read(tmp_path)
@@ -390,7 +391,7 @@ def test_what_is_not_there_or_of_no_format_is_refused(tmp_path):
 
 def test_names_of_sites():
     for name, site in {
-        "blocks.11.ln2.hook_normalized": Site("mlp_normalized", 11),
+        "blocks.11.ln2.hook_normalized": Site("hook_normalized", 11),
         "blocks.0.hook_resid_mid": Site("resid_mid", 0),
         "model.layers.3.mlp": Site("mlp_in", 3),
         "h.3.mlp": Site("mlp_in", 3),

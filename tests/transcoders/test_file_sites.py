@@ -78,7 +78,7 @@ def test_what_is_not_of_an_mlp_is_refused_until_its_sites_are_named(tmp_path, ca
     [
         ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}, "activation_fn_str is 'topk'"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
-        ({"hook_head_index": 3}, "of head 3 alone"),
+        ({"hook_head_index": 3}, "hook_head_index is 3; it is of one head alone"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations"),
     ],
 )
@@ -102,9 +102,10 @@ def test_the_innermost_folder_tells_the_layer(tmp_path):
         (lambda: made("jumprelu"), "gemma-scope", "x.npz"),
         (lambda: made("jumprelu", reads="resid_mid"), "gemma-scope-2", "x"),
         (lambda: made("relu", reads="resid_mid"), "circuit-tracer", "layer_3.safetensors"),
-        (lambda: as_authors(made("relu")), "saelens", "x"),
+        (lambda: made("relu", reads="hook_normalized"), "authors", "x.pt"),
         (lambda: as_authors(made("relu", layer=3)), "circuit-tracer", "layer_3.safetensors"),
         (normalized, "authors", "x.pt"),
+        (lambda: made("relu", reads="mlp_normalized", layer=3), "circuit-tracer", "x"),
     ],
 )
 def test_a_site_that_a_format_would_give_back_as_another_is_refused(tmp_path, make, name: str, place: str):
@@ -146,7 +147,7 @@ def test_a_set_may_list_files_of_gemma_scope(tmp_path):
         "feature_input_hook: ln2.hook_normalized\nfeature_output_hook: hook_mlp_out\n"
         "transcoders: [layer_0/params.npz, layer_1/params.npz]\n"
     )
-    assert [each.spec.reads for each in read(tmp_path)] == [Site("mlp_normalized", layer) for layer in range(2)]
+    assert [each.spec.reads for each in read(tmp_path)] == [Site("hook_normalized", layer) for layer in range(2)]
 
 
 def test_a_folder_of_folders_says_which_to_give(tmp_path):

@@ -17,7 +17,7 @@ from edgewise.models.block import hidden, linear
 from edgewise.transcoders import Transcoder, centre
 
 Read = Callable[[str], Float[Tensor, "R D"]]
-"""From the name of an MLP's input site (`mlp_in`, `mlp_normalized` or `resid_mid`) to what stands there."""
+"""From the name of an MLP's input site (`mlp_in`, `resid_mid`, …) to what stands there."""
 
 
 class Access(ABC):

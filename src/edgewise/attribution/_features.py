@@ -12,7 +12,7 @@ from edgewise.attribution._frozen import FrozenNorm, FrozenRun
 from edgewise.attribution._nodes import CHUNK, Active, Nodes, Reading, through_norm
 from edgewise.models import Model
 from edgewise.models.block import normed
-from edgewise.transcoders import Transcoder, centre, check_transcoder, input_at, special_tokens
+from edgewise.transcoders import Transcoder, centre, check_transcoder, input_at, norm_before, special_tokens
 
 
 class Features(Nodes):
@@ -120,10 +120,9 @@ class Features(Nodes):
 
     def _site_norm(self, layer: int) -> FrozenNorm | None:
         """What stands between the stream and the site that a layer's transcoder reads."""
-        kind, ran = self.transcoders[layer].spec.reads.kind, self.run.layers[layer]
-        if kind == "resid_mid":
-            return None
-        return ran.mlp_norm if kind == "mlp_in" else ran.mlp_norm._replace(norm=ran.layer.mlp.norm.bare())
+        ran = self.run.layers[layer]
+        norm = norm_before(ran.layer, self.transcoders[layer].spec.reads.kind)
+        return None if norm is None else ran.mlp_norm._replace(norm=norm)
 
 
 def _offsets(counts: Int[Tensor, " S"]) -> Int[Tensor, " offsets"]:

@@ -29,7 +29,7 @@ from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids
 from edgewise.attribution._nodes import Nodes
 from edgewise.models import Mlp, Model, Norm
 from edgewise.models.block import hidden, linear, mix, normed, project, write_heads
-from edgewise.transcoders import Transcoder
+from edgewise.transcoders import Transcoder, norm_before
 
 Propagation = Literal["frozen", "attention", "open"]
 
@@ -236,13 +236,12 @@ class EditedRun:
     def inputs(self, layer: int, way: Propagation, change: Float[Tensor, "S K D"]) -> Read:
         """What a layer's MLP is given."""
         ran = self.run.layers[layer]
-        norm = ran.layer.mlp.norm
         stream = ran.between[:, None] + (torch.zeros_like(change) if way == "frozen" else change)
 
         def read(kind: str) -> Float[Tensor, "S K D"]:
-            if kind == "resid_mid":
+            asked = norm_before(ran.layer, kind)
+            if asked is None:
                 return stream
-            asked = norm.bare() if kind == "mlp_normalized" else norm
             return normed(asked, stream) if way == "open" else _frozen(ran.mlp_norm, asked, stream)
 
         return read

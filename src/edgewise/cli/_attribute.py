@@ -38,6 +38,7 @@ def attribute(
         "neurons"
     ),
     transcoders: _features.Sources = None,
+    exclude_special: _features.ExcludeSpecial = None,
     target: Annotated[
         list[str] | None,
         Option("--target", help="A token, with its leading blank, or a node such as m12.f410@7; several times."),
@@ -64,7 +65,7 @@ def attribute(
             raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
     asked = _read(prompts, target, contrast)
     check_writable(out)
-    kinds = _features.read(transcoders) or nodes
+    kinds = _features.read(transcoders, exclude_special) or nodes
     loaded = load(model, device, dtype)
     folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
     graphs, pruned = list[ew.AttributionGraph](), list[ew.AttributionGraph]()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -18,6 +19,14 @@ Sources = Annotated[
     ),
 ]
 OwnModel = Annotated[str | None, Option("--model", help="The model; the transcoders' own if not given.")]
+ExcludeSpecial = Annotated[
+    bool | None,
+    Option(
+        "--exclude-special/--include-special",
+        help="Transcoders' features are off at special tokens and the first of each prompt, or count there too; unset: "
+        "as their files say, and where those say nothing they count.",
+    ),
+]
 
 
 def check(
@@ -33,9 +42,15 @@ def check(
         raise ew.InputError(f"--features-per-layer {per_layer}: use at least 0")
 
 
-def read(sources: Sequence[str] | None) -> list[ew.transcoders.Transcoder]:
+def read(sources: Sequence[str] | None, exclude_special: bool | None = None) -> list[ew.transcoders.Transcoder]:
     """The transcoders at these places."""
-    return [each for source in sources or () for each in ew.transcoders.read(source)]
+    if exclude_special is not None and not sources:
+        raise ew.InputError("--exclude-special: of --transcoders, and none are given; leave it out")
+    return [
+        each
+        for source in sources or ()
+        for each in ew.transcoders.read(source, exclude_special=exclude_special)
+    ]
 
 
 def parse(name: str) -> tuple[int, int] | None:
@@ -70,4 +85,15 @@ def for_circuit(circuit: ew.Circuit, sources: list[str] | None) -> list[ew.trans
         raise ew.InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
     if sources and not features:
         raise ew.InputError("--transcoders: the circuit has no features; leave them out")
-    return read(sources)
+    return as_recorded(read(sources), circuit.provenance.get("transcoders"))
+
+
+def as_recorded(transcoders: list[ew.transcoders.Transcoder], records: Any) -> list[ew.transcoders.Transcoder]:
+    """The same, leaving out special tokens where those of a result did, by the sites that they read."""
+    each_record = list(records.values()) if isinstance(records, dict) else records or []
+    said = {each.get("reads"): each.get("exclude_special") for each in each_record if isinstance(each, dict)}
+    for each in transcoders:
+        excludes = said.get(str(each.spec.reads))
+        if isinstance(excludes, bool):
+            each.spec = replace(each.spec, exclude_special=excludes)
+    return transcoders

@@ -55,6 +55,7 @@ def find(
     bos: options.Bos = None,
     positions: Annotated[bool, Option("--positions", help="Give each span of the prompts edges of its own.")] = False,
     transcoders: _features.Sources = None,
+    exclude_special: _features.ExcludeSpecial = None,
     features_per_layer: Annotated[
         int, Option(help="With --transcoders: how many features of each, those with the largest effects.")
     ] = 32,
@@ -77,7 +78,7 @@ def find(
     check_task(task)
     ew.runs.check_writable(out)
     begin = None if start is None else scores_of(start, load_circuit(start))
-    features = _features.read(transcoders)
+    features = _features.read(transcoders, exclude_special)
     loaded = load(model, device, dtype)
     longest = loaded.parts.n_positions
     examples = make_task(task, loaded.tokenizer, train, validation, test, seed, bos, longest)

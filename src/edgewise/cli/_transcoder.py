@@ -243,10 +243,18 @@ def convert(
         str | None, Option(help="The site read, such as 8.mlp_in, where the files do not say it, or wrongly.")
     ] = None,
     writes: Annotated[str | None, Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
+    exclude_special: Annotated[
+        bool | None,
+        Option(
+            "--exclude-special/--include-special",
+            help="Its features are off at special tokens and the first of each row, or count there, whatever the files "
+            "say.",
+        ),
+    ] = None,
 ) -> None:
     """Convert transcoders from one tool's files to another's."""
     site_read, site_written = (ew.transcoders.Site.parse(key) if key else None for key in (reads, writes))
-    found = ew.transcoders.read(source, origin, reads=site_read, writes=site_written)
+    found = ew.transcoders.read(source, origin, reads=site_read, writes=site_written, exclude_special=exclude_special)
     ew.transcoders.write(found, out, to)
     for note in ew.transcoders.round_trip_differences(found, out, to):
         print(f"note: {note}", file=sys.stderr)

@@ -86,7 +86,8 @@ def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.
     if not isinstance(graph, AttributionGraph):
         raise InputError(f"{run}: a graph of several prompts, whose edges have no heads; give one of its prompts'")
     loaded = load(model or str(graph.provenance.get("model", {}).get("id", "")), device)
-    whole = graph.attach(loaded, _features.read(transcoders) or None)
+    features = _features.as_recorded(_features.read(transcoders), graph.provenance.get("transcoders"))
+    whole = graph.attach(loaded, features or None)
     with _show.working("splitting edges over heads"):
         found = edge_reasons(whole, n_edges)
     found.save((run if run.is_dir() else run.parent) / REASONS)

@@ -13,6 +13,7 @@ from ._on_model import check_site as check_site
 from ._on_model import check_transcoder as check_transcoder
 from ._on_model import input_at as input_at
 from ._on_model import modules_of as modules_of
+from ._on_model import norm_before as norm_before
 from ._on_model import reads_no_mean as reads_no_mean
 from ._on_model import special_tokens as special_tokens
 from ._replacement import Replacement as Replacement

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.models import Layer, Model
+from edgewise.models import Layer, Model, Norm
 from edgewise.models.block import normed
 from edgewise.transcoders._sites import CAPTURED, Site
 from edgewise.transcoders._transcoder import Transcoder
@@ -30,6 +30,11 @@ def check_site(model: Model, site: Site, width: int | None = None) -> None:
     n_layers, d_model = len(model.parts.layers), model.parts.d_model
     if site.layer >= n_layers:
         raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
+    if site.before_post_norm and model.parts.layers[site.layer].mlp.post_norm is not None:
+        raise InputError(
+            f"site {site}: the file names what the MLP module itself gives, and this model has a post-norm after it; "
+            "give a transcoder of what is added to the residual stream"
+        )
     if width is not None and width != d_model:
         raise InputError(f"site {site}: the transcoder has width {width} there, the model {d_model}")
 
@@ -101,13 +106,24 @@ def input_at(layer: Layer, kind: str, residual: Tensor | None, given: Tensor) ->
 
     Args:
         layer: which one.
-        kind: `resid_mid`, `mlp_normalized` or `mlp_in`.
+        kind: of a site that an MLP's input has.
         residual: the norm's input; None where the layer has no norm.
         given: the MLP's own input.
     """
-    if kind == "mlp_in" or residual is None:
+    norm = norm_before(layer, kind)
+    if residual is None or norm is layer.mlp.norm:
         return given
-    return residual if kind == "resid_mid" else normed(layer.mlp.norm.bare(), residual)
+    return residual if norm is None else normed(norm, residual)
+
+
+def norm_before(layer: Layer, kind: str) -> Norm | None:
+    """What stands between the residual stream and an MLP's input as a site names it: nothing, the MLP's norm without
+    its gain and bias, or the whole of it.
+    """
+    norm = layer.mlp.norm
+    if kind == "resid_mid":
+        return None
+    return norm if kind == "mlp_in" or (kind == "hook_normalized" and norm.kind == "layer") else norm.bare()
 
 
 def centre(x: Float[Tensor, "*N D"], site: Site) -> Float[Tensor, "*N D"]:

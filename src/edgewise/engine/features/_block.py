@@ -15,6 +15,7 @@ from edgewise.engine._stack import HeadSlots
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
 from edgewise.models import Norm, Parts
 from edgewise.models.block import FoldedHeads, centre
+from edgewise.transcoders import norm_before
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,8 @@ class FeatureBlock:
     @staticmethod
     def of(parts: Parts, features: FeatureLayer) -> "FeatureBlock":
         """With everything between the stream and the encoder that is linear folded into the encoder."""
-        site, norm = features.transcoder.spec.reads, features.layer.mlp.norm
-        if site.kind == "resid_mid":
-            norm = Norm.none()
-        elif site.kind == "mlp_normalized":
-            norm = norm.bare()
+        site = features.transcoder.spec.reads
+        norm = norm_before(features.layer, site.kind) or Norm.none()
         weight, bias = features.encoder, features.encoder_bias
         if features.input_bias is not None:
             bias = bias - weight @ features.input_bias

@@ -17,12 +17,47 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path
+from edgewise.runs import Keys, Only, atomic_path
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
-from edgewise.transcoders.formats._site_names import NAME_THEM, autoencoder_site, hook_name, named_site, sites_for
+from edgewise.transcoders.formats._site_names import (
+    NAME_THEM,
+    autoencoder_site,
+    folded,
+    hook_name,
+    named_site,
+    sites_for,
+)
 
+KEYS = Keys(
+    "The paper's authors: `cfg` of a `.pt`",
+    honoured={
+        "hook_point": "the site read, of a model whose norms are folded: `ln2.hook_normalized` is before gain and bias",
+        "out_hook_point": "the site that a transcoder writes; MLP outputs are without their mean",
+    },
+    refused={
+        "hook_point_head_index": Only((), "it is of one head alone, which no site here is"),
+        "is_sparse_connection": Only((False,), "it joins two transcoders, which is not read"),
+    },
+    irrelevant={
+        "the tensors tell": (
+            *("d_in", "d_out", "d_sae", "expansion_factor", "is_transcoder", "dtype", "hook_point_layer"),
+            "out_hook_point_layer",
+        ),
+        "the model that it is for, kept with it": ("model_name",),
+        "of the training alone": (
+            *("l1_coefficient", "lr", "lr_scheduler_name", "lr_warm_up_steps", "train_batch_size", "context_size"),
+            *("total_training_tokens", "n_batches_in_buffer", "store_batch_size", "feature_sampling_method"),
+            *("feature_sampling_window", "feature_reinit_scale", "dead_feature_threshold", "dead_feature_window"),
+            *("dead_feature_estimation_method", "resample_batches", "use_ghost_grads", "b_dec_init_method", "seed"),
+            *("sparse_connection_sae_path", "sparse_connection_l1_coeff", "sparse_connection_use_W_enc", "run_name"),
+            *("is_dataset_tokenized", "dataset_path", "use_cached_activations", "cached_activations_path", "device"),
+            *("log_to_wandb", "wandb_project", "wandb_entity", "wandb_log_frequency", "n_checkpoints"),
+            *("checkpoint_path", "from_pretrained_path", "tokens_per_buffer"),
+        ),
+    },
+)
 _MODULE, _CLASS = "sae_training.config", "LanguageModelSAERunnerConfig"
 
 
@@ -36,6 +71,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     if not isinstance(found, dict) or not {"cfg", "state_dict"} <= found.keys():
         raise InputError(f"{path}: not a file of the authors' transcoders, which hold cfg and state_dict")
     settings, state = vars(found["cfg"]), dict(found["state_dict"])
+    KEYS.check(path, settings)
     tensors, is_transcoder = files.weights_in(state, path, turned=["W_enc"]), "b_dec_out" in state
     tensors |= {"b_in": tensors["b_dec"], "b_dec": state["b_dec_out"] if is_transcoder else tensors["b_dec"]}
     reads, writes = _sites(path, settings, is_transcoder, sites)
@@ -46,7 +82,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
 def _sites(path: Path, settings: dict[str, Any], is_transcoder: bool, given: Sites) -> tuple[Site, Site]:
     def named(name: str, *, output: bool) -> Site | None:
         site = named_site(path, settings.get(name), output=output)
-        return site if site is None or site.kind != "mlp_out" else replace(site, centred=True)
+        return site if site is None else replace(folded(site), centred=site.kind == "mlp_out")
 
     reads = given.reads or named("hook_point", output=not is_transcoder)
     if not is_transcoder:
@@ -61,7 +97,8 @@ def _sites(path: Path, settings: dict[str, Any], is_transcoder: bool, given: Sit
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     """Write a `.pt` file as the authors' code saves it."""
     transcoder = files.one(transcoders, "authors")
-    spec = files.require(transcoder, "authors", ["relu"], centred=["mlp_out"])
+    reads = ["resid_pre", "resid_mid", "mlp_normalized", "mlp_out", "resid_post"]
+    spec = files.require(transcoder, "authors", ["relu"], reads=reads, centred=["mlp_out"])
     if spec.is_autoencoder:
         transcoder = transcoder.folded(transcoder.b_dec)  # one bias for input and output
         extra: dict[str, Tensor] = {}
@@ -82,7 +119,7 @@ def _settings(transcoder: Transcoder) -> dict[str, Any]:
     known = dict(transcoder.provenance.get("settings", {}))
     return known | {
         "model_name": known.get("model_name") or transcoder.provenance.get("model", {}).get("id", ""),
-        "hook_point": hook_name(spec.reads),
+        "hook_point": hook_name(spec.reads, folded=True),
         "hook_point_layer": spec.reads.layer,
         "hook_point_head_index": None,
         "is_transcoder": not spec.is_autoencoder,

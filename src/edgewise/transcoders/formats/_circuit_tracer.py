@@ -8,15 +8,33 @@ import yaml
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import names_in, write_atomically
-from edgewise.transcoders import Activation, Site, Transcoder
+from edgewise.runs import Keys, Only, names_in, write_atomically
+from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats import _gemma_scope
 from edgewise.transcoders.formats._format import Format, Sites
-from edgewise.transcoders.formats._site_names import HOOKS, NAMED, hook_name, sites_for
+from edgewise.transcoders.formats._site_names import HOOKS, NAMED, hook_name, hook_site, sites_for
 from edgewise.transcoders.formats._source import local
 
 _CONFIG = "config.yaml"
+KEYS = Keys(
+    "circuit-tracer: `config.yaml`",
+    honoured={
+        "feature_input_hook": "the site read; absent: `mlp.hook_in`, of cross-layer sets `hook_resid_mid`, as "
+        "circuit-tracer's loaders have it. `ln2.hook_normalized` is after gain and bias in models with layer norms, "
+        "before the gain in those with RMS norms",
+        "feature_output_hook": "the site written; absent: `hook_mlp_out`. `mlp.hook_out` is refused at use in a model "
+        "with a norm after the MLP",
+        "activation": "`topk` (values of any sign), or what the tensors tell; anything else is refused",
+        "k": "of `topk`",
+        "transcoders": "the files, one a layer",
+    },
+    refused={"model_kind": Only(("transcoder_set", "cross_layer_transcoder"), "only those are read")},
+    irrelevant={
+        "the model that it is for, kept with it": ("model_name",),
+        "where it lies, for people": ("repo_id", "revision", "subfolder", "scan", "scan_name", "dtype"),
+    },
+)
 _NAMES = {"threshold": "activation_function.threshold"}
 _ENCODER = "W_enc_{}.safetensors"
 
@@ -47,6 +65,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path / _CONFIG}: not YAML ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(found, dict):
         raise InputError(f"{path / _CONFIG}: not a mapping")
+    KEYS.check(path / _CONFIG, found)
     return found
 
 
@@ -59,7 +78,7 @@ def _sites(config: dict[str, Any], layer: int, given: Sites) -> Sites:
     for name in names:
         if name not in HOOKS:
             raise InputError(f"{_CONFIG}: hook {name!r} is not known; known are {', '.join(HOOKS)}")
-    reads, writes = (Site(HOOKS[name], layer) for name in names)
+    reads, writes = (hook_site(name, layer) for name in names)
     return Sites(given.reads or reads, given.writes or writes)
 
 
@@ -67,9 +86,12 @@ _DEFAULT_HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "h
 
 
 def _activation(config: dict[str, Any], tensors: dict[str, Tensor], thresholds: bool) -> Activation:
+    named = config.get("activation")
+    if named not in (None, "jumprelu" if thresholds else "relu") and (thresholds or named != "topk"):
+        raise InputError(f"{_CONFIG}: activation is {str(named)[:40]!r}, and its weights are not of one")
     if thresholds:
         return Activation("jumprelu")
-    if config.get("activation") == "topk" or "k" in tensors:
+    if named == "topk" or "k" in tensors:
         return Activation("topk", int(tensors["k"] if "k" in tensors else config["k"]), rectified=False)
     return Activation("relu")
 
@@ -105,9 +127,9 @@ def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) ->
     if decoder.ndim != 3 or decoder.shape[1] != n_layers - layer:
         raise InputError(f"{decoder_file}: {list(decoder.shape)}, wanted [F, {n_layers - layer}, D]")
     found["W_dec"] = decoder.flatten(1)
-    reads = _sites({"feature_input_hook": "hook_resid_mid"} | config, layer, Sites()).reads
+    both = [_sites({"feature_input_hook": "hook_resid_mid"} | config, i, Sites()) for i in range(layer, n_layers)]
+    reads, writes = both[0].reads, [each.writes for each in both if each.writes is not None]
     assert reads is not None
-    writes = [Site("mlp_out", later) for later in range(layer, n_layers)]
     activation = _activation(config, {}, "threshold" in found)
     return files.built(file, found, activation, reads, writes, format="circuit-tracer", config=config)
 
@@ -144,6 +166,12 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 
 
 def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAMED) -> None:
+    site = transcoder.spec.reads
+    if site.kind == "mlp_normalized":
+        raise InputError(
+            f"circuit-tracer: the format has no name for {site}; in models with RMS norms it is the site "
+            f"{site.layer}.hook_normalized, so name that where you read it"
+        )
     kinds = ["relu", "jumprelu", "batch_topk"]
     signed = transcoder.spec.activation.kind == "topk" and not is_cross  # its topk keeps negative activations
     files.require(

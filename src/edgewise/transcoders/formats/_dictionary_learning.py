@@ -1,17 +1,18 @@
 """dictionary_learning folders: `ae.pt` (a plain state dict) and `config.json`. Autoencoders only."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path
-from edgewise.transcoders import Activation, Transcoder
+from edgewise.runs import Keys, Only, atomic_path
+from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
-from edgewise.transcoders.formats._site_names import hook_name, sites_named
+from edgewise.transcoders.formats._site_names import hook_name, named_site, sites_named
 
 _CLASSES = {
     "AutoEncoder": "relu",
@@ -19,12 +20,47 @@ _CLASSES = {
     "BatchTopKSAE": "batch_topk",
     "JumpReluAutoEncoder": "jumprelu",
 }
+KEYS = Keys(
+    "dictionary_learning: `trainer` of `config.json`",
+    honoured={
+        "dict_class": "the kind; those not read are refused",
+        "k": "of top-k kinds, where the tensors do not hold it",
+        "submodule_name": "the site: the module's output, or with the buffer's `io: in` its input",
+    },
+    irrelevant={
+        "the tensors tell": ("activation_dim", "dict_size", "layer"),
+        "the model that it is for, kept with it": ("lm_name",),
+        "of the training alone": (
+            *("trainer_class", "lr", "steps", "warmup_steps", "sparsity_warmup_steps", "decay_start", "seed", "device"),
+            *("wandb_name", "auxk_alpha", "threshold_beta", "threshold_start_step", "top_k_aux", "l1_penalty"),
+            *("resample_steps", "bandwidth", "sparsity_penalty", "target_l0", "k_anneal_steps", "group_fractions"),
+            *("group_weights", "group_sizes", "initial_sparsity_penalty", "sparsity_function", "p_start", "p_end"),
+            *("anneal_start", "anneal_end", "n_sparsity_updates", "sparsity_queue_length", "use_compile"),
+        ),
+    },
+)
+BUFFER = Keys(
+    "dictionary_learning: `buffer` of `config.json`",
+    honoured={
+        "remove_bos": "true: its features are off at the first token of each row, and here at special tokens too",
+    },
+    refused={"io": Only(("out", "in"), "autoencoders of a module's output or input are read")},
+    irrelevant={
+        "of the training alone": (
+            *("d_submodule", "n_ctxs", "ctx_len", "refresh_batch_size", "out_batch_size", "device"),
+            "add_special_tokens",
+        ),
+    },
+)
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read a folder."""
-    config = files.read_json(path / "config.json").get("trainer", {})
+    whole = files.read_json(path / "config.json")
+    config, buffer = whole.get("trainer", {}), whole.get("buffer") or {}
+    KEYS.check(path, config)
+    BUFFER.check(path, buffer)
     name = str(config.get("dict_class", ""))
     if name not in _CLASSES:
         raise InputError(f"{path}: dict_class {name!r} is not read; {', '.join(_CLASSES)} are")
@@ -38,8 +74,13 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
         found["b_in"] = found["b_dec"].clone()
     if kind == "batch_topk":
         found["threshold"] = files.take(state, "threshold", path).reshape(1)
+    if buffer.get("io") == "in" and sites.reads is None:
+        read = named_site(path, config.get("submodule_name"))
+        of_layer = read is not None and read.kind == "resid_post"  # what goes into a layer is the stream before it
+        sites = replace(sites, reads=Site("resid_pre", read.layer) if read and of_layer else read)
     site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
-    return [files.built(path, found, activation, site, [site], format="dictionary-learning", config=config)]
+    excludes = bool(buffer.get("remove_bos")) if sites.exclude_special is None else sites.exclude_special
+    return [files.built(path, found, activation, site, [site], excludes, format="dictionary-learning", config=config)]
 
 
 def _stored(kind: str) -> tuple[dict[str, str], list[str]]:
@@ -72,7 +113,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     trainer |= {} if k is None else {"k": k}
     with atomic_path(path / "ae.pt") as temporary:
         torch.save(files.stored(state), temporary)
-    files.write_json(path / "config.json", {"trainer": trainer, "buffer": {}})
+    buffer = {"io": "out", "remove_bos": spec.exclude_special}
+    files.write_json(path / "config.json", {"trainer": trainer, "buffer": buffer})
 
 
 def _is_theirs(path: Path) -> bool:

@@ -132,6 +132,7 @@ def built(
     activation: Activation,
     reads: Site,
     writes: Sequence[Site],
+    exclude_special: bool = False,
     **provenance: Any,
 ) -> Transcoder:
     """A transcoder of a file's tensors, whose shapes give its sizes.
@@ -142,6 +143,7 @@ def built(
         activation: the activation kind.
         reads: the site read.
         writes: the sites written.
+        exclude_special: see `TranscoderSpec`.
         **provenance: what else the file says, beside its `format`.
 
     Raises:
@@ -150,7 +152,8 @@ def built(
     n_features, d_in = tensors["W_enc"].shape
     has_skip, has_b_in = "W_skip" in tensors, "b_in" in tensors
     d_out = len(tensors["b_dec"])
-    spec = TranscoderSpec(d_in, d_out, n_features, activation, reads, tuple(writes), has_skip, has_b_in)
+    sizes = d_in, d_out, n_features
+    spec = TranscoderSpec(*sizes, activation, reads, tuple(writes), has_skip, has_b_in, exclude_special)
     transcoder = build(spec, tensors, path)
     transcoder.provenance = provenance
     return transcoder

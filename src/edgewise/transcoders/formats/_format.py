@@ -9,10 +9,12 @@ from edgewise.transcoders import Site, Transcoder
 
 @dataclass(frozen=True)
 class Sites:
-    """Sites that the user names, where a file does not (or wrongly)."""
+    """What the user says, where a file does not (or wrongly)."""
 
     reads: Site | None = None
     writes: Site | None = None
+    exclude_special: bool | None = None
+    """See `TranscoderSpec`."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ def _of_0_1(header: dict[str, Any], given: bool | None) -> bool:
 def _read(path: Path, sites: Sites) -> list[Transcoder]:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     found = [load(file) for file in files if file.name != "checkpoint.safetensors"]
-    for each in found:  # these files know their sites: another one named is a mistake
+    for each in found:  # these files know their sites, and the tokens that they were trained on
+        made_here, said = "format" not in each.provenance, each.spec.exclude_special
+        if made_here and sites.exclude_special not in (None, said):
+            raise InputError(f"{path}: it says exclude_special={said}; {sites.exclude_special} was given")
         for what, named, own in (
             ("reads", sites.reads, each.spec.reads),
             ("writes", sites.writes, each.spec.writes[0]),

@@ -1,6 +1,7 @@
 """Everybody's transcoders: one way to read them, from wherever they are, and one to write them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,7 +54,12 @@ def _known(format: str) -> None:
 
 
 def read(
-    source: str | Path, format: str | None = None, *, reads: Site | None = None, writes: Site | None = None
+    source: str | Path,
+    format: str | None = None,
+    *,
+    reads: Site | None = None,
+    writes: Site | None = None,
+    exclude_special: bool | None = None,
 ) -> list[Transcoder]:
     """Read transcoders of any format.
 
@@ -62,6 +68,9 @@ def read(
         format: a key of `FORMATS`; found out if None.
         reads: the site read, where the files do not say it or say it wrongly.
         writes: the site written, likewise.
+        exclude_special: whether its features are off at special tokens and the first of each row (see
+            `TranscoderSpec`); None for what the file says, and where it says nothing no. (circuit-tracer, whose files
+            do not say it, leaves out the first position of every prompt.)
 
     Returns:
         One transcoder, or a whole set in the order of its layers.
@@ -80,7 +89,7 @@ def read(
             tensors_of(path)  # which says so if it is cut short
         raise InputError(f"{source}: of no format that is known{hint}")
     try:
-        found = FORMATS[name].read(path, Sites(reads, writes))
+        found = FORMATS[name].read(path, Sites(reads, writes, exclude_special))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -88,6 +97,8 @@ def read(
         raise InputError(f"{source}: not as {name} writes it ({type(error).__name__}: {reason[:120]})") from error
     for each in found:
         each.name = each.name or path.stem
+        if exclude_special is not None:
+            each.spec = replace(each.spec, exclude_special=exclude_special)
     return found
 
 
@@ -119,12 +130,17 @@ def round_trip_differences(transcoders: Sequence[Transcoder], path: Path, format
     sites: dict[str, Site] = {}
     if len(transcoders) == 1 and len(transcoders[0].spec.writes) == 1:  # a set's files say their layers
         sites = {"reads": transcoders[0].spec.reads, "writes": transcoders[0].spec.writes[0]}
-    layers = {each.spec.reads.layer: each for each in read(path, format, **sites)}
+    layers = {
+        each.spec.reads.layer: each for each in read(path, format, reads=sites.get("reads"), writes=sites.get("writes"))
+    }
     notes = dict[str, None]()  # in order, each once
     for each in transcoders:
         again = layers[each.spec.reads.layer]
         if again.spec.activation != each.spec.activation:
             notes[f"{format} reads {each.spec.activation} back as {again.spec.activation}"] = None
+        if again.spec.exclude_special != each.spec.exclude_special:
+            what = "was made without special and first tokens" if each.spec.exclude_special else "counts all tokens"
+            notes[f"{format} does not say that it {what}"] = None
         if each.b_in is not None and (again.b_in is None or not torch.equal(each.b_in, again.b_in)):
             notes[f"{format} has no such input bias: it is folded into b_enc, which rounds"] = None
     return list(notes)

@@ -1,6 +1,7 @@
 """Sites by other tools' names: TransformerLens' hooks, Hugging Face modules' paths, and folders named after layers."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from edgewise._errors import InputError
@@ -11,23 +12,36 @@ HOOKS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
     "hook_mlp_in": "resid_mid",  # TransformerLens copies it off before the norm
-    "ln2.hook_normalized": "mlp_normalized",
+    "ln2.hook_normalized": "hook_normalized",
     "mlp.hook_in": "mlp_in",
     "hook_mlp_out": "mlp_out",
-    "mlp.hook_out": "mlp_out",
+    "mlp.hook_out": "mlp_out",  # before a post-norm, see `hook_site`
     "hook_resid_post": "resid_post",
 }
 """TransformerLens' names within a block, and the sites that they are (of a model whose norms are not folded)."""
 _NAMES = {kind: hook for hook, kind in HOOKS.items() if hook not in ("hook_mlp_in", "mlp.hook_out")}
 NAMED = tuple(_NAMES)
 """The kinds of sites that have such a name."""
+_FOLDED = {"hook_normalized": "mlp_normalized", "mlp_in": "mlp_normalized"}
+"""What those sites are where TransformerLens has folded the norm's gain and bias into the MLP's weights."""
 _LAYER = re.compile(r"(?:^|[._/-])(?:layers?|blocks?|h|resid_post_layer)[._-]?(\d+)(?=$|[._/-])")
 NAME_THEM = "name the sites, such as reads=Site('mlp_in', 8) or `convert --reads 8.mlp_in --writes 8.mlp_out`"
 
 
-def hook_name(site: Site) -> str:
-    """TransformerLens' name of a site."""
-    return f"blocks.{site.layer}.{_NAMES[site.kind]}"
+def hook_name(site: Site, *, folded: bool = False) -> str:
+    """TransformerLens' name of a site, of a model as it is or of one whose norms are folded."""
+    kind = "hook_normalized" if folded and site.kind == "mlp_normalized" else site.kind
+    return f"blocks.{site.layer}.{'mlp.hook_out' if site.before_post_norm else _NAMES[kind]}"
+
+
+def hook_site(hook: str, layer: int) -> Site:
+    """The site of a hook within a block, a key of `HOOKS`."""
+    return Site(HOOKS[hook], layer, before_post_norm=hook == "mlp.hook_out")
+
+
+def folded(site: Site) -> Site:
+    """The site that a hook of a model is whose norms TransformerLens has folded into the weights after them."""
+    return replace(site, kind=_FOLDED.get(site.kind, site.kind))
 
 
 def site_of(name: str, *, output: bool = False) -> Site | None:
@@ -39,9 +53,9 @@ def site_of(name: str, *, output: bool = False) -> Site | None:
         return None
     layer, rest = int(found[1]), name[found.end() :].lstrip(".")
     if rest in HOOKS:
-        return Site(HOOKS[rest], layer)
+        return hook_site(rest, layer)
     if rest in ("mlp", "feed_forward"):
-        return Site("mlp_out" if output else "mlp_in", layer)
+        return Site("mlp_out", layer, before_post_norm=True) if output else Site("mlp_in", layer)
     return Site("resid_post", layer) if rest == "" else None
 
 
@@ -85,7 +99,13 @@ def autoencoder_site(path: Path, site: Site | None) -> Site:
 
 
 def sites_named(
-    path: Path, given: Sites, reads: object, writes: object = None, *, autoencoder: bool = False
+    path: Path,
+    given: Sites,
+    reads: object,
+    writes: object = None,
+    *,
+    autoencoder: bool = False,
+    of_modules: bool = False,
 ) -> tuple[Site, Site]:
     """The two sites of a file that may name them; a transcoder that does not reads `mlp_in`, of the layer in its name.
 
@@ -95,11 +115,12 @@ def sites_named(
         reads: the name of what is read, if the file has one.
         writes: likewise.
         autoencoder: whether both are one and the same.
+        of_modules: whether a module's name is that of its output for what is read too.
 
     Raises:
         InputError: a name is not known here, or the layer (of an autoencoder: the site) is nowhere to be found.
     """
-    read = given.reads or named_site(path, reads, output=autoencoder)
+    read = given.reads or named_site(path, reads, output=autoencoder or of_modules)
     if autoencoder:
         site = autoencoder_site(path, read)
         return site, site

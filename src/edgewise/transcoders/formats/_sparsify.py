@@ -5,11 +5,13 @@ also took off `b_dec`; nothing in the file tells them apart.)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from edgewise._errors import InputError
+from edgewise.runs import Keys, Only
 from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -17,6 +19,28 @@ from edgewise.transcoders.formats._site_names import layer_of, sites_named
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 _NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
+
+
+KEYS = Keys(
+    "sparsify: `cfg.json`",
+    honoured={
+        "k": "how many features are on",
+        "transcode": "whether it is a transcoder (module's input to module's output) or an autoencoder of the output",
+        "skip_connection": "must agree with the tensors",
+    },
+    refused={
+        "activation": Only(("topk",), "topk is read"),
+        "signed": Only((False,), "signed activations are not read"),
+        "n_targets": Only((0,), "sets of several targets are not read"),
+        "n_sources": Only((0,), "sets of several sources are not read"),
+        "embed_skip": Only((False,), "a skip connection from the embedding is not read"),
+        "architecture": Only(("topk",), "of a fork, whose other kinds are not read"),
+    },
+    irrelevant={
+        "the tensors tell": ("num_latents", "expansion_factor", "d_in"),
+        "of the training alone": ("multi_topk", "normalize_decoder"),
+    },
+)
 
 
 def _found_in(path: Path) -> list[Path]:
@@ -36,16 +60,17 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
 
 def _read(path: Path, sites: Sites) -> Transcoder:
     config, tensors = files.read_json(path / _CONFIG), files.tensors_of(path / _WEIGHTS)
-    if (kind := config.get("activation", "topk")) != "topk":
-        raise InputError(f"{path}: activation {kind!r} is not read; topk is")
-    if config.get("signed"):
-        raise InputError(f"{path}: signed activations are not read")
+    KEYS.check(path, config)
+    if config.get("skip_connection", "W_skip" in tensors) != ("W_skip" in tensors):
+        raise InputError(f"{path}: skip_connection is {config['skip_connection']}, and its tensors say otherwise")
     is_transcoder = bool(config.get("transcode", False))
     found = files.weights_in(tensors, path, _NAMES)
     if not is_transcoder:
         found["b_in"] = found["b_dec"].clone()
     module = path.name if layer_of(path.name) is not None else None
     reads, writes = sites_named(path, sites, module, module, autoencoder=not is_transcoder)
+    if module is None and sites.writes is None:  # of a module, whatever its folder is called
+        writes = replace(writes, before_post_norm=writes.kind == "mlp_out")
     return files.built(
         path, found, Activation("topk", int(config["k"])), reads, [writes], format="sparsify", config=config
     )

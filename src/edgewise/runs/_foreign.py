@@ -1,0 +1,73 @@
+"""What a reader makes of each key of another tool's file, as data: the readers check files by it, and
+docs/foreign-files.md shows it.
+"""
+
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from edgewise._errors import InputError
+
+_NAMED = 4
+"""So many unknown keys are named in one warning."""
+
+
+class Only(NamedTuple):
+    """The values with which a key is read; with any other the file is refused."""
+
+    values: tuple[Any, ...]
+    advice: str
+    """Why, or what would be right."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one object of a file. One that is not here may change a number, so that it is warned of."""
+
+    title: str
+    honoured: Mapping[str, str] = field(default_factory=dict)
+    """By key, what it decides."""
+    refused: Mapping[str, Only] = field(default_factory=dict)
+    irrelevant: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """By the reason, the keys."""
+
+    def check(self, where: object, given: Mapping[str, Any]) -> None:
+        """Refuse a value with which the file would mean something else, and warn of keys that nobody knows.
+
+        Args:
+            where: the file, for messages.
+            given: the object.
+
+        Raises:
+            InputError: a key has a value that is not read.
+        """
+        for key, only in self.refused.items():
+            if (value := given.get(key)) is not None and not any(_same(value, each) for each in only.values):
+                raise InputError(f"{where}: {key} is {repr(value)[:60]}; {only.advice}")
+        known = {*self.honoured, *self.refused, *(key for keys in self.irrelevant.values() for key in keys)}
+        if unknown := [str(key) for key in given if key not in known]:
+            named = ", ".join(f"{key[:40]!r}" for key in unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+            warnings.warn(
+                f"{where}: {named} {'are' if len(unknown) > 1 else 'is'} not known here and left out of account "
+                "(docs/foreign-files.md has the keys that are)",
+                stacklevel=3,
+            )
+
+    def table(self) -> str:
+        """All of them as a table in Markdown."""
+        rows = [(key, "honoured", what) for key, what in self.honoured.items()]
+        for key, only in self.refused.items():
+            values = " or ".join(f"`{value!r}`" for value in only.values)
+            rows.append((key, "refused", f"unless {values}: {only.advice}" if values else only.advice))
+        lines = ["| key | here | what |", "|---|---|---|"]
+        lines += [f"| `{key}` | {here} | {what} |" for key, here, what in rows]
+        lines += [
+            f"| {', '.join(f'`{key}`' for key in keys)} | irrelevant | {why} |" for why, keys in self.irrelevant.items()
+        ]
+        return "\n".join(lines)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal, and of one type: 0 is not False."""
+    return type(value) is type(other) and value == other
