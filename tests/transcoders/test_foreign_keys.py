@@ -19,6 +19,7 @@ from edgewise.engine.features._block import FeatureBlock
 from edgewise.models import Model
 from edgewise.runs import Keys
 from edgewise.transcoders import Replacement, Site, Transcoder, capture, read, write
+from edgewise.transcoders.analysis._reader import reader, reading_bias
 from edgewise.transcoders.formats import (
     _authors,
     _circuit_tracer,
@@ -103,6 +104,8 @@ def test_a_model_reads_that_hook_as_the_site_that_it_is_there(name: str, kind: s
         assert torch.equal(Replacement(model, named).logits(IDS), Replacement(model, own).logits(IDS))
     first, second = (FeatureBlock.of(model.parts, FeatureLayer.of(model, each)).readers for each in (named, own))
     assert torch.equal(first.weight, second.weight)
+    assert torch.equal(reader(model, named).covector, reader(model, own).covector)
+    assert torch.equal(reading_bias(model, named), reading_bias(model, own))
     assert first.bias is not None and second.bias is not None and torch.equal(first.bias, second.bias)
 
 

@@ -46,11 +46,7 @@ def read(sources: Sequence[str] | None, exclude_special: bool | None = None) -> 
     """The transcoders at these places."""
     if exclude_special is not None and not sources:
         raise ew.InputError("--exclude-special: of --transcoders, and none are given; leave it out")
-    return [
-        each
-        for source in sources or ()
-        for each in ew.transcoders.read(source, exclude_special=exclude_special)
-    ]
+    return [each for source in sources or () for each in ew.transcoders.read(source, exclude_special=exclude_special)]
 
 
 def parse(name: str) -> tuple[int, int] | None:

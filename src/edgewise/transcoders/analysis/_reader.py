@@ -20,7 +20,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.models import Attention, Model, Norm
 from edgewise.models.block import centre as without_mean
-from edgewise.transcoders import Transcoder, centre, check_transcoder
+from edgewise.transcoders import Transcoder, centre, check_transcoder, norm_before
 
 Features = int | Sequence[int] | Int[Tensor, " n"] | None
 """Which features of a transcoder; None: all."""
@@ -56,10 +56,10 @@ def reader(model: Model, transcoder: Transcoder, features: Features = None) -> R
     if transcoder.spec.is_autoencoder:
         raise InputError(f"autoencoder of {site}: its features do not stand for an MLP; give transcoders")
     rows = exact(transcoder.W_enc)[chosen(transcoder, features)]
-    norm, between = model.parts.layers[site.layer].mlp.norm, not model.parts.parallel
+    norm, between = norm_before(model.parts.layers[site.layer], site.kind), not model.parts.parallel
     covector = centre(rows, site)  # what takes the mean off a vector takes it off a covector
-    if site.kind != "resid_mid":
-        covector = norm_back(norm if site.kind == "mlp_in" else norm.bare(), covector)
+    if norm is not None:
+        covector = norm_back(norm, covector)
     return Reader(covector, site.layer, between)
 
 
@@ -69,8 +69,8 @@ def reading_bias(model: Model, transcoder: Transcoder, features: Features = None
     rows, bias = exact(transcoder.W_enc)[index], exact(transcoder.b_enc)[index]
     if transcoder.b_in is not None:
         bias = bias - rows @ transcoder.b_in.detach().to(rows)
-    norm = model.parts.layers[site.layer].mlp.norm
-    if site.kind == "mlp_in" and norm.bias is not None:
+    norm = norm_before(model.parts.layers[site.layer], site.kind)
+    if norm is not None and norm.bias is not None:
         bias = bias + centre(rows, site) @ norm.bias.to(rows)
     return bias
 
@@ -102,10 +102,10 @@ def through_skip(model: Model, read: Reader, transcoder: Transcoder) -> Reader |
         raise InputError(f"transcoder of {site}: it writes only after what is read, which stands at layer {read.layer}")
     if transcoder.W_skip is None:
         return None
-    norm = model.parts.layers[site.layer].mlp.norm
+    norm = norm_before(model.parts.layers[site.layer], site.kind)
     covector = centre(read.covector @ transcoder.W_skip.detach().to(read.covector), site)
-    if site.kind != "resid_mid":
-        covector = norm_back(norm if site.kind == "mlp_in" else norm.bare(), covector)
+    if norm is not None:
+        covector = norm_back(norm, covector)
     return Reader(covector, site.layer, not model.parts.parallel)
 
 
