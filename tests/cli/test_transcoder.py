@@ -194,3 +194,20 @@ def test_show_prints_what_files_hold_and_what_a_feature_reads_and_writes(cli: Cl
     assert "give its transcoders" in cli.refused("transcoder", "show", "m7.f3")
     assert "give a feature" in cli.refused("transcoder", "show", trained, "--json")
     assert "no format that is known" in cli.refused("transcoder", "show", tmp_path)
+
+
+def test_paths_from_a_feature_and_from_a_token(cli: Cli, trained: Path):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    given = ("--transcoders", files[0], "--transcoders", files[1])
+    refusals = [
+        cli("transcoder", "paths", "Mary ran to the cat", *given, "--root", f"m1.f{i}@-1").err for i in range(3)
+    ]
+    root = next(each for each in refusals if "there: " in each).split("there: ")[1].split(",")[0].strip()
+    paths = ("transcoder", "paths", "Mary ran to the cat", *given)
+    ran = cli(*paths, "--root", f"{root}@-1", "--most", 3)
+    assert ran.status == 0 and f"{root}@4 'cat'" in ran.out and "paths, 3 of" in ran.out, ran
+    found = json.loads(cli(*paths, "--root", "mat", "--json", "--set", "branches=2", "--set", "steps=2").out)
+    assert found["root"] == "mat" and len(found["paths"]) == 4 and found["settings"]["branches"] == 2
+    first = found["paths"][0]["nodes"][-1]
+    assert first["contribution"] == pytest.approx(first["activation"] * first["scale"] * first["connection"], rel=1e-5)
+    assert "no setting 'n'" in cli.refused(*paths, "--root", "mat", "--set", "n=2")

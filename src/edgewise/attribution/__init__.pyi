@@ -36,6 +36,13 @@ from ._keys import Keys as Keys
 from ._kinds import AttributionConfig as AttributionConfig
 from ._merge import MergedGraph as MergedGraph
 from ._merge import merge as merge
+from ._paths import Path as Path
+from ._paths import PathConfig as PathConfig
+from ._paths import PathEdge as PathEdge
+from ._paths import PathGraph as PathGraph
+from ._paths import PathNode as PathNode
+from ._paths import PathSearch as PathSearch
+from ._paths import greedy_paths as greedy_paths
 from ._promoted import Promoted as Promoted
 from ._promoted import promoted as promoted
 from ._reasons import HeadLoading as HeadLoading

@@ -118,6 +118,11 @@ class Features(Nodes):
         read = centre(change if norm is None else norm.forward(change), self.transcoders[layer].spec.reads)
         return read @ skip.detach().to(change).T * self.on(layer)[: len(change), None, None]
 
+    def scale(self, layer: int) -> Float[Tensor, " S"]:
+        """By which the norm before the site that a layer's transcoder reads multiplies; 1 where there is none."""
+        norm = self._site_norm(layer)
+        return torch.ones_like(self.run.final[:, 0]) if norm is None else norm.inverse
+
     def _site_norm(self, layer: int) -> FrozenNorm | None:
         """What stands between the stream and the site that a layer's transcoder reads."""
         ran = self.run.layers[layer]

@@ -15,7 +15,7 @@ from edgewise.attribution._rows import Targets
 from edgewise.models import ProgramTokenizer
 
 MOST, MASS = 10, 0.95  # circuit-tracer's: the most probable tokens until they have this much together
-_NODE = re.compile(r"m(\d+)\.[nf](\d+)@(\d+)")
+_NODE = re.compile(r"(m\d+\.[nf]\d+)@(-?\d+)")
 
 Target = str | int | Sequence[str | int] | tuple[str, Tensor] | None
 """What is to be explained: None, the most probable next tokens; a token's text or id, or several; a node's name such
@@ -45,8 +45,9 @@ class Explained(NamedTuple):
 
 def settled(run: FrozenRun, target: Target) -> str | list[int] | tuple[str, Tensor]:
     """A target without choices left: a node's name, token ids, or a direction. Raises `InputError`, as `roots`."""
-    if isinstance(target, str) and _NODE.fullmatch(target) is not None:
-        return target
+    if isinstance(target, str) and (node := _NODE.fullmatch(target)) is not None:
+        position = int(node[2])
+        return f"{node[1]}@{position + len(run) if -len(run) <= position < 0 else position}"
     if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], Tensor):
         return str(target[0]), target[1]
     if target is None:
@@ -68,7 +69,7 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
     """
     run, ids = nodes.run, settled(nodes.run, target)
     if isinstance(ids, str):
-        return [_node_root(nodes, ids, *map(int, re.findall(r"\d+", ids)))]
+        return [_node_root(nodes, ids, *map(int, re.findall(r"-?\d+", ids)))]
     if isinstance(ids, tuple):
         return [_direction(run, *ids)]
     if contrast:
@@ -158,14 +159,17 @@ def _final(run: FrozenRun, covector: Float[Tensor, " D"], bias: Float[Tensor, ""
 
 
 def _node_root(nodes: Nodes, name: str, layer: int, index: int, position: int) -> Root:
-    if layer >= len(nodes.active) or position >= len(nodes.run):
+    if layer >= len(nodes.active) or not 0 <= position < len(nodes.run):
         raise InputError(
             f"target {name!r}: the model has {len(nodes.active)} layers, the prompt {len(nodes.run)} tokens"
         )
     active = nodes.active[layer]
     found = ((active.index == index) & (active.position == position)).nonzero()[:, 0]
     if not len(found):
-        raise InputError(f"target {name!r}: it is not active on this prompt; give an active node or a token")
+        start, end = active.offsets[position : position + 2].tolist()
+        first = active.value[start:end].abs().topk(min(5, end - start)).indices + start
+        others = ", ".join(f"m{layer}.{nodes.letter}{i}" for i in active.index[first].tolist()) or "none"
+        raise InputError(f"target {name!r}: not active on this prompt; give a token, or one active there: {others}")
     return Root(name, 1.0, float(active.value[found[0]]), node_targets(nodes, layer, found))
 
 

@@ -23,7 +23,8 @@ from edgewise.cli._view import view
 app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for name, group in {"models": _models, "tasks": _tasks, "tracr": _tracr, "transcoder": _transcoder}.items():
     app.add_typer(group.app, name=name)
-_transcoder.app.command()(_feature.show)
+for command in (_feature.show, _feature.paths):
+    _transcoder.app.command()(command)
 for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare):
     app.command()(command)
 app.command("import")(import_circuit)

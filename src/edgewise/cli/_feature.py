@@ -1,4 +1,4 @@
-"""`edgewise transcoder show`: what files hold, and what one feature reads and writes."""
+"""`edgewise transcoder show` and `paths`: features by their weights, and on a prompt."""
 
 from typing import Annotated
 
@@ -8,6 +8,7 @@ import edgewise as ew
 from edgewise.cli import _features, _show, _show_feature
 from edgewise.cli import _options as options
 from edgewise.cli._common import load
+from edgewise.runs import parse_settings
 
 
 def show(
@@ -30,3 +31,27 @@ def show(
         raise ew.InputError(f"{transcoders[-1]}: give its transcoders before it, such as runs/transcoders m12.f410")
     described = ew.transcoders.describe(load(_features.model_of(found, model), "cpu"), found, *feature, most, heads)
     return _show.result(described, as_json, _show_feature.feature)
+
+
+def paths(
+    prompt: Annotated[str, Argument(help="A prompt.")],
+    root: Annotated[
+        str, Option("--root", help="A feature such as m12.f410@-1 (at the last token), or a token with its blank.")
+    ],
+    transcoders: Annotated[
+        list[str], Option("--transcoders", help="A transcoder's file, a folder of them, or a hub id; several times.")
+    ] = ["runs/transcoders"],  # noqa: B006 (typer copies it)
+    model: _features.OwnModel = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", help="A setting of `PathConfig`, as name=value; several times.")
+    ] = None,
+    most: Annotated[int, Option(help="Paths and nodes that are listed.", min=1)] = 12,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
+) -> None:
+    """The paths that give most to a feature or a logit on a prompt, with attention and norm scales frozen."""
+    config = ew.attribution.PathConfig(**parse_settings("--set", ew.attribution.PathConfig, settings or ()))
+    found = [each.to(device) for each in _features.read(transcoders)]
+    loaded = load(_features.model_of(found, model), device)
+    search = ew.attribution.greedy_paths(loaded, prompt, found, root, config)
+    _show.result(search, as_json, _show_feature.paths, search, most)

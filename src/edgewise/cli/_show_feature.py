@@ -1,4 +1,4 @@
-"""What `edgewise transcoder show` prints."""
+"""What `edgewise transcoder show` and `paths` print."""
 
 from __future__ import annotations
 
@@ -52,6 +52,37 @@ def feature(found: ew.transcoders.FeatureDescription) -> None:
     _sides(
         "logits that it writes (unembedding)", ("raises", "lowers"), _quoted(found.promoted), _quoted(found.suppressed)
     )
+
+
+def paths(found: ew.attribution.PathSearch, most: int) -> None:
+    """Paths on a prompt, and the graph that they make."""
+    line(f"{_node(found.root, found.tokens)}: {found.value:.3f}")
+    rows = []
+    for path in found.longest[:most]:
+        end = path.nodes[-1]
+        factors = (f"{end.activation:.3g}", f"{end.scale:.3g}", f"{end.connection:+.3g}")
+        rows.append((" ← ".join(path.names[1:]), f"{path.contribution:+.3f}", *factors))
+    said = (
+        "gives: to the root, activation · scale · connection; scale: norm scales and attention on the way;\n"
+        "connection: of the weights alone where a path ends at a feature, token or position"
+    )
+    columns = ("to the root from", "gives", "activation", "scale", "connection")
+    table(f"paths, {len(rows)} of {len(found.longest)}", columns, rows, said, whole=True)
+    graph = found.graph()
+    nodes = [name for name in graph.nodes if name != graph.root]
+    read = {edge.target for edge in graph.edges}
+    rows = [
+        (_node(name, found.tokens), f"{graph.nodes[name]:+.3f}", f"{graph.rest(name):+.3f}" if name in read else "–")
+        for name in [graph.root, *nodes[:most]]
+    ]
+    said = "gives: over all paths through it; left out: what gives it that, and is on none of these paths"
+    table(f"their graph, {len(rows) - 1} nodes of {len(nodes)}", ("node", "gives", "left out"), rows, said, whole=True)
+
+
+def _node(name: str, tokens: Sequence[str]) -> str:
+    """With the token that it stands at."""
+    _, at, position = name.rpartition("@")
+    return f"{name} {tokens[int(position)]!r}" if at and position.isdigit() else name
 
 
 _Cells = list[tuple[str, str]]

@@ -29,8 +29,8 @@ def decoder_rows(transcoder: Transcoder, features: Features = None, below: int |
     n = sum(below is None or site.layer < below for site in sites)
     if not n:
         raise InputError(f"transcoder of {transcoder.spec.reads}: it writes at no layer below {below}")
-    table = exact(transcoder.W_dec).view(transcoder.n_features, len(sites), -1)
-    return table[chosen(transcoder, features), :n].sum(1)
+    table = transcoder.W_dec.detach().view(transcoder.n_features, len(sites), -1)
+    return exact(table[chosen(transcoder, features), :n]).sum(1)
 
 
 def pullback(read: Reader, transcoder: Transcoder) -> Float[Tensor, "n F"]:

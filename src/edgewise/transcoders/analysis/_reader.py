@@ -55,7 +55,7 @@ def reader(model: Model, transcoder: Transcoder, features: Features = None) -> R
     site = transcoder.spec.reads
     if transcoder.spec.is_autoencoder:
         raise InputError(f"autoencoder of {site}: its features do not stand for an MLP; give transcoders")
-    rows = exact(transcoder.W_enc)[chosen(transcoder, features)]
+    rows = exact(transcoder.W_enc[chosen(transcoder, features)])
     norm, between = norm_before(model.parts.layers[site.layer], site.kind), not model.parts.parallel
     covector = centre(rows, site)  # what takes the mean off a vector takes it off a covector
     if norm is not None:
@@ -66,7 +66,7 @@ def reader(model: Model, transcoder: Transcoder, features: Features = None) -> R
 def reading_bias(model: Model, transcoder: Transcoder, features: Features = None) -> Float[Tensor, " n"]:
     """What features add to what they read: their bias, less what an input bias takes off, and their norm's bias."""
     site, index = transcoder.spec.reads, chosen(transcoder, features)
-    rows, bias = exact(transcoder.W_enc)[index], exact(transcoder.b_enc)[index]
+    rows, bias = exact(transcoder.W_enc[index]), exact(transcoder.b_enc[index])
     if transcoder.b_in is not None:
         bias = bias - rows @ transcoder.b_in.detach().to(rows)
     norm = norm_before(model.parts.layers[site.layer], site.kind)
