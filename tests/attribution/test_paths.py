@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.attribution import PathConfig, PathSearch, greedy_paths
+from edgewise.attribution import PathConfig, PathSearch, factors, greedy_paths
 from edgewise.models import Model
 from edgewise.transcoders import Transcoder, decoder_rows, pullback, reader, through_head
 from tests.attribution.test_rows import graph_of
@@ -98,6 +98,35 @@ def test_both_factors_of_a_path() -> None:
     index = int(direct.names[1].removeprefix("m0.f").split("@")[0])
     connection = decoder_rows(sets[0], index)[0] @ reader(model, sets[1], feature).covector[0]
     assert direct.nodes[1].connection == pytest.approx(float(connection), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "gemma3"])
+def test_an_edge_is_the_sum_of_its_products(name: str) -> None:
+    """Between neighbouring layers one head at most lies on the way, two over one layer more."""
+    model = tiny(name)
+    low = int(model.parts.parallel)
+    sets = [made(model, low, low + 1), made(model, low + 1, skip=True)]
+    root = active(model, sets, low + 1)
+    graph = graph_of(model, sets, ids=IDS, target=root)
+    two = 0
+    for source, weight in graph.incoming(graph.n_nodes - 1):
+        if source.split("@")[0] in ("token", "position") or ".f" in source:
+            found = factors(graph, source, root)
+            assert found.weight == pytest.approx(weight, rel=1e-9)
+            near = f"m{low}.f" in source
+            assert abs(found.further) < 1e-9 if near else found.further
+            two += near
+            for each in found.factors:
+                assert each.weight == pytest.approx(found.activation * each.scale * each.connection, rel=1e-12)
+    assert two > 3 and "further" in str(found)
+    every = {path.names: path.nodes[-1] for path in searched(model, sets, root).paths if len(path.nodes) <= 3}
+    token = factors(graph, "token@0", root)
+    for each in token.factors:
+        assert every[root, f"{each.way}@0", "token@0"][1:] == pytest.approx(
+            (each.weight, 1.0, each.scale, each.connection), rel=1e-9
+        )
+    assert "no weights alone" in refused(lambda: factors(graph, f"m{low}.error@1", root))
+    assert "nothing flows" in refused(lambda: factors(graph, "token@0", f"m{low}.error@1"))
 
 
 def test_greedy_keeps_the_strongest_of_each_length() -> None:

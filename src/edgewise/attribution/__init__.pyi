@@ -15,6 +15,9 @@ from ._editing import editing as editing
 from ._edits import Edit as Edit
 from ._effects import Effects as Effects
 from ._effects import effects as effects
+from ._factors import Factor as Factor
+from ._factors import Factors as Factors
+from ._factors import factors as factors
 from ._frozen import frozen_run as frozen_run
 from ._graph import Ledger as Ledger
 from ._graph import NodeTable as NodeTable

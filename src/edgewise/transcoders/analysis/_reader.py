@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models import Attention, Model, Norm
+from edgewise.models import Model, Norm
 from edgewise.models.block import centre as without_mean
 from edgewise.transcoders import Transcoder, centre, check_transcoder, norm_before
 
@@ -83,7 +83,9 @@ def through_heads(model: Model, read: Reader, layer: int) -> Float[Tensor, "H n 
         raise InputError(f"layer {layer}: its heads write only after what is read; give one below {read.n_attention}")
     attention = model.parts.layers[layer].attention
     mixed = torch.einsum("nd,hvd->hnv", read.covector, attention.output.to(read.covector))
-    return norm_back(attention.norm, torch.einsum("hnv,hdv->hnd", mixed, _values(attention).to(mixed)))
+    value = attention.value.weight.to(mixed)  # (G, D, v), each of H / G heads
+    through = torch.einsum("grnv,gdv->grnd", mixed.unflatten(0, (len(value), -1)), value)
+    return norm_back(attention.norm, through.flatten(0, 1))
 
 
 def through_head(model: Model, read: Reader, layer: int, head: int) -> Reader:
@@ -151,9 +153,3 @@ def chosen(transcoder: Transcoder, features: Features) -> Int[Tensor, " n"]:
 def exact(weights: Tensor) -> Tensor:
     """Without gradients, in at least float32."""
     return weights.detach().to(torch.promote_types(weights.dtype, torch.float32))
-
-
-def _values(attention: Attention) -> Float[Tensor, "H D v"]:
-    """W_V for each query head."""
-    groups = len(attention.output_weight) // len(attention.value.weight)
-    return attention.value.repeated(groups).weight
