@@ -254,7 +254,7 @@ def test_damaged_parquet_is_refused(toy, tmp_path):
 
 
 def test_unknown_suffixes_and_absent_files_are_refused(toy, tmp_path):
-    with pytest.raises(InputError, match="the suffix .* is not known; use .jsonl, .csv, .parquet or hf:NAME"):
+    with pytest.raises(InputError, match="the suffix .* is not known; use .jsonl, .json, .csv, .parquet or hf:NAME"):
         from_file(tmp_path / "pairs.xlsx", toy)
     with pytest.raises(InputError, match="No such file"):
         from_file(tmp_path / "absent.csv", toy)

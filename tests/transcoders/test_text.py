@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -82,6 +84,17 @@ def test_whether_rows_were_held_out_is_known_or_not(tmp_path, tokenizer):
 def test_lines_of_json_may_hold_any_character(tmp_path, tokenizer):
     (tmp_path / "x.jsonl").write_text('{"text": "a b\u2028c\u0085d"}\n\n{"text": "a"}\r\n', encoding="utf-8")
     assert read_tokens(tmp_path / "x.jsonl", tokenizer, context=3).n_tokens >= 3
+
+
+def test_a_stream_refuses_what_a_file_refuses(monkeypatch, tokenizer):
+    records = [{"text": "a b c d e f g h"}, {"text": None}]
+    module = ModuleType("datasets")
+    module.load_dataset = lambda *_given, **_named: iter(records)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    for row, says in (({"text": None}, "its \"text\" is 'None'"), ({"text": ["a"]}, "['a']"), ({}, 'with a "text"')):
+        records[1] = row
+        said = refused(lambda: read_tokens("hf:x", tokenizer, context=8))
+        assert "row 1" in said and says in said
 
 
 def test_what_is_no_text_is_refused(tmp_path, tokenizer):

@@ -116,6 +116,20 @@ class Encoder:
                 f"the answer {quote(answer)} is not in the tokenizer's vocabulary; use words that it knows"
             )
 
+    def token(self, answer: Opening | int) -> int:
+        """The token that an answer stands for: the first of a text on its own, or a token by its number. Raises
+        `InputError` where there is none.
+        """
+        if isinstance(answer, Opening):
+            (ids,) = _ids(self.tokenizer, [answer.text], special=False)
+            if not ids:
+                raise InputError(f"the answer {quote(answer.text)} has no token")
+            self._refuse_unknown(answer.text, ids[:1])
+            return ids[0]
+        if self.tokenizer is not None and answer >= len(self.tokenizer):
+            raise InputError(f"the answer {answer} is no token; the tokenizer has {len(self.tokenizer)}")
+        return answer
+
     def single_tokens(self, words: Sequence[str]) -> dict[str, int]:
         """The words that are one known token of their own after a space, each with that token's id."""
         # Any preceding word will do; it only has to be there, so that the space does not start the text.
@@ -153,6 +167,13 @@ class Encoder:
         tokens = self.tokenizer.convert_ids_to_tokens(list(ids[start : start + _SHOWN]))
         shown = quote("|".join(str(token) for token in tokens))
         return ("…|" if start else "") + shown[1:-1]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """An answer that stands for one token: the first of a text on its own, whatever comes before it."""
+
+    text: str
 
 
 def quote(text: str) -> str:

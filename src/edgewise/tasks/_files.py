@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise._errors import InputError
 from edgewise.tasks._custom import PROPORTIONS, Gathered, Placed, build_task
 from edgewise.tasks._encode import Encoder, quote
+from edgewise.tasks._foreign_rows import kind_of, translated
 from edgewise.tasks._metric import Score
 from edgewise.tasks._mib import is_mib, record_of
 from edgewise.tasks._names import HUB
@@ -223,20 +224,29 @@ def _numbered(rows: Iterable[Any], name: str) -> Iterator[Placed]:
 
 
 def _translated(placed: Iterator[Placed], counterfactual: str | None) -> Iterator[Placed]:
-    """MIB's rows as records of ours, others as they are; a file has those of one kind."""
-    first: bool | None = None
+    """Other tools' rows as records of ours, others as they are; a file has those of one kind."""
+    first: str | None = None
     for where, row in placed:
-        theirs = isinstance(row, Mapping) and is_mib(row)
-        if theirs or (isinstance(row, Mapping) and "clean" in row):
-            first = theirs if first is None else first
+        theirs = _kind(row)
+        if theirs is not None:
+            first = first or theirs
             if theirs != first:
-                here, there = ("MIB's columns", '"clean"') if theirs else ('"clean"', "MIB's columns")
-                yield where, InputError(f"has {here}, and rows before it have {there}; make two files of them")
+                yield where, InputError(f"has {theirs}, and rows before it have {first}; make two files of them")
                 continue
-        if not theirs:
+        if theirs in (None, _OURS):
             yield where, row
             continue
         try:
-            yield where, record_of(row, counterfactual)
+            yield where, record_of(row, counterfactual) if theirs == _MIBS else translated(row)
         except InputError as error:
             yield where, error
+
+
+_OURS, _MIBS = '"clean"', "MIB's columns"
+
+
+def _kind(row: Any) -> str | None:
+    """Whose columns a row has, if anybody's."""
+    if not isinstance(row, Mapping):
+        return None
+    return _MIBS if is_mib(row) else kind_of(row) or (_OURS if "clean" in row else None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise.tasks._encode import quote
+from edgewise.tasks._encode import Opening, quote
 
 _SUFFIX = "_counterfactual"
 # Those that the benchmark itself uses: indirect objects, multiple choice and ARC, arithmetic.
@@ -23,8 +23,8 @@ def record_of(row: Mapping[str, Any], counterfactual: str | None = None) -> dict
     least, of which by default the one that the benchmark uses is the corrupted prompt. Raises `InputError`.
 
     The answer is the row's (`metadata`'s indirect object, the label or choice of `answerKey`, or `label`), the wrong
-    answer `metadata`'s subject or what the counterfactual would be answered with. A space is put before them where the
-    prompt does not end with one.
+    answer `metadata`'s subject or what the counterfactual would be answered with. As the benchmark's code has it, both
+    are the first token of that text on its own: of a name after a space, of a label or choice as it stands.
     """
     there = [str(key) for key in row if str(key).endswith(_SUFFIX) and row[key] is not None]
     name = counterfactual or next((each for each in _PREFERRED if each in there), there[0] if there else "")
@@ -36,12 +36,11 @@ def record_of(row: Mapping[str, Any], counterfactual: str | None = None) -> dict
         raise InputError(f'"prompt" of the row and of its {name} must be text')
     people = row.get("metadata")
     if isinstance(people, Mapping) and {"indirect_object", "subject"} <= people.keys():
-        answer, wrong = people["indirect_object"], people["subject"]
+        answer, wrong = (Opening(f" {people[name]}") for name in ("indirect_object", "subject"))
     else:
-        answer, wrong = (_answer(each) for each in (row, other))
-    clean = row["prompt"]
-    record = {"clean": clean, "corrupted": other["prompt"], "answer": _spaced(clean, answer)}
-    return record | {"wrong_answer": _spaced(clean, wrong)} | ({"split": row["split"]} if "split" in row else {})
+        answer, wrong = (Opening(str(_answer(each))) for each in (row, other))
+    record = {"clean": row["prompt"], "corrupted": other["prompt"], "answer": answer, "wrong_answer": wrong}
+    return record | ({"split": row["split"]} if "split" in row else {})
 
 
 def _answer(row: Mapping[str, Any]) -> Any:
@@ -58,8 +57,3 @@ def _answer(row: Mapping[str, Any]) -> Any:
     ):
         raise InputError('has neither a "label" nor "choices" that its "answerKey" numbers')
     return labels[key]
-
-
-def _spaced(prompt: str, answer: Any) -> str:
-    text = str(answer)
-    return text if prompt[-1:].isspace() or text[:1].isspace() else f" {text}"

@@ -17,7 +17,7 @@ BUILT_IN = {
 """Every task of texts, and the function of `edgewise.tasks` that builds it."""
 TASK_NAMES = (*BUILT_IN, "program")
 """Those, and the task of compiled programs."""
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 """Of files of pairs."""
 HUB = "hf:"
 """Before the name of a data set of the Hugging Face hub, `hf:NAME` or `hf:NAME:CONFIGURATION`."""

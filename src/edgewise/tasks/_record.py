@@ -8,12 +8,18 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from edgewise._errors import InputError
-from edgewise.tasks._encode import Encoder, Ids, quote
+from edgewise.tasks._encode import Encoder, Ids, Opening, quote
 from edgewise.tasks._marks import REST, Mark, groups, of_tokens, partners, unmarked
 from edgewise.tasks._pairs import Pair, Target
 from edgewise.tasks._splits import Split
 
 _KEYS = ("clean", "corrupted", "answer", "wrong_answer", "positions", "split")
+_OF_OTHERS = {
+    **dict.fromkeys(("correct_idx", "incorrect_idx", "corrupt", "answers", "wrong_answers"), "a file of that tool's"),
+    **dict.fromkeys(("label", "answerKey", "choices", "answers_idx", "corrupted_answers_idx"), '"answer"'),
+    **dict.fromkeys(("clean_answer", "patch_answer", "patch_prefix", "clean_label", "corrupted_label"), '"answer"'),
+}
+"""Columns of other tools that name answers; beside ours they would be passed over."""
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _OPEN, _CLOSE = "<predict>", "</predict>"
 
@@ -64,6 +70,8 @@ def _numbers(record: Mapping[str, Any], key: str) -> Ids:
 
 def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: bool, encoder: Encoder) -> Pair:
     """The pair, before its marked spans are looked at; `unequal` if these may explain unequal lengths."""
+    if any(_is_token(record.get(key)) for key in ("answer", "wrong_answer")):
+        return _judged_by_tokens(record, clean, corrupted, unequal, encoder)
     answers, wrong = _texts(record, "answer"), _texts(record, "wrong_answer")
     clean_span, corrupted_span = _span(clean, "clean"), _span(corrupted, "corrupted")
     if record.get("positions") is not None:
@@ -81,6 +89,29 @@ def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: boo
     if not answers:
         raise InputError('nothing to predict; give an "answer", a <predict> span in clean, or "positions": "all"')
     return _answered(clean, corrupted, answers, wrong, unequal, encoder)
+
+
+def _is_token(value: Any) -> bool:
+    """Whether an answer is a token, or a list of several."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return bool(several) and all(type(each) is int or isinstance(each, Opening) for each in several)
+
+
+def _judged_by_tokens(record: Mapping[str, Any], clean: str, corrupted: str, unequal: bool, encoder: Encoder) -> Pair:
+    """The pair of two prompts whose answers are tokens by their numbers, judged after the prompts' last tokens."""
+    given = record.get("answer"), record.get("wrong_answer")
+    if not _is_token(given[0]) or not (given[1] is None or _is_token(given[1])) or record.get("positions") is not None:
+        raise InputError('where one of "answer" and "wrong_answer" is the number of a token, give both so, alone')
+    if any(_OPEN in text or _CLOSE in text for text in (clean, corrupted)):
+        raise InputError('has a <predict> span and an "answer" too; keep one')
+    several = [() if each is None else tuple(each) if isinstance(each, (list, tuple)) else (each,) for each in given]
+    right, wrong = (tuple(dict.fromkeys(encoder.token(each) for each in tokens)) for tokens in several)
+    if shared := set(right) & set(wrong):
+        raise InputError(f"token {min(shared)} is an answer and a wrong answer; give others")
+    prompt, other = encoder.many([clean, corrupted])
+    if not prompt:
+        raise InputError("the prompt is empty and this tokenizer puts nothing before it; nothing predicts the answer")
+    return _pair(prompt, other, [Target(len(prompt) - 1, right, wrong)], clean, corrupted, encoder, unequal)
 
 
 def asked_split(record: Mapping[str, Any]) -> Split | None:
@@ -104,7 +135,10 @@ class _Span(NamedTuple):
 
 
 def _check_keys(record: Mapping[str, Any]) -> None:
+    answered = record.get("answer") is not None or record.get("positions") is not None
     for key in record:
+        if key in _OF_OTHERS and not answered and _OPEN not in str(record.get("clean")):
+            raise InputError(f"{quote(key)} is another tool's and is not read here; give {_OF_OTHERS[key]}")
         if key not in _KEYS and (meant := _meant(str(key))):
             raise InputError(f'there is no key {quote(str(key))}; did you mean "{meant}"?')
 

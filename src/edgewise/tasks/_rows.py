@@ -1,4 +1,4 @@
-"""Records from files, one by one: JSONL, CSV and Parquet.
+"""Records from files, one by one: JSONL, JSON, CSV and Parquet.
 
 Each comes with the place it stands at. A line that is no record comes as the refusal that says why, so that what is
 after it can be looked at too; where nothing can be after it, the refusal is raised.
@@ -18,7 +18,9 @@ from edgewise.tasks._custom import Placed
 from edgewise.tasks._encode import quote
 
 MAX_LINE_BYTES = 1 << 20  # a pair of prompts is a few hundred; a longer line is some other kind of file
+_MAX_JSON_BYTES = 64 << 20  # a JSON file is read whole
 _AT_ONCE = 1024  # rows of a Parquet file read together
+_IDS = re.compile(r"\s*\[\s*\d+(\s*,\s*\d+)*\s*\]\s*")
 _LIST = re.compile(r"\s*\[\s*(['\"].*)?\]\s*", re.DOTALL)  # of quoted texts, whether JSON or Python wrote it
 
 
@@ -31,6 +33,30 @@ def jsonl_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
                 yield f"{path}:{number}", _parsed(text)
         except InputError as error:
             yield f"{path}:{number}", error
+
+
+def json_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
+    """The records of a JSON file: a list of them, an object with a list called `prompts` (auto-circuit's), or objects
+    on lines (feature-circuits').
+    """
+    with opened(path) as file:
+        data = file.read(_MAX_JSON_BYTES + 1)
+    if len(data) > _MAX_JSON_BYTES:
+        raise InputError(f"{path}: more than {_MAX_JSON_BYTES >> 20} MiB of JSON; write it as JSONL, one pair a line")
+    try:
+        whole = json.loads(_decoded(data, first=True), object_pairs_hook=_without_duplicates)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        yield from jsonl_rows(path, seen)
+        return
+    seen(data)
+    found = whole["prompts"] if isinstance(whole, dict) and "prompts" in whole else whole
+    found = [found] if isinstance(found, dict) else found
+    if not isinstance(found, list):
+        raise InputError(f'{path}: it is no list of pairs, and has none called "prompts"')
+    for number, row in enumerate(found):
+        yield f"{path}[{number}]", row
 
 
 def csv_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]:
@@ -97,6 +123,7 @@ def parquet_rows(path: str, seen: Callable[[bytes], object]) -> Iterator[Placed]
 
 READERS: dict[str, Callable[[str, Callable[[bytes], object]], Iterator[Placed]]] = {
     ".jsonl": jsonl_rows,
+    ".json": json_rows,
     ".csv": csv_rows,
     ".parquet": parquet_rows,
 }
@@ -147,6 +174,8 @@ def _of_cells(header: list[str], cells: list[str]) -> dict[str, Any]:
 
 def _value(name: str, cell: str) -> str | list[str]:
     """A cell's text; or its texts, where answers are written as a list in JSON."""
+    if name in ("clean", "corrupted") and _IDS.fullmatch(cell):
+        raise InputError(f'"{name}" looks like a list of token ids, and a cell is text; give ids in JSONL')
     if name not in ("answer", "wrong_answer") or not _LIST.fullmatch(cell):
         return cell
     try:

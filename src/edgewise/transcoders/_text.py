@@ -162,13 +162,21 @@ def _lines(path: Path) -> Iterator[str]:
     ):
         if not line.strip():
             continue
+        where = f"text {str(path)!r} line {number}"
         try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'text {str(path)!r} line {number}: not a JSON object with a "text"') from error
-        if not isinstance(text, str):
-            raise InputError(f'text {str(path)!r} line {number}: its "text" is {str(text)[:40]!r}, not a string')
-        yield text
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f'{where}: not a JSON object with a "text"') from error
+        yield _text_of(record, where)
+
+
+def _text_of(record: Any, where: str) -> str:
+    """The text of a record of any source. Raises `InputError` where there is none: "None" would be a text."""
+    if not isinstance(record, dict) or "text" not in record:
+        raise InputError(f'{where}: not a JSON object with a "text"')
+    if not isinstance(record["text"], str):
+        raise InputError(f'{where}: its "text" is {str(record["text"])[:40]!r}, not a string')
+    return record["text"]
 
 
 def _streamed(source: str) -> Iterator[str]:
@@ -178,8 +186,10 @@ def _streamed(source: str) -> Iterator[str]:
         raise InputError(f"text {source!r}: it needs the package datasets; pip install 'edgewise[data]'") from error
     name, config, split = [*source[3:].split(":"), "", ""][:3]
     try:
-        for record in load_dataset(name, config or None, split=split or "train", streaming=True):
-            yield str(record["text"])  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType] (untyped)
+        for number, record in enumerate(load_dataset(name, config or None, split=split or "train", streaming=True)):
+            yield _text_of(record, f"text {source!r} row {number}")
+    except InputError:
+        raise
     except Exception as error:  # datasets and the hub client raise many kinds; the user needs one line
         reason = " ".join(str(error).split())
         raise InputError(f"text {source!r}: cannot be streamed ({reason[:160]})") from error
