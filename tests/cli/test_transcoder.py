@@ -179,7 +179,7 @@ def test_too_large_for_the_machine_is_one_line(cli: Cli, model: Path, text: Path
     assert "Traceback" not in ran.err and len(ran.err.splitlines()) == 1
 
 
-def test_show_prints_what_files_hold_and_what_a_feature_reads_and_writes(cli: Cli, trained: Path, tmp_path: Path):
+def test_features_by_their_weights_on_a_text_and_on_a_prompt(cli: Cli, text: Path, trained: Path, tmp_path: Path):
     files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
     ran = cli("transcoder", "show", trained)
     assert ran.status == 0 and "layer1.transcoder.relu@0.01 1.mlp_in -> 1.mlp_out; 32 feat" in ran.out, ran
@@ -190,20 +190,22 @@ def test_show_prints_what_files_hold_and_what_a_feature_reads_and_writes(cli: Cl
     assert {each["name"] for each in found["raising"]} <= {"[UNK]", *WORDS}
     assert "two read layer 0" in cli.refused("transcoder", "show", trained, "m0.f3")
     assert "0 to 31" in cli.refused("transcoder", "show", *files, "m0.f32")
-    assert "no transcoder of layer 7" in cli.refused("transcoder", "show", *files, "m7.f3")
+    assert "layer 7: there is no transcoder of it" in cli.refused("transcoder", "show", *files, "m7.f3")
     assert "give its transcoders" in cli.refused("transcoder", "show", "m7.f3")
     assert "give a feature" in cli.refused("transcoder", "show", trained, "--json")
+    on_text = ("--text", text, "--context", 8, "--limit", 400)
+    shown = cli("transcoder", "show", *files, "m1.f3", *on_text).out
+    assert "on a text of" in shown and "⟦" in shown and "by TWERA" in shown
+    assert "leave --text out" in cli.refused("transcoder", "show", *files, "m1.f3", "--json", *on_text)
     assert "no format that is known" in cli.refused("transcoder", "show", tmp_path)
+    _paths(cli, files)
 
 
-def test_paths_from_a_feature_and_from_a_token(cli: Cli, trained: Path):
-    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+def _paths(cli: Cli, files: list[Path]):
     given = ("--transcoders", files[0], "--transcoders", files[1])
-    refusals = [
-        cli("transcoder", "paths", "Mary ran to the cat", *given, "--root", f"m1.f{i}@-1").err for i in range(3)
-    ]
-    root = next(each for each in refusals if "there: " in each).split("there: ")[1].split(",")[0].strip()
     paths = ("transcoder", "paths", "Mary ran to the cat", *given)
+    refusals = (cli(*paths, "--root", f"m1.f{i}@-1").err for i in range(3))
+    root = next(each for each in refusals if "there: " in each).split("there: ")[1].split(",")[0].strip()
     ran = cli(*paths, "--root", f"{root}@-1", "--most", 3)
     assert ran.status == 0 and f"{root}@4 'cat'" in ran.out and "paths, 3 of" in ran.out, ran
     found = json.loads(cli(*paths, "--root", "mat", "--json", "--set", "branches=2", "--set", "steps=2").out)

@@ -1,5 +1,6 @@
 """What features read and write, from weights alone, equals products of the modules' own matrices."""
 
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -10,7 +11,7 @@ from edgewise import transcoders as tc
 from edgewise.models import Model
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from tests.tiny import VOCABULARY, tiny
-from tests.transcoders.toys import refused
+from tests.transcoders.toys import refused, text
 
 MODELS = ("gpt2", "llama-gqa", "neox-parallel", "gemma2")
 """Layer norms; RMS norms and grouped queries; a parallel block; gains of `1 + w`, post-norms and a soft-cap."""
@@ -21,10 +22,10 @@ def made(model: Model, layer: int, last: int | None = None, read: str = "mlp_in"
     """One with random weights."""
     width, seed = model.parts.d_model, layer
     writes = tuple(Site("mlp_out", each) for each in range(layer, (layer if last is None else last) + 1))
-    site = Site(read, layer, changes.pop("centred", False))
+    site, n = Site(read, layer, changes.pop("centred", False)), changes.pop("n", 9)
     torch.manual_seed(seed)
     found = Transcoder(
-        TranscoderSpec(width, width, 9, Activation("relu"), site, writes, **changes), dtype=torch.float64
+        TranscoderSpec(width, width, n, Activation("relu"), site, writes, **changes), dtype=torch.float64
     )
     with torch.no_grad():
         for parameter in found.parameters():
@@ -185,3 +186,51 @@ def test_a_description_lists_the_strongest_connections() -> None:
     assert not lowest.features and all(not each.features for each in lowest.heads) and lowest.n_heads == 4
     assert "are of 0, 1, 2" in refused(lambda: tc.describe(model, sets, 7, 1))
     assert "two read layer 2" in refused(lambda: tc.describe(model, [*sets, sets[0]], 1, 1))
+
+
+def test_features_on_a_text_and_their_virtual_weights(tmp_path: Path) -> None:
+    """Beside plain loops over what hooks on the model's own modules see."""
+    model, rows = tiny("gpt2"), text(300, context=6)
+    sets = [made(model, 1), made(model, 0), made(model, 2)]
+    found = tc.on_text(model, sets, 1, [4, 7], rows, most=(5, 3))
+    seen: list[Tensor] = []
+    module: Any = model.module
+    hooks = [
+        module.transformer.h[layer].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for layer in (0, 1)
+    ]
+    with torch.no_grad():
+        module(input_ids=rows.ids)
+        low, own = (
+            each.pre_activations(x[:, 1:]).relu().flatten(0, 1)
+            for each, x in zip((sets[1], sets[0]), seen, strict=True)
+        )
+    for hook in hooks:
+        hook.remove()
+    keep = ~torch.isin(rows.ids[:, 1:].flatten(), torch.tensor(_special(model)))
+    low, own = low[keep], own[keep][:, [4, 7]]
+    assert found.n_tokens == len(own) > 1000
+    torch.testing.assert_close(found.frequency, (own > 0).double().mean(0), **TOLERANCE)
+    torch.testing.assert_close(found.mean, own.mean(0), **TOLERANCE)
+    for j in (0, 1):
+        weight = tc.pullback(tc.reader(model, sets[0], [4, 7]), sets[1])[j]
+        era = ((own[:, j] > 0)[:, None] * low).mean(0) * weight
+        twera = (own[:, j, None] * low).mean(0) / own[:, j].mean() * weight
+        best = twera.abs().topk(5).indices
+        assert found.virtual.feature[j].tolist() == best.tolist() and found.virtual.layer.eq(0).all()
+        for column, expected in zip(found.virtual[2:], (weight, era, twera), strict=True):
+            torch.testing.assert_close(column[j], expected[best], **TOLERANCE)
+        largest = own[:, j].topk(3).values
+        torch.testing.assert_close(found.examples.value[j], largest, **TOLERANCE)
+        x = seen[1][found.examples.row[j], found.examples.position[j]]
+        torch.testing.assert_close(sets[0].pre_activations(x)[:, (4, 7)[j]].detach(), largest, **TOLERANCE)
+    found.save(tmp_path / "features.safetensors")
+    again = tc.FeaturesOnText.load(tmp_path / "features.safetensors")
+    assert again.conditions == found.conditions and again.virtual.twera.equal(found.virtual.twera)
+    assert again.examples.row.equal(found.examples.row) and again.n_tokens == found.n_tokens
+    assert tc.on_text(model, sets, 0, 3, rows).virtual.twera.shape == (1, 0)
+    assert "no transcoder of it" in refused(lambda: tc.on_text(model, sets[:2], 2, 0, rows))
+
+
+def _special(model: Model) -> list[int]:
+    return sorted(getattr(model.tokenizer, "all_special_ids", None) or [])

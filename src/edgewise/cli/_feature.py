@@ -8,6 +8,7 @@ import edgewise as ew
 from edgewise.cli import _features, _show, _show_feature
 from edgewise.cli import _options as options
 from edgewise.cli._common import load
+from edgewise.cli._show_transcoder import counting
 from edgewise.runs import parse_settings
 
 
@@ -18,19 +19,32 @@ def show(
     model: _features.OwnModel = None,
     most: Annotated[int, Option(help="Features and tokens that are listed.", min=1)] = 7,
     heads: Annotated[int, Option(help="Heads that are listed.", min=0)] = 3,
+    text: Annotated[
+        list[str] | None, Option("--text", help="Also where it is on in a text, and with which features; as for train.")
+    ] = None,
+    context: Annotated[int, Option("--context", help="Tokens per row of it.")] = 128,
+    limit: Annotated[int, Option("--limit", help="Read at most so many tokens of it.", min=1)] = 20_000,
     as_json: options.AsJson = False,
 ) -> None:
-    """What files hold; or what one feature reads and writes, from the weights alone."""
+    """What files hold; or what one feature reads and writes, from the weights alone, and maybe on a text."""
     feature = _features.parse(transcoders[-1])
     found = _features.read(transcoders if feature is None else transcoders[:-1])
     if feature is None:
-        if as_json:
-            raise ew.InputError("--json: give a feature such as m12.f410")
+        if as_json or text:
+            raise ew.InputError(f"{'--json' if as_json else '--text'}: give a feature too, such as m12.f410")
         return _show_feature.files(found)
     if not found:
         raise ew.InputError(f"{transcoders[-1]}: give its transcoders before it, such as runs/transcoders m12.f410")
-    described = ew.transcoders.describe(load(_features.model_of(found, model), "cpu"), found, *feature, most, heads)
-    return _show.result(described, as_json, _show_feature.feature)
+    if as_json and text:
+        raise ew.InputError("--json: of the weights alone; leave --text out, or use ew.transcoders.on_text from Python")
+    loaded = load(_features.model_of(found, model), "cpu")
+    described = ew.transcoders.describe(loaded, found, *feature, most, heads)
+    _show.result(described, as_json, _show_feature.feature)
+    if text:
+        rows = _features.text_rows(loaded, text, context, limit)
+        with counting("running the text") as progress:
+            seen = ew.transcoders.on_text(loaded, found, *feature, rows, most=(most, most), progress=progress)
+        _show_feature.on_text(seen, rows, loaded.tokenizer)
 
 
 def paths(

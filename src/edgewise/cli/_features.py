@@ -63,6 +63,12 @@ def model_of(transcoders: Sequence[ew.transcoders.Transcoder], given: str | None
     return name
 
 
+def text_rows(model: Any, text: list[str], context: int, limit: int | None) -> ew.transcoders.TokenRows:
+    """Text as rows of the model's tokens."""
+    vocabulary = int(model.module.config.vocab_size)
+    return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
+
+
 def choose(
     model: ew.Model, task: ew.tasks.Task, transcoders: list[ew.transcoders.Transcoder], per_layer: int, ablation: str
 ) -> dict[int, tuple[int, ...]]:

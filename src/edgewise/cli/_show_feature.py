@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import edgewise as ew
 from edgewise.cli._print import line, table
@@ -52,6 +52,38 @@ def feature(found: ew.transcoders.FeatureDescription) -> None:
     _sides(
         "logits that it writes (unembedding)", ("raises", "lowers"), _quoted(found.promoted), _quoted(found.suppressed)
     )
+
+
+def on_text(found: ew.transcoders.FeaturesOnText, rows: ew.transcoders.TokenRows, tokenizer: Any) -> None:
+    """Where one feature is on in a text, and which earlier ones are on with it."""
+    on, mean = float(found.frequency[0]), float(found.mean[0])
+    share = f"on at {on:.2%} of them, mean {mean / max(on, 1e-30):.3g} where it is on"
+    line(f"on a text of {found.n_tokens:,} tokens: {share}")
+    if not on:
+        return
+    weights = zip(*(column[0].tolist() for column in found.virtual), strict=True)
+    cells = [(f"m{at}.f{i}", f"{weight:+.3f}", f"{era:+.2e}", f"{twera:+.2e}") for at, i, weight, era, twera in weights]
+    if cells:
+        said = "TWERA: connection · mean(a_i a_j) / mean(a_j); ERA: connection · mean of a_i where it is on"
+        table("features that are on with it, by TWERA", ("feature", "connection", "ERA", "TWERA"), cells, said)
+    examples = []
+    for value, row, position in zip(*(column[0].tolist() for column in found.examples), strict=True):
+        ids = rows.ids[row]
+        before, here, after = (
+            ids[max(0, position - _WINDOW) : position],
+            ids[position : position + 1],
+            ids[position + 1 :],
+        )
+        shown = (tokenizer.decode(some.tolist()) for some in (before, here, after[: _WINDOW // 2]))
+        examples += [(f"{value:.3g}", "{}⟦{}⟧{}".format(*(_flat(each) for each in shown)))] if value else []
+    table("where it is most on", ("activation", "text"), examples, left=2)
+
+
+_WINDOW = 10  # tokens before the one that it is on at; half as many after it
+
+
+def _flat(text: str) -> str:
+    return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def paths(found: ew.attribution.PathSearch, most: int) -> None:

@@ -16,7 +16,7 @@ from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import load
-from edgewise.cli._features import OwnModel, model_of
+from edgewise.cli._features import OwnModel, model_of, text_rows
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -108,7 +108,7 @@ def _given(
 
     def rows() -> Any:
         ew.runs.check_writable(out)
-        read = _rows(loaded, text, context, limit)
+        read = text_rows(loaded, text, context, limit)
         return read.split(hold_out) if hold_out else (read, None)
 
     return _Given(loaded, chosen, preset, changes, objective, rows, ew.RunOptions(out, checkpoint_seconds))
@@ -176,7 +176,7 @@ def evaluate(
     if out is not None:
         ew.runs.check_writable(out.parent)
     loaded = load(name, device)
-    rows = _rows(loaded, text, context, limit)
+    rows = text_rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
         result = ew.transcoders.evaluate_transcoders(
@@ -223,7 +223,7 @@ def cache(
     """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
     loaded = load(model, device)
     chosen = _layers(loaded, layers)
-    rows = _rows(loaded, text, context, limit)
+    rows = text_rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
     sites = [ew.transcoders.Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
     with show.counting("running the model") as progress:
@@ -267,11 +267,6 @@ def formats() -> None:
     """The formats that can be read and written, and the activations that each has."""
     for name, each in ew.transcoders.FORMATS.items():
         print(f"{name:20} {each.what}")
-
-
-def _rows(model: Any, text: list[str], context: int, limit: int | None) -> Any:
-    vocabulary = int(model.module.config.vocab_size)
-    return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
 
 
 def _layers(model: Any, text: str) -> tuple[int, ...]:

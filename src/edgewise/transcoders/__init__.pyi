@@ -28,11 +28,13 @@ from ._text import read_tokens as read_tokens
 from ._transcoder import Transcoder as Transcoder
 from ._transcoder import TranscoderSpec as TranscoderSpec
 from .analysis import FeatureDescription as FeatureDescription
+from .analysis import FeaturesOnText as FeaturesOnText
 from .analysis import Reader as Reader
 from .analysis import de_embedding as de_embedding
 from .analysis import decoder_rows as decoder_rows
 from .analysis import describe as describe
 from .analysis import head_norms as head_norms
+from .analysis import on_text as on_text
 from .analysis import pullback as pullback
 from .analysis import read_by as read_by
 from .analysis import reader as reader

@@ -7,6 +7,10 @@ from ._describe import FeatureDescription as FeatureDescription
 from ._describe import HeadDescription as HeadDescription
 from ._describe import Named as Named
 from ._describe import describe as describe
+from ._on_text import Examples as Examples
+from ._on_text import FeaturesOnText as FeaturesOnText
+from ._on_text import VirtualWeights as VirtualWeights
+from ._on_text import on_text as on_text
 from ._reader import Reader as Reader
 from ._reader import head_norms as head_norms
 from ._reader import reader as reader

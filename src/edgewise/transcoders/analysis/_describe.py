@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson
 from edgewise.transcoders import Transcoder
 from edgewise.transcoders.analysis._connections import de_embedding, pullback, read_by, unembedding
-from edgewise.transcoders.analysis._reader import Reader, head_norms, reader, reading_bias, through_head
+from edgewise.transcoders.analysis._reader import Reader, by_layer, head_norms, reader, reading_bias, through_head
 
 
 class Named(NamedTuple):
@@ -86,21 +85,12 @@ def describe(
     Raises:
         InputError: two transcoders are of one layer, none is of this one, or it has no such feature.
     """
-    by_layer = dict[int, Transcoder]()
-    for each in transcoders:
-        if each.spec.reads.layer in by_layer:
-            raise InputError(
-                f"transcoders: two read layer {each.spec.reads.layer}; give one for each layer, such as single files"
-            )
-        by_layer[each.spec.reads.layer] = each
-    if layer not in by_layer:
-        has = ", ".join(map(str, sorted(by_layer)))
-        raise InputError(f"m{layer}.f{feature}: there is no transcoder of layer {layer}; those given are of {has}")
-    own = by_layer[layer]
+    sets = by_layer(transcoders, layer)
+    own = sets[layer]
     read = reader(model, own, feature)
     raising, lowering = _tokens(model, de_embedding(model, read)[0], most)
     promoted, suppressed = _tokens(model, unembedding(model, own, feature)[0], most)
-    later = {at: read_by(model, own, feature, by_layer[at])[0] for at in sorted(by_layer) if at > layer}
+    later = {at: read_by(model, own, feature, each)[0] for at, each in sets.items() if at > layer}
     lengths = head_norms(model, read)[0]  # (A, H)
     largest = lengths.flatten().topk(min(n_heads, lengths.numel())).indices.tolist()
     heads = [divmod(each, lengths.shape[1]) for each in largest]
@@ -109,10 +99,10 @@ def describe(
         str(own.spec.reads),
         tuple(map(str, own.spec.writes)),
         float(reading_bias(model, own, feature)),
-        _strongest(_below(read, by_layer), most),
+        _strongest(_below(read, sets), most),
         raising,
         lowering,
-        tuple(_head(model, through_head(model, read, *at), by_layer, at, most) for at in heads),
+        tuple(_head(model, through_head(model, read, *at), sets, at, most) for at in heads),
         lengths.numel(),
         promoted,
         suppressed,
@@ -121,17 +111,17 @@ def describe(
 
 
 def _head(
-    model: Model, carried: Reader, by_layer: Mapping[int, Transcoder], at: tuple[int, int], most: int
+    model: Model, carried: Reader, sets: Mapping[int, Transcoder], at: tuple[int, int], most: int
 ) -> HeadDescription:
     """What a feature reads through one head."""
-    features, length = _strongest(_below(carried, by_layer), most), float(carried.covector.norm())
+    features, length = _strongest(_below(carried, sets), most), float(carried.covector.norm())
     raising, lowering = _tokens(model, de_embedding(model, carried)[0], most)
     return HeadDescription(f"a{at[0]}.h{at[1]}", length, features, raising, lowering)
 
 
-def _below(read: Reader, by_layer: Mapping[int, Transcoder]) -> dict[int, Float[Tensor, " F"]]:
+def _below(read: Reader, sets: Mapping[int, Transcoder]) -> dict[int, Float[Tensor, " F"]]:
     """A reader's connections to the features of each lower layer."""
-    return {at: pullback(read, each)[0] for at, each in sorted(by_layer.items()) if at < read.layer}
+    return {at: pullback(read, each)[0] for at, each in sets.items() if at < read.layer}
 
 
 def _strongest(by_layer: Mapping[int, Float[Tensor, " F"]], most: int) -> tuple[Named, ...]:

@@ -139,6 +139,24 @@ def norm_forward(norm: Norm, change: Float[Tensor, "*n D"]) -> Float[Tensor, "*n
     return change if norm.gain is None else change * norm.gain.to(change)
 
 
+def by_layer(transcoders: Sequence[Transcoder], layer: int) -> dict[int, Transcoder]:
+    """Transcoders by the layer that they read, from below. Raises `InputError` where two are of one, or none is of the
+    layer asked for.
+    """
+    found = dict[int, Transcoder]()
+    for each in sorted(transcoders, key=lambda each: each.spec.reads.layer):
+        if each.spec.reads.layer in found:
+            raise InputError(
+                f"transcoders: two read layer {each.spec.reads.layer}; give one for each layer, such as single files"
+            )
+        found[each.spec.reads.layer] = each
+    if layer not in found:
+        raise InputError(
+            f"layer {layer}: there is no transcoder of it; those given are of {', '.join(map(str, found))}"
+        )
+    return found
+
+
 def chosen(transcoder: Transcoder, features: Features) -> Int[Tensor, " n"]:
     """Features as numbers. Raises `InputError` for one that is not there."""
     n, device = transcoder.n_features, transcoder.W_enc.device
