@@ -162,7 +162,7 @@ def make_task(spec: TaskSpec, model: Model) -> Task:
     try:
         if spec.task in ALL_TASKS:
             return ALL_TASKS[spec.task](model.tokenizer, **spec.options)
-        return from_file(spec.task, model.tokenizer, **spec.options)
+        return from_file(spec.task, model.tokenizer, longest=model.parts.n_positions, **spec.options)
     except TypeError as error:
         raise InputError(f"tasks: {spec.name} does not take these settings ({error})") from error
 

@@ -66,10 +66,11 @@ def task_of(
     test: int = 256,
     seed: int = 0,
     bos: bool | None = None,
+    longest: int | None = None,
 ) -> ew.tasks.Task:
-    """The task that a circuit was found on, or another by name."""
+    """The task that a circuit was found on, or another by name; see `make_task`."""
     if name is not None:
-        return make_task(name, tokenizer, test=test, seed=seed, bos=bos)
+        return make_task(name, tokenizer, test=test, seed=seed, bos=bos, longest=longest)
     return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer, bos=bos)
 
 

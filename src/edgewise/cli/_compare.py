@@ -39,7 +39,7 @@ def compare(
     for each in found:
         _show.compare_weights(each, loaded)
     if task:
-        tasks = [make_task(name, loaded.tokenizer) for name in task]
+        tasks = [make_task(name, loaded.tokenizer, longest=loaded.parts.n_positions) for name in task]
     else:
         sources = {str(each.provenance.get("task", {})): each.provenance.get("task", {}) for each in found}
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]

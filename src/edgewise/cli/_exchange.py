@@ -37,7 +37,7 @@ def import_circuit(
         if circuit.scores is None:
             raise ew.InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
         circuit = ew.Scores.of(circuit).at(sparsity, actual=True, absolute=absolute)
-    pairs = make_task(task, loaded.tokenizer)
+    pairs = make_task(task, loaded.tokenizer, longest=loaded.parts.n_positions)
     provenance = circuit.provenance | {
         "model": loaded.identity,
         "ablation": ew.Ablation(ablation).to_dict(),

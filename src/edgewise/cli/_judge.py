@@ -44,7 +44,7 @@ def evaluate(
     engine = _common.engine_of(
         circuit, loaded_circuit, loaded, memory=memory, dtype=_common.torch_type(dtype), transcoders=features
     )
-    pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed)
+    pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed, longest=loaded.parts.n_positions)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
         result = ew.evaluate(

@@ -49,7 +49,8 @@ def mib(
         circuit = foreign_circuit(file, loaded, str(model))
     scores = scores_of(file, circuit)
     has_bos = getattr(loaded.tokenizer, "bos_token_id", None) is not None
-    pairs = task_of(circuit, loaded.tokenizer, task, test, bos=bos if has_bos else None)
+    longest = loaded.parts.n_positions
+    pairs = task_of(circuit, loaded.tokenizer, task, test, bos=bos if has_bos else None, longest=longest)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
         result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
     ablation = (circuit.stated_ablation or ew.Ablation()).to_dict()

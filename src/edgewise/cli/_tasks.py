@@ -80,7 +80,7 @@ def score(
 
 @app.command()
 def check(
-    file: Annotated[str, Argument(help="A .jsonl, .csv or .parquet file, or hf:NAME of a data set.")],
+    file: Annotated[str, Argument(help="A .jsonl, .json, .csv or .parquet file, or hf:NAME of a data set.")],
     model: options.ModelName = "smollm2-135m",
     limit: Annotated[int, Option(help="Print at most so many refusals; all are counted.")] = 20,
     as_json: options.AsJson = False,

@@ -16,8 +16,41 @@ from edgewise.circuit import Circuit
 from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._reading import read_json, read_pickle, truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
-from edgewise.runs import atomic_path, write_atomically
+from edgewise.runs import Keys, atomic_path, write_atomically
 
+KEYS = Keys(
+    "EAP-IG and MIB: a circuit's `.json` or `.pt`",
+    honoured={
+        "cfg": "see the next table",
+        "edges": "`.json`: every edge's `score` and `in_graph`; an unknown name is refused",
+        "edges_scores": "`.pt`: the matrix of scores; −∞ and NaN rank last",
+        "edges_in_graph": "`.pt`: which edges are in",
+        "src_nodes": "`.pt`: must be the graph's writers in its order",
+        "dst_nodes": "`.pt`: likewise its readers",
+        "nodes": "a node with a score, where all edges have the same one, is refused: only edges are read",
+        "nodes_scores": "likewise",
+        "neurons_scores": "likewise",
+        "neurons_in_graph": "refused where some are not in: neurons are no part of the graph here",
+        "neurons": "likewise",
+    },
+    irrelevant={
+        "what the edges say already": ("nodes_in_graph",),
+    },
+)
+CFG = Keys(
+    "EAP-IG and MIB: `cfg`",
+    honoured={
+        "n_layers": "the graph",
+        "n_heads": "the graph",
+        "parallel_attn_mlp": "the graph: whether attention and MLP of a layer read the same stream",
+    },
+    irrelevant={"not needed to read edges": ("d_model", "n_key_value_heads", "model_name", "device")},
+)
+EDGE = Keys(
+    "EAP-IG and MIB: an edge",
+    honoured={"score": "its score", "in_graph": "whether it is in: true or false"},
+    irrelevant={"of a later pruning of theirs": ("weight",)},
+)
 _LETTER = {QUERY: "q", KEY: "k", VALUE: "v"}
 _PT_KEYS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")
 
@@ -86,6 +119,7 @@ def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
     content = read_json(path) if path.suffix == ".json" else read_pickle(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a circuit of EAP-IG is a dictionary")
+    KEYS.check(path, content)
     graph = _graph(path, content.get("cfg"), n_kv_heads)
     if "edges_scores" in content:
         kept, scores = _matrices(path, content, graph)
@@ -93,6 +127,8 @@ def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
         kept, scores = _named(path, content.get("edges"), graph)
     if bool((scores == scores[0]).all()) and _scores_nodes(content):
         raise InputError(f"{path}: its nodes have scores, and its edges all the same one; only edges are read")
+    if any(not _all_true(content.get(key)) for key in ("neurons_in_graph", "neurons")):
+        raise InputError(f"{path}: some of its neurons are not in the circuit, and only edges are read")
     method = {"name": "imported", "format": "EAP-IG", "file": path.name}
     return Circuit(graph, kept, scores, {"graph": graph.spec.to_dict(), "method": method})
 
@@ -104,6 +140,17 @@ def _scores_nodes(content: dict[str, Any]) -> bool:
     return isinstance(nodes, dict) and any(isinstance(row, dict) and row.get("score") for row in nodes.values())
 
 
+def _all_true(given: Any) -> bool:
+    """Whether neurons, if there are any, are all in: a tensor, or for each node a list or a dictionary of them."""
+    if given is None:
+        return True
+    if isinstance(given, Tensor):
+        return bool(given.bool().all())
+    if isinstance(given, dict):
+        return all(map(_all_true, given.values()))
+    return all(map(_all_true, given)) if isinstance(given, list) else bool(given)
+
+
 def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
     try:
         n_layers, n_heads, parallel = int(cfg["n_layers"]), int(cfg["n_heads"]), bool(cfg["parallel_attn_mlp"])
@@ -111,6 +158,7 @@ def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
         raise InputError(
             f"{path}: its cfg must name n_layers, n_heads and parallel_attn_mlp, got {cfg!r:.100}"
         ) from error
+    CFG.check(path, cfg)
     if n_layers * n_heads > 1 << 20:
         raise InputError(f"{path}: its cfg has {n_layers} layers of {n_heads} heads; there is no such model")
     try:
@@ -124,6 +172,8 @@ def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
         raise InputError(f"{path}: has no dictionary of edges")
     numbers = {name: number for number, name in enumerate(_edge_names(graph))}
     kept, scores = torch.zeros(graph.n_edges, dtype=torch.bool), torch.full((graph.n_edges,), torch.nan)
+    odd = next((row for row in edges.values() if isinstance(row, dict) and row.keys() - EDGE.honoured.keys()), {})
+    EDGE.check(path, odd)
     for name, row in edges.items():
         if name not in numbers:
             raise InputError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._graph import BIASES, KINDS, Kind, NodeTable, concatenated
+from edgewise.attribution.formats._file_keys import TRACER
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, root_tokens
 from edgewise.models import Model
 from edgewise.runs import atomic_path
@@ -93,6 +94,7 @@ def _opened(path: Path) -> _Opened:
     content = unpickled(path, [*allowed, (_Settings, _OLD_CONFIG)])
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a graph of circuit-tracer is a dictionary")
+    TRACER.check(path, content)
     active, selected, values, ids, probabilities, matrix = (
         _tensor(path, content.get(name), name, *which) for name, which in _TENSORS.items()
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._graph import KINDS, Kind, NodeTable
+from edgewise.attribution.formats._file_keys import LINK, METADATA, NODE, TOP
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, sources_first
 from edgewise.attribution.formats._neuronpedia import BIAS_FEATURES, MOST_BYTES, NEURONS, POSITION_FEATURE
 
@@ -55,6 +56,10 @@ def read(path: Path) -> AttributionGraph:
     """
     content = _json(path)
     metadata = _required(path, content, "metadata", dict)
+    TOP.check(path, content)
+    METADATA.check(path, metadata)
+    for keys, name in ((NODE, "nodes"), (LINK, "links")):
+        keys.check(path, _all_keys(content.get(name)))
     tokens = _required(path, metadata, "prompt_tokens", list)
     if not tokens or not all(isinstance(token, str) for token in tokens):
         raise InputError(f"{path}: metadata.prompt_tokens are to be strings, one at least")
@@ -112,6 +117,11 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object; a graph has metadata, qParams, nodes and links")
     return content
+
+
+def _all_keys(rows: Any) -> dict[str, Any]:
+    """Every key that some row has."""
+    return dict.fromkeys(key for row in rows or () if isinstance(row, dict) for key in row)
 
 
 def _required(path: Path, where: dict[str, Any], name: str, kind: type) -> Any:

@@ -72,7 +72,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
         raise InputError(f"{path}: not a file of the authors' transcoders, which hold cfg and state_dict")
     settings, state = vars(found["cfg"]), dict(found["state_dict"])
     KEYS.check(path, settings)
-    tensors, is_transcoder = files.weights_in(state, path, turned=["W_enc"]), "b_dec_out" in state
+    tensors, is_transcoder = files.weights_in(state, path, turned=["W_enc"], also=["b_dec_out"]), "b_dec_out" in state
     tensors |= {"b_in": tensors["b_dec"], "b_dec": state["b_dec_out"] if is_transcoder else tensors["b_dec"]}
     reads, writes = _sites(path, settings, is_transcoder, sites)
     plain = {name: x for name, x in settings.items() if isinstance(x, int | float | str | bool | None)}

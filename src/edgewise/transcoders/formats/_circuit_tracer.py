@@ -102,7 +102,7 @@ def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
     tensors = files.tensors_of(path)
     if "w_enc" in tensors:
         return _gemma_scope.read(path, sites)[0]
-    found = files.weights_in(tensors, path, _NAMES)
+    found = files.weights_in(tensors, path, _NAMES, also=["k"])
     found["W_dec"] = files.rows_of(found["W_dec"], len(found["b_enc"]))
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
     activation = _activation(config, tensors, "threshold" in found)

@@ -69,7 +69,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
     names, turned = _stored(kind)
-    found = files.weights_in(state, path, names, turned=turned)
+    found = files.weights_in(state, path, names, turned=turned, also=["k", "threshold"])
     if kind != "jumprelu":  # which takes nothing off its input
         found["b_in"] = found["b_dec"].clone()
     if kind == "batch_topk":

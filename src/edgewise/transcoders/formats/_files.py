@@ -72,14 +72,21 @@ def take(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:
 
 
 def weights_in(
-    tensors: dict[str, Tensor], path: Path, names: Mapping[str, str] = _OURS, *, turned: Sequence[str] = ()
+    tensors: dict[str, Tensor],
+    path: Path,
+    names: Mapping[str, str] = _OURS,
+    *,
+    turned: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """A transcoder's tensors from those of a file: what every one has, and `threshold` and `W_skip` where they are.
 
-    `names`: theirs, where they are not ours; `turned`: which of ours it has the other way round. Raises `InputError`
-    where one is missing.
+    `names`: theirs, where they are not ours; `turned`: which of ours it has the other way round; `also`: what else the
+    reader takes of it. Raises `InputError` where one is missing, or where there is another, which would be passed over.
     """
     names = {**_OURS, **names}
+    if other := sorted(tensors.keys() - {*names.values(), *also}):
+        raise InputError(f"{path}: holds {other[0]}, which is not read here; what it changes would be lost")
     found = {ours: take(tensors, names[ours], path) for ours in ("W_enc", "b_enc", "W_dec", "b_dec")}
     found |= {ours: tensors[names[ours]] for ours in ("threshold", "W_skip") if names[ours] in tensors}
     return found | {ours: found[ours].T.contiguous() for ours in turned if ours in found}

@@ -13,12 +13,21 @@ import numpy as np
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import atomic_path, names_in
+from edgewise.runs import Keys, Only, atomic_path, names_in
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, sites_for
 
+KEYS = Keys(
+    "Gemma Scope 2: `config.json`",
+    honoured={
+        "hf_hook_point_in": "whether it reads an MLP's input; an autoencoder is refused until its sites are named",
+        "hf_hook_point_out": "likewise what it writes",
+    },
+    refused={"architecture": Only(("jump_relu", "jumprelu"), "only JumpReLU is read")},
+    irrelevant={"the tensors tell, or for people": ("width", "l0", "affine_connection", "type", "model_name")},
+)
 _NAMES_2 = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": "affine_skip_connection"}
 _TURNED = ("W_enc", "W_skip")
 
@@ -65,6 +74,7 @@ def _check_transcoder(path: Path, given: Sites) -> None:
     if given.reads is not None and given.writes is not None:
         return
     config = files.read_json(path.parent / "config.json") if (path.parent / "config.json").is_file() else {}
+    KEYS.check(path.parent / "config.json", config)
     if hook := config.get("hf_hook_point_in"):
         of_mlp = str(hook).endswith("pre_feedforward_layernorm.output") and config.get("hf_hook_point_out")
         if not of_mlp:
