@@ -51,6 +51,7 @@ def test_all_paths_are_the_attribution_graph(case: str) -> None:
     root = active(model, sets, low + 1)
     found, graph = searched(model, sets, root), graph_of(model, sets, ids=IDS, target=root)
     assert found.value == pytest.approx(float(graph.nodes.value[graph.node(root)]), rel=1e-12)
+    assert found.residual < 1e-12
     # What leads to a path's end is what its ways on give.
     below: dict[tuple[str, ...], float] = {}
     for path in found.paths:
@@ -104,7 +105,7 @@ def test_both_factors_of_a_path() -> None:
     assert direct.nodes[1].connection == pytest.approx(float(connection), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel", "gemma3", "plain-bidirectional"])
 def test_an_edge_is_the_sum_of_its_products(name: str) -> None:
     """Between neighbouring layers one head at most lies on the way, two over one layer more."""
     model = tiny(name)
@@ -168,6 +169,7 @@ def test_roots() -> None:
     assert sum(each.contribution for each in logit.paths) == pytest.approx(logit.value, rel=1e-9)
     assert "give one" in refused(lambda: greedy_paths(model, IDS, sets, [7, 8]))
     assert root.split("@")[0] in refused(lambda: searched(model, sets, _silent(model, sets))).split("there: ")[1]
+    assert "named m1.f" in refused(lambda: searched(model, sets, "m1.n0@1"))
     assert "2 tokens" in refused(lambda: searched(model, sets, "m1.f0@-3"))
     assert "at least 1" in refused(lambda: PathConfig(0))
 

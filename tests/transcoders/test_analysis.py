@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from edgewise import transcoders as tc
-from edgewise.models import Model
+from edgewise.models import Model, PlainTransformer
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from tests.tiny import VOCABULARY, tiny
 from tests.transcoders.toys import refused, text
 
-MODELS = ("gpt2", "llama-gqa", "neox-parallel", "gemma2")
-"""Layer norms; RMS norms and grouped queries; a parallel block; gains of `1 + w`, post-norms and a soft-cap."""
+MODELS = ("gpt2", "llama-gqa", "neox-parallel", "gemma2", "plain")
+"""Layer norms; RMS norms, grouped queries; a parallel block; gains of `1 + w`, post-norms, a soft-cap; no norm."""
 TOLERANCE: Any = {"rtol": 1e-9, "atol": 1e-9}
 
 
@@ -44,6 +44,10 @@ class Matrices(NamedTuple):
 
 def matrices(model: Model, layer: int, head: int = 0) -> Matrices:
     module: Any = model.module
+    if isinstance(module, PlainTransformer):
+        block, rows = cast(Any, module.blocks[layer]), slice(head * 6, head * 6 + 6)  # its heads' width
+        value, output = block.value.weight[rows].T, block.output.weight.T[rows]
+        return Matrices((block.attention_norm, block.mlp_norm), value, output)
     if module.config.model_type == "gpt2":
         block, width = module.transformer.h[layer], module.config.n_embd // module.config.n_head
         rows = slice(head * width, (head + 1) * width)
@@ -67,6 +71,8 @@ def matrices(model: Model, layer: int, head: int = 0) -> Matrices:
 def unscaled(norm: Any, x: Tensor) -> Tensor:
     """What a norm module makes of vectors, without its bias and its scale."""
     odd = (norm(x) - norm(-x)) / 2
+    if isinstance(norm, torch.nn.Identity):
+        return odd
     given = x - x.mean(-1, keepdim=True) if isinstance(norm, torch.nn.LayerNorm) else x
     eps = next(float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
     return odd * (given.square().mean(-1, keepdim=True) + eps).sqrt()
@@ -74,14 +80,16 @@ def unscaled(norm: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_connections_are_products_of_the_modules_own_matrices(name: str) -> None:
-    model, layer = tiny(name), 2
+    model = tiny(name)
+    layer = len(model.parts.layers) - 1
     below, own, module = made(model, 0), made(model, layer), cast(Any, model.module)
     read = tc.reader(model, own)
     basis = torch.eye(model.parts.d_model, dtype=torch.float64)
     with torch.no_grad():
         norm = matrices(model, layer).norms[1]
         direct = unscaled(norm, below.W_dec) @ own.W_enc.T  # (features below, features)
-        tokens = unscaled(norm, module.get_input_embeddings()(torch.arange(VOCABULARY))) @ own.W_enc.T
+        embed = module.tokens if name == "plain" else module.get_input_embeddings()
+        tokens = unscaled(norm, embed(torch.arange(VOCABULARY))) @ own.W_enc.T
         through = {}
         for head in range(model.parts.n_heads):
             heads = matrices(model, 1, head)
@@ -91,7 +99,7 @@ def test_connections_are_products_of_the_modules_own_matrices(name: str) -> None
     torch.testing.assert_close(tc.read_by(model, below, [4, 1], own), direct[[4, 1]], **TOLERANCE)
     torch.testing.assert_close(tc.de_embedding(model, read), tokens.T, **TOLERANCE)
     lengths = tc.head_norms(model, read)
-    assert lengths.shape == (9, 2 if model.parts.parallel else 3, model.parts.n_heads)
+    assert lengths.shape == (9, layer + (not model.parts.parallel), model.parts.n_heads)
     for head, moved in through.items():
         carried = tc.through_head(model, read, 1, head)
         torch.testing.assert_close(carried.covector, moved.T, **TOLERANCE)
@@ -103,10 +111,12 @@ def test_connections_are_products_of_the_modules_own_matrices(name: str) -> None
 def test_unembedding_is_centred_and_through_the_final_norm(name: str) -> None:
     model = tiny(name)
     own, module = made(model, 1), cast(Any, model.module)
-    base = module.base_model
-    final = next(getattr(base, each) for each in ("ln_f", "final_layer_norm", "norm") if hasattr(base, each))
+    base = module if name == "plain" else module.base_model
+    names = ("ln_f", "final_layer_norm", "final_norm", "norm")
+    final = next(getattr(base, each) for each in names if hasattr(base, each))
+    unembed = module.unembed if name == "plain" else module.get_output_embeddings()
     with torch.no_grad():
-        logits = unscaled(final, own.W_dec) @ module.get_output_embeddings().weight.T
+        logits = unscaled(final, own.W_dec) @ unembed.weight.T
     expected = logits - logits.mean(1, keepdim=True)
     torch.testing.assert_close(tc.unembedding(model, own), expected, **TOLERANCE)
     torch.testing.assert_close(tc.unembedding(model, own, 3)[0], expected[3], **TOLERANCE)

@@ -121,6 +121,8 @@ class PathSearch(SavedAsJson):
     paths: tuple[Path, ...]
     """Of every length, the shorter first, those of a length by what they give."""
     settings: dict[str, Any]
+    residual: float
+    """The root's value less all that writes to what it reads, by the sum of their sizes: round-off."""
 
     @property
     def longest(self) -> list[Path]:
@@ -182,7 +184,9 @@ def greedy_paths(
         ways = [(each.path, stepper.follow(each.front, each.steps, each.at)) for each in kept]
         live = [(path, front) for path, front in ways if front is not None]
     tokens = tuple(token_text(run, token) for token in run.ids.tolist())
-    return PathSearch(top.name, top.value, tokens, tuple(paths), asdict(config))
+    into = stepper.steps(start).weight.double()
+    residual = float((top.value - into.sum()).abs() / into.abs().sum().clamp(min=1e-30))
+    return PathSearch(top.name, top.value, tokens, tuple(paths), asdict(config), residual)
 
 
 class _Grown(NamedTuple):

@@ -163,6 +163,9 @@ def _node_root(nodes: Nodes, name: str, layer: int, index: int, position: int) -
         raise InputError(
             f"target {name!r}: the model has {len(nodes.active)} layers, the prompt {len(nodes.run)} tokens"
         )
+    letter = name.split(".")[1][0]
+    if letter != nodes.letter:
+        raise InputError(f"target {name!r}: the nodes here are named m{layer}.{nodes.letter}…, not m{layer}.{letter}…")
     active = nodes.active[layer]
     found = ((active.index == index) & (active.position == position)).nonzero()[:, 0]
     if not len(found):

@@ -88,7 +88,8 @@ def _flat(text: str) -> str:
 
 def paths(found: ew.attribution.PathSearch, most: int) -> None:
     """Paths on a prompt, and the graph that they make."""
-    line(f"{_node(found.root, found.tokens)}: {found.value:.3f}")
+    into = f"residual {found.residual:.0e}: of it and all that writes to what it reads, by the sum of their sizes"
+    line(f"{_node(found.root, found.tokens)}: {found.value:.3f}; {into}")
     rows = []
     for path in found.longest[:most]:
         end = path.nodes[-1]
