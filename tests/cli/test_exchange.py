@@ -23,6 +23,23 @@ def test_a_circuit_goes_out_and_comes_back(cli: Cli, found: Path, model: Path, p
     assert judged[0]["metrics"] == judged[1]["metrics"]
 
 
+def test_under_zero_ablation_it_is_said_what_eap_ig_judges_otherwise(
+    cli: Cli, found: Path, model: Path, pairs: Path, tmp_path
+):
+    cli("export", found, tmp_path / "c.json", "--d-model", 16)
+    choices = ("--model", model, "--task", pairs, "--out", tmp_path)
+    assert "zero ablation" not in cli("import", tmp_path / "c.json", *choices).out
+    said = cli("import", tmp_path / "c.json", *choices, "--ablation", "zero").out
+    circuit = tmp_path / "circuit.safetensors"
+    for out in (
+        said,
+        cli("evaluate", circuit, "--baselines", "none").out,
+        cli("export", circuit, tmp_path / "z.json", "--d-model", 16).out,
+    ):
+        words = " ".join(out.split())
+        assert all(each in words for each in ("prunes what its `input`", 'embeddings="split"', "value biases")), out
+
+
 def test_another_size_is_chosen_by_the_files_scores(cli: Cli, found: Path, model: Path, pairs: Path, tmp_path):
     cli("export", found, tmp_path / "c.json", "--d-model", 16)
     choices = ("--model", model, "--task", pairs, "--out", tmp_path, "--sparsity", 0.3, "--absolute")

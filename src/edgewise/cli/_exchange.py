@@ -47,6 +47,7 @@ def import_circuit(
     circuit.save(out / "circuit.safetensors")
     spec = circuit.graph.spec
     _show.notes([f"graph: embeddings {spec.embeddings}, keys and values {spec.kv}, as the file has them"])
+    _show.notes(under_zero(circuit, loaded))
     _show.found(circuit, out / "circuit.safetensors")
 
 
@@ -64,7 +65,18 @@ def export_circuit(
         raise ew.InputError("--d-model: EAP-IG's and MIB's files name the width of the model; give it")
     else:
         changed = ew.exchange.write_mib(loaded, out, d_model)
+        changed += ew.exchange.differs_under_zero() if _is_zero(loaded) else []
     _show.notes([*changed, f"written to {out}"])
+
+
+def under_zero(circuit: ew.Circuit, model: ew.Model) -> list[str]:
+    """What to know of a circuit of EAP-IG's that is judged under zero ablation."""
+    of_eap_ig = circuit.provenance.get("method", {}).get("format") == "EAP-IG"
+    return ew.exchange.differs_under_zero(model) if of_eap_ig and _is_zero(circuit) else []
+
+
+def _is_zero(circuit: ew.Circuit) -> bool:
+    return isinstance(circuit.ablation, ew.Ablation) and circuit.ablation.kind == "zero"
 
 
 def foreign_circuit(file: Path, model: ew.Model, name: str) -> ew.Circuit:

@@ -10,6 +10,7 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _common, _features, _show
 from edgewise.cli import _options as options
+from edgewise.cli._exchange import under_zero
 
 
 def evaluate(
@@ -54,6 +55,8 @@ def evaluate(
     stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + other
     result.save(circuit.parent / f"{stem}.json")
     _show.result(result, as_json, _show.evaluation)
+    if not as_json:
+        _show.notes(under_zero(loaded_circuit, loaded))
 
 
 def draw(circuit: options.CircuitFile, out: options.Picture) -> None:

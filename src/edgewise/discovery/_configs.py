@@ -114,7 +114,8 @@ class PathConfig(AttributionConfig):
     points: int = 5
     """Quadrature points, m."""
     quadrature: Quadrature = "gauss-legendre"
-    """Where the points lie and what they weigh; `left` is EAP-IG's own grid for edges, `right` its grid for nodes."""
+    """Where the points lie and what they weigh; `left` is EAP-IG's own grid for edges along the input, `right` along
+    activations and for nodes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

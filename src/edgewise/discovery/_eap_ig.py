@@ -23,6 +23,10 @@ def eap_ig(engine: Engine, task: Task, config: EapIgConfig, cost: Cost) -> Float
     """EAP with integrated gradients, along the input or along each component's output (`path="activations"`, the
     method `eap-ig-activations`).
 
+    The reference implementation's grid is `quadrature="left"` along the input and `"right"` along activations. It has
+    two more habits: along activations every component's path counts for every edge, and along the input of a model with
+    rotary positions its edges into layer 0 score 0.
+
     Returns:
         Scores `[E]`, the mean over the examples.
 

@@ -16,8 +16,9 @@ def quadrature(points: int, kind: Quadrature = "gauss-legendre") -> list[tuple[f
     Args:
         points: how many, m.
         kind: `gauss-legendre`, exact for polynomials of degree 2m − 1 and never at an end; or a peer's grid:
-            `left`, k/m from 0 on (EAP-IG's edges: it starts at the corrupted prompt and never reaches the clean one);
-            `right`, k/m up to 1 (EAP-IG's nodes); `midpoint`; `trapezoid`, both ends included.
+            `left`, k/m from 0 on (EAP-IG's edges along the input: it starts at the corrupted prompt and never reaches
+            the clean one); `right`, k/m up to 1 (EAP-IG along activations, and for nodes); `midpoint`;
+            `trapezoid`, both ends included.
 
     Raises:
         InputError: there is no such rule, or too few points for it.

@@ -1,6 +1,7 @@
 from ._convert import convert as convert
 from ._hub import pull as pull
 from ._hub import push as push
+from ._mib import differs_under_zero as differs_under_zero
 from ._mib import read_mib as read_mib
 from ._mib import write_mib as write_mib
 from ._official import read_edges as read_edges

@@ -16,6 +16,7 @@ from edgewise.circuit import Circuit
 from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._reading import read_json, read_pickle, truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
+from edgewise.models import Model
 from edgewise.runs import Keys, atomic_path, write_atomically
 
 KEYS = Keys(
@@ -131,6 +132,29 @@ def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
         raise InputError(f"{path}: some of its neurons are not in the circuit, and only edges are read")
     method = {"name": "imported", "format": "EAP-IG", "file": path.name}
     return Circuit(graph, kept, scores, {"graph": graph.spec.to_dict(), "method": method})
+
+
+def differs_under_zero(model: Model | None = None) -> list[str]:
+    """How EAP-IG's and MIB's own code judges a circuit otherwise under zero ablation, a line each.
+
+    Under interchange none of this changes a number. Of a model, only what it has is said.
+    """
+    positions, biases = True, True
+    if model is not None:
+        positions = model.parts.n_embeddings > 1
+        biases = any(layer.attention.value.bias is not None for layer in model.parts.layers)
+    notes = ["zero ablation: EAP-IG always prunes what its `input` does not reach; here such edges count"]
+    if positions:
+        notes.append(
+            "zero ablation: EAP-IG's `input` is the tokens alone, and learned positions reach every reader; to have "
+            'that exactly, take embeddings="split" and keep every edge from pos_embed'
+        )
+    if biases:
+        notes.append(
+            "zero ablation: EAP-IG's usual loading folds value biases into b_O, where no ablation removes them; here "
+            "they are part of the heads"
+        )
+    return notes
 
 
 def _scores_nodes(content: dict[str, Any]) -> bool:
