@@ -179,7 +179,9 @@ def test_too_large_for_the_machine_is_one_line(cli: Cli, model: Path, text: Path
     assert "Traceback" not in ran.err and len(ran.err.splitlines()) == 1
 
 
-def test_features_by_their_weights_on_a_text_and_on_a_prompt(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+def test_features_by_their_weights_on_a_text_and_on_a_prompt(
+    cli: Cli, text: Path, trained: Path, other_weights: Path, tmp_path: Path
+):
     files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
     ran = cli("transcoder", "show", trained)
     assert ran.status == 0 and "layer1.transcoder.relu@0.01 1.mlp_in -> 1.mlp_out; 32 feat" in ran.out, ran
@@ -188,6 +190,7 @@ def test_features_by_their_weights_on_a_text_and_on_a_prompt(cli: Cli, text: Pat
     found = json.loads(cli("transcoder", "show", *files, "m0.f3", "--json").out)
     assert found["name"] == "m0.f3" and len(found["heads"]) == 2 and found["readers"][0]["name"].startswith("m1.f")
     assert {each["name"] for each in found["raising"]} <= {"[UNK]", *WORDS}
+    assert "was trained on weights" in cli("transcoder", "show", *files, "m0.f3", "--model", other_weights).err
     assert "two read layer 0" in cli.refused("transcoder", "show", trained, "m0.f3")
     assert "0 to 31" in cli.refused("transcoder", "show", *files, "m0.f32")
     assert "layer 7: there is no transcoder of it" in cli.refused("transcoder", "show", *files, "m7.f3")

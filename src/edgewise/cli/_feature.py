@@ -8,7 +8,7 @@ import edgewise as ew
 from edgewise.cli import _features, _show, _show_feature
 from edgewise.cli import _options as options
 from edgewise.cli._common import load
-from edgewise.cli._show_transcoder import counting
+from edgewise.cli._show_transcoder import compare_weights, counting
 from edgewise.runs import parse_settings
 
 
@@ -38,6 +38,7 @@ def show(
     if as_json and text:
         raise ew.InputError("--json: of the weights alone; leave --text out, or use ew.transcoders.on_text from Python")
     loaded = load(_features.model_of(found, model), "cpu")
+    compare_weights(found, loaded)
     described = ew.transcoders.describe(loaded, found, *feature, most, heads)
     _show.result(described, as_json, _show_feature.feature)
     if text:
@@ -67,5 +68,6 @@ def paths(
     config = ew.attribution.PathConfig(**parse_settings("--set", ew.attribution.PathConfig, settings or ()))
     found = [each.to(device) for each in _features.read(transcoders)]
     loaded = load(_features.model_of(found, model), device)
+    compare_weights(found, loaded)
     search = ew.attribution.greedy_paths(loaded, prompt, found, root, config)
     _show.result(search, as_json, _show_feature.paths, search, most)

@@ -23,7 +23,7 @@ _SEVERAL = {
     "paper": ("relu@3.5e-5", "relu@7e-5", "relu@1.4e-4", "relu@2.8e-4"),
 }
 """The sparsities of a sweep, by preset."""
-app = Typer(no_args_is_help=True, help="Transcoders: train them, judge them, convert them.")
+app = Typer(no_args_is_help=True, help="Transcoders: train them, judge them, read their features, convert them.")
 
 ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
 Layers = Annotated[str, Option("--layers", help="Such as 8,12 or 4-9, or all.")]

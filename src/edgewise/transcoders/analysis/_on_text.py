@@ -202,12 +202,12 @@ class _Counts:
     def virtual(self, most: int) -> VirtualWeights:
         """The largest of all lower layers."""
         read = reader(self.model, self.transcoders[self.layer], self.features)
+        total = torch.where(self.sum == 0, torch.inf, self.sum).cpu()  # of one that is never on TWERA is 0
         found = list[tuple[Tensor, ...]]()
         for at in self.with_target:
             weight = pullback(read, self.transcoders[at]).double().cpu()
             era = self.with_target[at] / self.n * weight
-            share = self.by_target[at] / self.sum.cpu().clamp(min=1e-300)[:, None]
-            twera = share * weight
+            twera = self.by_target[at] / total[:, None] * weight
             best = twera.abs().topk(min(most, weight.shape[1]), dim=1).indices
             columns = (x.gather(1, best) for x in (weight, era, twera))
             found.append((torch.full_like(best, at), best, *columns))
