@@ -42,6 +42,22 @@ def test_it_learns(kind: str):
         assert metrics["active"] == 8
 
 
+@pytest.mark.parametrize(("has", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_the_processor_says_which_precision_is_faster(monkeypatch, has: bool, precision: str):
+    named = {"avx2": True, "avx512_bf16": False, "amx_bf16": has}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: named, raising=False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    asked = TrainingConfig((0,))
+    assert asked.precision == "auto" and asked.on(cpu).precision == precision and asked.on(gpu).precision == "bfloat16"
+    assert TrainingConfig((0,), precision="float32").on(gpu).precision == "float32"
+    trained = learn(precision="auto", tokens=32)
+    assert trained.transcoders["layer0.transcoder.topk4"][0].provenance["method"]["precision"] == precision
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert asked.on(cpu).precision == precision
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["transcoder", "cross-layer"])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, kind: str, precision: str):

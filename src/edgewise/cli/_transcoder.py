@@ -36,7 +36,7 @@ Limit = Annotated[int | None, Option("--limit", help="Read at most so many token
 Reads = Annotated[str | None, Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
 Precision = Annotated[
     Literal["bfloat16", "float32"] | None,
-    Option(help="bfloat16 (proposals and the language model; the default) or float32."),
+    Option(help="bfloat16 (proposals and the language model) or float32; unset: the faster, by the processor."),
 ]
 HoldOut = Annotated[float, Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
 
@@ -63,7 +63,8 @@ class _Given:
         if self.preset == "paper":  # whose centred outputs are a model's own only where every norm takes the mean off
             config = config.paper(self.layers, centred=ew.transcoders.reads_no_mean(self.model))
         changes = {name: value for name, value in others.items() if value is not None} | self.changes
-        return replace(config, objective=replace(config.objective, **self.objective), **changes)
+        config = replace(config, objective=replace(config.objective, **self.objective), **changes)
+        return config.on(self.model.device)
 
 
 def _given(
@@ -227,9 +228,8 @@ def cache(
     rows = rows.split(hold_out)[0] if hold_out else rows
     sites = [ew.transcoders.Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
     with show.counting("running the model") as progress:
-        ew.transcoders.write_cache(
-            loaded, rows, sites, out, dtype=dtype, bf16=precision != "float32", progress=progress
-        )
+        bf16 = (precision or ew.transcoders.fastest_precision(loaded.device)) == "bfloat16"
+        ew.transcoders.write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
     print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 
 

@@ -59,6 +59,7 @@ from .training import CachedActivations as CachedActivations
 from .training import Sweep as Sweep
 from .training import Trained as Trained
 from .training import TrainingConfig as TrainingConfig
+from .training import fastest_precision as fastest_precision
 from .training import sweep as sweep
 from .training import train as train
 from .training import write_cache as write_cache

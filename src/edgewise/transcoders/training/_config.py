@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from edgewise._errors import InputError
 from edgewise.transcoders import Activation, Site, TranscoderLoss, TranscoderSpec
+from edgewise.transcoders.training._precision import fastest_precision
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
 READS = ("resid_mid", "mlp_normalized", "mlp_in")
@@ -54,8 +57,9 @@ class TrainingConfig:
     """Tokens without activity after which a feature counts as dead."""
     threshold: float = 0.5
     """Start value of `jumprelu` thresholds, in standard deviations of a start pre-activation."""
-    precision: str = "bfloat16"
-    """`bfloat16`: the encoder's product proposes active features, and the language model multiplies with its weights,
+    precision: str = "auto"
+    """`auto`: bfloat16 where the processor has instructions for it, float32 elsewhere; the run records which.
+    `bfloat16`: the encoder's product proposes active features, and the language model multiplies with its weights,
     in bfloat16; all else, and all that is kept, is float32. `float32`: everything is."""
     exclude_special: bool = True
     """Leave out each row's first token and special tokens."""
@@ -80,10 +84,10 @@ class TrainingConfig:
             raise InputError("skip: an autoencoder has no skip connection, it would copy its input; train a transcoder")
         if list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers {', '.join(map(str, self.layers))}: name each once, in order")
-        if self.schedule not in SCHEDULES or self.precision not in ("bfloat16", "float32"):
+        if self.schedule not in SCHEDULES or self.precision not in ("auto", "bfloat16", "float32"):
             raise InputError(
-                f"schedule {self.schedule!r}, precision {self.precision!r}: choose constant or linear, bfloat16 or "
-                "float32"
+                f"schedule {self.schedule!r}, precision {self.precision!r}: choose constant or linear, auto, "
+                "bfloat16 or float32"
             )
         if not 0 < self.expansion < math.inf or (self.features is not None and self.features < 1):
             raise InputError(f"features {self.features}, expansion {self.expansion}: give at least one feature")
@@ -128,6 +132,10 @@ class TrainingConfig:
             "pool_tokens": 524_288,
         }
         return TrainingConfig(layers, **(recipe | changes))
+
+    def on(self, device: torch.device) -> "TrainingConfig":
+        """The same with the precision that `auto` is on a device."""
+        return replace(self, precision=fastest_precision(device)) if self.precision == "auto" else self
 
     @property
     def steps(self) -> int:

@@ -78,7 +78,7 @@ def sweep(
         dict(found.zero),
         dict(found.mean),
         dict(zip(names, found.transcoders, strict=True)),
-        asdict(config) | {"text": tokens.source, "tokens_seen": trained.steps * config.batch_tokens},
+        asdict(config.on(model.device)) | {"text": tokens.source, "tokens_seen": trained.steps * config.batch_tokens},
         found.conditions,
         trained.seconds,
     )

@@ -60,7 +60,7 @@ def train(
         InputError: a layer or site is not the model's, there is too little text, the cache is of other rows, or the
             folder holds another run's checkpoint.
     """
-    options = options or RunOptions(checkpoint_seconds=300.0)
+    options, config = options or RunOptions(checkpoint_seconds=300.0), config.on(model.device)
     if cache is not None and not torch.equal(cache.ids, tokens.ids):
         raise InputError(f"{cache.folder}: the cache is of other tokens than this text; write it anew")
     if cache is not None and cache.header["model"]["weights_hash"] != model.identity["weights_hash"]:
@@ -101,9 +101,9 @@ class TranscoderLearner(Learner):
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
         """Set up; `begin` gives the weights their start."""
-        self.config, self.ranks = config, ranks
+        self.config, self.ranks = config.on(model.device), ranks
         self.jobs = config.jobs(model.parts.d_model)
-        self.bf16 = config.precision == "bfloat16"
+        self.bf16 = self.config.precision == "bfloat16"
         sites = _sites(self.jobs)
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.dtype, self.device = dtype, model.device
