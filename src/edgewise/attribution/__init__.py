@@ -1,4 +1,4 @@
-"""Judging transcoders: reconstruction, sparsity, and the model's loss with them in the MLPs' places."""
+"""Attribution graphs: what flows along edges on given prompts, why, and what it does."""
 
 import lazy_loader as _lazy
 

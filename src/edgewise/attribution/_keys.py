@@ -15,6 +15,7 @@ from edgewise.attribution._graph import KINDS, GraphData
 NODES = "nodes"
 """The kind of all neurons or features of a layer at a place, where graphs are joined by places."""
 MERGED_KINDS = (*KINDS, NODES)
+"""The kinds of node of a merged graph."""
 
 Spans = Literal["end", "start", "text"] | Sequence[Sequence[str]]
 """What stands for a position: its distance from the end (`-1` for the last) or the start (`0` for the first), its

@@ -15,6 +15,7 @@ from edgewise.tasks import SPLITS, loss_function, metric_function, score_name
 
 Config = TypeVar("Config", bound="MethodConfig")
 Quadrature = Literal["gauss-legendre", "left", "right", "midpoint", "trapezoid"]
+"""How an integral over a path is taken from a few of its points."""
 Rule = Literal["norm", "attention", "activation", "gate"]
 RULES: tuple[Rule, ...] = ("norm", "attention", "activation", "gate")
 

@@ -1,6 +1,7 @@
 """From masks to a loss, and which examples a step sees."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from edgewise.tasks import Batch, Metric, Score, Task, reduce, score_name
 _SHUFFLE = 101  # the noise stream that orders the examples
 
 
-def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Metric, **options) -> Float[Tensor, "*C B"]:
+def example_scores(engine: Engine, batch: Batch, mask: Tensor, score: Metric, **options: Any) -> Float[Tensor, "*C B"]:
     """One value per example: run the circuits, score the logits at the targets, average over each example's targets.
 
     Args:

@@ -8,6 +8,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._configs import Quadrature
 
 QUADRATURES: tuple[Quadrature, ...] = get_args(Quadrature)
+"""All kinds of `Quadrature`."""
 
 
 def quadrature(points: int, kind: Quadrature = "gauss-legendre") -> list[tuple[float, float]]:

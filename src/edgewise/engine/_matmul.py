@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias, get_args
 
 Matmul: TypeAlias = Literal["highest", "high", "medium"]
+"""How exactly float32 matrices are multiplied, in PyTorch's words."""
 
 MATMULS: tuple[Matmul, ...] = get_args(Matmul)
+"""All kinds of `Matmul`."""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from edgewise._errors import InputError
 
 AblationKind = Literal["interchange", "zero", "mean", "mean-positional", "learned"]
+"""What a removed edge carries, see `Ablation`."""
 KINDS: tuple[AblationKind, ...] = get_args(AblationKind)
 
 

@@ -7,13 +7,34 @@ from typing import Any, Literal, get_args
 from edgewise._errors import InputError
 
 Embeddings = Literal["joint", "split", "off"]
+"""Which writers the embeddings are, see `GraphSpec`."""
 KeyValue = Literal["physical", "expanded"]
+"""What reads keys and values, see `GraphSpec`."""
 
-EMBED, HEAD, MLP, FEATURE, ERROR = 0, 1, 2, 3, 4
-"""Kinds of writer, as in `Graph.writer_kind`."""
-QUERY, KEY, VALUE, MLP_IN, LOGITS, FEATURE_IN = 0, 1, 2, 3, 4, 5
-"""Kinds of reader, as in `Graph.reader_kind`."""
+EMBED = 0
+"""Kind of writer, as in `Graph.writer_kind`: an embedding."""
+HEAD = 1
+"""Kind of writer: an attention head."""
+MLP = 2
+"""Kind of writer: an MLP."""
+FEATURE = 3
+"""Kind of writer: a transcoder's feature."""
+ERROR = 4
+"""Kind of writer: what a transcoder's features leave of an MLP's output."""
+QUERY = 0
+"""Kind of reader, as in `Graph.reader_kind`: a head's queries."""
+KEY = 1
+"""Kind of reader: a head's keys."""
+VALUE = 2
+"""Kind of reader: a head's values."""
+MLP_IN = 3
+"""Kind of reader: an MLP."""
+LOGITS = 4
+"""Kind of reader: the final norm, before the logits."""
+FEATURE_IN = 5
+"""Kind of reader: a transcoder's feature."""
 Role = Literal["query", "key", "value", "mlp", "logits", "feature"]
+"""A kind of reader by name."""
 ROLES: tuple[Role, ...] = get_args(Role)
 """The kinds of reader by name, in the order of their numbers."""
 WRITER_KINDS = ("embedding", "head", "mlp", "feature", "error")
@@ -23,6 +44,7 @@ Features = tuple[tuple[int, tuple[int, ...]], ...]
 """Layers with chosen features of a transcoder in the MLP's place, in order, and which features."""
 
 EMBEDDING_NAMES: dict[str, tuple[str, ...]] = {"joint": ("embed",), "split": ("tok_embed", "pos_embed"), "off": ()}
+"""The names of the embeddings' writers."""
 
 
 @dataclass(frozen=True)

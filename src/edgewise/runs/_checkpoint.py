@@ -14,6 +14,7 @@ from edgewise.runs._learner import Learner
 from edgewise.runs._tensors import reading_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+"""The file in a run's folder from which it goes on."""
 
 Stop = Literal["interrupted", "not finite"]
 """Why a run ended early: Ctrl-C, or a loss or gradient that is NaN or infinite."""

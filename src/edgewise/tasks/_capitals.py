@@ -14,6 +14,7 @@ from edgewise.tasks._words import templates, word_list
 _NAME = "capital-country"
 _TEMPLATES = templates("capital-country")
 CAPITALS = word_list("capitals")
+"""Countries with their capitals, as `France/Paris`."""
 _NEEDED = 3  # clean, corrupted and the worked example
 
 

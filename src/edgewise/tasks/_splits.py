@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 Split: TypeAlias = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+"""The splits of a task, in order."""
 
 # Three words in five are for training, one for validation, one for the test.
 _DEAL: tuple[Split, ...] = ("train", "train", "train", "validation", "test")

@@ -38,6 +38,7 @@ LIBRARY: dict[str, Entry] = {
     # `frac_prevs` of the library on the condition that a symbol is an x.
     "xproportion": Entry(lambda lib, rasp: lib.make_frac_prevs(rasp.tokens == "x"), ("w", "x", "y", "z"), 5, 4),
 }
+"""Tracr's own programs by name."""
 
 
 def compile_library(name: str) -> CompiledTransformer:

@@ -23,6 +23,7 @@ from edgewise.transcoders._sparse import Products
 from edgewise.transcoders._transcoder import Transcoder
 
 NORMALIZATIONS = ("none", "target_norm", "target_sq_norm", "batch_variance")
+"""What a reconstruction error may be divided by."""
 
 
 @dataclass(frozen=True)
