@@ -8,7 +8,12 @@ INSTALLED := $(VENV)/.installed
 # How many tests run at once; each takes one core and some 2 GB.
 JOBS ?= 2
 
-.PHONY: help install demo test lowest lint format viewer viewer-tools clean
+define NEW_ENOUGH
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
+endef
+
+.PHONY: help install demo test lowest lint format docs viewer viewer-tools clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +21,7 @@ help:
 	@echo "make test    run the whole test suite, two tests at once (JOBS=8: eight)"
 	@echo "make lowest  run the models' tests with the lowest transformers that pyproject.toml allows"
 	@echo "make lint    check style (ruff) and types (pyright)"
+	@echo "make docs    build the site into build/docs/site, and fail on a link that leads nowhere"
 	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove the environment and everything that was built"
@@ -24,8 +30,7 @@ install: $(INSTALLED)
 
 # The stamp comes last: an installation that was interrupted is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
+	$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt hatchling editables
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[browser,data,dev,plot,tracr]'
@@ -55,6 +60,17 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The site has a small environment of its own: sources are read there, never imported.
+SITE := build/docs-venv
+docs: $(SITE)/.installed
+	$(SITE)/bin/python site-src/build.py
+
+$(SITE)/.installed: constraints.txt
+	$(NEW_ENOUGH)
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip --disable-pip-version-check install -c constraints.txt zensical mkdocstrings-python
+	@touch $@
 
 viewer: viewer-tools
 	cd viewer-src && npm run check && npm run build

@@ -36,11 +36,16 @@ def markdown() -> list[str]:
     return [*AT_ROOT, *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
 
 
+def dotted(folder: Path) -> str:
+    """A package's name."""
+    return ".".join(folder.relative_to(SOURCES).parts)
+
+
 @cache
 def rooms() -> dict[str, Path]:
     """The stub of every room, by the room's dotted name."""
     stubs = sorted((SOURCES / "edgewise").rglob("__init__.pyi"))
-    return {".".join(stub.parent.relative_to(SOURCES).parts): stub for stub in stubs}
+    return {dotted(stub.parent): stub for stub in stubs}
 
 
 def place(path: str) -> str:
@@ -117,16 +122,14 @@ def definition(room: str, name: str) -> tuple[str, Path]:
     """The room that defines what another may show too, and the module there."""
     at = exports(room)[name]
     if at.suffix == ".pyi":
-        inner = ".".join(at.parent.relative_to(SOURCES).parts)
+        inner = dotted(at.parent)
         return (inner, at.with_suffix(".py")) if inner == f"{room}.{name}" else definition(inner, name)
     for node in parsed(at).body:
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
             module = str(node.module)
-            return (
-                definition(module, name)
-                if module in rooms()
-                else (room, SOURCES.joinpath(*module.split(".")).with_suffix(".py"))
-            )
+            if module in rooms():
+                return definition(module, name)
+            return room, SOURCES.joinpath(*module.split(".")).with_suffix(".py")
     return room, at
 
 
@@ -148,9 +151,8 @@ def docstring(name: str, module: Path) -> str:
             return ast.get_docstring(node) or ""
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         if name in [target.id for target in targets if isinstance(target, ast.Name)]:
-            return (
-                str(after.value.value) if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            )
+            said = after.value if isinstance(after, ast.Expr) else None
+            return str(said.value) if isinstance(said, ast.Constant) else ""
     return ""
 
 
@@ -192,9 +194,8 @@ def main() -> None:
         sys.exit(str(error))
     shutil.copy(SETTINGS, SITE)
     zensical = Path(sys.executable).with_name("zensical")
-    done = subprocess.run(
-        [zensical, "build", "--strict"], cwd=SITE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    command = [zensical, "build", "--strict"]
+    done = subprocess.run(command, cwd=SITE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     print(said)
     if done.returncode or WARNING.search(said):

@@ -34,7 +34,9 @@ def test_links_lead_where_the_site_has_the_files(site: ModuleType):
 
 
 def test_brackets_in_code_are_no_links(site: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "a.md").write_text("`x[0](y)`\n\n```python\nf[0](z)\n```\n\n[`a`](a.md#there) [b](https://b.example/c.md)\n")
+    (tmp_path / "a.md").write_text(
+        "`x[0](y)`\n\n```python\nf[0](z)\n```\n\n[`a`](a.md#there) [b](https://b.example/c.md)\n"
+    )
     monkeypatch.setattr(site, "ROOT", tmp_path)
     assert [file for _, file in site.links("a.md")] == ["a.md"]
 
