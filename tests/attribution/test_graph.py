@@ -1,11 +1,25 @@
 """Graphs: influence, scores, pruning, sub-graphs, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from edgewise import InputError
-from edgewise.attribution import AttributionConfig, AttributionGraph, influence, prune, scores
+from edgewise.attribution import (
+    AttributionConfig,
+    AttributionGraph,
+    attribute,
+    influence,
+    prune,
+    scores,
+    token_ids,
+)
 from tests.attribution.test_rows import EVERYTHING, graph_of, transcoder
 from tests.tiny import tiny
 
@@ -140,3 +154,15 @@ def test_a_direction(tmp_path) -> None:
     graph = features(target=("probe", direction))
     assert graph.roots == ("probe",)
     assert graph.ledger.worst < 1e-12
+
+
+def test_a_bos_token_may_stand_before_a_prompt_and_is_recorded():
+    backend = Tokenizer(WordLevel({"<s>": 0, "a": 1, "b": 2}, unk_token="<s>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    model = replace(tiny("gpt2"), tokenizer=tokenizer)
+    few = replace(EVERYTHING, max_nodes=2)
+    plain, told = attribute(model, "a b a", config=few), attribute(model, "a b a", config=replace(few, bos=True))
+    assert (plain.ids.tolist(), told.ids.tolist()) == ([1, 2, 1], [0, 1, 2, 1])
+    assert (plain.settings["bos"], told.settings["bos"]) == (None, True)
+    assert token_ids(model, "<s> a b", True).tolist() == [0, 1, 2]  # not doubled

@@ -47,6 +47,7 @@ def test_many_prompts_and_a_contrast(cli: Cli, model: Path, tmp_path: Path):
         ((PROMPT, "--set", "keep=2"), "at most 1"),
         ((PROMPT, "--set", "gate=none"), "half"),
         ((PROMPT, "--max-nodes", "0"), "at least 1"),
+        ((PROMPT, "--bos"), "has no BOS token"),
         ((PROMPT, "--node-threshold", "7"), "0 to 1"),
     ],
 )
@@ -57,7 +58,12 @@ def test_wrong_choices_are_refused(cli: Cli, model: Path, tmp_path: Path, given:
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{", "not JSON"), ("[]", "no prompt"), ('{"prompt": "a b", "target": 3}', "target and contrast are a text")],
+    [
+        ('{"prompt": "a b", "targets": " mat"}', "there is no key 'targets'"),
+        ("{", "not JSON"),
+        ("[]", "no prompt"),
+        ('{"prompt": "a b", "target": 3}', "target and contrast are a text"),
+    ],
 )
 def test_files_that_are_no_prompts(cli: Cli, model: Path, tmp_path: Path, line: str, said: str):
     path = tmp_path / "prompts.jsonl"

@@ -68,7 +68,7 @@ def attribute(
             no token or node, or a model whose numbers are not finite.
     """
     config, options = config or AttributionConfig(), options or RunOptions()
-    ids = token_ids(model, prompt)
+    ids = token_ids(model, prompt, config.bos)
     run = frozen_run(model, ids, dtype)
     if not bool(run.final.isfinite().all()):
         raise InputError("prompt: the model gives numbers that are not finite on it; check its weights and type")

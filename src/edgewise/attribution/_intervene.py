@@ -105,7 +105,7 @@ def intervene(
     Raises:
         InputError: an edit names a node or position that is not there, or there is no such propagation or layer.
     """
-    ids = token_ids(model, prompt)
+    ids = token_ids(model, prompt, None if config is None else config.bos)
     if propagation not in ("frozen", "attention", "open"):
         raise InputError(f"propagation {propagation!r}: choose frozen, attention or open")
     n_layers = len(model.parts.layers)

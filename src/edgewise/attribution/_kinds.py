@@ -14,6 +14,7 @@ from edgewise.attribution._frozen import FrozenRun
 from edgewise.attribution._nodes import Gate, Neurons, Nodes
 from edgewise.models import Model, weights_hash
 from edgewise.runs import Bound, Count, NotNegative, check_settings
+from edgewise.tasks import Encoder
 
 PATTERN_BYTES = 16 << 30
 """How much one layer's attention pattern may take, in float32."""
@@ -36,14 +37,19 @@ class AttributionConfig:
     layer's error. 0: all."""
     gate: Gate = "half"
     """To which factor of a gated MLP a neuron's edges go: half of its value to each, or all to `up` or `gate`."""
+    bos: bool | None = None
+    """Whether the BOS token stands before a prompt that is a text, as circuit-tracer puts it; none: as the tokenizer
+    does by itself. One that the text begins with is not doubled."""
 
     def __post_init__(self) -> None:
         """Check the values. Raises `InputError`."""
         check_settings("attribution", self)
 
 
-def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> Int[Tensor, " S"]:
-    """A prompt's tokens, as the tokenizer gives them.
+def token_ids(
+    model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"], bos: bool | None = None
+) -> Int[Tensor, " S"]:
+    """A prompt's tokens, as the tokenizer gives them; see `AttributionConfig.bos`.
 
     Raises:
         InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two or
@@ -52,7 +58,7 @@ def token_ids(model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"]) -> 
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise InputError("prompt: the model has no tokenizer; give token ids")
-        prompt = model.tokenizer(prompt)["input_ids"]
+        prompt = model.tokenizer(prompt)["input_ids"] if bos is None else Encoder.of(model.tokenizer, bos)(prompt)
     ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
     config: Any = model.module.config
     n_tokens = int(config.vocab_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -39,6 +40,7 @@ def attribute(
     ),
     transcoders: _features.Sources = None,
     exclude_special: _features.ExcludeSpecial = None,
+    bos: options.Bos = None,
     target: Annotated[
         list[str] | None,
         Option("--target", help="A token, with its leading blank, or a node such as m12.f410@7; several times."),
@@ -59,7 +61,8 @@ def attribute(
 ) -> None:
     """What flows from the tokens to the prediction: write OUT/graph.safetensors and OUT/pruned.safetensors."""
     config = replace(ew.AttributionConfig(), **parse_settings("--set", ew.AttributionConfig, settings or ()))
-    config = config if max_nodes is None else replace(config, max_nodes=max_nodes)
+    given = {name: value for name, value in (("max_nodes", max_nodes), ("bos", bos)) if value is not None}
+    config = replace(config, **given)
     for name, share in (("--node-threshold", node_threshold), ("--edge-threshold", edge_threshold)):
         if not 0 <= share <= 1:
             raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
@@ -122,6 +125,11 @@ def _row(where: str, text: str, asked: _Asked) -> _Asked:
         raise InputError(f'{where}: not JSON ({error}); write {{"prompt": …}}') from error
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise InputError(f'{where}: no prompt; write {{"prompt": "…"}}, and maybe "target" or "contrast"')
+    names = ("prompt", "target", "contrast")
+    if odd := next(
+        (key for key in row if key not in names and get_close_matches(str(key).lower(), names, 1, 0.8)), None
+    ):
+        raise InputError(f"{where}: there is no key {str(odd)[:40]!r}; write prompt, target or contrast")
     own = {name: row.get(name) for name in ("target", "contrast")}
     if any(value is not None and not _texts(value) for value in own.values()):
         raise InputError(f"{where}: target and contrast are a text or a list of texts")

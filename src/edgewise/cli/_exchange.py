@@ -27,6 +27,7 @@ def import_circuit(
         float | None, Option(help="Choose edges anew by the file's scores: 1 − kept actual edges / all edges.")
     ] = None,
     absolute: Annotated[bool, Option(help="With --sparsity: by absolute score.")] = False,
+    bos: options.Bos = None,
 ) -> None:
     """Read a circuit of another tool, on the model's own graph, and write it to OUT/circuit.safetensors."""
     check_task(task)
@@ -37,7 +38,7 @@ def import_circuit(
         if circuit.scores is None:
             raise ew.InputError(f"{file}: has no scores to choose edges by; leave out --sparsity")
         circuit = ew.Scores.of(circuit).at(sparsity, actual=True, absolute=absolute)
-    pairs = make_task(task, loaded.tokenizer, longest=loaded.parts.n_positions)
+    pairs = make_task(task, loaded.tokenizer, bos=bos, longest=loaded.parts.n_positions)
     provenance = circuit.provenance | {
         "model": loaded.identity,
         "ablation": ew.Ablation(ablation).to_dict(),

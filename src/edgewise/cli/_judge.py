@@ -20,6 +20,7 @@ def evaluate(
     split: options.SplitName = "test",
     test: options.TestPairs = 256,
     seed: options.PairsSeed = 0,
+    bos: options.Bos = None,
     batch_size: options.BatchSize = 32,
     baselines: Annotated[str, Option(help="Any of random,eap; none for none.")] = "random,eap",
     transcoders: _features.Sources = None,
@@ -45,14 +46,15 @@ def evaluate(
     engine = _common.engine_of(
         circuit, loaded_circuit, loaded, memory=memory, dtype=_common.torch_type(dtype), transcoders=features
     )
-    pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed, longest=loaded.parts.n_positions)
+    pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed, bos, longest=loaded.parts.n_positions)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
         result = ew.evaluate(
             engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
         )
     other = "" if _show.compare_weights(loaded_circuit, loaded) else "-other-weights"
-    stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + other
+    told = "" if bos is None else "-bos" if bos else "-no-bos"
+    stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + told + other
     result.save(circuit.parent / f"{stem}.json")
     _show.result(result, as_json, _show.evaluation)
     if not as_json:
