@@ -7,7 +7,7 @@ import pytest
 
 from edgewise import InputError
 from edgewise.attribution.formats import _file_keys
-from edgewise.exchange import _mib
+from edgewise.exchange import _mib, _tables
 from edgewise.runs import Keys
 from edgewise.tasks import from_records
 from edgewise.transcoders.formats import (
@@ -23,7 +23,7 @@ from tests.tasks.conftest import toy as toy  # a fixture
 PAGE = (Path(__file__).parents[1] / "docs" / "foreign-files.md").read_text("utf-8")
 MODULES = (
     *(_saelens, _circuit_tracer, _sparsify, _dictionary_learning, _gemma_scope, _authors),
-    *(_mib, _file_keys),
+    *(_mib, _tables, _file_keys),
 )
 TABLES = [each for module in MODULES for each in vars(module).values() if isinstance(each, Keys)]
 

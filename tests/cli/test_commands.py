@@ -63,6 +63,8 @@ def test_find_by_acdc_is_as_large_as_its_threshold_makes_it(cli: Cli, model: Pat
             and circuit.provenance["cost"]["examples"] == 3
         )
     assert sizes[0] > sizes[1]
+    said = cli(*find(model, pairs, tmp_path / "0.5", "--method", "eap", size=0.5)).out
+    assert "is a circuit of acdc; that of eap takes its place" in " ".join(said.split())
 
 
 def test_a_circuit_with_learned_constants_is_judged_with_them(cli: Cli, model: Path, pairs: Path, tmp_path):

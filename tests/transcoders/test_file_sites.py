@@ -122,6 +122,15 @@ def test_a_site_given_in_place_of_the_file_s_is_written_again(tmp_path):
     assert again.spec.reads == reads and again.spec.writes == (writes,)
 
 
+def test_a_file_of_ours_may_be_named_as_the_hook_that_its_site_is_in_its_model(tmp_path):
+    write(made("relu", reads="mlp_normalized", layer=0), tmp_path / "layer0.safetensors")
+    hook = Site("hook_normalized", 0)
+    write(read(tmp_path / "layer0.safetensors", reads=hook), tmp_path / "set", "circuit-tracer")
+    assert read(tmp_path / "set")[0].spec.reads == hook
+    with pytest.raises(InputError, match="it reads layer 0 mlp_normalized and says so"):
+        read(tmp_path / "layer0.safetensors", reads=Site("hook_normalized", 1))
+
+
 @pytest.mark.parametrize("name", ["edgewise", "sparsify"])
 def test_two_of_one_layer_do_not_overwrite_each_other(tmp_path, name: str):
     with pytest.raises(InputError, match="two are of layer 3"):

@@ -77,6 +77,7 @@ def find(
     _features.check(transcoders, features_per_layer, record, config, ablation)
     check_task(task)
     ew.runs.check_writable(out)
+    note_other(out / "circuit.safetensors", record.name)
     begin = None if start is None else scores_of(start, load_circuit(start))
     features = _features.read(transcoders, exclude_special)
     loaded = load(model, device, dtype)
@@ -103,6 +104,18 @@ def find(
     _show.found(found, out / "circuit.safetensors")
     if "stopped" in found.provenance["method"]:
         raise Exit(130)  # what follows in a script should not go on with half a circuit
+
+
+def note_other(path: Path, method: str) -> None:
+    """Say that a circuit of another method is there, which the new one takes the place of."""
+    if not path.is_file():
+        return
+    try:
+        held = str(load_circuit(path).provenance.get("method", {}).get("name", "?"))
+    except ew.InputError:
+        held = "no method that can be read"
+    if held != method:
+        _show.notes([f"note: {path} is a circuit of {held}; that of {method} takes its place when it is found"])
 
 
 def _check_able(

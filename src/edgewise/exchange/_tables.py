@@ -9,9 +9,25 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.exchange._reading import truth
 from edgewise.graph import WRITER_KINDS, Graph
+from edgewise.runs import Keys
 
 if TYPE_CHECKING:
     import networkx
+
+
+KEYS = Keys(
+    "Edge tables (`from_edge_table`)",
+    honoured={
+        "writer": "the edge; one that is not in the graph, or stands twice, is refused",
+        "reader": "likewise",
+        "span": "likewise, where edges carry positions",
+        "kept": "true or false; absent: all are in",
+        "score": "a number; edges that the table does not have get none, and rank last",
+    },
+    irrelevant={
+        "the graph says them": ("edge", "writer_kind", "writer_layer", "reader_kind", "reader_layer", "actual"),
+    },
+)
 
 
 def edge_table(circuit: Circuit, *, kept_only: bool = True) -> dict[str, list[Any]]:
@@ -58,6 +74,8 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
     Raises:
         edgewise.InputError: a column is missing, or a row names no edge of the graph or one that another row named.
     """
+    frame = getattr(table, "columns", None)
+    KEYS.check("edge table", dict.fromkeys(table if frame is None else frame))
     needed = ("writer", "reader", "span") if graph.spec.spans else ("writer", "reader")
     columns = {name: list(table[name]) for name in (*needed, "kept", "score") if name in table}
     if missing := set(needed) - columns.keys():

@@ -1,12 +1,13 @@
 """The project's own file: one `.safetensors` whose JSON header says which sites, which activation, where from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.runs import names_in, reading_tensors, write_tensors
-from edgewise.transcoders import Transcoder, TranscoderSpec
+from edgewise.transcoders import Site, Transcoder, TranscoderSpec
 from edgewise.transcoders.formats._files import build
 from edgewise.transcoders.formats._format import Format, Sites
 
@@ -62,9 +63,16 @@ def _read(path: Path, sites: Sites) -> list[Transcoder]:
             ("reads", sites.reads, each.spec.reads),
             ("writes", sites.writes, each.spec.writes[0]),
         ):
-            if named not in (None, own):
+            if what == "reads" and named is not None and _is_hook_of(named, own):
+                each.spec = replace(each.spec, reads=named)
+            elif named not in (None, own):
                 raise InputError(f"{path}: it {what} {own} and says so; {named} was named")
     return sorted(found, key=lambda each: each.spec.writes[0].layer)
+
+
+def _is_hook_of(named: Site, own: Site) -> bool:
+    """Whether it is the hook that a site is in some models, as the user knows who names it."""
+    return named == replace(own, kind="hook_normalized") and own.kind in ("mlp_normalized", "mlp_in")
 
 
 def _write(transcoders: Sequence[Transcoder], path: Path) -> None:

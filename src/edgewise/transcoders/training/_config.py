@@ -11,7 +11,7 @@ from edgewise.transcoders import Activation, Site, TranscoderLoss, TranscoderSpe
 from edgewise.transcoders.training._precision import fastest_precision
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
-READS = ("resid_mid", "mlp_normalized", "mlp_in")
+READS = ("resid_mid", "mlp_normalized", "mlp_in", "hook_normalized")
 SCHEDULES = ("constant", "linear")
 
 
@@ -30,7 +30,8 @@ class TrainingConfig:
     """Features of each; `expansion` times the model's width if None."""
     expansion: float = 8.0
     reads: str = "mlp_in"
-    """The MLP input's site: `resid_mid`, `mlp_normalized` or `mlp_in`."""
+    """The MLP input's site: `resid_mid`, `mlp_normalized` or `mlp_in`; `hook_normalized` for circuit-tracer's
+    `ln2.hook_normalized`."""
     centred: bool = False
     """Write (and read, an autoencoder) the MLP's output without its mean over the components."""
     skip: bool = False
