@@ -369,7 +369,7 @@ def test_a_wrong_shape_or_a_missing_tensor_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match="normalize_activations is 'layer_norm'"):
         read(tmp_path)
     (tmp_path / "cfg.json").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="is no JSON"):
         read(tmp_path)
 
 

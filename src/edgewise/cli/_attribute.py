@@ -121,7 +121,7 @@ def _row(where: str, text: str, asked: _Asked) -> _Asked:
     """One line of a .jsonl file."""
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{where}: not JSON ({error}); write {{"prompt": …}}') from error
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise InputError(f'{where}: no prompt; write {{"prompt": "…"}}, and maybe "target" or "contrast"')

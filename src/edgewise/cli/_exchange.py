@@ -94,7 +94,7 @@ def foreign_circuit(file: Path, model: ew.Model, name: str) -> ew.Circuit:
 def _read(file: Path, graph: ew.Graph) -> ew.Circuit:
     if str(file) in ew.exchange.PUBLISHED:
         return ew.exchange.PUBLISHED[str(file)](graph)
-    if file.suffix == ".json" and isinstance(ew.exchange.read_json(file), list):
+    if file.suffix == ".json" and isinstance(ew.runs.read_json(file), list):
         return ew.exchange.read_edges(file, graph)
     return ew.exchange.read_mib(file, graph.spec.n_kv_heads)
 

@@ -55,7 +55,7 @@ class SizeCurve(SavedAsJson):
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             return SizeCurve(**row | {"points": tuple(Point(**point) for point in row["points"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{path}: no curve that `edgewise curve` wrote ({' '.join(str(error).split())})"
             ) from error

@@ -9,7 +9,6 @@ from ._official import write_edges as write_edges
 from ._published import PUBLISHED as PUBLISHED
 from ._published import greater_than_hanna as greater_than_hanna
 from ._published import ioi_wang as ioi_wang
-from ._reading import read_json as read_json
 from ._tables import edge_table as edge_table
 from ._tables import from_edge_table as from_edge_table
 from ._tables import to_networkx as to_networkx

@@ -14,10 +14,10 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.exchange._convert import as_format_has_it
-from edgewise.exchange._reading import read_json, read_pickle, truth
+from edgewise.exchange._reading import read_pickle, truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
 from edgewise.models import Model
-from edgewise.runs import Keys, atomic_path, write_atomically
+from edgewise.runs import Keys, atomic_path, read_json, write_atomically
 
 KEYS = Keys(
     "EAP-IG and MIB: a circuit's `.json` or `.pt`",

@@ -15,9 +15,8 @@ import torch
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.exchange._convert import as_format_has_it
-from edgewise.exchange._reading import read_json
 from edgewise.graph import Graph
-from edgewise.runs import write_atomically
+from edgewise.runs import read_json, write_atomically
 
 _EMBEDDINGS = {"tok_embeds": "tok_embed", "token_embeds": "tok_embed", "pos_embeds": "pos_embed", "embeds": "embed"}
 

@@ -1,6 +1,5 @@
 """Reading files of others: what is wrong with one is a single line."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,6 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises `InputError`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({' '.join(str(error).split())[:100]})") from error
 
 
 def truth(value: Any) -> bool:

@@ -9,6 +9,7 @@ from ._files import check_writable as check_writable
 from ._files import write_atomically as write_atomically
 from ._foreign import Keys as Keys
 from ._foreign import Only as Only
+from ._foreign import read_json as read_json
 from ._learner import Learner as Learner
 from ._learner import NotFiniteError as NotFiniteError
 from ._learner import NothingToGainError as NothingToGainError

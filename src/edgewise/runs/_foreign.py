@@ -1,16 +1,28 @@
-"""What a reader makes of each key of another tool's file, as data: the readers check files by it, and
+"""Other tools' JSON, and what a reader makes of each of its keys, as data: the readers check files by it, and
 docs/foreign-files.md shows it.
 """
 
+import json
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgewise._errors import InputError
 
 _NAMED = 4
 """So many unknown keys are named in one warning."""
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `InputError` if it cannot be read or is none, or nests too deep for Python."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no JSON ({' '.join(str(error).split())[:100]})") from error
 
 
 class Only(NamedTuple):

@@ -93,7 +93,7 @@ class Truth:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); give the file of a truth") from None
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: not the truth of a program ({type(error).__name__}: {error})") from None
 
 

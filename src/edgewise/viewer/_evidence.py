@@ -75,7 +75,7 @@ class Evidence(SavedAsJson):
             row |= {name: tuple(tuple(each) for each in row.get(name, ())) for name in ("by_pair", "prompts")}
             row["looks"] = tuple(None if each is None else _read_look(each) for each in row.get("looks", ()))
             return Evidence(**row)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not what `edgewise view --evidence` wrote ({reason}); move it away") from error
 

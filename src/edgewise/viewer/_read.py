@@ -69,6 +69,6 @@ def read_evaluation(path: str | Path) -> Evaluation:
         metrics = {name: Measured(**each) for name, each in row["metrics"].items()}
         worst = tuple(WorstExample(**each) for each in row.get("worst", ()))
         return Evaluation(**row | {"metrics": metrics, "worst": worst})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not what `edgewise evaluate` wrote ({reason}); move it away") from error

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from edgewise import runs
 from edgewise._errors import InputError
 from edgewise.runs import atomic_path, write_atomically
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
@@ -55,10 +56,7 @@ def unpickled(path: Path, allowed: Sequence[tuple[type, str]] = ()) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `InputError` if it is missing or something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: missing, or not JSON ({error})") from error
+    found = runs.read_json(path)
     if not isinstance(found, dict):
         raise InputError(f"{path}: not a JSON object")
     return found

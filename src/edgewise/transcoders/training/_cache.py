@@ -48,7 +48,7 @@ class CachedActivations:
             self.ids = torch.from_numpy(np.load(self.folder / _IDS, allow_pickle=False).astype(np.int64))
             stored = [Site.parse(key) for key in self.header["sites"]]
             self.width, self.dtype = int(self.header["width"]), _TYPES[self.header["dtype"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{folder}: not a cache of activations ({error}); write one with `cache`") from error
         self.sites = tuple(stored if sites is None else sites)
         if missing := [site for site in self.sites if site not in stored]:
