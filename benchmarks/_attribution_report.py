@@ -43,9 +43,9 @@ Read after the run of three prompts a task; the tables below have the figures.
 """
 
 
-def page(found: Found, circuit: dict[str, int]) -> str:
-    """All of it, as Markdown."""
-    parts = [HEADING, READING, *_validation(found), *_gates(found), *_kinds(found), *_heads(found, circuit)]
+def page(found: Found, circuit: dict[str, int], trained_on: int | None = None) -> str:
+    """All of it, as Markdown; the transcoders saw so many tokens."""
+    parts = [HEADING, READING, *_validation(found), *_gates(found), *_kinds(found, trained_on), *_heads(found, circuit)]
     return "\n".join(parts) + "\n"
 
 
@@ -142,7 +142,7 @@ def _gates(found: Found) -> list[str]:
     ]
 
 
-def _kinds(found: Found) -> list[str]:
+def _kinds(found: Found, trained_on: int | None) -> list[str]:
     """Neurons' graphs beside transcoders'."""
     groups = _groups(found)
     names = ("layers and positions, Spearman", f"heads among the first {TOP} of both", "errors: neurons", "transcoders")
@@ -160,8 +160,7 @@ def _kinds(found: Found) -> list[str]:
         "",
         "Of the same prompt: the rank correlation of the influence that each layer has at each position; how many of",
         f"the {TOP} heads with the largest loadings are common; and how much of the influence begins at an error",
-        "(1 − replacement). The transcoders, one of 4,608 features (TopK 32) for every layer, saw 204,800 tokens: a",
-        "300th of what GPT-2's published ones did, so that their errors are large.",
+        f"(1 − replacement). Each transcoder saw {trained_on or 0:,} tokens; published ones of GPT-2 saw 60 million.",
         "",
         *_table(rows),
         "",

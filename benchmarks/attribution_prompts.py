@@ -3,7 +3,7 @@
     edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 204800 --pool-tokens 32768 \\
         --precision float32 --out runs/set
     python benchmarks/attribution_prompts.py --out runs/prompts [--transcoders runs/set] [--prompts 6]
-    python benchmarks/attribution_prompts.py --out runs/prompts --write     # docs/results/attribution.md
+    python benchmarks/attribution_prompts.py --out runs/prompts --transcoders runs/set --write  # docs/results/
 
 Each prompt's graph explains the mean logit of the right answers minus that of the wrong ones, and is validated by
 ablating its nodes to their mean over the prompt. Neurons' graphs are made by each of the three rules for gated
@@ -128,7 +128,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.write:
         found = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
-        write_atomically(PAGE, page(found, circuit_heads()))
+        seen = None
+        if args.transcoders:
+            seen = min(each.provenance["method"]["tokens"] for each in ew.transcoders.read(args.transcoders))
+        write_atomically(PAGE, page(found, circuit_heads(), seen))
         return
     model = ew.load_model("smollm2-135m")
     plain = AttributionConfig(max_nodes=args.max_nodes)
