@@ -56,7 +56,7 @@ def conventions(model: Model) -> list[Graph]:
 
 
 def random_masks(graph: Graph, seed: int = 1) -> dict[str, Float[Tensor, " E"] | Float[Tensor, "C P E"]]:
-    """Masks of every kind: hard, soft, both, sparse, with whole readers at 0 or 1, for two circuits of two groups."""
+    """Masks of every kind: hard, soft, all alike, both, sparse, whole readers at 0 or 1, two circuits of two groups."""
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(6, graph.n_edges, generator=generator, dtype=torch.float64)
     kind = torch.randint(4, (graph.n_readers,), generator=generator)[graph.edge_reader.long()]  # of each edge's reader
@@ -65,6 +65,7 @@ def random_masks(graph: Graph, seed: int = 1) -> dict[str, Float[Tensor, " E"] |
     return {
         "binary": (uniform[1] > 0.5).double(),
         "fractional": uniform[2],
+        "one-fraction": torch.full_like(uniform[2], 0.3),
         "mixed": mixed[3],
         "sparse": (uniform[4] * 12 - 11).clamp(0, 1),
         "by-reader": by_reader,

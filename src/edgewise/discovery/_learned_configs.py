@@ -52,8 +52,7 @@ class BudgetConfig(LearnedConfig):
     end_temperature: Positive = 0.05
     """Temperature at the end; it falls geometrically."""
     warm_examples: NotNegative = 64
-    """Training examples for the attribution (mask-path IG, 5 points) whose ranks the scores start from; 0 to start from
-    noise."""
+    """Training examples for the attribution (mask-path IG) whose ranks the scores start from; 0 to start from noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +91,10 @@ class RankingConfig(BudgetConfig):
     """Steps of gradient descent; 900 take some 25 minutes for SmolLM2-135M on two cores, 100 do for a first look."""
     decay: bool = True
     """Whether the learning rate falls to 0."""
+    warm_metric: Literal["loss", "metric"] = "loss"
+    """What that attribution explains: what is learned by (KL, unless a task says otherwise), or the task's metric."""
+    warm_points: Count = 5
+    """Points of that attribution's path."""
     mask_margin: Annotated[float, Bound(lambda x: 0 <= x < 0.5, "a number from 0 to below 0.5")] = 1e-3
     """Masks within this of 0 or 1 are taken as 0 or 1: they hardly have a gradient, and the engine skips what is 0."""
     straight_through: bool = False

@@ -16,7 +16,6 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._configs import configured
-from edgewise.discovery._cost import MASK_IG_PASSES
 from edgewise.discovery._learned_configs import RankingConfig
 from edgewise.discovery._learned_constants import with_constants
 from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
@@ -105,7 +104,8 @@ def learn_rankings(
     experiment = Experiment(config.title, engine, task, config.record(), start, settings)
     warm = None
     if config.warm_examples and start is None:
-        warm = MASK_IG_PASSES | {"n_examples": min(config.warm_examples, len(task.train))}
+        passes, few = config.warm_points, min(config.warm_examples, len(task.train))
+        warm = {"n_examples": few, "forwards": passes, "backwards": passes}
     # Costs are of one ranking, whose copy of the batch is one of as many; the seconds are those of all together.
     found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     return [
@@ -150,10 +150,12 @@ class RankingLearner(GradientLearner[RankingConfig]):
             return
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
-            if few.metric in ("accuracy", "exact_match"):  # they have no gradient
+            if self.config.warm_metric == "loss":
+                few = replace(few, metric=few.loss)
+            elif few.metric in ("accuracy", "exact_match"):  # they have no gradient
                 few = replace(few, metric=few.explained)
             with torch.enable_grad():
-                start = mask_ig(self.engine, few).values.abs()
+                start = mask_ig(self.engine, few, points=self.config.warm_points).values.abs()
             self.scores.copy_(normal_scores(start))
         else:
             for row, config in zip(self.scores, self.configs, strict=True):

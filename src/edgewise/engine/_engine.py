@@ -22,6 +22,7 @@ from edgewise.engine._constants import (
 )
 from edgewise.engine._execution import Execution
 from edgewise.engine._executor import ArrangedModel, Executor, MaskedBatch
+from edgewise.engine._live import FixedTokens, split_tokens
 from edgewise.engine._matmul import Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
@@ -233,7 +234,12 @@ class Engine:
             )
         packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
         check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
-        terms = embeddings(self.model.parts, self._plain, packing)
+        terms, fixed = embeddings(self.model.parts, self._plain, packing), None
+        if skip and self.execution.path == "fast":
+            run, seen = split_tokens(self.model.parts, self.ablation.kind, batch, packing)
+            if bool(seen.any()):
+                fixed = self._fixed_tokens(batch, packing.only(seen), terms)
+            packing = packing.only(run)
         constants = self.constants_of(batch, packing)
         masked = MaskedBatch(
             packing,
@@ -242,6 +248,7 @@ class Engine:
             tuple(term[packing.example_token] for term in terms),
             constants,
             self._feature_runs(batch, packing, constants),
+            fixed,
         )
         if self.execution.path == "reference":
             logits = self._reference(masked)
@@ -249,6 +256,10 @@ class Engine:
             final = self._execute(masked, all_edges=gradients == "all", skip=skip)
             logits = self.model.parts.unembed(block.normed(self.model.parts.final_norm, final))
         return logits if single else logits.view(n_copies, -1, logits.shape[-1])
+
+    def _fixed_tokens(self, batch: Prompts, packing: Packing, terms: tuple[Float[Tensor, "N D"], ...]) -> FixedTokens:
+        clean = torch.stack([term[packing.example_token] for term in terms]).sum(0)
+        return FixedTokens(packing.cell, clean, self.constants_of(batch, packing))
 
     def _reference(self, masked: MaskedBatch) -> Float[Tensor, "A V"]:
         return reference_logits(
@@ -266,16 +277,18 @@ class Engine:
         """The final norm's inputs at the targets."""
         masks, ablated = masked.masks, () if self.constants is None else self.constants.tensors()
         learned = any(x.requires_grad for x in ablated)
+        keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
+        scale = 1.0 if learned or self.features or not skip else _only_value(masks)
+        masked = masked._replace(masks=masks.detach() if scale == 1 else torch.ones_like(masks), scale=scale)
         plan = make_plan(
             self._plain,
-            masks,
+            masked.masks,
             self.ablation.kind,
-            all_edges=all_edges,
+            all_edges=all_edges or scale != 1,
             skip=skip and not all_edges and not learned,
             share=skip,
         )
-        keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
-        executor = Executor(self._arranged, masked._replace(masks=masks.detach()), plan)
+        executor = Executor(self._arranged, masked, plan)
         return _MaskedRun.apply(executor, self.execution.matmul, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
     def _by_group(self, mask: Tensor) -> Shaped[Tensor, "C P n"]:
@@ -349,6 +362,12 @@ class Engine:
                 "average over prompts that are as long"
             )
         return Constants([AblatedRun(self.constants, base, {})]).at(packing.token_positions())
+
+
+def _only_value(masks: Float[Tensor, "CP E"]) -> float:
+    """The fraction that all masks are, as under integrated gradients; 1 where they are not one fraction."""
+    first = float(masks.detach()[0, 0])
+    return first if 0 < first < 1 and bool((masks == first).all()) else 1.0
 
 
 class _MaskedRun(torch.autograd.Function):

@@ -11,7 +11,7 @@ norms are layer norms, everything that is written is centred first (which commut
 by the root mean square.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from edgewise.engine._constants import Constants
 from edgewise.engine._execution import Execution
 from edgewise.engine._group import LayerGroup, layer_groups
+from edgewise.engine._live import FixedTokens
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import FeaturePlan, LayerPlan, Plan
@@ -78,6 +79,10 @@ class MaskedBatch(NamedTuple):
     """What removed edges carry."""
     features: Mapping[int, FeatureRun]
     """By layer that has them, what is fixed of its features."""
+    fixed: FixedTokens | None = None
+    """Tokens that are not packed, since nothing changes there, but are looked at."""
+    scale: float = 1.0
+    """All differences are multiplied by this: masks that are all α give what masks that are all 1 give of α Δ."""
 
 
 class Executor:
@@ -92,6 +97,7 @@ class Executor:
         self.saved: list[tuple[ReadRun, MlpRun | ReadRun | None]] = []
         self.groups = layer_groups(plan.layers, plan.all_edges)
         self.contexts = attention_contexts(self.parts, self.packing)
+        self.fixed_keys: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     # ------------------------------------------------------------------------------------------------------- forward
 
@@ -136,8 +142,11 @@ class Executor:
 
     def _base(self, block: int) -> Float[Tensor, "M D"]:
         """What a block's readers get with all edges ablated; centred where norms are layer norms."""
-        base = self.constants.base(block).detach().to(self.masks.dtype)
-        base = base if self.graph.n_embeddings else base + self.batch.clean[0]
+        return self._base_at(block, self.constants, self.batch.clean[0])
+
+    def _base_at(self, block: int, constants: Constants, clean: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:
+        base = constants.base(block).detach().to(self.masks.dtype)
+        base = base if self.graph.n_embeddings else base + clean
         return centre(base) if self.centred else base
 
     def _write_heads(self, plan: LayerPlan, layer: Layer, saved: ReadRun, heads: HeadSlots) -> None:
@@ -146,7 +155,7 @@ class Executor:
         mixed = self._mix(plan, layer, saved.projected)
         ablated = self.constants.heads(plan.layer).detach()
         ablated = ablated if len(plan.heads) == self.parts.n_heads else ablated[:, plan.heads]
-        difference = self.packing.pack(mixed).to(self.masks.dtype) - ablated  # (N, h, v)
+        difference = (self.packing.pack(mixed).to(self.masks.dtype) - ablated) * self.batch.scale  # (N, h, v)
         self.stack.write_heads(heads, difference.transpose(0, 1))
 
     def _mlp_input(
@@ -181,7 +190,7 @@ class Executor:
         return saved
 
     def _write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
-        difference = difference.to(self.masks.dtype)
+        difference = difference.to(self.masks.dtype) * self.batch.scale
         self.stack.write(slot, centre(difference) if self.centred else difference)
 
     def _logits_input(self) -> Float[Tensor, "A D"]:
@@ -227,7 +236,7 @@ class Executor:
                     self._store(own, group.mask_gradients[own.layer])
         if not ablated:
             self.stack.release()
-            return Gradients(self.gradients, None)
+            return Gradients(self.gradients / self.batch.scale, None)
         embeds = [self._ablated_gradient(slot) for slot in range(self.plan.n_live_embeddings)]
         self.stack.release()
         return Gradients(self.gradients, Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1])))
@@ -244,7 +253,7 @@ class Executor:
     def _mlp_backward(self, plan: LayerPlan, layer: Layer, saved: MlpRun) -> Float[Tensor, "N D"]:
         """∂loss/∂(the MLP's input), carried on to its own layer's heads; earlier writers get it later."""
         assert plan.mlp_slot is not None
-        written = self.stack.gradient(plan.mlp_slot)  # (N, D)
+        written = self.stack.gradient(plan.mlp_slot) * self.batch.scale  # (N, D)
         g_x = FoldedMlp.of(layer.mlp, self.dtype).back(centre(written) if self.centred else written, saved)
         heads, own = self._head_slots(plan, layer), self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
         for start, stop, row in self.packing.segments:
@@ -267,7 +276,7 @@ class Executor:
 
     def _heads_gradient(self, plan: LayerPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
         heads = self._head_slots(plan, layer)
-        gradient = self.stack.gradient_heads(heads) if len(plan.heads) else None
+        gradient = self.stack.gradient_heads(heads) * self.batch.scale if len(plan.heads) else None
         if self.passed is not None:
             assert gradient is not None
             passed = torch.einsum("d,hvd->hv", self.passed.sum(0), heads.output.to(self.passed.dtype))
@@ -325,16 +334,20 @@ class Executor:
         group.read([self._base(own.attention.number) for own in group.plans])
         return group
 
-    def _attention_read(self, plan: LayerPlan, group: LayerGroup | None) -> BlockRead:
-        """The running attention readers; rearranged weights are kept unless memory is short, or they would be a second
+    def _folded_heads(self, layer: int) -> FoldedHeads:
+        """A layer's attention readers; rearranged weights are kept unless memory is short, or they would be a second
         copy of all weights in a finer type.
         """
-        heads = self.model.heads.get(plan.layer)
+        heads = self.model.heads.get(layer)
         if heads is None:
-            attention = self.parts.layers[plan.layer].attention
+            attention = self.parts.layers[layer].attention
             heads = FoldedHeads.of(attention, self.graph.copies_per_key, self.dtype)
             if not self.lean and attention.output_weight.dtype == self.dtype:
-                self.model.heads[plan.layer] = heads
+                self.model.heads[layer] = heads
+        return heads
+
+    def _attention_read(self, plan: LayerPlan, group: LayerGroup | None) -> BlockRead:
+        heads = self._folded_heads(plan.layer)
         heads = heads if len(plan.readers) == plan.attention.n_readers else heads.take(plan.readers)
         return BlockRead(heads, plan, self.packing, self.stack, self._base(plan.attention.number), group)
 
@@ -351,12 +364,26 @@ class Executor:
         bias = layer.attention.output_bias
         if bias is None or not self.model.splits_bias:
             return None
-        share = bias.to(self.masks.dtype) / self.parts.n_heads
+        share = bias.to(self.masks.dtype) / self.parts.n_heads * self.batch.scale
         return centre(share) if self.centred else share
+
+    def _fixed_keys(self, plan: LayerPlan) -> Sequence[tuple[Int[Tensor, " M"], Float[Tensor, "M j k"]] | None]:
+        """The keys and values of tokens that are not packed, and their cells in the grid."""
+        if self.batch.fixed is None:
+            return None, None
+        if plan.layer not in self.fixed_keys:
+            cell, clean, constants = self.batch.fixed
+            base = self._base_at(plan.attention.number, constants, clean)
+            heads = self._folded_heads(plan.layer).take(plan.readers[len(plan.heads) :])
+            projected = heads.project(base[None])[0].to(heads.weight.dtype).transpose(0, 1)  # (M, 2 j, k)
+            self.fixed_keys[plan.layer] = [(cell, each) for each in projected.split(len(plan.keys), 1)]
+        return self.fixed_keys[plan.layer]
 
     def _mix(self, plan: LayerPlan, layer: Layer, projected: Float[Tensor, "n N k"]) -> Float[Tensor, "B h S v"]:
         sizes = [len(plan.heads), len(plan.keys), len(plan.keys)]
-        query, key, value = (self.packing.unpack(x.transpose(0, 1)) for x in projected.split(sizes))
+        query, *rest = (x.transpose(0, 1) for x in projected.split(sizes))
+        query, fixed = self.packing.unpack(query), self._fixed_keys(plan)
+        key, value = (self.packing.unpack(x, at) for x, at in zip(rest, fixed, strict=True))
         if len(plan.keys) != len(plan.heads):  # repeated to the running query heads
             key, value = key[:, plan.key_of_head], value[:, plan.key_of_head]
         with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"

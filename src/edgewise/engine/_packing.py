@@ -8,7 +8,7 @@ Tokens are ordered by the row of masks that they use (circuit, then position gro
 mask is contiguous.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -59,12 +59,12 @@ class Packing:
     @property
     def full(self) -> bool:
         """Whether no prompt is padded."""
-        return len(self.example_token) == self.n_copies * self.ids.numel()
+        return bool(self.real.all())
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is one copy of the batch in plain order."""
-        return self.n_copies == 1 and len(self.segments) == 1
+        """Whether this is one copy of the whole batch in plain order."""
+        return self.n_copies == 1 and len(self.segments) == 1 and self.n_tokens == int(self.real.sum())
 
     def token_positions(self) -> Int[Tensor, " N"]:
         """Position of each packed token within its prompt."""
@@ -76,11 +76,26 @@ class Packing:
         rows = torch.tensor([segment.row for segment in self.segments])
         return rows.repeat_interleave(lengths).to(self.cell.device)
 
-    def unpack(self, x: Float[Tensor, "N n k"]) -> Float[Tensor, "CB n S k"]:
-        """From packed tokens to the padded grid, heads first; padding is zero."""
+    def only(self, chosen: Bool[Tensor, " n"]) -> "Packing":
+        """Some tokens of the batch, given in plain order, in every copy."""
+        if bool(chosen.all()):
+            return self
+        kept, segments, start = chosen[self.example_token], [], 0
+        for segment in self.segments:
+            if count := int(kept[segment.start : segment.stop].sum()):
+                segments.append(Segment(start, start + count, segment.row))
+                start += count
+        return replace(self, cell=self.cell[kept], example_token=self.example_token[kept], segments=tuple(segments))
+
+    def unpack(
+        self, x: Float[Tensor, "N n k"], more: tuple[Int[Tensor, " M"], Float[Tensor, "M n k"]] | None = None
+    ) -> Float[Tensor, "CB n S k"]:
+        """From packed tokens, and `more` given with their cells, to the padded grid, heads first; the rest is zero."""
         rows, columns = self.grid
         grid = x.new_zeros(rows * columns, *x.shape[1:])
         grid[self.cell] = x
+        if more is not None:
+            grid[more[0]] = more[1]
         return grid.view(rows, columns, *x.shape[1:]).transpose(1, 2)
 
     def pack(self, grid: Float[Tensor, "CB n S k"]) -> Float[Tensor, "N n k"]:

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.engine._constants import Prompts, check_batch, partners
+from edgewise.engine._constants import Prompts, check_batch
 from edgewise.engine._engine import Engine
+from edgewise.engine._live import changed
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import attention_contexts, trace
@@ -127,28 +128,13 @@ class Stream:
         self.heads = [(clean.heads[i] - ablated.heads(i).detach()).to(self.dtype) for i in layers]  # (N, H, v)
         self.mlps = [(clean.mlps[i] - ablated.mlp(i).detach()).to(self.dtype) for i in layers]
         self.ablated = ablated
-        self.changed = self._changed(batch)
+        self.changed: Int[Tensor, " n"] = changed(self.parts, engine.ablation.kind, batch, self.packing).nonzero()[:, 0]
+        """The tokens at which a writer can write something else than its ablated value."""
         self.clean = [torch.stack(clean.embeds).sum(0).to(self.dtype)]  # what each block reads, (N, D)
         for layer, mixed, mlp in zip(self.parts.layers, clean.heads, clean.mlps, strict=True):
             x = self.clean[-1]
             after = x + write_heads(layer.attention, mixed)
             self.clean += [x if self.parts.parallel else after, after + mlp]
-
-    def _changed(self, batch: Prompts) -> Int[Tensor, " n"]:
-        """The tokens at which a writer can write something else than its ablated value: under interchange and causal
-        attention, those from the pair's first difference on.
-        """
-        every = torch.arange(self.packing.n_tokens, device=self.example.device)
-        causal = all(layer.attention.causal for layer in self.parts.layers)
-        if self.engine.ablation.kind != "interchange" or not causal:
-            return every
-        other = pack(batch.corrupted)
-        partner = every if batch.align is None else partners(batch.clean, batch.corrupted, batch.align)
-        real, others = self.packing.real, (x[other.real][partner] for x in (other.ids, other.positions))
-        differ = torch.zeros(self.packing.grid, dtype=torch.long, device=every.device)
-        pairs = zip((self.packing.ids, self.packing.positions), others, strict=True)
-        differ[real] = torch.stack([x[real] != y for x, y in pairs]).any(0).long()
-        return differ.cummax(1).values[real].nonzero()[:, 0]
 
     # ----------------------------------------------------------------------------------------------------------- paths
 
