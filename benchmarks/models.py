@@ -3,7 +3,8 @@
 python benchmarks/models.py smollm2-135m qwen2.5-coder-0.5b-instruct-q4_k_m.gguf gemma-3-270m-q4_k_m.gguf \
     --out docs/results/models.md
 
-Each model runs in a process of its own, whose largest memory is told. `--pairs 4 --steps 2` is a try of a minute.
+Each model runs in a process of its own, whose largest memory is told. What was measured is kept in `--rows`, a line each,
+and not done again. `--pairs 4 --steps 2` is a try of a minute.
 """
 
 import argparse
@@ -92,19 +93,29 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=Path, default=Path("runs/models.jsonl"))
     parser.add_argument("--one", action="store_true", help="print one model's numbers as JSON")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measured(options.models[0], options.pairs, options.steps)))
         return
-    rows = []
+    asked = {"pairs": options.pairs, "steps": options.steps}
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    kept = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.is_file() else []
+    done = {row["asked"]: row for row in kept if {key: row[key] for key in asked} == asked}
     for name in options.models:
-        sizes = ["--pairs", str(options.pairs), "--steps", str(options.steps)]
+        if name in done:
+            continue
+        sizes = [x for key, value in asked.items() for x in (f"--{key}", str(value))]
         command = [sys.executable, __file__, name, "--one", *sizes]
-        rows.append(
-            json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        found = json.loads(
+            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         )
+        done[name] = found | asked | {"asked": name}
+        with options.rows.open("a") as file:
+            file.write(json.dumps(done[name]) + "\n")
         print(f"{name}: done", file=sys.stderr)
+    rows = [done[name] for name in options.models]
     text = page(rows, options.pairs, options.steps)
     print(text) if options.out is None else options.out.write_text(text)
 
