@@ -3,8 +3,8 @@
 python benchmarks/models.py smollm2-135m qwen2.5-coder-0.5b-instruct-q4_k_m.gguf gemma-3-270m-q4_k_m.gguf \
     --out docs/results/models.md
 
-Each model runs in a process of its own, whose largest memory is told. What was measured is kept in `--rows`, a line each,
-and not done again. `--pairs 4 --steps 2` is a try of a minute.
+Each model runs in a process of its own, whose largest memory is told. What was measured is kept in `--rows`, a line
+each, and not done again. `--pairs 4 --steps 2` is a try of a minute.
 """
 
 import argparse
