@@ -137,9 +137,34 @@ export interface ForeignHeader {
   array: string;
 }
 
+/** A transcoder's features; their numbers are arrays. See `_feature_sets.py`. */
+export interface FeatureSetHeader {
+  arrays: string;
+  name: string;
+  layer: number;
+  n: number;
+  /** Tokens of the text that count. */
+  tokens: number;
+  context: number;
+  /** Tokens of an example's context, at most. */
+  window: number;
+  listed: number;
+  /** Layers whose heads write to what it reads. */
+  attention: number;
+  /** Which connections are weighed by the text: `inputs`, `outputs`. */
+  virtual: string[];
+  labels: [string, string][];
+  /** Pages of other layers' features, by layer. */
+  files: Record<string, string>;
+  about: [string, string][];
+}
+
 export interface Header {
   format: number;
   title: string;
+  /** Words for the nodes of graphs, by their names or their features'. */
+  labels: [string, string][];
+  features: FeatureSetHeader[];
   graphs: GraphHeader[];
   circuits: CircuitHeader[];
   attributions: AttributionHeader[];

@@ -7,7 +7,9 @@ import { type PageData, readPage, textOf } from "./data";
 import { answerQuestions } from "./attribution/background";
 import { CircuitApp } from "./circuits/app";
 import { element } from "./dom";
+import { FeaturesApp } from "./features/app";
 import { GraphApp } from "./attribution/app";
+import { labelOf } from "./attribution/names";
 import { own } from "./attribution/own";
 import type { Dashboard, Parts } from "./attribution/graph";
 import { followSystem } from "./theme";
@@ -24,13 +26,13 @@ class Viewer {
 
   constructor(
     private readonly root: HTMLElement,
-    page: PageData,
+    private readonly page: PageData,
   ) {
     const graph = (name: string, parts: () => Parts): Document => ({
       name,
-      open: (place, documents) => new GraphApp(place, parts(), documents),
+      open: (place, documents) => new GraphApp(place, this.labelled(parts()), documents),
     });
-    const { circuits, attributions, foreign } = page.header;
+    const { circuits, attributions, foreign, features } = page.header;
     const all: Document = {
       name: circuits.map((each) => each.label).join(", "),
       open: (place, documents) => new CircuitApp(place, page, documents),
@@ -39,6 +41,7 @@ class Viewer {
       ...(circuits.length ? [all] : []),
       ...attributions.map((each) => graph(each.title, () => own(page, each))),
       ...foreign.map((each) => graph(each.name, () => parse(textOf(page, each.array), each.name, dashboards(page, each.array)))),
+      ...features.map((each): Document => ({ name: each.name, open: (place, documents) => new FeaturesApp(place, page, each, documents) })),
     ];
     addEventListener("dragover", (event) => event.preventDefault());
     addEventListener("drop", (event) => {
@@ -71,6 +74,12 @@ class Viewer {
     made.start();
   }
 
+  /** A graph with the words that the page has for its nodes. */
+  private labelled(parts: Parts): Parts {
+    const labels = new Map(this.page.header.labels);
+    return { ...parts, labels: parts.labels.map((own, node) => labelOf(labels, parts.ids[node]) ?? own) };
+  }
+
   private async openFile(file: File): Promise<void> {
     let parts: Parts;
     try {
@@ -79,7 +88,7 @@ class Viewer {
       this.app?.shell.complain(`${file.name}: ${(error as Error).message}`);
       return;
     }
-    const opened: Document = { name: file.name, open: (place, documents) => new GraphApp(place, parts, documents) };
+    const opened: Document = { name: file.name, open: (place, documents) => new GraphApp(place, this.labelled(parts), documents) };
     this.documents.push(opened);
     this.tryTo(file.name, () => this.open(this.documents.length - 1), () => this.documents.pop());
   }

@@ -28,11 +28,14 @@ export interface App {
 
 export interface View {
   title: string;
-  /** What may be searched for. */
-  hint: string;
+  /** What may be searched for; or where the view itself searches. */
+  search: { hint: string; find(text: string): Hit[] } | HTMLInputElement;
+  /** What `[` and `]` do. */
+  steps: string;
   /** Keys of this view alone, and what they do. */
   keys: [string, string][];
-  picture(): Picture | null;
+  /** What may be saved as a picture; null where there is none. */
+  picture: (() => Picture | null) | null;
   redraw(): void;
   undo(): void;
   redo(): void;
@@ -40,14 +43,12 @@ export interface View {
   clear(): void;
   /** Make the circuit or graph larger (or smaller) by some steps. */
   resize(by: number): void;
-  find(text: string): Hit[];
   saveLabels(): void;
   loadLabels(text: string): void;
 }
 
+const SEARCH: [string, string] = ["/", "search"];
 const KEYS: [string, string][] = [
-  ["/", "search"],
-  ["[ and ]", "smaller, larger"],
   ["Escape", "choose nothing"],
   ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
   ["t", "light or dark"],
@@ -71,21 +72,23 @@ export class Shell {
     private readonly view: View,
     private readonly documents: Documents,
   ) {
-    this.query = element("input", { type: "search", placeholder: `search: ${view.hint}`, "aria-label": "Search" });
+    const { search } = view;
+    const own = search instanceof HTMLInputElement;
+    this.query = own ? search : element("input", { type: "search", placeholder: `search: ${search.hint}`, "aria-label": "Search" });
     this.undo = button("↶", () => view.undo(), { "aria-label": "Undo", title: "Undo (Ctrl+Z)" });
     this.redo = button("↷", () => view.redo(), { "aria-label": "Redo", title: "Redo (Ctrl+Shift+Z)" });
     this.help = element(
       "dialog",
       { "aria-label": "Keys" },
       element("h2", {}, "Keys"),
-      element("dl", {}, ...[...KEYS, ...view.keys].flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
+      element("dl", {}, ...[SEARCH, ["[ and ]", view.steps], ...KEYS, ...view.keys].flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
       button("Close", () => this.help.close()),
     );
     this.bar = element(
       "header",
       {},
       documents.names.length > 1 ? this.chooser() : element("h1", {}, view.title),
-      element("div", { class: "search" }, this.query, this.hits),
+      !own && element("div", { class: "search" }, this.query, this.hits),
       this.undo,
       this.redo,
       this.menu(),
@@ -94,9 +97,11 @@ export class Shell {
       this.help,
       this.message,
     );
-    this.query.addEventListener("input", () => this.showHits());
-    this.query.addEventListener("keydown", (event) => this.searchKey(event));
-    this.hits.addEventListener("keydown", (event) => this.hitKey(event));
+    if (!own) {
+      this.query.addEventListener("input", () => this.showHits(search.find(this.query.value)));
+      this.query.addEventListener("keydown", (event) => this.searchKey(event));
+      this.hits.addEventListener("keydown", (event) => this.hitKey(event));
+    }
     const until = { signal: this.listening.signal };
     document.addEventListener("keydown", (event) => this.key(event), until);
     onThemeChange(() => view.redraw(), until);
@@ -135,14 +140,18 @@ export class Shell {
   private menu(): HTMLElement {
     const { view, documents } = this;
     const name = view.title.replace(/[^\w.-]+/g, "-") || "circuit";
-    const save = (how: (name: string, picture: Picture) => void) => () => {
-      const picture = view.picture();
-      if (picture) how(name, picture);
+    const { picture } = view;
+    const save = (words: string, how: (name: string, picture: Picture) => void): [string, () => void][] => {
+      const made = () => {
+        const found = picture!();
+        if (found) how(name, found);
+      };
+      return picture ? [[words, made]] : [];
     };
     const menu = element("details", { class: "menu" }, element("summary", { title: "Save, open, print" }, "File"));
     const items: [string, () => void][] = [
-      ["Picture as PNG", save(savePng)],
-      ["Picture as SVG", save(saveSvg)],
+      ...save("Picture as PNG", savePng),
+      ...save("Picture as SVG", saveSvg),
       ["Labels to a file", () => view.saveLabels()],
       ["Labels from a file", () => pick(".json", (file) => void this.load(file))],
       ["Open a graph (JSON)", () => pick(".json", (file) => documents.openFile(file))],
@@ -164,8 +173,7 @@ export class Shell {
     }
   }
 
-  private showHits(): void {
-    const found = this.view.find(this.query.value);
+  private showHits(found: Hit[]): void {
     fill(this.hits, ...found.map((hit) => element("li", {}, button(hit.name, () => this.enter(hit)))));
     if (!found.length && this.query.value.trim()) this.hits.append(element("li", { class: "none" }, "nothing of that name"));
     this.hits.hidden = !this.query.value.trim();
@@ -196,7 +204,7 @@ export class Shell {
 
   private key(event: KeyboardEvent): void {
     const target = event.target as HTMLElement;
-    if (target.closest("input:not([type=range]), select, dialog")) return;
+    if (target.closest("input:not([type=range]), textarea, select, dialog")) return;
     if (event.ctrlKey || event.metaKey) {
       if (event.key.toLowerCase() !== "z") return;
       event.preventDefault();

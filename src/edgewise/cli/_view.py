@@ -41,6 +41,9 @@ def view(
     dashboards: Annotated[
         Path | None, typer.Option(help="A folder or file of feature dashboards, to stand beside a graph's features.")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A file of words for a graph's features: JSON, or a CSV with columns id,label.")
+    ] = None,
     model: options.OwnModel = None,
     transcoders: _features.Sources = None,
     device: options.Device = "cpu",
@@ -60,7 +63,7 @@ def view(
         if run.suffix != ".json":
             (_explain if is_graph(run) else _gather)(run, evidence, model, transcoders, device)
     seen = [*runs, *([_difference(runs)] if difference else [])]
-    print(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards)}")
+    print(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards, labels=labels)}")
 
 
 def _difference(runs: list[Path]) -> GraphArrays:

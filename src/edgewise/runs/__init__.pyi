@@ -16,6 +16,7 @@ from ._learner import NothingToGainError as NothingToGainError
 from ._loop import RunOptions as RunOptions
 from ._loop import run_steps as run_steps
 from ._noise import normal as normal
+from ._noise import random_keys as random_keys
 from ._noise import uniform as uniform
 from ._progress import progress as progress
 from ._ranks import ONE_PROCESS as ONE_PROCESS

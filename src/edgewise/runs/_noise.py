@@ -5,7 +5,7 @@ Flood 2014), so no generator has to be saved, moved or kept in step between proc
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # SplitMix64's constants, as signed 64-bit integers: PyTorch has no unsigned multiplication, and two's complement gives
@@ -33,6 +33,21 @@ def uniform(n: int, seed: int, step: int, stream: int = 0, device: torch.device 
     bits = _mix(key.to(device) + counter * _GAMMA)
     top = (bits >> 41) & 0x7FFFFF  # 23 bits: a half more is still exact in float32
     return (top.float() + 0.5) / (1 << 23)
+
+
+def random_keys(index: Int[Tensor, " n"], seed: int, stream: int = 0) -> Int[Tensor, " n"]:
+    """Random whole numbers from 0 to 2⁶³ − 1, each of (seed, stream, its index) alone. The entries with the smallest
+    are a sample of all, in whatever order and however many at a time they come.
+
+    Args:
+        index: what tells entries apart.
+        seed: the run's seed.
+        stream: what the numbers are for.
+    """
+    key = torch.zeros(1, dtype=torch.int64)
+    for part in torch.tensor([seed, stream], dtype=torch.int64):
+        key = _mix(key + part * _GAMMA + _GAMMA)
+    return _shift(_mix(key.to(index.device) + (index + 1) * _GAMMA), 1)
 
 
 def normal(n: int, seed: int, step: int, stream: int = 0, device: torch.device | str = "cpu") -> Float[Tensor, " n"]:

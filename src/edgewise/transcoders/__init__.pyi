@@ -30,6 +30,8 @@ from ._transcoder import TranscoderSpec as TranscoderSpec
 from .analysis import FeatureDescription as FeatureDescription
 from .analysis import FeaturesOnText as FeaturesOnText
 from .analysis import Reader as Reader
+from .analysis import VirtualConfig as VirtualConfig
+from .analysis import VirtualTable as VirtualTable
 from .analysis import de_embedding as de_embedding
 from .analysis import decoder_rows as decoder_rows
 from .analysis import describe as describe
@@ -43,6 +45,12 @@ from .analysis import through_head as through_head
 from .analysis import through_heads as through_heads
 from .analysis import through_skip as through_skip
 from .analysis import unembedding as unembedding
+from .analysis import virtual_weights as virtual_weights
+from .dashboards import DashboardConfig as DashboardConfig
+from .dashboards import FeatureSet as FeatureSet
+from .dashboards import make_dashboards as make_dashboards
+from .dashboards import write_feature_details as write_feature_details
+from .dashboards import write_neuronpedia as write_neuronpedia
 from .formats import FORMATS as FORMATS
 from .formats import Format as Format
 from .formats import load as load

@@ -6,9 +6,12 @@ from ._dashboards import read_dashboards as read_dashboards
 from ._evidence import Evidence as Evidence
 from ._evidence import Prediction as Prediction
 from ._evidence import gather as gather
+from ._feature_sets import ShownSet as ShownSet
+from ._feature_sets import write_dashboards as write_dashboards
 from ._graphs import ForeignFile as ForeignFile
 from ._graphs import GraphArrays as GraphArrays
 from ._graphs import read_foreign as read_foreign
+from ._labels import read_labels as read_labels
 from ._looks import Look as Look
 from ._looks import looks as looks
 from ._notebook import notebook_html as notebook_html

@@ -6,13 +6,14 @@ forbids every request. Names, prompts and labels are JSON inside a data element;
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 from edgewise.viewer._circuits import pack_circuits
+from edgewise.viewer._feature_sets import ShownSet, pack_sets
 from edgewise.viewer._graphs import ForeignFile, GraphArrays, pack_graphs
 from edgewise.viewer._pack import Packer
 from edgewise.viewer._read import Viewed
@@ -40,21 +41,29 @@ _PAGE = """<!doctype html>
 """
 
 
-def page(what: Sequence[Viewed | GraphArrays | ForeignFile], *, title: str | None = None) -> str:
+def page(
+    what: Sequence[Viewed | GraphArrays | ForeignFile | ShownSet],
+    *,
+    title: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> str:
     """The page's text.
 
     Args:
-        what: circuits and attribution graphs to look at; the circuits stand side by side.
+        what: circuits, attribution graphs and feature sets to look at; the circuits stand side by side.
         title: of the page; made of the names of what is in it if None.
+        labels: words for the nodes of graphs, by their names or their features' (see `read_labels`).
     """
     packer = Packer()
     runs = [each for each in what if isinstance(each, Viewed)]
     graphs = [each for each in what if isinstance(each, GraphArrays)]
     foreign = [each for each in what if isinstance(each, ForeignFile)]
+    sets = [each for each in what if isinstance(each, ShownSet)]
     names = [*(run.label for run in runs), *(graph.title for graph in graphs), *(file.name for file in foreign)]
+    names += [each.found.name for each in sets]
     title = title or ", ".join(names) or "edgewise"
-    header: dict[str, Any] = {"format": FORMAT, "title": title}
-    header |= pack_circuits(runs, packer) | pack_graphs(graphs, foreign, packer)
+    header: dict[str, Any] = {"format": FORMAT, "title": title, "labels": list((labels or {}).items())}
+    header |= pack_circuits(runs, packer) | pack_graphs(graphs, foreign, packer) | pack_sets(sets, packer)
     packed = packer.packed(header)
     script, style = bundle("js"), bundle("css")
     return _PAGE.format(

@@ -10,6 +10,7 @@ from edgewise.runs import write_atomically
 from edgewise.viewer._attribution import arrays_of, is_graph, read_graph
 from edgewise.viewer._dashboards import Dashboards, dashboards_of, read_dashboards
 from edgewise.viewer._graphs import ForeignFile, GraphArrays, node_ids, read_foreign
+from edgewise.viewer._labels import read_labels
 from edgewise.viewer._page import page
 from edgewise.viewer._read import CIRCUIT, Viewed, read
 
@@ -25,6 +26,7 @@ def view(
     title: str | None = None,
     show: bool = True,
     dashboards: str | Path | None = None,
+    labels: str | Path | None = None,
 ) -> Path:
     """Write one HTML file in which circuits and attribution graphs are looked at, and open it.
 
@@ -39,19 +41,21 @@ def view(
         show: open it in the browser.
         dashboards: a folder or file of feature dashboards, of which those of the graphs' features are put into the page
             (see `read_dashboards`).
+        labels: a file of words for the graphs' features and nodes (see `read_labels`).
 
     Returns:
         Where the page is.
 
     Raises:
-        InputError: nothing was given, a file is no circuit, graph or dashboard, or the page cannot be written.
+        InputError: nothing was given, a file is no circuit, graph, dashboard or labels, or the page cannot be written.
     """
     if not what:
         raise InputError("view: nothing to look at; give a circuit or a run's folder")
     path = check_page(out) if out is not None else _beside(what)
     known = {} if dashboards is None else read_dashboards(dashboards)
+    words = {} if labels is None else read_labels(labels)
     runs = [_with(known, _viewed(each, number)) for number, each in enumerate(what)]
-    write_atomically(path, page(runs, title=title))
+    write_atomically(path, page(runs, title=title, labels=words))
     if show:
         webbrowser.open(path.resolve().as_uri())
     return path

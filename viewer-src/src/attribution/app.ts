@@ -83,7 +83,8 @@ export class GraphApp implements App {
     this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
     this.shell = new Shell({
       title: parts.title,
-      hint: "a label, an id, a token",
+      search: { hint: "a label, an id, a token", find: (text) => this.find(text) },
+      steps: "smaller, larger",
       keys: [
         ["arrow keys", "from node to node"],
         ["Enter, Shift and a click", "pin the node, or unpin it"],
@@ -94,7 +95,6 @@ export class GraphApp implements App {
       redo: () => this.store.redo(),
       clear: () => this.actions.choose(null),
       resize: (by) => this.store.change({ threshold: Math.max(0, Math.min(ALL, this.store.state.threshold + by)) }),
-      find: (text) => this.find(text),
       saveLabels: () => labelsFile(this.store.state.labels),
       loadLabels: (text) => this.store.change({ labels: readLabels(text) }),
     }, documents);

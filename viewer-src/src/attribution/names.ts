@@ -15,5 +15,16 @@ export interface Actions {
 }
 
 export function name(graph: AttributionGraph, state: GraphState, node: number): string {
-  return state.labels.get(graph.parts.ids[node]) ?? graph.name(node);
+  return labelOf(state.labels, graph.parts.ids[node]) ?? graph.name(node);
+}
+
+/** The words for a node: its own, or its feature's wherever it stands, such as `m12.f410`. */
+export function labelOf(labels: ReadonlyMap<string, string>, id: string): string | undefined {
+  return labels.get(id) ?? (labels.size ? labels.get(featureOf(id)) : undefined);
+}
+
+/** The feature of `m12.f410@7`, or of another tool's `12_410_7`. */
+function featureOf(id: string): string {
+  const other = /^(\d+)_(\d+)_\d+$/.exec(id);
+  return other ? `m${other[1]}.f${other[2]}` : id.slice(0, Math.max(id.indexOf("@"), 0));
 }

@@ -53,7 +53,8 @@ export class CircuitApp implements App {
     this.store = new Store(fragment(sizes, (run) => this.runs[run].foundAt), (state, before) => this.show(state, before));
     this.shell = new Shell({
       title: page.header.title,
-      hint: "9.3, m4, a5 > a9",
+      search: { hint: "9.3, m4, a5 > a9", find: (text) => search(this.scene, this.store.state.labels, text).map((found) => this.hit(found)) },
+      steps: "smaller, larger",
       keys: [
         ["arrow keys", "from component to component"],
         ["Enter", "choose the component, or choose nothing"],
@@ -64,7 +65,6 @@ export class CircuitApp implements App {
       redo: () => this.store.redo(),
       clear: () => this.choose(null),
       resize: (by) => this.size.step(by),
-      find: (text) => search(this.scene, this.store.state.labels, text).map((found) => this.hit(found)),
       saveLabels: () => labelsFile(this.store.state.labels),
       loadLabels: (text) => this.store.change({ labels: readLabels(text) }),
     }, documents);

@@ -18,3 +18,6 @@ from ._reader import reading_bias as reading_bias
 from ._reader import through_head as through_head
 from ._reader import through_heads as through_heads
 from ._reader import through_skip as through_skip
+from ._virtual import VirtualConfig as VirtualConfig
+from ._virtual import VirtualTable as VirtualTable
+from ._virtual import virtual_weights as virtual_weights

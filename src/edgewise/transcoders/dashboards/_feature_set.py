@@ -1,0 +1,130 @@
+"""All that is shown of one transcoder's features, and the one call that makes it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgewise._errors import InputError
+from edgewise.models import Model
+from edgewise.runs import RunOptions, software
+from edgewise.transcoders import TokenRows, Transcoder
+from edgewise.transcoders.analysis import VirtualTable, VirtualWeights
+from edgewise.transcoders.dashboards._config import DashboardConfig
+from edgewise.transcoders.dashboards._examples import Shares, tokens_at
+from edgewise.transcoders.dashboards._gather import gather
+from edgewise.transcoders.dashboards._seen import Seen
+from edgewise.transcoders.dashboards._texts import TokenTexts
+from edgewise.transcoders.dashboards._weights import FromWeights, from_weights
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """One transcoder's features: what a text shows of them, and what their weights say."""
+
+    name: str
+    """The transcoder's file, or what it reads."""
+    transcoder: Transcoder
+    seen: Seen
+    weights: FromWeights
+    fires_on: tuple[Shares, ...]
+    """Of each feature: the tokens at which it is on, by their share of its sample;"""
+    before: tuple[Shares, ...]
+    """and the tokens of the text that come next."""
+    rows: TokenRows
+    """The text."""
+    texts: TokenTexts
+    config: DashboardConfig
+    inputs: VirtualWeights | None = None
+    """Of each feature the strongest connections from lower layers by TWERA, where they were computed;"""
+    outputs: VirtualWeights | None = None
+    """and those to later layers."""
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    """The model, the text, which tokens count, precision, versions."""
+
+    @property
+    def layer(self) -> int:
+        """The layer that it reads."""
+        return self.transcoder.spec.reads.layer
+
+    def names(self) -> list[str]:
+        """Of the features, such as `m12.f410`."""
+        return [f"m{self.layer}.f{i}" for i in range(self.transcoder.n_features)]
+
+
+def make_dashboards(
+    model: Model,
+    transcoders: Sequence[Transcoder],
+    tokens: TokenRows,
+    config: DashboardConfig | None = None,
+    *,
+    others: Sequence[Transcoder] = (),
+    virtual: VirtualTable | None = None,
+    options: RunOptions | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[FeatureSet, ...]:
+    """Run a text once, and put what it shows of all features beside what their weights say.
+
+    Args:
+        model: the model; run up to the last layer that a transcoder reads.
+        transcoders: whose features; one a layer.
+        tokens: the text.
+        config: what is kept and shown.
+        others: transcoders of other layers, whose features are named among what a feature reads, and what reads it.
+        virtual: which of their features are on together (see `virtual_weights`); None: left out.
+        options: checkpoints and progress of the run; with `out` it goes on where it was cut short.
+        progress: of what follows the run: called with the features done and all.
+
+    Raises:
+        InputError: two transcoders are of one layer, one is not the model's or an autoencoder, there is no text, or the
+            folder holds another run's checkpoint.
+        KeyboardInterrupt: the run was cut short; the same call goes on from its checkpoint.
+    """
+    config = config or DashboardConfig()
+    known = {each.spec.reads.layer: each for each in (*transcoders, *others)}
+    if len({each.spec.reads.layer for each in transcoders}) < len(transcoders):
+        raise InputError("dashboard: two transcoders read one layer; give one for each, such as single files")
+    if wrong := next((each for each in known.values() if each.spec.is_autoencoder), None):
+        raise InputError(f"autoencoder of {wrong.spec.reads}: its features do not stand for an MLP; give transcoders")
+    seen, report = gather(model, transcoders, tokens, config, options)
+    if report.stopped:
+        raise KeyboardInterrupt(report.message)
+    conditions = {
+        "model": model.identity,
+        "text": tokens.source,
+        "tokens": seen[0].n_tokens,
+        "exclude_special": config.exclude_special,
+        "seconds": round(report.seconds, 1),
+        "connections": {} if virtual is None else {"tokens": virtual.n_tokens, "text": virtual.conditions["text"]},
+        "software": software(),
+    }
+    total = sum(each.n_features for each in transcoders)
+    found, done, texts = list[FeatureSet](), 0, TokenTexts(model.tokenizer)
+    for transcoder, own in zip(transcoders, seen, strict=True):
+        before = done
+
+        def said(n: int, _of: int, before: int = before) -> None:
+            progress(before + n, total)
+
+        weights = from_weights(model, transcoder, list(known.values()), config.listed, said)
+        done += transcoder.n_features
+        found.append(
+            FeatureSet(
+                transcoder.name or f"layer{transcoder.spec.reads.layer}",
+                transcoder,
+                own,
+                weights,
+                tokens_at(own, tokens.ids, config.listed),
+                tokens_at(own, tokens.ids, config.listed, ahead=1),
+                tokens,
+                texts,
+                config,
+                _first(virtual and virtual.inputs.get(transcoder.spec.reads.layer), config.listed),
+                _first(virtual and virtual.outputs.get(transcoder.spec.reads.layer), config.listed),
+                conditions,
+            )
+        )
+    return tuple(found)
+
+
+def _first(table: VirtualWeights | None, n: int) -> VirtualWeights | None:
+    return None if table is None else VirtualWeights(*(column[:, :n] for column in table))
