@@ -7,7 +7,6 @@ from ._evidence import Evidence as Evidence
 from ._evidence import Prediction as Prediction
 from ._evidence import gather as gather
 from ._feature_sets import ShownSet as ShownSet
-from ._feature_sets import write_dashboards as write_dashboards
 from ._graphs import ForeignFile as ForeignFile
 from ._graphs import GraphArrays as GraphArrays
 from ._graphs import read_foreign as read_foreign
@@ -20,3 +19,4 @@ from ._read import Viewed as Viewed
 from ._read import read as read
 from ._several import difference_arrays as difference_arrays
 from ._view import view as view
+from ._write_sets import write_dashboards as write_dashboards
