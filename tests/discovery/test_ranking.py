@@ -133,10 +133,13 @@ def test_normal_scores_keep_the_order_and_are_normal():
     assert torch.equal(tied.argsort(), torch.arange(500))  # the same on every machine
 
 
-def test_it_starts_from_the_ranks_of_mask_ig():
-    begun = learner(RANKING)
+@pytest.mark.parametrize("explained", ["loss", "metric"])
+def test_it_starts_from_the_ranks_of_mask_ig(explained):
+    begun = learner(replace(RANKING, warm_metric=explained, warm_points=3))
     assert isinstance(begun, RankingLearner)
-    attribution = mask_ig(toy_engine(), random_task()).values.abs()
+    task = random_task()
+    task = replace(task, metric=task.loss) if explained == "loss" else task
+    attribution = mask_ig(toy_engine(), task, points=3).values.abs()
     assert torch.equal(begun.scores.detach()[0], normal_scores(attribution))
 
 
@@ -144,7 +147,7 @@ def test_it_starts_from_as_many_examples_as_asked():
     few = RankingLearner(toy_engine(), random_task(), replace(RANKING, warm_examples=5))
     few.begin()
     task = random_task()
-    attribution = mask_ig(toy_engine(), replace(task, train=task.train[:5])).values.abs()
+    attribution = mask_ig(toy_engine(), replace(task, train=task.train[:5], metric=task.loss)).values.abs()
     assert torch.equal(few.scores.detach()[0], normal_scores(attribution))
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.runs import finest
 
 Action = Literal["set", "scale", "add", "ablate"]
 Positions = int | slice | Sequence[int] | None
@@ -164,7 +165,7 @@ class Table(NamedTuple):
         """
         own = [pair for pair in _of_layer(edits, layer) if pair[1].kind != "error"]
         column = {number: i for i, number in enumerate(sorted({each.index for _, each in own}))}
-        scale = torch.ones(len(position), len(column), dtype=torch.float64, device=position.device)
+        scale = torch.ones(len(position), len(column), dtype=finest(position.device), device=position.device)
         offset, touched = torch.zeros_like(scale), torch.zeros_like(position, dtype=torch.bool)
         for whose, each in own:
             here = each.holds(position) & (owner == whose)
@@ -184,7 +185,7 @@ def error_factors(
     own = [pair for pair in _of_layer(edits, layer) if pair[1].kind == "error"]
     if not own:
         return None
-    scale = torch.ones(len(position), dtype=torch.float64, device=position.device)
+    scale = torch.ones(len(position), dtype=finest(position.device), device=position.device)
     for whose, each in own:
         scale[each.holds(position) & (owner == whose)] *= each.scale
     return scale - 1

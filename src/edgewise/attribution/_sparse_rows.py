@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from edgewise.runs import finest
+
 ROOM = 4
 """How many times the edges that a row keeps in the end are held before the smallest are let go."""
 SAMPLE = 8192
@@ -66,7 +68,7 @@ class Collector:
 
     def __init__(self, n_rows: int, n_columns: int, cut: Cut, like: Tensor) -> None:
         self.cut, self.most = cut, min(cut.most, n_columns)
-        self.total, self.size = (like.new_zeros(n_rows, dtype=torch.float64) for _ in range(2))
+        self.total, self.size = (like.new_zeros(n_rows, dtype=finest(like.device)) for _ in range(2))
         self.floor = like.new_zeros(n_rows)
         """What a row's edges must exceed: none below it is among its largest `most`."""
         self.count = like.new_zeros(n_rows, dtype=torch.long)
@@ -125,7 +127,7 @@ class Collector:
     def rows(self) -> SparseRows:
         """What is kept in the end."""
         self._let_go(torch.arange(len(self.total), device=self.total.device))
-        size = self.weight[:, : self.most].abs().double()
+        size = self.weight[:, : self.most].abs().to(self.size.dtype)
         before = size.cumsum(1) - size
         row, place = ((size > 0) & (before < self.cut.keep * self.size[:, None])).nonzero(as_tuple=True)
         offsets = torch.nn.functional.pad(torch.bincount(row, minlength=len(size)).cumsum(0), (1, 0))

@@ -225,11 +225,13 @@ class _Prompt:
             read = run.inputs(edit.layer, run.way(edit.layer), run.between[edit.layer])
             at, off = int(root.targets.position[0]), run.off.view(-1, run.n_runs)
             index = torch.tensor([edit.index], device=nothing.device)
-            return self.access.value(edit.layer, index, lambda kind: read(kind)[at], off[at])[:, 0].double(), nothing
+            return self.access.value(edit.layer, index, lambda kind: read(kind)[at], off[at])[
+                :, 0
+            ].cpu().double(), nothing
         read_out = run.read_out(run.change())[-1]
         if not read_out.isfinite().all():  # without their norms, products of factors may grow from layer to layer
             raise InputError(f"validation: propagation {run.propagation!r} overflows on this model; use 'open'")
-        value = root.measure(read_out).double()
+        value = root.measure(read_out).cpu().double()
         if root.token < 0:
             return value, nothing
         return value, self.nodes.run.model.parts.unembed(read_out).to(read_out).softmax(-1)[:, root.token]

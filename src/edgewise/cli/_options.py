@@ -24,7 +24,7 @@ Embeddings = Annotated[
 KeyValue = Annotated[
     Literal["physical", "expanded"], Option("--kv", help="Key and value readers: physical, or expanded to query heads.")
 ]
-Device = Annotated[str, Option("--device", help="cpu, cuda, …")]
+Device = Annotated[str, Option("--device", help="cpu, cuda, mps (Apple; the same code, never measured), …")]
 DtypeName = Literal["float32", "bf16"]
 Dtype = Annotated[
     DtypeName | None, Option("--dtype", help="Of weights and stack; unset: weights as stored, stack float32.")

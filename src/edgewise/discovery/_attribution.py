@@ -71,7 +71,7 @@ def _mask_gradient(
     engine: Engine, task: Task, points: list[tuple[float, float]], config: ExamplesConfig, cost: Cost
 ) -> Float[Tensor, " E"]:
     task.check_spans(engine.graph)
-    metric = metric_function(task.metric)
+    metric, what = metric_function(task.metric), "loss" if task.metric == task.loss else "metric"
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     for batch in task.batches(config.split, config.batch_size):
         cost.spend(len(batch.index), forwards=constant_forwards(engine) + metric.needs_full_model)
@@ -79,7 +79,7 @@ def _mask_gradient(
             cost.spend(len(batch.index), forwards=1, backwards=1)
             mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)
             scores = example_scores(engine, batch, mask, metric, gradients="all").sum()
-            differentiable(scores, task.metric, "metric").backward()
+            differentiable(scores, task.metric, what).backward()
             assert mask.grad is not None
             total += weight * mask.grad.cpu().double()
     cost.examples = len(task.split(config.split))

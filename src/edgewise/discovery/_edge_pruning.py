@@ -25,7 +25,7 @@ from edgewise.discovery._learning import Experiment, GradientLearner, backward, 
 from edgewise.discovery._scores import Scores, check_start, edges_at, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import RunOptions, normal, uniform
+from edgewise.runs import RunOptions, finest, normal, uniform
 from edgewise.tasks import Task
 
 _EDGE_NOISE, _NODE_NOISE, _EDGE_START, _NODE_START = 1, 2, 3, 4  # noise streams
@@ -188,7 +188,7 @@ def _shift_for(log_alpha: Float[Tensor, " E"], edges: float) -> float:
     low, high = -40.0, 0.0
 
     def excess(shift: float) -> float:
-        return float((1 - hard_concrete.probability_zero(log_alpha.double() + shift)).sum()) - edges
+        return float((1 - hard_concrete.probability_zero(log_alpha.to(finest(log_alpha.device)) + shift)).sum()) - edges
 
     if excess(high) <= 0:
         return 0.0

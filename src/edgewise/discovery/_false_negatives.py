@@ -94,10 +94,10 @@ def false_negatives(
     metric, drop = metric_function(task.metric), torch.zeros(n, dtype=torch.float64)
     for batch in task.batches(config.split, config.batch_size):
         whole = torch.ones(graph.n_edges, device=engine.model.device)
-        full = example_scores(engine, batch, whole, metric).double().sum()
+        full = example_scores(engine, batch, whole, metric).cpu().double().sum()
         for start in range(0, n, step):
             mask = (~inside[start : start + step, graph.edge_writer.long()]).float().to(engine.model.device)
-            found = example_scores(engine, batch, mask[:, None], metric).double().sum(-1)
+            found = example_scores(engine, batch, mask[:, None], metric).cpu().double().sum(-1)
             drop[start : start + step] += (full - found).cpu()
     drop /= len(task.split(config.split))
     return _compare(candidates, inside.double(), drop, config.confidence)

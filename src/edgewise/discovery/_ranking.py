@@ -23,7 +23,7 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import NothingToGainError, RunOptions, uniform
+from edgewise.runs import NothingToGainError, RunOptions, finest, uniform
 from edgewise.tasks import Task, pairs_hash
 
 _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
@@ -199,7 +199,7 @@ class RankingLearner(GradientLearner[RankingConfig]):
         total = torch.zeros_like(self.best_loss)
         for batch in few.batches("validation", config.batch_size):
             for mask in masks:
-                total += example_scores(self.engine, batch, mask[:, None], self.loss).double().sum(-1).cpu()
+                total += example_scores(self.engine, batch, mask[:, None], self.loss).cpu().double().sum(-1)
         better = total < self.best_loss
         self.best_loss = torch.where(better, total, self.best_loss)
         self.best = torch.where(better.to(self.best.device)[:, None], self.scores.detach(), self.best)
@@ -220,7 +220,7 @@ def soft_top(scores: Float[Tensor, " E"], budget: float, temperature: float) -> 
     sum, `∂τ/∂θ_i = m_i (1 − m_i) / Σ_j m_j (1 − m_j)`).
     """
     with torch.no_grad():
-        x = scores.double() / temperature
+        x = scores.to(finest(scores.device)) / temperature
         low, high = x.min() - 30, x.max() + 30
         for _ in range(60):
             middle = (low + high) / 2

@@ -77,7 +77,7 @@ class Search:
     @torch.no_grad()
     def full(self) -> Float[Tensor, " P"]:
         """The full model's scores, pair by pair."""
-        return torch.cat([reduce(self.score(down.full(), batch), batch).double().cpu() for down, batch in self.parts])
+        return torch.cat([reduce(self.score(down.full(), batch), batch).cpu().double() for down, batch in self.parts])
 
     @torch.no_grad()
     def each(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, "C P"]:
@@ -89,7 +89,7 @@ class Search:
             logits = down.candidates(writers, removed.to(self.engine.model.device))
             some = max(1, SCORE_BYTES // (logits[0].numel() * logits.element_size()))
             scores = [reduce(self.score(each, batch), batch) for each in logits.split(some)]
-            found.append(torch.cat(scores).double().cpu())
+            found.append(torch.cat(scores).cpu().double())
         n_blocks = len(self.engine.graph.blocks)
         share = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
         self.cost.spend(self.n_examples * len(removed), forwards=share)

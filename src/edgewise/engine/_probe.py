@@ -43,4 +43,4 @@ def worst(errors: list[float]) -> float:
 
 def distance(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference."""
-    return float((a.double() - b.double()).abs().max())
+    return float((a.cpu().double() - b.cpu().double()).abs().max())

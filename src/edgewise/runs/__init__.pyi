@@ -18,6 +18,7 @@ from ._loop import run_steps as run_steps
 from ._noise import normal as normal
 from ._noise import random_keys as random_keys
 from ._noise import uniform as uniform
+from ._precision import finest as finest
 from ._progress import progress as progress
 from ._ranks import ONE_PROCESS as ONE_PROCESS
 from ._ranks import Ranks as Ranks
