@@ -95,6 +95,25 @@ def test_find_warns_where_the_model_does_not_do_the_task(cli: Cli, model: Path, 
     assert ran.status == 0 and "warning: on " in ran.err and "it does not do this task" in ran.err
 
 
+def test_templates_serve_wherever_pairs_do(cli: Cli, model: Path, tmp_path: Path):
+    path = tmp_path / "own.yaml"
+    text = "templates: '{who1} ran to {who2} to the'\ncorrupted: {who1: who3}\nanswer: ' mat'\nwrong_answer: ' rug'\n"
+    names = "{train: Mary Ann Lee, validation: Sue John a, test: cat dog on}"
+    path.write_text(f"{text}words: {{who: {names}}}\n")
+    assert cli("tasks", "show", path, "--model", model, "-n", 2).out.count("corrupted") == 2
+    checked = cli("tasks", "check", path, "--model", model)
+    assert checked.status == 0 and "note: train 6, validation 6, test 6 pairs" in checked.out
+    assert "own: accuracy" in cli("tasks", "score", path, "--model", model, "-n", 3).out
+    out = tmp_path / "out"
+    ran = cli(*find(model, path, out, "--method", "eap", "--train", 4))
+    assert ran.status == 0, ran.err
+    judged = json.loads(cli("evaluate", out / "circuit.safetensors", "--baselines", "none", "--json").out)
+    assert judged["n"] == 6
+    path.write_text(text.replace("who3", "whom3") + f"words: {{who: {names}}}\n")
+    assert "no list of words for {whom3}" in cli.refused(*find(model, path, out))
+    assert "no list of words for {whom3}" in cli("tasks", "check", path, "--model", model).out
+
+
 def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     ran = cli(*find(model, pairs, tmp_path, "--method", "eap", "--positions"))
     assert ran.status == 0, ran.err
@@ -109,12 +128,12 @@ def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path,
     ("arguments", "message"),
     [
         (("tasks", "show", "nothing"), "choose ioi, ioi-t1, greater-than"),
-        (("tasks", "show", "absent.csv"), "no such file; give a file of pairs"),
+        (("tasks", "show", "absent.csv"), "no such file; give a file of pairs or of templates"),
         (("tasks", "show", "ioi", "-n", 0), "-n 0: use at least 1"),
         (("tasks", "show", "ioi", "--split", "dev"), "--split 'dev': choose train, validation, test"),
         (("tasks", "score", "ioi", "--split", "dev"), "--split 'dev'"),
         (("tasks", "score", "nothing"), "choose ioi"),
-        (("tasks", "check", "ioi"), "file 'ioi': give a file (.jsonl, .json, .csv, .parquet) or hf:NAME"),
+        (("tasks", "check", "ioi"), "file 'ioi': give a file (.jsonl, .json, .csv, .parquet, .yaml, .yml) or hf:NAME"),
         (("tasks", "check", "hf:"), "hf: names no data set"),
         (("tasks", "check", "hf:x", "--limit", -1), "--limit -1: use at least 0"),
         (("tasks", "show", "program"), "task 'program': its pairs are a compiled program's inputs"),
@@ -122,7 +141,7 @@ def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path,
         (("tasks", "score", "ioi", "-n", 0), "-n 0: use at least 1"),
         (("tasks", "score", "ioi", "--out", "/dev/null/x.md"), "/dev/null"),
         (("find", "--method", "acdc", "--positions"), "--positions: acdc does not tell positions apart; choose"),
-        (("tasks", "check", "pairs.xlsx"), "give a file (.jsonl, .json, .csv, .parquet) or hf:NAME"),
+        (("tasks", "check", "pairs.xlsx"), "give a file (.jsonl, .json, .csv, .parquet, .yaml, .yml) or hf:NAME"),
         (("tasks", "show", "ioi", "--model", "./absent"), "its tokenizer could not be loaded"),
     ],
 )

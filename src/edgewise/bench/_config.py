@@ -10,7 +10,7 @@ import yaml
 
 from edgewise._errors import InputError
 from edgewise.bench._settings import EMPTY, MethodSpec, listed, mapping, method_spec, numbers, whole_numbers
-from edgewise.tasks import HEADLINE, SUFFIXES, TASK_NAMES, metric_names
+from edgewise.tasks import HEADLINE, SUFFIXES, TASK_NAMES, TEMPLATE_SUFFIXES, metric_names
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
 _KEYS += ("note",)
@@ -24,7 +24,7 @@ class TaskSpec:
 
     name: str
     task: str
-    """A built-in task, or a file of pairs."""
+    """A built-in task, or a file of pairs or of templates."""
     options: dict[str, Any]
     """Of its builder, sizes and seed among them."""
 
@@ -120,10 +120,13 @@ def folder_name(name: str) -> str:
 def _task(entry: Any, pairs: dict[str, Any]) -> TaskSpec:
     row = {"task": entry} if isinstance(entry, str) else dict(mapping("tasks", entry))
     name = str(row.pop("task", ""))
-    if name not in TASK_NAMES and not name.endswith(SUFFIXES):
-        raise InputError(f"tasks: {name!r} is unknown; choose {', '.join(TASK_NAMES)}, or a file of pairs")
-    label = str(row.pop("name", Path(name).stem if name.endswith(SUFFIXES) else name))
-    return TaskSpec(label, name, pairs | row if name in TASK_NAMES else {"seed": pairs["seed"]} | row)
+    drawn = name in TASK_NAMES or name.endswith(TEMPLATE_SUFFIXES)
+    if not drawn and not name.endswith(SUFFIXES):
+        raise InputError(
+            f"tasks: {name!r} is unknown; choose {', '.join(TASK_NAMES)}, or a file of pairs or of templates"
+        )
+    label = str(row.pop("name", name if name in TASK_NAMES else Path(name).stem))
+    return TaskSpec(label, name, pairs | row if drawn else {"seed": pairs["seed"]} | row)
 
 
 def _known(what: str, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:

@@ -25,7 +25,7 @@ from edgewise.discovery import engine_under
 from edgewise.engine import CACHE_BYTES, Engine
 from edgewise.models import Model
 from edgewise.runs import check_writable, write_atomically
-from edgewise.tasks import ALL_TASKS, Task, from_file
+from edgewise.tasks import ALL_TASKS, TEMPLATE_SUFFIXES, Task, from_file, from_template_file
 
 TABLE = "bench.parquet"
 _WAIT = 1.0  # seconds between looks at what another process is working on
@@ -162,7 +162,8 @@ def make_task(spec: TaskSpec, model: Model) -> Task:
     try:
         if spec.task in ALL_TASKS:
             return ALL_TASKS[spec.task](model.tokenizer, **spec.options)
-        return from_file(spec.task, model.tokenizer, longest=model.parts.n_positions, **spec.options)
+        read = from_template_file if spec.task.endswith(TEMPLATE_SUFFIXES) else from_file
+        return read(spec.task, model.tokenizer, longest=model.parts.n_positions, **spec.options)
     except TypeError as error:
         raise InputError(f"tasks: {spec.name} does not take these settings ({error})") from error
 

@@ -43,8 +43,8 @@ def make_task(
     bos: bool | None = None,
     longest: int | None = None,
 ) -> ew.tasks.Task:
-    """The built-in task of that name, or that of a file; with a BOS token before its prompts, or nothing, if told. A
-    file's prompts are `longest` tokens long at most.
+    """The built-in task of that name, or that of a file of templates or of pairs; with a BOS token before its prompts,
+    or nothing, if told. A file's prompts are `longest` tokens long at most.
     """
     told: dict[str, Any] = {} if bos is None else {"bos": bos}
     compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
@@ -54,6 +54,9 @@ def make_task(
         )
     if name in ew.tasks.TASK_NAMES:
         return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed, **told)
+    if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
+        sizes = {"train": train, "validation": validation, "test": test}
+        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed, bos=bos, longest=longest)
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
     return ew.tasks.from_file(name, tokenizer, bos=bos, longest=longest)
@@ -111,17 +114,18 @@ def check_page(write: Path | None) -> None:
 
 
 def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None = None) -> None:
-    """Refuse what is neither a built-in task nor a file of pairs that is there, before a model is loaded; `what`: what
-    it was given as.
+    """Refuse what is neither a built-in task nor a file that is there, of pairs or of templates, before a model is
+    loaded; `what`: what it was given as.
     """
     known = list(ew.tasks.TASK_NAMES if built_in is None else built_in)
     if name in known or name.startswith(ew.tasks.HUB):
         return
-    if not name.endswith(ew.tasks.SUFFIXES):
+    suffixes = ew.tasks.SUFFIXES + ew.tasks.TEMPLATE_SUFFIXES
+    if not name.endswith(suffixes):
         choices = f"choose {', '.join(known)}, or " if known else ""
-        raise ew.InputError(f"{what} {name!r}: {choices}give a file ({', '.join(ew.tasks.SUFFIXES)}) or hf:NAME")
+        raise ew.InputError(f"{what} {name!r}: {choices}give a file ({', '.join(suffixes)}) or hf:NAME")
     if not Path(name).is_file():
-        raise ew.InputError(f"{what} {name!r}: no such file; give a file of pairs")
+        raise ew.InputError(f"{what} {name!r}: no such file; give a file of pairs or of templates")
 
 
 def cache_size(gib: float) -> int:

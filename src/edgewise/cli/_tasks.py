@@ -16,19 +16,19 @@ from edgewise.cli import _show
 from edgewise.cli._common import check_task, load
 from edgewise.cli._print import escape, line, styled
 
-app = Typer(no_args_is_help=True, help="Tasks: what they ask, how a model does on them, and your own files.")
+app = Typer(no_args_is_help=True, help="List and show tasks, score a model on them, and check your own files.")
 
 
 @app.command("list")
 def list_tasks() -> None:
-    """The built-in tasks, with a line about each."""
+    """List the built-in tasks, with a line about each."""
     for name, build in ew.tasks.TASKS.items():
         print(f"{name}: {(build.__doc__ or '').split('.')[0].replace(chr(10), ' ')}.")
 
 
 @app.command()
 def show(
-    task: Annotated[str, Argument(help="A built-in task, or a file of pairs.")],
+    task: Annotated[str, Argument(help="A built-in task, or a file of pairs or of templates.")],
     model: options.ModelName = "smollm2-135m",
     n: Annotated[int, Option("-n", help="How many pairs.")] = 5,
     split: options.SplitName = "train",
@@ -47,17 +47,17 @@ def show(
 
 @app.command()
 def score(
-    tasks: Annotated[list[str] | None, Argument(help="Tasks or files; all built-in ones if not given.")] = None,
+    tasks: Annotated[list[str] | None, Argument(help="Tasks or files. Default: all built-in tasks.")] = None,
     model: options.ModelName = "smollm2-135m",
     split: options.SplitName = "test",
-    n: Annotated[int, Option("-n", help="Examples of a built-in task.")] = 256,
+    n: Annotated[int, Option("-n", help="Examples of a built-in task, or of templates.")] = 256,
     seed: options.PairsSeed = 0,
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     out: Annotated[Path | None, Option(help="Also write the table to this Markdown file.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure the full model on tasks, beside the corrupted prompts and beside chance."""
+    """Measure the full model on tasks, beside the corrupted prompts and chance."""
     names = tasks or list(ew.tasks.BUILT_IN)
     for name in names:
         _check(name)
@@ -80,12 +80,14 @@ def score(
 
 @app.command()
 def check(
-    file: Annotated[str, Argument(help="A .jsonl, .json, .csv or .parquet file, or hf:NAME of a data set.")],
+    file: Annotated[
+        str, Argument(help="A .jsonl, .json, .csv or .parquet file of pairs, a .yaml file of templates, or hf:NAME.")
+    ],
     model: options.ModelName = "smollm2-135m",
-    limit: Annotated[int, Option(help="Print at most so many refusals; all are counted.")] = 20,
+    limit: Annotated[int, Option(help="Print at most so many refusals. All are counted.")] = 20,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say whether `find` takes a file of pairs with a model's tokenizer, and every reason if not."""
+    """Say whether `find` takes a file of pairs or of templates with a model's tokenizer, and every reason if not."""
     check_task(file, "file", ())
     if limit < 0:
         raise ew.InputError(f"--limit {limit}: use at least 0")
@@ -107,10 +109,12 @@ def check(
 
 
 def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:
-    """A built-in task with so many pairs in one split, or a file's."""
+    """A built-in task, or one of templates, with so many pairs in one split; or a file's pairs."""
+    sizes = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
+    if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
+        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed)
     if name not in ew.tasks.TASKS:
         return ew.tasks.from_file(name, tokenizer, seed=seed)
-    sizes = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
     return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
 
 

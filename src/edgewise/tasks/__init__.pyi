@@ -31,6 +31,7 @@ from ._names import BUILT_IN as BUILT_IN
 from ._names import HUB as HUB
 from ._names import SUFFIXES as SUFFIXES
 from ._names import TASK_NAMES as TASK_NAMES
+from ._names import TEMPLATE_SUFFIXES as TEMPLATE_SUFFIXES
 from ._pairs import Batch as Batch
 from ._pairs import Pair as Pair
 from ._pairs import Target as Target
@@ -43,3 +44,5 @@ from ._splits import SPLITS as SPLITS
 from ._splits import words_of as words_of
 from ._task import Task as Task
 from ._task import pairs_hash as pairs_hash
+from ._template import from_template as from_template
+from ._template_file import from_template_file as from_template_file

@@ -165,8 +165,8 @@ class Gathered:
             self.prompts.append(key)
         elif (home := self.homes.setdefault(key, (split, where)))[0] != split:
             raise InputError(
-                f"its clean prompt is in the split {home[0]} too ({home[1]}), so that what is learned would leak into "
-                "what is judged; keep it in one of them, or give no pair a split"
+                f"its clean prompt is also in the split {home[0]} ({home[1]}), so pairs that are learned from would "
+                "leak into pairs that are judged; keep it in one split, or give no pair a split"
             )
         self.names = names
         self.store.append(pair)
@@ -178,8 +178,8 @@ class Gathered:
         """What some of the pairs have and some have not, where that must not be."""
         having = [len({kind[what] for kind in self.kinds}) > 1 for what in range(2)]
         if having[0]:
-            return 'some pairs have a "split" and some have none; give one to all, or to none'
-        return "some pairs mark spans and some mark none; mark them in all, or in none" if having[1] else None
+            return 'some pairs have a "split" and others do not; give every pair one, or none'
+        return "some pairs mark spans and others do not; mark spans in all pairs or in none" if having[1] else None
 
     def dealt(self, name: str, proportions: Sequence[float], seed: int) -> Sequence[Split | None]:
         """The split of each pair.
@@ -204,7 +204,7 @@ def _splits(
         else:
             raise InputError(f"{where}: {taken}") from None
     if not found.splits:
-        raise InputError(f"{name}: holds no pairs{' that can be used' if skipped else ''}; give at least one")
+        raise InputError(f"{name}: holds no pairs{' that can be used' if skipped else ''}; give at least one pair")
     splits = found.dealt(name, proportions, seed)
     numbers = {split: [number for number, its in enumerate(splits) if its == split] for split in SPLITS}
     return {split: found.store.select(numbers[split]) for split in SPLITS}, skipped

@@ -77,7 +77,9 @@ class Encoder:
         ids = [each if n and each[:n] == self.prefix else self.prefix + each for each in bare]
         limit = getattr(self.tokenizer, "model_max_length", None) or _NO_LIMIT
         if limit < _NO_LIMIT and (longest := max(map(len, ids), default=0)) > limit:
-            raise InputError(f"a text of {longest} tokens, where the tokenizer's model takes at most {limit}")
+            raise InputError(
+                f"a text has {longest} tokens, and the tokenizer's model takes at most {limit}; shorten it"
+            )
         return ids
 
     def continuation(self, prompt: str, answer: str) -> tuple[Ids, Ids]:
@@ -98,7 +100,8 @@ class Encoder:
         for ids in (asked, stripped):
             if not ids:
                 raise InputError(
-                    "the prompt is empty and this tokenizer puts nothing before it; nothing predicts the answer"
+                    "the prompt is empty, and this tokenizer puts no token before it that could predict the "
+                    "answer; give a prompt"
                 )
             if len(ids) < len(whole) and whole[: len(ids)] == ids:
                 self._refuse_unknown(answer, whole[len(ids) :])

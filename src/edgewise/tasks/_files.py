@@ -15,11 +15,12 @@ from edgewise.tasks._encode import Encoder, quote
 from edgewise.tasks._foreign_rows import kind_of, translated
 from edgewise.tasks._metric import Score
 from edgewise.tasks._mib import is_mib, record_of
-from edgewise.tasks._names import HUB
+from edgewise.tasks._names import HUB, TEMPLATE_SUFFIXES
 from edgewise.tasks._record import SPLIT_NAMES
 from edgewise.tasks._rows import READERS
 from edgewise.tasks._splits import SPLITS
 from edgewise.tasks._task import Task
+from edgewise.tasks._template_file import from_template_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,11 +140,13 @@ def check_file(
     path: str, tokenizer: PreTrainedTokenizerBase, *, counterfactual: str | None = None, longest: int | None = None
 ) -> FileCheck:
     """Look at every row of a file or data set, and say which cannot be used and why; and what is wrong with them all.
-    Arguments are those of `from_file`.
+    Arguments are those of `from_file`. Of a file of templates, say how many pairs each split gets.
 
     Raises:
         InputError: it cannot be read at all.
     """
+    if path.endswith(TEMPLATE_SUFFIXES):
+        return _check_templates(path, tokenizer, longest)
     found = Gathered(Encoder.of(tokenizer), longest)
     refusals: list[str] = []
     problems: dict[str, str] = {}  # each is said once, of the first row that shows it
@@ -169,10 +172,22 @@ def check_file(
     except InputError as error:
         problems["dealt"] = str(error)
     if not count and not refusals:
-        problems["none"] = f"{path}: holds no pairs; give at least one"
+        problems["none"] = f"{path}: holds no pairs; give at least one pair"
     if 0 < contrasted < count:
         notes.append("some pairs have wrong answers and some have none, so that there is no logit difference")
     return FileCheck(count, tuple(refusals), tuple(problems.values()), tuple(notes))
+
+
+def _check_templates(path: str, tokenizer: PreTrainedTokenizerBase, longest: int | None) -> FileCheck:
+    """Whether templates make a task, and how much of what was drawn the tokenizer cannot use."""
+    try:
+        made = from_template_file(path, tokenizer, longest=longest).provenance
+    except InputError as error:
+        return FileCheck(0, (str(error),), (), ())
+    notes = [", ".join(f"{split} {count}" for split, count in made["sizes"].items()) + " pairs"]
+    if made["left_out"]:
+        notes.append(f"{made['left_out']} pairs were left out; the first: {made['first_left_out']}")
+    return FileCheck(sum(made["sizes"].values()), (), (), tuple(notes))
 
 
 def _rows(path: str, digest: Any) -> Iterator[Placed]:
@@ -181,6 +196,8 @@ def _rows(path: str, digest: Any) -> Iterator[Placed]:
         return _rows_of(_from_hub(path.removeprefix(HUB)), path)
     suffix = Path(path).suffix
     if suffix not in READERS:
+        if suffix in TEMPLATE_SUFFIXES:
+            raise InputError(f"{quote(path)}: is a file of templates; use from_template_file")
         raise InputError(f"{quote(path)}: the suffix {quote(suffix)} is not known; use {', '.join(READERS)} or hf:NAME")
     return READERS[suffix](path, digest.update)
 
@@ -197,7 +214,7 @@ def _from_hub(name: str) -> Any:
         return load_dataset(place, configuration or None, streaming=True)
     except Exception as error:  # the hub client raises many kinds; the user needs one line
         reason = quote(" ".join(str(error).split()))[1:-1]
-        raise InputError(f"hf:{name}: could not be loaded ({reason}); give a data set that can be reached") from error
+        raise InputError(f"hf:{name}: could not be loaded ({reason}); check the name and the connection") from error
 
 
 def _rows_of(dataset: Any, name: str) -> Iterator[Placed]:
@@ -231,7 +248,7 @@ def _translated(placed: Iterator[Placed], counterfactual: str | None) -> Iterato
         if theirs is not None:
             first = first or theirs
             if theirs != first:
-                yield where, InputError(f"has {theirs}, and rows before it have {first}; make two files of them")
+                yield where, InputError(f"has {theirs}, but rows before it have {first}; put them into two files")
                 continue
         if theirs in (None, _OURS):
             yield where, row

@@ -110,7 +110,7 @@ def built_in(
             encoder = Encoder.of(arguments.pop("tokenizer"), arguments["bos"])
             if arguments["bos"] is None:  # as files of version 0.1 have it
                 del arguments["bos"]
-            _check_sizes(name, arguments)
+            check_sizes(name, arguments)
             found = drawing(encoder, **{option.name: arguments[option.name] for option in own})
             draws, settled = found if isinstance(found, tuple) else (found, {})
             splits = []
@@ -131,12 +131,12 @@ def built_in(
     return decorate
 
 
-def _check_sizes(name: str, arguments: Mapping[str, Any]) -> None:
+def check_sizes(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse sizes and seeds that are no whole numbers, and sizes beyond reason."""
     for argument in (*SPLITS, "seed"):
         value = arguments[argument]
         if type(value) is not int or value < 0:
-            raise InputError(f"{name}: {argument}={value!r} is no whole number from 0; give one")
+            raise InputError(f"{name}: {argument}={value!r} must be a whole number, 0 or more")
     if (largest := max(arguments[split] for split in SPLITS)) > MOST_PAIRS:
         raise InputError(f"{name}: {largest} pairs in a split are too many; ask for at most {MOST_PAIRS}")
 

@@ -111,7 +111,7 @@ def register_metric(metric: Metric) -> Metric:
         InputError: the name is taken.
     """
     if metric.name in _METRICS:
-        raise InputError(f"metric {metric.name!r}: there is one of that name already; choose another")
+        raise InputError(f"metric {metric.name!r}: that name is taken; choose another")
     _METRICS[metric.name] = metric
     return metric
 

@@ -19,5 +19,7 @@ TASK_NAMES = (*BUILT_IN, "program")
 """Those, and the task of compiled programs."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 """Of files of pairs."""
+TEMPLATE_SUFFIXES = (".yaml", ".yml")
+"""Of files of templates and words."""
 HUB = "hf:"
 """Before the name of a data set of the Hugging Face hub, `hf:NAME` or `hf:NAME:CONFIGURATION`."""

@@ -43,7 +43,7 @@ def program(tokenizer: Any, train: int = 200, validation: int = 200, test: int =
     arguments = {**sizes, "seed": seed}
     for argument, number in arguments.items():
         if type(number) is not int or number < 0:
-            raise InputError(f"program: {argument}={number!r} is no whole number from 0; give one")
+            raise InputError(f"program: {argument}={number!r} must be a whole number, 0 or more")
     known = tokenizer.program
     drawn = _drawn(known, sum(sizes.values()), generator("program", known.name, seed))
     share = min(1.0, len(drawn) / max(1, sum(sizes.values())))

@@ -13,6 +13,7 @@ from edgewise.tasks._files import from_file
 from edgewise.tasks._metric import Kind, metric_names
 from edgewise.tasks._names import BUILT_IN
 from edgewise.tasks._task import Task
+from edgewise.tasks._template import from_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +33,7 @@ def from_provenance(
     function of the user's is recorded by its name alone.
 
     Args:
-        provenance: of a built-in task or of a file, which must be where it was.
+        provenance: of a built-in task, of templates, or of a file, which must be where it was.
         tokenizer: the one that the task was made with.
         bos: the same texts with the BOS token before them, or with nothing, whatever was recorded.
 
@@ -42,7 +43,7 @@ def from_provenance(
     kind, arguments = provenance.get("task"), provenance.get("arguments")
     if kind == "records":
         raise InputError("the task was made of Python records and cannot be made again; pass the task itself")
-    builder = {**ALL_TASKS, "file": from_file}.get(str(kind))
+    builder = {**ALL_TASKS, "file": from_file, "template": from_template}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
     other = bos is not None and provenance.get("bos") != bos

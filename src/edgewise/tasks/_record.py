@@ -110,7 +110,10 @@ def _judged_by_tokens(record: Mapping[str, Any], clean: str, corrupted: str, une
         raise InputError(f"token {min(shared)} is an answer and a wrong answer; give others")
     prompt, other = encoder.many([clean, corrupted])
     if not prompt:
-        raise InputError("the prompt is empty and this tokenizer puts nothing before it; nothing predicts the answer")
+        raise InputError(
+            "the prompt is empty, and this tokenizer puts no token before it that could predict the answer; give a "
+            "prompt"
+        )
     return _pair(prompt, other, [Target(len(prompt) - 1, right, wrong)], clean, corrupted, encoder, unequal)
 
 
@@ -138,7 +141,7 @@ def _check_keys(record: Mapping[str, Any]) -> None:
     answered = record.get("answer") is not None or record.get("positions") is not None
     for key in record:
         if key in _OF_OTHERS and not answered and _OPEN not in str(record.get("clean")):
-            raise InputError(f"{quote(key)} is another tool's and is not read here; give {_OF_OTHERS[key]}")
+            raise InputError(f"{quote(key)} is another tool's column, which is not read here; give {_OF_OTHERS[key]}")
         if key not in _KEYS and (meant := _meant(str(key))):
             raise InputError(f'there is no key {quote(str(key))}; did you mean "{meant}"?')
 
@@ -210,7 +213,7 @@ def _answered(
     corrupted_prompt, corrupted_tokens = _continued(encoder, "corrupted", corrupted, answers)
     if corrupted_tokens != tokens:
         both = encoder.contrast("clean", prompt + tokens[0], "corrupted", corrupted_prompt + corrupted_tokens[0])
-        raise InputError(f"the answer's tokens after clean and after corrupted are not the same; {both}")
+        raise InputError(f"the answer's tokens after clean differ from those after corrupted; {both}")
     for each in wrong:
         _refuse_glued(clean, each)
     forced = tokens[0][:-1]
@@ -235,7 +238,7 @@ def _continued(encoder: Encoder, key: str, prompt: str, answers: Sequence[str]) 
             )
         if number and head != ids:
             raise InputError(
-                f"{key}: the answers differ in whether they start with the prompt's last space; write them alike"
+                f"{key}: some answers take the prompt's last space and some do not; write all answers alike"
             )
         ids = head
         tokens.append(tail)
@@ -245,7 +248,7 @@ def _continued(encoder: Encoder, key: str, prompt: str, answers: Sequence[str]) 
 def _refuse_glued(prompt: str, answer: str) -> None:
     if _glued(prompt, answer):
         end = quote(prompt[-20:])
-        raise InputError(f"the answer {quote(answer)} would go on with the last word of {end}; start it with a space")
+        raise InputError(f"the answer {quote(answer)} would continue the last word of {end}; start it with a space")
 
 
 def _glued(prompt: str, answer: str) -> bool:
@@ -361,5 +364,5 @@ def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder, remedy: str = "
     if len(clean) != len(corrupted):
         both = encoder.contrast("clean", clean, "corrupted", corrupted)
         raise InputError(
-            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make them equally many{remedy}; {both}"
+            f"clean and corrupted have {len(clean)} and {len(corrupted)} tokens; make both equally long{remedy}; {both}"
         )

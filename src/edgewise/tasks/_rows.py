@@ -163,7 +163,7 @@ def _refuse_spaced_quotes(lines: Sequence[str], cells: list[str]) -> None:
     except csv.Error:
         bare = []
     if len(bare) != len(cells) or any(b not in (a, a.lstrip(" ")) for a, b in zip(cells, bare, strict=True)):
-        raise InputError("a space stands between a comma and a quote and would be text; write cells without it")
+        raise InputError("the space between a comma and a quote would count as text; remove it")
 
 
 def _of_cells(header: list[str], cells: list[str]) -> dict[str, Any]:

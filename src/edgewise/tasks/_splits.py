@@ -1,18 +1,21 @@
 """The three splits of a task, and which words belong to which."""
 
 import hashlib
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 Split: TypeAlias = Literal["train", "validation", "test"]
+T = TypeVar("T")
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 """The splits of a task, in order."""
 
 # Three words in five are for training, one for validation, one for the test.
 _DEAL: tuple[Split, ...] = ("train", "train", "train", "validation", "test")
+FEWEST = len(_DEAL)
+"""So many are dealt out to every split."""
 
 
-def words_of(words: tuple[str, ...], split: Split) -> tuple[str, ...]:
+def words_of(words: tuple[T, ...], split: Split) -> tuple[T, ...]:
     """The words of a list that belong to `split`, by their places; the splits share none and together are the list."""
     return tuple(word for place, word in enumerate(words) if _DEAL[place % len(_DEAL)] == split)
 
