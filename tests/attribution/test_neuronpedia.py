@@ -159,7 +159,7 @@ def change(*path: Any, to: Any):
         (change("links", 0, "weight", to="1"), "give a finite number"),
         (change("links", 0, to={"source": "1_2_1", "target": "0_1_1", "weight": 1.0}), "may have a cycle"),
         (change("links", 0, to={"source": "1_2_1", "target": "1_2_1", "weight": 1.0}), "may have a cycle"),
-        (change("links", 0, to={"source": "E_5_0", "target": "E_6_1", "weight": 1.0}), "which read nothing"),
+        (change("links", 0, to={"source": "E_5_0", "target": "E_6_1", "weight": 1.0}), "and these read nothing"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, content, says: str | None):

@@ -56,7 +56,7 @@ def test_plot_draws_what_curve_wrote(
         (("bench", "{}/b.yaml", "--write", "page.txt"), "give a .md file"),
         (("plot", "{}/none.parquet", "--out", "{}/a.png"), "no such file"),
         (("plot", "{}/b.yaml", "--out", "{}/a.png"), "not a table of `edgewise bench`"),
-        (("plot", "{}/none.json", "--out", "{}/a.png"), "no curve that `edgewise curve` wrote"),
+        (("plot", "{}/none.json", "--out", "{}/a.png"), "not a curve that `edgewise curve` wrote"),
         (("plot", "{}/b.yaml", "--out", "{}/a.gif"), "cannot draw to a .gif file"),
     ],
 )

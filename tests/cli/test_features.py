@@ -51,7 +51,7 @@ def test_find_and_judge_a_circuit_of_features(
     other = [trained / f"layer{layer}.transcoder.relu@0.01.safetensors" for layer in (0, 1)]
     wrong = [part for each in other for part in ("--transcoders", each)]
     assert "of another transcoder than the engine's" in cli.refused("evaluate", path, *wrong)
-    assert "pictures have heads and MLPs alone" in cli.refused("draw", path, tmp_path / "circuit.png")
+    assert "a picture shows only heads and MLPs" in cli.refused("draw", path, tmp_path / "circuit.png")
     assert "compare them from Python" in cli.refused("compare", path, path)
 
 

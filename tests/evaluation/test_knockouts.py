@@ -90,4 +90,4 @@ def test_a_components_effect_is_that_of_its_edges():
 def test_a_circuit_without_edges_has_nothing_to_knock_out():
     engine = toy_engine()
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool))
-    assert "nothing to knock out" in refused(lambda: completeness(engine, empty, random_task()))
+    assert "nothing can be knocked out" in refused(lambda: completeness(engine, empty, random_task()))

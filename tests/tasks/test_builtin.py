@@ -299,7 +299,7 @@ def test_chat_templates_that_cannot_be_used_are_refused(template):
 @pytest.mark.parametrize("name", [name for name in TASKS if name not in ("ioi", "ioi-t1")])
 def test_tokenizers_without_the_words_and_impossible_sizes_are_refused(name):
     tokenizer = TOKENIZERS["unigram"]()
-    with pytest.raises(InputError, match=f"^{name}: train=-1 is no whole number from 0; give one$"):
+    with pytest.raises(InputError, match=f"^{name}: train=-1 must be a whole number, 0 or more$"):
         made(name, tokenizer, (-1, 1, 1))
     with pytest.raises(InputError, match=f"^{name}: ") as refusal:
         made(name, word_tokenizer(["the", "is"]))

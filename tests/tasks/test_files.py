@@ -194,7 +194,7 @@ def test_rows_of_two_kinds_in_one_file_are_refused(toy, write, order):
     path = write(lines(*[{**SUM, "split": "train"}, *ROWS][::order]))
     here, there = ('"clean"', "MIB's columns")[::order]
     line = 2 if order == 1 else 4
-    expected = f"{path}:{line}: has {here}, and rows before it have {there}; make two files of them"
+    expected = f"{path}:{line}: has {here}, but rows before it have {there}; put them into two files"
     with pytest.raises(InputError) as refusal:
         from_file(path, toy)
     assert str(refusal.value) == expected == check_file(path, toy).refusals[0]
@@ -221,10 +221,10 @@ def test_rows_of_two_kinds_in_one_file_are_refused(toy, write, order):
         ("clean,corrupted\n,a cat\n", ':2: has no "clean"'),
         ("clean,corrupted,answr\na,b,c\n", ':2: there is no key "answr"; did you mean "answer"?'),
         ("clean,corrupted\n" + "x" * (1 << 21), "the line is longer than"),
-        ('clean,corrupted\na cat, "a dog"\n', ":2: a space stands between a comma and a quote"),
-        ('clean,corrupted\n "a cat",a dog\n', ":2: a space stands between a comma and a quote"),
-        ('clean,corrupted\na cat, "a, dog"\n', ":2: a space stands between a comma and a quote"),
-        ('clean, "corrupted"\na cat,a dog\n', ":1: a space stands between a comma and a quote"),
+        ('clean,corrupted\na cat, "a dog"\n', ":2: the space between a comma and a quote"),
+        ('clean,corrupted\n "a cat",a dog\n', ":2: the space between a comma and a quote"),
+        ('clean,corrupted\na cat, "a, dog"\n', ":2: the space between a comma and a quote"),
+        ('clean, "corrupted"\na cat,a dog\n', ":1: the space between a comma and a quote"),
         (
             "clean,corrupted,answer\na,b,\"[' mat', ' rug']\"\n",
             ':2: "answer" looks like a list and is not one of texts',
@@ -309,8 +309,8 @@ def test_check_of_a_good_file_has_nothing_to_say(toy, write):
     [
         (lines(), "{path}: holds no pairs"),
         (lines(*records(2)), "{path}: 2 different prompts are too few for three splits"),
-        (lines(ROWS[0], *records(4)), '{path}:2: some pairs have a "split" and some have none'),
-        (lines(*records(4), ROWS[0], ROWS[1]), '{path}:5: some pairs have a "split" and some have none'),
+        (lines(ROWS[0], *records(4)), '{path}:2: some pairs have a "split" and others do not'),
+        (lines(*records(4), ROWS[0], ROWS[1]), '{path}:5: some pairs have a "split" and others do not'),
         (lines(CAT, _marked("who")), "{path}:2: some pairs mark spans and some mark none"),
         (lines({**ROWS[0], "split": "test"}), "{path}: no pair is in the split train"),
     ],
@@ -334,7 +334,9 @@ def test_check_refuses_what_makes_no_task(toy, write, data, problem):
 def test_a_clean_prompt_in_two_splits_is_refused(toy, write):
     again = {**ROWS[0], "corrupted": "the dog ran to", "answer": " Sue", "split": "test"}
     path = write(lines(*ROWS, again))
-    expected = f"{path}:4: its clean prompt is in the split train too ({path}:1), so that what is learned would leak"
+    expected = (
+        f"{path}:4: its clean prompt is also in the split train ({path}:1), so pairs that are learned from would leak"
+    )
     with pytest.raises(InputError) as refusal:
         from_file(path, toy)
     assert str(refusal.value).startswith(expected)

@@ -214,7 +214,7 @@ def test_a_registered_metric_serves_by_its_name(batch, monkeypatch):
     register_metric(Metric("margin", spread))
     assert torch.equal(loss_function("margin")(LOGITS, batch), -LOGITS.std(-1))
     assert torch.equal(metric_function("margin")(torch.stack([LOGITS, FULL]), batch)[1], FULL.std(-1))
-    with pytest.raises(InputError, match="metric 'kl': there is one of that name already"):
+    with pytest.raises(InputError, match="metric 'kl': that name is taken"):
         register_metric(Metric("kl", spread))
     with pytest.raises(InputError, match="there is no 'accuracy'; choose logit_diff"):
         loss_function("accuracy")

@@ -39,16 +39,16 @@ REFUSED = {
     "answer of a wrong type": ({"answer": {"a": 1}}, "of type dict; it must be text"),
     "answer a number in a list": ({"answer": [" mat", 3]}, "of type int; it must be text"),
     "wrong answer empty": ({"wrong_answer": ""}, '"wrong_answer" is empty'),
-    "answer glued": ({"answer": "mat"}, 'the answer "mat" would go on with the last word of "a cat sat on the"'),
+    "answer glued": ({"answer": "mat"}, 'the answer "mat" would continue the last word of "a cat sat on the"'),
     "two spaces": ({"clean": "a cat sat on the "}, '"a cat sat on the " and the answer " mat" meet with two spaces'),
     "answer unknown": ({"answer": " moon"}, 'the answer " moon" is not in the tokenizer\'s vocabulary'),
     "set of long answers": ({"answer": [" mat", " rug mat"]}, 'each of several answers must be one token, and " rug'),
     "wrong is right": ({"wrong_answer": " mat"}, 'the wrong answer " mat" has the answer\'s own tokens'),
     "wrong begins right": ({"wrong_answer": " mat rug"}, "has the answer's own tokens"),
-    "wrong answer glued": ({"wrong_answer": "rug"}, 'the answer "rug" would go on with the last word of'),
+    "wrong answer glued": ({"wrong_answer": "rug"}, 'the answer "rug" would continue the last word of'),
     "wrong answer glued to a span": (
         {"clean": "a cat<predict> sat</predict>", "answer": ..., "corrupted": "a dog", "wrong_answer": "ran"},
-        'the answer "ran" would go on with the last word of "a cat"; start it with a space',
+        'the answer "ran" would continue the last word of "a cat"; start it with a space',
     ),
     "both the same": ({"corrupted": "a cat sat on the"}, "clean and corrupted are the same"),
     "both the same before the span": (
@@ -57,7 +57,7 @@ REFUSED = {
     ),
     "lengths": (
         {"corrupted": "a dog sat on on the"},
-        "clean and corrupted have 5 and 6 tokens; make them equally many, or mark what differs as "
+        "clean and corrupted have 5 and 6 tokens; make both equally long, or mark what differs as "
         "<span:name>text</span> in both; clean: a|cat|sat|on|the, corrupted: a|dog|sat|on|on|the",
     ),
     "span and answer": ({"clean": MARKED}, 'clean has a <predict> span and the record an "answer" too'),
@@ -134,7 +134,7 @@ def test_lines_that_are_no_record_are_refused(toy, write, line, expected):
 
 @pytest.mark.parametrize("data", ["", "\n\n \r\n", "\ufeff"])
 def test_empty_files_are_refused(toy, write, data):
-    assert refusal(from_file, write(data), toy).endswith("pairs.jsonl: holds no pairs; give at least one")
+    assert refusal(from_file, write(data), toy).endswith("pairs.jsonl: holds no pairs; give at least one pair")
 
 
 def test_files_that_cannot_be_read_are_refused(toy, tmp_path):
@@ -149,7 +149,7 @@ def test_files_that_cannot_be_read_are_refused(toy, tmp_path):
     [
         ([], {}, "records: holds no pairs"),
         ([None], {}, "records[0]: is a NoneType"),
-        ([CAT, records(1)[0]], {}, 'records[1]: some pairs have a "split" and some have none'),
+        ([CAT, records(1)[0]], {}, 'records[1]: some pairs have a "split" and others do not'),
         (records(2), {}, "records: 2 different prompts are too few for three splits"),
         (records(5), {"proportions": (0.5, 0.5)}, "records: proportions (0.5, 0.5) must be three"),
         (records(5), {"proportions": (0, 0.5, 0.5)}, "must be three"),
@@ -175,7 +175,7 @@ def test_a_prompt_longer_than_the_model_allows_is_refused(toy):
     tokenizer = word_tokenizer(["a", "cat"])
     tokenizer.model_max_length = 8
     message = refusal(from_records, [{"clean": "a " * 9, "corrupted": "cat " * 9, "positions": "all"}], tokenizer)
-    assert message == "records[0]: a text of 9 tokens, where the tokenizer's model takes at most 8"
+    assert message == "records[0]: a text has 9 tokens, and the tokenizer's model takes at most 8; shorten it"
 
 
 def test_what_the_tokenizer_itself_refuses_is_refused():

@@ -173,7 +173,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path):
         (3, ["a"], 2, "no RASP program"),
         (tokens, [], 2, "at least one"),
         (tokens, ["a", "a"], 2, "different symbols"),
-        (tokens, ["BOS", "a"], 2, "taken by the compiler"),
+        (tokens, ["BOS", "a"], 2, "reserved by the compiler"),
         (tokens, ["a"], 0, "use 1 to 0"),
         (rasp.numerical(tokens), [1, 2], 2, "Tracr cannot compile it"),
         (lib.shift_by(1, tokens), ["a", "b"], 2, "None somewhere on each of its 6 inputs"),

@@ -174,7 +174,7 @@ def test_killed_in_the_second_stage_it_goes_on_to_the_same_bits(tmp_path: Path, 
     resumed = rank_program(engine, task, agreement, options=options)
     assert torch.equal(resumed.values, rank_program(engine, task, agreement, options=SILENT).values)
     (tmp_path / "killed" / "checkpoint.safetensors").unlink()
-    with pytest.raises(InputError, match="refined-1: belongs to a run that is not there any more"):
+    with pytest.raises(InputError, match="refined-1: belongs to a run that is gone"):
         rank_program(engine, task, agreement, options=options)
 
 

@@ -54,7 +54,9 @@ class Edit:
             takes = "an" if self.amount is None else "no"
             raise InputError(f"edit {self.node}: to {self.action} it takes {takes} amount")
         if found[4] is not None and self.positions is not None:
-            raise InputError(f"edit {self.node}: has its positions in its name and besides; give them once")
+            raise InputError(
+                f"edit {self.node}: its positions are given twice, in the name and as positions=; give them once"
+            )
         if self.kind == "error" and self.action in ("set", "add"):
             raise InputError(f"edit {self.node}: an error is a vector; scale or ablate it")
         _check_positions(self.node, self.where)

@@ -81,7 +81,7 @@ def factors(graph: GraphData, source: str, target: str) -> Factors:
     made = explained_of(graph)
     if not isinstance(made.nodes, Features):
         raise InputError(
-            "graph: of neurons, whose connections change with the input; give one of transcoders' features"
+            "graph: its nodes are neurons, whose connections change with the input; give a graph of transcoder features"
         )
     start, to = graph.node(source), graph.node(target)
     readers = targets_of(graph, made, torch.tensor([to]))

@@ -172,7 +172,9 @@ def _node_root(nodes: Nodes, name: str, layer: int, index: int, position: int) -
         start, end = active.offsets[position : position + 2].tolist()
         first = active.value[start:end].abs().topk(min(5, end - start)).indices + start
         others = ", ".join(f"m{layer}.{nodes.letter}{i}" for i in active.index[first].tolist()) or "none"
-        raise InputError(f"target {name!r}: not active on this prompt; give a token, or one active there: {others}")
+        raise InputError(
+            f"target {name!r}: not active on this prompt; give a token, or a node that is active there: {others}"
+        )
     return Root(name, 1.0, float(active.value[found[0]]), node_targets(nodes, layer, found))
 
 

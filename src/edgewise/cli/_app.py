@@ -58,9 +58,7 @@ def main() -> None:
 def commands(
     plugin: Annotated[
         list[str] | None,
-        Option(
-            help="A Python file that adds families, methods, metrics or formats (docs/extending.md); several times."
-        ),
+        Option(help="A Python file that adds families, methods, metrics or formats; may be repeated."),
     ] = None,
 ) -> None:
     """Find circuits in transformers: the few edges between components that carry one behaviour."""
@@ -69,8 +67,8 @@ def commands(
 
 @app.command()
 def demo(out: _options.Out = Path("runs/demo")) -> None:
-    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, and the curve over sizes;
-    everything from the seed.
+    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, then the curve over sizes.
+    The seed decides everything.
     """
     find(out=out, steps=DEMO_STEPS, test=DEMO_TEST)
     evaluate(out / "circuit.safetensors")

@@ -32,34 +32,46 @@ class _Asked(NamedTuple):
 
 def attribute(
     prompts: Annotated[
-        str, Argument(help="A prompt; or a file of them: .txt, one a line, or .jsonl with `prompt` and maybe `target`.")
+        str,
+        Argument(help="A prompt, or a file of them: .txt, one a line, or .jsonl with `prompt` and maybe `target`."),
     ],
     model: options.ModelName = "smollm2-135m",
-    nodes: Annotated[Literal["neurons"], Option(help="Neurons, which every model has; or give --transcoders.")] = (
-        "neurons"
-    ),
+    nodes: Annotated[
+        Literal["neurons"], Option(help="The nodes: neurons, which every model has. For features give --transcoders.")
+    ] = ("neurons"),
     transcoders: _features.Sources = None,
     exclude_special: _features.ExcludeSpecial = None,
     bos: options.Bos = None,
     target: Annotated[
         list[str] | None,
-        Option("--target", help="A token, with its leading blank, or a node such as m12.f410@7; several times."),
+        Option(
+            "--target",
+            help="What to explain: a token with its leading space, or a node such as m12.f410@7; may be repeated.",
+        ),
     ] = None,
     contrast: Annotated[
-        tuple[str, str] | None, Option("--contrast", help="Two tokens: the first's logit minus the second's.")
+        tuple[str, str] | None,
+        Option("--contrast", help="Explain a difference: the first token's logit minus the second's."),
     ] = None,
     out: options.Out = Path("runs/attribution"),
-    max_nodes: Annotated[int | None, Option(help="Neurons or features with rows of their own; 5,000 if none.")] = None,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `AttributionConfig`, as name=value; several times.")
+    max_nodes: Annotated[
+        int | None, Option(help="At most so many neurons or features get rows. Default: 5,000.")
     ] = None,
-    node_threshold: Annotated[float, Option(help="Share of the influence that the pruned graph's nodes have.")] = 0.8,
-    edge_threshold: Annotated[float, Option(help="Likewise its edges.")] = 0.98,
-    validate: Annotated[bool, Option("--validate", help="Also ablate the nodes in the model itself.")] = False,
+    settings: Annotated[
+        list[str] | None, Option("--set", help="A setting of `AttributionConfig`, name=value; may be repeated.")
+    ] = None,
+    node_threshold: Annotated[
+        float, Option(help="Keep nodes in the pruned graph until they have this share of the influence.")
+    ] = 0.8,
+    edge_threshold: Annotated[float, Option(help="The same for its edges.")] = 0.98,
+    validate: Annotated[
+        bool,
+        Option("--validate", help="Also ablate nodes in the model itself, and compare with the graph's predictions."),
+    ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
 ) -> None:
-    """What flows from the tokens to the prediction: write OUT/graph.safetensors and OUT/pruned.safetensors."""
+    """Find what flows from the tokens to the prediction. Writes OUT/graph.safetensors and OUT/pruned.safetensors."""
     config = replace(ew.AttributionConfig(), **parse_settings("--set", ew.AttributionConfig, settings or ()))
     given = {name: value for name, value in (("max_nodes", max_nodes), ("bos", bos)) if value is not None}
     config = replace(config, **given)

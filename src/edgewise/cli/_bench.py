@@ -17,15 +17,17 @@ from edgewise.cli._common import cache_size, check_page, quiet
 
 def bench(
     config: Annotated[Path, Argument(help="A .yaml file of models, tasks, methods, sizes and seeds.")],
-    out: Annotated[Path, Option(help="Folder of all results; what is done there is skipped.")] = Path("runs/bench"),
-    jobs: Annotated[int, Option(help="Processes, each with a model of its own.")] = 1,
-    threads: Annotated[int | None, Option(help="Threads of each; the cores shared out if not given.")] = None,
+    out: Annotated[Path, Option(help="Folder of all results. What is already done there is skipped.")] = Path(
+        "runs/bench"
+    ),
+    jobs: Annotated[int, Option(help="How many processes to run, each with its own model.")] = 1,
+    threads: Annotated[int | None, Option(help="Threads of each process. Default: the cores are shared out.")] = None,
     device: options.Device = "cpu",
     cache: options.Cache = 1.0,
     write: Annotated[Path | None, Option(help="Also write a page (.md) with tables and the figure.")] = None,
-    table_only: Annotated[bool, Option("--table-only", help="Only gather what is done so far.")] = False,
+    table_only: Annotated[bool, Option("--table-only", help="Run nothing; only gather the results so far.")] = False,
 ) -> None:
-    """Find and judge circuits of many methods, tasks and seeds; go on where an earlier run stopped."""
+    """Find and judge circuits for many methods, tasks and seeds. Goes on where an earlier run stopped."""
     check_page(write)
     cache_bytes = cache_size(cache)
     asked = ew.bench.BenchConfig.load(config)
@@ -56,14 +58,14 @@ def bench(
 
 def plot(
     table: Annotated[Path, Argument(help="The bench.parquet that bench wrote, or the .json that curve wrote.")],
-    out: Annotated[Path, Option(help="Where to draw it: .png, .svg or .pdf.")],
-    metric: Annotated[str | None, Option(help="Another metric than the distance to the model (KL).")] = None,
-    linear: Annotated[bool, Option("--linear", help="A linear vertical axis.")] = False,
+    out: Annotated[Path, Option(help="The picture to write: .png, .svg or .pdf.")],
+    metric: Annotated[str | None, Option(help="The metric to draw. Default: the distance to the model (KL).")] = None,
+    linear: Annotated[bool, Option("--linear", help="Use a linear vertical axis.")] = False,
 ) -> None:
     """Draw faithfulness against size with intervals: one line per method, one panel per task."""
     ew.report.check_path(out)
     if not table.is_file():
-        what = "no curve that `edgewise curve` wrote (no such file)" if table.suffix == ".json" else "no such file"
+        what = "not a curve that `edgewise curve` wrote (no such file)" if table.suffix == ".json" else "no such file"
         raise ew.InputError(f"{table}: {what}; give the bench.parquet that bench wrote, or the .json of curve")
     ew.runs.check_writable(out.parent)
     if table.suffix == ".json":

@@ -15,17 +15,17 @@ from edgewise.cli._common import check_task, load_circuit, load_for, make_task
 
 
 def compare(
-    circuits: Annotated[list[Path], Argument(help="Two or more circuit.safetensors.")],
+    circuits: Annotated[list[Path], Argument(help="Two or more circuits.")],
     task: Annotated[
-        list[str] | None, Option(help="Judge them on this task or .jsonl file (several times); their own if not given.")
+        list[str] | None, Option(help="Judge them on this task or file; may be repeated. Default: their own tasks.")
     ] = None,
-    model: Annotated[str | None, Option(help="The model; the first circuit's own if not given.")] = None,
+    model: Annotated[str | None, Option(help="The model. Default: the first circuit's own.")] = None,
     split: options.SplitName = "test",
     out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """What circuits share, and how each, their intersection and their union do on each task."""
+    """Count the edges that circuits share, and judge each, their intersection and their union on each task."""
     for name in task or []:
         check_task(name)
     if len(circuits) < 2:

@@ -19,17 +19,17 @@ def import_circuit(
         Path,
         Argument(help="EAP-IG's or MIB's .json or .pt, Edge Pruning's edges.json, ioi-wang, or greater-than-hanna."),
     ],
-    model: Annotated[str, Option(help="The model it is of: smollm2-135m, a hub id, or a local directory.")],
+    model: Annotated[str, Option(help="The circuit's model: smollm2-135m, a hub id, or a folder.")],
     out: Annotated[Path, Option(help="Folder for circuit.safetensors.")] = Path("runs/imported"),
-    task: Annotated[str, Option(help="The task it is for; recorded for evaluate.")] = "ioi",
-    ablation: Annotated[Literal["interchange", "zero"], Option(help="What its removed edges carry.")] = "interchange",
+    task: Annotated[str, Option(help="The circuit's task. It is recorded, and evaluate uses it.")] = "ioi",
+    ablation: Annotated[Literal["interchange", "zero"], Option(help="What removed edges carry.")] = "interchange",
     sparsity: Annotated[
-        float | None, Option(help="Choose edges anew by the file's scores: 1 − kept actual edges / all edges.")
+        float | None, Option(help="Choose the edges again, by the file's scores: 1 − kept actual edges / all edges.")
     ] = None,
-    absolute: Annotated[bool, Option(help="With --sparsity: by absolute score.")] = False,
+    absolute: Annotated[bool, Option(help="With --sparsity: choose by absolute score.")] = False,
     bos: options.Bos = None,
 ) -> None:
-    """Read a circuit of another tool, on the model's own graph, and write it to OUT/circuit.safetensors."""
+    """Read another tool's circuit onto the model's own graph. Writes OUT/circuit.safetensors."""
     check_task(task)
     ew.runs.check_writable(out)
     loaded = load(model, "cpu")
@@ -55,9 +55,9 @@ def import_circuit(
 def export_circuit(
     circuit: options.CircuitFile,
     out: Annotated[Path, Argument(help="A .pt or .json file for EAP-IG and MIB, or a file named edges.json.")],
-    d_model: Annotated[int, Option(help="Width of the model, which EAP-IG's and MIB's files name.")] = 0,
+    d_model: Annotated[int, Option(help="Width of the model. EAP-IG's and MIB's files state it.")] = 0,
 ) -> None:
-    """Write a circuit for another tool, and say what had to be changed for it."""
+    """Write a circuit for another tool, and say what had to change."""
     ew.runs.check_writable(out.parent)
     loaded = load_circuit(circuit)
     if out.name == "edges.json":

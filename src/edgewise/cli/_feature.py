@@ -14,19 +14,20 @@ from edgewise.runs import parse_settings
 
 def show(
     transcoders: Annotated[
-        list[str], Argument(help="Files, folders or hub ids; and at last, if you like, a feature such as m12.f410.")
+        list[str], Argument(help="Files, folders or hub ids, then, if you like, a feature such as m12.f410.")
     ],
     model: _features.OwnModel = None,
-    most: Annotated[int, Option(help="Features and tokens that are listed.", min=1)] = 7,
-    heads: Annotated[int, Option(help="Heads that are listed.", min=0)] = 3,
+    most: Annotated[int, Option(help="How many features and tokens to list.", min=1)] = 7,
+    heads: Annotated[int, Option(help="How many heads to list.", min=0)] = 3,
     text: Annotated[
-        list[str] | None, Option("--text", help="Also where it is on in a text, and with which features; as for train.")
+        list[str] | None,
+        Option("--text", help="Also show where it is on in a text, and with which other features. As for train."),
     ] = None,
-    context: Annotated[int, Option("--context", help="Tokens per row of it.")] = 128,
-    limit: Annotated[int, Option("--limit", help="Read at most so many tokens of it.", min=1)] = 20_000,
+    context: Annotated[int, Option("--context", help="Tokens per row of the text.")] = 128,
+    limit: Annotated[int, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = 20_000,
     as_json: options.AsJson = False,
 ) -> None:
-    """What files hold; or what one feature reads and writes, from the weights alone, and maybe on a text."""
+    """List what files hold; or show what one feature reads and writes, from the weights alone or also on a text."""
     feature = _features.parse(transcoders[-1])
     found = _features.read(transcoders if feature is None else transcoders[:-1])
     if feature is None:
@@ -51,20 +52,21 @@ def show(
 def paths(
     prompt: Annotated[str, Argument(help="A prompt.")],
     root: Annotated[
-        str, Option("--root", help="A feature such as m12.f410@-1 (at the last token), or a token with its blank.")
+        str,
+        Option("--root", help="A feature such as m12.f410@-1 (at the last token), or a token with its leading space."),
     ],
     transcoders: Annotated[
-        list[str], Option("--transcoders", help="A transcoder's file, a folder of them, or a hub id; several times.")
+        list[str], Option("--transcoders", help="A transcoder's file, a folder of them, or a hub id; may be repeated.")
     ] = ["runs/transcoders"],  # noqa: B006 (typer copies it)
     model: _features.OwnModel = None,
     settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `PathConfig`, as name=value; several times.")
+        list[str] | None, Option("--set", help="A setting of `PathConfig`, name=value; may be repeated.")
     ] = None,
-    most: Annotated[int, Option(help="Paths and nodes that are listed.", min=1)] = 12,
+    most: Annotated[int, Option(help="How many paths and nodes to list.", min=1)] = 12,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """The paths that give most to a feature or a logit on a prompt, with attention and norm scales frozen."""
+    """Find the paths that give most to a feature or a logit on a prompt, with attention and norm scales frozen."""
     config = ew.attribution.PathConfig(**parse_settings("--set", ew.attribution.PathConfig, settings or ()))
     found = [each.to(device) for each in _features.read(transcoders)]
     loaded = load(_features.model_of(found, model), device)

@@ -15,16 +15,16 @@ Sources = Annotated[
     list[str] | None,
     Option(
         "--transcoders",
-        help="Take MLPs apart into features: a transcoder's file, a folder of them, or a hub id; several times.",
+        help="Take MLPs apart into features: a transcoder's file, a folder of them, or a hub id; may be repeated.",
     ),
 ]
-OwnModel = Annotated[str | None, Option("--model", help="The model; the transcoders' own if not given.")]
+OwnModel = Annotated[str | None, Option("--model", help="The model. Default: the transcoders' own.")]
 ExcludeSpecial = Annotated[
     bool | None,
     Option(
         "--exclude-special/--include-special",
-        help="Transcoders' features are off at special tokens and the first of each prompt, or count there too; unset: "
-        "as their files say, and where those say nothing they count.",
+        help="Turn features off at special tokens and at the first token of each prompt, or count them there too. "
+        "If unset, their files decide; where these say nothing, features count.",
     ),
 ]
 

@@ -13,51 +13,59 @@ from edgewise.cli import _options as options
 from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, scores_of, torch_type
 from edgewise.cli._tasks import warn_if_unable
 
-_DEFAULT = "the method's own if not given"
+_DEFAULT = "the method's own by default"
 AblationName = Literal["interchange", "zero", "mean", "mean-positional", "optimal"]
 
 
 def find(
     model: options.ModelName = "smollm2-135m",
     task: options.TaskName = "ioi",
-    method_name: Annotated[
-        str, Option("--method", help="`edgewise methods` lists them; see docs/methods.md.")
-    ] = "ranking",
-    sparsity: Annotated[float | None, Option(help="1 − kept edges / all edges; 0.98, which keeps 2 %.")] = None,
+    method_name: Annotated[str, Option("--method", help="The method; `edgewise methods` lists them all.")] = "ranking",
+    sparsity: Annotated[
+        float | None, Option(help="1 − kept edges / all edges. Default: 0.98, which keeps 2 %.")
+    ] = None,
     out: options.Out = Path("runs/circuit"),
     settings: Annotated[
         list[str] | None,
-        Option("--set", help="A setting of the method, as name=value; several times. `edgewise methods NAME`."),
+        Option(
+            "--set", help="A setting of the method, name=value; may be repeated. `edgewise methods NAME` lists them."
+        ),
     ] = None,
-    preset: Annotated[str, Option(help="default, or paper for edge-pruning (the published settings).")] = "default",
+    preset: Annotated[
+        str, Option(help="Named settings: default; for edge-pruning also paper, the published ones.")
+    ] = "default",
     start: Annotated[
-        Path | None, Option(help="Scores to start from: the circuit.safetensors of a ranking, say.")
+        Path | None, Option(help="Start from these scores, such as a ranking's circuit.safetensors.")
     ] = None,
-    steps: Annotated[int | None, Option(help=f"Of a learned method; {_DEFAULT}.")] = None,
+    steps: Annotated[int | None, Option(help=f"Steps of a learned method; {_DEFAULT}.")] = None,
     batch_size: Annotated[int | None, Option(help=f"Examples at a time; {_DEFAULT}.")] = None,
     points: Annotated[int | None, Option(help="Quadrature points of a method that integrates gradients.")] = None,
-    quadrature: Annotated[str | None, Option(help="Their places: gauss-legendre, left, right, …")] = None,
-    threshold: Annotated[float | None, Option(help="acdc: cut what raises the loss by less; decides the size.")] = None,
-    pairs: Annotated[int | None, Option(help="Use this many training pairs, the first.")] = None,
-    methods: Annotated[str | None, Option(help="ensemble: of which methods' ranks, with commas.")] = None,
+    quadrature: Annotated[str | None, Option(help="Where these points lie: gauss-legendre, left, right, …")] = None,
+    threshold: Annotated[
+        float | None, Option(help="For acdc: remove an edge if the loss rises by less than this. It decides the size.")
+    ] = None,
+    pairs: Annotated[int | None, Option(help="Use only the first so many training pairs.")] = None,
+    methods: Annotated[str | None, Option(help="For ensemble: the methods to combine, between commas.")] = None,
     train: options.TrainPairs = 200,
     validation: options.ValidationPairs = 200,
     test: options.TestPairs = 256,
-    seed: Annotated[int, Option(help="Of the method, and of a built-in task's pairs.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the method, and of the pairs of a built-in task or templates.")] = 0,
     ablation: Annotated[
         AblationName,
         Option(
-            help="What removed edges carry; means are over the training prompts, optimal constants learned with masks."
+            help="What removed edges carry. Means are taken over the training prompts; optimal constants are learned "
+            "with the masks."
         ),
     ] = "interchange",
     embeddings: options.Embeddings = "joint",
     kv: options.KeyValue = "physical",
     bos: options.Bos = None,
-    positions: Annotated[bool, Option("--positions", help="Give each span of the prompts edges of its own.")] = False,
+    positions: Annotated[bool, Option("--positions", help="Give each span of the prompts its own edges.")] = False,
     transcoders: _features.Sources = None,
     exclude_special: _features.ExcludeSpecial = None,
     features_per_layer: Annotated[
-        int, Option(help="With --transcoders: how many features of each, those with the largest effects.")
+        int,
+        Option(help="With --transcoders: how many features of each to use. Those with the largest effects are taken."),
     ] = 32,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
@@ -161,10 +169,10 @@ def size_of(sparsity: float | None) -> float:
 
 
 def methods(
-    name: Annotated[str | None, Argument(help="Show this method's settings.")] = None,
-    markdown: Annotated[bool, Option("--markdown", help="As the table of docs/methods.md.")] = False,
+    name: Annotated[str | None, Argument(help="Show the settings of this method.")] = None,
+    markdown: Annotated[bool, Option("--markdown", help="Print the table of docs/methods.md.")] = False,
 ) -> None:
-    """The methods that find circuits, or the settings of one, for `find --set` and benches."""
+    """List the methods that find circuits, or show the settings of one."""
     if markdown:
         print(ew.discovery.methods_table())
     elif name is None:

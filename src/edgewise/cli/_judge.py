@@ -16,24 +16,29 @@ from edgewise.cli._exchange import under_zero
 def evaluate(
     circuit: options.CircuitFile,
     model: options.OwnModel = None,
-    task: Annotated[str | None, Option(help="Another task or .jsonl file; the circuit's own if not given.")] = None,
+    task: Annotated[
+        str | None, Option(help="Another task, or a file of pairs or templates. Default: the circuit's own.")
+    ] = None,
     split: options.SplitName = "test",
     test: options.TestPairs = 256,
     seed: options.PairsSeed = 0,
     bos: options.Bos = None,
     batch_size: options.BatchSize = 32,
-    baselines: Annotated[str, Option(help="Any of random,eap; none for none.")] = "random,eap",
+    baselines: Annotated[
+        str, Option(help="Circuits to compare with: random,eap or one of them, or none.")
+    ] = "random,eap",
     transcoders: _features.Sources = None,
     metrics: Annotated[
-        str | None, Option(help="Which, such as kl,reverse_kl,js,kendall_tau; the task's own if not given.")
+        str | None,
+        Option(help="Metrics between commas, such as kl,reverse_kl,js,kendall_tau. Default: the task's own."),
     ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     memory: options.Memory = "default",
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge a circuit on examples it was not found on; also writes evaluation.json beside it (evaluation-TASK.json on
-    another task).
+    """Judge a circuit on examples that it was not found on. Also writes evaluation.json beside it, or
+    evaluation-TASK.json for another task.
     """
     if task is not None:
         _common.check_task(task)
@@ -70,8 +75,10 @@ def draw(circuit: options.CircuitFile, out: options.Picture) -> None:
 
 
 def curve(
-    circuit: Annotated[Path, Argument(help="The circuit.safetensors that find wrote; its scores give the sizes.")],
-    out: Annotated[Path, Argument(help="Where to draw it: .png, .svg or .pdf; the numbers go beside it.")],
+    circuit: Annotated[
+        Path, Argument(help="The circuit.safetensors that find wrote. Its scores give circuits of every size.")
+    ],
+    out: Annotated[Path, Argument(help="The picture to write: .png, .svg or .pdf. The numbers are written beside it.")],
     sparsities: options.Sparsities = "0.9,0.95,0.98,0.99,0.995",
     split: options.SplitName = "test",
     model: options.OwnModel = None,
@@ -79,7 +86,7 @@ def curve(
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge and draw the circuits of every size that one run's scores give: KL(full ‖ circuit) against edges."""
+    """Judge circuits of several sizes, all from one run's scores, and draw KL(full ‖ circuit) against edges."""
     sizes = _common.parse_sparsities(sparsities)
     ew.report.check_path(out)
     ew.runs.check_writable(out.parent)

@@ -18,19 +18,19 @@ from edgewise.cli._exchange import foreign_circuit
 
 def mib(
     file: Annotated[Path, Argument(help="EAP-IG's or MIB's .json or .pt, or a circuit.safetensors with scores.")],
-    model: Annotated[str | None, Option(help="The model; needed for a file of others.")] = None,
-    task: Annotated[str | None, Option(help="The task; needed for a file of others.")] = None,
-    metric: Annotated[str, Option(help="Higher for a stronger behaviour.")] = "logit_diff",
+    model: Annotated[str | None, Option(help="The model. Needed for other tools' files.")] = None,
+    task: Annotated[str | None, Option(help="The task. Needed for other tools' files.")] = None,
+    metric: Annotated[str, Option(help="The metric; it must rise with the behaviour.")] = "logit_diff",
     split: options.SplitName = "test",
     test: options.TestPairs = 256,
     bos: Annotated[
-        bool, Option("--bos/--no-bos", help="MIB puts a BOS token before every prompt, where there is one.")
+        bool, Option("--bos/--no-bos", help="Put a BOS token before every prompt, as MIB does where there is one.")
     ] = True,
     out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge scores as MIB's circuit track does: faithfulness over ten sizes, CPR (signed) and CMD (absolute)."""
+    """Judge scores as MIB's circuit track does: faithfulness at ten sizes, CPR (signed) and CMD (absolute)."""
     if out is not None:
         ew.runs.check_writable(out.parent)
     if task is not None:

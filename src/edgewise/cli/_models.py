@@ -14,7 +14,7 @@ from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import quiet, torch_type
 
-app = Typer(no_args_is_help=True, help="Models: which are supported, and whether the engine reproduces one.")
+app = Typer(no_args_is_help=True, help="List supported models, and check that the engine reproduces one.")
 
 
 @app.command("check")
@@ -23,7 +23,7 @@ def check_model(
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare the engine with the model's own module, with all masks 1 and with all masks 0."""
+    """Compare the engine with the model's own module, with all edges kept and with none."""
     quiet()
     loaded = ew.models.load(model, device=device)
     result = ew.engine.check(loaded, own=True)
@@ -36,7 +36,7 @@ def check_model(
 
 @app.command("list")
 def list_models() -> None:
-    """The models that need no hub, and the supported families."""
+    """List the models that need no hub, and the supported families."""
     for name, description in (ew.models.DEFAULT_MODELS | ew.models.SHIPPED).items():
         print(f"{name}: {description}")
     print(f"families: {', '.join(ew.models.supported())}")
@@ -46,16 +46,18 @@ def plan(
     config: Annotated[Path, Option(help="A model's config.json; no weights are needed.")],
     batch: Annotated[int, Option(help="Pairs per step.")] = 32,
     length: Annotated[int, Option(help="Tokens per prompt.")] = 20,
-    dtype: Annotated[options.DtypeName, Option(help="Of the weights and the stack.")] = "float32",
-    device: Annotated[Literal["cpu", "cuda"], Option(help="Chunks of tokens are longer on a GPU.")] = "cpu",
+    dtype: Annotated[options.DtypeName, Option(help="Type of the weights and the stack.")] = "float32",
+    device: Annotated[
+        Literal["cpu", "cuda"], Option(help="Where the step would run. Chunks of tokens are longer on a GPU.")
+    ] = "cpu",
     embeddings: options.Embeddings = "joint",
     kv: options.KeyValue = "physical",
     examples: Annotated[
-        int | None, Option(help="Training examples whose constants are kept; the batch's if not given.")
+        int | None, Option(help="For how many training examples constants are kept. Default: those of the batch.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what a training step of a model would need, in memory and operations, before there is any."""
+    """Say how much memory and how many operations a training step of a model would take."""
     for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
         if value is not None and value < 1:
             raise ew.InputError(f"{option} {value}: use at least 1")

@@ -7,37 +7,45 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, a folder, a GGUF file, or tracr:reverse.")]
-OwnModel = Annotated[str | None, Option("--model", help="The model; the circuit's own if not given.")]
-TaskName = Annotated[str, Option("--task", help="A built-in task (see `edgewise tasks list`) or a file of pairs.")]
+OwnModel = Annotated[str | None, Option("--model", help="The model. Default: the circuit's own.")]
+TaskName = Annotated[
+    str, Option("--task", help="A built-in task (see `edgewise tasks list`), or a file of pairs or of templates.")
+]
 Bos = Annotated[
     bool | None,
-    Option("--bos/--no-bos", help="BOS before every prompt, or nothing; unset: as the tokenizer does by itself."),
+    Option(
+        "--bos/--no-bos", help="Put the BOS token before every prompt, or nothing. If unset, the tokenizer decides."
+    ),
 ]
 CircuitFile = Annotated[Path, Argument(help="The circuit.safetensors that find wrote.")]
-Picture = Annotated[Path, Argument(help="Where to draw it: .png, .svg or .pdf.")]
-Out = Annotated[Path, Option("--out", help="Folder for the results; a run that was cut short resumes from it.")]
+Picture = Annotated[Path, Argument(help="The picture to write: .png, .svg or .pdf.")]
+Out = Annotated[Path, Option("--out", help="Folder for the results. A run that was cut short goes on from there.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON and nothing else.")]
-SplitName = Annotated[Literal["train", "validation", "test"], Option("--split", help="Which examples.")]
+SplitName = Annotated[Literal["train", "validation", "test"], Option("--split", help="Which split of the examples.")]
 Embeddings = Annotated[
-    Literal["joint", "split", "off"], Option("--embeddings", help="Off: embeddings are not writers.")
+    Literal["joint", "split", "off"],
+    Option("--embeddings", help="One writer (joint), tokens and positions apart (split), or no writers (off)."),
 ]
 KeyValue = Annotated[
-    Literal["physical", "expanded"], Option("--kv", help="Key and value readers: physical, or expanded to query heads.")
+    Literal["physical", "expanded"],
+    Option("--kv", help="Key and value readers: one per key-value head, or one per query head."),
 ]
-Device = Annotated[str, Option("--device", help="cpu, cuda, mps (Apple; the same code, never measured), …")]
+Device = Annotated[str, Option("--device", help="Device: cpu, cuda, mps (Apple; the same code, never measured), …")]
 DtypeName = Literal["float32", "bf16"]
 Dtype = Annotated[
-    DtypeName | None, Option("--dtype", help="Of weights and stack; unset: weights as stored, stack float32.")
+    DtypeName | None,
+    Option("--dtype", help="Type of weights and stack. If unset: weights as stored, stack in float32."),
 ]
-Memory = Annotated[Literal["default", "lean"], Option("--memory", help="Lean: less memory, more time.")]
+Memory = Annotated[Literal["default", "lean"], Option("--memory", help="Lean takes less memory and more time.")]
 Matmul = Annotated[
     Literal["highest", "high", "medium"],
-    Option("--matmul", help="Medium: float32 products as fast as the machine can, maybe in bfloat16."),
+    Option("--matmul", help="Precision of float32 products. Medium is the fastest, and may use bfloat16."),
 ]
 Cache = Annotated[
     float,
     Option(
-        "--cache", help="GiB kept of what depends on the pairs alone: faster where many are seen again (each process)."
+        "--cache",
+        help="Most GiB to keep of what depends only on the pairs, in each process. Saves time if pairs are seen again.",
     ),
 ]
 
@@ -49,10 +57,10 @@ class Logger(str, Enum):  # as typer takes no lists of literals
     wandb = "wandb"
 
 
-Log = Annotated[list[Logger] | None, Option("--log", help="Also log there (if installed).")]
-TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in task.")]
-ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task.")]
-TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task.")]
-PairsSeed = Annotated[int, Option("--seed", help="Of the pairs, if the task is built in.")]
-BatchSize = Annotated[int, Option("--batch-size", help="Examples at a time; it does not change the numbers.")]
-Sparsities = Annotated[str, Option("--sparsities", help="The sizes, as actual sparsities.")]
+Log = Annotated[list[Logger] | None, Option("--log", help="Also log to this tool, if it is installed.")]
+TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in task or of templates.")]
+ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task or of templates.")]
+TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task or of templates.")]
+PairsSeed = Annotated[int, Option("--seed", help="Seed of the pairs, for a built-in task or templates.")]
+BatchSize = Annotated[int, Option("--batch-size", help="Examples at a time. The numbers do not depend on it.")]
+Sparsities = Annotated[str, Option("--sparsities", help="The sizes, as actual sparsities between commas.")]

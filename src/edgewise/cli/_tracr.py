@@ -16,7 +16,7 @@ from edgewise.cli._common import load_circuit
 
 app = Typer(
     no_args_is_help=True,
-    help="Programs compiled with Tracr, whose true circuits can be computed.",
+    help="Compile programs with Tracr, compute their true circuits, and find them.",
     add_completion=False,
 )
 
@@ -24,7 +24,7 @@ Compiled = Annotated[str, Argument(help="tracr:reverse, tracr:xproportion, or wh
 AblationName = Annotated[Literal["interchange", "zero"], Option("--ablation", help="What removed edges carry.")]
 EmbeddingsName = Annotated[Literal["joint", "split"], Option("--embeddings")]
 OutputName = Annotated[
-    Literal["decoded", "raw"], Option("--output", help="What must be equal: decoded answers, or raw outputs.")
+    Literal["decoded", "raw"], Option("--output", help="What must stay equal: decoded answers, or raw outputs.")
 ]
 
 
@@ -32,12 +32,12 @@ OutputName = Annotated[
 def compile_(
     program: Annotated[str, Argument(help="my_rasp.py:program (the file is run), or a program of Tracr's library.")],
     out: Annotated[Path, Option(help="Folder to write program.safetensors in.")],
-    vocab: Annotated[str | None, Option(help="Symbols, with commas: a,b,c or 1,2,3.")] = None,
-    max_len: Annotated[int | None, Option(help="Symbols that an input may have.")] = None,
-    longest: Annotated[int | None, Option(help="Symbols of the longest input to study; max-len if unset.")] = None,
-    seed: Annotated[int, Option(help="Of the sample of inputs, where there are too many.")] = 0,
+    vocab: Annotated[str | None, Option(help="The symbols between commas: a,b,c or 1,2,3.")] = None,
+    max_len: Annotated[int | None, Option(help="The most symbols that an input may have.")] = None,
+    longest: Annotated[int | None, Option(help="The most symbols of an input to study. Default: max-len.")] = None,
+    seed: Annotated[int, Option(help="Seed of the sample of inputs, if there are too many.")] = 0,
 ) -> None:
-    """Compile a RASP program to a model that find, evaluate and the commands here take as --model OUT."""
+    """Compile a RASP program to a model. find, evaluate and these commands then take --model OUT."""
     ew.runs.check_writable(out)
     if program in tracr.LIBRARY:
         if vocab is not None or max_len is not None or longest is not None:
@@ -61,7 +61,7 @@ def truth(
     ablation: AblationName = "interchange",
     embeddings: EmbeddingsName = "joint",
     output: OutputName = "decoded",
-    out: Annotated[Path | None, Option(help="Also write it as JSON.")] = None,
+    out: Annotated[Path | None, Option(help="Also write the result as JSON.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compute which edges the output needs, and which are enough."""
@@ -80,11 +80,11 @@ def find(
     ablation: AblationName = "interchange",
     embeddings: EmbeddingsName = "joint",
     method: Annotated[Literal["ranking", "edge-pruning"], Option()] = "ranking",
-    eliminate: Annotated[bool, Option(help="Then take away edges one by one where nothing changes.")] = True,
+    eliminate: Annotated[bool, Option(help="In the end, remove single edges where that changes nothing.")] = True,
     train: Annotated[int, Option(help="Pairs of inputs to train on.")] = 200,
-    seed: Annotated[int, Option(help="Of the pairs and of the method.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the pairs and of the method.")] = 0,
 ) -> None:
-    """Find the smallest circuit that gives the model's output on every input; no size needs to be known."""
+    """Find the smallest circuit that gives the model's output on every input. You need not know its size."""
     ew.runs.check_writable(out)
     engine = _engine(model, ablation, embeddings)
     task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)
@@ -107,11 +107,11 @@ def find(
 @app.command()
 def compare(
     circuit: Annotated[Path, Argument(help="A circuit.safetensors.")],
-    truth: Annotated[Path, Argument(help="What `edgewise tracr truth --out` wrote.")],
+    truth: Annotated[Path, Argument(help="The file that `edgewise tracr truth --out` wrote.")],
     picture: Annotated[Path | None, Option("--draw", help="Also draw both: .png, .svg or .pdf.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Hold a circuit against the true one."""
+    """Compare a circuit with the true one."""
     found, true = load_circuit(circuit), tracr.Truth.load(truth)
     if found.ablation_kind != true.ablation:
         raise ew.InputError(f"{circuit}: found under {found.ablation_kind} ablation, the truth is of {true.ablation}")
@@ -126,7 +126,7 @@ def compare(
 
 @app.command("list")
 def list_() -> None:
-    """The programs of Tracr's library, with what they are compiled for here."""
+    """List the programs of Tracr's library, and the inputs that each is compiled for here."""
     for name, entry in tracr.LIBRARY.items():
         shipped = f"; comes with edgewise as tracr:{name}" if f"tracr:{name}" in ew.models.SHIPPED else ""
         print(f"{name}: of {' '.join(map(str, entry.vocabulary))}, up to {entry.max_length} symbols{shipped}")

@@ -23,22 +23,31 @@ _SEVERAL = {
     "paper": ("relu@3.5e-5", "relu@7e-5", "relu@1.4e-4", "relu@2.8e-4"),
 }
 """The sparsities of a sweep, by preset."""
-app = Typer(no_args_is_help=True, help="Transcoders: train them, judge them, read their features, convert them.")
+app = Typer(no_args_is_help=True, help="Train, judge and convert transcoders, and read their features.")
 
 ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
-Layers = Annotated[str, Option("--layers", help="Such as 8,12 or 4-9, or all.")]
+Layers = Annotated[str, Option("--layers", help="The layers, such as 8,12 or 4-9, or all.")]
 Text = Annotated[
     list[str],
-    Option("--text", help="builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, hf:NAME[:CONFIG]."),
+    Option(
+        "--text", help="The text: builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, or hf:NAME[:CONFIG]."
+    ),
 ]
 Context = Annotated[int, Option("--context", help="Tokens per row.")]
 Limit = Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.")]
-Reads = Annotated[str | None, Option("--reads", help="mlp_in (the default), mlp_normalized or resid_mid.")]
+Reads = Annotated[
+    str | None,
+    Option("--reads", help="The vector that features read: mlp_in (the default), mlp_normalized or resid_mid."),
+]
 Precision = Annotated[
     Literal["bfloat16", "float32"] | None,
-    Option(help="bfloat16 (proposals and the language model) or float32; unset: the faster, by the processor."),
+    Option(
+        help="bfloat16 (for proposals and the language model) or float32. Default: the faster one on this processor."
+    ),
 ]
-HoldOut = Annotated[float, Option("--hold-out", help="Share of the rows, at the end, to leave for judging.")]
+HoldOut = Annotated[
+    float, Option("--hold-out", help="Share of the rows, at the end of the text, that is kept for judging.")
+]
 
 
 @dataclass(frozen=True)
@@ -71,24 +80,34 @@ def _given(
     text: Text,
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
-    features: Annotated[str | None, Option(help="Such as 8x (times the model's width, the default) or 4608.")] = None,
-    activation: Annotated[
-        str | None, Option(help="Such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3; topk:32 if none.")
+    features: Annotated[
+        str | None,
+        Option(help="How many features: 8x (times the model's width, the default), or a number such as 4608."),
     ] = None,
-    preset: Annotated[Literal["default", "paper"], Option(help="Paper: the published recipe.")] = "default",
+    activation: Annotated[
+        str | None,
+        Option(help="Activations, such as topk:16,topk:32, batch_topk:32, relu@1e-4, jumprelu@1e-3. Default: topk:32."),
+    ] = None,
+    preset: Annotated[
+        Literal["default", "paper"], Option(help="Named settings; paper is the published recipe.")
+    ] = "default",
     settings: Annotated[
         list[str] | None,
-        Option("--set", help="A setting of `TrainingConfig`, as name=value, or objective.NAME=value; several."),
+        Option("--set", help="A setting of `TrainingConfig`, name=value or objective.NAME=value; may be repeated."),
     ] = None,
-    tokens: Annotated[int | None, Option(help="To train on, the text repeated as needed; a million if none.")] = None,
-    batch_tokens: Annotated[int | None, Option(help="Tokens per step; 2,048 if none.")] = None,
-    pool_tokens: Annotated[int | None, Option(help="Tokens shuffled together, kept in memory.")] = None,
-    learning_rate: Annotated[float | None, Option(help="Of Adam; by the number of features if none.")] = None,
+    tokens: Annotated[
+        int | None, Option(help="Tokens to train on. The text is repeated as needed. Default: a million.")
+    ] = None,
+    batch_tokens: Annotated[int | None, Option(help="Tokens per step. Default: 2,048.")] = None,
+    pool_tokens: Annotated[int | None, Option(help="How many tokens to keep in memory and shuffle together.")] = None,
+    learning_rate: Annotated[
+        float | None, Option(help="Adam's learning rate. Default: depends on the number of features.")
+    ] = None,
     precision: Precision = None,
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
-    checkpoint_seconds: Annotated[float, Option(help="Between checkpoints.")] = 300.0,
+    checkpoint_seconds: Annotated[float, Option(help="Seconds between checkpoints.")] = 300.0,
     seed: Annotated[int, Option()] = 0,
     device: options.Device = "cpu",
     out: options.Out = Path("runs/transcoders"),
@@ -137,13 +156,13 @@ def _also_given(**defaults: Any) -> Callable[[Callable[..., None]], Callable[...
 @_also_given()
 def train(
     given: _Given,
-    kind: Annotated[str, Option(help="Any of transcoder,autoencoder,cross-layer.")] = "transcoder",
+    kind: Annotated[str, Option(help="Kinds between commas: transcoder,autoencoder,cross-layer.")] = "transcoder",
     reads: Reads = None,
-    skip: Annotated[bool, Option("--skip", help="Add a linear map of the input.")] = False,
-    cache: Annotated[Path | None, Option(help="Read activations from what `cache` wrote.")] = None,
+    skip: Annotated[bool, Option("--skip", help="Add a linear map of the input beside the features.")] = False,
+    cache: Annotated[Path | None, Option(help="Read activations from the folder that `cache` wrote.")] = None,
     log: Annotated[list[str] | None, Option(help="Also log to tensorboard or wandb (if installed).")] = None,
 ) -> None:
-    """Train transcoders and write them to OUT; under torchrun, on all its processes."""
+    """Train transcoders and write them to OUT. Under torchrun, all processes share the work."""
     first = os.environ.get("RANK", "0") == "0"  # as torchrun sets it; the other processes say nothing
     config = given.config(kinds=tuple(kind.split(",")), reads=reads, skip=skip or None)
     rows, _ = given.rows()
@@ -166,12 +185,12 @@ def evaluate(
     context: Context = 128,
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
-    include_special: Annotated[bool, Option(help="Also replace at special and first tokens.")] = False,
+    include_special: Annotated[bool, Option(help="Also replace the MLP at special and first tokens.")] = False,
     device: options.Device = "cpu",
     out: Annotated[Path | None, Option(help="Also write JSON to this file.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge transcoders on the last rows of a text (--hold-out 0: on all of it)."""
+    """Judge transcoders on the last rows of a text, or with --hold-out 0 on all of it."""
     found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
     name = model_of(found, model)
     if out is not None:
@@ -195,7 +214,7 @@ def evaluate(
 @app.command()
 @_also_given(layers="8", out=Path("runs/sweep"))
 def sweep(given: _Given) -> None:
-    """Train transcoders and MLP-output autoencoders on the same tokens; draw loss against active features."""
+    """Train transcoders and autoencoders of MLP outputs on the same tokens. Draws loss against active features."""
     config = given.config(kinds=("transcoder", "autoencoder"), activations=_SEVERAL[given.preset])
     training, held_out = given.rows()
     if held_out is None:
@@ -210,11 +229,11 @@ def sweep(given: _Given) -> None:
 @app.command()
 def cache(
     text: Text,
-    out: Annotated[Path, Option(help="The folder to make.")],
+    out: Annotated[Path, Option(help="The folder to write.")],
     model: ModelName = "smollm2-135m",
     layers: Layers = "all",
     reads: Reads = None,
-    dtype: Annotated[str, Option(help="Of what is stored: float32, bfloat16 or float16.")] = "bfloat16",
+    dtype: Annotated[str, Option(help="Type of the stored values: float32, bfloat16 or float16.")] = "bfloat16",
     precision: Precision = None,
     context: Context = 128,
     limit: Limit = None,
@@ -238,11 +257,14 @@ def convert(
     source: Annotated[str, Argument(help="A file or folder of any format, or a hub id (org/name\\[/folder]\\[@rev]).")],
     out: Annotated[Path, Argument(help="Where to write it.")],
     to: Annotated[str, Option(help="The format to write; `edgewise transcoder formats` lists them.")],
-    origin: Annotated[str | None, Option("--from", help="The format to read; found out if not given.")] = None,
-    reads: Annotated[
-        str | None, Option(help="The site read, such as 8.mlp_in, where the files do not say it, or wrongly.")
+    origin: Annotated[
+        str | None, Option("--from", help="The format to read. Default: recognised from the files.")
     ] = None,
-    writes: Annotated[str | None, Option(help="The site written, likewise, such as 8.mlp_out.")] = None,
+    reads: Annotated[
+        str | None,
+        Option(help="The site that features read, such as 8.mlp_in, if the files do not say it or are wrong."),
+    ] = None,
+    writes: Annotated[str | None, Option(help="The site that they write, such as 8.mlp_out, likewise.")] = None,
     exclude_special: Annotated[
         bool | None,
         Option(
@@ -264,7 +286,7 @@ def convert(
 
 @app.command()
 def formats() -> None:
-    """The formats that can be read and written, and the activations that each has."""
+    """List the formats that can be read and written, and the activations of each."""
     for name, each in ew.transcoders.FORMATS.items():
         print(f"{name:20} {each.what}")
 

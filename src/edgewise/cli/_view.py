@@ -21,25 +21,25 @@ CIRCUIT, EVIDENCE, REASONS = "circuit.safetensors", "evidence.json", "reasons.sa
 def view(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of find or attribute, circuits, graphs, or graphs (.json) of other tools."),
+        typer.Argument(help="Folders that find or attribute wrote, circuits, graphs, or other tools' graphs (.json)."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The .html file; circuit.html in the first run's folder if not given.")
+        Path | None, typer.Option(help="The .html file. Default: circuit.html in the first run's folder.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Of the page; the runs' names if not given.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page. Default: the runs' names.")] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
     evidence: Annotated[
         int,
         typer.Option(
-            help="First patch so many of a circuit's strongest edges exactly (writes evidence.json), or split so many "
-            "of an attribution graph's over heads (reasons.safetensors)."
+            help="First examine so many of the strongest edges: patch them exactly (a circuit; writes evidence.json), "
+            "or split them over heads (an attribution graph; writes reasons.safetensors)."
         ),
     ] = 0,
     difference: Annotated[
-        bool, typer.Option("--difference", help="Of two attribution graphs: show what differs, beside both.")
+        bool, typer.Option("--difference", help="Show two attribution graphs and what differs between them.")
     ] = False,
     dashboards: Annotated[
-        Path | None, typer.Option(help="A folder or file of feature dashboards, to stand beside a graph's features.")
+        Path | None, typer.Option(help="A folder or file of feature dashboards, shown beside a graph's features.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="A file of words for a graph's features: JSON, or a CSV with columns id,label.")
@@ -48,7 +48,7 @@ def view(
     transcoders: _features.Sources = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Write one HTML file to look at circuits in: every size and edge, what was measured, two side by side.
+    """Write one HTML file that shows circuits: every size and edge, what was measured, two side by side.
 
     It needs no server and no network, so it can be sent by mail.
     """

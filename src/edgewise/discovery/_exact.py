@@ -58,7 +58,7 @@ def exact_patching(
         raise InputError(f"edges: shape {tuple(chosen.shape)}; expected [{n_edges}], one per edge")
     if int(chosen.sum()) > config.max_edges:
         raise InputError(
-            f"exact-patching: {int(chosen.sum()):,} edges are to be patched one by one, and "
+            f"exact-patching: {int(chosen.sum()):,} edges would be patched one by one, but "
             f"max_edges={config.max_edges:,}; raise it, or choose some with edges=, such as scores.top(1000).kept"
         )
     metric = metric_function(task.metric)

@@ -85,7 +85,8 @@ def check_graph(graph: Graph, positions: bool = False) -> None:
     if graph.spec.spans and not positions:
         able = ", ".join(method.name for method in methods().values() if method.positions)
         raise InputError(
-            f"graph: its edges carry positions, which this method does not tell apart; use one without spans, or {able}"
+            "graph: its edges carry positions, which this method does not tell apart; use a graph without spans, "
+            f"or {able}"
         )
 
 

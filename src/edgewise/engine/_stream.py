@@ -108,7 +108,7 @@ class Stream:
             )
         if self.graph.spec.spans and (not groups or batch.span_id is None):
             raise InputError(
-                "graph: its edges carry positions, which this method does not tell apart; use one without spans"
+                "graph: its edges carry positions, which this method does not tell apart; use a graph without spans"
             )
         self.packing = pack(batch.clean)
         self.group: Int[Tensor, " N"] | None = None  # the position group of each token, where edges carry them
@@ -163,7 +163,10 @@ class Stream:
             InputError: the graph has no embedding writers.
         """
         if not self.embeds:
-            raise InputError("graph: embeddings are no writers in it, so there is no path from ablated to clean ones")
+            raise InputError(
+                "graph: its embeddings are not writers, so no path leads from ablated to clean ones; use "
+                "embeddings='joint' or 'split'"
+            )
         return Component(slice(0, self.graph.n_writers), 0, torch.stack(self.embeds).sum(0))
 
     # --------------------------------------------------------------------------------------------------------- running

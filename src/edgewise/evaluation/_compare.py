@@ -73,7 +73,7 @@ def compare(
         raise InputError(f"compare: {len(circuits)} circuits; give at least two")
     if reserved := circuits.keys() & {"full", "intersection", "union"}:
         raise InputError(
-            f"compare: a circuit is called {min(reserved)!r}, which means something here; call it otherwise"
+            f"compare: a circuit is called {min(reserved)!r}, which is a reserved name; give the circuit another"
         )
     first, others = one_kind("compare", circuits), list(circuits.values())[1:]
     engine = Engine.of(model, first.graph, first.stated_ablation)

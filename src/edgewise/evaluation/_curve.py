@@ -57,7 +57,7 @@ class SizeCurve(SavedAsJson):
             return SizeCurve(**row | {"points": tuple(Point(**point) for point in row["points"])})
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
-                f"{path}: no curve that `edgewise curve` wrote ({' '.join(str(error).split())})"
+                f"{path}: not a curve that `edgewise curve` wrote ({' '.join(str(error).split())})"
             ) from error
 
 
@@ -88,7 +88,7 @@ def size_curve(
         raise InputError("size_curve: no circuits; give at least one")
     metric_function(metric)
     if metric == "logit_diff" and not task.contrastive:
-        raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; choose kl or log_prob")
+        raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; use kl or log_prob")
     first = one_kind("size_curve", named)
     engine = Engine.of(model, first.graph, first.stated_ablation)
     check_examples(task, split)

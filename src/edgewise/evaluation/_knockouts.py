@@ -100,7 +100,10 @@ def completeness(
     """
     engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
     if not circuit.n_edges:
-        raise InputError("completeness: the circuit has no actual edges; there is nothing to knock out")
+        raise InputError(
+            "completeness: the circuit has no actual edges, so nothing can be knocked out; give a circuit that "
+            "reaches the logits"
+        )
     shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
     name = metric or task.explained
     search, judge = (_Search(engine, circuit, shown, name, each) for each in (search_split, split))

@@ -65,7 +65,9 @@ def compile_program(
     said = [(sequence, program(list(sequence))) for sequence in sequences]
     defined = [(sequence, values) for sequence, values in said if all(value is not None for value in values)]
     if not defined:
-        raise InputError(f"{name}: the program says None somewhere on each of its {len(said)} inputs; give it others")
+        raise InputError(
+            f"{name}: the program's output has a None on each of its {len(said)} inputs; give other symbols or lengths"
+        )
     inputs, expected = _tables(name, defined, ids, outputs)
     origin = {
         "compiler": f"tracr-pypi {version('tracr-pypi')}",
@@ -125,7 +127,7 @@ def _check_sizes(name: str, vocabulary: tuple[Value, ...], max_length: int, long
     if bad := [symbol for symbol in vocabulary if not isinstance(symbol, str | int | float)]:
         raise InputError(f"{name}: symbol {bad[0]!r} is a {type(bad[0]).__name__}; use texts and numbers")
     if reserved := {_BOS, _PAD} & set(vocabulary):
-        raise InputError(f"{name}: symbol {min(map(str, reserved))!r} is taken by the compiler; call it something else")
+        raise InputError(f"{name}: symbol {min(map(str, reserved))!r} is reserved by the compiler; rename it")
     if not 1 <= longest <= max_length:
         raise InputError(f"{name}: inputs of up to {longest} symbols of at most {max_length}; use 1 to {max_length}")
 

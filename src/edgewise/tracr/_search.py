@@ -130,7 +130,7 @@ def _check_rounds(options: RunOptions) -> None:
     if options.out is None or (options.out / CHECKPOINT).is_file():
         return
     if left := sorted(options.out.glob(f"{_ROUND}*")):
-        raise InputError(f"{left[0]}: belongs to a run that is not there any more; remove it or choose another folder")
+        raise InputError(f"{left[0]}: belongs to a run that is gone; remove it, or choose another folder")
 
 
 def _joined(stages: list[Scores], idle: Bool[Tensor, " E"], seed: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _opened(path: Path) -> _Opened:
     if not _all_within(features, (n_layers, len(ids), _MOST)) or not _all_within(ids[:, None], (_MOST,)):
         raise InputError(f"{path}: a feature is of no layer or position of the prompt, or a token has no number")
     if not bool(probabilities.isfinite().all()):
-        raise InputError(f"{path}: a logit's probability is not finite; the file is spoiled")
+        raise InputError(f"{path}: a logit's probability is not finite; write the file again")
     return _Opened(features, values[selected].double(), ids.long(), probabilities, matrix, n_layers, content)
 
 

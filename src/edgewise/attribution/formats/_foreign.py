@@ -84,9 +84,11 @@ def _check(path: Path, nodes: NodeTable, targets: Tensor, sources: Tensor, weigh
     """Refuse edges that no attribution graph has, and numbers that are none."""
     is_target = nodes.is_kind("neuron", "feature", "root")
     if not bool(weight.isfinite().all()) or bool(nodes.value.isinf().any()):
-        raise InputError(f"{path}: a weight or an activation is not finite; the file is spoiled")
+        raise InputError(f"{path}: a weight or an activation is not finite; write the file again")
     if not bool(is_target[targets].all()):
-        raise InputError(f"{path}: an edge goes into a token, an error or a bias, which read nothing")
+        raise InputError(
+            f"{path}: an edge goes into a token, an error or a bias, and these read nothing; write the file again"
+        )
     layers = nodes.layer[targets] - nodes.layer[sources]
     if bool((torch.where(nodes.is_kind(*BIASES)[sources], layers + 1, layers) <= 0).any()):
         raise InputError(f"{path}: an edge goes to the same layer or an earlier one, so its graph may have a cycle")

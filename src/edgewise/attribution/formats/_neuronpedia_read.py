@@ -216,7 +216,9 @@ class _Reader:
         )
         above = max((node.layer for node in nodes if node.kind == "root"), default=None)
         if above is None:
-            raise InputError(f"{self.path}: it has no node of type logit, so nothing that it explains")
+            raise InputError(
+                f"{self.path}: it has no node of type logit, so it explains nothing; give a graph with a logit"
+            )
         places = iter(range(len(nodes)))
         n_layers = max(deepest, above - 1)
         return [replace(node, layer=n_layers, index=next(places)) if node.kind == "root" else node for node in nodes]
@@ -269,7 +271,7 @@ def _ends(where: str, link: Any, numbers: dict[str, int]) -> tuple[str, str, flo
         raise InputError(f"{where} is no object")
     for name in ("source", "target"):
         if not isinstance(link.get(name), str) or link[name] not in numbers:
-            raise InputError(f"{where}: its {name} {link.get(name)!r:.40} is no node of the file")
+            raise InputError(f"{where}: its {name} {link.get(name)!r:.40} is not a node of the file")
     weight = link.get("weight")
     if weight is None:
         raise InputError(f"{where} has no weight")
