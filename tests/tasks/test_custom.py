@@ -119,7 +119,7 @@ def test_a_span_may_start_the_text_where_a_token_stands_before_it(toy, unigram):
     pair = only_pair(unigram, clean="<predict>The cat</predict> ran", corrupted="The toy met")
     assert [target.position for target in pair.targets] == list(range(len(pair.targets)))
     assert pair.clean[0] == unigram.bos_token_id
-    with pytest.raises(InputError, match="the prompt is empty and this tokenizer puts nothing before it"):
+    with pytest.raises(InputError, match="the prompt is empty, and this tokenizer puts no token before it"):
         only_pair(toy, clean="<predict>a cat</predict> ran", corrupted="a dog ran")
 
 

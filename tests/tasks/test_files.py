@@ -311,7 +311,7 @@ def test_check_of_a_good_file_has_nothing_to_say(toy, write):
         (lines(*records(2)), "{path}: 2 different prompts are too few for three splits"),
         (lines(ROWS[0], *records(4)), '{path}:2: some pairs have a "split" and others do not'),
         (lines(*records(4), ROWS[0], ROWS[1]), '{path}:5: some pairs have a "split" and others do not'),
-        (lines(CAT, _marked("who")), "{path}:2: some pairs mark spans and some mark none"),
+        (lines(CAT, _marked("who")), "{path}:2: some pairs mark spans and others do not"),
         (lines({**ROWS[0], "split": "test"}), "{path}: no pair is in the split train"),
     ],
     ids=["empty", "few", "split first", "split last", "spans", "no train"],

@@ -96,7 +96,7 @@ def test_files_of_auto_circuit_and_feature_circuits(toy, write):
     prompt = {"clean_prefix": PAIR["clean"], "patch_prefix": PAIR["corrupted"], "clean_answer": " mat"}
     path = write(lines(prompt | {"patch_answer": " rug", "split": "train"}, PAIR), "lines.json")
     result = check_file(path, toy)
-    assert result.usable == 1 and "make two files of them" in result.refusals[0]
+    assert result.usable == 1 and "put them into two files" in result.refusals[0]
     path = write(lines(prompt | {"patch_answer": " rug", "split": "train"}), "lines.json")
     assert from_file(path, toy).train == wanted
     for data, message in (('{"pairs": []}', 'has no "clean"'), ("[3]", "is a int"), ("{", "not JSON")):

@@ -221,10 +221,10 @@ def test_bad_provenance_is_refused(words, provenance):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"train": -1}, "ioi: train=-1 is no whole number"),
-        ({"test": 2.0}, "ioi: test=2.0 is no whole number"),
-        ({"seed": None}, "ioi: seed=None is no whole number"),
-        ({"validation": True}, "ioi: validation=True is no whole number"),
+        ({"train": -1}, "ioi: train=-1 must be a whole number"),
+        ({"test": 2.0}, "ioi: test=2.0 must be a whole number"),
+        ({"seed": None}, "ioi: seed=None must be a whole number"),
+        ({"validation": True}, "ioi: validation=True must be a whole number"),
         ({"counterfactual": "random"}, "ioi: there is no counterfactual 'random'; use abc or s2-flip"),
     ],
     ids=str,

@@ -94,7 +94,7 @@ REFUSED = {
     "no such positions": ({"positions": "some", "answer": ...}, '"positions" is "some"; the only choice is "all"'),
     "positions and answer": ({"positions": "all"}, "leave out the answers and <predict> spans"),
     "no position": ({"clean": "a", "corrupted": "on", "positions": "all", "answer": ...}, "has no next token to"),
-    "prompt empty": ({"clean": ""}, "the prompt is empty and this tokenizer puts nothing before it"),
+    "prompt empty": ({"clean": ""}, "the prompt is empty, and this tokenizer puts no token before it"),
 }  # fmt: skip
 
 

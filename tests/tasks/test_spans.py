@@ -87,7 +87,7 @@ def test_spans_that_align_nothing_are_refused(toy, changes, message):
 
 
 def test_spans_are_marked_in_all_pairs_or_in_none(toy):
-    with pytest.raises(InputError, match=r"records\[1\]: some pairs mark spans and some mark none"):
+    with pytest.raises(InputError, match=r"records\[1\]: some pairs mark spans and others do not"):
         from_records([marked(), CAT], toy)
 
 

@@ -58,8 +58,13 @@ def known():
     return word_tokenizer([*NAMES, *THINGS, *OPENINGS, "met", "gave", "the", "to", "and"])
 
 
-def ioi(tokenizer, templates: int = 6, names: int = 25, things: int = 8, **options) -> Task:
-    texts = [f"{each} {{name1}} and {{name2}} met {{name2}} gave the {{thing}} to" for each in OPENINGS[:templates]]
+def ioi(tokenizer, templates: int = 6, names: int = 25, things: int = 8, flip: bool = False, **options) -> Task:
+    """With `flip` only the giver changes, so that the wrong answer is right after the corrupted prompt."""
+    texts: list[Any] = [
+        f"{each} {{name1}} and {{name2}} met {{name2}} gave the {{thing}} to" for each in OPENINGS[:templates]
+    ]
+    if flip:
+        texts = [{"clean": each, "corrupted": each.replace("{name2} gave", "{name1} gave")} for each in texts]
     words = {"name": NAMES[:names], "thing": " ".join(THINGS[:things])}
     return from_template(texts, words, tokenizer, **{"train": 30, "validation": 12, "test": 12, **IOI, **options})
 
@@ -79,13 +84,14 @@ def pairs_of(task: Task) -> list[Pair]:
     return [pair for split in SPLITS for pair in task.split(split)]
 
 
-@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@settings(max_examples=6, deadline=None, phases=[Phase.generate])
 @given(
     templates=st.integers(5, 12), names=st.integers(20, 40), things=st.integers(5, 40), seed=st.integers(0, 99),
     both_ways=st.booleans(),
 )  # fmt: skip
 def test_splits_share_no_template_and_no_word(known, templates, names, things, seed, both_ways):
-    task, other = (ioi(known, templates, names, things, seed=each, both_ways=both_ways) for each in (seed, seed + 1))
+    options: dict[str, Any] = {"flip": both_ways, "both_ways": both_ways}
+    task, other = (ioi(known, templates, names, things, seed=each, **options) for each in (seed, seed + 1))
     for one, two in combinations(SPLITS, 2):
         for among in (NAMES, THINGS, OPENINGS):
             here, there = words_in(task.split(one), known, among), words_in(other.split(two), known, among)
@@ -96,14 +102,16 @@ def test_splits_share_no_template_and_no_word(known, templates, names, things, s
         assert len(pair.clean) == len(pair.corrupted) and pair.clean != pair.corrupted
         (target,) = pair.targets
         (right,), (wrong,) = target.answers, target.wrong
-        (first, second) = pair.clean[1:4:2]
-        assert right != wrong and (right, wrong) == (first, second) and target.position == len(pair.clean) - 1
-    again = ioi(known, templates, names, things, seed=seed, both_ways=both_ways)
+        assert {right, wrong} == {*pair.clean[1:4:2]} and wrong == pair.clean[5] and right != wrong
+        assert target.position == len(pair.clean) - 1 and (not both_ways or right == pair.corrupted[5])
+    if both_ways:
+        assert {pair.clean[5] == pair.clean[1] for pair in task.train} == {True, False}
+    again = ioi(known, templates, names, things, seed=seed, **options)
     assert again == task and from_provenance(json.loads(json.dumps(task.provenance)), known).train == task.train
 
 
 def test_pairs_are_those_of_the_templates(known):
-    task = ioi(known, both_ways=True)
+    task = ioi(known)
     for pair in pairs_of(task):
         opening, one, _, other, _, again, *_ = words = pair.clean_text.split()
         corrupted = pair.corrupted_text.split()
@@ -182,10 +190,13 @@ def test_a_template_may_have_texts_of_its_own(known):
 
 
 def test_marks_work_in_templates(known):
-    clean = "<span:who>{name1}</span> met <predict>{name2}</predict> to"
-    corrupted = "<span:who>{name3} and {name4}</span> met <predict>{name2}</predict> to"
-    task = from_template([{"clean": clean, "corrupted": corrupted}], {"name": NAMES[:25]}, known)
-    assert task.span_names == ("rest", "who") and pairs_of(task)[0].align is not None
+    sizes = {"train": 5, "validation": 5, "test": 5}
+    spans = {"clean": "<span:who>{name1}</span> met the", "corrupted": "<span:who>{name2} and {name3}</span> met the"}
+    task = from_template([spans], {"name": NAMES[:25]}, known, answer=" {name1}", **sizes)
+    assert task.span_names == ("rest", "who") and all(pair.align is not None for pair in pairs_of(task))
+    judged = {"clean": "{name1} met <predict>{name2}</predict> to", "corrupted": "{name3} met {name2} to"}
+    task = from_template([judged], {"name": NAMES[:25]}, known, **sizes)
+    assert {pair.targets[0].position for pair in pairs_of(task)} == {1} and len(pairs_of(task)) == 15
 
 
 def test_a_file_says_the_same(toy, write):
@@ -214,7 +225,7 @@ def test_words_of_a_file_are_text(write):
     [
         ({"templates": CAPITALS["templates"][:3]}, "templates: 3 are too few to be dealt out to three splits"),
         ({"templates": []}, "templates: \"[]\"; give templates"),
-        ({"templates": ["a", 3, "b", "c", "d"]}, 'template 2: "3"; give the clean prompt'),
+        ({"templates": [3, "b", "c", "d", "e"]}, 'template 1: "3"; give the clean prompt'),
         ({"templates": [*CAPITALS["templates"], CAPITALS["templates"][0]]}, "is there twice; keep one"),
         ({"templates": {"train": ["{place1.country}"]}}, 'templates: has "train"; give a list, or one for each of'),
         ({"templates": "{place1.country"}, "has a brace alone; write {{ or }} for one that is text"),
@@ -226,7 +237,7 @@ def test_words_of_a_file_are_text(write):
         ({"templates": {"clean": "{place1.country}", "wrong": ""}}, 'template 1: there is no "wrong"; use clean'),
         ({"corrupted": None}, "template 1: has no corrupted prompt"),
         ({"corrupted": {"place9": "place2"}}, 'corrupted changes "place9", and clean has no such blank'),
-        ({"corrupted": {"place1": "city2"}}, "corrupted: no list of words for {city2}"),
+        ({"corrupted": {"place1": "city2"}}, "corrupted: no list of words for {city2.country}"),
         ({"corrupted": {"place1": 2}}, 'corrupted has "2" for place1; name a blank'),
         ({"answer": None}, "train: none of"),
         ({"answer": 3}, 'template 1, answer: "3"; give a text or a list of texts'),
@@ -269,8 +280,8 @@ def test_refusals(changes, message):
         ("templates: a\ntemplates: b\n", 'line 2: "templates" is given twice'),
         ("templates: [a\n", "cannot be read ("),
         (b"templates: \xff", "cannot be read ("),
-        ("[" * 3000, "cannot be read ("),
-        ("? [a]\n: b\n", "line 1:"),
+        ("[" * 500, "cannot be read ("),
+        ("? [a]\n: b\n", "line 1: a key is a list or a mapping"),
         (YAML + "both_ways: maybe\n", "both_ways is neither true nor false"),
         (YAML + "shared: {n: n}\n", "shared: give the names of lists"),
         (YAML + "shared: m\n", 'shared: there is no list "m"'),

@@ -176,7 +176,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path):
         (tokens, ["BOS", "a"], 2, "reserved by the compiler"),
         (tokens, ["a"], 0, "use 1 to 0"),
         (rasp.numerical(tokens), [1, 2], 2, "Tracr cannot compile it"),
-        (lib.shift_by(1, tokens), ["a", "b"], 2, "None somewhere on each of its 6 inputs"),
+        (lib.shift_by(1, tokens), ["a", "b"], 2, "has a None on each of its 6 inputs"),
     ):
         with pytest.raises(InputError, match=what):
             compile_program(program, vocabulary, max_length)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 Templates: TypeAlias = "str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]"
 
-_PATIENCE = 1000  # drafts in a row, and three for each known one, without a new one: there are no more
+# Drafts in a row, and three for each known one, without a new one: there are no more. As many before the first that can
+# be used, and 20 for each pair that is wanted: the words do not suit the tokenizer.
+_PATIENCE = 1000
 
 
 def from_template(
@@ -79,7 +81,8 @@ def from_template(
         answer: the answer of templates that have none of their own, its space included.
         wrong_answer: likewise.
         shared: the lists that all splits share: closed sets, such as digits.
-        both_ways: turn every other pair round: the corrupted prompt is the clean one, and the answers change places.
+        both_ways: turn every other pair round: clean and corrupted change places, and so do the answers. For templates
+            whose wrong answer is the right one after the corrupted prompt.
         multi_token: allow answers of several tokens, which are judged one by one.
         train: how many pairs to train on, at most.
         validation: how many to choose by, at most.
@@ -145,7 +148,7 @@ class _Found:
 
     def pair(self, split: Split, record: Mapping[str, Any], texts: Sequence[str]) -> Pair:
         """The pair of a draft; `texts` lead from clean to corrupted a blank at a time. Raises `InputError`."""
-        lengths = [len(ids) for ids in self.encoder.many(texts)]
+        lengths = [len(ids) for ids in self.encoder.many(texts)] if texts else []
         for number, length in enumerate(lengths[1:], 1):
             if length != lengths[0]:
                 one, other = texts[number - 1 : number + 1]
@@ -210,7 +213,7 @@ def _pairs(name: str, split: Split, size: int, drafts: Iterator[Draft], found: _
     """
     seen: set[bytes] = set()
     made, idle = 0, 0
-    while made < size and idle < _PATIENCE + 3 * len(seen):
+    while made < size and idle < _PATIENCE + 3 * len(seen) and len(seen) < (20 * size if made else 0) + _PATIENCE:
         record, texts = next(drafts)
         key = hashlib.sha256(f"{record['clean']}\0{record['corrupted']}".encode()).digest()[:16]
         idle = idle + 1 if key in seen else 0

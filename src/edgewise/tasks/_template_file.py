@@ -71,11 +71,11 @@ def _read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise InputError(f"{quote(path)}: more than {_MOST_BYTES >> 20} MiB; give a file of templates and words")
+            raise InputError(f"more than {_MOST_BYTES >> 20} MiB; give a file of templates and words")
         given = yaml.load(data.decode("utf-8-sig"), _Texts)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = quote(" ".join(str(error).split()))[1:-1]
         raise InputError(f"{quote(path)}: cannot be read ({reason}); give a YAML file of templates and words") from None
     if not isinstance(given, dict):
@@ -100,7 +100,10 @@ class _Texts(yaml.BaseLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen if isinstance(key, yaml.ScalarNode) else True:
-                raise InputError(f"line {key.start_mark.line + 1}: {quote(str(key.value))} is given twice; keep one")
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise InputError(f"line {line}: a key is a list or a mapping; give text")
+            if key.value in seen:
+                raise InputError(f"line {line}: {quote(key.value)} is given twice; keep one")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
