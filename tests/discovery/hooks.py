@@ -96,6 +96,16 @@ LAYOUTS = {
         "attention.dense",
         "mlp.act",
     ),
+    "plain": Layout(
+        "blocks",
+        ("tokens", "positions"),
+        "final_norm",
+        ("attention_norm", "mlp_norm"),
+        {"query": ("q",), "key": ("k",), "value": ("v",)},
+        False,
+        "output",
+        "mlp.1",
+    ),
 }
 
 
@@ -115,7 +125,7 @@ def products(differences: dict[str, Tensor], gradients: dict[str, Tensor]) -> di
 def writes(module: Any, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
     """What each writer adds to the residual stream, `[S, D]`."""
     found: dict[str, Tensor] = {}
-    n_heads = module.config.num_attention_heads
+    n_heads = heads_of(module.config)
 
     def embedding(_module, _inputs, output):
         found["embed"] = found.get("embed", 0) + output.reshape(len(ids), -1)
@@ -249,7 +259,7 @@ def _relevance_hooks(module: Any, layout: Layout) -> list[Any]:
 
 def columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:
     """Whose a projection's outputs are, in their order."""
-    n_heads = config.num_attention_heads
+    n_heads = heads_of(config)
     n_keys = getattr(config, "num_key_value_heads", None) or n_heads
     names = {kind: [f"h{head}.{kind}" for head in range(n_heads)] for kind in kinds}
     if n_keys != n_heads:
@@ -257,6 +267,11 @@ def columns(config: Any, kinds: tuple[str, ...], by_head: bool) -> list[str]:
     if by_head:
         return [name for head in zip(*names.values(), strict=True) for name in head]
     return [name for kind in kinds for name in names[kind]]
+
+
+def heads_of(config: Any) -> int:
+    """How many query heads a layer has."""
+    return config.n_heads if hasattr(config, "n_heads") else config.num_attention_heads
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from edgewise.attribution._graph import AnyGraph, GraphData
 from edgewise.attribution._kinds import AttributionConfig, nodes_of, transcoder_records
 from edgewise.attribution._targets import Explained, Target, roots
 from edgewise.models import Model
+from edgewise.runs import record_of
 from edgewise.transcoders import Transcoder
 
 
@@ -19,7 +20,7 @@ def attached(
     graph: AnyGraph, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None, target: Target
 ) -> AnyGraph:
     """See `AttributionGraph.attach`."""
-    made_with = graph.provenance.get("model", {})
+    made_with = record_of(graph.provenance, "model")
     if model.identity["weights_hash"] != made_with.get("weights_hash"):
         raise InputError(
             f"model: its weights {model.identity['weights_hash'][:12]} are not the graph's, "

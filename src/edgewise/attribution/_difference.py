@@ -15,6 +15,7 @@ from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
 from edgewise.attribution._merge import MergedGraph, distinct, merge
 from edgewise.attribution._over_prompts import RESAMPLES, OverPrompts, unpaired_intervals
+from edgewise.attribution._whole import check_columns, check_range
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
@@ -100,12 +101,25 @@ class Difference:
         what, instead = "a difference of attribution graphs of edgewise", "give what `Difference.save` wrote"
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             first, second = header["n_prompts"]
-            return Difference(
+            found = Difference(
                 nodes=Keys.read(header, tensors),
                 by=header["by"],
                 n_prompts=(first, second),
                 **{name: tensors[name] for name in _TENSORS},
             )
+            found._check()
+            return found
+
+    def _check(self) -> None:
+        """Refuse what a file made of a difference that is none. Raises `ValueError`."""
+        n, edges = len(self.nodes), {"targets": self.targets, "sources": self.sources}
+        check_columns(edges, len(self.targets), whole=True)
+        for name, column in edges.items():
+            check_range(name, column, 0, n)
+        check_columns({"first": self.first, "second": self.second}, len(self.targets), whole=False)
+        check_columns({"influence": self.first_influence, "influences": self.second_influence}, n, whole=False)
+        if self.intervals.shape != (len(self.targets), 2) or self.by not in ("nodes", "places"):
+            raise ValueError("its intervals are not of its edges")
 
 
 _TENSORS = ("targets", "sources", "first", "second", "intervals", "first_influence", "second_influence")

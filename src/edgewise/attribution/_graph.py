@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._targets import Explained
+from edgewise.attribution._whole import check_columns, check_range, check_records, check_rows, check_texts
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
@@ -225,7 +226,7 @@ class GraphData:
         what, instead = "an attribution graph of edgewise", "give the graph.safetensors that `edgewise attribute` wrote"
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             plain: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-            return cls(
+            found = cls(
                 NodeTable(*(tensors[f"nodes.{name}"] for name in NodeTable._fields)),
                 ledger=Ledger(*(tensors[f"ledger.{name}"] for name in Ledger._fields)),
                 tokens=tuple(header["tokens"]),
@@ -234,6 +235,27 @@ class GraphData:
                 provenance=header["provenance"],
                 **plain,
             )
+            found._check()
+            return found
+
+    def _check(self) -> None:
+        """Refuse what a file made of a graph that is none. Raises `ValueError`."""
+        nodes, n = self.nodes, self.n_nodes
+        check_columns({name: column for name, column in nodes._asdict().items() if name != "value"}, n, whole=True)
+        check_columns({"values": nodes.value, **self.ledger._asdict()}, n, whole=False)
+        check_rows(self.offsets, self.sources, n)
+        check_columns({"weights": self.weight}, self.n_edges, whole=False)
+        check_columns({"tokens' numbers": self.ids}, len(self.tokens), whole=True)
+        check_columns({"roots' weights": self.root_weights}, len(self.roots), whole=False)
+        check_texts(tokens=self.tokens, roots=self.roots)
+        check_records(settings=self.settings, provenance=self.provenance)
+        check_range("kinds", nodes.kind, 0, len(KINDS))
+        check_range("layers", nodes.layer, -1, 1 << 20)
+        check_range("positions", nodes.position, -1, len(self.tokens))
+        check_range("roots", nodes.index[nodes.is_kind("root")], 0, len(self.roots))
+        counted = ~nodes.is_kind(*BIASES)[self.sources]
+        if bool((nodes.layer[self.sources] >= nodes.layer[self.edge_targets])[counted].any()):
+            raise ValueError("a source is not below its target")
 
     def __repr__(self) -> str:
         """Sizes and the ledger's residual."""

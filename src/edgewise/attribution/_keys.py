@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._graph import KINDS, GraphData
+from edgewise.attribution._whole import check_columns, check_range, check_texts
 
 NODES = "nodes"
 """The kind of all neurons or features of a layer at a place, where graphs are joined by places."""
@@ -56,9 +57,16 @@ class Keys:
 
     @staticmethod
     def read(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Keys":
-        """The inverse of `header` and `tensors`."""
+        """The inverse of `header` and `tensors`. Raises `ValueError` for what is none."""
         columns = {name: tensors[f"nodes.{name}"] for name in _COLUMNS}
-        return Keys(span_names=tuple(header["span_names"]), roots=tuple(header["roots"]), **columns)
+        found = Keys(span_names=tuple(header["span_names"]), roots=tuple(header["roots"]), **columns)
+        check_columns(columns, len(found), whole=True)
+        check_texts(spans=found.span_names, roots=found.roots)
+        check_range("kinds", found.kind, 0, len(MERGED_KINDS))
+        check_range("layers", found.layer, -1, 1 << 20)
+        check_range("spans", found.span, -1, len(found.span_names))
+        check_range("roots", found.index[found.kind == MERGED_KINDS.index("root")], 0, len(found.roots))
+        return found
 
     def with_roots(self, places: Sequence[int]) -> "Keys":
         """With other numbers for the roots.

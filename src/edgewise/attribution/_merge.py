@@ -18,6 +18,7 @@ from edgewise.attribution._graph import Ledger, NodeTable
 from edgewise.attribution._influence import edge_influence, influence
 from edgewise.attribution._keys import MERGED_KINDS, By, Keys, Spans, joined, same_roots, spans_of
 from edgewise.attribution._over_prompts import OverPrompts
+from edgewise.attribution._whole import check_columns, check_range, check_records, check_texts
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
@@ -180,7 +181,7 @@ class MergedGraph:
         """Read a merged graph. Raises `InputError` for what is none."""
         what, instead = "a merged attribution graph of edgewise", "give what `MergedGraph.save` wrote"
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
-            return MergedGraph(
+            found = MergedGraph(
                 nodes=Keys.read(header, tensors),
                 weight=OverPrompts.read("weight", tensors, header["n_prompts"]),
                 influence=OverPrompts.read("influence", tensors, header["n_prompts"]),
@@ -191,6 +192,21 @@ class MergedGraph:
                 provenance=header["provenance"],
                 **{name: tensors[name] for name in _TENSORS},
             )
+            found._check()
+            return found
+
+    def _check(self) -> None:
+        """Refuse what a file made of a graph that is none. Raises `ValueError`."""
+        n, edges = len(self.nodes), {"targets": self.targets, "sources": self.sources}
+        check_columns(edges, len(self.targets), whole=True)
+        for name, column in edges.items():
+            check_range(name, column, 0, n)
+        check_columns({"values": self.value, **self.ledger._asdict()}, n, whole=False)
+        check_columns({"roots' weights": self.root_weights}, len(self.nodes.roots), whole=False)
+        check_records(settings=self.settings, provenance=self.provenance)
+        check_texts(prompts=self.prompts)
+        if (len(self.weight), len(self.influence)) != (len(self.targets), n) or self.by not in ("nodes", "places"):
+            raise ValueError("its numbers are not of its nodes and edges")
 
     def __repr__(self) -> str:
         """Sizes."""

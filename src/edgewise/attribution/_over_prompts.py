@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from edgewise.attribution._whole import check_columns, check_rows
 from edgewise.runs import resampled_means
 
 RESAMPLES = 1000
@@ -106,8 +107,12 @@ class OverPrompts:
 
     @staticmethod
     def read(name: str, tensors: Mapping[str, Tensor], n_prompts: int) -> "OverPrompts":
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`. Raises `ValueError` for what is none."""
         offsets, prompts, values = (tensors[f"{name}.{each}"] for each in ("offsets", "prompts", "values"))
+        if type(n_prompts) is not int or not 0 < n_prompts < 1 << 31:
+            raise ValueError(f"{n_prompts!r:.20} prompts")
+        check_rows(offsets, prompts, len(offsets) - 1, n_prompts)
+        check_columns({f"{name} of prompts": values}, len(prompts), whole=False)
         return OverPrompts(offsets, prompts, values, n_prompts)
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgewise._errors import InputError
 from edgewise.bench._settings import EMPTY, MethodSpec, listed, mapping, method_spec, numbers, whole_numbers
+from edgewise.runs import read_yaml
 from edgewise.tasks import HEADLINE, SUFFIXES, TASK_NAMES, TEMPLATE_SUFFIXES, metric_names
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
@@ -52,12 +51,7 @@ class BenchConfig:
             InputError: there is none, it is no YAML, or something in it is wrong; the message names it.
         """
         path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); give a bench's .yaml file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: no YAML ({' '.join(str(error).split())[:200]})") from error
+        content = read_yaml(path)
         try:
             return BenchConfig.of(content)
         except InputError as error:

@@ -17,7 +17,7 @@ from edgewise.bench._settings import EMPTY, MethodSpec, config_of
 from edgewise.circuit import Circuit
 from edgewise.discovery import MethodConfig, Scores, edges_at, imported, method, run_method
 from edgewise.engine import Engine
-from edgewise.runs import RunOptions, change_settings
+from edgewise.runs import RunOptions, change_settings, record_of
 from edgewise.tasks import Task
 
 SCORES, START = "scores", "start"
@@ -72,7 +72,7 @@ class Job:
 
 def _whole(found: Scores | Circuit) -> Scores | Circuit:
     """What a run found, if it came to its end. Raises `Interrupted` or `InputError`."""
-    method = found.provenance.get("method", {})
+    method = record_of(found.provenance, "method")
     if method.get("stop") is not None:
         raise (Interrupted if method["stop"] == "interrupted" else InputError)(method["stopped"])
     return found

@@ -113,7 +113,9 @@ def one_process(
     """Work until every cell is done, by this process or by another, or has failed."""
     if resources.threads is not None:
         torch.set_num_threads(resources.threads)
-    begun, done, failed = time.time(), list[str](), list[str]()
+    # Of other passes; by what the files are and not by the clock, which may be set back meanwhile.
+    earlier = {cell.name: _failure(cell) for cell in cells(config, out)}
+    done, failed = list[str](), list[str]()
     for cell in cells(config, out):
         cell.check(file_settings(cell, config))
     for name in config.models:
@@ -126,7 +128,7 @@ def one_process(
         while pending:
             waiting = []
             for cell in pending:
-                ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, begun)
+                ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, earlier)
                 if ended:
                     give_back_memory()
                 if ended is None:
@@ -179,14 +181,19 @@ def give_back_memory() -> None:
 
 
 def _try(
-    cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkpoint_seconds: float, begun: float
+    cell: Cell,
+    config: BenchConfig,
+    engine: Engine,
+    task: Task,
+    checkpoint_seconds: float,
+    earlier: dict[str, tuple[int, int] | None],
 ) -> str | None:
     """Do a cell: `done`, empty if another process has done it, None if one is at it, or why it failed."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     failure = cell.folder / FAILED
     try:
         with FileLock(cell.lock, timeout=0):
-            if cell.done(config) or (failure.is_file() and failure.stat().st_mtime > begun):
+            if cell.done(config) or _failure(cell) not in (None, earlier[cell.name]):
                 return ""  # another process's, in this pass
             try:
                 complete(cell, config, engine, task, checkpoint_seconds)
@@ -200,6 +207,15 @@ def _try(
             return "done"
     except Timeout:
         return None
+
+
+def _failure(cell: Cell) -> tuple[int, int] | None:
+    """Which file says that a cell failed; None if none does. Each failure writes a new one."""
+    try:
+        found = (cell.folder / FAILED).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _processes(config: BenchConfig, out: Path, jobs: int, resources: Resources) -> Pass:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from edgewise.cli._exchange import export_circuit, import_circuit
 from edgewise.cli._find import find, methods
 from edgewise.cli._judge import curve, draw, evaluate
 from edgewise.cli._mib import mib
+from edgewise.cli._print import line
 from edgewise.cli._view import view
 
 app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -37,6 +39,7 @@ _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")
 
 def main() -> None:
     """Run the command line; what the user got wrong is one line and exit status 2, a machine too small one and 1."""
+    warnings.showwarning = _warn
     try:
         sys.exit(app(standalone_mode=False))
     except InputError as error:
@@ -52,6 +55,11 @@ def main() -> None:
         if not _show.out_of_memory(error):
             raise
         sys.exit(1)
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    """A warning as one line, without where in the code it comes from."""
+    line(f"warning: {' '.join(str(message).split())}", errors=True)
 
 
 @app.callback()

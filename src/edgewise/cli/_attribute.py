@@ -121,7 +121,11 @@ def _read(prompts: str, target: list[str] | None, contrast: tuple[str, str] | No
         return [asked._replace(prompt=prompts)]
     if not path.is_file():
         raise InputError(f"{prompts}: no such file; give a prompt, or a .txt or .jsonl of prompts")
-    lines = [(number, text) for number, text in enumerate(path.read_text("utf-8").splitlines(), 1) if text.strip()]
+    try:
+        whole = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{prompts}: cannot be read as UTF-8 ({error}); give a .txt or .jsonl of prompts") from error
+    lines = [(number, text) for number, text in enumerate(whole.split("\n"), 1) if text.strip()]
     if not lines:
         raise InputError(f"{prompts}: it has no prompts; give one a line")
     if path.suffix == ".txt":

@@ -13,6 +13,7 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import cache_size, check_page, quiet
+from edgewise.cli._print import line
 
 
 def bench(
@@ -41,16 +42,16 @@ def bench(
                 asked, out, jobs=jobs, threads=threads, device=device, cache_bytes=cache_bytes
             )
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from there", file=sys.stderr)
+            line("interrupted; the same command goes on from there", errors=True)
             raise Exit(130) from None
         failed = found.failed
-    print(f"table -> {table}")
+    line(f"table -> {table}")
     if write is not None:
         given = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
         options = [str(x) for name, (value, unset) in given.items() if value != unset for x in (name, f"{value:g}")]
         words = ["edgewise", "bench", str(config), "--out", str(out), *options, "--write", str(write)]
         ew.report.write_bench(ew.bench.BenchTable.load(table), write, command=shlex.join(words))
-        print(f"page -> {write}, {write.with_suffix('.png')}")
+        line(f"page -> {write}, {write.with_suffix('.png')}")
     if failed:
         _show.notes([f"failed: {each}" for each in failed])
         sys.exit(1)
@@ -75,4 +76,4 @@ def plot(
         ew.draw_curve(found, out, log=not linear and all(point.value > 0 for point in found.points))
     else:
         ew.report.draw_bench(ew.bench.BenchTable.load(table), out, metric=metric, log=not linear)
-    print(f"drawn to {out}")
+    line(f"drawn to {out}")

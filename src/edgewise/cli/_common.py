@@ -10,6 +10,7 @@ from typing import Any
 
 import edgewise as ew
 from edgewise.cli._options import DtypeName
+from edgewise.runs import record_of
 
 
 def load(model: str, device: str, dtype: DtypeName | None = None) -> ew.Model:
@@ -74,7 +75,7 @@ def task_of(
     """The task that a circuit was found on, or another by name; see `make_task`."""
     if name is not None:
         return make_task(name, tokenizer, test=test, seed=seed, bos=bos, longest=longest)
-    return ew.tasks.from_provenance(circuit.provenance.get("task", {}), tokenizer, bos=bos)
+    return ew.tasks.from_provenance(record_of(circuit.provenance, "task"), tokenizer, bos=bos)
 
 
 def load_circuit(path: Path) -> ew.Circuit:
@@ -86,7 +87,7 @@ def load_circuit(path: Path) -> ew.Circuit:
 
 def load_for(circuit: ew.Circuit, model: str | None, device: str, dtype: DtypeName | None = None) -> ew.Model:
     """A model to judge a circuit on, its own if none is named."""
-    return load(model or str(circuit.provenance.get("model", {}).get("id", "")), device, dtype)
+    return load(model or str(record_of(circuit.provenance, "model").get("id", "")), device, dtype)
 
 
 def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:

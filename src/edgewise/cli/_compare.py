@@ -12,6 +12,7 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load_circuit, load_for, make_task
+from edgewise.runs import record_of
 
 
 def compare(
@@ -41,7 +42,7 @@ def compare(
     if task:
         tasks = [make_task(name, loaded.tokenizer, longest=loaded.parts.n_positions) for name in task]
     else:
-        sources = {str(each.provenance.get("task", {})): each.provenance.get("task", {}) for each in found}
+        sources = {str(record_of(each.provenance, "task")): record_of(each.provenance, "task") for each in found}
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]
     tasks = _told_apart(tasks)
     with _show.working("judging the circuits"):

@@ -12,6 +12,7 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import check_task, load, load_circuit, make_task
+from edgewise.runs import record_of
 
 
 def import_circuit(
@@ -72,7 +73,7 @@ def export_circuit(
 
 def under_zero(circuit: ew.Circuit, model: ew.Model) -> list[str]:
     """What to know of a circuit of EAP-IG's that is judged under zero ablation."""
-    of_eap_ig = circuit.provenance.get("method", {}).get("format") == "EAP-IG"
+    of_eap_ig = record_of(circuit.provenance, "method").get("format") == "EAP-IG"
     return ew.exchange.differs_under_zero(model) if of_eap_ig and _is_zero(circuit) else []
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from typer import Option
 
 import edgewise as ew
+from edgewise.runs import record_of
 
 Sources = Annotated[
     list[str] | None,
@@ -57,7 +58,7 @@ def parse(name: str) -> tuple[int, int] | None:
 
 def model_of(transcoders: Sequence[ew.transcoders.Transcoder], given: str | None) -> str:
     """The model given, or the transcoders' own. Raises `InputError` where they do not say it."""
-    name = given or str(transcoders[0].provenance.get("model", {}).get("id", ""))
+    name = given or str(record_of(transcoders[0].provenance, "model").get("id", ""))
     if not name:
         raise ew.InputError(f"{transcoders[0].spec.reads}: does not say which model it is for; give --model")
     return name

@@ -11,7 +11,9 @@ import edgewise as ew
 from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, scores_of, torch_type
+from edgewise.cli._print import line
 from edgewise.cli._tasks import warn_if_unable
+from edgewise.runs import record_of
 
 _DEFAULT = "the method's own by default"
 AblationName = Literal["interchange", "zero", "mean", "mean-positional", "optimal"]
@@ -119,7 +121,7 @@ def note_other(path: Path, method: str) -> None:
     if not path.is_file():
         return
     try:
-        held = str(load_circuit(path).provenance.get("method", {}).get("name", "?"))
+        held = str(record_of(load_circuit(path).provenance, "method").get("name", "?"))
     except ew.InputError:
         held = "no method that can be read"
     if held != method:
@@ -174,9 +176,9 @@ def methods(
 ) -> None:
     """List the methods that find circuits, or show the settings of one."""
     if markdown:
-        print(ew.discovery.methods_table())
+        line(ew.discovery.methods_table())
     elif name is None:
         for each in ew.discovery.methods().values():
-            print(f"{each.name}: {each.summary}")
+            line(f"{each.name}: {each.summary}")
     else:
         _show.method(ew.discovery.method(name))

@@ -11,6 +11,8 @@ import edgewise as ew
 from edgewise.cli import _common, _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._exchange import under_zero
+from edgewise.cli._print import line
+from edgewise.runs import record_of
 
 
 def evaluate(
@@ -71,7 +73,7 @@ def draw(circuit: options.CircuitFile, out: options.Picture) -> None:
     ew.report.check_path(out)
     found = _common.load_circuit(circuit)
     ew.draw(found, out, signed=False)
-    print(f"drawn to {out}")
+    line(f"drawn to {out}")
 
 
 def curve(
@@ -93,7 +95,7 @@ def curve(
     loaded_circuit = _common.load_circuit(circuit)
     scores = _common.scores_of(circuit, loaded_circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
-    method = loaded_circuit.provenance.get("method", {})
+    method = record_of(loaded_circuit.provenance, "method")
     absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
     loaded = _common.load_for(loaded_circuit, model, device)
@@ -107,4 +109,4 @@ def curve(
     ew.draw_curve(found, out)
     _show.result(found, as_json, _show.size_curve)
     if not as_json:
-        print(f"drawn to {out}")
+        line(f"drawn to {out}")

@@ -13,6 +13,7 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import quiet, torch_type
+from edgewise.cli._print import line
 
 app = Typer(no_args_is_help=True, help="List supported models, and check that the engine reproduces one.")
 
@@ -38,8 +39,8 @@ def check_model(
 def list_models() -> None:
     """List the models that need no hub, and the supported families."""
     for name, description in (ew.models.DEFAULT_MODELS | ew.models.SHIPPED).items():
-        print(f"{name}: {description}")
-    print(f"families: {', '.join(ew.models.supported())}")
+        line(f"{name}: {description}")
+    line(f"families: {', '.join(ew.models.supported())}")
 
 
 def plan(

@@ -4,6 +4,7 @@ plain text, so that help and refusals come at once.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -21,9 +22,20 @@ def console(*, errors: bool = False) -> Console:
     return Console(stderr=errors, highlight=False)
 
 
+# Control characters but for tabs and line feeds, halves of surrogate pairs, and what turns the direction of text.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Text of files, names and tokens as a terminal may have it: what would move its cursor, colour it, set its title
+    or turn its direction is spelled out, such as `\x1b`.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def line(text: str, *, errors: bool = False) -> None:
     """A line of plain text, never wrapped."""
-    print(text, file=sys.stderr if errors else sys.stdout, flush=True)
+    print(visible(text), file=sys.stderr if errors else sys.stdout, flush=True)
 
 
 def styled(markup: str) -> None:
@@ -35,7 +47,7 @@ def escape(text: str) -> str:
     """Plain text as markup."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
 
 
 def stopped(reason: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import edgewise as ew
 from edgewise.cli._print import console, escape, line, stopped, styled, table
+from edgewise.runs import record_of
 
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
@@ -103,7 +104,7 @@ def notes(lines: list[str]) -> None:
 
 def found(circuit: ew.Circuit, path: Path) -> None:
     """The circuit that was found."""
-    if reason := circuit.provenance.get("method", {}).get("stopped"):
+    if reason := record_of(circuit.provenance, "method").get("stopped"):
         stopped(reason)
     sizes = f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual, of {circuit.graph.n_edges:,}"
     line(f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {path}")
@@ -222,7 +223,7 @@ def check(row: dict[str, Any]) -> None:
 
 def compare_weights(circuit: ew.Circuit, model: ew.Model) -> bool:
     """Whether the circuit was found on these weights; says so if not."""
-    before, now = circuit.provenance.get("model", {}).get("weights_hash"), model.identity["weights_hash"]
+    before, now = record_of(circuit.provenance, "model").get("weights_hash"), model.identity["weights_hash"]
     if before != now:
         line(f"note: the circuit was found on weights {str(before)[:12]}, this model's are {now[:12]}", errors=True)
     return before == now

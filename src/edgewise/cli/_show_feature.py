@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgewise as ew
 from edgewise.cli._print import line, table
+from edgewise.runs import record_of
 
 if TYPE_CHECKING:
     from edgewise.transcoders.analysis import Named
@@ -22,7 +23,7 @@ def files(transcoders: Sequence[ew.transcoders.Transcoder]) -> None:
     """What a file or folder holds, a line each."""
     width = max(len(each.name) for each in transcoders)
     for each in transcoders:
-        spec, tokens = each.spec, each.provenance.get("method", {}).get("tokens")
+        spec, tokens = each.spec, record_of(each.provenance, "method").get("tokens")
         last = "" if len(spec.writes) == 1 else f" to {spec.writes[-1].key}"
         said = [f"{spec.n_features:,} features", str(spec.activation)]
         said += [name for name, has in (("skip", spec.skip), ("input bias", spec.input_bias)) if has]

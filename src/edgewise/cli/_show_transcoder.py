@@ -9,6 +9,7 @@ from pathlib import Path
 import edgewise as ew
 from edgewise.cli._print import line, stopped, table
 from edgewise.cli._show import model_line
+from edgewise.runs import record_of
 
 _LOSSES = ("loss", "added", "95 % interval", "KL")
 """The columns of `_cells`."""
@@ -111,7 +112,7 @@ def compare_weights(transcoders: Sequence[ew.transcoders.Transcoder], model: ew.
     """Say so if a transcoder was trained on other weights."""
     now = model.identity["weights_hash"]
     for each in transcoders:
-        before = each.provenance.get("model", {}).get("weights_hash", now)
+        before = record_of(each.provenance, "model").get("weights_hash", now)
         if before != now:
             line(
                 f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}",
@@ -131,7 +132,7 @@ def passed_over(source: str) -> None:
 def seen(transcoders: Sequence[ew.transcoders.Transcoder], rows: ew.transcoders.TokenRows) -> None:
     """Say so if the rows may be among those that a transcoder was trained on."""
     for each in transcoders:
-        text = each.provenance.get("method", {}).get("text")
+        text = record_of(each.provenance, "method").get("text")
         if text and not ew.transcoders.held_out(rows.source, text):
             line(
                 f"note: {each.spec.reads} was trained on another cut of this text: these rows may be among those it "

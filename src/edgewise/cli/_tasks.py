@@ -23,7 +23,7 @@ app = Typer(no_args_is_help=True, help="List and show tasks, score a model on th
 def list_tasks() -> None:
     """List the built-in tasks, with a line about each."""
     for name, build in ew.tasks.TASKS.items():
-        print(f"{name}: {(build.__doc__ or '').split('.')[0].replace(chr(10), ' ')}.")
+        line(f"{name}: {(build.__doc__ or '').split('.')[0].replace(chr(10), ' ')}.")
 
 
 @app.command()
@@ -96,14 +96,14 @@ def check(
         print(json.dumps(asdict(result)))
     else:
         for refusal in result.refusals[:limit]:
-            print(refusal)
+            line(refusal)
         if len(result.refusals) > limit:
-            print(f"… and {len(result.refusals) - limit} more; --limit shows them")
+            line(f"… and {len(result.refusals) - limit} more; --limit shows them")
         for problem in result.problems:
-            print(problem)
-        print(f"{file}: {result.usable} of {result.usable + len(result.refusals)} pairs can be used")
+            line(problem)
+        line(f"{file}: {result.usable} of {result.usable + len(result.refusals)} pairs can be used")
         for note in result.notes:
-            print(f"note: {note}")
+            line(f"note: {note}")
     if result.refused:
         raise Exit(1)
 

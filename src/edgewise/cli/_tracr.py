@@ -13,6 +13,8 @@ from edgewise import tracr
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import load_circuit
+from edgewise.cli._print import line
+from edgewise.runs import record_of
 
 app = Typer(
     no_args_is_help=True,
@@ -96,7 +98,7 @@ def find(
     else:
         scores = tracr.prune_program(engine, task, seed=seed, options=run)
     if stopped := scores.provenance["method"].get("stopped"):
-        print(f"stopped: {stopped}; the same command goes on from there")
+        line(f"stopped: {stopped}; the same command goes on from there")
         raise Exit(130)
     circuit = tracr.smallest_agreeing(scores, agreement)
     circuit = tracr.eliminate(circuit, agreement) if eliminate else circuit
@@ -115,7 +117,7 @@ def compare(
     found, true = load_circuit(circuit), tracr.Truth.load(truth)
     if found.ablation_kind != true.ablation:
         raise ew.InputError(f"{circuit}: found under {found.ablation_kind} ablation, the truth is of {true.ablation}")
-    program = found.provenance.get("task", {}).get("name", true.program)
+    program = record_of(found.provenance, "task").get("name", true.program)
     if program != true.program:
         raise ew.InputError(f"{circuit}: found on the task {program!r}, the truth is of {true.program!r}")
     recovery = tracr.compare(found, true)
@@ -129,7 +131,7 @@ def list_() -> None:
     """List the programs of Tracr's library, and the inputs that each is compiled for here."""
     for name, entry in tracr.LIBRARY.items():
         shipped = f"; comes with edgewise as tracr:{name}" if f"tracr:{name}" in ew.models.SHIPPED else ""
-        print(f"{name}: of {' '.join(map(str, entry.vocabulary))}, up to {entry.max_length} symbols{shipped}")
+        line(f"{name}: of {' '.join(map(str, entry.vocabulary))}, up to {entry.max_length} symbols{shipped}")
 
 
 def _engine(model: str, ablation: Literal["interchange", "zero"], embeddings: Literal["joint", "split"]) -> ew.Engine:

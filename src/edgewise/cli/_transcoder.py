@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import load
 from edgewise.cli._features import OwnModel, model_of, text_rows
+from edgewise.cli._print import line
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -249,7 +249,7 @@ def cache(
     with show.counting("running the model") as progress:
         bf16 = (precision or ew.transcoders.fastest_precision(loaded.device)) == "bfloat16"
         ew.transcoders.write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
-    print(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
+    line(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 
 
 @app.command()
@@ -279,16 +279,16 @@ def convert(
     found = ew.transcoders.read(source, origin, reads=site_read, writes=site_written, exclude_special=exclude_special)
     ew.transcoders.write(found, out, to)
     for note in ew.transcoders.round_trip_differences(found, out, to):
-        print(f"note: {note}", file=sys.stderr)
+        line(f"note: {note}", errors=True)
     sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
-    print(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")
+    line(f"{len(found)} transcoder{'s' if len(found) > 1 else ''} ({sites}) -> {out}")
 
 
 @app.command()
 def formats() -> None:
     """List the formats that can be read and written, and the activations of each."""
     for name, each in ew.transcoders.FORMATS.items():
-        print(f"{name:20} {each.what}")
+        line(f"{name:20} {each.what}")
 
 
 def _layers(model: Any, text: str) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ from edgewise._errors import InputError
 from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import engine_of, load, load_for, task_of
+from edgewise.cli._print import line
+from edgewise.runs import record_of
 
 if TYPE_CHECKING:
     from edgewise.viewer import GraphArrays
@@ -63,7 +65,7 @@ def view(
         if run.suffix != ".json":
             (_explain if is_graph(run) else _gather)(run, evidence, model, transcoders, device)
     seen = [*runs, *([_difference(runs)] if difference else [])]
-    print(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards, labels=labels)}")
+    line(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards, labels=labels)}")
 
 
 def _difference(runs: list[Path]) -> GraphArrays:
@@ -88,7 +90,7 @@ def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.
     graph = load_graph(run)
     if not isinstance(graph, AttributionGraph):
         raise InputError(f"{run}: a graph of several prompts, whose edges have no heads; give one of its prompts'")
-    loaded = load(model or str(graph.provenance.get("model", {}).get("id", "")), device)
+    loaded = load(model or str(record_of(graph.provenance, "model").get("id", "")), device)
     features = _features.as_recorded(_features.read(transcoders), graph.provenance.get("transcoders"))
     whole = graph.attach(loaded, features or None)
     with _show.working("splitting edges over heads"):

@@ -22,7 +22,7 @@ from edgewise.circuit import (
 )
 from edgewise.engine import Engine
 from edgewise.graph import Ablation, Graph, GraphSpec
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import reading_tensors, record_of, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Scores:
 
     def __repr__(self) -> str:
         """The edges, the method and the range."""
-        method, known = self.provenance.get("method", {}).get("name", "?"), self.values[~self.values.isnan()]
+        method, known = record_of(self.provenance, "method").get("name", "?"), self.values[~self.values.isnan()]
         ends = f"{known.min():.3g} to {known.max():.3g}" if len(known) else "none known"
         return f"Scores({self.graph.n_edges:,} edges, by {method}: {ends})"
 
@@ -148,7 +148,7 @@ class Scores:
         kept: Bool[Tensor, " E"] = torch.zeros(self.graph.n_edges, dtype=torch.bool)
         kept[edges] = True
         selection: Selection = "absolute" if absolute else "signed"
-        method = dict(self.provenance.get("method", {})) | {"selection": selection}
+        method = dict(record_of(self.provenance, "method")) | {"selection": selection}
         return Circuit(self.graph, kept, self.values, self.provenance | {"method": method}, self.ablation, selection)
 
 

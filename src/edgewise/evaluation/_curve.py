@@ -1,6 +1,5 @@
 """Faithfulness against size: several circuits of each method judged on the same examples."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from edgewise.circuit import Circuit, empty_circuit
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap
+from edgewise.runs import SavedAsJson, bootstrap, check_record, read_record
 from edgewise.tasks import Task, metric_function
 
 
@@ -53,8 +52,10 @@ class SizeCurve(SavedAsJson):
         """
         path = Path(path)
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-            return SizeCurve(**row | {"points": tuple(Point(**point) for point in row["points"])})
+            row = read_record(path)
+            found = SizeCurve(**row | {"points": tuple(Point(**point) for point in row["points"])})
+            check_record(found)
+            return found
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{path}: not a curve that `edgewise curve` wrote ({' '.join(str(error).split())})"

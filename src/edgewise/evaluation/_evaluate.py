@@ -12,7 +12,7 @@ from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap, software
+from edgewise.runs import SavedAsJson, bootstrap, record_of, software
 from edgewise.tasks import Metric, Task
 
 EAP_PAIRS = 500
@@ -179,7 +179,7 @@ def best_attribution(
 def _scores_from(attribution: Scores | None) -> str:
     if attribution is None:
         return "train"
-    method = attribution.provenance.get("method", {})  # of 0.1, the split stood beside the name
+    method = record_of(attribution.provenance, "method")  # of 0.1, the split stood beside the name
     return str(method.get("config", method).get("split", "unknown"))
 
 

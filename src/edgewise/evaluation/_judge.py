@@ -12,7 +12,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.runs import INTERVAL
+from edgewise.runs import INTERVAL, record_of
 from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
 
 TOKENS = 1 << 12
@@ -159,7 +159,7 @@ def task_metrics(task: Task, names: tuple[str, ...] | None = None) -> dict[str, 
 
 def check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
     """Refuse a circuit whose features are of other transcoders than the engine's. Raises `InputError`."""
-    recorded = circuit.provenance.get("transcoders", {})
+    recorded = record_of(circuit.provenance, "transcoders")
     if different := [layer for layer, each in recorded.items() if each != engine.transcoder_identity.get(layer)]:
         raise InputError(
             f"{who}: its features of layer {different[0]} are of another transcoder than the engine's "

@@ -14,10 +14,10 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.exchange._convert import as_format_has_it
-from edgewise.exchange._reading import read_pickle, truth
+from edgewise.exchange._reading import truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
 from edgewise.models import Model
-from edgewise.runs import Keys, atomic_path, read_json, write_atomically
+from edgewise.runs import Keys, atomic_path, read_json, read_pickle, write_atomically
 
 KEYS = Keys(
     "EAP-IG and MIB: a circuit's `.json` or `.pt`",
@@ -194,19 +194,24 @@ def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
 def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
     if not isinstance(edges, dict):
         raise InputError(f"{path}: has no dictionary of edges")
-    numbers = {name: number for number, name in enumerate(_edge_names(graph))}
+    writers, readers = ({name: i for i, name in enumerate(each)} for each in (_writers(graph), _readers(graph)))
+    visible, offset = graph.visible.tolist(), graph.offset.tolist()
     kept, scores = torch.zeros(graph.n_edges, dtype=torch.bool), torch.full((graph.n_edges,), torch.nan)
     odd = next((row for row in edges.values() if isinstance(row, dict) and row.keys() - EDGE.honoured.keys()), {})
     EDGE.check(path, odd)
     for name, row in edges.items():
-        if name not in numbers:
+        writer, _, reader = str(name).partition("->")
+        w, r = writers.get(writer), readers.get(reader)
+        if w is None or r is None or w >= visible[r]:
             raise InputError(
                 f"{path}: {name!r:.100} is no edge of {graph.spec.n_layers} layers of {graph.spec.n_heads} heads"
             )
         try:
-            kept[numbers[name]], scores[numbers[name]] = truth(row["in_graph"]), float(row["score"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: edge {name!r} has {str(row)[:100]!r}; expected a score and in_graph") from error
+            kept[offset[r] + w], scores[offset[r] + w] = truth(row["in_graph"]), float(row["score"])
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # numbers that fit no float
+            raise InputError(
+                f"{path}: edge {name!r:.100} has {str(row)[:100]!r}; expected a score and in_graph"
+            ) from error
     return kept, scores
 
 

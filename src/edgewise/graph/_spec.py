@@ -43,6 +43,10 @@ WRITER_KINDS = ("embedding", "head", "mlp", "feature", "error")
 Features = tuple[tuple[int, tuple[int, ...]], ...]
 """Layers with chosen features of a transcoder in the MLP's place, in order, and which features."""
 
+MOST_EDGES = 1 << 29
+"""Of a graph without features: more than the largest models have (126 layers of 128 heads: 4e8), and few enough that a
+file which only claims them cannot fill a machine's memory."""
+
 EMBEDDING_NAMES: dict[str, tuple[str, ...]] = {"joint": ("embed",), "split": ("tok_embed", "pos_embed"), "off": ()}
 """The names of the embeddings' writers."""
 
@@ -76,14 +80,26 @@ class GraphSpec:
 
     def __post_init__(self) -> None:
         """Check the sizes. Raises `InputError` for a spec that describes no model."""
-        if self.n_layers < 1 or self.n_heads < 1 or self.n_kv_heads < 1:
-            raise InputError(f"graph: layers and heads must be positive, got {self}")
+        for name in ("n_layers", "n_heads", "n_kv_heads"):
+            if type(number := getattr(self, name)) is not int or number < 1:
+                raise InputError(f"graph: {name}={number!r:.40}; layers and heads must be positive whole numbers")
+        n_keys = self.n_kv_heads if self.kv == "physical" else self.n_heads
+        if self.n_layers**2 * (self.n_heads + 1) * (self.n_heads + 2 * n_keys + 1) > 2 * MOST_EDGES:
+            raise InputError(
+                f"graph: {self.n_layers!r:.20} layers of {self.n_heads!r:.20} heads would have more than "
+                f"{MOST_EDGES:,} edges; there is no such model"
+            )
+        for name in ("parallel", "coupled_heads"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"graph: {name}={getattr(self, name)!r:.40}; give true or false")
         if self.n_heads % self.n_kv_heads:
             raise InputError(f"graph: {self.n_heads} query heads cannot share {self.n_kv_heads} KV heads evenly")
         if self.embeddings not in EMBEDDING_NAMES:
             raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
         if self.kv not in ("physical", "expanded"):
             raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
+        if isinstance(self.spans, str):
+            raise InputError(f"graph: spans={self.spans!r:.60}; give a list of names")
         object.__setattr__(self, "spans", tuple(self.spans))
         if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
             raise InputError(f"graph: spans={self.spans}; give names that differ")

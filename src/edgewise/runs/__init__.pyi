@@ -9,7 +9,9 @@ from ._files import check_writable as check_writable
 from ._files import write_atomically as write_atomically
 from ._foreign import Keys as Keys
 from ._foreign import Only as Only
+from ._foreign import check_extent as check_extent
 from ._foreign import read_json as read_json
+from ._foreign import read_yaml as read_yaml
 from ._learner import Learner as Learner
 from ._learner import NotFiniteError as NotFiniteError
 from ._learner import NothingToGainError as NothingToGainError
@@ -18,11 +20,15 @@ from ._loop import run_steps as run_steps
 from ._noise import normal as normal
 from ._noise import random_keys as random_keys
 from ._noise import uniform as uniform
+from ._pickles import read_pickle as read_pickle
 from ._precision import finest as finest
 from ._progress import progress as progress
 from ._ranks import ONE_PROCESS as ONE_PROCESS
 from ._ranks import Ranks as Ranks
 from ._ranks import processes as processes
+from ._records import check_record as check_record
+from ._records import read_record as read_record
+from ._records import record_of as record_of
 from ._settings import Bound as Bound
 from ._settings import Count as Count
 from ._settings import NotNegative as NotNegative

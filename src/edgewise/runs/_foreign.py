@@ -4,15 +4,21 @@ docs/foreign-files.md shows it.
 
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from edgewise._errors import InputError
 
 _NAMED = 4
 """So many unknown keys are named in one warning."""
+_MOST_PARTS = 10_000_000
+"""How many parts a file's content may have, those that it repeats by reference counted each time."""
+_DEEPEST = 200
+"""How deep it may nest."""
 
 
 def read_json(path: Path) -> Any:
@@ -23,6 +29,53 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({' '.join(str(error).split())[:100]})") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, of plain values alone. Raises `InputError` if it cannot be read or is none, nests too
+    deep, or repeats itself without end.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_extent(found)
+        return found
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(f"{path}: no YAML ({' '.join(str(error).split())[:200]})") from error
+
+
+def check_extent(content: Any, inner: Callable[[Any], Any] = lambda _: None) -> None:
+    """Refuse content that is small in a file and huge when it is walked, since parts of it refer to each other.
+
+    Args:
+        content: plain values and containers of them.
+        inner: of anything else, the containers in it.
+
+    Raises:
+        ValueError: it has more than ten million parts, contains itself, or nests deeper than 200.
+    """
+    known: dict[int, int] = {}
+    open_: set[int] = set()
+
+    def extent(value: Any, depth: int) -> int:
+        value = inner(value) or value
+        if not isinstance(value, (Mapping, list, tuple, set)):
+            return 1
+        if id(value) in known:
+            return known[id(value)]
+        if id(value) in open_ or depth > _DEEPEST:
+            raise ValueError("it contains itself" if id(value) in open_ else f"it nests deeper than {_DEEPEST}")
+        open_.add(id(value))
+        parts = [each for pair in value.items() for each in pair] if isinstance(value, Mapping) else value
+        total = 1 + sum(extent(each, depth + 1) for each in parts)
+        open_.discard(id(value))
+        if total > _MOST_PARTS:
+            raise ValueError(f"it repeats itself to more than {_MOST_PARTS:,} parts")
+        known[id(value)] = total
+        return total
+
+    extent(content, 0)
 
 
 class Only(NamedTuple):

@@ -48,7 +48,16 @@ def reading_tensors(
         if str(error).startswith(str(path)):
             raise
         raise InputError(f"{path}: {error}") from error
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not {what} ({type(error).__name__}: {reason[:120]}); {instead}") from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from edgewise._errors import InputError
+from edgewise.runs import check_extent
 from edgewise.tasks._encode import quote
 from edgewise.tasks._task import Task
 from edgewise.tasks._template import from_template
@@ -73,6 +74,7 @@ def _read(path: str) -> dict[str, Any]:
         if len(data) > _MOST_BYTES:
             raise InputError(f"more than {_MOST_BYTES >> 20} MiB; give a file of templates and words")
         given = yaml.load(data.decode("utf-8-sig"), _Texts)
+        check_extent(given)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
-from edgewise.runs import write_atomically
+from edgewise.runs import check_record, read_record, write_atomically
 from edgewise.tracr._agreement import Agreement, Output
 from edgewise.tracr._live import live_edges
 
@@ -82,13 +82,15 @@ class Truth:
             InputError: there is no such file, it is no truth, or an edge in it is none of its graph.
         """
         try:
-            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+            plain = read_record(path)
             graph = Graph(GraphSpec.from_dict(plain.pop("graph")))
             sets = {name: _edges(graph, plain.pop(name)) for name in ("necessary", "live")}
             minimal = tuple(_edges(graph, names) for names in plain.pop("minimal"))
             if not minimal:
                 raise InputError("no minimal set of edges; give at least one")
-            return Truth(graph=graph, minimal=minimal, **sets, **plain)
+            found = Truth(graph=graph, minimal=minimal, **sets, **plain)
+            check_record(found)
+            return found
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:

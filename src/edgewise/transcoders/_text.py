@@ -217,8 +217,9 @@ def _pack(documents: Iterator[str], tokenizer: Any, context: int, n_rows: int | 
 def _read_array(path: Path, context: int, n_rows: int | None, vocabulary: int | None) -> Int[Tensor, "R S"]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"text {str(path)!r}: not an array that numpy.save wrote ({error})") from error
+    except Exception as error:  # numpy raises what a damaged header leads to: SyntaxError, TokenError
+        reason = " ".join(str(error).split())
+        raise InputError(f"text {str(path)!r}: not an array that numpy.save wrote ({reason[:160]})") from error
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] != context):
         raise InputError(
             f"text {str(path)!r}: {array.dtype} of shape {array.shape}; give integers, flat or [rows, {context}]"

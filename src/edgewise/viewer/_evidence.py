@@ -2,7 +2,6 @@
 write them, and predictions side by side.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
-from edgewise.runs import SavedAsJson
+from edgewise.runs import SavedAsJson, check_record, read_record
 from edgewise.tasks import Task
 from edgewise.viewer._looks import Look, looks
 
@@ -69,12 +68,14 @@ class Evidence(SavedAsJson):
     def load(path: str | Path) -> "Evidence":
         """Read what `save` wrote. Raises `InputError` for another file."""
         try:
-            row: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            row = read_record(path)
             row |= {name: tuple(row[name]) for name in ("edges", "effects")}
             row["predictions"] = tuple(_prediction(each) for each in row["predictions"])
             row |= {name: tuple(tuple(each) for each in row.get(name, ())) for name in ("by_pair", "prompts")}
             row["looks"] = tuple(None if each is None else _read_look(each) for each in row.get("looks", ()))
-            return Evidence(**row)
+            found = Evidence(**row)
+            check_record(found)
+            return found
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not what `edgewise view --evidence` wrote ({reason}); move it away") from error

@@ -1,14 +1,13 @@
 """What a run left behind: its circuit, what it was judged to be, and the measured curve over sizes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.evaluation import Evaluation, Measured, SizeCurve, WorstExample
+from edgewise.runs import check_record, read_record
 from edgewise.viewer._evidence import Evidence
 
 CIRCUIT, CURVE, EVIDENCE = "circuit.safetensors", "curve.json", "evidence.json"
@@ -65,10 +64,12 @@ def read(path: str | Path) -> Viewed:
 def read_evaluation(path: str | Path) -> Evaluation:
     """What `edgewise evaluate` wrote. Raises `InputError` for another file."""
     try:
-        row: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        row = read_record(path)
         metrics = {name: Measured(**each) for name, each in row["metrics"].items()}
         worst = tuple(WorstExample(**each) for each in row.get("worst", ()))
-        return Evaluation(**row | {"metrics": metrics, "worst": worst})
+        found = Evaluation(**row | {"metrics": metrics, "worst": worst})
+        check_record(found)
+        return found
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not what `edgewise evaluate` wrote ({reason}); move it away") from error

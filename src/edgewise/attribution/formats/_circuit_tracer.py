@@ -21,8 +21,7 @@ from edgewise.attribution._graph import BIASES, KINDS, Kind, NodeTable, concaten
 from edgewise.attribution.formats._file_keys import TRACER
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, root_tokens
 from edgewise.models import Model
-from edgewise.runs import atomic_path
-from edgewise.transcoders.formats import unpickled
+from edgewise.runs import atomic_path, read_pickle
 
 MOST_BYTES = 2 << 30
 """The largest matrix that is written or read: 23,170 nodes."""
@@ -91,7 +90,7 @@ class _Opened(NamedTuple):
 
 def _opened(path: Path) -> _Opened:
     allowed = [(LogitTarget, f"{_TARGETS}.LogitTarget"), (_Settings, f"{_MAPPING}.UnifiedConfig")]
-    content = unpickled(path, [*allowed, (_Settings, _OLD_CONFIG)])
+    content = read_pickle(path, [*allowed, (_Settings, _OLD_CONFIG)])
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a graph of circuit-tracer is a dictionary")
     TRACER.check(path, content)

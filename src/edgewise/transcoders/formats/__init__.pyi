@@ -4,7 +4,6 @@ from ._files import read_json as read_json
 from ._files import require as require
 from ._files import take as take
 from ._files import tensors_of as tensors_of
-from ._files import unpickled as unpickled
 from ._files import without_input_bias as without_input_bias
 from ._files import write_json as write_json
 from ._files import write_weights as write_weights

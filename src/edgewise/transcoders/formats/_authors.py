@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, atomic_path
+from edgewise.runs import Keys, Only, atomic_path, read_pickle
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -67,7 +67,7 @@ class _Settings:
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read a `.pt` file. Nothing is unpickled but tensors and the one configuration class, as plain attributes."""
-    found = files.unpickled(path, [(_Settings, f"{_MODULE}.{_CLASS}")])
+    found = read_pickle(path, [(_Settings, f"{_MODULE}.{_CLASS}")])
     if not isinstance(found, dict) or not {"cfg", "state_dict"} <= found.keys():
         raise InputError(f"{path}: not a file of the authors' transcoders, which hold cfg and state_dict")
     settings, state = vars(found["cfg"]), dict(found["state_dict"])

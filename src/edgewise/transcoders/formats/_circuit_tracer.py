@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, names_in, write_atomically
+from edgewise.runs import Keys, Only, names_in, read_yaml, write_atomically
 from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats import _gemma_scope
@@ -59,10 +59,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
 def _config(path: Path) -> dict[str, Any]:
     if not (path / _CONFIG).is_file():
         return {}
-    try:
-        found = yaml.safe_load((path / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path / _CONFIG}: not YAML ({' '.join(str(error).split())[:120]})") from error
+    found = read_yaml(path / _CONFIG)
     if not isinstance(found, dict):
         raise InputError(f"{path / _CONFIG}: not a mapping")
     KEYS.check(path / _CONFIG, found)
@@ -70,7 +67,11 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _resolved(path: Path, name: str) -> Path:
-    return local(name) if name.startswith("hf://") else path / name
+    if name.startswith("hf://"):
+        return local(name)
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{path / _CONFIG}: {name[:80]!r} lies outside the folder; give a file in it, or hf://…")
+    return path / name
 
 
 def _sites(config: dict[str, Any], layer: int, given: Sites) -> Sites:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, atomic_path
+from edgewise.runs import Keys, Only, atomic_path, read_pickle
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -64,7 +64,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     name = str(config.get("dict_class", ""))
     if name not in _CLASSES:
         raise InputError(f"{path}: dict_class {name!r} is not read; {', '.join(_CLASSES)} are")
-    state = files.unpickled(path / "ae.pt")
+    state = read_pickle(path / "ae.pt")
     state = dict(state.get("ae", state))  # a training backup holds more beside it
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)

@@ -1,8 +1,6 @@
 """What the readers and writers of other tools' files share: whole files, tensors by name, what a format can hold."""
 
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,29 +27,6 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a whole .safetensors file ({reason[:120]})") from error
-
-
-def unpickled(path: Path, allowed: Sequence[tuple[type, str]] = ()) -> Any:
-    """What `torch.save` wrote: tensors and plain containers, and objects of the allowed classes (with the names under
-    which they were pickled). Raises `InputError` for anything else, which is not run.
-    """
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("missing, cut short, or not what torch.save writes")
-        with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        LookupError,
-        zipfile.BadZipFile,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -30,20 +30,33 @@ KEYS = Keys(
 )
 _NAMES_2 = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": "affine_skip_connection"}
 _TURNED = ("W_enc", "W_skip")
+MOST_PACKED, MOST_UNPACKED = 20, 64 << 20
+"""Up to how many times its own size an archive may unpack, and how many bytes in any case."""
 
 
 def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
     """Read Gemma Scope 1: a `.npz` file, or the folder of a `params.npz`."""
     path = path / "params.npz" if path.is_dir() else path
     try:
+        _check_size(path)
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy raises what a damaged header leads to: SyntaxError, TokenError, zlib's
         raise InputError(f"{path}: not a whole .npz file ({' '.join(str(error).split())[:120]})") from error
     tensors = files.weights_in(arrays, path, turned=_TURNED)
     _check_transcoder(path, sites)
     reads, writes = sites_for(path, "mlp_normalized", "mlp_out", sites)
     return [files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope")]
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than weights ever do. Raises `ValueError`."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("cut short, or no archive")
+    with zipfile.ZipFile(path) as archive:
+        whole = sum(entry.file_size for entry in archive.infolist())
+    if whole > max(MOST_UNPACKED, MOST_PACKED * path.stat().st_size):
+        raise ValueError(f"it claims to unpack to {whole >> 20:,} MiB")
 
 
 def write_npz(transcoders: Sequence[Transcoder], path: Path) -> None:

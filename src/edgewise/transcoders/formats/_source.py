@@ -7,6 +7,8 @@ from edgewise._errors import InputError
 
 WEIGHTS = (".safetensors", ".pt", ".npz")
 """How files of weights end."""
+_PART = re.compile(r"(?!\.+$)[^\x00-\x1f\x7f\\/:]+")
+"""Of a hub id or a path in a repository; none of dots alone, which would lead out of it."""
 
 
 def local(source: str) -> Path:
@@ -23,7 +25,7 @@ def local(source: str) -> Path:
     name = source.removeprefix("hf://").replace("?revision=", "@")
     place, _, revision = name.partition("@")
     organisation, repository, *inner = [*place.split("/"), ""]
-    if not (organisation and repository):
+    if not all(_PART.fullmatch(part) for part in (organisation, repository, *inner[:-1])):
         raise InputError(f"{source}: no hub id; write org/name[/folder][@revision]")
     inner = inner[:-1]
     return _fetch(f"{organisation}/{repository}", "/".join(inner), revision or None, source)

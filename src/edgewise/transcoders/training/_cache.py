@@ -48,8 +48,9 @@ class CachedActivations:
             self.ids = torch.from_numpy(np.load(self.folder / _IDS, allow_pickle=False).astype(np.int64))
             stored = [Site.parse(key) for key in self.header["sites"]]
             self.width, self.dtype = int(self.header["width"]), _TYPES[self.header["dtype"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{folder}: not a cache of activations ({error}); write one with `cache`") from error
+        except Exception as error:  # numpy raises what a damaged header leads to: SyntaxError, TokenError
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{folder}: not a cache of activations ({reason}); write one with `cache`") from error
         self.sites = tuple(stored if sites is None else sites)
         if missing := [site for site in self.sites if site not in stored]:
             raise InputError(f"{folder}: does not hold {missing[0]}; it holds {', '.join(map(str, stored))}")

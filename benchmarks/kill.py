@@ -1,0 +1,396 @@
+"""Long commands killed at any moment, and starved: the same bits in the end, or one clear line.
+
+    python benchmarks/kill.py --kills 100 --json runs/kill.json
+    python benchmarks/kill.py --kills 5 --jobs find view
+
+Each command runs on a tiny model, in a process forked from this one, which has everything imported. First whole; then
+killed (`kill -9`) at a moment drawn evenly over its run, after which every file of its own must be whole, and the same
+command must end with the same numbers. Then with files that may not grow, on a full disk, in a folder that may not be
+written, with little memory, with a clock that is set back, and twice at once on one folder.
+"""
+
+# ruff: noqa: E402 (the hub is told to be silent first)
+import argparse
+import ctypes
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import edgewise as ew
+from edgewise.cli import main as cli
+from edgewise.runs import RunOptions, write_atomically
+from edgewise.transcoders.formats import write as write_transcoders
+from tests.bench.toys import bench_file, save_model, save_pairs
+from tests.transcoders.test_exchange import made
+from tests.transcoders.toys import learn
+
+_OWN_MOUNTS = 0x20000  # CLONE_NEWNS of Linux
+TIMED = ("seconds", "cost", "software", "created", "begun")
+"""Names of what differs between two runs of one command."""
+
+
+class Job(NamedTuple):
+    """A command, and the files that it leaves."""
+
+    name: str
+    run: Callable[[Path], None]
+    """In a folder."""
+    leaves: tuple[str, ...]
+    given: tuple[str, ...] = ()
+    """Files that it is given there."""
+
+
+class Outcome(NamedTuple):
+    """How a process ended."""
+
+    status: int
+    """Exit status; negative: the signal."""
+    said: str
+    """On the error stream."""
+
+    @property
+    def clean(self) -> bool:
+        """It worked, or said in one line why not."""
+        lines = [line for line in self.said.strip().splitlines() if line.startswith("edgewise: ")]
+        return self.status == 0 or ("Traceback" not in self.said and self.status in (1, 2) and len(lines) == 1)
+
+
+def command(*words: Any) -> None:
+    """The command line in this process."""
+    sys.argv = ["edgewise", *map(str, words)]
+    cli()
+
+
+def jobs(here: Path) -> list[Job]:
+    """All commands; what they are given lies here."""
+    save_model(here / "model")
+    save_pairs(here / "pairs.jsonl")
+    bench_file(here, here / "b.yaml", methods=["eap", {"name": "ours", "method": "ranking", "steps": 8}], seeds=[0])
+    given, model = here / "given", here / "model"
+    write_transcoders(made("relu"), here / "t.safetensors")
+    find = ["find", "--model", model, "--task", here / "pairs.jsonl", "--sparsity", "0.6"]
+    forked(lambda: command(*find, "--method", "eap", "--out", given))
+
+    def search(out: Path) -> None:
+        loaded = ew.load_model(str(model))
+        task = ew.tasks.from_file(str(here / "pairs.jsonl"), loaded.tokenizer)
+        options = RunOptions(out=out, checkpoint_seconds=0.0, progress=False)
+        scores = ew.learn_ranking(ew.Engine(loaded), task, ew.RankingConfig(steps=40, batch_size=4), options=options)
+        scores.save(out / "scores.safetensors")
+
+    def train(out: Path) -> None:
+        write_transcoders(learn(out).transcoders["topk:4"], out / "trained")
+
+    graph = ["attribute", "Mary ran to the mat", "--model", model, "--max-nodes", "60", "--set", "batch=10"]
+    return [
+        Job("find", lambda out: command(*find, "--steps", "30", "--out", out), ("circuit.safetensors",)),
+        Job("find, a checkpoint a step", search, ("scores.safetensors",)),
+        Job("train, a checkpoint a step", train, ("trained",)),
+        Job("attribute", lambda out: command(*graph, "--out", out), ("graph.safetensors", "pruned.safetensors")),
+        Job("bench", lambda out: command("bench", here / "b.yaml", "--out", out), ("bench.parquet",)),
+        Job(
+            "evaluate",
+            lambda out: command("evaluate", out / "circuit.safetensors"),
+            ("evaluation.json",),
+            ("circuit.safetensors",),
+        ),
+        Job(
+            "view",
+            lambda out: command("view", out, "--no-open", "--out", out / "page.html"),
+            ("page.html",),
+            ("circuit.safetensors",),
+        ),
+        Job(
+            "convert",
+            lambda out: command("transcoder", "convert", here / "t.safetensors", out / "theirs", "--to", "saelens"),
+            ("theirs",),
+        ),
+    ]
+
+
+def forked(call: Callable[[], None], kill_after: float | None = None, beside: int = 1) -> list[Outcome]:
+    """Call it in a process of its own, or in several at once; how they ended, in the order of their starts."""
+    started = []
+    for _ in range(beside):
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+        child = os.fork()
+        if child == 0:
+            _alone(call, errors.fileno())
+        started.append((child, errors))
+    if kill_after is not None:
+        time.sleep(kill_after)
+        for child, _ in started:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    found = []
+    for child, errors in started:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        found.append(Outcome(status, errors.read().decode(errors="replace")))
+        errors.close()
+    return found
+
+
+def _alone(call: Callable[[], None], errors: int) -> None:
+    status = 70
+    try:
+        os.dup2(errors, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout, sys.stderr = (open(n, "w", closefd=False, encoding="utf-8") for n in (1, 2))  # noqa: SIM115
+        torch.set_num_threads(1)
+        call()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 0
+    except ew.InputError as error:  # of a job that is no command: the command line would print it so
+        print(f"edgewise: {error}", file=sys.stderr)
+        status = 2
+    except MemoryError:
+        print("edgewise: out of memory", file=sys.stderr)
+        status = 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def numbers(path: Path) -> Any:
+    """What a result says, without when and how long."""
+    if path.is_dir():
+        return {str(each.relative_to(path)): numbers(each) for each in sorted(path.rglob("*")) if each.is_file()}
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            header = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if text[:1] in "{["}
+        return {name: x.numpy().tobytes() for name, x in load_file(path).items()}, untimed(header)
+    if path.suffix == ".json":
+        return untimed(json.loads(path.read_text()))
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        rows = parquet.read_table(path).to_pylist()
+        return [untimed({k: v for k, v in row.items() if "second" not in k and k != "settings"}) for row in rows]
+    return path.read_bytes()
+
+
+def untimed(value: Any) -> Any:
+    """A JSON value without what differs between two runs."""
+    if isinstance(value, dict):
+        return {name: untimed(each) for name, each in value.items() if name not in TIMED}
+    return [untimed(each) for each in value] if isinstance(value, list) else value
+
+
+class Trial:
+    """One job with its right result, and what came of harming it."""
+
+    def __init__(self, job: Job, here: Path, draw: random.Random) -> None:
+        self.job, self.here, self.draw = job, here, draw
+        self.failures = list[str]()
+        begun, whole = time.monotonic(), self.folder()
+        (first,) = forked(lambda: job.run(whole))
+        self.seconds = time.monotonic() - begun
+        if first.status:
+            raise SystemExit(f"{job.name}: does not work at all:\n{first.said}")
+        self.right = {name: numbers(whole / name) for name in job.leaves}
+
+    def folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self.here))
+        for name in self.job.given:
+            shutil.copy(self.here / "given" / name, folder / name)
+        return folder
+
+    def kill(self) -> None:
+        """Kill it once, look at what it left, and let it go on."""
+        folder, after = self.folder(), self.draw.uniform(0, 1.05 * self.seconds)
+        forked(lambda: self.job.run(folder), after)
+        self.whole(folder, f"killed after {after:.3f} s")
+        self.goes_on(folder, f"killed after {after:.3f} s")
+
+    def starve(self, how: str, harm: Callable[[Path], Callable[[], None]]) -> None:
+        """Run it under some want; it must work, or say so in one line and leave nothing half-written."""
+        folder = self.folder()
+        (ended,) = forked(harm(folder))
+        if not ended.clean:
+            self.failures.append(f"{self.job.name}, {how}: status {ended.status}\n{ended.said[-1500:]}")
+        self.whole(folder, how)
+        self.goes_on(folder, how)
+
+    def twice(self) -> None:
+        """Two at once on one folder."""
+        folder = self.folder()
+        for ended in forked(lambda: self.job.run(folder), beside=2):
+            if not ended.clean:
+                self.failures.append(f"{self.job.name}, two at once: status {ended.status}\n{ended.said[-1500:]}")
+        self.goes_on(folder, "two at once")
+
+    def whole(self, folder: Path, how: str) -> None:
+        """Every file that has its own name can be read."""
+        for path in folder.rglob("*"):
+            if (
+                path.is_file()
+                and not path.name.startswith(".")
+                and path.suffix in (".safetensors", ".json", ".parquet")
+            ):
+                try:
+                    numbers(path)
+                except Exception as error:
+                    self.failures.append(f"{self.job.name}, {how}: {path.name} is half written ({error})")
+
+    def goes_on(self, folder: Path, how: str) -> None:
+        """The same command gives the right result."""
+        (ended,) = forked(lambda: self.job.run(folder))
+        if ended.status:
+            self.failures.append(f"{self.job.name}, {how}: does not go on: {ended.said[-1500:]}")
+        elif {name: numbers(folder / name) for name in self.job.leaves} != self.right:
+            self.failures.append(f"{self.job.name}, {how}: goes on to other numbers")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def short_files(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
+    """No file may grow beyond so many bytes."""
+
+    def run() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+        job.run(folder)
+
+    return run
+
+
+def full_disk(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
+    """A disk of so many bytes under the folder, within this process alone."""
+
+    def run() -> None:
+        ctypes.CDLL(None).unshare(_OWN_MOUNTS)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        small = folder / "small"
+        small.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", small], check=True)
+        for name in job.given:
+            shutil.copy(folder / name, small / name)
+        job.run(small)
+
+    return run
+
+
+def read_only(job: Job, folder: Path) -> Callable[[], None]:
+    """A folder that may not be written, by another than root."""
+
+    def run() -> None:
+        os.chmod(folder, 0o555)
+        if os.getuid() == 0:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+        job.run(folder)
+
+    return run
+
+
+def little_memory(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
+    """So much more than the process has when it begins."""
+
+    def run() -> None:
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (now + n_bytes, now + n_bytes))
+        job.run(folder)
+
+    return run
+
+
+def clock_back(job: Job, folder: Path, after: int) -> Callable[[], None]:
+    """The clock is set back by a day after so many looks at it, and all files are of tomorrow."""
+
+    def run() -> None:
+        looks, told = [0], time.time
+
+        def shifted() -> float:
+            looks[0] += 1
+            return told() - (86_400 if looks[0] > after else 0)
+
+        time.time = shifted
+        tomorrow = told() + 86_400
+        for path in folder.rglob("*"):
+            os.utime(path, (tomorrow, tomorrow))
+        job.run(folder)
+
+    return run
+
+
+def harm(trial: Trial, kills: int, starvations: int) -> dict[str, int]:
+    """All of it, and how often."""
+    job, draw = trial.job, trial.draw
+    for _ in range(kills):
+        trial.kill()
+    done = {"kill": kills}
+    for _ in range(starvations):
+        n = int(10 ** draw.uniform(0, 5.5))
+        trial.starve(f"files of {n} bytes", lambda folder, n=n: short_files(job, folder, n))
+        m = int(10 ** draw.uniform(6, 9))
+        trial.starve(f"{m >> 20} MiB of memory", lambda folder, m=m: little_memory(job, folder, m))
+        k = draw.randrange(4)
+        trial.starve("clock set back", lambda folder, k=k: clock_back(job, folder, k))
+        trial.twice()
+    done |= dict.fromkeys(("short files", "memory", "clock", "two at once"), starvations)
+    trial.starve("read-only folder", lambda folder: read_only(job, folder))
+    done["read-only"] = 1
+    if os.getuid() == 0:
+        for n in (4096, 65536):
+            trial.starve(f"disk of {n} bytes", lambda folder, n=n: full_disk(job, folder, n))
+        done["full disk"] = 2
+    return done
+
+
+def main() -> None:
+    """Harm every job, print what failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--starvations", type=int, default=5)
+    parser.add_argument("--jobs", nargs="+", help="their names' beginnings; all if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the counts there")
+    args = parser.parse_args()
+    here = Path(tempfile.mkdtemp(prefix="edgewise-kill-"))
+    os.chmod(here, 0o755)
+    os.environ["EDGEWISE_CACHE"] = str(here / "cache")
+    failures, table = list[str](), list[dict[str, Any]]()
+    try:
+        for job in jobs(here):
+            if args.jobs and not job.name.startswith(tuple(args.jobs)):
+                continue
+            begun, trial = time.monotonic(), Trial(job, here, random.Random(f"{args.seed} {job.name}"))
+            done = harm(trial, args.kills, args.starvations)
+            failures += trial.failures
+            row = {"command": job.name, "seconds": round(trial.seconds, 2), **done, "failures": len(trial.failures)}
+            table.append(row)
+            print(f"{row}, {time.monotonic() - begun:.0f} s", flush=True)
+            for each in trial.failures:
+                print(f"--- {each}", flush=True)
+    finally:
+        shutil.rmtree(here, ignore_errors=True)
+    if args.json:
+        write_atomically(args.json, json.dumps(table, indent=2) + "\n")
+    sys.exit(len(failures) > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Records that were written as JSON, read back: values that are not what their class says are refused."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from edgewise._errors import InputError
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """An object of JSON without NaN and infinity. Raises `OSError`, `ValueError` or `RecursionError` if it is none."""
+    found = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__}, not an object with names")
+    return found
+
+
+def check_record(record: Any) -> None:
+    """Check a dataclass or a named tuple by its annotations, and what it holds likewise.
+
+    Raises:
+        InputError: a value is not what its annotation says; of one that is `Any`, it is no JSON.
+    """
+    for name, kind in _kinds(type(record)).items():
+        if not _fits(getattr(record, name), kind):
+            raise InputError(f"its {name} is {repr(getattr(record, name))[:60]}, which no {type(record).__name__} has")
+
+
+def record_of(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """One record of a provenance, such as its `method`; empty where it has none, or a text of somebody's own."""
+    found = provenance.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+@lru_cache
+def _kinds(record: type) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _is_plain(value)
+    if kind is NoneType:
+        return value is None
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inner)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if kind in (bool, str):
+        return type(value) is kind
+    if kind in (int, float):
+        return type(value) in ((int,) if kind is int else (int, float)) and math.isfinite(value)
+    if origin is tuple:
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if isinstance(kind, type) and (is_dataclass(kind) or hasattr(kind, "_fields")):
+        return isinstance(value, kind) and all(_fits(getattr(value, name), k) for name, k in _kinds(kind).items())
+    return True  # a tensor, whose reader checks it
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it can be written as JSON."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
