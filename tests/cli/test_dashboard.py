@@ -1,0 +1,52 @@
+"""`edgewise transcoder dashboard` and `weights`, and what a user can get wrong."""
+
+import json
+from pathlib import Path
+
+from edgewise.transcoders import VirtualTable
+from tests.cli.commands import Cli
+from tests.cli.test_transcoder import text, trained
+
+__all__ = ["text", "trained"]  # fixtures
+
+SHORT = ("--context", 8, "--limit", 400)
+
+
+def test_pages_of_the_layers_asked_for_and_other_tools_files(
+    cli: Cli,
+    text: Path,
+    trained: Path,
+    tmp_path: Path,
+):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    labels, out = tmp_path / "labels.csv", tmp_path / "pages"
+    labels.write_text("id,label\nm1.f3,a label\nm0.f3,another page's\n")
+    run = ("transcoder", "dashboard", *files, "--text", text, *SHORT, "--out", out)
+    ran = cli(*run, "--layers", 1, "--labels", labels, "--neuronpedia", "--circuit-tracer", "--connections", 100)
+    assert ran.status == 0 and f"written to {out / 'layer1.transcoder.topk2.html'}" in ran.out, ran
+    page = (out / "layer1.transcoder.topk2.html").read_text("utf-8")
+    header = json.loads(page.split('id="edgewise-header">')[1].split("</script>")[0])
+    (found,) = header["features"]
+    assert found["labels"] == [["m1.f3", "a label"]] and found["virtual"] == ["inputs"] and found["n"] == 32
+    assert not (out / "layer0.transcoder.topk2.html").exists()
+    assert (out / "neuronpedia" / "1" / "batch-0.json").is_file() and (out / "circuit-tracer" / "features").is_dir()
+    again = cli(*run, "--layers", 1, "--connections", 0, "--set", "listed=2")
+    assert again.status == 0 and "running the text" not in again.err
+    assert "other settings" in cli.refused(*run, "--layers", 1, "--connections", 0, "--set", "seed=1")
+    assert "no transcoder of layer 7" in cli.refused(*run, "--layers", 7)
+    assert "layers such as 8,12" in cli.refused(*run, "--layers", "x")
+    assert "sample 0" in cli.refused(*run, "--set", "sample=0")
+    labels.write_text("a,b\n")
+    assert "no labels there" in cli.refused(*run, "--labels", labels)
+
+
+def test_virtual_weights_in_one_file(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    run = ("transcoder", "weights", *files, "--text", text, *SHORT, "--set", "kept=3")
+    ran = cli(*run, "--out", tmp_path)
+    assert ran.status == 0 and "connections in, over" in ran.out, ran
+    table = VirtualTable.load(tmp_path / "virtual.safetensors")
+    assert set(table.inputs) == {1} and table.inputs[1].weight.shape == (32, 3)
+    assert "two layers at least" in cli.refused(
+        "transcoder", "weights", files[0], "--text", text, "--out", tmp_path / "x"
+    )
