@@ -135,7 +135,7 @@ export class FeaturesApp implements App {
   private summary(feature: number): Child[] {
     const { set } = this;
     const where = `of ${count(set.header.tokens)} tokens`;
-    if (!set.on[feature]) return [`Never on, ${where}. `, `Bias ${amount(set.bias[feature])}.`];
+    if (!set.on[feature]) return [`Never on, at none ${where}; bias ${amount(set.bias[feature])}.`];
     const often = `On at ${percent(set.density(feature), 3)} ${where} (${count(set.on[feature])})`;
     return [often, `; largest ${amount(set.max[feature])}, mean where it is on ${amount(set.mean[feature])}, bias ${amount(set.bias[feature])}.`];
   }
