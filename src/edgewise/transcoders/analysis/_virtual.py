@@ -228,7 +228,7 @@ class _Pairs(Learner):
             for one, other in zip(self._codes(low), self._codes(high), strict=True):
                 _add_pairs(sums, one, other, part, source.n_features)
             with_target, by_target = sums.view(-1, source.n_features, 2).unbind(2)
-            weight = pullback(Reader(read.covector[part], read.layer, read.between), source).double().cpu()
+            weight = pullback(Reader(read.covector[part], read.layer, read.between), source).cpu().double()
             total = self.sum[high][part]
             total = torch.where(total == 0, torch.inf, total)  # of one that is never on TWERA is 0
             era, twera = with_target / float(self.n) * weight, by_target / total[:, None] * weight
