@@ -34,6 +34,7 @@ from .discovery import acdc as acdc
 from .discovery import acdc_ladder as acdc_ladder
 from .discovery import atp_star as atp_star
 from .discovery import choose_features as choose_features
+from .discovery import choose_neurons as choose_neurons
 from .discovery import eap as eap
 from .discovery import eap_ig as eap_ig
 from .discovery import edge_pruning as edge_pruning

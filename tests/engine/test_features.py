@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgewise import InputError
-from edgewise.engine import Engine, Stream, footprint, mean_writes
+from edgewise.engine import Engine, Stream, mean_writes
 from edgewise.graph import Graph
 from edgewise.models import Model
 from edgewise.tasks import Pair, Target
@@ -276,7 +276,7 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line():
         (lambda: featured(model, [first], graph=graph), "layer 2 has features; give its transcoder"),
         (lambda: featured(model, [first, second, first]), "two are of one layer"),
         (lambda: Engine(model, transcoders=first), "the graph has no features"),
-        (lambda: featured(model, [cross, second]), "writes to layers 0 to 2"),
+        (lambda: featured(model, [cross, second]), "writes to later layers \\[1, 2\\]"),
         (lambda: featured(model, [first, narrow]), "width 12 there, the model 32"),
         (lambda: featured(model, [first, autoencoder]), "its features read what the MLP wrote"),
         (lambda: featured(model, [first, uncentred]), "keeps no mean"),
@@ -284,7 +284,6 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line():
         (lambda: featured(model, ablation="mean", constants=means), "a graph with features takes interchange or zero"),
         (lambda: featured(tiny("gpt2", torch.bfloat16)), "load it in float32"),
         (lambda: mean_writes(model, graph, []), "use interchange or zero"),
-        (lambda: footprint(model, graph, 2, 4), "has features"),
         (lambda: Stream(featured(model), BATCH), "which a stream does not run"),
     ]
     for call, complaint in bad:

@@ -21,6 +21,21 @@ FEATURED = [
 ]
 """With transcoder features in MLPs' places; a layer may have an error term alone."""
 SMALL += FEATURED
+_CROSS = {"features": ((0, (1, 3)), (1, (2,)), (2, ())), "cross_layer": ((0, (1, 2)), (1, (2,)))}
+APART = [
+    GraphSpec(1, 3, 3, neurons=((0, ((2,), (9,))),)),
+    GraphSpec(3, 4, 2, neurons=((0, ((5,),)), (2, ((0,), (3, 4))))),
+    GraphSpec(3, 3, 1, "split", features=((2, (1,)),), neurons=((1, ()),)),
+    GraphSpec(3, 3, 1, "off", "expanded", True, neurons=((0, ((1,), (2,))), (2, ((7, 8),)))),
+    GraphSpec(3, 4, 2, **_CROSS),
+    GraphSpec(3, 3, 3, "split", parallel=True, features=((0, (4, 6)), (2, (1,))), cross_layer=((0, (2,)),)),
+    GraphSpec(3, 4, 2, features=((0, (5,)), (2, (0, 3))), error="kept"),
+    GraphSpec(3, 3, 1, "off", features=((1, (0, 3)),), error="kept"),
+    GraphSpec(3, 4, 2, **_CROSS, error="kept"),
+    GraphSpec(3, 3, 1, features=((0, (5,)), (1, ())), error="corrupted"),
+]
+"""With neurons in MLPs' places, features that write to later layers, and error terms that are no writers."""
+SMALL += APART
 COUPLED = [
     dataclasses.replace(spec, coupled_heads=True)
     for spec in SMALL
@@ -33,14 +48,20 @@ SMALL += COUPLED
 def spec_id(spec: GraphSpec) -> str:
     order = "parallel" if spec.parallel else "sequential"
     features = "".join(f"-{layer}:{len(chosen)}" for layer, chosen in spec.features)
+    features += "".join(f"-n{layer}:{len(chosen)}" for layer, chosen in spec.neurons)
+    features += "-cross" * bool(spec.cross_layer) + f"-{spec.error}" * (spec.error != "scored")
     coupled = "-coupled" if spec.coupled_heads else ""
     return f"{spec.n_layers}x{spec.n_heads}:{spec.n_kv_heads}-{spec.embeddings}-{spec.kv}-{order}{features}{coupled}"
 
 
 def fed_by(spec: GraphSpec, reader: str) -> list[str]:
     """The writers that a reader's component writes as."""
-    if reader == "logits" or reader.startswith("m"):
-        return [] if reader == "logits" else [reader]
+    if reader == "logits":
+        return []
+    if reader.startswith("m"):
+        own = int(reader[1:].partition(".")[0])
+        later = dict(spec.cross_layer).get(own, ()) if ".f" in reader else ()
+        return [reader, *(f"{reader}>{layer}" for layer in later)]
     layer, key, _ = reader.split(".")
     if key.startswith("h"):
         return [f"{layer}.{key}"]

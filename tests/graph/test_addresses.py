@@ -10,13 +10,13 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.graph import Graph, GraphSpec
-from tests.graph.specs import FEATURED, SMALL, fed_by, spec_id
+from tests.graph.specs import APART, FEATURED, SMALL, fed_by, spec_id
 
 
 @pytest.mark.parametrize("spec", SMALL, ids=spec_id)
 def test_blocks_cover_all_edges_as_dense_matrices(spec: GraphSpec):
     graph = Graph(spec)
-    kinds = [("attention", "mlp" if spec.features_of(i) is None else "features") for i in range(spec.n_layers)]
+    kinds = [("attention", _kind(spec, i)) for i in range(spec.n_layers)]
     assert [block.kind for block in graph.blocks] == [*itertools.chain.from_iterable(kinds), "logits"]
     edges = torch.arange(graph.n_edges)
     assert torch.equal(torch.cat([edges[block.edges] for block in graph.blocks]), edges)
@@ -36,28 +36,50 @@ def test_blocks_cover_all_edges_as_dense_matrices(spec: GraphSpec):
         assert written == (heads if block.kind == "attention" else graph.reader_names[own])
 
 
+def _kind(spec: GraphSpec, layer: int) -> str:
+    if layer in dict(spec.neurons):
+        return "neurons"
+    return "features" if layer in dict(spec.features) else "mlp"
+
+
+def _written_to(writer: str) -> int:
+    """The layer that a writer is one of; −1 for embeddings."""
+    return -1 if "embed" in writer else int(writer.partition(">")[2] or writer[1:].partition(".")[0])
+
+
 @pytest.mark.parametrize("spec", SMALL, ids=spec_id)
 def test_addresses_agree_with_the_names(spec: GraphSpec):
     graph = Graph(spec)
     for layer in range(spec.n_layers):
         assert graph.attention(layer)[:3] == (2 * layer, "attention", layer)
         mlp = graph.mlp(layer)
-        assert mlp[:3] == (2 * layer + 1, "mlp" if spec.features_of(layer) is None else "features", layer)
+        assert mlp[:3] == (2 * layer + 1, _kind(spec, layer), layer)
         for head in range(spec.n_heads):
             assert graph.writer_names[graph.writer(layer, head)] == f"a{layer}.h{head}"
-        own = [name for name in graph.writer_names if name.partition(".")[0] in (f"a{layer}", f"m{layer}")]
+        own = [name for name in graph.writer_names if _written_to(name) == layer]
         assert graph.writer_names[graph.writers(layer)] == own
         if mlp.kind == "mlp":
             assert graph.writer_names[graph.writer(layer)] == f"m{layer}"
         else:
-            with pytest.raises(InputError, match=f"writer: layer {layer} has features in its MLP's place"):
+            with pytest.raises(InputError, match=f"writer: layer {layer} has {mlp.kind} in its MLP's place"):
                 graph.writer(layer)
+        names = {"mlp": f"m{layer}", "neurons": f"m{layer}.rest"}
+        whole = graph.whole(layer)
+        assert (whole is None) == (mlp.kind == "features")
+        if whole is not None:
+            reader, edges, writer = whole
+            assert graph.reader_names[reader] == graph.writer_names[writer] == names[mlp.kind]
+            into = (graph.edge_reader == reader).nonzero()[:, 0]
+            assert into.tolist() == list(range(edges.start, edges.stop))
+        error = graph.error_writer(layer)
+        assert (error is not None) == (f"m{layer}.error" in graph.writer_names)
+        assert error is None or graph.writer_names[error] == f"m{layer}.error"
     assert graph.blocks[graph.final.number] == graph.final and graph.final.kind == "logits"
     assert graph.final.readers == slice(graph.n_readers - 1, graph.n_readers)
     for reader, name in enumerate(graph.reader_names):
         block = graph.block_of(reader)
         assert block.reader <= reader < block.reader + block.n_readers == block.readers.stop
-        feature = "mlp" if "." not in name else "feature"
+        feature = {"f": "feature", "n": "neuron"}.get(name.partition(".")[2][:1], "mlp")
         roles = {"q": "query", "k": "key", "v": "value", "l": "logits", "m": feature}
         assert graph.role(reader) == roles[name[-1] if name.startswith("a") else name[0]]
         if block.kind == "attention":
@@ -123,6 +145,16 @@ def test_features_are_part_of_what_a_graph_is(spec: GraphSpec):
     assert Graph(dataclasses.replace(spec, features=other)) != Graph(spec)
 
 
+@pytest.mark.parametrize("spec", APART, ids=spec_id)
+def test_neurons_places_and_errors_are_part_of_what_a_graph_is(spec: GraphSpec):
+    assert Graph(spec) == Graph(GraphSpec.from_dict(json.loads(json.dumps(spec.to_dict()))))
+    backwards = tuple((layer, chosen[::-1]) for layer, chosen in spec.neurons[::-1])
+    assert dataclasses.replace(spec, neurons=backwards) == spec
+    changed = {"neurons": ((0, ((0,),)),) if not spec.features else spec.neurons, "cross_layer": ()}
+    changed |= {"error": "corrupted" if spec.features and spec.error == "scored" else "scored"}
+    assert Graph(dataclasses.replace(spec, **changed)) != Graph(spec)
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("choices", "complaint"),
@@ -138,6 +170,17 @@ def test_features_are_part_of_what_a_graph_is(spec: GraphSpec):
         ({"features": ((0, (1.5,)),)}, "features=((0, (1.5,)),); give pairs of a layer and its features' numbers"),
         ({"features": "m0"}, "features='m0'; give pairs"),
         ({"features": ((0, (-1, 1)),)}, "features of layer 0: give numbers from 0 on, each once"),
+        ({"neurons": ((2, ((1,),)),)}, "neurons of layer 2; name each of the layers 0 to 1 once"),
+        ({"neurons": ((0, ((1,), (2, 1))),)}, "neurons of layer 0: give numbers from 0 on, each once"),
+        ({"neurons": ((0, ((),)),)}, "neurons of layer 0: give numbers from 0 on, each once, in groups of some"),
+        ({"neurons": ((0, ((-1,),)),)}, "neurons of layer 0: give numbers from 0 on"),
+        ({"neurons": "m0"}, "neurons='m0'; give pairs"),
+        ({"neurons": ((0, ()),), "features": ((0, ()),)}, "layer 0 has features and neurons"),
+        ({"features": ((0, (1,)),), "cross_layer": ((0, (1,)),)}, "write to layer 1, which must be taken apart too"),
+        ({"features": ((1, (1,)),), "cross_layer": ((1, (0,)),)}, "of layer 1 write to layers [0]; give a layer with"),
+        ({"cross_layer": ((0, (1,)),)}, "of layer 0 write to layers [1]; give a layer with features"),
+        ({"error": "kept"}, "error='kept': there are no features"),
+        ({"features": ((0, (1,)),), "error": "clean"}, "error='clean'; choose scored, kept, corrupted"),
     ],
 )
 def test_specs_that_describe_no_model(choices: dict[str, Any], complaint: str):

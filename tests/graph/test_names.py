@@ -16,6 +16,8 @@ from edgewise.graph import (
     LOGITS,
     MLP,
     MLP_IN,
+    NEURON,
+    NEURON_IN,
     QUERY,
     VALUE,
     Graph,
@@ -109,8 +111,18 @@ def _expected(spec: GraphSpec) -> list[tuple[str, list[str]]]:
         writers = writers + [f"a{layer}.h{h}" for h in range(spec.n_heads)]
         seen, features = before if spec.parallel else list(writers), dict(spec.features).get(layer)
         components = [f"m{layer}"] if features is None else [f"m{layer}.f{feature}" for feature in features]
+        if (groups := dict(spec.neurons).get(layer)) is not None:
+            names = {1: "", 2: "+1"}
+            components = [*(f"m{layer}.n{group[0]}{names[len(group)]}" for group in groups), f"m{layer}.rest"]
         readers += [(component, seen) for component in components]
-        writers = [*writers, *components, *([] if features is None else [f"m{layer}.error"])]
+        places = [
+            f"m{source}.f{feature}>{layer}"
+            for source, targets in spec.cross_layer
+            for feature in dict(spec.features)[source]
+            if layer in targets
+        ]
+        errors = [] if features is None or spec.error != "scored" else [f"m{layer}.error"]
+        writers = [*writers, *components, *places, *errors]
     return [*readers, ("logits", writers)]
 
 
@@ -141,7 +153,8 @@ def test_kinds_layers_and_heads_agree_with_the_names(spec: GraphSpec):
             assert (kind, layer, head) == (LOGITS, spec.n_layers, -1)
         elif name.startswith("m"):
             where, _, feature = name[1:].partition(".")
-            assert (kind, layer, head) == (FEATURE_IN if feature else MLP_IN, int(where), -1)
+            own = {"": MLP_IN, "r": MLP_IN, "f": FEATURE_IN, "n": NEURON_IN}[feature[:1]]
+            assert (kind, layer, head) == (own, int(where), -1)
         else:
             where, key, letter = name.split(".")
             assert (kind, layer) == ({"q": QUERY, "k": KEY, "v": VALUE}[letter], int(where[1:]))
@@ -153,7 +166,8 @@ def _writer(name: str) -> tuple[int, int, int]:
         return EMBED, -1, -1
     if name.startswith("m"):
         where, _, feature = name[1:].partition(".")
-        return {"": MLP, "e": ERROR, "f": FEATURE}[feature[:1]], int(where), -1
+        kinds = {"": MLP, "r": MLP, "e": ERROR, "f": FEATURE, "n": NEURON}
+        return kinds[feature[:1]], int(feature.partition(">")[2] or where), -1
     layer, head = name[1:].split(".h")
     return HEAD, int(layer), int(head)
 

@@ -34,7 +34,7 @@ def compare(
     if out is not None:
         ew.runs.check_writable(out.parent)
     found = [load_circuit(path) for path in circuits]
-    if any(each.graph.spec.features for each in found):
+    if any(each.graph.spec.features for each in found):  # neurons are the model's own
         raise ew.InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
     loaded = load_for(found[0], model, device)
     for each in found:

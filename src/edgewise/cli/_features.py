@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from typer import Option
 
@@ -30,17 +30,63 @@ ExcludeSpecial = Annotated[
 ]
 
 
-def check(
-    sources: list[str] | None, per_layer: int, method: ew.Method, config: ew.discovery.MethodConfig, ablation: str
-) -> None:
-    """Refuse what does not go with features, before anything is loaded. Raises `InputError`."""
-    if not sources:
-        return
-    ew.discovery.check_able(method, config, "features", "--transcoders")
-    if ablation not in ("interchange", "zero"):
-        raise ew.InputError(f"--transcoders: features take --ablation interchange or zero, not {ablation}")
-    if per_layer < 0:
-        raise ew.InputError(f"--features-per-layer {per_layer}: use at least 0")
+Neurons = Annotated[
+    int,
+    Option(
+        help="Take MLPs apart into so many neurons each, those with the largest effects, and the rest of the MLP; with "
+        "--transcoders, those that have none. 0: leave them whole."
+    ),
+]
+ErrorPolicy = Annotated[
+    Literal["scored", "kept", "corrupted"],
+    Option(
+        "--error",
+        help="With --transcoders: what the features leave of an MLP is a writer with edges, is always kept clean, or "
+        "always ablated.",
+    ),
+]
+
+
+class Apart(NamedTuple):
+    """How MLPs are to be taken apart."""
+
+    sources: list[str] | None
+    per_layer: int
+    """Features of each transcoder."""
+    neurons: int
+    """Of each MLP without one."""
+    error: Literal["scored", "kept", "corrupted"]
+
+    def check(self, method: ew.Method, config: ew.discovery.MethodConfig, ablation: str) -> None:
+        """Refuse what does not go with them, before anything is loaded. Raises `InputError`."""
+        for option, value in (("--features-per-layer", self.per_layer), ("--neurons", self.neurons)):
+            if value < 0:
+                raise ew.InputError(f"{option} {value}: use at least 0")
+        if self.error != "scored" and not self.sources:
+            raise ew.InputError(f"--error {self.error}: of --transcoders, and none are given; leave it out")
+        for option, given in (("--transcoders", self.sources), ("--neurons", self.neurons)):
+            if not given:
+                continue
+            ew.discovery.check_able(method, config, "features", option)
+            if ablation not in ("interchange", "zero"):
+                raise ew.InputError(f"{option}: takes --ablation interchange or zero, not {ablation}")
+
+    def choose(
+        self, model: ew.Model, task: ew.tasks.Task, transcoders: list[ew.transcoders.Transcoder], ablation: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments for `model.graph`, and what a result says of the choice; both empty where MLPs stay whole."""
+        chosen, records = dict[str, Any](), dict[str, Any]()
+        how = ew.Ablation("zero" if ablation == "zero" else "interchange")
+        if transcoders:
+            features = ew.choose_features(model, task, transcoders, self.per_layer, ablation=how)
+            chosen |= {"features": features, "error": self.error}
+            chosen["cross_layer"] = ew.transcoders.cross_layer(transcoders)
+            records["features"] = features.record
+        left = [layer for layer in range(len(model.parts.layers)) if layer not in chosen.get("features", {})]
+        if self.neurons and left:
+            neurons = ew.choose_neurons(model, task, self.neurons, left, ablation=how)
+            chosen["neurons"], records["neurons"] = neurons, neurons.record
+        return chosen, records
 
 
 def read(sources: Sequence[str] | None, exclude_special: bool | None = None) -> list[ew.transcoders.Transcoder]:
@@ -68,16 +114,6 @@ def text_rows(model: Any, text: list[str], context: int, limit: int | None) -> e
     """Text as rows of the model's tokens."""
     vocabulary = int(model.module.config.vocab_size)
     return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
-
-
-def choose(
-    model: ew.Model, task: ew.tasks.Task, transcoders: list[ew.transcoders.Transcoder], per_layer: int, ablation: str
-) -> dict[int, tuple[int, ...]]:
-    """Each transcoder's features of largest effect; none without transcoders."""
-    if not transcoders:
-        return {}
-    kind = "zero" if ablation == "zero" else "interchange"
-    return ew.choose_features(model, task, transcoders, per_layer, ablation=ew.Ablation(kind))
 
 
 def for_circuit(circuit: ew.Circuit, sources: list[str] | None) -> list[ew.transcoders.Transcoder]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,8 @@ def find(
         int,
         Option(help="With --transcoders: how many features of each to use. Those with the largest effects are taken."),
     ] = 32,
+    neurons: _features.Neurons = 0,
+    error: _features.ErrorPolicy = "scored",
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     memory: options.Memory = "default",
@@ -84,7 +87,8 @@ def find(
     config = configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or [])
     _check_able(record, config, positions, ablation, start)
     cache_bytes = cache_size(cache)
-    _features.check(transcoders, features_per_layer, record, config, ablation)
+    apart = _features.Apart(transcoders, features_per_layer, neurons, error)
+    apart.check(record, config, ablation)
     check_task(task)
     ew.runs.check_writable(out)
     note_other(out / "circuit.safetensors", record.name)
@@ -97,8 +101,8 @@ def find(
         raise ew.InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
     if positions and not examples.span_names:
         examples = ew.tasks.grouped_by_changes(examples)
-    chosen = _features.choose(loaded, examples, features, features_per_layer, ablation)
-    graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), chosen)
+    chosen, choice = apart.choose(loaded, examples, features, ablation)
+    graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), **chosen)
     choices: dict[str, Any] = {"memory": memory, "dtype": torch_type(dtype), "matmul": matmul}
     choices |= {"transcoders": features, "cache_bytes": cache_bytes}
     engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
@@ -108,6 +112,8 @@ def find(
     found = ew.discovery.run_method(record, engine, examples, config, options=run, start=begin)
     if isinstance(found, ew.Scores):
         found = found.at(size_of(sparsity), actual=True, absolute=record.signs[0] == "absolute")
+    if choice:
+        found = replace(found, provenance=found.provenance | {"candidates": choice})
     if engine.ablation.kind not in ("interchange", "zero"):
         ew.save_constants(engine, out / "constants.safetensors")
     found.save(out / "circuit.safetensors")

@@ -53,6 +53,8 @@ def plan(
     ] = "cpu",
     embeddings: options.Embeddings = "joint",
     kv: options.KeyValue = "physical",
+    neurons: Annotated[int, Option(help="So many neurons of each MLP in its place; 0 for none.")] = 0,
+    features: Annotated[int, Option(help="So many features of a transcoder in each MLP's place; 0 for none.")] = 0,
     examples: Annotated[
         int | None, Option(help="For how many training examples constants are kept. Default: those of the batch.")
     ] = None,
@@ -62,6 +64,9 @@ def plan(
     for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
         if value is not None and value < 1:
             raise ew.InputError(f"{option} {value}: use at least 1")
+    for option, value in (("--neurons", neurons), ("--features", features)):
+        if value < 0:
+            raise ew.InputError(f"{option} {value}: use at least 0")
     if not config.exists():
         raise ew.InputError(f"--config {config}: no such file; give a model's config.json")
     quiet()
@@ -70,7 +75,12 @@ def plan(
     longest = int(getattr(getattr(model.module, "config", None), "max_position_embeddings", length))
     if length > longest:
         raise ew.InputError(f"--length {length}: the model has {longest} positions")
-    graph = model.graph(embeddings, kv)
+    layers = range(len(model.parts.layers))
+    apart = {
+        name: {layer: range(n) for layer in layers} if n else None
+        for name, n in (("features", features), ("neurons", neurons))
+    }
+    graph = model.graph(embeddings, kv, **apart)
     modes = [
         ew.engine.footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)
         for memory in ("default", "lean")

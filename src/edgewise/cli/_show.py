@@ -75,10 +75,20 @@ def header(model: ew.Model, engine: ew.Engine, task: ew.tasks.Task) -> None:
     if spec.features:
         n = sum(len(chosen) for _, chosen in spec.features)
         layers = ", ".join(str(layer) for layer, _ in spec.features)
-        line(f"features {n:,} in layers {layers}, and an error term in each")
+        errors = {"scored": "an error term in each", "kept": "error terms kept", "corrupted": "error terms corrupted"}
+        places = f"; {places:,} places in later layers" if (places := _places(spec)) else ""
+        line(f"features {n:,} in layers {layers}, and {errors[spec.error]}{places}")
+    if spec.neurons:
+        n = sum(len(groups) for _, groups in spec.neurons)
+        line(f"neurons  {n:,} in {len(spec.neurons)} layers, and the rest of each MLP")
     sizes = f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test"
     sizes += "; BOS before each prompt" if task.provenance.get("bos") else ""
     line(f"task     {task.name}: {sizes}; e.g. {task.train[0].clean_text!r}")
+
+
+def _places(spec: ew.graph.GraphSpec) -> int:
+    """How many writers features have in later layers."""
+    return sum(len(spec.places_at(layer)) for layer, _ in spec.features)
 
 
 def method(each: ew.Method) -> None:

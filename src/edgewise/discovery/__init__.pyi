@@ -3,6 +3,7 @@ from ._acdc import acdc_ladder as acdc_ladder
 from ._atp_star import atp_star as atp_star
 from ._attribution import eap as eap
 from ._attribution import mask_ig as mask_ig
+from ._candidates import Candidates as Candidates
 from ._catalogue import check_able as check_able
 from ._catalogue import members as members
 from ._catalogue import method as method
@@ -52,6 +53,8 @@ from ._learned_configs import RefineConfig as RefineConfig
 from ._methods import Ladder as Ladder
 from ._methods import Method as Method
 from ._methods import imported as imported
+from ._neurons import choose_neurons as choose_neurons
+from ._neurons import neuron_effects as neuron_effects
 from ._node_pruning import node_pruning as node_pruning
 from ._nodes import node_eap as node_eap
 from ._nodes import node_ig as node_ig

@@ -56,7 +56,7 @@ def members(config: MethodConfig) -> list[Method]:
 
 def check_able(each: Method, config: MethodConfig, what: Literal["positions", "features"], option: str) -> None:
     """Refuse a method, or an ensemble's member, that cannot run such a graph. Raises `InputError`."""
-    does = {"positions": "tell positions apart", "features": "run features"}[what]
+    does = {"positions": "tell positions apart", "features": "run features or neurons"}[what]
     for used in members(config) or [each]:
         if not getattr(used, what):
             able = ", ".join(name for name, other in methods().items() if getattr(other, what))

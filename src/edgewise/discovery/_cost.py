@@ -49,7 +49,7 @@ def constant_forwards(engine: Engine) -> int:
     """How often each example goes forwards for what depends on it alone: the corrupted run under interchange, and the
     clean run that error terms of features are taken from.
     """
-    return int(engine.ablation.kind == "interchange") + bool(engine.features)
+    return int(engine.ablation.kind == "interchange") + bool(engine.graph.spec.features)
 
 
 def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:

@@ -79,9 +79,9 @@ def check_gradient(title: str, task: Task) -> None:
 
 def check_graph(graph: Graph, positions: bool = False) -> None:
     """Refuse a graph that no stream can be made of, and say which methods run it. Raises `InputError`."""
-    if graph.spec.features:
+    if apart := graph.spec.apart:
         able = ", ".join(method.name for method in methods().values() if method.features)
-        raise InputError(f"graph: it has features in MLPs' places, which this method does not run; choose {able}")
+        raise InputError(f"graph: it has {apart} in MLPs' places, which this method does not run; choose {able}")
     if graph.spec.spans and not positions:
         able = ", ".join(method.name for method in methods().values() if method.positions)
         raise InputError(

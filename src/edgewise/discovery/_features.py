@@ -1,6 +1,6 @@
 """Which features of a transcoder matter to a task: the first-order effect of ablating each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest
 from edgewise.discovery._configs import AttributionConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
@@ -50,36 +51,73 @@ def feature_effects(
         edgewise.InputError: a transcoder does not fit the model or cannot be taken apart, two are of one layer, or the
             ablation is another.
     """
+    return _all_effects(model, task, transcoders, ablation, split, batch_size, Cost())
+
+
+def _all_effects(
+    model: Model,
+    task: Task,
+    transcoders: Transcoder | Sequence[Transcoder],
+    ablation: Ablation | None,
+    split: str,
+    batch_size: int,
+    cost: Cost,
+) -> dict[int, Float[Tensor, " F"]]:
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     for each in given:
         check_features(model, each)
     layers = sorted(each.spec.reads.layer for each in given)
     if not given or len(set(layers)) < len(layers):
         raise InputError(f"transcoders: of layers {layers}; give one for each of some layers")
+    engine = effects_engine(model, ablation, "features")
+    features = [FeatureLayer.of(model, each) for each in sorted(given, key=lambda each: each.spec.reads.layer)]
+    written = sorted({layer for each in features for layer in each.decoders})
+
+    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, " n"]:
+        return torch.cat([_effects(stream, each, gradients) for each in features])
+
+    found = effects_per_batch(engine, task, written, of_layers, split, batch_size, cost)
+    sizes = [len(each.encoder) for each in features]
+    return dict(zip(layers, found.split(sizes), strict=True))
+
+
+def effects_engine(model: Model, ablation: Ablation | None, what: str) -> Engine:
+    """An engine of the plain graph for first-order effects. Raises `InputError` for other ablations."""
     ablation = ablation or Ablation()
     if ablation.kind not in ("interchange", "zero"):
-        raise InputError(f"ablation {ablation.kind!r}: features take interchange or zero")
+        raise InputError(f"ablation {ablation.kind!r}: {what} take interchange or zero")
+    return Engine(model, model.graph(), ablation)
+
+
+def effects_per_batch(
+    engine: Engine,
+    task: Task,
+    layers: Sequence[int],
+    of_layers: Callable[[Stream, dict[int, Tensor]], Float[Tensor, " n"]],
+    split: str,
+    batch_size: int,
+    cost: Cost,
+) -> Float[Tensor, " n"]:
+    """The mean over the examples of what is made of ∂metric/∂(what the MLPs of these layers write), `[N, D]` each, at
+    the full model.
+    """
     metric = metric_function(task.metric)
     if metric.distance or not metric.differentiable:  # it has no gradient at the full model
         task = replace(task, metric=task.explained)
-    features = [FeatureLayer.of(model, each) for each in sorted(given, key=lambda each: each.spec.reads.layer)]
-    engine, cost = Engine(model, model.graph(), ablation), Cost()
 
     def effects_of(stream: Stream, objective: Objective) -> Float[Tensor, " n"]:
         run = stream.run(inner=True)
         outputs = [run.written[stream.graph.mlp(layer).number] for layer in layers]
         gradients = torch.autograd.grad(stream.value(run, objective), outputs)
-        return torch.cat([_effects(stream, each, g) for each, g in zip(features, gradients, strict=True)])
+        cost.spend(stream.n_examples, forwards=1, backwards=1)
+        return of_layers(stream, dict(zip(layers, gradients, strict=True)))
 
-    config = AttributionConfig(split=split, batch_size=batch_size)
-    found = explain(engine, task, config, effects_of, cost)
-    sizes = [len(each.encoder) for each in features]
-    return dict(zip(layers, found.split(sizes), strict=True))
+    return explain(engine, task, AttributionConfig(split=split, batch_size=batch_size), effects_of, cost)
 
 
 @torch.no_grad()
-def _effects(stream: Stream, features: FeatureLayer, gradient: Float[Tensor, "N D"]) -> Float[Tensor, " F"]:
-    """One layer's, summed over a batch's tokens."""
+def _effects(stream: Stream, features: FeatureLayer, gradients: dict[int, Tensor]) -> Float[Tensor, " F"]:
+    """One transcoder's, over all layers that it writes to, summed over a batch's tokens."""
     block, model = stream.graph.mlp(features.index).number, stream.engine.model
     clean, off = stream.clean[block].to(model.dtype), features.off(model, stream.packing)
     corrupted = None
@@ -94,7 +132,8 @@ def _effects(stream: Stream, features: FeatureLayer, gradient: Float[Tensor, "N 
         change = activate(features.pre_activations(x), bound)
         if corrupted is not None:
             change -= activate(features.pre_activations(features.read(corrupted[tokens])), bound)
-        total += (change * (gradient[tokens].to(model.dtype) @ features.decoder.T)).sum(0)
+        for layer, decoder in features.decoders.items():
+            total += (change * (gradients[layer][tokens].to(model.dtype) @ decoder.T)).sum(0)
     return total
 
 
@@ -108,7 +147,7 @@ def choose_features(
     ablation: Ablation | None = None,
     split: str = "train",
     batch_size: int = 32,
-) -> dict[int, tuple[int, ...]]:
+) -> Candidates:
     """The features with the largest absolute effects (see `feature_effects`), for `model.graph(features=…)`.
 
     Args:
@@ -123,25 +162,16 @@ def choose_features(
         batch_size: likewise.
 
     Returns:
-        For each layer of a transcoder, its chosen features, ascending.
+        For each layer of a transcoder, its chosen features, ascending, and in `record` how they were chosen and what
+        that cost. Layers that only others' features write to have none.
 
     Raises:
         edgewise.InputError: there are not so many features, or as `feature_effects`.
     """
-    if per not in ("layer", "all"):
-        raise InputError(f"features: per={per!r}; choose layer or all")
-    effects = feature_effects(model, task, transcoders, ablation=ablation, split=split, batch_size=batch_size)
-    sizes = [len(each) for each in effects.values()]
-    most = min(sizes) if per == "layer" else sum(sizes)
-    if not 0 <= n <= most:
-        raise InputError(
-            f"features: n={n}; the transcoders have {most}" + (" at least, each" if per == "layer" else "")
-        )
-    if per == "layer":
-        chosen = [each.abs().argsort(descending=True, stable=True)[:n] for each in effects.values()]
-    else:
-        order = torch.cat(list(effects.values())).abs().argsort(descending=True, stable=True)[:n]
-        kept = torch.zeros(sum(sizes), dtype=torch.bool)
-        kept[order] = True
-        chosen = [each.nonzero()[:, 0] for each in kept.split(sizes)]
-    return {layer: tuple(sorted(each.tolist())) for layer, each in zip(effects, chosen, strict=True)}
+    check_choice(per, "features")
+    cost = Cost()
+    effects = _all_effects(model, task, transcoders, ablation, split, batch_size, cost)
+    found = largest(effects, n, per, "features", choice_record("first-order effect", split, cost))
+    given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
+    written = {site.layer for each in given for site in each.spec.writes}
+    return Candidates({layer: found.get(layer, ()) for layer in sorted(written | found.keys())}, found.record)

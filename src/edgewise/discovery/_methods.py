@@ -51,7 +51,7 @@ class Method:
     positions: bool = False
     """Whether it tells position groups apart."""
     features: bool = False
-    """Whether it runs graphs with transcoder features."""
+    """Whether it runs graphs with features or neurons in MLPs' places."""
     resumes: bool = False
     """Whether it takes `options` and goes on from a checkpoint."""
     start: Literal["no", "may", "must"] = "no"

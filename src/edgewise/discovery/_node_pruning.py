@@ -88,7 +88,7 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
 
     def _attribution(self, task: Task) -> Float[Tensor, " W"]:
         graph = self.engine.graph
-        if graph.spec.features:  # which those do not run; ∂metric/∂(a writer's mask) is the sum over its edges
+        if graph.spec.apart:  # which those do not run; ∂metric/∂(a writer's mask) is the sum over its edges
             edges = mask_ig(self.engine, task).values
             return edges.new_zeros(graph.n_writers).index_add_(0, graph.edge_writer.long(), edges)
         start = (node_ig if graph.n_embeddings else node_eap)(self.engine, task).writers

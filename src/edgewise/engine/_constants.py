@@ -65,9 +65,9 @@ class Constants:
         """What a block's readers get with all edges ablated (clean embeddings that are no writers left out)."""
         return self._joined([run.base[block] for run in self.runs])
 
-    def features(self, layer: int) -> Float[Tensor, "M n"]:
-        """The chosen features' pre-activations in a layer."""
-        return self._joined([run.features[layer] for run in self.runs])
+    def nodes(self, layer: int) -> Float[Tensor, "M n ..."]:
+        """A layer's chosen features' pre-activations, `[M, n]`, or chosen neurons' activations, `[M, n, g]`."""
+        return self._joined([run.nodes[layer] for run in self.runs])
 
     def writes(self) -> Writes:
         """All writers' at once."""

@@ -34,10 +34,16 @@ from edgewise.engine.features import (
     CleanFeatures,
     FeatureBlock,
     FeatureRun,
+    NeuronBlock,
+    NeuronRun,
     clean_features,
     feature_layers,
-    feature_run,
+    feature_runs,
+    kept_errors,
     mlp_streams,
+    neuron_activations,
+    neuron_layers,
+    neuron_run,
     pre_activations,
 )
 from edgewise.graph import Graph
@@ -86,23 +92,28 @@ class Engine:
         if self.execution.dtype not in (None, model.dtype):
             raise InputError(f"dtype={self.execution.dtype}: the model is in {model.dtype}; load it in the type wanted")
         spec = self.graph.spec
-        own = model.graph(spec.embeddings, spec.kv, features=dict(spec.features))
+        apart = {name: dict(getattr(spec, name)) for name in ("features", "neurons", "cross_layer")}
+        own = model.graph(spec.embeddings, spec.kv, **apart, error=spec.error)
         if Graph(replace(spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         self.constants = self._checked_constants(constants)
         self.features = feature_layers(model, own, self.ablation.kind, transcoders)
+        self.neurons = neuron_layers(model, own, self.ablation.kind)
         self._transcoders = transcoders
-        blocks = {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
-        self._arranged = ArrangedModel(model.parts, own, self.execution, self.ablation.splits_bias, blocks)
+        dtype = self.execution.dtype or _mask_dtype(model)
+        nodes: dict[int, FeatureBlock | NeuronBlock] = {}
+        nodes |= {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
+        nodes |= {layer: NeuronBlock.of(model.parts, each, dtype) for layer, each in self.neurons.items()}
+        self._arranged = ArrangedModel(model.parts, own, self.execution, self.ablation.splits_bias, nodes)
         # Hidden states take D numbers per token, constants some four times D for every layer.
         n_bytes = self.execution.cache_bytes
         for_features = n_bytes // 4 if spec.features else 0
         self._hidden = ExampleStore(self._full_hidden, n_bytes // 16)
         self._clean = ExampleStore(self._clean_features, for_features)
         self._store = ExampleStore(self._ablated, n_bytes - n_bytes // 16 - for_features)
-        if self.features:
-            self._check_features()
+        if spec.apart:
+            self._check_nodes()
 
     def _checked_constants(self, constants: Writes | None) -> Writes | None:
         needs = self.ablation.kind not in ("interchange", "zero")
@@ -117,24 +128,25 @@ class Engine:
         return constants
 
     @torch.no_grad()
-    def _check_features(self) -> None:
-        """Refuse transcoders with which all masks 1 do not give the full model or, under interchange, all masks 0 do
-        not give the corrupted run, on random prompts: as where what features write is so large that rounding drowns the
-        MLP's own output.
+    def _check_nodes(self) -> None:
+        """Refuse features or neurons with which all masks 1 do not give the full model or, under interchange, all masks
+        0 do not give the corrupted run, on random prompts: as where what features write is so large that rounding
+        drowns the MLP's own output. What kept or corrupted errors make of either end is held against nothing.
         """
         if self.model.device.type == "meta":
             return
         asked, self.execution = self.execution, replace(self.execution, matmul="highest")
-        batch = random_prompts(self.model)
-        full = self.full(batch)
-        errors = [distance(self.run(batch, torch.ones(self.graph.n_edges)), full)]
-        if self.ablation.kind == "interchange" and self.graph.n_embeddings:
+        batch, error = random_prompts(self.model), self.graph.spec.error
+        full, errors = self.full(batch), []
+        if error != "corrupted":
+            errors.append(distance(self.run(batch, torch.ones(self.graph.n_edges)), full))
+        if error != "kept" and self.ablation.kind == "interchange" and self.graph.n_embeddings:
             errors.append(distance(self.run(batch, torch.zeros(self.graph.n_edges)), self.full(batch, "corrupted")))
         self.execution, allowed = asked, allowed_error(self.model) * float(full.abs().max())
-        if not worst(errors) <= allowed:
+        if errors and not worst(errors) <= allowed:
             raise InputError(
-                f"transcoders: with them the engine is off the model by {worst(errors):.1e}, which must be at most "
-                f"{allowed:.1e}; their features may write too much for {self.model.dtype}"
+                f"{self.graph.spec.apart}: with them the engine is off the model by {worst(errors):.1e}, which must be "
+                f"at most {allowed:.1e}; features may write too much for {self.model.dtype}"
             )
 
     @staticmethod
@@ -177,7 +189,11 @@ class Engine:
         self._hidden.clear()
         self._store.clear()
         self._clean.clear()
-        hidden, clean, ablated = full, bool(self.features), self.ablation.kind == "interchange"  # what still fits
+        hidden, clean, ablated = (
+            full,
+            bool(self.graph.spec.features),
+            self.ablation.kind == "interchange",
+        )  # what still fits
         for batch in batches:
             check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
             hidden = hidden and self._hidden.pin(batch.clean)
@@ -241,13 +257,15 @@ class Engine:
                 fixed = self._fixed_tokens(batch, packing.only(seen), terms)
             packing = packing.only(run)
         constants = self.constants_of(batch, packing)
+        nodes = self._node_runs(batch, packing, constants)
         masked = MaskedBatch(
             packing,
             self._rows(masks, gradients),
             packing.where(batch.row, batch.position),
             tuple(term[packing.example_token] for term in terms),
             constants,
-            self._feature_runs(batch, packing, constants),
+            nodes,
+            kept_errors(self._plain, nodes),
             fixed,
         )
         if self.execution.path == "reference":
@@ -270,7 +288,9 @@ class Engine:
             masked.masks,
             masked.constants.writes(),
             masked.targets,
-            {layer: (each, masked.features[layer]) for layer, each in self.features.items()},
+            self.features,
+            self.neurons,
+            masked.nodes,
         )
 
     def _execute(self, masked: MaskedBatch, *, all_edges: bool, skip: bool) -> Float[Tensor, "A D"]:
@@ -278,7 +298,7 @@ class Engine:
         masks, ablated = masked.masks, () if self.constants is None else self.constants.tensors()
         learned = any(x.requires_grad for x in ablated)
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
-        scale = 1.0 if learned or self.features or not skip else _only_value(masks)
+        scale = 1.0 if learned or not skip else _only_value(masks)
         masked = masked._replace(masks=masks.detach() if scale == 1 else torch.ones_like(masks), scale=scale)
         plan = make_plan(
             self._plain,
@@ -305,8 +325,7 @@ class Engine:
         return mask.reshape(-1, graph.n_groups, graph.n_plain) if fits else mask
 
     def _rows(self, mask: Shaped[Tensor, "C P n"], gradients: str) -> Float[Tensor, "CP n"]:
-        dtype = self.model.dtype if self.model.dtype in (torch.float32, torch.float64) else torch.float32
-        rows = mask.reshape(-1, mask.shape[-1]).to(self.model.device, dtype)
+        rows = mask.reshape(-1, mask.shape[-1]).to(self.model.device, _mask_dtype(self.model))
         return torch.where((rows > 0) & (rows < 1), rows, rows.detach()) if gradients == "fractional" else rows
 
     @torch.no_grad()
@@ -322,29 +341,33 @@ class Engine:
         with matmul_precision(self.execution.matmul):
             writes = trace(self.model.parts, self._plain, packing)
             base = base_sums(self.model.parts, self._plain, self.ablation, writes)
-            features = pre_activations(self.model, self.features, mlp_streams(self._plain, writes, base))
-        return AblatedRun(writes, base, features)
+            streams = mlp_streams(self._plain, writes, base)
+            nodes = pre_activations(self.model, self.features, streams)
+            nodes |= neuron_activations(self.model, self.neurons, streams)
+        return AblatedRun(writes, base, nodes)
 
     @torch.no_grad()
     def _clean_features(self, packing: Packing) -> dict[int, CleanFeatures]:
         with matmul_precision(self.execution.matmul):
             writes = trace(self.model.parts, self._plain, packing)
             base = base_sums(self.model.parts, self._plain, Ablation(), writes)
-            return clean_features(self.model, self.features, writes, mlp_streams(self._plain, writes, base), packing)
+            streams = mlp_streams(self._plain, writes, base)
+            return clean_features(self.model, self._plain, self.features, writes, streams, packing)
 
-    def _feature_runs(self, batch: Prompts, packing: Packing, constants: Constants) -> dict[int, FeatureRun]:
-        """What is fixed of the layers with features."""
-        if not self.features:
-            return {}
-        found = self._clean.lookup(batch.clean)
-        clean = mapped(lambda *column: torch.cat(column)[packing.example_token], *found)
-        corrupted = self.ablation.kind == "interchange"
-        return {
-            layer: feature_run(
-                features, clean[layer], constants.features(layer) if corrupted else None, constants.mlp(layer)
-            )
-            for layer, features in self.features.items()
+    def _node_runs(self, batch: Prompts, packing: Packing, constants: Constants) -> dict[int, FeatureRun | NeuronRun]:
+        """What is fixed of the layers with features or neurons."""
+        interchange = self.ablation.kind == "interchange"
+        found: dict[int, FeatureRun | NeuronRun] = {
+            layer: neuron_run(each, constants.nodes(layer) if interchange else None, constants.mlp(layer))
+            for layer, each in self.neurons.items()
         }
+        if self._plain.spec.features:
+            runs = self._clean.lookup(batch.clean)
+            clean = mapped(lambda *column: torch.cat(column)[packing.example_token], *runs)
+            corrupted = {layer: constants.nodes(layer) for layer in self.features} if interchange else None
+            ablated = {layer: constants.mlp(layer) for layer in clean}
+            found |= feature_runs(self.features, clean, corrupted, ablated)
+        return found
 
     def constants_of(self, batch: Prompts, packing: Packing) -> Constants:
         """What ablated edges carry at each packed token of a batch that has been checked."""
@@ -362,6 +385,10 @@ class Engine:
                 "average over prompts that are as long"
             )
         return Constants([AblatedRun(self.constants, base, {})]).at(packing.token_positions())
+
+
+def _mask_dtype(model: Model) -> torch.dtype:
+    return model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def _only_value(masks: Float[Tensor, "CP E"]) -> float:

@@ -25,11 +25,11 @@ from edgewise.engine._group import LayerGroup, layer_groups
 from edgewise.engine._live import FixedTokens
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
-from edgewise.engine._plan import FeaturePlan, LayerPlan, Plan
+from edgewise.engine._plan import LayerPlan, NodePlan, Plan
 from edgewise.engine._reads import BlockRead, ReadRun
 from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
 from edgewise.engine._writes import Writes, attention_contexts
-from edgewise.engine.features import FeatureBlock, FeatureRun
+from edgewise.engine.features import FeatureRun, NeuronBlock, NeuronRun, NodeBlock
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
 from edgewise.models.block import FoldedHeads, FoldedMlp, MlpRun, centre, mix
@@ -53,10 +53,12 @@ class ArrangedModel:
         graph: Graph,
         execution: Execution,
         splits_bias: bool,
-        features: Mapping[int, FeatureBlock],
+        nodes: Mapping[int, NodeBlock],
     ) -> None:
-        """Nothing is made before it is needed; `splits_bias`: heads carry shares of b_O (see `Ablation.bias`)."""
-        self.parts, self.graph, self.splits_bias, self.features = parts, graph, splits_bias, features
+        """Nothing is made before it is needed; `splits_bias`: heads carry shares of b_O (see `Ablation.bias`); `nodes`:
+        by layer, the features or neurons that stand in an MLP's place.
+        """
+        self.parts, self.graph, self.splits_bias, self.nodes = parts, graph, splits_bias, nodes
         self.lean, self.dtype = execution.memory == "lean", execution.dtype
         self.heads: dict[int, FoldedHeads] = {}
         """By layer, the attention readers' projections."""
@@ -77,8 +79,10 @@ class MaskedBatch(NamedTuple):
     """The embedding terms."""
     constants: Constants
     """What removed edges carry."""
-    features: Mapping[int, FeatureRun]
-    """By layer that has them, what is fixed of its features."""
+    nodes: Mapping[int, FeatureRun | NeuronRun]
+    """By layer that has them, what is fixed of its features or neurons."""
+    kept: Mapping[int, Float[Tensor, "N D"]]
+    """By block of readers, what kept error terms add to what removed edges carry; empty where none are kept."""
     fixed: FixedTokens | None = None
     """Tokens that are not packed, since nothing changes there, but are looked at."""
     scale: float = 1.0
@@ -94,7 +98,9 @@ class Executor:
         self.batch, self.packing, self.masks, self.constants = batch, batch.packing, batch.masks, batch.constants
         self.plan, self.lean, self.dtype = plan, model.lean, model.dtype or batch.masks.dtype
         self.centred = self.parts.final_norm.kind == "layer"
-        self.saved: list[tuple[ReadRun, MlpRun | ReadRun | None]] = []
+        self.saved: list[tuple[ReadRun, MlpRun | None, ReadRun | None]] = []
+        self.active: dict[int, Float[Tensor, "n N g"]] = {}  # by layer, the running nodes' activations, less ablated
+        self.waiting: dict[int, Float[Tensor, "n N g"]] = {}  # ∂loss/∂those, gathered from all that they write to
         self.groups = layer_groups(plan.layers, plan.all_edges)
         self.contexts = attention_contexts(self.parts, self.packing)
         self.fixed_keys: dict[int, list[tuple[Tensor, Tensor]]] = {}
@@ -118,14 +124,15 @@ class Executor:
             heads = self._head_slots(layer_plan, layer)
             if not self.parts.parallel:
                 self._write_heads(layer_plan, layer, saved, heads)
-            x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), self._run_features(layer_plan)
+            x, saved_mlp = self._mlp_input(layer_plan, mlp_sum, read.base, heads), None
+            saved_nodes = self._run_nodes(layer_plan)
             if self.parts.parallel:  # only now: the MLP does not read its own layer's heads
                 self._write_heads(layer_plan, layer, saved, heads)
             if layer_plan.mlp_slot is not None:
-                written, saved_mlp = FoldedMlp.of(layer.mlp, self.dtype).write(x, keep=not self.lean)
-                self._write(layer_plan.mlp_slot, written - self.constants.mlp(layer_plan.layer))
+                written, saved_mlp = self._mlp(layer_plan, layer).write(x, keep=not self.lean)
+                self._write(layer_plan.mlp_slot, written - self._ablated_mlp(layer_plan))
             if keep:
-                self.saved.append((saved, saved_mlp))
+                self.saved.append((saved, saved_mlp, saved_nodes))
         final = self._logits_input()
         if not keep:
             self.stack.release()
@@ -136,13 +143,14 @@ class Executor:
         if not self.lean:
             return Stack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.model.workspace)
         slots = [*range(self.plan.n_live_embeddings)]
-        in_mlps = [own.mlp_slot if own.features is None else own.features.error_slot for own in self.plan.layers]
-        slots += [slot for slot in in_mlps if slot is not None]
+        in_mlps = [(own.mlp_slot, own.nodes.error_slot if own.nodes else None) for own in self.plan.layers]
+        slots += [slot for own in in_mlps for slot in own if slot is not None]
         return LeanStack(n_writers, n_tokens, d_model, self.masks, self.dtype, self.model.workspace, slots)
 
     def _base(self, block: int) -> Float[Tensor, "M D"]:
         """What a block's readers get with all edges ablated; centred where norms are layer norms."""
-        return self._base_at(block, self.constants, self.batch.clean[0])
+        base, kept = self._base_at(block, self.constants, self.batch.clean[0]), self.batch.kept.get(block)
+        return base if kept is None else base + (centre(kept) if self.centred else kept)
 
     def _base_at(self, block: int, constants: Constants, clean: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:
         base = constants.base(block).detach().to(self.masks.dtype)
@@ -177,17 +185,35 @@ class Executor:
                 x[tokens] = base[tokens] + self.stack.total[tokens] if kind == "ones" else base[tokens]
         return x
 
-    def _run_features(self, plan: LayerPlan) -> ReadRun | None:
-        """Run a layer's features, if it has any, and write them and the error term."""
-        own, saved = plan.features, None
+    def _run_nodes(self, plan: LayerPlan) -> ReadRun | None:
+        """Run a layer's features or neurons, if it has any, and write them, earlier layers' places and the error term;
+        the rest of neurons is the MLP's.
+        """
+        own, saved = plan.nodes, None
         if own is None:
             return None
-        fixed = self.batch.features[plan.layer]
         if len(own.readers):
-            saved = self.model.features[plan.layer].forward(self._features_read(plan, own), own, fixed)
+            nodes, fixed = self.model.nodes[plan.layer], self.batch.nodes[plan.layer]
+            saved, _ = self._nodes_read(plan, own).forward()
+            active = nodes.activate(saved.projected, fixed, own.readers)
+            self.active[plan.layer] = active - fixed.ablated[:, own.readers].transpose(0, 1)
+        if own.slots.stop > own.slots.start:
+            rows = [self.active[each.source][each.rows] for each in own.writes if len(each.rows)]
+            self.stack.write_heads(self._node_slots(own), torch.cat(rows) * self.batch.scale)
         if own.error_slot is not None:
+            fixed = self.batch.nodes[plan.layer]
+            assert isinstance(fixed, FeatureRun)
             self._write(own.error_slot, fixed.error - fixed.ablated_error)
         return saved
+
+    def _mlp(self, plan: LayerPlan, layer: Layer) -> FoldedMlp:
+        """A layer's MLP, or the rest of its neurons."""
+        nodes = self.model.nodes.get(plan.layer)
+        return FoldedMlp.of(layer.mlp, self.dtype, nodes.neurons.chosen if isinstance(nodes, NeuronBlock) else None)
+
+    def _ablated_mlp(self, plan: LayerPlan) -> Float[Tensor, "M D"]:
+        fixed = self.batch.nodes.get(plan.layer)
+        return fixed.rest if isinstance(fixed, NeuronRun) else self.constants.mlp(plan.layer)
 
     def _write(self, slot: int, difference: Float[Tensor, "N D"]) -> None:
         difference = difference.to(self.masks.dtype) * self.batch.scale
@@ -214,7 +240,7 @@ class Executor:
         self._logits_backward(gradient)
         group = None
         for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
-            saved, saved_mlp = self.saved.pop()
+            saved, saved_mlp, saved_nodes = self.saved.pop()
             if plan is self._group_layers(plan)[-1]:
                 group = None  # the old group must be gone before the new one takes its buffer
                 group = self._enter_group(plan)
@@ -223,11 +249,9 @@ class Executor:
                 mlps.append(self._ablated_gradient(plan.mlp_slot))
             # In a parallel block the MLP does not read its own layer's heads: they are complete before it is walked.
             early = self._heads_gradient(plan, layer, heads) if self.parts.parallel else None
-            mlp_gradient = None
-            if isinstance(saved_mlp, MlpRun):
-                mlp_gradient = self._mlp_backward(plan, layer, saved_mlp)
-            elif saved_mlp is not None:
-                self._features_backward(plan, saved_mlp)
+            self._nodes_gradient(plan)  # complete now; what the layer itself reads is added to the stack's hereafter
+            mlp_gradient = None if saved_mlp is None else self._mlp_backward(plan, layer, saved_mlp)
+            self._nodes_backward(plan, saved_nodes)
             mixed = early if self.parts.parallel else self._heads_gradient(plan, layer, heads)
             self._attention_backward(plan, layer, saved, mixed, mlp_gradient, group)
             if group is not None and plan is self._group_layers(plan)[0]:
@@ -254,8 +278,8 @@ class Executor:
         """∂loss/∂(the MLP's input), carried on to its own layer's heads; earlier writers get it later."""
         assert plan.mlp_slot is not None
         written = self.stack.gradient(plan.mlp_slot) * self.batch.scale  # (N, D)
-        g_x = FoldedMlp.of(layer.mlp, self.dtype).back(centre(written) if self.centred else written, saved)
-        heads, own = self._head_slots(plan, layer), self.gradients[:, plan.mlp.edges][:, plan.attention.n_writers :]
+        g_x = self._mlp(plan, layer).back(centre(written) if self.centred else written, saved)
+        heads, own = self._head_slots(plan, layer), self.gradients[:, plan.mlp_edges][:, plan.attention.n_writers :]
         for start, stop, row in self.packing.segments:
             tokens, kind = slice(start, stop), plan.mlp_kind(row)
             if plan.own.shape[1] and (kind == "mix" or self.plan.all_edges):
@@ -267,12 +291,29 @@ class Executor:
             self.passed += g_x
         return g_x
 
-    def _features_backward(self, plan: LayerPlan, saved: ReadRun) -> None:
-        own, fixed = plan.features, self.batch.features[plan.layer]
-        assert own is not None
-        read, columns = self._features_read(plan, own), self.plan.writers[: own.n_writers]
-        masks = self.model.features[plan.layer].backward(read, own, fixed, saved, all_edges=self.plan.all_edges)
-        own.block.table(self.gradients)[:, own.readers[:, None], columns] = masks
+    def _nodes_gradient(self, plan: LayerPlan) -> None:
+        """Give ∂loss/∂(what features or neurons wrote to a layer) to those that wrote it."""
+        own = plan.nodes
+        if own is None or own.slots.stop == own.slots.start:
+            return
+        written = self.stack.gradient_heads(self._node_slots(own)) * self.batch.scale  # (n, N, g)
+        parts = written.split([len(each.rows) for each in own.writes])
+        for each, gradient in zip(own.writes, parts, strict=True):
+            if len(each.rows):
+                active = self.active[each.source]
+                waiting = self.waiting.setdefault(each.source, torch.zeros_like(active, dtype=gradient.dtype))
+                waiting.index_add_(0, each.rows, gradient)
+
+    def _nodes_backward(self, plan: LayerPlan, saved: ReadRun | None) -> None:
+        own = plan.nodes
+        if own is None or saved is None:
+            return
+        nodes, fixed, active = self.model.nodes[plan.layer], self.batch.nodes[plan.layer], self.active.pop(plan.layer)
+        written = self.waiting.pop(plan.layer, None)
+        written = torch.zeros_like(active) if written is None else written
+        gradient = nodes.back(written.to(saved.projected.dtype), saved.projected, fixed, own.readers)
+        masks = self._nodes_read(plan, own).backward(saved, gradient, all_edges=self.plan.all_edges)
+        own.block.table(self.gradients)[:, own.readers[:, None], self.plan.writers[: own.n_writers]] = masks
 
     def _heads_gradient(self, plan: LayerPlan, layer: Layer, ablated: list[Tensor]) -> Float[Tensor, "h N v"] | None:
         heads = self._head_slots(plan, layer)
@@ -313,7 +354,7 @@ class Executor:
         columns = self.plan.writers[: plan.n_writers]
         plan.attention.table(self.gradients)[:, plan.readers[:, None], columns] = masks[:, : len(plan.readers)]
         if masks.shape[1] > len(plan.readers):
-            self.gradients[:, plan.mlp.edges][:, columns] = masks[:, -1]
+            self.gradients[:, plan.mlp_edges][:, columns] = masks[:, -1]
 
     def _ablated_gradient(self, slot: int) -> Float[Tensor, "1 D"]:
         """∂loss/∂z̃_w = Σ_r g_r − Σ_r m_rw g_r over the readers after w, summed over the tokens, which share z̃_w."""
@@ -351,9 +392,14 @@ class Executor:
         heads = heads if len(plan.readers) == plan.attention.n_readers else heads.take(plan.readers)
         return BlockRead(heads, plan, self.packing, self.stack, self._base(plan.attention.number), group)
 
-    def _features_read(self, plan: LayerPlan, own: FeaturePlan) -> BlockRead:
-        readers = self.model.features[plan.layer].readers.take(own.readers)
+    def _nodes_read(self, plan: LayerPlan, own: NodePlan) -> BlockRead:
+        readers = self.model.nodes[plan.layer].readers.take(own.readers)
         return BlockRead(readers, own, self.packing, self.stack, self._base(plan.mlp.number))
+
+    def _node_slots(self, own: NodePlan) -> HeadSlots:
+        layer, writes = own.block.layer, [each for each in own.writes if len(each.rows)]
+        outputs = [self.model.nodes[each.source].outputs[layer][each.readers] for each in writes]
+        return HeadSlots(own.slots, outputs[0] if len(outputs) == 1 else torch.cat(outputs), None)
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
         output = layer.attention.output

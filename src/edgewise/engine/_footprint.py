@@ -4,16 +4,15 @@ Counted for the worst case: every mask fractional, so that nothing is skipped or
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from edgewise._errors import InputError
 from edgewise.engine._execution import Execution
 from edgewise.engine._group import layers_together
 from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
-from edgewise.graph import Graph
+from edgewise.graph import FEATURE, Graph
 from edgewise.models import Layer, Model
 
 MASK = torch.float32.itemsize
@@ -70,24 +69,26 @@ def footprint(
         **changes: other values of single fields of `Execution`, such as `memory="lean"`.
 
     Raises:
-        InputError: the graph has features, or an option is none of `Execution`'s.
+        InputError: an option is none of `Execution`'s.
     """
     execution = (execution or Execution()).changed(changes)
     memory, dtype, cache_bytes = execution.memory, execution.dtype, execution.cache_bytes
-    if graph.spec.features:
-        raise InputError("footprint: the graph has features in MLPs' places, which are not counted; plan without them")
     parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"
-    n_layers, n_writers = len(parts.layers), graph.n_writers
+    n_layers, n_writers, nodes = len(parts.layers), graph.n_writers, Nodes.of(model, graph)
     first, stored = parts.layers[0], (dtype or torch.float32).itemsize
     n_heads, head_width, _ = first.attention.output_weight.shape
     n_readers = graph.blocks[0].n_readers
     read_width = first.attention.query.weight.shape[-1]
     pre_activations = sum(x.shape[1] for x in _mlp_inputs(first))
-    n_wide = graph.n_embeddings + n_layers
-    stack_numbers = tokens * (n_wide * d_model + n_layers * n_heads * head_width if lean else n_writers * d_model)
+    narrow = n_layers * n_heads * head_width + nodes.written
+    n_wide = n_writers - n_layers * n_heads - nodes.writers
+    stack_numbers = tokens * (n_wide * d_model + narrow if lean else n_writers * d_model)
     grouped = layers_together(n_layers, n_readers)
     chunk = CHUNK_BYTES[device] * (LeanStack if lean else Stack).longer_chunks
-    whole = (n_writers + 2 * n_readers) * tokens * d_model * MASK  # a chunk is never longer than the batch
+    tallest = max(block.n_readers for block in graph.blocks)
+    whole = (
+        (n_writers + max(2 * n_readers, tallest)) * tokens * d_model * MASK
+    )  # a chunk is never longer than the batch
     reads = n_readers * d_model * read_width * stored
     centred = parts.final_norm.kind == "layer"
     copied = model.dtype != (dtype or torch.float32)  # weights in another type than they are used in
@@ -105,36 +106,93 @@ def footprint(
             "stack of gradients": stack_numbers * MASK,
             "layers read together": grouped * (n_readers + 1) * tokens * d_model * MASK if grouped > 1 else 0,
             "attention kept": n_layers * n_readers * tokens * (read_width * stored + MASK),
-            "mlp kept": n_layers * tokens * (d_model * MASK + (0 if lean else pre_activations * stored)),
-            "examples' constants": _constants(model, graph, batch, length, examples or batch, cache_bytes),
+            "mlp kept": nodes.wholes * tokens * (d_model * MASK + (0 if lean else pre_activations * stored)),
+            "features and neurons kept": tokens * nodes.kept * MASK,
+            "examples' constants": _constants(model, graph, nodes, batch, length, examples or batch, cache_bytes),
             "weights rearranged": (1 if lean or copied else n_layers) * reads
-            + (n_layers * n_heads * head_width * d_model * stored if lean and (centred or copied) else 0),
+            + (n_layers * n_heads * head_width * d_model * stored if lean and (centred or copied) else 0)
+            + nodes.weights * d_model * stored,
             "masks and optimiser": 8 * graph.n_edges * MASK,
             "passing": max(passing),
         },
-        _operations(model, graph, batch, length, lean),
+        _operations(model, graph, nodes, batch, length, lean),
     )
 
 
-def _constants(model: Model, graph: Graph, batch: int, length: int, examples: int, cache_bytes: int) -> int:
+class Nodes(NamedTuple):
+    """How many features and neurons (or groups of them) a graph has in MLPs' places, and how many numbers go with
+    them.
+    """
+
+    writers: int
+    """Writers, the places of cross-layer features among them."""
+    written: int
+    """Numbers per token that these write their directions times."""
+    read: int
+    """Numbers per token that they read."""
+    rows: int
+    """Readers."""
+    activations: int
+    """Numbers per token that they are turned into, each once, however many layers it is written to."""
+    wholes: int
+    """Layers with an MLP, or with a rest of neurons."""
+    errors: int
+    """Layers with an error term, as a writer or not."""
+
+    @staticmethod
+    def of(model: Model, graph: Graph) -> "Nodes":
+        """Those of a graph."""
+        spec, kinds = graph.spec, graph.writer_kind
+        features = sum(len(chosen) for _, chosen in spec.features)
+        places = int((kinds == FEATURE).sum()) - features
+        groups = [(len(each), max(map(len, each), default=0)) for _, each in spec.neurons]
+        single = sum(n * width for n, width in groups)  # each group at the width of its layer's largest
+        n_groups, n_inputs = sum(n for n, _ in groups), len(model.parts.layers[0].mlp.inputs) or 1
+        return Nodes(
+            features + places + n_groups,
+            features + places + single,
+            features + n_inputs * single,
+            features + n_groups,
+            features + single,
+            spec.n_layers - len(spec.features),
+            len(spec.features),
+        )
+
+    @property
+    def kept(self) -> int:
+        """Numbers per token that a step keeps for its backward: projections, scales of norms, activations and their
+        gradients.
+        """
+        return self.read + self.rows + 2 * self.activations
+
+    @property
+    def weights(self) -> int:
+        """Rows of D numbers of their weights, arranged as readers and writers."""
+        return self.read + self.written
+
+
+def _constants(
+    model: Model, graph: Graph, nodes: Nodes, batch: int, length: int, examples: int, cache_bytes: int
+) -> int:
     """Ablated values, base sums and the full model's last hidden states."""
     parts, n_layers = model.parts, len(model.parts.layers)
     n_heads, width, _ = parts.layers[0].attention.output_weight.shape
     writes = (1 + n_layers) * parts.d_model + n_layers * n_heads * width
     sums = len(graph.blocks) * parts.d_model
-    per_example = length * (writes * model.dtype.itemsize + sums * MASK + parts.d_model * model.dtype.itemsize)
+    numbers = writes + parts.d_model + nodes.activations + nodes.errors * parts.d_model
+    per_example = length * (numbers * model.dtype.itemsize + sums * MASK)
     if examples * per_example <= cache_bytes:
         return examples * per_example
     return cache_bytes + batch * per_example
 
 
-def _operations(model: Model, graph: Graph, batch: int, length: int, lean: bool) -> dict[str, int]:
+def _operations(model: Model, graph: Graph, nodes: Nodes, batch: int, length: int, lean: bool) -> dict[str, int]:
     parts, tokens, n_layers = model.parts, batch * length, len(model.parts.layers)
     plain = 2 * tokens * sum(x.numel() for layer in parts.layers for x in _matrices(layer))
     output = 2 * tokens * parts.layers[0].attention.output_weight.numel()
     mixing = 2 * graph.n_edges * tokens * parts.d_model
     unembedding = 2 * batch * _vocabulary(model) * parts.d_model
-    again = 2 * tokens * n_layers * sum(x.numel() for x in _mlp_inputs(parts.layers[0]))
+    again = 2 * tokens * nodes.wholes * sum(x.numel() for x in _mlp_inputs(parts.layers[0]))
     return {
         "model forward": plain + unembedding,
         "model backward": plain + unembedding,
@@ -143,6 +201,7 @@ def _operations(model: Model, graph: Graph, batch: int, length: int, lean: bool)
         "writers' gradients": mixing,
         "heads through W_O again": output * _layers_again(n_layers, graph.blocks[0].n_readers) if lean else 0,
         "MLP pre-activations again": again if lean else 0,
+        "features and neurons": 4 * tokens * nodes.weights * parts.d_model,  # forwards and backwards
     }
 
 

@@ -27,10 +27,10 @@ def mean_writes(model: Model, graph: Graph, prompts: Iterable[Tokens], *, positi
         Writes of shapes `[1, …]`, or `[S, …]` by position, for `Engine(constants=…)`.
 
     Raises:
-        InputError: there is no prompt, or the graph has features, for which there are no means.
+        InputError: there is no prompt, or the graph has features or neurons, for which there are no means.
     """
-    if graph.spec.features:
-        raise InputError("mean ablation: the graph has features in MLPs' places; use interchange or zero")
+    if graph.spec.apart:
+        raise InputError(f"mean ablation: the graph has {graph.spec.apart} in MLPs' places; use interchange or zero")
     sums: Writes | None = None
     counts = torch.zeros(0, dtype=torch.float64)
     for tokens in prompts:

@@ -41,21 +41,34 @@ class AlikeReaders(NamedTuple):
         return len(self.readers) + self.with_mlp
 
 
+class NodeWrites(NamedTuple):
+    """Features or neurons of one layer that write to one."""
+
+    source: int
+    """Whose they are; an earlier layer's are the places of cross-layer features."""
+    rows: Int[Tensor, " n"]
+    """Which of their layer's running readers."""
+    readers: Int[Tensor, " n"]
+    """The same, counted within their block."""
+
+
 @dataclass(frozen=True)
-class FeaturePlan:
-    """What to run of a layer's features and error term."""
+class NodePlan:
+    """What to run of a layer's features and error term, or of its neurons without the rest."""
 
     block: Block
     n_writers: int
     """How many live writers they see."""
     readers: Int[Tensor, " n"]
-    """The features that run, counted within their block."""
+    """Those that run, counted within their block."""
     rows: tuple[tuple[AlikeReaders, ...], ...]
     """For each row of masks, its kinds of reader."""
+    writes: tuple[NodeWrites, ...]
+    """What writes to the layer, in order: its own, then earlier layers'."""
     slots: slice
     """Where they write among the live writers."""
     error_slot: int | None
-    """Where the error term writes; None if nothing alive reads it."""
+    """Where the error term writes; None if nothing alive reads it, or it is no writer."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +94,12 @@ class LayerPlan:
     """The MLP's masks over its own layer's running heads (o = h); no columns in a parallel block."""
     head_slots: slice
     """Where the heads write among the live writers."""
+    mlp_edges: slice
+    """The MLP's edges, or those of what its neurons leave of it; none where features are in its place."""
     mlp_slot: int | None
-    """Where the MLP writes; None if it does not run, or has features in its place."""
-    features: FeaturePlan | None
-    """Of a layer with features."""
+    """Where that writes; None if it does not run."""
+    nodes: NodePlan | None
+    """Of a layer with features or neurons."""
 
     def mlp_kind(self, row: int) -> Kind:
         """How the MLP gets its input under a row of masks."""
@@ -135,17 +150,18 @@ def _plan_layer(
     attention, mlp = graph.attention(layer), graph.mlp(layer)
     own = graph.writers_of(attention)
     heads = live[own].nonzero()[:, 0]
-    features = _plan_features(graph, mlp, masks, live, share, device) if mlp.kind == "features" else None
-    runs = features is None and bool(live[graph.writers_of(mlp)].any())
+    nodes = None if mlp.kind == "mlp" else _plan_nodes(graph, mlp, masks, live, share, device)
+    whole = graph.whole(layer)
+    mlp_edges, runs = (slice(0, 0), False) if whole is None else (whole[1], bool(live[whole[2]]))
     keys, key_of_head = torch.unique(heads // graph.heads_per_key, return_inverse=True)
     readers = torch.cat([heads, graph.roles.key.start + keys, graph.roles.value.start + keys])
     n_writers = int(live[: own.start].sum())
 
     before = live[: attention.n_writers].nonzero()[:, 0]
     table = attention.table(masks)[:, readers][:, :, before]  # (rows, live readers, live writers)
-    mlp_masks = masks[:, mlp.edges]  # features' are planned apart
+    mlp_masks = masks[:, mlp_edges]  # those of features and neurons are planned apart
     mlp_before = mlp_masks[:, before] if runs else None
-    own_masks = masks[:, :0] if graph.spec.parallel or features is not None else mlp_masks[:, own][:, heads]
+    own_masks = masks[:, :0] if graph.spec.parallel or whole is None else mlp_masks[:, own][:, heads]
     rows = tuple(
         _split(table[row], None if mlp_before is None else mlp_before[row], own_masks[row], share, device)
         for row in range(len(masks))
@@ -162,22 +178,52 @@ def _plan_layer(
         rows,
         own_masks.contiguous().to(device),
         slice(n_writers, n_writers + len(heads)),
-        n_writers + len(heads) if runs else None,
-        features,
+        mlp_edges,
+        (n_writers + len(heads) if nodes is None else nodes.slots.stop) if runs else None,
+        nodes,
     )
 
 
-def _plan_features(
+def _plan_nodes(
     graph: Graph, block: Block, masks: Tensor, live: Bool[Tensor, " W"], share: bool, device: torch.device
-) -> FeaturePlan:
-    own = graph.writers_of(block)
-    readers, before = live[own].nonzero()[:, 0], live[: block.n_writers].nonzero()[:, 0]
+) -> NodePlan:
+    readers = _running_nodes(graph, block, live)
+    before = live[: block.n_writers].nonzero()[:, 0]
     table = block.table(masks)[:, readers][:, :, before]
     rows = tuple(_split(own_masks, None, masks.new_ones(0), share, device) for own_masks in table)
-    first = int(live[: own.start].sum())
-    slots = slice(first, first + len(readers))
-    error_slot = slots.stop if live[own.stop] else None
-    return FeaturePlan(block, len(before), readers.to(device), rows, slots, error_slot)
+    writes, n_slots = [], 0
+    sources = [source for source, targets in graph.spec.cross_layer if block.layer in targets]
+    for source in (block.layer, *sources):
+        own = graph.mlp(source)
+        within, writers = _writers_at(graph, own, block.layer)
+        running, here = _running_nodes(graph, own, live), within[live[writers]]
+        where = torch.searchsorted(running, here)
+        writes.append(NodeWrites(source, where.to(device), here.to(device)))
+        n_slots += len(here)
+    first = int(live[: graph.writers_of(block).start].sum())
+    slots, error = slice(first, first + n_slots), graph.error_writer(block.layer)
+    error_slot = slots.stop if error is not None and live[error] else None
+    return NodePlan(block, len(before), readers.to(device), rows, tuple(writes), slots, error_slot)
+
+
+def _writers_at(graph: Graph, block: Block, layer: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Of a block's features or neurons (without the rest), which write to a layer, and as which writers."""
+    if layer == block.layer:
+        own = torch.arange(block.n_readers - (block.kind == "neurons"))
+        return own, graph.writers_of(block).start + own
+    within, writers = graph.places.get(block.number, (torch.empty(0, dtype=torch.long),) * 2)
+    here = graph.writer_layer[writers] == layer
+    return within[here], writers[here]
+
+
+def _running_nodes(graph: Graph, block: Block, live: Bool[Tensor, " W"]) -> Int[Tensor, " n"]:
+    """The block's features or neurons (without the rest) that write to any live writer, in order."""
+    own, writers = _writers_at(graph, block, block.layer)
+    runs = live[writers]
+    if block.number in graph.places:
+        within, writers = graph.places[block.number]
+        runs[within[live[writers]]] = True
+    return own[runs]
 
 
 def _split(

@@ -17,7 +17,7 @@ from edgewise.models.block import FoldedHeads
 
 @runtime_checkable
 class ReadPlan(Protocol):
-    """How a block of readers gets its inputs: a layer's attention (`LayerPlan`), or its features (`FeaturePlan`)."""
+    """How readers get their inputs: a layer's attention (`LayerPlan`), or its features or neurons (`NodePlan`)."""
 
     @property
     def rows(self) -> tuple[tuple[AlikeReaders, ...], ...]: ...

@@ -16,9 +16,9 @@ from torch.func import functional_call
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, embeddings
-from edgewise.engine.features import FeatureLayer, FeatureRun
+from edgewise.engine.features import FeatureLayer, FeatureRun, NeuronLayer, NeuronRun
 from edgewise.graph import Graph
-from edgewise.models import Attention, Heads, Norm, Parts
+from edgewise.models import Attention, Heads, Mlp, Norm, Parts
 from edgewise.transcoders import input_at
 
 
@@ -30,7 +30,9 @@ def reference_logits(
     masks: Float[Tensor, "CP E"],
     ablated: Writes,
     targets: Int[Tensor, " A"],
-    features: Mapping[int, tuple[FeatureLayer, FeatureRun]],
+    features: Mapping[int, FeatureLayer],
+    neurons: Mapping[int, NeuronLayer],
+    nodes: Mapping[int, FeatureRun | NeuronRun],
 ) -> Float[Tensor, "A V"]:
     """Logits of the circuits' runs at some packed tokens; differentiable in `masks` and `ablated`.
 
@@ -47,8 +49,12 @@ def reference_logits(
         mixed = run.attend(residual, layer.attention, first)  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
         before, first = before if parts.parallel else residual, graph.mlp(index).reader
-        if index in features:
-            residual = run.add_features(residual, before, first, *features[index])
+        fixed = nodes.get(index)
+        if isinstance(fixed, FeatureRun):
+            residual = run.add_features(residual, before, first, index, features, fixed)
+            continue
+        if isinstance(fixed, NeuronRun):
+            residual = run.add_neurons(residual, before, first, neurons[index], fixed)
             continue
         y = _frozen(layer.mlp.norm.module)(run.stream(before, first))
         mlp_written = _frozen(layer.mlp.module)(y) if layer.mlp.routing is None else layer.mlp.run_module(y)
@@ -79,6 +85,8 @@ class _ReferenceRun:
 
     def __init__(self, parts: Parts, graph: Graph, packing: Packing, masks: Float[Tensor, "CP E"]) -> None:
         self.parts, self.graph, self.packing, self.masks = parts, graph, packing, masks
+        self.active: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        """By layer and number, a feature's activations, [N, 1], and those that removed edges carry, [M, 1]."""
         self.row = torch.empty(packing.n_tokens, dtype=torch.long, device=masks.device)  # of the masks, for each token
         for segment in packing.segments:
             self.row[segment.start : segment.stop] = segment.row
@@ -118,24 +126,69 @@ class _ReferenceRun:
         return self.packing.unpack(outputs + bias.repeat_interleave(repeats, 0))
 
     def add_features(
-        self, residual: _Residual, before: _Residual, first: int, own: FeatureLayer, fixed: FeatureRun
+        self,
+        residual: _Residual,
+        before: _Residual,
+        first: int,
+        index: int,
+        layers: Mapping[int, FeatureLayer],
+        fixed: FeatureRun,
     ) -> _Residual:
-        """A layer's features, whose readers start at `first` and see `before`, and its error term."""
-        transcoder, site, norm = own.transcoder, own.transcoder.spec.reads, own.layer.mlp.norm
-        bounds = fixed.bound.expand(-1, len(own.decoder))
-        written, replaced = [], []
-        features = self.graph.spec.features_of(own.index) or ()
+        """A layer's features, whose readers start at `first` and see `before`, the places of earlier layers' features,
+        and the error term.
+        """
+        spec = self.graph.spec
+        features = spec.features_of(index) or ()
         streams = self.streams(before, first, len(features)) if features else ()
         for i, (feature, x) in enumerate(zip(features, streams, strict=True)):
+            own = layers[index]
+            transcoder, site, norm = own.transcoder, own.transcoder.spec.reads, own.layer.mlp.norm
             x = input_at(own.layer, site.kind, x, _frozen(norm.module)(x))
             x = x - x.mean(1, keepdim=True) if site.centred else x
             x = x if transcoder.b_in is None else x - transcoder.b_in.detach().to(x)
             pre = x @ transcoder.W_enc[feature].detach().to(x) + transcoder.b_enc[feature].detach().to(x)
-            on = (pre > bounds[:, i]).to(x)
-            decoder = transcoder.W_dec[feature].detach().to(x)
-            written.append((on * pre)[:, None] * decoder)
-            replaced.append(fixed.ablated[:, i, None] * decoder)
-        return residual.plus([*written, fixed.error], [*replaced, fixed.ablated_error])
+            on = (pre > fixed.bound.expand(-1, len(features))[:, i]).to(x)
+            self.active[index, feature] = (on * pre)[:, None], fixed.ablated[:, i]
+        written, replaced = [], []
+        for source, feature in [*((index, feature) for feature in features), *spec.places_at(index)]:
+            transcoder, (active, ablated) = layers[source].transcoder, self.active[source, feature]
+            site = [site.layer for site in transcoder.spec.writes].index(index)
+            decoder = transcoder.W_dec[feature].detach().view(len(transcoder.spec.writes), -1)[site].to(active)
+            written.append(active * decoder)
+            replaced.append(ablated * decoder)
+        residual = residual.plus(written, replaced) if written else residual
+        if spec.error == "scored":
+            return residual.plus([fixed.error], [fixed.ablated_error])
+        always = fixed.error if spec.error == "kept" else fixed.ablated_error
+        return residual._replace(always=residual.always + always)
+
+    def add_neurons(
+        self, residual: _Residual, before: _Residual, first: int, own: NeuronLayer, fixed: NeuronRun
+    ) -> _Residual:
+        """A layer's groups of neurons, whose readers start at `first` and see `before`, and the rest of the MLP."""
+        mlp, groups = own.layer.mlp, self.graph.spec.neurons_of(own.index) or ()
+        assert mlp.down is not None
+        *streams, rest = self.streams(before, first, len(groups) + 1)
+        written = [_neurons_written(mlp, x, group) for x, group in zip(streams, groups, strict=True)]
+        rows = [mlp.down[list(group)] for group in groups]
+        replaced = [fixed.ablated[:, i, : len(row)] @ row for i, row in enumerate(rows)]
+        everyone = _frozen(mlp.module)(_frozen(mlp.norm.module)(rest))
+        left = everyone - sum((_neurons_written(mlp, rest, group) for group in groups), start=0.0)
+        return residual.plus([*written, left], [*replaced, fixed.rest])
+
+
+def _neurons_written(mlp: Mlp, x: Float[Tensor, "N D"], neurons: Sequence[int]) -> Float[Tensor, "N D"]:
+    """What some neurons of an MLP write of a stream, one after the other."""
+    y, total = _frozen(mlp.norm.module)(x), torch.zeros_like(x)
+    assert mlp.up is not None and mlp.down is not None and mlp.activation is not None
+    for neuron in neurons:
+        up = y @ mlp.up[:, neuron] + (0.0 if mlp.up_bias is None else mlp.up_bias[neuron])
+        active = mlp.activation(up)
+        if mlp.gate is not None:
+            gate = y @ mlp.gate[:, neuron] + (0.0 if mlp.gate_bias is None else mlp.gate_bias[neuron])
+            active = mlp.activation(gate) * up
+        total = total + active[:, None] * mlp.down[neuron]
+    return total
 
 
 def _pattern(

@@ -99,13 +99,12 @@ class Stream:
             groups: whether what is asked of it tells position groups apart, as `edge_gradients` does.
 
         Raises:
-            InputError: the graph's edges carry positions, and nothing here would tell them apart; or it has features.
+            InputError: the graph's edges carry positions, and nothing here would tell them apart; or it has features
+                or neurons.
         """
         self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
-        if self.graph.spec.features:
-            raise InputError(
-                "graph: it has features in MLPs' places, which a stream does not run; use one without features"
-            )
+        if apart := self.graph.spec.apart:
+            raise InputError(f"graph: it has {apart} in MLPs' places, which a stream does not run; use one without")
         if self.graph.spec.spans and (not groups or batch.span_id is None):
             raise InputError(
                 "graph: its edges carry positions, which this method does not tell apart; use a graph without spans"

@@ -105,8 +105,8 @@ class AblatedRun(NamedTuple):
     writes: Writes
     base: tuple[Float[Tensor, "N D"], ...]
     """By block of readers, what they get with all edges ablated (see `base_sums`)."""
-    features: dict[int, Float[Tensor, "N n"]]
-    """By layer that has them, the chosen features' pre-activations."""
+    nodes: dict[int, Float[Tensor, "N n ..."]]
+    """By layer that has them, the chosen features' pre-activations, or the chosen neurons' activations."""
 
 
 def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -> tuple[Float[Tensor, "M D"], ...]:

@@ -40,13 +40,14 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
         The circuit; `provenance["converted"]` says what changed, one line for each convention.
 
     Raises:
-        edgewise.InputError: the graphs are of different models, or have different features.
+        edgewise.InputError: the graphs are of different models, or have different features or neurons.
     """
     source, target = circuit.graph.spec, graph.spec
     if source == target:
         return circuit
-    if source.features != target.features:
-        raise InputError("convert: the graphs have other transcoder features; a circuit of one is none of the other")
+    for name in ("features", "neurons", "cross_layer", "error"):
+        if getattr(source, name) != getattr(target, name):
+            raise InputError(f"convert: the graphs have other {name}; a circuit of one is none of the other")
     for name in ("n_layers", "n_heads", "n_kv_heads", "parallel", "spans"):
         if getattr(source, name) != getattr(target, name):
             raise InputError(
@@ -70,10 +71,10 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
 
 def as_format_has_it(circuit: Circuit, format: str, **convention: Any) -> tuple[Circuit, list[str]]:
     """A circuit under a format's convention, without positions, and what that changed. Raises `InputError` for one with
-    features, which the formats do not have.
+    features or neurons, which the formats do not have.
     """
-    if circuit.graph.spec.features:
-        raise InputError(f"{format}: it has no transcoder features, and the circuit's graph has; use edge_table")
+    if apart := circuit.graph.spec.apart:
+        raise InputError(f"{format}: it has no {apart}, and the circuit's graph has; use edge_table")
     before = len(circuit.provenance.get("converted", []))
     circuit = convert(circuit, Graph(replace(circuit.graph.spec, spans=(), **convention)))
     return circuit, circuit.provenance.get("converted", [])[before:]

@@ -68,7 +68,7 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
         What had to be changed for it, a line each; nothing if its graph is that of the format.
 
     Raises:
-        edgewise.InputError: the suffix is another, the circuit's graph has transcoder features, or the file cannot be
+        edgewise.InputError: the suffix is another, the circuit's graph has features or neurons, or the file cannot be
             written.
     """
     path = Path(path)

@@ -35,7 +35,7 @@ def write_edges(circuit: Circuit, path: str | Path) -> list[str]:
         What had to be changed for it, a line each.
 
     Raises:
-        edgewise.InputError: the circuit's graph has transcoder features.
+        edgewise.InputError: the circuit's graph has features or neurons.
     """
     circuit, changed = as_format_has_it(circuit, "edges.json", kv="physical")
     graph = circuit.graph

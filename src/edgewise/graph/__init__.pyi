@@ -13,12 +13,16 @@ from ._spec import KEY as KEY
 from ._spec import LOGITS as LOGITS
 from ._spec import MLP as MLP
 from ._spec import MLP_IN as MLP_IN
+from ._spec import NEURON as NEURON
+from ._spec import NEURON_IN as NEURON_IN
 from ._spec import QUERY as QUERY
 from ._spec import ROLES as ROLES
 from ._spec import VALUE as VALUE
 from ._spec import WRITER_KINDS as WRITER_KINDS
 from ._spec import Embeddings as Embeddings
+from ._spec import ErrorPolicy as ErrorPolicy
 from ._spec import Features as Features
 from ._spec import GraphSpec as GraphSpec
 from ._spec import KeyValue as KeyValue
+from ._spec import Neurons as Neurons
 from ._spec import Role as Role

@@ -15,7 +15,7 @@ class Block(NamedTuple):
 
     number: int
     """Its place in `Graph.blocks`."""
-    kind: Literal["attention", "mlp", "features", "logits"]
+    kind: Literal["attention", "mlp", "features", "neurons", "logits"]
     layer: int
     """`n_layers` for `logits`."""
     reader: int

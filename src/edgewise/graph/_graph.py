@@ -1,7 +1,8 @@
 """The graph of a model: writers, readers and the edges between them, as tensors.
 
 A *writer* adds to the residual stream (an embedding, an attention head after W_O, an MLP; in a layer whose MLP is taken
-apart by a transcoder, each chosen feature and one error term). A *reader* reads from it (a head's query, key or value
+apart by a transcoder, each chosen feature and one error term; where it is taken apart into neurons, each of those and
+the rest of them together). A *reader* reads from it (a head's query, key or value
 input, an MLP's or a feature's input, the final norm). Writers are numbered in the order in which they
 write, so every reader sees a *prefix* of them; the edges into one reader are therefore a contiguous run, and the edges
 into one block of readers a dense matrix. All of the library rests on this numbering: edge `offset[r] + w` joins writer
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.graph._blocks import Block, Roles
+from edgewise.graph._names import reader_names, writer_names
 from edgewise.graph._spec import (
     EMBED,
     EMBEDDING_NAMES,
@@ -31,6 +34,8 @@ from edgewise.graph._spec import (
     LOGITS,
     MLP,
     MLP_IN,
+    NEURON,
+    NEURON_IN,
     QUERY,
     ROLES,
     VALUE,
@@ -59,7 +64,7 @@ class Graph:
     """Layer of each reader; `n_layers` for `logits`."""
     reader_head: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     """Head of each reader (the KV head for physical keys and values under grouped-query attention); -1 for MLPs,
-    features and `logits`."""
+    features, neurons and `logits`."""
     visible: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
     """How many writers each reader sees."""
     offset: Int[Tensor, " R"] = field(init=False, repr=False, compare=False)
@@ -108,18 +113,36 @@ class Graph:
         reader = offset = 0
         for number, (n, seen) in enumerate(zip(n_readers, n_writers, strict=True)):
             layer = number // 2
-            kind = "attention" if number % 2 == 0 else "mlp" if self.spec.features_of(layer) is None else "features"
-            yield Block(number, "logits" if layer == self.spec.n_layers else kind, layer, reader, n, seen, offset)
+            kind = (
+                "logits" if layer == self.spec.n_layers else "attention" if number % 2 == 0 else self._mlp_kind(layer)
+            )
+            yield Block(number, kind, layer, reader, n, seen, offset)
             reader, offset = reader + n, offset + n * seen
+
+    def _mlp_kind(self, layer: int) -> Literal["mlp", "features", "neurons"]:
+        if self.spec.neurons_of(layer) is not None:
+            return "neurons"
+        return "mlp" if self.spec.features_of(layer) is None else "features"
 
     def _writers_in_mlp(self, layer: int) -> list[int]:
         """Kinds of the writers in the place of a layer's MLP."""
-        features = self.spec.features_of(layer)
-        return [MLP] if features is None else [FEATURE] * len(features) + [ERROR]
+        features, neurons = self.spec.features_of(layer), self.spec.neurons_of(layer)
+        if neurons is not None:
+            return [NEURON] * len(neurons) + [MLP]
+        if features is None:
+            return [MLP]
+        return [FEATURE] * (len(features) + len(self.spec.places_at(layer))) + [ERROR] * self.n_errors
 
     def _readers_in_mlp(self, layer: int) -> list[int]:
-        features = self.spec.features_of(layer)
+        features, neurons = self.spec.features_of(layer), self.spec.neurons_of(layer)
+        if neurons is not None:
+            return [NEURON_IN] * len(neurons) + [MLP_IN]
         return [MLP_IN] if features is None else [FEATURE_IN] * len(features)
+
+    @property
+    def n_errors(self) -> int:
+        """How many error terms a layer with features has as writers: 1, or 0 where their policy leaves them out."""
+        return int(self.spec.error == "scored")
 
     @property
     def n_groups(self) -> int:
@@ -165,7 +188,7 @@ class Graph:
         return self.blocks[2 * layer]
 
     def mlp(self, layer: int) -> Block:
-        """The reader of a layer's MLP, or those of the features in its place."""
+        """The reader of a layer's MLP, or those of the features or neurons in its place; the rest's comes last."""
         return self.blocks[2 * layer + 1]
 
     @property
@@ -197,25 +220,55 @@ class Graph:
                 f"writer: layer {layer}, head {head}; the graph has {self.spec.n_layers} layers of "
                 f"{self.spec.n_heads} heads"
             )
-        if mlp and self.mlp(layer).kind == "features":
-            raise InputError(f"writer: layer {layer} has features in its MLP's place; use writers_of")
+        if mlp and (kind := self.mlp(layer).kind) != "mlp":
+            raise InputError(f"writer: layer {layer} has {kind} in its MLP's place; use writers_of")
         return self.starts[layer] + (self.spec.n_heads if mlp else head)
 
     def writers(self, layer: int) -> slice:
-        """All writers of a layer: its heads, then its MLP or its features and their error term."""
+        """All writers of a layer: its heads, then its MLP, or its neurons and the rest of them, or its features, the
+        places of earlier layers' features, and the error term.
+        """
         return slice(self.starts[layer], self.starts[layer + 1])
 
     def writers_of(self, block: Block) -> slice:
-        """The writers that the readers of a block (not `logits`) feed: a layer's heads, its MLP, or its features, one
-        for each reader. An error term, which nothing feeds, comes right after its layer's features.
+        """The writers that the readers of a block (not `logits`) feed in its own layer: heads, the MLP, neurons and the
+        rest of them, or features, one for each reader. A layer's places of earlier features (see `places`) and its
+        error term, which nothing feeds, come right after.
         """
         first = self.starts[block.layer]
         heads = first + self.spec.n_heads
         return slice(first, heads) if block.kind == "attention" else slice(heads, heads + block.n_readers)
 
+    def whole(self, layer: int) -> tuple[int, slice, int] | None:
+        """What is left of a layer's MLP as a whole, the MLP itself or the rest of its neurons: its reader, that
+        reader's edges, and its writer; None for a layer with features.
+        """
+        block = self.mlp(layer)
+        if block.kind == "features":
+            return None
+        last = block.edges.stop
+        return block.readers.stop - 1, slice(last - block.n_writers, last), self.writers_of(block).stop - 1
+
+    def error_writer(self, layer: int) -> int | None:
+        """A layer's error term; None where it has none, or has it as no writer."""
+        return self.starts[layer + 1] - 1 if self.mlp(layer).kind == "features" and self.n_errors else None
+
+    @cached_property
+    def places(self) -> dict[int, tuple[Int[Tensor, " p"], Int[Tensor, " p"]]]:
+        """By block of features that write to later layers too: for each place, its feature's number within the block,
+        and the place's writer.
+        """
+        found: dict[int, tuple[list[int], list[int]]] = {}
+        for layer, own in self.spec.features:
+            for i, (source, feature) in enumerate(self.spec.places_at(layer)):
+                rows, writers = found.setdefault(self.mlp(source).number, ([], []))
+                rows.append((self.spec.features_of(source) or ()).index(feature))
+                writers.append(self.starts[layer] + self.spec.n_heads + len(own) + i)
+        return {number: (torch.tensor(rows), torch.tensor(writers)) for number, (rows, writers) in found.items()}
+
     def readers_of(self, writer: int) -> tuple[int, ...]:
         """The readers that feed a writer, which is what `writers_of` says of a block the other way round: a head's
-        query, key and value; an MLP's or a feature's input; none for an embedding or an error term.
+        query, key and value; an MLP's, a neuron's or a feature's input; none for an embedding or an error term.
         """
         layer, head = int(self.writer_layer[writer]), int(self.writer_head[writer])
         if layer < 0:
@@ -225,7 +278,12 @@ class Graph:
             return tuple(first + places[key if kind else head] for kind, places in enumerate(self.roles))
         block = self.mlp(layer)
         place = writer - self.writers_of(block).start
-        return (block.reader + place,) if place < block.n_readers else ()
+        if place < block.n_readers:
+            return (block.reader + place,)
+        for number, (rows, writers) in self.places.items():
+            if writer in writers:
+                return (self.blocks[number].reader + int(rows[writers == writer]),)
+        return ()
 
     def writers_fed_by(self, reader: int) -> tuple[int, ...]:
         """The writers that a reader feeds: those whose `readers_of` it is one of; none for `logits`."""
@@ -234,7 +292,8 @@ class Graph:
             return ()
         first, place = self.writers_of(block).start, reader - block.reader
         if block.kind != "attention":
-            return (first + place,)
+            rows, writers = self.places.get(block.number, (torch.empty(0), torch.empty(0)))
+            return (first + place, *map(int, writers[rows == place]))
         role, number = self.roles.of(place)
         return tuple(first + head for head in ([number] if role == "query" else self.heads_of(number)))
 
@@ -270,31 +329,18 @@ class Graph:
 
     @cached_property
     def writer_names(self) -> list[str]:
-        """Names of the writers: `embed` (or `tok_embed`, `pos_embed`), `a5.h1`, `m0`, or `m0.f17`, `m0.error`."""
-        names = list(EMBEDDING_NAMES[self.spec.embeddings])
-        for layer in range(self.spec.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.spec.n_heads)] + self._mlp_names(layer)
-            names += [f"m{layer}.error"] if self.spec.features_of(layer) is not None else []
-        return names
-
-    def _mlp_names(self, layer: int) -> list[str]:
-        """Of a layer's MLP, or of its features."""
-        features = self.spec.features_of(layer)
-        return [f"m{layer}"] if features is None else [f"m{layer}.f{feature}" for feature in features]
+        """Names of the writers: `embed` (or `tok_embed`, `pos_embed`), `a5.h1`, `m0`; with features `m0.f17`,
+        `m0.f17>2` (what it writes to layer 2), `m0.error`; with neurons `m0.n17`, `m0.n17+3` (neuron 17 and three more,
+        a group), `m0.rest`.
+        """
+        return writer_names(self.spec)
 
     @cached_property
     def reader_names(self) -> list[str]:
-        """Names of the readers: `a9.h3.q`, `a9.h3.k` (`a9.kv1.k` where query heads share it), `m0` or `m0.f17`,
-        `logits`.
+        """Names of the readers: `a9.h3.q`, `a9.h3.k` (`a9.kv1.k` where query heads share it), `m0`, `m0.f17` or
+        `m0.n17`, `m0.rest`, `logits`.
         """
-        heads, keys = range(self.spec.n_heads), range(self.n_kv_readers)
-        shared = "h" if self.n_kv_readers == self.spec.n_heads else "kv"
-        names = []
-        for layer in range(self.spec.n_layers):
-            names += [f"a{layer}.h{head}.q" for head in heads]
-            names += [f"a{layer}.{shared}{head}.{kind}" for kind in "kv" for head in keys]
-            names += self._mlp_names(layer)
-        return [*names, "logits"]
+        return reader_names(self.spec, self.n_kv_readers)
 
     def edge_name(self, edge: int) -> str:
         """The name of an edge, e.g. `a5.h1 -> a9.h3.q`, with its position group as ` @ subject`.
@@ -355,10 +401,11 @@ class Graph:
         """Drop the edges that cannot carry signal, given which edges are kept and what an ablated edge carries.
 
         An edge whose reader cannot reach `logits` through kept edges changes nothing, whatever the ablation. Under
-        `interchange` with embedding writers, an edge whose writer cannot be reached from an embedding (or from an error
-        term, which follows no circuit) carries exactly its ablated value, so it changes nothing either; under the
-        other ablations, a component without inputs still writes something else than its ablated value, and so it does
-        where embeddings are not writers (they then reach every reader).
+        `interchange` with embedding writers, an edge whose writer cannot be reached from an embedding carries exactly
+        its ablated value, so it changes nothing either. (An error term follows no circuit and counts as an embedding;
+        where errors are kept, they reach every later reader.) Under the other ablations, a component without inputs
+        still writes something else than its ablated value, and so it does where embeddings are not writers (they then
+        reach every reader).
 
         With `GraphSpec.coupled_heads` a layer's heads are one unit. Each head's write is its share of their normed sum,
         so a head that nobody reads still changes the others': where any head of a layer is read on the way to
@@ -385,16 +432,27 @@ class Graph:
         for block in reversed(self.blocks):
             if block.kind != "logits":
                 useful[:, block.readers] = self._readers_feeding(block, useful_writer[:, self.writers_of(block)])
+            if block.number in self.places:
+                rows, writers = self.places[block.number]
+                found = useful_writer[:, writers].int()
+                useful[:, block.readers] |= (
+                    found.new_zeros(self.n_groups, block.n_readers).index_add(1, rows, found) > 0
+                )
             useful_writer[:, : block.n_writers] |= (block.table(kept) & useful[:, block.readers, None]).any(1)
         return useful
 
     def _reached_from_embeddings(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P W"]:
         reached = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
         reached[:, (self.writer_kind == EMBED) | (self.writer_kind == ERROR)] = True
+        errors = [layer for layer, _ in self.spec.features] if self.spec.error == "kept" else []
         for block in self.blocks[:-1]:
             reader = (block.table(kept) & reached[:, None, : block.n_writers]).any(2)
+            reader |= bool(errors) and errors[0] < block.layer  # what is kept reaches all readers after its layer
             if block.kind != "attention":
                 reached[:, self.writers_of(block)] = reader
+                if block.number in self.places:
+                    rows, writers = self.places[block.number]
+                    reached[:, writers] = reader[:, rows]
             else:
                 query, key, value = reader.split(self.roles.sizes, 1)
                 seen = (key | value).any(0, keepdim=True)  # by tokens of any group

@@ -21,6 +21,8 @@ FEATURE = 3
 """Kind of writer: a transcoder's feature."""
 ERROR = 4
 """Kind of writer: what a transcoder's features leave of an MLP's output."""
+NEURON = 5
+"""Kind of writer: an MLP's neuron, or a group of them."""
 QUERY = 0
 """Kind of reader, as in `Graph.reader_kind`: a head's queries."""
 KEY = 1
@@ -33,15 +35,21 @@ LOGITS = 4
 """Kind of reader: the final norm, before the logits."""
 FEATURE_IN = 5
 """Kind of reader: a transcoder's feature."""
-Role = Literal["query", "key", "value", "mlp", "logits", "feature"]
+NEURON_IN = 6
+"""Kind of reader: an MLP's neuron, or a group of them."""
+Role = Literal["query", "key", "value", "mlp", "logits", "feature", "neuron"]
 """A kind of reader by name."""
 ROLES: tuple[Role, ...] = get_args(Role)
 """The kinds of reader by name, in the order of their numbers."""
-WRITER_KINDS = ("embedding", "head", "mlp", "feature", "error")
+WRITER_KINDS = ("embedding", "head", "mlp", "feature", "error", "neuron")
 """The kinds of writer by name, likewise."""
 
 Features = tuple[tuple[int, tuple[int, ...]], ...]
 """Layers with chosen features of a transcoder in the MLP's place, in order, and which features."""
+Neurons = tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+"""Layers with chosen neurons in the MLP's place, in order, and which groups of neurons (mostly of one each)."""
+ErrorPolicy = Literal["scored", "kept", "corrupted"]
+"""What becomes of features' error terms, see `GraphSpec`."""
 
 MOST_EDGES = 1 << 29
 """Of a graph without features: more than the largest models have (126 layers of 128 heads: 4e8), and few enough that a
@@ -77,6 +85,15 @@ class GraphSpec:
     coupled_heads: bool = False
     """What a layer's heads write is normed as one sum (Gemma's norm after attention), so no head of a layer can change
     without changing all of them; see `Graph.prune`."""
+    neurons: Neurons = ()
+    """Layers whose MLP is taken apart into neurons, or groups of them, each a reader and a writer; all other neurons of
+    the layer stay together as `rest`."""
+    cross_layer: Features = ()
+    """Layers whose features write to later layers too, and to which. There such a feature has a further writer, a
+    *place*, of its own; all places follow the one reader."""
+    error: ErrorPolicy = "scored"
+    """Error terms of features are writers with edges (`scored`), or have none: they then write their clean value to
+    every later reader, whatever the circuit (`kept`), or their ablated value (`corrupted`)."""
 
     def __post_init__(self) -> None:
         """Check the sizes. Raises `InputError` for a spec that describes no model."""
@@ -103,7 +120,32 @@ class GraphSpec:
         object.__setattr__(self, "spans", tuple(self.spans))
         if len(set(self.spans)) != len(self.spans) or not all(isinstance(name, str) for name in self.spans):
             raise InputError(f"graph: spans={self.spans}; give names that differ")
-        object.__setattr__(self, "features", _checked_features(self.features, self.n_layers))
+        set_ = object.__setattr__
+        set_(self, "features", _checked_features(self.features, self.n_layers))
+        set_(self, "neurons", _checked_neurons(self.neurons, self.n_layers))
+        set_(self, "cross_layer", _checked_features(self.cross_layer, self.n_layers))
+        self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        """Whether features, neurons, places and errors go together. Raises `InputError`."""
+        featured = dict(self.features)
+        if both := sorted(featured.keys() & dict(self.neurons).keys()):
+            raise InputError(f"graph: layer {both[0]} has features and neurons; give one of them")
+        for source, targets in self.cross_layer:
+            if source not in featured or not targets or targets[0] <= source:
+                raise InputError(
+                    f"graph: cross_layer: features of layer {source} write to layers {list(targets)}; give a layer "
+                    "with features, and layers after it"
+                )
+            if plain := [layer for layer in targets if layer not in featured]:
+                raise InputError(
+                    f"graph: features of layer {source} write to layer {plain[0]}, which must be taken apart too; "
+                    f"give it in features, if only as {plain[0]}: ()"
+                )
+        if self.error not in get_args(ErrorPolicy):
+            raise InputError(f"graph: error={self.error!r}; choose {', '.join(get_args(ErrorPolicy))}")
+        if self.error != "scored" and not self.features:
+            raise InputError(f"graph: error={self.error!r}: there are no features, whose error terms it is about")
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "GraphSpec":
@@ -117,12 +159,28 @@ class GraphSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, for a file's header."""
-        optional = ("spans", "features", "coupled_heads")  # left out where a file of version 0.1 would not have them
-        return {name: value for name, value in asdict(self).items() if name not in optional or value}
+        # Left out where a file of version 0.1 would not have them.
+        plain = {"spans": (), "features": (), "coupled_heads": False, "neurons": (), "cross_layer": ()}
+        plain |= {"error": "scored"}
+        return {name: value for name, value in asdict(self).items() if name not in plain or value != plain[name]}
 
     def features_of(self, layer: int) -> tuple[int, ...] | None:
         """A layer's features; None for a layer with an MLP."""
         return dict(self.features).get(layer)
+
+    def neurons_of(self, layer: int) -> tuple[tuple[int, ...], ...] | None:
+        """A layer's groups of neurons; None for a layer whose neurons are not taken apart."""
+        return dict(self.neurons).get(layer)
+
+    @property
+    def apart(self) -> str:
+        """What MLPs are taken apart into, in words; empty if none is."""
+        return " and ".join(name for name in ("features", "neurons") if getattr(self, name))
+
+    def places_at(self, layer: int) -> list[tuple[int, int]]:
+        """The features of earlier layers that write to a layer too: their layers and numbers, in order."""
+        sources = [source for source, targets in self.cross_layer if layer in targets]
+        return [(source, feature) for source in sources for feature in self.features_of(source) or ()]
 
 
 def _tuples(value: Any) -> Any:
@@ -142,4 +200,24 @@ def _checked_features(features: Features, n_layers: int) -> Features:
             raise InputError(f"graph: features of layer {layer}; name each of the layers 0 to {n_layers - 1} once")
         if (chosen and chosen[0] < 0) or len(set(chosen)) < len(chosen):
             raise InputError(f"graph: features of layer {layer}: give numbers from 0 on, each once")
+    return tuple(found)
+
+
+def _checked_neurons(neurons: Any, n_layers: int) -> Neurons:
+    """In order of the layers, each layer's groups ascending. Raises `InputError`."""
+    found = []
+    try:
+        for layer, groups in neurons:
+            found.append((index(layer), tuple(sorted(tuple(sorted(map(index, each))) for each in groups))))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"graph: neurons={neurons!r:.60}; give pairs of a layer and its groups of neurons' numbers"
+        ) from error
+    found.sort()
+    for number, (layer, groups) in enumerate(found):
+        every = [neuron for group in groups for neuron in group]
+        if not 0 <= layer < n_layers or (number and found[number - 1][0] == layer):
+            raise InputError(f"graph: neurons of layer {layer}; name each of the layers 0 to {n_layers - 1} once")
+        if min(every, default=0) < 0 or len(set(every)) < len(every) or not all(groups):
+            raise InputError(f"graph: neurons of layer {layer}: give numbers from 0 on, each once, in groups of some")
     return tuple(found)

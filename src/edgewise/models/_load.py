@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from edgewise._errors import InputError
-from edgewise.graph import Embeddings, Graph, GraphSpec, KeyValue
+from edgewise.graph import Embeddings, ErrorPolicy, Graph, GraphSpec, KeyValue
 from edgewise.models import _gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
@@ -97,14 +98,22 @@ class Model:
         kv: KeyValue = "physical",
         spans: Sequence[str] = (),
         features: Mapping[int, Sequence[int]] | None = None,
+        neurons: Mapping[int, Sequence[int | Sequence[int]]] | None = None,
+        *,
+        cross_layer: Mapping[int, Sequence[int]] | None = None,
+        error: ErrorPolicy = "scored",
     ) -> Graph:
         """The model's graph under a convention (see `GraphSpec`).
 
         With `spans`, such as a task's `span_names`, edges carry positions: each position group has all for itself. With
-        `features`, by layer, those features of the layer's transcoder and an error term stand in the MLP's place.
+        `features`, by layer, those features of the layer's transcoder and an error term stand in the MLP's place. With
+        `neurons`, by layer, those neurons, or groups of them, do, and the rest of the layer's neurons together.
+        `cross_layer` says to which later layers features write too (`edgewise.transcoders.cross_layer` of theirs), and
+        `error` what becomes of error terms.
 
         Raises:
-            InputError: `split` embeddings on a model whose only embedding is that of the tokens.
+            InputError: `split` embeddings on a model whose only embedding is that of the tokens; or features, neurons,
+                layers or errors that do not go together.
         """
         parts = self.parts
         if embeddings == "split" and parts.n_embeddings == 1:
@@ -112,9 +121,17 @@ class Model:
                 f"embeddings='split': {self.family} models have no position embedding to split off; use 'joint'"
             )
         sizes = len(parts.layers), parts.n_heads, parts.n_kv_heads
-        chosen = tuple((layer, tuple(each)) for layer, each in (features or {}).items())
+        chosen, cross = (
+            tuple((layer, tuple(each)) for layer, each in (given or {}).items()) for given in (features, cross_layer)
+        )
+        apart = tuple((layer, tuple(map(_group, each))) for layer, each in (neurons or {}).items())
         coupled = any(layer.attention.coupled for layer in parts.layers)
-        return Graph(GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen, coupled))
+        spec = GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen, coupled, apart, cross, error)
+        return Graph(spec)
+
+
+def _group(neurons: int | Sequence[int]) -> tuple[int, ...]:
+    return (index(neurons),) if hasattr(neurons, "__index__") else tuple(neurons)  # pyright: ignore[reportArgumentType]
 
 
 def load(

@@ -420,14 +420,17 @@ class FoldedMlp(NamedTuple):
     """Theirs, with the norm's bias carried through."""
     gain: Float[Tensor, " D"] | None
     """The norm's."""
+    without: Int[Tensor, " m"] | None
+    """Neurons that are left out, since they stand in the graph by themselves."""
 
     @staticmethod
-    def of(mlp: Mlp, dtype: torch.dtype) -> "FoldedMlp":
-        """The folded form of an MLP."""
+    def of(mlp: Mlp, dtype: torch.dtype, without: Int[Tensor, " m"] | None = None) -> "FoldedMlp":
+        """The folded form of an MLP, or of the rest of it, without some neurons."""
         weights = tuple(weight.to(dtype) for weight, _ in mlp.inputs)
         pairs = zip(weights, mlp.inputs, strict=True)
         biases = tuple(_folded_bias(mlp.norm, weight, bias) for weight, (_, bias) in pairs)
-        return FoldedMlp(mlp, dtype, weights, biases, None if mlp.norm.gain is None else mlp.norm.gain.to(dtype))
+        gain = None if mlp.norm.gain is None else mlp.norm.gain.to(dtype)
+        return FoldedMlp(mlp, dtype, weights, biases, gain, without)
 
     def write(self, x: Float[Tensor, "N D"], *, keep: bool = True) -> tuple[Float[Tensor, "N D"], MlpRun]:
         """What the MLP writes, and what its backward needs; without `keep`, pre-activations are made again there."""
@@ -437,7 +440,7 @@ class FoldedMlp(NamedTuple):
         else:
             inverse = inverse_rms(mlp.norm, x)
             projected = self._project(x, inverse)
-            raw = _product(hidden(mlp, projected), mlp.down.to(self.dtype), mlp.down_bias)
+            raw = _product(self._hidden(projected), mlp.down.to(self.dtype), mlp.down_bias)
         if mlp.post_norm is None:
             return raw, MlpRun(x, inverse, projected if keep else None, None)
         raw = raw.to(x.dtype)
@@ -457,9 +460,13 @@ class FoldedMlp(NamedTuple):
         projected = run.projected or self._project(x, run.inverse)
         with torch.enable_grad():  # only the activation function is differentiated by autograd
             inputs = [y.requires_grad_() for y in projected]
-            inner = hidden(mlp, inputs)
+            inner = self._hidden(inputs)
         g_y = torch.autograd.grad(inner, inputs, gradient @ mlp.down.to(self.dtype).T)
         return self._back_to_input(g_y, [y.detach() for y in projected], x, run.inverse)
+
+    def _hidden(self, projected: list[Float[Tensor, "N F"]]) -> Float[Tensor, "N F"]:
+        active = hidden(self.mlp, projected)
+        return active if self.without is None else active.index_fill(1, self.without, 0)
 
     def _project(self, x: Float[Tensor, "N D"], inverse: Float[Tensor, " N"]) -> list[Float[Tensor, "N F"]]:
         x = self._gained(x * inverse[:, None]).to(self.dtype)

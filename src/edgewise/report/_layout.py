@@ -63,8 +63,8 @@ class Layout:
 def place(graph: Graph) -> Layout:
     """Lay `graph` out: cells shrink as the model grows, down to the smallest legible label."""
     spec = graph.spec
-    if spec.features:
-        raise InputError("draw: the graph has transcoder features; a picture shows only heads and MLPs; use edge_table")
+    if spec.apart:
+        raise InputError(f"draw: the graph has {spec.apart}; a picture shows only heads and MLPs; use edge_table")
     layers, heads = spec.n_layers, spec.n_heads
     pitch = float(np.clip(8.4 / (heads + 1.4), 0.42, 1.15)), float(np.clip(11 / (layers + 1), 0.35, 0.72))
     box = min(0.64 * pitch[0], 0.5), min(0.4 * pitch[1], 0.22)

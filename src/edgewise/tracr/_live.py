@@ -23,8 +23,8 @@ def live_edges(engine: Engine) -> Bool[Tensor, " E"]:
     way to the output.
     """
     graph, parts = engine.graph, engine.model.parts
-    if graph.spec.features:
-        raise InputError("tracr: the graph has transcoder features; the true circuit is one of heads and MLPs")
+    if apart := graph.spec.apart:
+        raise InputError(f"tracr: the graph has {apart} in MLPs' places; the true circuit is one of heads and MLPs")
     whole = _Span(engine, differences=False)
     change = _Span(engine, differences=True, whole=whole) if engine.ablation.kind == "interchange" else whole
     live = torch.zeros(graph.n_edges, dtype=torch.bool)

@@ -27,6 +27,7 @@ from ._text import held_out as held_out
 from ._text import read_tokens as read_tokens
 from ._transcoder import Transcoder as Transcoder
 from ._transcoder import TranscoderSpec as TranscoderSpec
+from ._transcoder import cross_layer as cross_layer
 from .analysis import FeatureDescription as FeatureDescription
 from .analysis import FeaturesOnText as FeaturesOnText
 from .analysis import Reader as Reader

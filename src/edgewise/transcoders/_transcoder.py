@@ -2,6 +2,7 @@
 vectors are the same.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -240,3 +241,14 @@ class Transcoder(nn.Module):
         other.load_state_dict(state)
         other.provenance, other.name = dict(self.provenance), self.name
         return other
+
+
+def cross_layer(transcoders: Iterable[Transcoder]) -> dict[int, tuple[int, ...]]:
+    """To which later layers each transcoder's features write too, by the layer that they read: for
+    `model.graph(cross_layer=…)`. Those of one layer are left out.
+    """
+    return {
+        each.spec.reads.layer: tuple(site.layer for site in each.spec.writes[1:])
+        for each in transcoders
+        if len(each.spec.writes) > 1
+    }

@@ -1,4 +1,6 @@
 from ._block import FeatureBlock as FeatureBlock
+from ._block import NeuronBlock as NeuronBlock
+from ._block import NodeBlock as NodeBlock
 from ._layers import CleanFeatures as CleanFeatures
 from ._layers import FeatureLayer as FeatureLayer
 from ._layers import FeatureRun as FeatureRun
@@ -6,6 +8,14 @@ from ._layers import activate as activate
 from ._layers import check_features as check_features
 from ._layers import clean_features as clean_features
 from ._layers import feature_layers as feature_layers
-from ._layers import feature_run as feature_run
+from ._layers import feature_runs as feature_runs
+from ._layers import kept_errors as kept_errors
 from ._layers import mlp_streams as mlp_streams
 from ._layers import pre_activations as pre_activations
+from ._neurons import NeuronLayer as NeuronLayer
+from ._neurons import NeuronRun as NeuronRun
+from ._neurons import activations as activations
+from ._neurons import check_neurons as check_neurons
+from ._neurons import neuron_activations as neuron_activations
+from ._neurons import neuron_layers as neuron_layers
+from ._neurons import neuron_run as neuron_run

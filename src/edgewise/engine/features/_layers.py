@@ -3,7 +3,11 @@
 A layer's MLP is taken apart into n chosen features of its transcoder and one error term. In a circuit's run a feature
 makes its activation anew from its own masked input. The error term, `MLP(x) − Σ_f z_f d_f` of the *full* model's clean
 run, carries all the rest (other features, biases, a skip connection, the transcoder's mistake) and follows no circuit.
-So all masks 1 give the full model and all masks 0 the ablated run, however good or bad the transcoder is.
+So all masks 1 give the full model and all masks 0 the ablated run, however good or bad the transcoder is. (Where errors
+are kept, the ablated run with clean error terms; where they are corrupted, the full model with ablated ones.)
+
+A cross-layer feature writes to later layers too, one decoder row for each, and there the sum over f runs over the
+features of all layers that write to it.
 
 What a pre-activation must exceed to be on is fixed for each token, beforehand: 0 for `relu`, the stored threshold for
 `jumprelu` and `batch_topk`; for `topk` the middle between the k-th and the next largest pre-activation of all features
@@ -44,7 +48,8 @@ class FeatureLayer:
     encoder: Float[Tensor, "n D"]
     encoder_bias: Float[Tensor, " n"]
     """For inputs without `b_in`."""
-    decoder: Float[Tensor, "n D"]
+    decoders: Mapping[int, Float[Tensor, "n D"]]
+    """By layer that they write to: their own first and, of a cross-layer transcoder, later ones."""
     threshold: Float[Tensor, " m"] | None
     """Stored thresholds, one for each feature or one for all; None for `relu` and `topk`."""
     everything: tuple[Float[Tensor, "F D"], Float[Tensor, " F"]] | None
@@ -66,17 +71,18 @@ class FeatureLayer:
 
         threshold = chosen(transcoder.threshold) if transcoder.activation.thresholded else None
         counts = transcoder.activation.kind == "topk"
-        layer = transcoder.spec.reads.layer
+        spec, layer = transcoder.spec, transcoder.spec.reads.layer
+        decoders = chosen(transcoder.W_dec).split(spec.d_out, 1)
         return FeatureLayer(
             layer,
             model.parts.layers[layer],
             transcoder,
             chosen(transcoder.W_enc),
             chosen(transcoder.b_enc),
-            chosen(transcoder.W_dec),
+            {site.layer: decoder for site, decoder in zip(spec.writes, decoders, strict=True)},
             threshold,
             (moved(transcoder.W_enc), moved(transcoder.b_enc)) if counts else None,
-            transcoder.spec.exclude_special,
+            spec.exclude_special,
         )
 
     @property
@@ -148,7 +154,7 @@ class FeatureRun(NamedTuple):
     """What is fixed of a layer's features in a masked run, per packed token or the same for all."""
 
     bound: Float[Tensor, "N m"]
-    ablated: Float[Tensor, "M n"]
+    ablated: Float[Tensor, "M n 1"]
     """Activations that removed edges carry."""
     error: Float[Tensor, "N D"]
     """What the error term writes."""
@@ -165,7 +171,7 @@ def feature_layers(
     type does not go with features.
     """
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
-    by_layer = {each.spec.writes[0].layer: each for each in given}
+    by_layer = {each.spec.reads.layer: each for each in given}
     if len(by_layer) < len(given):
         raise InputError("transcoders: two are of one layer; give at most one for each")
     wanted = dict(graph.spec.features)
@@ -175,11 +181,14 @@ def feature_layers(
         return {}
     if ablation not in ("interchange", "zero"):
         raise InputError(f"ablation {ablation!r}: a graph with features takes interchange or zero")
-    if missing := sorted(wanted.keys() - by_layer.keys()):
+    if missing := sorted({layer for layer, features in wanted.items() if features} - by_layer.keys()):
         raise InputError(f"graph: layer {missing[0]} has features; give its transcoder (Engine(…, transcoders=…))")
     found = {}
     for layer, features in wanted.items():
+        if layer not in by_layer:  # it has an error term, and at most places of earlier layers' features
+            continue
         check_features(model, by_layer[layer])
+        check_reach(graph, by_layer[layer])
         if features and features[-1] >= by_layer[layer].n_features:
             raise InputError(
                 f"graph: feature {features[-1]} of layer {layer}; its transcoder has {by_layer[layer].n_features}, "
@@ -201,16 +210,26 @@ def check_features(model: Model, transcoder: Transcoder) -> None:
         raise InputError(
             f"autoencoder of {site}: its features read what the MLP wrote; take an MLP apart by a transcoder"
         )
-    first, last = spec.writes[0].layer, spec.writes[-1].layer
-    if first != last or first != site.layer:
+    if spec.writes[0].layer != site.layer:
         raise InputError(
-            f"transcoder of {site}: it writes to layers {first} to {last}; a feature of the graph is one writer in its "
-            "own layer, so use transcoders of one layer each"
+            f"transcoder of {site}: it writes to {spec.writes[0]} first; a feature of the graph stands in its own "
+            "layer's MLP, so use transcoders that write there"
         )
     if site.kind == "resid_mid" and not site.centred and model.parts.final_norm.kind == "layer":
         raise InputError(
             f"transcoder of {site}: the engine keeps no mean of a stream that layer norms read; use a transcoder that "
             "reads it centred, or after the norm"
+        )
+
+
+def check_reach(graph: Graph, transcoder: Transcoder) -> None:
+    """Refuse a graph in which a transcoder's features do not write to all of its layers. Raises `InputError`."""
+    layer, reach = transcoder.spec.reads.layer, tuple(site.layer for site in transcoder.spec.writes[1:])
+    if dict(graph.spec.cross_layer).get(layer, ()) != reach and graph.spec.features_of(layer):
+        raise InputError(
+            f"graph: the transcoder of layer {layer} writes to later layers {list(reach)}, the graph's features of it "
+            f"to {list(dict(graph.spec.cross_layer).get(layer, ()))}; use model.graph(…, "
+            "cross_layer=edgewise.transcoders.cross_layer(transcoders))"
         )
 
 
@@ -220,20 +239,36 @@ class CleanFeatures(NamedTuple):
     error: Float[Tensor, "N D"]
     """What the error term writes."""
     bound: Float[Tensor, "N m"]
-    """See `FeatureLayer.bound`."""
+    """See `FeatureLayer.bound`; of a layer without features of its own, infinity."""
+
+
+def _written(
+    layers: Mapping[int, FeatureLayer], active: Mapping[int, Float[Tensor, "M n"]], target: int
+) -> Tensor | float:
+    """What all features write to a layer."""
+    into = [(active[source], each.decoders[target]) for source, each in layers.items() if target in each.decoders]
+    return sum((z @ decoder for z, decoder in into), start=0.0)
 
 
 @torch.no_grad()
 def clean_features(
-    model: Model, layers: Mapping[int, FeatureLayer], writes: Writes, streams: Mapping[int, Tensor], packing: Packing
+    model: Model,
+    graph: Graph,
+    layers: Mapping[int, FeatureLayer],
+    writes: Writes,
+    streams: Mapping[int, Tensor],
+    packing: Packing,
 ) -> dict[int, CleanFeatures]:
-    """The same for each layer with features; `streams` is what their MLPs' norms read, `[N, D]` each."""
-    found = {}
+    """The same for each layer that features write to; `streams` is what their MLPs' norms read, `[N, D]` each."""
+    bounds, active = {}, {}
     for index, features in layers.items():
         x = features.read(streams[index].to(model.dtype))
-        bound = features.bound(x, features.off(model, packing))
-        activations = activate(features.pre_activations(x), bound)
-        found[index] = CleanFeatures(writes.mlps[index] - activations @ features.decoder, bound)
+        bounds[index] = features.bound(x, features.off(model, packing))
+        active[index] = activate(features.pre_activations(x), bounds[index])
+    found = {}
+    for target, _ in graph.spec.features:
+        error = writes.mlps[target] - _written(layers, active, target)
+        found[target] = CleanFeatures(error, bounds.get(target, error.new_full((len(error), 1), torch.inf)))
     return found
 
 
@@ -249,25 +284,54 @@ def pre_activations(
 
 
 @torch.no_grad()
-def feature_run(
-    features: FeatureLayer,
-    clean: CleanFeatures,
-    corrupted: Float[Tensor, "N n"] | None,
-    ablated_mlp: Float[Tensor, "M D"],
-) -> FeatureRun:
-    """What is fixed of a layer's features in a masked run, at each packed token.
+def feature_runs(
+    layers: Mapping[int, FeatureLayer],
+    clean: Mapping[int, CleanFeatures],
+    corrupted: Mapping[int, Float[Tensor, "N n"]] | None,
+    ablated_mlps: Mapping[int, Float[Tensor, "M D"]],
+) -> dict[int, FeatureRun]:
+    """What is fixed of each layer's features in a masked run, at each packed token.
 
     Pre-activations of the corrupted run are None where removed edges carry nothing. Of what the whole MLP's removed
     edges carry, the error term's carry what the features' do not.
     """
-    error, bound = clean
-    ablated = bound.new_zeros(1, len(features.decoder)) if corrupted is None else activate(corrupted, bound)
-    return FeatureRun(bound, ablated, error, ablated_mlp - ablated @ features.decoder)
+    ablated = {}
+    for index, features in layers.items():
+        bound = clean[index].bound
+        nothing = bound.new_zeros(1, len(features.encoder))
+        ablated[index] = nothing if corrupted is None else activate(corrupted[index], bound)
+    return {
+        index: FeatureRun(
+            bound,
+            ablated[index][..., None] if index in ablated else bound.new_zeros(1, 0, 1),
+            error,
+            ablated_mlps[index] - _written(layers, ablated, index),
+        )
+        for index, (error, bound) in clean.items()
+    }
 
 
 def mlp_streams(graph: Graph, writes: Writes, base: Sequence[Tensor]) -> dict[int, Float[Tensor, "N D"]]:
-    """What the MLPs' norms read in a run of the full model, for layers with features; `base` is its `base_sums`, under
+    """What the MLPs' norms read in a run of the full model, for layers taken apart; `base` is its `base_sums`, under
     an ablation whose b_O stays with the layers.
     """
     clean = 0.0 if graph.n_embeddings else writes.embeds[0]  # left out of the sums where they are no writers
-    return {layer: base[graph.mlp(layer).number] + clean for layer, _ in graph.spec.features}
+    layers = [layer for layer, _ in (*graph.spec.features, *graph.spec.neurons)]
+    return {layer: base[graph.mlp(layer).number] + clean for layer in layers}
+
+
+def kept_errors(graph: Graph, nodes: Mapping[int, Any]) -> dict[int, Float[Tensor, "N D"]]:
+    """By block of readers, what kept error terms write beyond their ablated values; `nodes` is what is fixed of the
+    layers taken apart.
+    """
+    if graph.spec.error != "kept":
+        return {}
+    kept, total = dict[int, Tensor](), None
+    for block in graph.blocks:
+        if total is not None:
+            kept[block.number] = total
+        fixed = nodes.get(block.layer)
+        if block.kind == "features" and isinstance(fixed, FeatureRun):
+            more = fixed.error - fixed.ablated_error
+            total = more if total is None else total + more
+    return kept
