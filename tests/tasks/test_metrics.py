@@ -125,6 +125,17 @@ def test_gradients_are_right_where_sets_are_ragged(batch, name):
     assert torch.autograd.gradcheck(lambda x: reduce(loss(x, batch), batch), (logits,))
 
 
+def test_presence_is_bounded_and_is_what_is_left_of_the_answer():
+    batch = collate([pair(Target(3, (1,), (2,))), pair(Target(3, (1,)))], [0, 1])
+    logits = (50 * LOGITS[:2]).clone().requires_grad_()
+    values = metric("presence", logits, batch)
+    assert ((values >= 0) & (values <= 1)).all()
+    torch.testing.assert_close(values[0], torch.sigmoid(logits[0, 1] - logits[0, 2]))
+    torch.testing.assert_close(values[1], logits[1].softmax(-1)[1])
+    values.sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
 def test_an_example_that_has_no_difference_is_nan_and_leaves_the_others_alone():
     batch = collate([pair(Target(3, (1,), (2,))), pair(Target(3, (1,)))], [0, 1])
     logits = LOGITS[:2].clone().requires_grad_()

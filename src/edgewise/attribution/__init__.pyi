@@ -1,4 +1,5 @@
 from ._access import access_to as access_to
+from ._as_circuit import merged_graph_scores as merged_graph_scores
 from ._attribute import attribute as attribute
 from ._attribute import nodes_of as nodes_of
 from ._attribute import token_ids as token_ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -34,6 +34,9 @@ def evaluate(
         str | None,
         Option(help="Metrics between commas, such as kl,reverse_kl,js,kendall_tau. Default: the task's own."),
     ] = None,
+    necessity: Annotated[
+        bool, Option("--necessity", help="Also judge the model without the circuit; it may double the time.")
+    ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     memory: options.Memory = "default",
@@ -56,9 +59,8 @@ def evaluate(
     pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed, bos, longest=loaded.parts.n_positions)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
-        result = ew.evaluate(
-            engine, loaded_circuit, pairs, split=split, batch_size=batch_size, baselines=wanted, metrics=asked
-        )
+        choices: dict[str, Any] = {"batch_size": batch_size, "metrics": asked, "necessity": necessity}
+        result = ew.evaluate(engine, loaded_circuit, pairs, split=split, baselines=wanted, **choices)
     other = "" if _show.compare_weights(loaded_circuit, loaded) else "-other-weights"
     told = "" if bos is None else "-bos" if bos else "-no-bos"
     stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + told + other

@@ -76,11 +76,8 @@ def plan(
     if length > longest:
         raise ew.InputError(f"--length {length}: the model has {longest} positions")
     layers = range(len(model.parts.layers))
-    apart = {
-        name: {layer: range(n) for layer in layers} if n else None
-        for name, n in (("features", features), ("neurons", neurons))
-    }
-    graph = model.graph(embeddings, kv, **apart)
+    in_each = (dict.fromkeys(layers, range(n)) if n else None for n in (features, neurons))
+    graph = model.graph(embeddings, kv, (), *in_each)
     modes = [
         ew.engine.footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)
         for memory in ("default", "lean")

@@ -141,6 +141,10 @@ def evaluation(result: ew.Evaluation) -> None:
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
         interval = f"{row.low:.3f} to {row.high:.3f}"
         rows.append((f"{name} {'↓' if row.lower_is_better else '↑'}", f"{row.value:.3f}", interval, *others))
+    for name, row in result.removed.items():
+        others = [f"{row.full:.3f}", f"{row.empty:.3f}", "", ""]
+        cells = (f"{row.value:.3f}", f"{row.low:.3f} to {row.high:.3f}", *others)
+        rows.append((f"{name}, the model without it", *cells))
     columns = ("metric", "circuit", "95 % interval", "full model", "empty", "random", "EAP")
     table(title, columns, rows, _caption(result))
     for each in result.worst[:N_WORST]:

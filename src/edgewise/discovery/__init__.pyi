@@ -13,6 +13,7 @@ from ._catalogue import register as register
 from ._configs import AcdcConfig as AcdcConfig
 from ._configs import AtpStarConfig as AtpStarConfig
 from ._configs import AttributionConfig as AttributionConfig
+from ._configs import AttributionGraphConfig as AttributionGraphConfig
 from ._configs import EapConfig as EapConfig
 from ._configs import EapIgActivationsConfig as EapIgActivationsConfig
 from ._configs import EapIgConfig as EapIgConfig

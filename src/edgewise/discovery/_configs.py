@@ -109,6 +109,22 @@ class AttributionConfig(ExamplesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributionGraphConfig(ExamplesConfig):
+    """Rank edges by their mean influence in the attribution graphs of training prompts."""
+
+    title: ClassVar[str] = "attribution-graph"
+    pairs: Count | None = 16
+    """How many prompts, the first of the split; each has a graph of its own."""
+    max_nodes: Count = 500
+    """How many neurons or features get rows in each graph, the most influential first."""
+    top_edges: Count = 2000
+    """How many edges of each graph count, the most influential."""
+    queries_and_keys: Literal["eap", "none"] = "eap"
+    """Attribution graphs hold attention patterns fixed: edges into queries and keys get the influence that goes through
+    their head, shared out by EAP, or nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PathConfig(AttributionConfig):
     """Settings of a method that averages gradients along a path."""
 

@@ -10,6 +10,7 @@ from edgewise.discovery._configs import MethodConfig
 from edgewise.runs import Bound, Count, NotNegative, Positive, known_settings
 
 _BUDGET = 11  # the noise stream that draws the budgets
+_COIN = 12  # the noise stream that says whether a step keeps or removes
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -97,6 +98,10 @@ class RankingConfig(BudgetConfig):
     """Points of that attribution's path."""
     mask_margin: Annotated[float, Bound(lambda x: 0 <= x < 0.5, "a number from 0 to below 0.5")] = 1e-3
     """Masks within this of 0 or 1 are taken as 0 or 1: they hardly have a gradient, and the engine skips what is 0."""
+    joint: Annotated[float, Bound(lambda x: 0 <= x < 1, "a share of the steps, from 0 to below 1")] = 0.0
+    """The share of the steps that *remove* the top edges and ask for the behaviour's absence, by a bounded loss
+    (`presence`), so that the order says which edges are needed beside which suffice. Such a step runs nearly the whole
+    graph, so it costs more than one that keeps few edges."""
     straight_through: bool = False
     """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
     patience: NotNegative = 0
@@ -110,6 +115,12 @@ class RankingConfig(BudgetConfig):
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
         return super().rate(step) if self.decay else self.learning_rate
+
+    def removes(self, step: int) -> bool:
+        """Whether a step removes the top edges: a coin's flip, from seed and step alone."""
+        from edgewise.runs import uniform  # which imports PyTorch
+
+        return self.joint > 0 and float(uniform(1, self.seed, step, _COIN)) < self.joint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from edgewise.runs import (
     restore_optimizer,
     run_steps,
 )
-from edgewise.tasks import Task, loss_function
+from edgewise.tasks import Metric, Task, loss_function
 
 Config = TypeVar("Config", bound=LearnedConfig)
 
@@ -91,10 +91,10 @@ class GradientLearner(Learner, Generic[Config]):
         on_device = (batch.to(self.engine.model.device) for batch in batches)
         self.engine.prepare(on_device, full=self.loss.needs_full_model)
 
-    def losses(self, step: int, mask: Tensor, **options: Any) -> Float[Tensor, "*C"]:
-        """The mean loss of a step's examples under masks, `[E]` or `[C, P, E]`."""
+    def losses(self, step: int, mask: Tensor, loss: Metric | None = None, **options: Any) -> Float[Tensor, "*C"]:
+        """The mean loss (the task's, if none is given) of a step's examples under masks, `[E]` or `[C, P, E]`."""
         batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
-        return example_scores(self.engine, batch, mask, self.loss, **options).mean(-1)
+        return example_scores(self.engine, batch, mask, loss or self.loss, **options).mean(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state and the optimiser's."""

@@ -121,8 +121,8 @@ _HANNA = "Hanna, Pezzelle & Belinkov 2024"
 
 
 def _ours(name: str, section: str, config: type[MethodConfig], run: str, cost: str, source: str, **can: Any) -> Method:
-    """A record of ours: the section is one of docs/methods.md, the function one of this room."""
-    run = f"edgewise.discovery:{run}"
+    """A record of ours: the section is one of docs/methods.md, the function one of this room if no other is said."""
+    run = run if ":" in run else f"edgewise.discovery:{run}"
     return Method(name=name, section=section, config=config, run=run, cost=cost, source=source, **can)
 
 
@@ -148,6 +148,9 @@ OURS = (
     _ours("mask-ig", "Mask-path IG", configs.MaskIgConfig, "mask_ig", "F + m (F + B), masked",
           "after Miller, Chughtai & Saunders 2024", signs=_BOTH, gradient_at="masks", positions=True, features=True,
           joint="along the mask's path"),
+    _ours("attribution-graph", "Attribution graph", configs.AttributionGraphConfig,
+          "edgewise.attribution:merged_graph_scores", "F + one B a row, and EAP's", "after Ameisen et al. 2025",
+          features=True, joint="along frozen paths", ablations="interchange and zero for EAP's part"),
     _ours("relevance", "Relevance", configs.RelevanceConfig, "relevance", "3 F + B", "RelP, Jafari et al. 2025",
           signs=_BOTH, gradient_at="full", positions=True),
     _ours("node-eap", "Node attribution", configs.NodeEapConfig, "node_eap", "as EAP", "Nanda 2023",

@@ -24,8 +24,9 @@ from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import NothingToGainError, RunOptions, finest, uniform
-from edgewise.tasks import Task, pairs_hash
+from edgewise.tasks import Task, metric_function, pairs_hash
 
+_ABSENCE = replace(metric_function("presence"), lower_is_better=True)  # what removing the top edges should lower
 _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
 
 
@@ -94,6 +95,8 @@ def learn_rankings(
     config = configured(RankingConfig, config, changes)
     if not seeds:
         raise InputError("ranking: no seeds; give one for each ranking")
+    if config.joint and task.explained == "value":
+        raise InputError(f"{config.title}: joint: the task's outputs are numbers, of which none is absent; use joint=0")
     engine = Engine.of(model)
     if start is not None:
         check_start(engine, start)
@@ -175,7 +178,9 @@ class RankingLearner(GradientLearner[RankingConfig]):
             mask, options = self.hard(budgets) + (mask - mask.detach()), {"gradients": "all"}
         else:
             mask = torch.where(mask < config.mask_margin, 0.0, torch.where(mask > 1 - config.mask_margin, 1.0, mask))
-        losses = self.losses(step, mask[:, None], **options)  # (C,)
+        removes = config.removes(step)
+        mask, loss = (1 - mask, _ABSENCE) if removes else (mask, self.loss)
+        losses = self.losses(step, mask[:, None], loss, **options)  # (C,)
         backward(losses, self.task, self.optimizer)
         self.optimizer.param_groups[0]["lr"] = config.rate(step)
         self.optimizer.step()

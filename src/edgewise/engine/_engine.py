@@ -27,7 +27,7 @@ from edgewise.engine._matmul import Matmul, matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
 from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
-from edgewise.engine._reference import reference_logits
+from edgewise.engine._reference import TakenApart, reference_logits
 from edgewise.engine._trees import mapped
 from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace
 from edgewise.engine.features import (
@@ -92,8 +92,8 @@ class Engine:
         if self.execution.dtype not in (None, model.dtype):
             raise InputError(f"dtype={self.execution.dtype}: the model is in {model.dtype}; load it in the type wanted")
         spec = self.graph.spec
-        apart = {name: dict(getattr(spec, name)) for name in ("features", "neurons", "cross_layer")}
-        own = model.graph(spec.embeddings, spec.kv, **apart, error=spec.error)
+        features, neurons, cross = (dict(each) for each in (spec.features, spec.neurons, spec.cross_layer))
+        own = model.graph(spec.embeddings, spec.kv, (), features, neurons, cross_layer=cross, error=spec.error)
         if Graph(replace(spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
@@ -288,9 +288,7 @@ class Engine:
             masked.masks,
             masked.constants.writes(),
             masked.targets,
-            self.features,
-            self.neurons,
-            masked.nodes,
+            TakenApart(self.features, self.neurons, masked.nodes),
         )
 
     def _execute(self, masked: MaskedBatch, *, all_edges: bool, skip: bool) -> Float[Tensor, "A D"]:

@@ -30,9 +30,7 @@ def reference_logits(
     masks: Float[Tensor, "CP E"],
     ablated: Writes,
     targets: Int[Tensor, " A"],
-    features: Mapping[int, FeatureLayer],
-    neurons: Mapping[int, NeuronLayer],
-    nodes: Mapping[int, FeatureRun | NeuronRun],
+    apart: "TakenApart",
 ) -> Float[Tensor, "A V"]:
     """Logits of the circuits' runs at some packed tokens; differentiable in `masks` and `ablated`.
 
@@ -49,12 +47,12 @@ def reference_logits(
         mixed = run.attend(residual, layer.attention, first)  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
         before, first = before if parts.parallel else residual, graph.mlp(index).reader
-        fixed = nodes.get(index)
+        fixed = apart.runs.get(index)
         if isinstance(fixed, FeatureRun):
-            residual = run.add_features(residual, before, first, index, features, fixed)
+            residual = run.add_features(residual, before, first, index, apart.features, fixed)
             continue
         if isinstance(fixed, NeuronRun):
-            residual = run.add_neurons(residual, before, first, neurons[index], fixed)
+            residual = run.add_neurons(residual, before, first, apart.neurons[index], fixed)
             continue
         y = _frozen(layer.mlp.norm.module)(run.stream(before, first))
         mlp_written = _frozen(layer.mlp.module)(y) if layer.mlp.routing is None else layer.mlp.run_module(y)
@@ -62,6 +60,14 @@ def reference_logits(
             mlp_written = _frozen(layer.mlp.post_norm.module)(mlp_written)
         residual = residual.plus([mlp_written], [ablated.mlps[index]])
     return parts.unembed(_frozen(parts.final_norm.module)(run.stream(residual, graph.n_readers - 1)[targets]))
+
+
+class TakenApart(NamedTuple):
+    """Of layers with features or neurons in their MLPs' places, these, and what is fixed of them in the run."""
+
+    features: Mapping[int, FeatureLayer]
+    neurons: Mapping[int, NeuronLayer]
+    runs: Mapping[int, FeatureRun | NeuronRun]
 
 
 class _Residual(NamedTuple):

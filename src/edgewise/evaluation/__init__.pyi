@@ -7,6 +7,9 @@ from ._areas import MibScores as MibScores
 from ._areas import areas as areas
 from ._areas import faithfulness as faithfulness
 from ._areas import mib_scores as mib_scores
+from ._both_curves import BothCurves as BothCurves
+from ._both_curves import BothPoint as BothPoint
+from ._both_curves import both_curves as both_curves
 from ._compare import Comparison as Comparison
 from ._compare import compare as compare
 from ._curve import Point as Point

@@ -73,6 +73,8 @@ class Evaluation(SavedAsJson):
     """Split, ablation, graph, positions, model, baselines and seeds."""
     worst: tuple[WorstExample, ...] = ()
     """The examples on which the circuit is farthest from the model, the farthest first."""
+    removed: dict[str, Measured] = field(default_factory=dict)
+    """The same metrics of the model without the circuit's actual edges, where that was asked for: necessity."""
 
     def __str__(self) -> str:
         """The sizes and one line per metric; `to_json` has everything."""
@@ -81,6 +83,8 @@ class Evaluation(SavedAsJson):
             others = {"full": row.full, "empty": row.empty, "random": row.random, "EAP": row.eap}
             beside = ", ".join(f"{who} {x:.3f}" for who, x in others.items() if x is not None)
             lines.append(f"{name}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" + (f"; {beside}" if beside else ""))
+        for name, row in self.removed.items():
+            lines.append(f"{name} without the circuit: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]")
         return "\n".join(lines)
 
 
@@ -94,6 +98,7 @@ def evaluate(
     baselines: tuple[str, ...] = ("random", "eap"),
     attribution: Scores | None = None,
     metrics: tuple[str, ...] | None = None,
+    necessity: bool = False,
 ) -> Evaluation:
     """Judge a circuit: KL(full ‖ circuit), logit difference, accuracy and exact match, with hard masks.
 
@@ -106,6 +111,8 @@ def evaluate(
         baselines: `random`: random circuits of the same actual size; `eap`: EAP's, with scores from the training split.
         attribution: EAP's scores, if they are at hand.
         metrics: names among `edgewise.tasks.metric_names()`; those of the task if None.
+        necessity: also judge the model without the circuit. That run has nearly all edges, so it may cost as much as
+            all others together.
 
     Raises:
         InputError: the circuit is of another graph or ablation than the engine, or a baseline or metric is unknown.
@@ -131,24 +138,37 @@ def evaluate(
         }
     empty = empty_circuit(circuit)
     asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
+    if necessity:
+        chosen["removed"] = replace(circuit, kept=~circuit.actual)
     values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, asked)
+    without = values.pop("removed", None)
     farthest = _worst(task, split, values["circuit"].get(task.distance))
     shown = task_metrics(task, metrics)
     measured = {name: _measured(each, {who: x[name] for who, x in values.items()}) for name, each in shown.items()}
+    ends = {who: values[who] for who in ("full", "empty")}
+    removed = (
+        {}
+        if without is None
+        else {
+            name: _measured(each, {who: x[name] for who, x in (ends | {"circuit": without}).items()})
+            for name, each in shown.items()
+        }
+    )
     under |= conditions(engine, split) | {
         "task": dict(task.provenance) | {"name": task.name},
         "positions": "the task's targets",
         "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},
         "software": software(),
         "random_circuits": N_RANDOM if "random" in baselines else 0,
-        "baselines_actual_edges": {who: each.n_actual for who, each in chosen.items() if who != "circuit"},
+        "baselines_actual_edges": {
+            who: each.n_actual for who, each in chosen.items() if who not in ("circuit", "removed")
+        },
         "units": {name: each.unit for name, each in shown.items()},
     }
     if engine.features:
         under["transcoders"] = engine.transcoder_identity
-    return Evaluation(
-        circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split)), measured, under, farthest
-    )
+    sizes = circuit.n_edges, circuit.n_actual, engine.graph.n_edges, len(task.split(split))
+    return Evaluation(*sizes, measured, under, farthest, removed)
 
 
 def _worst(task: Task, split: str, distances: NDArray[np.float64] | None) -> tuple[WorstExample, ...]:

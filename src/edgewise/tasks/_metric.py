@@ -177,6 +177,7 @@ _METRICS: dict[str, Metric] = {
             "logit_diff", unit="logits, answer minus wrong answer", needs=_WRONG, needs_full_model=False, reported=True
         ),
         _ours("log_prob", unit=_NATS, needs_full_model=False, kinds=_METRIC, reported=True),
+        _ours("presence", unit="0 to 1", needs_full_model=False, kinds=_METRIC),
         _ours("accuracy", unit=_SHARE, needs_full_model=False, differentiable=False, kinds=_METRIC, reported=True),
         _ours("exact_match", unit=_SHARE, differentiable=False, kinds=_METRIC, reported=True),
         _ours("kl", unit=f"{_NATS}, KL(full ‖ circuit)", lower_is_better=True, distance=True, reported=True),

@@ -72,6 +72,19 @@ def choice(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A
     return (_highest(logits, batch.answers) > _highest(logits, batch.wrong)).to(logits.dtype)
 
 
+def presence(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
+    """How much of the behaviour is there, from 0 to 1: the answers' share of the probability of answers and wrong
+    answers, or the answers' probability where there is no wrong answer; higher is better. It is bounded, so asking for
+    its absence cannot be paid for with ever more nonsense, as minus a logit difference can.
+    """
+    difference = _any_of(precise(logits), batch.answers)
+    against = difference.new_full(batch.answers.shape[:1], -torch.inf).expand_as(difference)
+    if batch.wrong.shape[-1]:
+        against = torch.where((batch.wrong >= 0).any(-1), _any_of(precise(logits), batch.wrong), against)
+    alone = log_prob(logits, batch).exp()
+    return torch.where(against > -torch.inf, torch.sigmoid(difference - against.clamp(min=-1e30)), alone)
+
+
 def accuracy(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """1 where the likeliest next token is one of the answers, else 0; higher is better."""
     logits = precise(logits)

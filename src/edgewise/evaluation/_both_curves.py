@@ -1,0 +1,125 @@
+"""Sufficiency and necessity of a ranking over sizes: what its top edges keep, and what goes where they are removed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgewise._errors import InputError
+from edgewise.circuit import Circuit
+from edgewise.discovery import Scores
+from edgewise.engine import Engine
+from edgewise.evaluation._areas import areas, faithfulness
+from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, score_masks, task_metrics
+from edgewise.models import Model
+from edgewise.runs import Interval, SavedAsJson, bootstrap
+from edgewise.tasks import Task
+
+SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""Sizes as shares of all edges, evenly on a logarithmic scale as near as makes no difference."""
+
+
+@dataclass(frozen=True)
+class BothPoint:
+    """The circuit of one size, kept alone and taken out of the model. All are means over the examples."""
+
+    share: float
+    """Edges asked for, as a share of all."""
+    actual: int
+    """Edges that can carry signal."""
+    kept: Interval
+    """The behaviour's metric where these edges alone are kept, and its 95 % bootstrap interval."""
+    removed: Interval
+    """The same of the model without these edges."""
+    kept_distance: Interval
+    """The distance to the full model (KL) where these edges alone are kept."""
+    removed_distance: Interval
+    """The same of the model without these edges: a circuit that is needed takes the model far from itself."""
+
+
+@dataclass(frozen=True)
+class BothCurves(SavedAsJson):
+    """A ranking's curves."""
+
+    metric: str
+    """Of the behaviour."""
+    distance: str
+    full: float
+    """The full model's metric."""
+    empty: float
+    """The empty circuit's."""
+    points: tuple[BothPoint, ...]
+    sufficiency: float
+    """Mean over sizes on a logarithmic scale of the share of the behaviour that the circuits keep."""
+    necessity: float
+    """The same of the share that goes with them."""
+    total_edges: int
+    n: int
+    """Examples judged."""
+    conditions: dict[str, Any]
+
+
+def both_curves(
+    model: Model | Engine,
+    scores: Scores | Sequence[Circuit],
+    task: Task,
+    *,
+    metric: str | None = None,
+    shares: Sequence[float] = SHARES,
+    absolute: bool = False,
+    split: str = "test",
+    batch_size: int = 32,
+) -> BothCurves:
+    """Judge circuits of several sizes kept alone, and the model without them.
+
+    A run without a circuit has nearly all edges, so it costs as much as the full model's under masks.
+
+    Args:
+        model: the model, or an engine of the scores' graph and ablation.
+        scores: the scores, whose top edges are taken; or circuits, one for each share.
+        task: the behaviour.
+        metric: of the behaviour, more of it is better; the one that attribution explains if None.
+        shares: sizes as shares of all edges, rising, in actual edges.
+        absolute: whether edges are taken by the size of their score.
+        split: which examples.
+        batch_size: how many at a time; it does not change the numbers.
+
+    Raises:
+        edgewise.InputError: fewer than two sizes, no examples, another graph, or a metric that says nothing here.
+    """
+    if isinstance(scores, Scores):
+        if bad := [share for share in shares if not 0 < share <= 1]:
+            raise InputError(f"shares: {bad[0]} is no share of all edges; give numbers above 0 and up to 1")
+        circuits = [scores.at(1 - share, actual=True, absolute=absolute) for share in shares]
+    else:
+        circuits = list(scores)
+    if len(circuits) < 2 or len(circuits) != len(shares):
+        raise InputError(f"both_curves: {len(circuits)} circuits for {len(shares)} shares; give one for each, and two")
+    engine = Engine.of(model, circuits[0].graph, circuits[0].stated_ablation)
+    check_examples(task, split)
+    name = metric or task.explained
+    masks = {"empty": circuits[0].kept & False}
+    for number, circuit in enumerate(circuits):
+        check_transcoders(engine, circuit, f"circuit {number}")
+        kept = circuit.actual
+        masks |= {f"kept {number}": kept, f"removed {number}": ~kept}
+    values = score_masks(engine, masks, task.batches(split, batch_size), task_metrics(task, (name, task.distance)))
+    full, empty = (float(values[who][name].mean()) for who in ("full", "empty"))
+    points = tuple(
+        BothPoint(
+            share,
+            circuit.n_actual,
+            *(bootstrap(values[f"{how} {number}"][which]) for which in (name, task.distance) for how in _HOW),
+        )
+        for number, (share, circuit) in enumerate(zip(shares, circuits, strict=True))
+    )
+    keeps = [float(faithfulness(point.kept.value, full, empty)) for point in points]
+    takes = [1 - float(faithfulness(point.removed.value, full, empty)) for point in points]
+    said = conditions(engine, split) | {"task": dict(task.provenance) | {"name": task.name}, "edges": "actual"}
+    n = len(np.atleast_1d(values["full"][name]))
+    area = [areas(shares, each, log=True)[0] for each in (keeps, takes)]
+    return BothCurves(name, task.distance, full, empty, points, *area, engine.graph.n_edges, n, said)
+
+
+_HOW = ("kept", "removed")

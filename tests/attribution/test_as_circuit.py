@@ -1,0 +1,78 @@
+"""Merged attribution graphs as a ranking of a circuit graph's edges: nothing is lost where it is laid onto them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import edgewise as ew
+from edgewise.attribution import AttributionConfig, attribute, edge_influence, merged_graph_scores
+from edgewise.engine import Engine
+from edgewise.models import Model
+from edgewise.runs import RunOptions
+from edgewise.tasks import Task
+from tests.discovery.toys import random_pairs, refused
+from tests.engine.apart import neurons_of
+from tests.engine.featured import featured
+from tests.tiny import random_model, tiny
+
+TASK = Task("toy", random_pairs(2, 1, 4, 6), random_pairs(2, 2), random_pairs(2, 3))
+
+
+def _influence(model: Model, nodes: Any) -> float:
+    """Of all edges but those of biases, on average over the prompts."""
+    total = 0.0
+    for pair in TASK.train:
+        last = max(pair.targets, key=lambda each: each.position)
+        ids, asked = list(pair.clean[: last.position + 1]), [last.answers[0], last.wrong[0]]
+        graph = attribute(model, ids, nodes, target=asked, contrast=True, config=AttributionConfig(max_nodes=40),
+                          options=RunOptions(progress=False))  # fmt: skip
+        total += float(edge_influence(graph).sum())
+    return total / len(TASK.train)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
+def test_without_attention_all_influence_lies_on_the_edges_between_the_nodes(name: str):
+    model = random_model(name)
+    for layer in model.parts.layers:
+        layer.attention.output_weight.zero_()
+    n = 128 if name == "gpt2" else 48
+    neurons = {layer: range(n) for layer in range(3)}
+    for chosen in (neurons, neurons_of(model), None):  # all by themselves, some, whole MLPs
+        engine = Engine(model, model.graph(neurons=chosen))
+        scores = merged_graph_scores(engine, TASK, max_nodes=40, top_edges=10**6, queries_and_keys="none")
+        assert float(scores.values.double().sum()) == pytest.approx(_influence(model, "neurons"), rel=1e-5)
+        assert scores.values.min() >= 0
+
+
+@pytest.mark.parametrize("kind", ["neurons", "features", "MLPs"])
+def test_what_goes_into_a_head_comes_out_of_it(kind: str):
+    model = tiny("gpt2")
+    if kind == "features":
+        engine = featured(model)
+    else:
+        engine = Engine(model, model.graph(neurons=neurons_of(model) if kind == "neurons" else None))
+    graph = engine.graph
+    scores = merged_graph_scores(engine, TASK, max_nodes=40)
+    values, roles = scores.values.double(), graph.roles
+    by_role = dict.fromkeys(("query", "key", "value"), 0.0)
+    for layer in range(graph.spec.n_layers):
+        table = graph.attention(layer).table(values).sum(1)
+        for role, rows in roles._asdict().items():
+            by_role[role] += float(table[rows.start : rows.stop].sum())
+    heads = torch.tensor([name.startswith("a") for name in graph.writer_names])
+    out = float(values[heads[graph.edge_writer.long()]].sum())
+    within = torch.tensor([reader.startswith("a") for reader in graph.reader_names])[graph.edge_reader.long()]
+    shared = float(values[heads[graph.edge_writer.long()] & within].sum())  # EAP's part has edges between heads
+    assert by_role["value"] > 0 and out - shared == pytest.approx(by_role["value"], rel=1e-4)
+    assert by_role["query"] + by_role["key"] == pytest.approx(by_role["value"], rel=1e-4)
+    assert scores.provenance["method"]["name"] == "attribution-graph"
+    assert scores.provenance["cost"]["backwards_per_example"] > 10
+    assert scores.at(0.9, actual=True).n_actual > 0
+
+
+def test_positions_are_refused():
+    model = tiny("gpt2")
+    graph = model.graph(spans=("first", "second"))
+    assert "leave them out" in refused(lambda: merged_graph_scores(Engine(model, graph), TASK))
+    assert ew.discovery.method("attribution-graph").function() is merged_graph_scores
