@@ -55,7 +55,7 @@ def test_what_goes_into_a_head_comes_out_of_it(kind: str):
     graph = engine.graph
     scores = merged_graph_scores(engine, TASK, max_nodes=40)
     values, roles = scores.values.double(), graph.roles
-    by_role = dict.fromkeys(("query", "key", "value"), 0.0)
+    by_role: dict[str, float] = {"query": 0.0, "key": 0.0, "value": 0.0}
     for layer in range(graph.spec.n_layers):
         table = graph.attention(layer).table(values).sum(1)
         for role, rows in roles._asdict().items():

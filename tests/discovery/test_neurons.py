@@ -9,11 +9,12 @@ import torch
 
 import edgewise as ew
 from edgewise.circuit import Circuit
-from edgewise.engine import Ablation, Engine
+from edgewise.engine import Engine
 from edgewise.tasks import metric_function, reduce
 from tests.discovery.test_features import METHODS, TASK
 from tests.discovery.toys import near, quiet, refused
 from tests.engine.apart import crossing, with_neurons, with_places
+from tests.engines import ABLATIONS
 from tests.tiny import tiny
 from tests.transcoders.test_replacement import modules_of
 
@@ -23,7 +24,7 @@ from tests.transcoders.test_replacement import modules_of
 def test_an_effect_is_the_sum_of_eaps_scores_of_the_neurons_edges(name: str, ablation: str):
     """Where one layer alone is taken apart, so that all else is the model's own."""
     model = tiny(name)
-    effects = ew.discovery.neuron_effects(model, TASK, [1], ablation=Ablation(ablation), batch_size=5)[1]
+    effects = ew.discovery.neuron_effects(model, TASK, [1], ablation=ABLATIONS[ablation], batch_size=5)[1]
     engine = with_neurons(model, ablation, {1: range(len(effects))})
     scores, graph = ew.eap(engine, TASK).values.double(), engine.graph
     sums = scores.new_zeros(graph.n_writers).index_add_(0, graph.edge_writer.long(), scores)
@@ -59,7 +60,7 @@ def test_an_effect_counts_all_places_of_a_feature(ablation: str):
             total += ((kept["z"] + change) * (gradient @ decoder.T)).sum((0, 1))
     for handle in handles:
         handle.remove()
-    found = ew.feature_effects(model, TASK, transcoder, ablation=Ablation(ablation), batch_size=5)[0]
+    found = ew.feature_effects(model, TASK, transcoder, ablation=ABLATIONS[ablation], batch_size=5)[0]
     near(found, total / len(TASK.train), 1e-8)
 
 

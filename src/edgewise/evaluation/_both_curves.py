@@ -118,8 +118,9 @@ def both_curves(
     takes = [1 - float(faithfulness(point.removed.value, full, empty)) for point in points]
     said = conditions(engine, split) | {"task": dict(task.provenance) | {"name": task.name}, "edges": "actual"}
     n = len(np.atleast_1d(values["full"][name]))
-    area = [areas(shares, each, log=True)[0] for each in (keeps, takes)]
-    return BothCurves(name, task.distance, full, empty, points, *area, engine.graph.n_edges, n, said)
+    kept_area, taken_area = (areas(shares, each, log=True)[0] for each in (keeps, takes))
+    ends = full, empty
+    return BothCurves(name, task.distance, *ends, points, kept_area, taken_area, engine.graph.n_edges, n, said)
 
 
 _HOW = ("kept", "removed")
