@@ -73,7 +73,7 @@ def test_answers_may_be_tokens_by_their_numbers(toy, write):
         ({"correct_idx": 4, "incorrect_idx": 4}, "token 4 is an answer and a wrong answer"),
         ({"answer": 4, "wrong_answer": " rug"}, "give both so, alone"),
         ({"answer": True}, "of type bool"),
-        ({"label": 12}, '"label" is another tool\'s and is not read here; give "answer"'),
+        ({"label": 12}, '"label" is another tool\'s column, which is not read here; give "answer"'),
         ({"answers_idx": [3, 4]}, '"answers_idx" is another tool\'s'),
         ({"answerKey": 0, "choices": ["a"]}, "is another tool's"),
     ],
