@@ -13,7 +13,7 @@ define NEW_ENOUGH
   { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
 endef
 
-.PHONY: help install demo test lowest lint format docs viewer viewer-tools clean
+.PHONY: help install demo test lowest lint format tutorials docs viewer viewer-tools clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test    run the whole test suite, two tests at once (JOBS=8: eight)"
 	@echo "make lowest  run the models' tests with the lowest transformers that pyproject.toml allows"
 	@echo "make lint    check style (ruff) and types (pyright)"
+	@echo "make tutorials  run the notebooks of docs/tutorials; the site then shows what they printed"
 	@echo "make docs    build the site into build/docs/site, and fail on a link that leads nowhere"
 	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
@@ -60,6 +61,18 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# A tutorial is Markdown whose Python is run as a notebook's cells. Its notebook and its page, both with what the cells
+# printed, go to build/tutorials.
+TUTORIALS := $(patsubst docs/%,build/%,$(wildcard docs/tutorials/*.md))
+tutorials: $(TUTORIALS)
+
+build/tutorials/%.md: docs/tutorials/%.md $(INSTALLED) FORCE
+	mkdir -p build/tutorials/runs
+	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --execute --run-path build/tutorials/runs --output build/tutorials/$*.ipynb $<
+	$(BIN)/jupyter-nbconvert --log-level WARN --to markdown --ExtractOutputPreprocessor.enabled=False build/tutorials/$*.ipynb
+
+FORCE:
 
 # The site has a small environment of its own: sources are read there, never imported.
 SITE := build/docs-venv

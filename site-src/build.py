@@ -1,6 +1,7 @@
 """Build the site: lay out its pages, let Zensical render them, and fail on whatever it warns of.
 
-Pages stay where a forge shows them. Laid out here is what Zensical does not find in `docs/`: the pages of the root
+Pages stay where a forge shows them. A tutorial that `make tutorials` has run is shown with what it printed. Laid out
+here is what Zensical does not find in `docs/`: the pages of the root
 folder, the sources that pages link to, each as a page, and a page for every room with its public names.
 """
 
@@ -19,6 +20,8 @@ import tomllib
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src"
 SITE = ROOT / "build" / "docs"
+RUN = ROOT / "build"
+"""Below it, tutorials as they were run, by their paths in the tree without `docs/`."""
 SETTINGS = Path(__file__).with_name("zensical.toml")
 STYLE = Path(__file__).with_name("style.css")
 
@@ -69,13 +72,24 @@ def navigation(entries: list | None = None) -> Iterator[str]:
             yield from [at] if isinstance(at, str) else navigation(at)
 
 
+def run_of(path: str) -> Path:
+    """Where a tutorial lies as it was run, if it was."""
+    return RUN / path.removeprefix("docs/") if path.startswith("docs/tutorials/") else ROOT / path
+
+
+def text_of(path: str) -> str:
+    """A page's text; of a tutorial that was run, with what it printed."""
+    run = run_of(path)
+    return (run if run.is_file() else ROOT / path).read_text("utf-8").strip() + "\n"
+
+
 def links(path: str) -> Iterator[tuple[re.Match[str], str]]:
     """Each link of a page to a file of the tree: where it stands, and the file's path in the tree.
 
     Raises:
         FileNotFoundError: a file is not there.
     """
-    text = (ROOT / path).read_text("utf-8")
+    text = text_of(path)
     for found in LINK.finditer(text):
         target = found["target"]
         if target is None or ELSEWHERE.match(target):
@@ -89,9 +103,11 @@ def links(path: str) -> Iterator[tuple[re.Match[str], str]]:
 
 def page(path: str) -> str:
     """A page's text, its links leading to where the site has the files."""
-    text, here = (ROOT / path).read_text("utf-8"), posixpath.dirname(place(path))
+    text, here = text_of(path), posixpath.dirname(place(path))
     for found, file in reversed(list(links(path))):
         text = text[: found.start()] + posixpath.relpath(place(file), here or ".") + text[found.end() :]
+    if run_of(path).with_suffix(".ipynb").is_file():
+        text = text.replace("\n", f"\n\n[This page as a notebook]({Path(path).stem}.ipynb)\n", 1)
     return text
 
 
@@ -174,6 +190,9 @@ def lay_out(folder: Path) -> None:
     """Write all pages, with the pictures and files that they show, into an empty folder."""
     shutil.copytree(ROOT / "docs", folder, ignore=shutil.ignore_patterns("*.md"))
     shutil.copy(STYLE, folder)
+    for path in filter(Path.is_file, map(run_of, markdown())):
+        if (notebook := path.with_suffix(".ipynb")).is_file():
+            shutil.copy(notebook, folder / "tutorials")
     written = {place(path): page(path) for path in markdown()}
     linked = {file for path in markdown() for _, file in links(path)} - {*markdown()}
     written |= {place(file): source_page(file) for file in linked if not file.startswith("docs/")}

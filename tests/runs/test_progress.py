@@ -104,3 +104,13 @@ def test_of_what_never_began_nothing_is_shown(capsys):
     with progress("judging") as shown:
         shown.update(3, total=5)
     assert capsys.readouterr().err == "judging: 3/5, 0 s left\n"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_notebook_shows_a_bar_where_it_can(monkeypatch: pytest.MonkeyPatch, installed: bool):
+    notebook = SimpleNamespace(is_terminal=False, is_jupyter=True)
+    monkeypatch.setattr(_progress, "Console", lambda **_: notebook)
+    monkeypatch.setattr(_progress, "find_spec", lambda name: notebook if installed and name == "ipywidgets" else None)
+    monkeypatch.setattr(_progress, "_Bar", lambda *_: SimpleNamespace(close=lambda: None))
+    with progress("judging", 3) as shown:
+        assert isinstance(shown, _progress._Lines) != installed

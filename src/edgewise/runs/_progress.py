@@ -1,9 +1,12 @@
-"""How far a run is: a bar on a terminal, elsewhere a plain line now and then; both go to the error stream."""
+"""How far a run is: a bar on a terminal and in notebooks, elsewhere a plain line now and then; both go to the error
+stream.
+"""
 
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -26,7 +29,9 @@ def progress(
         show: whether to show anything at all.
     """
     console = Console(stderr=True)
-    watched = show and (console.is_terminal or console.is_jupyter)
+    # Without ipywidgets, rich's bar in a notebook is a warning.
+    widgets = console.is_jupyter and find_spec("ipywidgets") is not None
+    watched = show and (console.is_terminal or widgets)
     shown = _Bar(title, total, completed) if watched else _Lines(title, total, completed, show)
     try:
         yield shown
