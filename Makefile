@@ -13,7 +13,7 @@ define NEW_ENOUGH
   { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
 endef
 
-.PHONY: help install demo test lowest lint format tutorials docs viewer viewer-tools clean FORCE
+.PHONY: help install demo test lowest lint format tutorials docs dist viewer viewer-tools clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lint    check style (ruff) and types (pyright)"
 	@echo "make tutorials  run the notebooks of docs/tutorials; the site then shows what they printed"
 	@echo "make docs    build the site into build/docs/site, and fail on a link that leads nowhere"
+	@echo "make dist    build wheel and sdist, and try the wheel in an empty environment (VERSIONS=newest, lowest or pinned)"
 	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove the environment and everything that was built"
@@ -84,6 +85,25 @@ $(SITE)/.installed: constraints.txt
 	$(PYTHON) -m venv $(SITE)
 	$(SITE)/bin/python -m pip --disable-pip-version-check install -c constraints.txt zensical mkdocstrings-python
 	@touch $@
+
+# The wheel alone, with the versions of constraints.txt (pinned), the newest that there are, or the lowest that
+# pyproject.toml allows. Everything must come as a wheel: no compiler is asked for.
+VERSIONS ?= pinned
+TRIED := build/dist
+BOUNDS_pinned := -c constraints.txt
+BOUNDS_lowest := -c $(TRIED)/lowest.txt
+dist:
+	rm -rf dist $(TRIED)
+	$(PYTHON) -m venv $(TRIED)/tools
+	$(TRIED)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_pinned) build twine hatchling
+	$(TRIED)/tools/bin/python -m build --no-isolation --outdir dist
+	$(TRIED)/tools/bin/python -m twine check --strict dist/*
+	sed -nE 's/^    "([a-z-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > $(TRIED)/lowest.txt
+	$(PYTHON) -m venv $(TRIED)/empty
+	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
+	  $(BOUNDS_$(VERSIONS)) dist/*.whl
+	$(TRIED)/empty/bin/python -m pip check
+	cd $(TRIED) && empty/bin/python -I ../../tests/installed.py
 
 viewer: viewer-tools
 	cd viewer-src && npm run check && npm run build

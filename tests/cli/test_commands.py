@@ -11,6 +11,7 @@ from transformers import GPT2Config
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.cli._app import app
 from edgewise.cli._compare import _told_apart
@@ -28,7 +29,7 @@ SMALL = {"steps": 3, "points": 2, "pairs": 2}
 
 @pytest.mark.parametrize("name", [name for name, each in methods().items() if each.ladder is None])
 def test_find_writes_a_circuit_of_at_most_the_size_asked_for(
-    cli: Cli, model: Path, pairs: Path, tmp_path, found: Path, name: str
+    cli: Cli, model: Path, pairs: Path, tmp_path, found: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ):
     record = method(name)
     own = {key: value for key, value in SMALL.items() if key in settings_of(record.config)}
@@ -46,6 +47,14 @@ def test_find_writes_a_circuit_of_at_most_the_size_asked_for(
     # What the user is told has a line each, with the path in one piece, so that it can be copied.
     assert str(tmp_path / "circuit.safetensors") in ran.out
     assert {path.name for path in tmp_path.iterdir()} <= {"circuit.safetensors", "checkpoint.safetensors"}
+    # The same command again, even for another size of the same scores, is taken as the same run.
+    monkeypatch.setattr("edgewise.discovery.run_method", _taken)
+    command = find(model, pairs, tmp_path, "--method", name, *options, size=0.6 if record.sized else 0.5)
+    assert "taken as the same run" in cli.refused(*command)
+
+
+def _taken(*_: Any, **__: Any) -> None:
+    raise InputError("taken as the same run")
 
 
 def test_find_by_acdc_is_as_large_as_its_threshold_makes_it(cli: Cli, model: Path, pairs: Path, tmp_path):
@@ -63,8 +72,8 @@ def test_find_by_acdc_is_as_large_as_its_threshold_makes_it(cli: Cli, model: Pat
             and circuit.provenance["cost"]["examples"] == 3
         )
     assert sizes[0] > sizes[1]
-    said = cli(*find(model, pairs, tmp_path / "0.5", "--method", "eap", size=0.5)).out
-    assert "is a circuit of acdc; that of eap takes its place" in " ".join(said.split())
+    said = cli.refused(*find(model, pairs, tmp_path / "0.5", "--method", "eap", size=0.5))
+    assert "(acdc; other method, settings)" in said and "--force" in said
 
 
 def test_a_circuit_with_learned_constants_is_judged_with_them(cli: Cli, model: Path, pairs: Path, tmp_path):

@@ -29,7 +29,7 @@ def test_under_zero_ablation_it_is_said_what_eap_ig_judges_otherwise(
     cli("export", found, tmp_path / "c.json", "--d-model", 16)
     choices = ("--model", model, "--task", pairs, "--out", tmp_path)
     assert "zero ablation" not in cli("import", tmp_path / "c.json", *choices).out
-    said = cli("import", tmp_path / "c.json", *choices, "--ablation", "zero").out
+    said = cli("import", tmp_path / "c.json", *choices, "--ablation", "zero", "--force").out
     circuit = tmp_path / "circuit.safetensors"
     for out in (
         said,
@@ -46,7 +46,7 @@ def test_another_size_is_chosen_by_the_files_scores(cli: Cli, found: Path, model
     assert cli("import", tmp_path / "c.json", *choices).status == 0
     assert 0 < Circuit.load(tmp_path / "circuit.safetensors").n_actual <= 32
     cli("export", found, tmp_path / "edges.json")
-    assert "no scores" in cli.refused("import", tmp_path / "edges.json", *choices)
+    assert "no scores" in cli.refused("import", tmp_path / "edges.json", *choices, "--force")
 
 
 def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow: Path, pairs: Path, tmp_path):

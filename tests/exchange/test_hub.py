@@ -8,6 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+import yaml
 
 from edgewise.circuit import Circuit
 from edgewise.exchange import pull, push
@@ -30,8 +31,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 raise type("ConnectError", (Exception,), {})("cannot be reached")
             (tmp_path / repository).mkdir(parents=True, exist_ok=exist_ok)
 
-        def upload_file(self, path_or_fileobj: Path, path_in_repo: str, repo_id: str) -> Any:
-            shutil.copy(path_or_fileobj, tmp_path / repo_id / path_in_repo)
+        def file_exists(self, repository: str, name: str) -> bool:
+            return (tmp_path / repository / name).is_file()
+
+        def upload_file(self, path_or_fileobj: Path | bytes, path_in_repo: str, repo_id: str) -> Any:
+            place = tmp_path / repo_id / path_in_repo
+            if isinstance(path_or_fileobj, bytes):
+                place.write_bytes(path_or_fileobj)
+            else:
+                shutil.copy(path_or_fileobj, place)
             return SimpleNamespace(commit_url=f"{repo_id}/commit/1")
 
     def download(repository: str, file: str, revision: str | None, token: str | None) -> str:
@@ -50,6 +58,33 @@ def test_what_is_pushed_is_what_is_pulled(hub: Path):
     assert push(circuit, "me/ioi") == "me/ioi/commit/1"
     found = pull("me/ioi")
     assert found.graph == GRAPH and torch.equal(found.kept, circuit.kept) and found.provenance == circuit.provenance
+
+
+def test_a_card_says_what_the_circuit_is_and_how_it_was_judged(hub: Path):
+    kept = torch.ones(GRAPH.n_edges, dtype=torch.bool)
+    said = {
+        "model": {"id": "owner/model", "weights_hash": "ab12"},
+        "task": {"name": "`ioi` | <b>bold</b>\n# no heading"},
+        "method": {"name": "eap", "config": {"pairs": 3}},
+    }
+    judged = {"n": 5, "metrics": {"kl": {"value": 0.25, "low": 0.2, "high": 0.3, "full": 0.0, "random": None}}}
+    push(Circuit(GRAPH, kept, None, said), "me/ioi", evaluation=judged)
+    text = (hub / "me" / "ioi" / "README.md").read_text()
+    front, body = text.removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(front)["base_model"] == "owner/model"
+    assert f"{GRAPH.n_edges:,} of {GRAPH.n_edges:,} edges" in body and '`{"pairs": 3}`' in body and "`ab12`" in body
+    assert "| `kl` | 0.250 | 0.000 | 0.200 to 0.300 |" in body
+    assert 'ew.exchange.pull("me/ioi", file="circuit.safetensors")' in body
+    # What a file says of itself is code, on one line: no heading, no cell, no HTML of its own.
+    assert "`'ioi' \\| <b>bold</b> # no heading`" in body
+    assert [line for line in body.splitlines() if line.startswith("# ")] == [body.splitlines()[1]]
+
+
+def test_a_card_that_somebody_wrote_stays(hub: Path):
+    (hub / "me" / "ioi").mkdir(parents=True)
+    (hub / "me" / "ioi" / "README.md").write_text("mine")
+    push(Circuit(GRAPH, torch.zeros(GRAPH.n_edges, dtype=torch.bool)), "me/ioi")
+    assert (hub / "me" / "ioi" / "README.md").read_text() == "mine"
 
 
 def test_a_hub_that_refuses_is_one_line(hub: Path):

@@ -1,17 +1,20 @@
 """The loop around a learner that only counts: what one sees of it, and how often it saves."""
 
+import json
 import signal
 import sys
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from edgewise.discovery import edge_pruning
-from edgewise.runs import CHECKPOINT, Learner, RunOptions, _loop, run_steps
+from edgewise.runs import CHECKPOINT, Learner, RunOptions, _loop, log_pictures, run_steps
 from tests.discovery.toys import PRESETS, differing, find, quiet, random_task, refused, scores_of, toy_engine
 
 
@@ -57,11 +60,18 @@ def test_progress_changes_no_number():
 
 
 def test_metrics_go_to_tensorboard(monkeypatch, tmp_path):
-    written: list[tuple[str, float, int]] = []
+    written: list[tuple[Any, ...]] = []
 
     class SummaryWriter:
         def __init__(self, folder: str) -> None:
             assert folder == str(tmp_path)
+
+        def add_text(self, title: str, text: str) -> None:
+            assert json.loads(text.removeprefix("```json").removesuffix("```")) == {"speed": 3}
+            written.append((title,))
+
+        def add_image(self, title: str, pixels: Any, dataformats: str) -> None:
+            written.append((title, pixels.shape, dataformats))
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, value, step))
@@ -70,16 +80,34 @@ def test_metrics_go_to_tensorboard(monkeypatch, tmp_path):
             written.append(("closed", 0, 0))
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", _module(SummaryWriter=SummaryWriter))
-    run_steps(_Counter(), 2, {}, quiet(tmp_path, log=("tensorboard",)), "counting")
-    assert written == [("loss", 1, 1), ("edges", 7, 1), ("loss", 0.5, 2), ("edges", 7, 2), ("closed", 0, 0)]
+    run_steps(_Counter(), 2, {"speed": 3}, quiet(tmp_path, log=("tensorboard",)), "counting")
+    curves = [("loss", 1, 1), ("edges", 7, 1), ("loss", 0.5, 2), ("edges", 7, 2)]
+    assert written == [("settings",), *curves, ("closed", 0, 0)]
+    log_pictures(("tensorboard",), tmp_path, {"circuit": picture(tmp_path)})
+    assert written[-2:] == [("circuit", (2, 3, 3), "HWC"), ("closed", 0, 0)]
 
 
-def test_metrics_go_to_wandb(monkeypatch):
+def picture(folder: Path) -> Path:
+    """Three pixels by two, with transparency."""
+    Image.new("RGBA", (3, 2)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+def test_metrics_go_to_wandb_and_a_run_taken_up_again_to_the_same_curve(monkeypatch, tmp_path):
     written: list[Any] = []
-    run = SimpleNamespace(log=lambda values, step: written.append((values, step)), finish=lambda: written.append("end"))
-    monkeypatch.setitem(sys.modules, "wandb", _module(init=lambda **_: run))
-    run_steps(_Counter(), 1, {}, quiet(log=("wandb",)), "counting")
-    assert written == [({"loss": 1.0, "edges": 7.0}, 1), "end"]
+    begun: list[dict[str, Any]] = []
+    run = SimpleNamespace(
+        log=lambda *given, **more: written.append((*given, more)), finish=lambda: written.append("end")
+    )
+    wandb = _module(init=lambda **given: begun.append(given) or run, Image=lambda path: path)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run_steps(_Counter(), 1, {"speed": 3}, quiet(tmp_path, log=("wandb",)), "counting")
+    assert written == [({"loss": 1.0, "edges": 7.0}, {"step": 1}), "end"] and begun[0]["config"] == {"speed": 3}
+    run_steps(_Counter(), 1, {"speed": 3}, quiet(tmp_path, log=("wandb",)), "counting")
+    log_pictures(("wandb",), tmp_path, {"circuit": picture(tmp_path)})
+    assert written[-2:] == [({"circuit": str(tmp_path / "a.png")}, {}), "end"]
+    run_steps(_Counter(), 1, {}, quiet(tmp_path, log=("wandb",), resume=False), "counting")
+    assert len({each["id"] for each in begun[:3]}) == 1 and begun[3]["id"] != begun[0]["id"]
 
 
 def _module(**names: Any) -> ModuleType:

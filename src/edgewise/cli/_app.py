@@ -6,28 +6,32 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-from typer import Abort, Option, Typer
+from typer import Abort, Exit, Option, Typer
 from typer.exceptions import TyperException
 
+import edgewise
 from edgewise._errors import InputError
 from edgewise._plugins import use_plugins
 from edgewise.cli import _dashboard, _feature, _models, _options, _show, _tasks, _tracr, _transcoder
 from edgewise.cli._attribute import attribute
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._compare import compare
-from edgewise.cli._exchange import export_circuit, import_circuit
+from edgewise.cli._doctor import doctor
+from edgewise.cli._exchange import export_circuit, import_circuit, pull, push
 from edgewise.cli._find import find, methods
 from edgewise.cli._judge import curve, draw, evaluate
 from edgewise.cli._mib import mib
 from edgewise.cli._print import line
 from edgewise.cli._view import view
 
-app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for name, group in {"models": _models, "tasks": _tasks, "tracr": _tracr, "transcoder": _transcoder}.items():
     app.add_typer(group.app, name=name)
 for command in (_feature.show, _feature.paths, _dashboard.dashboard, _dashboard.weights):
     _transcoder.app.command()(command)
-for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare):
+for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare, doctor):
+    app.command()(command)
+for command in (push, pull):
     app.command()(command)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
@@ -41,7 +45,7 @@ def main() -> None:
     """Run the command line; what the user got wrong is one line and exit status 2, a machine too small one and 1."""
     warnings.showwarning = _warn
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="edgewise", standalone_mode=False))
     except InputError as error:
         sys.exit(_show.refusal(error))
     except TyperException as error:
@@ -62,8 +66,18 @@ def _warn(message: Warning | str, *_: object) -> None:
     line(f"warning: {' '.join(str(message).split())}", errors=True)
 
 
+def _version(asked: bool) -> bool:
+    if asked:
+        line(f"edgewise {edgewise.__version__}")
+        raise Exit
+    return asked
+
+
 @app.callback()
 def commands(
+    version: Annotated[
+        bool, Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
     plugin: Annotated[
         list[str] | None,
         Option(help="A Python file that adds families, methods, metrics or formats; may be repeated."),

@@ -15,6 +15,7 @@ from edgewise._errors import InputError
 from edgewise.cli import _features
 from edgewise.cli import _options as options
 from edgewise.cli._common import load
+from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line, table
 from edgewise.runs import check_writable, parse_settings
 
@@ -30,6 +31,7 @@ class _Asked(NamedTuple):
     contrast: bool
 
 
+@configurable(lambda settings, max_nodes, bos, **_: _settings(settings, max_nodes=max_nodes, bos=bos))
 def attribute(
     prompts: Annotated[
         str,
@@ -70,11 +72,10 @@ def attribute(
     ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
+    force: Annotated[bool, Option("--force", help="Start anew, in the place of what another run left in OUT.")] = False,
 ) -> None:
     """Find what flows from the tokens to the prediction. Writes OUT/graph.safetensors and OUT/pruned.safetensors."""
-    config = replace(ew.AttributionConfig(), **parse_settings("--set", ew.AttributionConfig, settings or ()))
-    given = {name: value for name, value in (("max_nodes", max_nodes), ("bos", bos)) if value is not None}
-    config = replace(config, **given)
+    config = _settings(settings, max_nodes=max_nodes, bos=bos)
     for name, share in (("--node-threshold", node_threshold), ("--edge-threshold", edge_threshold)):
         if not 0 <= share <= 1:
             raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
@@ -92,7 +93,7 @@ def attribute(
             target=each.target,
             contrast=each.contrast,
             config=config,
-            options=ew.RunOptions(out=folder),
+            options=ew.RunOptions(out=folder, resume=not force),
         )
         graphs.append(graph)
         nodes_kept, edges_kept = ew.attribution.kept(graph, node_threshold, edge_threshold)
@@ -109,6 +110,12 @@ def attribute(
         found = ew.attribution.validate(graphs, how)
         found.save(out / "validation.json")
         line(str(found))
+
+
+def _settings(texts: list[str] | None, **given: Any) -> ew.AttributionConfig:
+    """The settings, as texts and options give them. Raises `InputError`."""
+    config = replace(ew.AttributionConfig(), **parse_settings("--set", ew.AttributionConfig, texts or ()))
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def _read(prompts: str, target: list[str] | None, contrast: tuple[str, str] | None) -> list[_Asked]:

@@ -105,6 +105,12 @@ def engine_of(path: Path, circuit: ew.Circuit, model: ew.Model, **choices: Any) 
     return ew.Engine(model, circuit.graph, ablation, **choices)
 
 
+def check_free(path: Path, force: bool) -> None:
+    """Refuse to write over a file, or into a folder with files, before there is any work. Raises `InputError`."""
+    if not force and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ew.InputError(f"{path}: is there already; choose another place, or --force to write over it")
+
+
 def check_page(write: Path | None) -> None:
     """Refuse a page that could not be written in the end, before there is any work."""
     if write is None:

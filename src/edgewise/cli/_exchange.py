@@ -11,7 +11,8 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, load_circuit, make_task
+from edgewise.cli._common import check_free, check_task, load, load_circuit, make_task
+from edgewise.cli._print import line
 from edgewise.runs import record_of
 
 
@@ -29,9 +30,11 @@ def import_circuit(
     ] = None,
     absolute: Annotated[bool, Option(help="With --sparsity: choose by absolute score.")] = False,
     bos: options.Bos = None,
+    force: options.Force = False,
 ) -> None:
     """Read another tool's circuit onto the model's own graph. Writes OUT/circuit.safetensors."""
     check_task(task)
+    check_free(out / "circuit.safetensors", force)
     ew.runs.check_writable(out)
     loaded = load(model, "cpu")
     circuit = foreign_circuit(file, loaded, model)
@@ -57,8 +60,10 @@ def export_circuit(
     circuit: options.CircuitFile,
     out: Annotated[Path, Argument(help="A .pt or .json file for EAP-IG and MIB, or a file named edges.json.")],
     d_model: Annotated[int, Option(help="Width of the model. EAP-IG's and MIB's files state it.")] = 0,
+    force: options.Force = False,
 ) -> None:
     """Write a circuit for another tool, and say what had to change."""
+    check_free(out, force)
     ew.runs.check_writable(out.parent)
     loaded = load_circuit(circuit)
     if out.name == "edges.json":
@@ -69,6 +74,40 @@ def export_circuit(
         changed = ew.exchange.write_mib(loaded, out, d_model)
         changed += ew.exchange.differs_under_zero() if _is_zero(loaded) else []
     _show.notes([*changed, f"written to {out}"])
+
+
+def push(
+    circuit: options.CircuitFile,
+    repository: Annotated[str, Argument(help="Where to: owner/name on the Hugging Face hub.")],
+    file: Annotated[str, Option(help="What to call it there.")] = "circuit.safetensors",
+    private: Annotated[bool, Option("--private", help="A new repository is private.")] = False,
+) -> None:
+    """Upload a circuit, and a model card where there is none, with the numbers of evaluation.json beside it."""
+    loaded, beside = load_circuit(circuit), circuit.parent / "evaluation.json"
+    judged = ew.runs.read_json(beside) if beside.is_file() else {}
+    sizes = {"edges": loaded.n_edges, "actual_edges": loaded.n_actual, "total_edges": loaded.graph.n_edges}
+    fits = isinstance(judged, dict) and sizes.items() <= judged.items()
+    commit = ew.exchange.push(loaded, repository, file=file, private=private, evaluation=judged if fits else None)
+    line(f"uploaded: {commit}")
+    if not fits:
+        line(
+            "note: the card has no numbers, as no evaluation.json of this circuit is beside it; run `edgewise evaluate`"
+        )
+
+
+def pull(
+    repository: Annotated[str, Argument(help="owner/name on the Hugging Face hub.")],
+    out: Annotated[Path, Option(help="Folder for circuit.safetensors.")] = Path("runs/pulled"),
+    file: Annotated[str, Option(help="Its name there.")] = "circuit.safetensors",
+    revision: Annotated[str | None, Option(help="Branch, tag or commit.")] = None,
+    force: options.Force = False,
+) -> None:
+    """Download a circuit to OUT/circuit.safetensors."""
+    check_free(out / "circuit.safetensors", force)
+    ew.runs.check_writable(out)
+    found = ew.exchange.pull(repository, file=file, revision=revision)
+    found.save(out / "circuit.safetensors")
+    _show.found(found, out / "circuit.safetensors")
 
 
 def under_zero(circuit: ew.Circuit, model: ew.Model) -> list[str]:

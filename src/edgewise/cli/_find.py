@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,21 +10,28 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Exit, Option
 
 import edgewise as ew
-from edgewise.cli import _features, _show
+from edgewise.cli import _complete, _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, scores_of, torch_type
+from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line
 from edgewise.cli._tasks import warn_if_unable
 from edgewise.runs import record_of
 
 _DEFAULT = "the method's own by default"
+_OF_METHOD = ("sparsity", "seed", "preset", "settings", "steps", "batch_size", "points", "quadrature", "threshold")
+_OF_METHOD += ("pairs", "methods")  # the options that become a method's settings
 AblationName = Literal["interchange", "zero", "mean", "mean-positional", "optimal"]
 
 
+@configurable(lambda method_name, **options: _settings(method_name, **{name: options[name] for name in _OF_METHOD}))
 def find(
     model: options.ModelName = "smollm2-135m",
     task: options.TaskName = "ioi",
-    method_name: Annotated[str, Option("--method", help="The method; `edgewise methods` lists them all.")] = "ranking",
+    method_name: Annotated[
+        str,
+        Option("--method", help="The method; `edgewise methods` lists them all.", autocompletion=_complete.methods),
+    ] = "ranking",
     sparsity: Annotated[
         float | None, Option(help="1 − kept edges / all edges. Default: 0.98, which keeps 2 %.")
     ] = None,
@@ -78,20 +86,22 @@ def find(
     matmul: options.Matmul = "highest",
     cache: options.Cache = 1.0,
     log: options.Log = None,
+    force: Annotated[
+        bool, Option("--force", help="Start anew, in the place of another run's circuit and checkpoint in OUT.")
+    ] = False,
 ) -> None:
     """Find a circuit and write it to OUT/circuit.safetensors."""
     record = ew.discovery.method(method_name, "--method")
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "points": points, "quadrature": quadrature}
-    given |= {"threshold": threshold, "pairs": pairs, "methods": None if methods is None else tuple(methods.split(","))}
-    changes = {name: value for name, value in given.items() if value is not None}
-    config = configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or [])
+    given |= {"threshold": threshold, "pairs": pairs, "methods": methods}
+    config = _settings(method_name, sparsity=sparsity, seed=seed, preset=preset, settings=settings, **given)
     _check_able(record, config, positions, ablation, start)
     cache_bytes = cache_size(cache)
     apart = _features.Apart(transcoders, features_per_layer, neurons, error)
     apart.check(record, config, ablation)
     check_task(task)
     ew.runs.check_writable(out)
-    note_other(out / "circuit.safetensors", record.name)
+    held = None if force else _held(out / "circuit.safetensors")
     begin = None if start is None else scores_of(start, load_circuit(start))
     features = _features.read(transcoders, exclude_special)
     loaded = load(model, device, dtype)
@@ -107,8 +117,12 @@ def find(
     choices |= {"transcoders": features, "cache_bytes": cache_bytes}
     engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
     _show.header(loaded, engine, examples)
+    asked = ew.discovery.method_record(record.name, config)
+    if held is not None:
+        wanted = ew.discovery.provenance(engine, examples, {}) | {"asked": asked}
+        _check_same(out / "circuit.safetensors", held, wanted)
     warn_if_unable(engine, examples)
-    run = ew.RunOptions(out=out, log=tuple(each.value for each in log or ()))
+    run = ew.RunOptions(out=out, resume=not force, log=tuple(each.value for each in log or ()))
     found = ew.discovery.run_method(record, engine, examples, config, options=run, start=begin)
     if isinstance(found, ew.Scores):
         found = found.at(size_of(sparsity), actual=True, absolute=record.signs[0] == "absolute")
@@ -116,22 +130,54 @@ def find(
         found = replace(found, provenance=found.provenance | {"candidates": choice})
     if engine.ablation.kind not in ("interchange", "zero"):
         ew.save_constants(engine, out / "constants.safetensors")
+    found = replace(found, provenance=found.provenance | {"asked": asked})
     found.save(out / "circuit.safetensors")
     _show.found(found, out / "circuit.safetensors")
+    if run.log:
+        _log_picture(found, out, run.log)
     if "stopped" in found.provenance["method"]:
         raise Exit(130)  # what follows in a script should not go on with half a circuit
 
 
-def note_other(path: Path, method: str) -> None:
-    """Say that a circuit of another method is there, which the new one takes the place of."""
-    if not path.is_file():
-        return
+def _log_picture(found: ew.Circuit, out: Path, logs: tuple[str, ...]) -> None:
+    """Show the circuit in the logs of its run; the result is there by now, so that nothing may fail here."""
     try:
-        held = str(record_of(load_circuit(path).provenance, "method").get("name", "?"))
-    except ew.InputError:
-        held = "no method that can be read"
-    if held != method:
-        _show.notes([f"note: {path} is a circuit of {held}; that of {method} takes its place when it is found"])
+        ew.draw(found, out / "circuit.png", signed=False)
+        ew.runs.log_pictures(logs, out, {"circuit": out / "circuit.png"})
+    except ew.InputError as error:
+        _show.notes([f"note: no picture in the log: {error}"])
+
+
+def _held(path: Path) -> ew.Circuit | None:
+    """The circuit that is there already. Raises `InputError` for another file of that name."""
+    return load_circuit(path) if path.exists() else None
+
+
+def _check_same(path: Path, held: ew.Circuit, wanted: dict[str, Any]) -> None:
+    """Refuse to write over the circuit of another run: of another model, task, graph, ablation, method or of other
+    settings; another size of the same scores is the same run. Raises `InputError`.
+    """
+    there, new = _told_apart(held.provenance), _told_apart(json.loads(json.dumps(wanted)))
+    if other := [name for name in new if there[name] != new[name]]:
+        raise ew.InputError(
+            f"{path}: a circuit of another run is there ({there['method'] or '?'}; other {', '.join(other)}); choose "
+            "another --out, or --force to replace it"
+        )
+
+
+def _told_apart(said: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs apart, of a circuit's provenance: the method as it was asked for, since some methods fill in
+    settings by themselves and explain another metric than the task's.
+    """
+    asked, task = record_of(said, "asked"), record_of(said, "task")
+    return {
+        "model": record_of(said, "model").get("weights_hash"),
+        "task": {name: value for name, value in task.items() if name not in ("loss", "metric")},
+        "graph": said.get("graph"),
+        "ablation": record_of(said, "ablation").get("kind"),
+        "method": asked.get("name", record_of(said, "method").get("name")),
+        "settings": asked.get("config"),
+    }
 
 
 def _check_able(
@@ -147,6 +193,23 @@ def _check_able(
         raise ew.InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
     if start is not None and record.start == "no":
         raise ew.InputError(f"--start: {record.name} takes no scores to start from; leave it out")
+
+
+def _settings(
+    method_name: str,
+    *,
+    sparsity: float | None,
+    seed: int,
+    preset: str,
+    settings: list[str] | None,
+    methods: str | None,
+    **given: Any,
+) -> ew.discovery.MethodConfig:
+    """A method's settings from `find`'s options, checked before anything is loaded. Raises `InputError`."""
+    given["methods"] = None if methods is None else tuple(methods.split(","))
+    changes = {name: value for name, value in given.items() if value is not None}
+    record = ew.discovery.method(method_name, "--method")
+    return configure(record, changes, sparsity=sparsity, seed=seed, preset=preset, texts=settings or [])
 
 
 def configure(
@@ -177,7 +240,9 @@ def size_of(sparsity: float | None) -> float:
 
 
 def methods(
-    name: Annotated[str | None, Argument(help="Show the settings of this method.")] = None,
+    name: Annotated[
+        str | None, Argument(help="Show the settings of this method.", autocompletion=_complete.methods)
+    ] = None,
     markdown: Annotated[bool, Option("--markdown", help="Print the table of docs/methods.md.")] = False,
 ) -> None:
     """List the methods that find circuits, or show the settings of one."""

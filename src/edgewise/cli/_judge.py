@@ -10,11 +10,13 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _common, _features, _show
 from edgewise.cli import _options as options
+from edgewise.cli._configuration import configurable
 from edgewise.cli._exchange import under_zero
 from edgewise.cli._print import line
 from edgewise.runs import record_of
 
 
+@configurable()
 def evaluate(
     circuit: options.CircuitFile,
     model: options.OwnModel = None,

@@ -6,10 +6,17 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from edgewise.cli import _complete
+
 ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, a folder, a GGUF file, or tracr:reverse.")]
 OwnModel = Annotated[str | None, Option("--model", help="The model. Default: the circuit's own.")]
 TaskName = Annotated[
-    str, Option("--task", help="A built-in task (see `edgewise tasks list`), or a file of pairs or of templates.")
+    str,
+    Option(
+        "--task",
+        help="A built-in task (see `edgewise tasks list`), or a file of pairs or of templates.",
+        autocompletion=_complete.tasks,
+    ),
 ]
 Bos = Annotated[
     bool | None,
@@ -20,6 +27,7 @@ Bos = Annotated[
 CircuitFile = Annotated[Path, Argument(help="The circuit.safetensors that find wrote.")]
 Picture = Annotated[Path, Argument(help="The picture to write: .png, .svg or .pdf.")]
 Out = Annotated[Path, Option("--out", help="Folder for the results. A run that was cut short goes on from there.")]
+Force = Annotated[bool, Option("--force", help="Write over what is there.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON and nothing else.")]
 SplitName = Annotated[Literal["train", "validation", "test"], Option("--split", help="Which split of the examples.")]
 Embeddings = Annotated[

@@ -14,7 +14,8 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
-from edgewise.cli._common import load
+from edgewise.cli._common import check_free, load
+from edgewise.cli._configuration import configurable
 from edgewise.cli._features import OwnModel, model_of, text_rows
 from edgewise.cli._print import line
 
@@ -153,6 +154,7 @@ def _also_given(**defaults: Any) -> Callable[[Callable[..., None]], Callable[...
 
 
 @app.command()
+@configurable()
 @_also_given()
 def train(
     given: _Given,
@@ -212,6 +214,7 @@ def evaluate(
 
 
 @app.command()
+@configurable()
 @_also_given(layers="8", out=Path("runs/sweep"))
 def sweep(given: _Given) -> None:
     """Train transcoders and autoencoders of MLP outputs on the same tokens. Draws loss against active features."""
@@ -273,8 +276,10 @@ def convert(
             "say.",
         ),
     ] = None,
+    force: options.Force = False,
 ) -> None:
     """Convert transcoders from one tool's files to another's."""
+    check_free(out, force)
     site_read, site_written = (ew.transcoders.Site.parse(key) if key else None for key in (reads, writes))
     found = ew.transcoders.read(source, origin, reads=site_read, writes=site_written, exclude_special=exclude_special)
     ew.transcoders.write(found, out, to)

@@ -1,18 +1,27 @@
-"""Circuits on the Hugging Face hub: one `.safetensors` file in a repository."""
+"""Circuits on the Hugging Face hub: one `.safetensors` file in a repository, with a page about it."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
+from edgewise.exchange._card import CARD, card
 
 FILE = "circuit.safetensors"
 
 
 def push(
-    circuit: Circuit, repository: str, *, file: str = FILE, private: bool = False, token: str | None = None
+    circuit: Circuit,
+    repository: str,
+    *,
+    file: str = FILE,
+    private: bool = False,
+    token: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload a circuit, making the repository if it is not there.
+    """Upload a circuit, making the repository if it is not there, and a model card where the repository has none.
 
     Args:
         circuit: the circuit.
@@ -20,6 +29,7 @@ def push(
         file: what to call it there.
         private: whether a new repository is private.
         token: access token; that of `hf auth login` if None.
+        evaluation: what `edgewise evaluate` wrote of it (`evaluation.json`), for the card.
 
     Returns:
         The address of the commit.
@@ -35,6 +45,9 @@ def push(
         circuit.save(path)
         try:
             api.create_repo(repository, private=private, exist_ok=True)
+            if not api.file_exists(repository, CARD):  # one that somebody wrote stays
+                text = card(circuit, repository, file, evaluation).encode()
+                api.upload_file(path_or_fileobj=text, path_in_repo=CARD, repo_id=repository)
             commit = api.upload_file(path_or_fileobj=path, path_in_repo=file, repo_id=repository)
         except Exception as error:  # the hub client raises many kinds; the user needs one line
             raise InputError(f"{repository}: cannot upload ({_first_line(error)})") from error

@@ -102,7 +102,7 @@ def _by_transformers(path: Path) -> Checkpoint:
 
     config = AutoConfig.for_model(**load_gguf_checkpoint(path)["config"])
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     config.architectures, config.dtype = [type(module).__name__], torch.float32
     if config.model_type == "gemma2" and config.num_hidden_layers == 46:  # of the 27B alone, and not in the file
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads

@@ -15,6 +15,7 @@ from ._foreign import read_yaml as read_yaml
 from ._learner import Learner as Learner
 from ._learner import NotFiniteError as NotFiniteError
 from ._learner import NothingToGainError as NothingToGainError
+from ._loggers import log_pictures as log_pictures
 from ._loop import RunOptions as RunOptions
 from ._loop import run_steps as run_steps
 from ._noise import normal as normal

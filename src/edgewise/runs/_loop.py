@@ -15,7 +15,7 @@ from edgewise._errors import InputError
 from edgewise.runs._checkpoint import RunReport, Stop, resume, save_checkpoint
 from edgewise.runs._files import check_writable
 from edgewise.runs._learner import Learner, NotFiniteError, NothingToGainError
-from edgewise.runs._loggers import Write, loggers
+from edgewise.runs._loggers import Log, loggers
 from edgewise.runs._progress import progress
 from edgewise.runs._ranks import ONE_PROCESS, Ranks
 
@@ -74,7 +74,7 @@ def run_steps(
     first = ranks.rank == 0
     if options.out is not None and first:
         check_writable(options.out)
-    with loggers(options.log if first else (), options.out) as logs:
+    with loggers(options.log if first else (), options.out, settings, resume=options.resume) as logs:
         before = resume(learner, settings, options.out) if options.resume and options.out is not None else None
         if before is not None and before.steps >= n_steps:  # a run that is over stays as it is, its seconds too
             return RunReport(before.steps, before.seconds)
@@ -102,7 +102,7 @@ class _Run:
         self.undoes = self.learner.on_interrupt == "undo" and self.ranks.size == 1
         self.good = self.steps, self.learner.tensors()
 
-    def to_the_end(self, shown: Any, logs: list[Write], checkpoint_seconds: float, title: str) -> RunReport:
+    def to_the_end(self, shown: Any, logs: list[Log], checkpoint_seconds: float, title: str) -> RunReport:
         stopped: Stop | None = None
         reason = ""
         with _interrupts(noted=not self.undoes) as interrupted:
@@ -112,8 +112,8 @@ class _Run:
                     metrics = self.step()
                     if logs or shown.due or self.steps == self.n_steps:
                         values = {name: float(value) for name, value in metrics.items()}
-                        for write in logs:
-                            write(values, self.steps)
+                        for log in logs:
+                            log.write(values, self.steps)
                         shown.update(self.steps, values)
                     if self.folder is not None and time.monotonic() - self.saved > checkpoint_seconds:
                         self.save(self.report())
