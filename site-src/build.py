@@ -25,7 +25,12 @@ RUN = ROOT / "build"
 SETTINGS = Path(__file__).with_name("zensical.toml")
 STYLE = Path(__file__).with_name("style.css")
 
-AT_ROOT = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
+AT_ROOT = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
 """Pages outside `docs/`, and what the site calls them."""
 # Code comes first, so that brackets in it are no links.
 LINK = re.compile(r"^```.*?^```|`[^`]+`|(?<=\]\()(?P<target>[^)\s#]+)(?=[)#])", re.DOTALL | re.MULTILINE)
