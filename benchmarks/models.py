@@ -50,13 +50,14 @@ def measured(name: str, pairs: int, steps: int) -> dict[str, Any]:
     return row | {"methods_gb": rss_bytes() / 2**30}
 
 
-def page(rows: list[dict[str, Any]], pairs: int, steps: int) -> str:
+def page(rows: list[dict[str, Any]], pairs: int, steps: int, machine: str) -> str:
     """The page, in Markdown."""
     lines = [
         "# Three real models",
         "",
         f"Written by `python benchmarks/models.py`, {pairs} pairs in each split, float32. The engine's largest errors",
         "with all masks 1 and all masks 0 stand beside the module's own, which is counted from its weights in float64.",
+        f"GB is the process's peak. Seconds are of one run on {machine}.",
         "",
         "| model | weights | edges | masks 1 | masks 0 | own | largest logit | load, s | scoring, GB | methods, GB |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--machine", default="this machine", help="what the page says that the seconds are of")
     parser.add_argument("--rows", type=Path, default=Path("runs/models.jsonl"))
     parser.add_argument("--one", action="store_true", help="print one model's numbers as JSON")
     options = parser.parse_args()
@@ -116,7 +118,7 @@ def main() -> None:
             file.write(json.dumps(done[name]) + "\n")
         print(f"{name}: done", file=sys.stderr)
     rows = [done[name] for name in options.models]
-    text = page(rows, options.pairs, options.steps)
+    text = page(rows, options.pairs, options.steps, options.machine)
     print(text) if options.out is None else options.out.write_text(text)
 
 
