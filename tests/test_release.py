@@ -2,9 +2,12 @@
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from zipfile import ZipFile
 
 import tomllib
 import yaml
@@ -87,3 +90,19 @@ def test_files_of_others_run_no_code():
                 assert given.get(argument) == str(value) or given.get(None) == "choices", f"{where}: {name}"
                 seen.add(reader)
     assert seen == {*SAFE}
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path):
+    """Data files too: what is left out fails on a user's machine alone."""
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    with ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name for name in wheel.namelist() if name.startswith("edgewise/")}
+    wanted = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "edgewise").rglob("*")}
+    assert held == {name for name in wanted if (ROOT / "src" / name).is_file() and "__pycache__" not in name}
+    assert "edgewise/py.typed" in held
