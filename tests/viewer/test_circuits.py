@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[GraphSpec, AblationKind]] = {
     "off, expanded": (GraphSpec(3, 4, 2, embeddings="off", kv="expanded"), "interchange"),
     "spans": (GraphSpec(3, 2, 1, spans=("subject", "rest")), "interchange"),
     "features": (GraphSpec(3, 2, 2, features=((1, (3, 17)),)), "interchange"),
+    "neurons": (GraphSpec(3, 2, 2, neurons=((1, ((3,), (4, 17))),)), "interchange"),
     "coupled": (GraphSpec(3, 3, 3, coupled_heads=True), "interchange"),
     "coupled, spans": (GraphSpec(2, 4, 2, coupled_heads=True, spans=("a", "b")), "interchange"),
 }

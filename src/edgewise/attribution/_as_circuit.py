@@ -41,7 +41,7 @@ from edgewise.engine import Engine
 from edgewise.graph import Graph
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.tasks import Pair, Task
+from edgewise.tasks import Pair, Target, Task
 from edgewise.transcoders import Transcoder
 
 
@@ -50,8 +50,9 @@ def merged_graph_scores(
 ) -> Scores:
     """Rank the edges of a circuit graph by their mean influence in the attribution graphs of training prompts.
 
-    Each prompt is cut after its last target, and the graph explains the first answer's logit there, minus the first
-    wrong answer's where there is one. Its nodes are the features of the engine's transcoders, or else all neurons.
+    Each prompt is cut after its last target, and the graph explains the answers' mean logit there, minus that of the
+    wrong answers or, where there are none, of all tokens. Its nodes are the features of the engine's transcoders, or
+    else all neurons.
 
     Args:
         model: the model, or an engine that also says which graph and transcoders.
@@ -91,16 +92,25 @@ def _graph_of(
 ) -> AttributionGraph:
     """One prompt's."""
     last = max(pair.targets, key=lambda each: each.position)
-    asked = [last.answers[0], *last.wrong[:1]]
+    contrast = len(last.answers) == len(last.wrong) == 1
     return attribute(
         model,
         list(pair.clean[: last.position + 1]),
         nodes,
-        target=asked,
-        contrast=len(asked) == 2,
+        target=[last.answers[0], last.wrong[0]] if contrast else ("answers", _direction(model, last)),
+        contrast=contrast,
         config=AttributionConfig(max_nodes=config.max_nodes),
         options=RunOptions(progress=False),
     )
+
+
+def _direction(model: Model, target: Target) -> Float[Tensor, " D"]:
+    """What the unembedding reads for the answers' mean logit, minus that of the wrong answers or of all tokens."""
+    with torch.enable_grad():
+        read = torch.zeros(1, model.parts.d_model, dtype=model.dtype, device=model.device, requires_grad=True)
+        logits = model.parts.unembed(read)[0]
+        against = logits[list(target.wrong)].mean() if target.wrong else logits.mean()
+        return torch.autograd.grad(logits[list(target.answers)].mean() - against, read)[0][0]
 
 
 class _Places(NamedTuple):

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgewise._errors import InputError
 from edgewise.circuit import ranked
 from edgewise.evaluation import Evaluation, SizeCurve
-from edgewise.graph import Graph
+from edgewise.graph import FEATURE, FEATURE_IN, NEURON, NEURON_IN, Graph
 from edgewise.viewer._evidence import Evidence
 from edgewise.viewer._pack import Packer
 from edgewise.viewer._read import Viewed
 
 BLOCK_KINDS = ("attention", "mlp", "features", "logits")
+_AS_FEATURES = {NEURON: FEATURE}, {NEURON_IN: FEATURE_IN}
+"""To the page neurons are features: each is a reader and a writer, and the rest of their MLP is one more."""
 
 
 def pack_circuits(runs: list[Viewed], packer: Packer) -> dict[str, Any]:
@@ -27,8 +30,14 @@ def pack_circuits(runs: list[Viewed], packer: Packer) -> dict[str, Any]:
 
     Returns:
         What the header says of them: `circuits`, and `graphs`, which these name by number.
+
+    Raises:
+        edgewise.InputError: a graph has features that write to several layers, or kept error terms.
     """
     specs = list(dict.fromkeys(run.circuit.graph.spec for run in runs))
+    if unknown := [spec for spec in specs if spec.cross_layer or spec.error == "kept"]:
+        what = "features that write to several layers" if unknown[0].cross_layer else "kept error terms"
+        raise InputError(f"view: a circuit's graph has {what}, which the page cannot prune; use edge_table")
     graphs = [_pack_graph(Graph(spec), f"graph{number}", packer) for number, spec in enumerate(specs)]
     circuits = [
         {"graph": specs.index(run.circuit.graph.spec)} | _pack_circuit(run, f"circuit{number}", packer)
@@ -40,9 +49,13 @@ def pack_circuits(runs: list[Viewed], packer: Packer) -> dict[str, Any]:
 def _pack_graph(graph: Graph, prefix: str, packer: Packer) -> dict[str, Any]:
     spec = graph.spec
     feeds = [graph.readers_of(writer) for writer in range(graph.n_writers)]
+    writer_kind, reader_kind = (
+        np.vectorize(lambda kind, shown=shown: shown.get(kind, kind))(kinds.numpy())
+        for kinds, shown in zip((graph.writer_kind, graph.reader_kind), _AS_FEATURES, strict=True)
+    )
     blocks = [
         (
-            BLOCK_KINDS.index(block.kind),
+            BLOCK_KINDS.index("features" if block.kind == "neurons" else block.kind),
             block.reader,
             block.n_readers,
             0 if block.kind == "logits" else graph.writers_of(block).start,
@@ -50,10 +63,10 @@ def _pack_graph(graph: Graph, prefix: str, packer: Packer) -> dict[str, Any]:
         for block in graph.blocks
     ]
     columns = {
-        "writer_kind": (graph.writer_kind.numpy(), "u1"),
+        "writer_kind": (writer_kind, "u1"),
         "writer_layer": (graph.writer_layer.numpy(), "i2"),
         "writer_head": (graph.writer_head.numpy(), "i2"),
-        "reader_kind": (graph.reader_kind.numpy(), "u1"),
+        "reader_kind": (reader_kind, "u1"),
         "reader_layer": (graph.reader_layer.numpy(), "i2"),
         "reader_head": (graph.reader_head.numpy(), "i2"),
         "visible": (graph.visible.numpy(), "u4"),

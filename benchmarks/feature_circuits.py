@@ -1,0 +1,224 @@
+"""Circuits of features, of neurons and of components: edges and nodes against KL on unseen templates.
+
+    python benchmarks/feature_circuits.py --out runs/feature-circuits --transcoders runs/set
+    python benchmarks/feature_circuits.py --out runs/coder --model FILE.gguf --nodes components,neurons
+    python benchmarks/feature_circuits.py --out runs/feature-circuits --table          # what the folder holds
+    python benchmarks/feature_circuits.py --out runs/try --try                          # a few minutes, tiny sizes
+
+For each task, kind of nodes, method and seed: find scores on the training pairs, take circuits of the same numbers of
+actual edges, and judge them on the test split, whose templates are in no other: KL, the behaviour, and both without the
+circuit. Methods are the learned ranking (and the joint one), first-order selection (EAP, as FAP has it), the merged
+attribution graph of the same nodes, and random edges; candidates are of the largest first-order effects, or random
+(`random-neurons`, `random-features`), and their cost stands in the circuits. What is done is not done again; the
+command may be stopped, and goes on.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import edgewise as ew
+from edgewise.evaluation import both_curves
+from edgewise.runs import RunOptions, uniform, write_atomically
+
+TASKS = ("ioi", "greater-than", "capital-country")
+NODES = ("components", "neurons", "features", "random-neurons", "random-features")
+METHODS = {
+    "ranking": ("ranking", {}, True),
+    "joint": ("ranking", {"joint": 0.5}, True),
+    "first order": ("eap", {}, False),
+    "attribution graph": ("attribution-graph", {}, False),
+    "random": ("random", {}, True),
+}
+"""By name: the catalogue's, settings, and whether it has seeds."""
+EDGES = (200, 500, 1000, 2000, 5000, 10_000, 20_000)
+"""Sizes in actual edges, the same for all kinds of nodes, whose graphs differ in size."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    pairs: tuple[int, int, int] = (200, 64, 128)
+    """Of training, validation and test."""
+    per_layer: int = 32
+    """Candidates of each layer."""
+    steps: int = 300
+    """Of a ranking."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    edges: tuple[int, ...] = EDGES
+    prompts: int = 16
+    """Attribution graphs that are merged."""
+    rows: int = 500
+    """Rows of each."""
+    tasks: tuple[str, ...] = TASKS
+
+
+TRY = Size((16, 8, 8), 2, 2, (0,), (200, 1000), 2, 20, ("ioi",))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to find and judge."""
+
+    task: str
+    nodes: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.task} · {self.nodes} · {self.method} · {self.seed}"
+
+
+def cells(size: Size, nodes: tuple[str, ...], tasks: tuple[str, ...]) -> Iterator[Cell]:
+    """All of the study; random candidates are ranked by the learned ranking alone."""
+    for task in tasks:
+        for kind in nodes:
+            for method, (_, _, seeded) in METHODS.items():
+                if kind.startswith("random") and method != "ranking":
+                    continue
+                for seed in size.seeds if seeded else size.seeds[:1]:
+                    yield Cell(task, kind, method, seed)
+
+
+def graph_of(
+    model: ew.Model, task: ew.tasks.Task, cell: Cell, size: Size, transcoders: list[Any], error: Any
+) -> tuple[ew.graph.Graph, dict[str, Any]]:
+    """The graph of a kind of nodes, and how its candidates were chosen."""
+    if cell.nodes == "components":
+        return model.graph(), {}
+    drawn = cell.nodes.startswith("random")
+    if cell.nodes.endswith("neurons"):
+        chosen = ew.choose_neurons(model, task, size.per_layer)
+        widths = {layer: len(model.parts.layers[layer].mlp.inputs[0][0].T) for layer in chosen}
+    else:
+        chosen = ew.choose_features(model, task, transcoders, size.per_layer)
+        widths = {each.spec.reads.layer: each.n_features for each in transcoders}
+    picked = {
+        layer: tuple(sorted(uniform(widths[layer], cell.seed, layer).argsort()[: len(own)].tolist())) if drawn else own
+        for layer, own in chosen.items()
+    }
+    record = {"by": "random"} if drawn else chosen.record
+    if cell.nodes.endswith("neurons"):
+        return model.graph(neurons=picked), record
+    return model.graph(features=picked, cross_layer=ew.transcoders.cross_layer(transcoders), error=error), record
+
+
+def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, transcoders: list[Any]) -> dict[str, Any]:
+    """Find and judge one cell; its scores are kept beside the record."""
+    n_train, n_validation, n_test = size.pairs
+    task = ew.tasks.TASKS[cell.task](model.tokenizer, train=n_train, validation=n_validation, test=n_test, seed=0)
+    graph, candidates = graph_of(model, task, cell, size, transcoders, args.error)
+    engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
+    name, settings, _ = METHODS[cell.method]
+    method, settings = ew.discovery.method(name), dict(settings)
+    if name == "ranking":
+        settings |= {"steps": size.steps, "seed": cell.seed}
+    elif name == "random":
+        settings |= {"seed": cell.seed}
+    elif name == "attribution-graph":
+        settings |= {"pairs": size.prompts, "max_nodes": size.rows}
+    options = RunOptions(Path(args.out) / "checkpoints" / cell.name, progress=False)
+    scores = ew.discovery.run_method(method, engine, task, method.configure(settings), options=options)
+    assert isinstance(scores, ew.Scores)
+    scores = replace(scores, provenance=scores.provenance | {"candidates": candidates})
+    scores.save(Path(args.out) / "scores" / f"{cell.name}.safetensors")
+    asked = [n for n in size.edges if n < graph.n_edges]
+    circuits = [scores.top_actual(n, absolute=method.signs[0] == "absolute") for n in asked]
+    curves = both_curves(engine, circuits, task, shares=[n / graph.n_edges for n in asked])
+    writers = [int(graph.edge_writer[circuit.actual].unique().numel()) for circuit in circuits]
+    cost = scores.provenance["cost"]
+    return asdict(cell) | {
+        "curves": json.loads(curves.to_json()),
+        "writers": writers,
+        "cost": cost,
+        "candidates": candidates,
+    }
+
+
+def needed(points: list[dict[str, float]], target: float) -> str:
+    """How many actual edges a method's smallest circuit has that is as near to the model as `target`."""
+    enough = [point["actual"] for point in points if point["kept"] <= target]
+    return f"{min(enough):,.0f}" if enough else f"more than {points[-1]['actual']:,.0f}"
+
+
+def mean_points(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Actual edges, KL where they are kept and where they are removed, size by size, means over the seeds."""
+    columns = zip(*(row["curves"]["points"] for row in rows), strict=True)
+    return [
+        {
+            "actual": sum(point["actual"] for point in points) / len(points),
+            "kept": sum(point["kept_distance"]["value"] for point in points) / len(points),
+            "removed": sum(point["removed_distance"]["value"] for point in points) / len(points),
+        }
+        for points in columns
+    ]
+
+
+HEAD = ("nodes", "method", "seeds", "KL kept / removed, by actual edges", "area kept", "area removed")
+HEAD += ("edges for the KL of the ranking's middle size",)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """KL by size, and the edges that each needs for what the ranking of the same nodes has at its middle size."""
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        lines += [f"\n## {task}\n", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+        for nodes, method in dict.fromkeys((row["nodes"], row["method"]) for row in own):
+            same = [row for row in own if (row["nodes"], row["method"]) == (nodes, method)]
+            reference = [row for row in own if (row["nodes"], row["method"]) == (nodes, "ranking")]
+            points = mean_points(same)
+            by_size = (f"{each['actual']:,.0f}: {each['kept']:.3f} / {each['removed']:.3f}" for each in points)
+            areas = (sum(row["curves"][side] for row in same) / len(same) for side in ("sufficiency", "necessity"))
+            compared = "–"
+            if reference:
+                middle = mean_points(reference)
+                compared = needed(points, middle[len(middle) // 2]["kept"])
+            cells = (nodes, method, str(len(same)), "; ".join(by_size), *(f"{area:.3f}" for area in areas), compared)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Find and judge what is missing, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--transcoders", help="a folder with a transcoder for each of some layers")
+    parser.add_argument("--nodes", default=",".join(NODES))
+    parser.add_argument("--tasks", default="")
+    parser.add_argument("--error", default="scored", choices=("scored", "kept", "corrupted"))
+    parser.add_argument("--memory", default="lean", choices=("default", "lean"))
+    parser.add_argument("--table", action="store_true", help="only print what the folder holds")
+    parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs")
+    args = parser.parse_args()
+    size, out = TRY if args.small else Size(), Path(args.out)
+    for folder in ("cells", "scores", "checkpoints"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    if not args.table:
+        kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or not kind.endswith("features"))
+        tasks = tuple(args.tasks.split(",")) if args.tasks else size.tasks
+        transcoders = ew.transcoders.read(args.transcoders) if args.transcoders else []
+        missing = [cell for cell in cells(size, kinds, tasks) if not (out / "cells" / f"{cell.name}.json").is_file()]
+        model = ew.load_model(args.model) if missing else None
+        for cell in missing:
+            assert model is not None
+            row = judged(model, cell, size, args, transcoders)
+            write_atomically(out / "cells" / f"{cell.name}.json", json.dumps(row))
+            print(cell.name, flush=True)
+    print(table([json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        torch.manual_seed(0)
+        main()
