@@ -24,9 +24,11 @@ def _influence(model: Model, nodes: Any) -> float:
     total = 0.0
     for pair in TASK.train:
         last = max(pair.targets, key=lambda each: each.position)
-        ids, asked = list(pair.clean[: last.position + 1]), [last.answers[0], last.wrong[0]]
-        graph = attribute(model, ids, nodes, target=asked, contrast=True, config=AttributionConfig(max_nodes=40),
-                          options=RunOptions(progress=False))  # fmt: skip
+        units = torch.eye(model.parts.d_model, dtype=model.dtype)
+        logits = model.parts.unembed(units) - model.parts.unembed(0 * units)  # the unembedding is linear
+        direction = logits[:, list(last.answers)].mean(1) - logits[:, list(last.wrong)].mean(1)
+        graph = attribute(model, list(pair.clean[: last.position + 1]), nodes, target=("answers", direction),
+                          config=AttributionConfig(max_nodes=40), options=RunOptions(progress=False))  # fmt: skip
         total += float(edge_influence(graph).sum())
     return total / len(TASK.train)
 
