@@ -70,7 +70,8 @@ tutorials: $(TUTORIALS)
 
 build/tutorials/%.md: docs/tutorials/%.md $(INSTALLED) FORCE
 	mkdir -p build/tutorials/runs
-	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --execute --run-path build/tutorials/runs --output build/tutorials/$*.ipynb $<
+	PYTHONWARNINGS='ignore:IProgress not found' OMP_NUM_THREADS=1 \
+	  $(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --execute --run-path build/tutorials/runs --output build/tutorials/$*.ipynb $<
 	$(BIN)/jupyter-nbconvert --log-level WARN --to markdown --ExtractOutputPreprocessor.enabled=False build/tutorials/$*.ipynb
 
 FORCE:
