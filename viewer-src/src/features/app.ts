@@ -170,7 +170,7 @@ export class FeaturesApp implements App {
       go: (at, feature) => {
         if (at === layer) return () => this.store.change({ feature });
         const file = files[String(at)];
-        return file === undefined ? null : () => (location.href = `${encodeURIComponent(file)}#feature=${feature}${state ? "" : "&blind=yes"}`);
+        return file === undefined ? null : () => (location.href = `${encodeURIComponent(file)}#feature=${feature}${this.store.state.blind ? "&blind=yes" : ""}`);
       },
     };
   }
