@@ -103,9 +103,9 @@ def test_counts_are_those_of_all_tokens_at_once():
         assert found.positions[feature].equal(at.bincount(minlength=CONTEXT))
 
 
-def test_the_bins_widths_are_a_quarter_of_a_power_of_two():
+def test_the_bins_are_eight_between_powers_of_two():
     edges = bin_edges()
-    assert (edges.diff() > 0).all() and (edges[4:] / edges[:-4] == 2).all() and 1.0 in edges
+    assert (edges.diff() > 0).all() and (edges[8:] / edges[:-8] == 2).all() and 1.0 in edges
 
 
 def test_examples_are_the_largest_and_a_sample_and_stand_in_their_context():

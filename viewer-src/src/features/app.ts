@@ -150,7 +150,7 @@ export class FeaturesApp implements App {
       value,
       words: `${amount(set.edges[first + i])} to ${amount(set.edges[first + i + 1])}: ${count(value)} tokens`,
     }));
-    return element("div", { class: "histogram" }, bars("Activations where it is on", of, [amount(low), "activation (four bins an octave)", amount(high)], "strong"));
+    return element("div", { class: "histogram" }, bars("Activations where it is on", of, [amount(low), "activation, log scale", amount(high)], "strong"));
   }
 
   private about(): HTMLElement {

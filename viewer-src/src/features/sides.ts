@@ -112,7 +112,7 @@ function tokens(set: FeatureSet, ranked: Ranked[]): HTMLElement {
     "p",
     { class: "tokens" },
     ...ranked.map(([token, weight]) =>
-      element("span", { class: weight < 0 ? "token-chip below" : "token-chip", title: signedAmount(weight) }, element("bdi", {}, alone(set.texts[token]))),
+      element("span", { class: weight < 0 ? "token-chip below" : "token-chip", title: `${alone(set.texts[token])} ${signedAmount(weight)}` }, element("bdi", {}, alone(set.texts[token]))),
     ),
   );
 }

@@ -12,7 +12,7 @@ from edgewise.transcoders import Codes
 from edgewise.transcoders.dashboards._config import DashboardConfig
 from edgewise.transcoders.dashboards._kept import Entries, Kept
 
-PER_OCTAVE, LOWEST, HIGHEST = 4, -24, 24
+PER_OCTAVE, LOWEST, HIGHEST = 8, -24, 24
 """Bins of the histogram between a power of two and the next, and the powers at its ends."""
 N_BINS = PER_OCTAVE * (HIGHEST - LOWEST)
 """Of the histogram; the first and the last take what lies beyond the ends."""
@@ -57,7 +57,7 @@ class Seen:
 
 
 def bin_edges() -> Float[Tensor, " edges"]:
-    """The ends of the histogram's bins: four of equal width between each power of two and the next."""
+    """The ends of the histogram's bins: eight of equal width between each power of two and the next."""
     steps = torch.arange(N_BINS + 1, dtype=torch.float64)
     whole = steps.div(PER_OCTAVE, rounding_mode="floor")
     return torch.exp2(whole + LOWEST) * (1 + (steps - PER_OCTAVE * whole) / PER_OCTAVE)
