@@ -131,22 +131,25 @@ def forked(call: Callable[[], None], kill_after: float | None = None, beside: in
     """Call it in a process of its own, or in several at once; how they ended, in the order of their starts."""
     started = []
     for _ in range(beside):
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+        receive, send = os.pipe()  # and no file, which may not be written where files may not grow
         child = os.fork()
         if child == 0:
-            _alone(call, errors.fileno())
-        started.append((child, errors))
+            try:
+                _alone(call, send)
+            finally:
+                os._exit(71)  # whatever happened, it must not go on as this process
+        os.close(send)
+        started.append((child, receive))
     if kill_after is not None:
         time.sleep(kill_after)
         for child, _ in started:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
     found = []
-    for child, errors in started:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        errors.seek(0)
-        found.append(Outcome(status, errors.read().decode(errors="replace")))
-        errors.close()
+    for child, receive in started:
+        with os.fdopen(receive, "rb") as errors:
+            said = errors.read().decode(errors="replace")
+        found.append(Outcome(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said))
     return found
 
 
@@ -214,7 +217,8 @@ class Trial:
         self.right = {name: numbers(whole / name) for name in job.leaves}
 
     def folder(self) -> Path:
-        folder = Path(tempfile.mkdtemp(dir=self.here))
+        folder = Path(tempfile.mkdtemp(dir=self.here)) / "run"  # pages show its name
+        folder.mkdir()
         for name in self.job.given:
             shutil.copy(self.here / "given" / name, folder / name)
         return folder
@@ -230,6 +234,7 @@ class Trial:
         """Run it under some want; it must work, or say so in one line and leave nothing half-written."""
         folder = self.folder()
         (ended,) = forked(harm(folder))
+        os.chmod(folder, 0o755)
         if not ended.clean:
             self.failures.append(f"{self.job.name}, {how}: status {ended.status}\n{ended.said[-1500:]}")
         self.whole(folder, how)
@@ -263,7 +268,7 @@ class Trial:
             self.failures.append(f"{self.job.name}, {how}: does not go on: {ended.said[-1500:]}")
         elif {name: numbers(folder / name) for name in self.job.leaves} != self.right:
             self.failures.append(f"{self.job.name}, {how}: goes on to other numbers")
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def short_files(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
@@ -276,12 +281,17 @@ def short_files(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
     return run
 
 
+def own_mounts() -> None:
+    """What is mounted from now on is so for this process alone."""
+    ctypes.CDLL(None).unshare(_OWN_MOUNTS)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
 def full_disk(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
     """A disk of so many bytes under the folder, within this process alone."""
 
     def run() -> None:
-        ctypes.CDLL(None).unshare(_OWN_MOUNTS)
-        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        own_mounts()
         small = folder / "small"
         small.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", small], check=True)
@@ -293,13 +303,14 @@ def full_disk(job: Job, folder: Path, n_bytes: int) -> Callable[[], None]:
 
 
 def read_only(job: Job, folder: Path) -> Callable[[], None]:
-    """A folder that may not be written, by another than root."""
+    """A folder that may not be written, by root neither: mounted so, within this process alone."""
 
     def run() -> None:
         os.chmod(folder, 0o555)
         if os.getuid() == 0:
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
+            own_mounts()
+            subprocess.run(["mount", "--bind", folder, folder], check=True)
+            subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
         job.run(folder)
 
     return run

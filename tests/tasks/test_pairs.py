@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from edgewise._errors import InputError
 from edgewise.tasks import Batch, Pair, Target, Task
 from edgewise.tasks._pairs import collate
+from edgewise.tasks._store import stored
+from tests.disk import little_disk
 
 
 def pair(length: int, *positions: int, spans: tuple[int, ...] | None = None) -> Pair:
@@ -131,3 +133,8 @@ def test_contrastive_means_a_wrong_answer_in_every_example(task):
 def test_malformed_pairs_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_pairs_that_no_disk_has_room_for_are_refused():
+    with little_disk(1000), pytest.raises(InputError, match="TMPDIR"):
+        stored([pair(6)] * 2000)

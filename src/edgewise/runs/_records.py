@@ -59,7 +59,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (bool, str):
         return type(value) is kind
     if kind in (int, float):
-        return type(value) in ((int,) if kind is int else (int, float)) and math.isfinite(value)
+        return type(value) in ((int,) if kind is int else (int, float)) and _is_finite(value)
     if origin is tuple:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, tuple) else inner
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
@@ -70,10 +70,17 @@ def _fits(value: Any, kind: Any) -> bool:
     return True  # a tensor, whose reader checks it
 
 
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
 def _is_plain(value: Any) -> bool:
     """Whether it can be written as JSON."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
+    return value is None or isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and _is_finite(value))

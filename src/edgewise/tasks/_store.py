@@ -6,9 +6,11 @@ import json
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, overload
 
+from edgewise._errors import InputError
 from edgewise.tasks._pairs import Pair, Target
 
 IN_MEMORY = 4096
@@ -22,31 +24,51 @@ class PairStore:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="edgewise-pairs-")  # noqa: SIM115 (it lives as long as the store)
+        with _room():
+            self._file = tempfile.TemporaryFile(prefix="edgewise-pairs-")  # noqa: SIM115 (it lives as long as the store)
         self._places = array("q", [0])
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
 
     def __len__(self) -> int:
         return len(self._places) - 1
 
     def append(self, pair: Pair) -> None:
-        """Write one pair."""
+        """Write one pair. Raises `InputError` where there is no room."""
         row = _row(pair)
-        self._file.seek(self._places[-1])
-        self._file.write(row)
+        with _room():
+            self._file.seek(self._places[-1])
+            self._file.write(row)
         self._places.append(self._places[-1] + len(row))
 
     def read(self, number: int) -> Pair:
         """The pair that was appended as number `number`."""
         start, stop = self._places[number], self._places[number + 1]
-        self._file.seek(start)
-        return _pair(self._file.read(stop - start))
+        with _room():  # what was written last may only now go to the disk
+            self._file.seek(start)
+            return _pair(self._file.read(stop - start))
 
     def select(self, numbers: Sequence[int]) -> Sequence[Pair]:
         """These pairs as a split: a tuple of few, and of many a view that reads each when it is asked for."""
         if len(numbers) <= IN_MEMORY:
             return tuple(self.read(number) for number in numbers)
         return StoredPairs(self, numbers)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Within it, a full disk is refused in one line. Raises `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"pairs: the folder for temporary files cannot hold them ({error.strerror or error}); set TMPDIR to one "
+            "with room"
+        ) from error
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # what could not be written is not wanted any more
+        file.close()
 
 
 class StoredPairs(Sequence[Pair]):
