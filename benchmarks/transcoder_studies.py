@@ -1,19 +1,24 @@
-"""Two studies of transcoders on SmolLM2-135M: their page and pictures, from what these commands leave:
+"""Studies of transcoders on SmolLM2-135M: their page and pictures, from what these commands leave:
 
     edgewise transcoder sweep --layers 5,15,25 --text builtin --text TEXT --hold-out 0.02 --tokens 1024000 \\
         --pool-tokens 32768 --out runs/sweep
-    edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 2048000 --pool-tokens 32768 \\
-        --out runs/set
-    edgewise transcoder evaluate runs/set --text builtin --text TEXT --hold-out 0.005 --out runs/set.json
-    python benchmarks/transcoder_studies.py --sweep runs/sweep --set runs/set --judged runs/set.json
+    python benchmarks/transcoder_tries.py TEXT --out runs/tries
+    edgewise transcoder train --text builtin --text TEXT --hold-out 0.04 --tokens 30720 --batch-tokens 1024 \\
+        --pool-tokens 16384 --skip --learning-rate 2e-3 --set start=tokens --set schedule=triangle --out runs/best
+    edgewise transcoder tune runs/best --text builtin --text TEXT --hold-out 0.04 --tokens TOKENS --out runs/tuned
+    edgewise transcoder evaluate runs/best --text builtin --text TEXT --hold-out 0.005 --no-ablations \\
+        --out runs/best.json
+    edgewise transcoder evaluate runs/tuned (likewise, to runs/tuned.json)
+    python benchmarks/transcoder_studies.py --tries runs/tries --set runs/tuned --untuned runs/best.json \\
+        --judged runs/tuned.json [--sweep runs/sweep]
 
 TEXT is a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016). Each command may be cut
-short and goes on when it is given again.
+short and goes on when it is given again. A section of the page whose runs are not given stays as it is.
 """
 
 import argparse
 import json
-import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,45 +77,63 @@ def sweep_lines(folder: Path) -> list[str]:
     return lines
 
 
-def set_lines(folder: Path, judged: Path) -> list[str]:
-    """The table of a transcoder for every layer."""
-    found = json.loads(judged.read_text())
-    own = found["original"]["loss"]
-    provenance = transcoders.read(next(iter(sorted(folder.glob("layer*.safetensors")))))[0].provenance
-    method = provenance["method"]
+def tries_lines(folder: Path) -> list[str]:
+    """The table of changes tried on single layers."""
+    files = sorted(folder.glob("layer*.json"), key=lambda path: int(path.stem.removeprefix("layer")))
+    each = {int(path.stem.removeprefix("layer")): json.loads(path.read_text()) for path in files}
+    first = next(iter(each.values()))
+    lines = [
+        "## What makes one better",
+        "",
+        f"`benchmarks/transcoder_tries.py`: a layer at a time, {first['transcoders'][0]['n_features']:,} features, 32 "
+        f"active, {first['tokens_seen']:,} tokens each. Judged on a piece of the text that is neither trained on nor "
+        f"judged on elsewhere, {first['tokens']:,} next tokens; the model's own loss there is "
+        f"{first['original']['loss']:.4f}.",
+        "",
+        "| layer | what | active | explained | loss added | KL |",
+        "|---|---|---|---|---|---|",
+    ]
+    for layer, found in each.items():
+        for job in found["transcoders"]:
+            loss = job["replaced"]
+            lines.append(
+                f"| {layer} | {job['name']} | {job['active']:.1f} | {job['explained']:.3f} | {loss['added']:.4f} "
+                f"[{loss['low']:.4f}, {loss['high']:.4f}] | {loss['kl']:.4f} |"
+            )
+    return lines
+
+
+def set_lines(folder: Path, untuned: Path, judged: Path) -> list[str]:
+    """The table of a transcoder for every layer, before and after it was tuned as a whole."""
+    before, after = json.loads(untuned.read_text()), json.loads(judged.read_text())
+    method = transcoders.read(next(iter(sorted(folder.glob("layer*.safetensors")))))[0].provenance["method"]
+    tuned, own = method["tuned"], after["original"]["loss"]
     lines = [
         "## A transcoder for every layer",
         "",
-        f"{len(found['transcoders'])} transcoders of {found['transcoders'][0]['n_features']:,} features, "
-        f"{found['transcoders'][0]['activation']}, trained together on {method['steps'] * method['batch_tokens']:,} "
-        f"tokens in {method['seconds'] / 60:.0f} minutes, {_passes(found, method['steps'] * method['batch_tokens'])}; "
-        f"{_text(found)}, {found['tokens']:,} next tokens. "
-        f"The model's own loss: {own:.4f} nats per token.",
+        f"{len(after['transcoders'])} transcoders of {after['transcoders'][0]['n_features']:,} features, "
+        f"{after['transcoders'][0]['activation']}, with skip connections, trained together on "
+        f"{method['steps'] * method['batch_tokens']:,} tokens in {method['seconds'] / 60:.0f} minutes, then tuned as a "
+        f"whole on {tuned['steps'] * tuned['batch_tokens']:,} in {tuned['seconds'] / 60:.0f} minutes; {_text(after)}, "
+        f"{after['tokens']:,} next tokens. The model's own loss: {own:.4f} nats per token.",
         "",
-        "| layer | active | explained | live | loss, replaced | added | KL | zero ablation | mean ablation | "
-        "kept of mean, of zero ablation |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| all MLPs at once | loss | added | KL |",
+        "|---|---|---|---|",
+        f"| trained one by one | {_loss(before['all']['replaced'])} | {before['all']['replaced']['kl']:.3f} |",
+        f"| and tuned as a whole | {_loss(after['all']['replaced'])} | {after['all']['replaced']['kl']:.3f} |",
+        "",
+        "| layer | explained | tuned | live | loss added, this MLP alone | tuned | KL | tuned |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for job in found["transcoders"]:
-        layer = job["writes"][0].split()[1]
-        loss, zero, mean = job["replaced"], found["zero"][layer]["loss"], found["mean"][layer]["loss"]
+    for one, two in zip(before["transcoders"], after["transcoders"], strict=True):
+        losses = [each["replaced"] for each in (one, two)]
+        added = " | ".join(f"{x['added']:.4f} [{x['low']:.4f}, {x['high']:.4f}]" for x in losses)
         lines.append(
-            f"| {layer} | {job['active']:.1f} | {job['explained']:.3f} | {job['live']:,} | {_loss(loss)} | "
-            f"{loss['kl']:.4f} | {zero:.3f} | {mean:.3f} | {_kept(loss['loss'], own, mean, zero)} |"
+            f"| {two['writes'][0].split()[1]} | {one['explained']:.3f} | {two['explained']:.3f} | {two['live']:,} | "
+            f"{added} | {losses[0]['kl']:.4f} | {losses[1]['kl']:.4f} |"
         )
-    lines += ["", "| all MLPs at once | loss | added | KL |", "|---|---|---|---|"]
-    lines += [f"| {name} | {_loss(loss)} | {loss['kl']:.3f} |" for name, loss in found["all"].items()]
-    together, layers = found["all"], found["transcoders"]
-    kept = _kept(together["replaced"]["loss"], own, together["mean"]["loss"], together["zero"]["loss"])
-    least = min(layers, key=lambda job: job["live"])
-    said = (
-        f"All at once they add {together['replaced']['added']:.2f} nats, mean ablation of all adds "
-        f"{together['mean']['added']:.2f}: kept of what the MLPs are worth beside mean and zero ablation {kept}. (Zero "
-        f"ablation of all, {together['zero']['loss']:.1f} nats, is far worse than a uniform guess, "
-        f"{math.log(49_152):.1f}.) Fewest live features: {least['writes'][0].replace(' mlp_out', '')}, "
-        f"{least['live']:,} of {least['n_features']:,}."
-    )
-    lines += ["", said]
+    sums = [sum(job["replaced"]["added"] for job in found["transcoders"]) for found in (before, after)]
+    lines += ["", f"The layers' own losses add up to {sums[0]:.2f} nats, tuned to {sums[1]:.2f}."]
     return lines
 
 
@@ -139,15 +162,21 @@ def _kept(loss: float, own: float, *ablated: float) -> str:
 def main() -> None:
     """Parse and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", type=Path, help="what `edgewise transcoder sweep` wrote, if it is done")
-    parser.add_argument("--set", type=Path, required=True, help="what `edgewise transcoder train` wrote")
-    parser.add_argument("--judged", type=Path, required=True, help="what `edgewise transcoder evaluate` wrote")
+    parser.add_argument("--tries", type=Path, help="what `transcoder_tries.py` wrote")
+    parser.add_argument("--set", type=Path, help="what `edgewise transcoder tune` wrote")
+    parser.add_argument("--untuned", type=Path, help="what `edgewise transcoder evaluate` wrote of the set before that")
+    parser.add_argument("--judged", type=Path, help="and of the tuned set")
+    parser.add_argument("--sweep", type=Path, help="what `edgewise transcoder sweep` wrote")
     args = parser.parse_args()
-    lines = [*sweep_lines(args.sweep), ""] if args.sweep else []
-    lines += set_lines(args.set, args.judged)
-    write_atomically(PAGE, "\n".join([HEADING, *lines]) + "\n")
+    made = [tries_lines(args.tries) if args.tries else [], sweep_lines(args.sweep) if args.sweep else []]
+    made.append(set_lines(args.set, args.untuned, args.judged) if args.set else [])
+    fresh = {lines[0]: "\n".join(lines) for lines in made if lines}
+    kept = {text.splitlines()[0]: text.strip() for text in re.split(r"(?m)^(?=## )", PAGE.read_text())[1:]}
+    titles = [title for title in ORDER if title in fresh or title in kept]
+    write_atomically(PAGE, "\n\n".join([HEADING.strip(), *((kept | fresh)[title] for title in titles)]) + "\n")
 
 
+ORDER = ("## A transcoder for every layer", "## What makes one better", "## Transcoder and autoencoder, by sparsity")
 HEADING = """\
 # Transcoders of SmolLM2-135M
 

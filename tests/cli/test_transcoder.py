@@ -43,6 +43,17 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     assert found["conditions"]["held_out"] and "trained on another cut" not in ran.err
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--json")
     assert json.loads(ran.out)["original"] == found["original"]
+    ran = cli("transcoder", "evaluate", *files, "--text", text, "--context", 8, "--no-ablations", "--json")
+    few = json.loads(ran.out)
+    assert few["transcoders"] == found["transcoders"] and few["zero"] == few["mean"] == {}
+    assert few["all"] == {"replaced": found["all"]["replaced"]}
+    tune = ("transcoder", "tune", *files, "--text", text, "--context", 8, "--out", tmp_path / "tuned")
+    ran = cli(*tune, "--tokens", 64, "--set", "batch_tokens=16", "--learning-rate", 1e-3)
+    assert ran.status == 0 and "after 4 steps" in ran.out and "KL of the last batch" in ran.out, ran
+    tuned = load_transcoder(tmp_path / "tuned" / "layer1.safetensors")
+    assert tuned.provenance["method"]["tuned"]["learning_rate"] == 1e-3
+    assert "belongs to a run with other settings (tokens)" in cli.refused(*tune, "--tokens", 2000)
+    assert "one transcoder can be tuned" in cli.refused(*tune, files[0])
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--hold-out", 0.2)
     assert ran.status == 0 and "trained on another cut" in ran.err
     where = ("--out", tmp_path / "e.json" / "x.json")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edgewise.models import Model
 from edgewise.runs import CHECKPOINT, RunOptions
 from edgewise.transcoders import Site, TranscoderLoss, capture
 from edgewise.transcoders.formats import load
@@ -14,7 +15,17 @@ from edgewise.transcoders.training import TrainingConfig, train, write_cache
 from edgewise.transcoders.training._train import TranscoderLearner
 from tests.processes import killed_once_there_is, side_by_side
 from tests.tiny import random_model, tiny
-from tests.transcoders.toys import ALL_KINDS, config, differing, learn, learn_in_double, refused, text, weights
+from tests.transcoders.toys import (
+    ALL_KINDS,
+    config,
+    differing,
+    learn,
+    learn_in_double,
+    refused,
+    text,
+    weights,
+    writing,
+)
 
 
 class Killed(Exception):  # noqa: N818 (a kill is no error)
@@ -164,6 +175,42 @@ def test_dead_features_come_back(activation: str):
     assert share(1.0) < 0.8 * share(0.0)
 
 
+def explained_at_the_start(model: Model, **changes) -> float:
+    """The share of the variance that the very first batch finds explained, of layer 1's transcoder."""
+    learner = TranscoderLearner(model, text(), config(layers=(1,), batch_tokens=128, pool_tokens=512, **changes))
+    learner.begin()
+    learner.step(0)
+    ((_, metrics),) = learner.each().items()
+    return metrics["explained"]
+
+
+def test_a_skip_connection_starts_as_the_whole_of_what_is_linear():
+    model, direction = tiny("gpt2", torch.float32), torch.randn(tiny("gpt2").parts.d_model)
+    with writing(model, lambda x, out: out, lambda x, out: 3 * x.flip(-1) + direction.to(x)):
+        assert explained_at_the_start(model, skip=True) > 0.99
+        assert explained_at_the_start(model) < 0.5
+
+
+@pytest.mark.parametrize("activation", ["topk:4", "batch_topk:4"])
+@pytest.mark.parametrize("kind", ["transcoder", "autoencoder"])
+def test_features_that_start_from_tokens_explain_something_before_they_have_learned(kind: str, activation: str):
+    changes = {"kinds": (kind,), "activations": (activation,)}
+    model = tiny("gpt2", torch.float32)
+    assert explained_at_the_start(model, start="tokens", **changes) > explained_at_the_start(model, **changes) + 0.05
+
+
+def test_a_few_tokens_of_enormous_outputs_do_not_spoil_the_start():
+    model = tiny("gpt2", torch.float32)
+    with writing(model, lambda x, out: out, lambda x, out: out * (1 + 1000 * (x[..., :1] > 1.5))):
+        assert explained_at_the_start(model, start="tokens") > 0.1
+
+
+def test_every_kind_trains_from_whichever_start(tmp_path):
+    kinds = {"kinds": ("transcoder", "autoencoder", "cross-layer"), "activations": ALL_KINDS}
+    for metrics in learn(start="tokens", schedule="triangle", tokens=32 * 20, **kinds).metrics.values():
+        assert metrics["explained"] > 0
+
+
 def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, monkeypatch):
     model = random_model("gpt2", torch.float32)
     rows = text()
@@ -223,6 +270,10 @@ def test_other_settings_or_another_model_are_refused(tmp_path):
         ({"precision": "float16"}, "bfloat16 or float32"),
         ({"reads": "mlp_out"}, "must read an MLP's input"),
         ({"learning_rate": 0.0}, "above 0"),
+        ({"skip_rate": -1.0}, "at least 0"),
+        ({"schedule": "cosine"}, "triangle"),
+        ({"start": "neurons"}, "choose random or"),
+        ({"start": "tokens", "unit_norm": True}, "without unit_norm"),
         ({"objective": {"normalization": "mean"}}, "choose none"),
     ],
 )

@@ -56,7 +56,7 @@ def learn(
 
 def learn_in_double(out: Path) -> Trained:
     """Every kind of transcoder, of a model in float64."""
-    return learn(out, tiny("gpt2"), activations=ALL_KINDS, skip=True, tokens=32 * 8)
+    return learn(out, tiny("gpt2"), activations=ALL_KINDS, skip=True, start="tokens", tokens=32 * 8)
 
 
 @contextmanager

@@ -44,6 +44,15 @@ def trained(result: ew.transcoders.Trained, out: Path, config: ew.transcoders.Tr
     line(f"written to {out}")
 
 
+def tuned(result: ew.transcoders.Tuned, out: Path) -> None:
+    """What a tuning made."""
+    if result.stopped:
+        stopped(result.stopped)
+    last = "nothing was left to do" if result.kl is None else f"KL of the last batch {result.kl:.4f} nats per token"
+    line(f"after {result.steps:,} steps, {result.seconds:,.0f} s: {last}")
+    line(f"written to {out}")
+
+
 def transcoders(result: ew.transcoders.TranscoderEvaluation) -> None:
     """An evaluation as tables."""
     features, losses = [], []
@@ -51,7 +60,7 @@ def transcoders(result: ew.transcoders.TranscoderEvaluation) -> None:
         layer = int(each.writes[0].split()[1])
         live = f"{each.live:,} of {each.n_features:,}"
         features.append((each.name, each.reads, each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live))
-        ablated = (f"{result.zero[layer].loss:.4f}", f"{result.mean[layer].loss:.4f}")
+        ablated = [f"{each[layer].loss:.4f}" if each else "–" for each in (result.zero, result.mean)]
         if each.replaced is not None:
             losses.append((each.name, *_cells(each.replaced), *ablated))
     columns = ("transcoder", "reads", "activation", "active", "explained", "live")

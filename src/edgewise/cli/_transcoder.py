@@ -180,6 +180,42 @@ def train(
 
 
 @app.command()
+def tune(
+    transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids: one a layer.")],
+    text: Text,
+    model: OwnModel = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", help="A setting of `TuningConfig`, as name=value; several.")
+    ] = None,
+    tokens: Annotated[int | None, Option(help="To see, the text repeated as needed; 200,000 if none.")] = None,
+    learning_rate: Annotated[float | None, Option(help="Of Adam; 1e-4 if none.")] = None,
+    context: Context = 128,
+    limit: Limit = None,
+    hold_out: HoldOut = 0.05,
+    checkpoint_seconds: Annotated[float, Option(help="Between checkpoints.")] = 300.0,
+    seed: Annotated[int, Option()] = 0,
+    device: options.Device = "cpu",
+    out: options.Out = Path("runs/tuned"),
+) -> None:
+    """Tune a set as a whole: all its MLPs replaced at once, towards the model's own predictions."""
+    found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
+    given = {"tokens": tokens, "learning_rate": learning_rate, "seed": seed}
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes |= ew.runs.parse_settings("--set", ew.transcoders.TuningConfig, settings or ())
+    config = ew.transcoders.TuningConfig(**changes)
+    loaded = load(model_of(found, model), device)
+    ew.runs.check_writable(out)
+    rows = text_rows(loaded, text, context, limit)
+    rows = rows.split(hold_out)[0] if hold_out else rows
+    show.compare_weights(found, loaded)
+    run = ew.RunOptions(out, checkpoint_seconds)
+    tuned = ew.transcoders.tune(loaded, found, rows, config, options=run)
+    show.tuned(tuned, out)
+    if tuned.stopped:
+        raise Exit(130)  # what follows in a script should not go on with half a run
+
+
+@app.command()
 def evaluate(
     transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids.")],
     text: Text,
@@ -188,6 +224,7 @@ def evaluate(
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
     include_special: Annotated[bool, Option(help="Also replace the MLP at special and first tokens.")] = False,
+    ablations: Annotated[bool, Option(help="Also each MLP's zero and mean ablation: two thirds of the work.")] = True,
     device: options.Device = "cpu",
     out: Annotated[Path | None, Option(help="Also write JSON to this file.")] = None,
     as_json: options.AsJson = False,
@@ -202,7 +239,7 @@ def evaluate(
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
         result = ew.transcoders.evaluate_transcoders(
-            loaded, found, rows, exclude_special=not include_special, progress=progress
+            loaded, found, rows, exclude_special=not include_special, ablations=ablations, progress=progress
         )
     show.compare_weights(found, loaded)
     show.seen(found, rows)

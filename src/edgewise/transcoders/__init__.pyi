@@ -6,6 +6,7 @@ from ._gradients import NORMALIZATIONS as NORMALIZATIONS
 from ._gradients import Outcome as Outcome
 from ._gradients import TranscoderLoss as TranscoderLoss
 from ._gradients import loss_and_gradients as loss_and_gradients
+from ._gradients import written as written
 from ._on_model import MlpModules as MlpModules
 from ._on_model import centre as centre
 from ._on_model import changed_forwards as changed_forwards
@@ -19,6 +20,7 @@ from ._on_model import special_tokens as special_tokens
 from ._replacement import Replacement as Replacement
 from ._replacement import Substitute as Substitute
 from ._replacement import substituted as substituted
+from ._select import select as select
 from ._sites import CAPTURED as CAPTURED
 from ._sites import Site as Site
 from ._sparse import Codes as Codes
@@ -68,7 +70,10 @@ from .training import CachedActivations as CachedActivations
 from .training import Sweep as Sweep
 from .training import Trained as Trained
 from .training import TrainingConfig as TrainingConfig
+from .training import Tuned as Tuned
+from .training import TuningConfig as TuningConfig
 from .training import fastest_precision as fastest_precision
 from .training import sweep as sweep
 from .training import train as train
+from .training import tune as tune
 from .training import write_cache as write_cache

@@ -9,7 +9,7 @@ is `Σ_t w_t ‖r_t‖²`, so `g = ∂loss/∂ŷ = 2 w r`, and with z sparse
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -126,20 +126,63 @@ def loss_and_gradients(
     )
 
 
+def written(transcoder: Transcoder, x: Float[Tensor, "N D"], *, bf16: bool = False) -> Float[Tensor, "N M E"]:
+    """What a transcoder writes to each of its sites, differentiable in the input and in every parameter.
+
+    It costs what the active features cost; `Transcoder.forward` is differentiable too, by a dense product.
+    `bf16` as in `loss_and_gradients`; of a `jumprelu`, thresholds get the stand-in derivative at its default width.
+    """
+    return _Written.apply(transcoder, x, bf16, *transcoder.parameters())
+
+
+class _Written(torch.autograd.Function):
+    """`written`, whose parameters are handed in so that autograd knows of them."""
+
+    @staticmethod
+    def forward(ctx: Any, transcoder: Transcoder, x: Tensor, bf16: bool, *_parameters: Tensor) -> Tensor:
+        ctx.x, ctx.objective = x, TranscoderLoss()
+        margin = ctx.objective.bandwidth / 2
+        with torch.autocast(x.device.type, enabled=False):  # the precision of products is said by `bf16` alone
+            ctx.run = _Run(transcoder, transcoder.centre(x), bf16, margin, ONE_PROCESS, training=False)
+            return ctx.run.output(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        run, transcoder = ctx.run, ctx.run.transcoder
+        run.backward(gradient, ctx.x, ctx.objective, len(gradient))
+        run.finish()
+        to_input = run.entries.decode(run.d_pre, transcoder.W_enc)
+        if transcoder.W_skip is not None:
+            to_input = to_input + gradient[:, 0] @ transcoder.W_skip
+        found = [parameter.grad for parameter in transcoder.parameters()]
+        for parameter in transcoder.parameters():
+            parameter.grad = None
+        return None, to_input, None, *found
+
+
 class _Run:
     """One transcoder in one step: forward, then gradients."""
 
     def __init__(
-        self, transcoder: Transcoder, x: Float[Tensor, "N D"], bf16: bool, margin: float, ranks: Ranks
+        self,
+        transcoder: Transcoder,
+        x: Float[Tensor, "N D"],
+        bf16: bool,
+        margin: float,
+        ranks: Ranks,
+        *,
+        training: bool = True,
     ) -> None:
         self.transcoder, self.x = transcoder, x
         self.n_sites = len(transcoder.spec.writes)
         kind = transcoder.activation.kind
         window = margin if kind == "jumprelu" else 0.0
-        self.entries: Products = select(transcoder.encoder, x, training=True, bf16=bf16, margin=window, ranks=ranks)
+        self.entries: Products = select(transcoder.encoder, x, training=training, bf16=bf16, margin=window, ranks=ranks)
         self.pre = self.entries.codes.value
         self.threshold = transcoder.threshold.detach()[self.entries.codes.feature] if kind == "jumprelu" else None
         self.z = transcoder.activate(self.pre, self.threshold)
+        self.d_pre = torch.zeros_like(self.pre)  # until `backward`
         self.on = self.z != 0
 
     @torch.no_grad()
@@ -172,7 +215,7 @@ class _Run:
             d_threshold = near * (self.threshold * d_z + rate) / -objective.bandwidth
             transcoder.threshold.grad = self.entries.sums(d_threshold)
         keep = self.on if transcoder.activation.rectified else torch.ones_like(self.on)
-        d_pre = d_z * keep
+        self.d_pre = d_pre = d_z * keep
         transcoder.W_enc.grad = self.entries.pull(d_pre, self.x)
         transcoder.b_enc.grad = d_pre.new_zeros(transcoder.n_features).index_add_(0, index, d_pre)
         return penalty

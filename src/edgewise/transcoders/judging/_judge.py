@@ -80,9 +80,9 @@ class TranscoderEvaluation(SavedAsJson):
     """The model itself."""
     transcoders: tuple[Judged, ...]
     zero: Mapping[int, Loss]
-    """By layer: its MLP's output set to zero."""
+    """By layer: its MLP's output set to zero; empty without `ablations`."""
     mean: Mapping[int, Loss]
-    """By layer: its MLP's output set to its mean over the tokens judged."""
+    """By layer: its MLP's output set to its mean over the tokens judged; likewise."""
     all: Mapping[str, Loss]
     """`replaced`, `zero` and `mean` with all the layers changed at once; empty if two transcoders are of one layer."""
     tokens: int
@@ -97,6 +97,7 @@ def evaluate_transcoders(
     *,
     exclude_special: bool = True,
     together: bool = True,
+    ablations: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TranscoderEvaluation:
     """Judge transcoders on text they were not trained on.
@@ -108,6 +109,7 @@ def evaluate_transcoders(
         exclude_special: leave special tokens and each row's first out of L0 and explained variance, and let them keep
             the MLP's own output in every changed model (ablated ones too).
         together: also replace all at once, if no two are of one layer.
+        ablations: also set each layer's output to zero and to its mean, which is two thirds of the work.
         progress: called with the rows done and all rows.
 
     Raises:
@@ -125,7 +127,7 @@ def evaluate_transcoders(
         raise InputError("evaluate: beside a cross-layer set there are others of its layers; judge one set at a time")
     if is_set:
         transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
-    means = _means(model, tokens, layers, exclude_special)
+    means = _means(model, tokens, layers, exclude_special) if ablations else {}
     counts = Counts(model, transcoders, add_up=is_set)
     changes = _changes(counts, means, exclude_special, together)
     own, rows = _run(counts, tokens, changes, exclude_special, progress)
@@ -134,8 +136,8 @@ def evaluate_transcoders(
     return TranscoderEvaluation(
         _loss(torch.stack([own, torch.zeros_like(own)]), own),
         tuple(_judged(counts, i, losses.get(f"alone {i}")) for i in range(len(transcoders))),
-        {layer: losses[f"zero {layer}"] for layer in layers},
-        {layer: losses[f"mean {layer}"] for layer in layers},
+        {layer: losses[f"zero {layer}"] for layer in means},
+        {layer: losses[f"mean {layer}"] for layer in means},
         {name: losses[f"all {name}"] for name in ("replaced", "zero", "mean") if f"all {name}" in losses},
         len(tokens) * (tokens.ids.shape[1] - 1),
         {
@@ -199,8 +201,9 @@ def _changes(
     for layer in means:
         changes |= {f"zero {layer}": {layer: zeros[layer]}, f"mean {layer}": {layer: constants[layer]}}
     if together and len({each.spec.writes[0].layer for each in transcoders}) == len(transcoders):
-        every = Replacement(model, transcoders, exclude_special=exclude)
-        changes |= {"all replaced": every, "all zero": zeros, "all mean": constants}
+        changes["all replaced"] = Replacement(model, transcoders, exclude_special=exclude)
+        if means:
+            changes |= {"all zero": zeros, "all mean": constants}
     return changes
 
 

@@ -6,3 +6,6 @@ from ._sweep import Sweep as Sweep
 from ._sweep import sweep as sweep
 from ._train import Trained as Trained
 from ._train import train as train
+from ._tune import Tuned as Tuned
+from ._tune import TuningConfig as TuningConfig
+from ._tune import tune as tune

@@ -84,7 +84,7 @@ class ActivationStream:
         n_rows, context = keep.shape
         self.rows_per_lane = min(n_rows // lanes, max(1, pool_tokens // (context * lanes)))
         self.n_pools = n_rows // max(1, lanes * self.rows_per_lane)  # per pass over the text
-        if not self.rows_per_lane or not any(self._n_batches(pool) for pool in range(self.n_pools)):
+        if not self.rows_per_lane or not any(self.n_batches(pool) for pool in range(self.n_pools)):
             raise InputError(
                 f"text: {int(self.kept.sum())} tokens that count, in {n_rows} rows, are too few for batches of "
                 f"{batch_tokens} tokens from pools of {pool_tokens}; give more text, or smaller batches or larger pools"
@@ -96,7 +96,7 @@ class ActivationStream:
     def batch(self, step: int) -> dict[Site, Float[Tensor, "b D"]]:
         """This process's part of a step's batch."""
         while self._begins[-1] <= step:
-            self._begins.append(self._begins[-1] + self._n_batches(len(self._begins) - 1))
+            self._begins.append(self._begins[-1] + self.n_batches(len(self._begins) - 1))
         pool = int(np.searchsorted(self._begins, step, side="right")) - 1
         if pool != self._current:
             self._fill(pool)
@@ -104,14 +104,19 @@ class ActivationStream:
         part = slice(place * self.share, (place + 1) * self.share)
         return {site: torch.cat([lane[site][part] for lane in self._lanes]) for site in self.source.sites}
 
+    def first(self, site: Site, n_batches: int) -> Float[Tensor, "b D"]:
+        """This process's part of the first batches at one site, lane after lane."""
+        self.batch(0)
+        return torch.cat([lane[site][: n_batches * self.share] for lane in self._lanes])
+
     def _pool_rows(self, pool: int) -> Int[Tensor, "lanes n"]:
         epoch, place = divmod(pool, self.n_pools)
         order = uniform(len(self.keep), self.seed, epoch, _ROWS).argsort()
         size = self.lanes * self.rows_per_lane
         return order[place * size : (place + 1) * size].view(self.lanes, -1)
 
-    def _n_batches(self, pool: int) -> int:
-        """As many as the lane with the fewest tokens gives."""
+    def n_batches(self, pool: int) -> int:
+        """A pool's batches: as many as the lane with the fewest tokens gives."""
         return int(self.kept[self._pool_rows(pool).numpy()].sum(1).min()) // self.share
 
     def _fill(self, pool: int) -> None:

@@ -12,7 +12,8 @@ from edgewise.transcoders.training._precision import fastest_precision
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
 READS = ("resid_mid", "mlp_normalized", "mlp_in", "hook_normalized")
-SCHEDULES = ("constant", "linear")
+STARTS = ("random", "tokens")
+SCHEDULES = ("constant", "linear", "triangle")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class TrainingConfig:
     centred: bool = False
     """Write (and read, an autoencoder) the MLP's output without its mean over the components."""
     skip: bool = False
+    """Add a linear map of the input. It starts as the one nearest to the MLP (ridge regression), so that features are
+    needed only for what is not linear."""
+    skip_rate: float = 0.1
+    """The skip connection's learning rate, in the others': it starts near its end."""
+    start: str = "random"
+    """Of the features: `random` directions that write nothing yet (an autoencoder's write themselves); `tokens`: each
+    detects one token of the text, and writes what is left to explain there. `relu`, `jumprelu` and cross-layer sets
+    always start at random."""
     input_bias: bool = False
     tokens: int = 1_000_000
     """To train on; rounded down to whole batches. Passes over the text are repeated as needed, in new orders."""
@@ -43,7 +52,8 @@ class TrainingConfig:
     """Of Adam; `1e-3 / √(F / 2¹⁴)` if None: the slope in F is Gao et al.'s, the height is for short runs (on one layer
     of SmolLM2-135M, 0.4 million tokens, F = 4,608, twice that was better still and half of it worse)."""
     schedule: str = "linear"
-    """After the warm-up: `constant`, or over the last fifth falling to 0 in a line."""
+    """After the warm-up: `constant`; `linear`: over the last fifth falling to 0 in a line; `triangle`: falling in a
+    line from the start."""
     warmup: int | None = None
     """Steps over which the learning rate rises from 0; a twentieth of all, and at most 1,000, if None."""
     sparsity_warmup: int = 0
@@ -87,8 +97,8 @@ class TrainingConfig:
             raise InputError(f"layers {', '.join(map(str, self.layers))}: name each once, in order")
         if self.schedule not in SCHEDULES or self.precision not in ("auto", "bfloat16", "float32"):
             raise InputError(
-                f"schedule {self.schedule!r}, precision {self.precision!r}: choose constant or linear, auto, "
-                "bfloat16 or float32"
+                f"schedule {self.schedule!r}, precision {self.precision!r}: choose {', '.join(SCHEDULES)}, "
+                "and auto, bfloat16 or float32"
             )
         if not 0 < self.expansion < math.inf or (self.features is not None and self.features < 1):
             raise InputError(f"features {self.features}, expansion {self.expansion}: give at least one feature")
@@ -96,6 +106,10 @@ class TrainingConfig:
             raise InputError(f"tokens {self.tokens}, batch {self.batch_tokens}: give tokens for at least one batch")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate}: it must be above 0")
+        if self.start not in STARTS or (self.start == "tokens" and self.unit_norm):
+            raise InputError(f"start {self.start!r}: choose random or, without unit_norm, tokens")
+        if not self.skip_rate >= 0:
+            raise InputError(f"skip_rate {self.skip_rate}: it must be at least 0")
         if self.reads not in READS:
             raise InputError(f"reads {self.reads!r}: a transcoder must read an MLP's input: {', '.join(READS)}")
         for text in self.activations:
@@ -172,8 +186,8 @@ class TrainingConfig:
         warmup = min(1000, self.steps // 20) if self.warmup is None else self.warmup
         rise = min(1.0, (step + 1) / max(1, warmup))
         left = max(0, self.steps - step)
-        fall = min(1.0, left / max(1, self.steps // 5)) if self.schedule == "linear" else 1.0
-        return peak * rise * fall
+        over = {"constant": 0, "linear": max(1, self.steps // 5), "triangle": self.steps}[self.schedule]
+        return peak * rise * (min(1.0, left / over) if over else 1.0)
 
     def _combinations(self) -> list[tuple[str, tuple[int, ...], str]]:
         sets = {kind: [self.layers] if kind == "cross-layer" else [(layer,) for layer in self.layers] for kind in KINDS}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from edgewise.transcoders.formats import save
 from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
 from edgewise.transcoders.training._cache import CachedActivations
 from edgewise.transcoders.training._config import TrainingConfig, TrainingJob
+from edgewise.transcoders.training._start import start_from_linear_map, start_from_tokens
 
 _THRESHOLD_MEMORY = 0.99  # of the running mean of batch_topk's cut
-_START_TOKENS = 4096  # from which means and scales are taken, at most
+_START_TOKENS = 16_384  # from which starts in closed form are taken, at most
+_FEW_TOKENS = 4096  # from which means and scales are, at most
 
 
 @dataclass(frozen=True)
@@ -130,28 +133,46 @@ class TranscoderLearner(Learner):
             name: [torch.zeros(t.n_features, dtype=torch.long, device=model.device) for t in ts]
             for name, ts in self.transcoders.items()
         }
-        groups = [{"params": self._parameters(job)} for job in self.jobs]
-        self.optimizer = torch.optim.Adam(groups, lr=1.0, fused=True)
+        self.optimizer = torch.optim.Adam([group for job in self.jobs for group in self._groups(job)], fused=True)
         self.outcomes: dict[str, Outcome] = {}
         self._since: tuple[int, float] | None = None  # this process's first step, and when it began
 
     def _parameters(self, job: TrainingJob) -> list[torch.nn.Parameter]:
         return [p for t in self.transcoders[job.name] for p in t.parameters()]
 
+    def _groups(self, job: TrainingJob) -> list[dict[str, Any]]:
+        """A job's parameters, and what each kind's learning rate is multiplied with."""
+        skips = [t.W_skip for t in self.transcoders[job.name] if t.W_skip is not None]
+        others = [p for p in self._parameters(job) if not any(p is each for each in skips)]
+        groups = [{"params": others, "job": job, "share": 1.0}]
+        return groups if not skips else [*groups, {"params": skips, "job": job, "share": self.config.skip_rate}]
+
     @torch.no_grad()
     def begin(self) -> None:
-        """Give the weights their start, from the first batch's tokens (of all processes)."""
-        batch = self._batch(0)
-        few = {site: self.ranks.gather(x)[:_START_TOKENS] for site, x in batch.items()}
-        if spoiled := next((site for site, x in few.items() if not bool(x.isfinite().all())), None):
-            raise InputError(f"{spoiled}: the model itself gives NaN or infinity there; its weights are spoiled")
+        """Give the weights their start, from the first batches' tokens (of all processes)."""
+        n_batches = min(self.stream.n_batches(0), -(-_START_TOKENS // self.config.batch_tokens))
         for number, job in enumerate(self.jobs):
+            found = {site: self._first(site, n_batches) for site in _sites([job])}
             for i, transcoder in enumerate(self.transcoders[job.name]):
-                y = torch.stack([few[site] for site in transcoder.spec.writes], 1)
                 seed = self.config.seed * 1_000_003 + number * 1009 + i
-                transcoder.initialise(few[transcoder.spec.reads], y, seed, unit_norm=self.config.unit_norm)
-                if transcoder.activation.kind == "jumprelu":
-                    transcoder.threshold.fill_(self.config.threshold)
+                self._begin(transcoder, found, seed, alone=len(job.specs) == 1)
+
+    def _begin(self, transcoder: Transcoder, found: Mapping[Site, Tensor], seed: int, *, alone: bool) -> None:
+        x, y = found[transcoder.spec.reads], torch.stack([found[site] for site in transcoder.spec.writes], 1)
+        transcoder.initialise(x[:_FEW_TOKENS], y[:_FEW_TOKENS], seed, unit_norm=self.config.unit_norm)
+        if transcoder.activation.kind == "jumprelu":
+            transcoder.threshold.fill_(self.config.threshold)
+        if transcoder.W_skip is not None:
+            start_from_linear_map(transcoder, x, y[:, 0])
+        if self.config.start == "tokens" and alone and transcoder.activation.counted:
+            start_from_tokens(transcoder, x, y[:, 0], seed, bf16=self.bf16)
+
+    def _first(self, site: Site, n_batches: int) -> Tensor:
+        """A site's vectors in the first batches. Raises `InputError` where they are not finite."""
+        x = self.ranks.gather(self.stream.first(site, n_batches).to(self.device, self.dtype))
+        if not bool(x.isfinite().all()):
+            raise InputError(f"{site}: the model itself gives NaN or infinity there; its weights are spoiled")
+        return x
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One batch for every job; returns the jobs' mean metrics.
@@ -162,8 +183,8 @@ class TranscoderLearner(Learner):
         self._since = self._since or (step, time.monotonic())
         batch = self._batch(step)
         outcomes = {job.name: self._gradients(job, batch, step) for job in self.jobs}
-        for job, group in zip(self.jobs, self.optimizer.param_groups, strict=True):
-            group["lr"] = self.config.rate(step, job.specs[0].n_features)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["share"] * self.config.rate(step, group["job"].specs[0].n_features)
         self.optimizer.step()
         for job in self.jobs:
             self._after(job, outcomes[job.name], step)

@@ -1,0 +1,258 @@
+"""Tuning a set as a whole: with all its MLPs replaced at once, towards the model's own next-token distribution.
+
+Transcoders trained one by one see only inputs of the untouched model. Replaced together, each also reads what those
+before it got wrong, and none is told which of its mistakes matter. Here they are.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from edgewise import runs
+from edgewise._errors import InputError
+from edgewise.models import Model
+from edgewise.runs import Learner, NotFiniteError, RunOptions, uniform
+from edgewise.transcoders import (
+    Substitute,
+    TokenRows,
+    Transcoder,
+    check_length,
+    check_transcoder,
+    input_at,
+    substituted,
+    written,
+)
+from edgewise.transcoders.formats import save
+from edgewise.transcoders.training._precision import fastest_precision
+from edgewise.transcoders.training._refit import refit
+
+_ROWS, _REFIT = 203, 209  # noise streams: the order of the rows, and which are fitted to first
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How a set is tuned."""
+
+    tokens: int = 200_000
+    """To see; rounded down to whole batches."""
+    batch_tokens: int = 1024
+    """Of a step, rounded down to whole rows of the text."""
+    refit_tokens: int = 16_384
+    """Before the first step, from the first layer to the last, the skip connections, the biases and one factor of each
+    decoder are fitted anew to these tokens, in one run with all MLPs replaced: so that the stream after each layer is
+    nearest to the model's own, whatever the layers below got wrong. 0: they start as they are."""
+    learning_rate: float = 1e-4
+    """Of Adam; it rises over the first twentieth and then falls to 0 in a line."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient of all parameters together; None for no bound."""
+    precision: str = "auto"
+    """As `TrainingConfig.precision`."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises `InputError`."""
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise InputError(f"precision {self.precision!r}: choose auto, bfloat16 or float32")
+        if min(self.batch_tokens, self.tokens // max(1, self.batch_tokens)) < 1:
+            raise InputError(f"tokens {self.tokens}, batch {self.batch_tokens}: give tokens for at least one batch")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate {self.learning_rate}: it must be above 0")
+
+    @property
+    def steps(self) -> int:
+        """Batches in all."""
+        return self.tokens // self.batch_tokens
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.steps // 20), (self.steps - step) / self.steps)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning made."""
+
+    transcoders: tuple[Transcoder, ...]
+    """The transcoders that were given, changed."""
+    kl: float | None
+    """KL(model ‖ model with all of them in place) of the last batch; None where nothing was left to do."""
+    steps: int
+    seconds: float
+    """Over all parts of a resumed run."""
+    stopped: str | None
+    """Why it ended early, or None."""
+
+
+def tune(
+    model: Model,
+    transcoders: Sequence[Transcoder],
+    tokens: TokenRows,
+    config: TuningConfig | None = None,
+    *,
+    options: RunOptions | None = None,
+) -> Tuned:
+    """Lower KL(model ‖ model with all these transcoders in its MLPs' places) by gradient descent on all of them.
+
+    Special and first tokens keep the MLP's own output where the transcoders were trained without them.
+
+    Args:
+        model: the language model; left as it was.
+        transcoders: at most one a layer, each of one layer; changed in place.
+        tokens: the text.
+        config: how.
+        options: checkpoints, progress, logs; with `out`, the transcoders are also written there.
+
+    Raises:
+        InputError: a transcoder is not the model's, is an autoencoder or one of a cross-layer set, two are of one
+            layer, or the folder holds another run's checkpoint.
+    """
+    options, config = options or RunOptions(checkpoint_seconds=300.0), config or TuningConfig()
+    learner = TuningLearner(model, transcoders, tokens, config)
+    settings = {
+        "method": "tuning",
+        "model": model.identity,
+        "text": tokens.source,
+        **asdict(config),
+        "precision": learner.precision,
+        "weights": [_digest(each) for each in transcoders],
+    }
+    report = runs.run_steps(learner, config.steps, settings, options, "tuning")
+    for each in transcoders:
+        method = {**each.provenance.get("method", {}), "tuned": settings | report.record()}
+        each.provenance = {**each.provenance, "method": method, "software": runs.software()}
+        if options.out is not None:
+            save(each, options.out / f"layer{each.spec.reads.layer}.safetensors")
+    return Tuned(tuple(transcoders), learner.kl, report.steps, report.seconds, report.message)
+
+
+class TuningLearner(Learner):
+    """A set in its model, and the optimiser of all its weights."""
+
+    on_interrupt = "finish"  # the state may be gigabytes
+
+    def __init__(
+        self, model: Model, transcoders: Sequence[Transcoder], tokens: TokenRows, config: TuningConfig
+    ) -> None:
+        """Set up. Raises `InputError` as `tune` does."""
+        check_length(model, tokens.ids)
+        _check(model, transcoders)
+        self.model, self.transcoders, self.tokens, self.config = model, tuple(transcoders), tokens, config
+        auto = config.precision == "auto"
+        self.precision = fastest_precision(model.device) if auto else config.precision
+        self.exclude_special = all(each.spec.exclude_special for each in transcoders)
+        self.parameters = [p for each in transcoders for p in each.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)
+        self.rows = max(1, config.batch_tokens // tokens.ids.shape[1])
+        self.kl: float | None = None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Fit the skip connections and biases to the replaced model's own inputs, in closed form."""
+        n_rows = min(self.config.refit_tokens // self.tokens.ids.shape[1], len(self.tokens))
+        if not n_rows:
+            return
+        order = uniform(len(self.tokens), self.config.seed, 0, _REFIT).argsort()[:n_rows]
+        ids, low = self.tokens.ids[order], self.precision == "bfloat16"
+        refit(self.model, self.transcoders, ids, exclude_special=self.exclude_special, bf16=low)
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        """One batch.
+
+        Raises:
+            NotFiniteError: the loss or its gradient is not finite; nothing has been changed then.
+        """
+        loss, gradients = self.gradients(self._batch(step))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        bound = torch.inf if self.config.clip is None else self.config.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, bound)
+        if not bool(torch.isfinite(norm + loss)):
+            raise NotFiniteError(f"the loss is {float(loss)}, its gradient's norm {float(norm)}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(step)
+        self.optimizer.step()
+        with torch.no_grad():
+            for each in self.transcoders:
+                if each.activation.kind == "jumprelu":
+                    each.threshold.clamp_(min=0)
+        self.kl = float(loss)
+        return {"loss": loss}
+
+    def gradients(self, ids: Int[Tensor, "B S"]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The mean KL over all positions of a batch, and its gradient to each parameter (none to the model's)."""
+        with torch.no_grad():
+            own = self._log_probabilities(ids)
+        changes = {each.spec.reads.layer: self._substitute(each) for each in self.transcoders}
+        with substituted(self.model, changes, exclude_special=self.exclude_special):
+            changed = self._log_probabilities(ids)
+        loss = functional.kl_div(changed, own, log_target=True, reduction="sum") / ids.numel()
+        return loss.detach(), torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+
+    def _substitute(self, transcoder: Transcoder) -> Substitute:
+        layer, kind = self.model.parts.layers[transcoder.spec.reads.layer], transcoder.spec.reads.kind
+
+        def substitute(residual: Tensor | None, given: Tensor, mlp: Callable[[Tensor], Tensor]) -> Tensor:
+            x = input_at(layer, kind, residual, given)
+            y = written(transcoder, x.flatten(0, -2).to(transcoder.W_enc.dtype), bf16=self.precision == "bfloat16")
+            return y.view(given.shape).to(given.dtype)
+
+        return substitute
+
+    def _log_probabilities(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
+        with self._in_precision():
+            logits = self.model.module(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool)).logits
+        return functional.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+
+    def _in_precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def _batch(self, step: int) -> Int[Tensor, "B S"]:
+        """Rows in an order that is another in each pass over the text."""
+        places = torch.arange(step * self.rows, (step + 1) * self.rows)
+        n = len(self.tokens)
+        orders = {int(p): uniform(n, self.config.seed, int(p), _ROWS).argsort() for p in (places // n).unique()}
+        index = torch.stack([orders[int(place) // n][int(place) % n] for place in places])
+        return self.tokens.ids[index].to(self.model.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and the optimiser's state."""
+        found = {f"{each.spec.reads}/{name}": x for each in self.transcoders for name, x in each.state_dict().items()}
+        return found | runs.optimizer_tensors(self.optimizer)
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for each in self.transcoders:
+            for name, x in each.state_dict().items():
+                x.copy_(tensors[f"{each.spec.reads}/{name}"])
+        runs.restore_optimizer(self.optimizer, tensors)
+        for parameter, state in self.optimizer.state.items():
+            state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
+
+
+def _digest(transcoder: Transcoder) -> str:
+    """Of the weights."""
+    found = hashlib.sha256()
+    for x in transcoder.state_dict().values():
+        found.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def _check(model: Model, transcoders: Sequence[Transcoder]) -> None:
+    """Refuse what cannot be tuned. Raises `InputError`."""
+    if not transcoders:
+        raise InputError("tune: give at least one transcoder")
+    layers = [each.spec.reads.layer for each in transcoders]
+    for each in transcoders:
+        check_transcoder(model, each)
+        if each.spec.is_autoencoder or [site.layer for site in each.spec.writes] != [each.spec.reads.layer]:
+            raise InputError(f"{each.spec.reads}: only transcoders of one layer each can be tuned")
+        if layers.count(each.spec.reads.layer) > 1:
+            raise InputError(f"layer {each.spec.reads.layer}: one transcoder can be tuned there, not several")
