@@ -190,7 +190,7 @@ def test_a_template_may_have_texts_of_its_own(known):
 
 
 def test_marks_work_in_templates(known):
-    sizes = {"train": 5, "validation": 5, "test": 5}
+    sizes: dict[str, Any] = {"train": 5, "validation": 5, "test": 5}
     spans = {"clean": "<span:who>{name1}</span> met the", "corrupted": "<span:who>{name2} and {name3}</span> met the"}
     task = from_template([spans], {"name": NAMES[:25]}, known, answer=" {name1}", **sizes)
     assert task.span_names == ("rest", "who") and all(pair.align is not None for pair in pairs_of(task))

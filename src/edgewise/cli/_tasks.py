@@ -110,9 +110,9 @@ def check(
 
 def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:
     """A built-in task, or one of templates, with so many pairs in one split; or a file's pairs."""
-    sizes = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
+    sizes: dict[str, Any] = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed)
+        return ew.tasks.from_template_file(name, tokenizer, seed=seed, **sizes)
     if name not in ew.tasks.TASKS:
         return ew.tasks.from_file(name, tokenizer, seed=seed)
     return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)

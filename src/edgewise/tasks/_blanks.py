@@ -77,7 +77,7 @@ def templates_by_split(
     """The templates of each split, parsed; one alone is shared by all. Raises `InputError`."""
     given = [given] if isinstance(given, str) else given
     if isinstance(given, Mapping) and "clean" not in given:
-        found = {
+        found: dict[Split, tuple[Template, ...]] = {
             split: tuple(
                 _template(f"{split} template {n}", each, defaults, words) for n, each in _numbered(split, part)
             )
@@ -118,7 +118,7 @@ def _dealt(name: str, given: Any, shared: bool) -> Dealt:
     by_split = isinstance(given, Mapping)
     if by_split and shared:
         raise InputError(f"{where}: is given by split and is shared; choose one")
-    parts = _explicit(where, given) if by_split else {"": given}
+    parts: dict[Any, Any] = dict(_explicit(where, given)) if by_split else {"": given}
     rows = {part: _rows(where, each) for part, each in parts.items()}
     every = [row for each in rows.values() for row in each]
     _refuse_again(where, [next(iter(row.values())) for row in every])
@@ -154,9 +154,9 @@ def _rows(where: str, given: Any) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _explicit(where: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+def _explicit(where: str, given: Mapping[Any, Any]) -> dict[Split, Any]:
     """What is given by split."""
-    named = {SPLIT_NAMES.get(key, key): value for key, value in given.items()}
+    named: dict[Split, Any] = {SPLIT_NAMES[key]: value for key, value in given.items() if key in SPLIT_NAMES}
     if named.keys() != {*SPLITS} or len(named) < len(given):
         keys = quote(", ".join(map(str, given)))
         raise InputError(f"{where}: has {keys}; give a list, or one for each of {', '.join(SPLITS)}")
@@ -197,11 +197,9 @@ def _template(where: str, given: Any, defaults: Mapping[str, Any], words: Mappin
         kind = list_of(blank, words)
         blanks[kind] = (*blanks.get(kind, ()), blank)
     for kind, wanted in blanks.items():
-        if short := [split for split in SPLITS if len(words[kind][split]) < len(wanted)]:
-            raise InputError(
-                f"{where}: needs {len(wanted)} different words of {kind}, and {short[0]} has "
-                f"{len(words[kind][short[0]])}; give more"
-            )
+        sizes = {split: len(words[kind][split]) for split in SPLITS}
+        if short := [f"{split} has {size}" for split, size in sizes.items() if size < len(wanted)]:
+            raise InputError(f"{where}: needs {len(wanted)} different words of {kind}, and {short[0]}; give more")
     listed = frozenset(key for key, value in given.items() if not isinstance(value, str))
     return Template(where, texts, blanks, listed)
 
@@ -227,8 +225,9 @@ def _parsed(where: str, text: str, words: Mapping[str, Dealt]) -> Text:
             found = _BLANK.fullmatch(name)
             if not found or spec or conversion:
                 raise InputError(f"{where}: {quote(f'{{{name}}}')} is no blank; write {{name}} or {{name.field}}")
-            pieces.append(Blank(found[1], found[2] or ""))
-            _check_blank(where, pieces[-1], words)
+            blank = Blank(found[1], found[2] or "")
+            _check_blank(where, blank, words)
+            pieces.append(blank)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
