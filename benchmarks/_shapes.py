@@ -1,8 +1,18 @@
 """Models of real sizes with random weights: enough to measure time and memory, which do not depend on the values."""
 
+from pathlib import Path
+
 import torch
+from tokenizers import Tokenizer, models
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PretrainedConfig
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 SHAPES = {
     "gpt2": lambda: GPT2Config(),
@@ -35,6 +45,12 @@ SHAPES = {
 def random_weights(config: PretrainedConfig, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
     """A model of a shape with random weights, frozen, in evaluation mode."""
     torch.manual_seed(0)
+    kind = GPT2LMHeadModel if isinstance(config, GPT2Config) else LlamaForCausalLM
     with torch.device(device):
-        module = (GPT2LMHeadModel if isinstance(config, GPT2Config) else LlamaForCausalLM)(config)  # pyright: ignore[reportArgumentType] (one of the two)
-    return module.to(dtype).eval().requires_grad_(False)
+        module = kind._from_config(config, dtype=dtype)  # made in that type: in float32 a large one would not fit
+    return module.eval().requires_grad_(False)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of one word, for random models that are loaded from a folder."""
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a"))).save_pretrained(folder)

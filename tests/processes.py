@@ -40,15 +40,20 @@ def killed_once_there_is(file: Path, function: Callable[..., Any], *arguments: A
 
 
 def side_by_side(n: int, function: Callable[..., Any], *arguments: Any, **choices: Any) -> None:
+    """Call the function in processes that know of each other, and wait for them."""
+    processes = begin_side_by_side(n, function, *arguments, **choices)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * n
+
+
+def begin_side_by_side(n: int, function: Callable[..., Any], *arguments: Any, **choices: Any) -> list[Any]:
     """Call the function in processes that know of each other, as `torchrun` starts them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(n)}
-    processes = [_process(function, arguments, choices, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(n)]
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * n
+    return [_process(function, arguments, choices, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(n)]
 
 
 def _alone(

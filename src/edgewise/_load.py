@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgewise import engine
-from edgewise.models import Model, Routing, load
+from edgewise.models import Model, Offload, Routing, load
 
 
 def load_model(
@@ -18,6 +18,7 @@ def load_model(
     device: str | torch.device | None = None,
     revision: str | None = None,
     routing: Routing = "frozen",
+    offload: Offload | None = None,
 ) -> Model:
     """Load a model, find its parts, and check that the engine reproduces it.
 
@@ -31,6 +32,9 @@ def load_model(
         revision: of a hub model.
         routing: of experts: whether gradients take how much a token takes of each of its experts as a constant
             (`frozen`) or go through it (`differentiated`). Results say which.
+        offload: for a model larger than memory: `disk` leaves layers' weights in their safetensors files and `cpu` in
+            main memory (for a GPU); each layer comes to the device when it is run. The numbers are the same; see
+            docs/scale.md.
 
     Returns:
         The model, accepted: with all masks 1 the engine gives its logits, with all masks 0 the ablated run's, in
@@ -39,6 +43,6 @@ def load_model(
     Raises:
         edgewise.InputError: it cannot be loaded, its family is not supported, or the engine does not reproduce it.
     """
-    loaded = load(model, tokenizer, dtype=dtype, device=device, revision=revision, routing=routing)
+    loaded = load(model, tokenizer, dtype=dtype, device=device, revision=revision, routing=routing, offload=offload)
     engine.require(loaded)
     return loaded

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config
+from transformers import GPT2Config, LlamaConfig
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -227,8 +227,33 @@ def test_plan(cli: Cli, tmp_path: Path):
         assert mode["total_bytes"] == sum(mode["bytes"].values())
         assert mode["bytes_above_weights"] == mode["total_bytes"] - mode["bytes"]["weights"]
         assert mode["total_operations"] == sum(mode["operations"].values())
+    shared = json.loads(cli("plan", "--config", config, "--batch", 4, "--length", 7, "--ranks", 4, "--json").out)
+    alone = json.loads(cli("plan", "--config", config, "--batch", 1, "--length", 7, "--json").out)
+    assert shared["modes"]["lean"]["bytes"] == alone["modes"]["lean"]["bytes"]
+    assert shared["modes"]["lean"]["traffic"] == {"gradients summed over ranks": 2 * 110 * 4}
     shown = " ".join(cli("plan", "--config", config).out.split())  # where a line ends depends on the path
     assert "110 edges" in shown and "lean" in shown and "stack of gradients" in shown
+
+
+def test_plan_proposes_the_fastest_setting_that_fits(cli: Cli, tmp_path: Path):
+    LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=12, vocab_size=500).save_pretrained(tmp_path)
+    plan = "plan", "--config", tmp_path / "config.json", "--length", 20, "--batch"
+
+    def needed(batch: int, memory: str, *more: str) -> int:
+        return json.loads(cli(*plan, batch, *more, "--json").out)["modes"][memory]["total_bytes"]
+
+    def proposed(room: int) -> tuple[str, str | None, int] | None:
+        fit = json.loads(cli(*plan, 8, "--json", "--fit", f"{room / 1e9:.9f}GB").out)["fit"]
+        assert fit is None or fit["total_bytes"] <= room
+        return fit and (fit["memory"], fit["offload"], fit["batch"])
+
+    assert proposed(needed(8, "default")) == ("default", None, 8)
+    assert proposed(needed(8, "lean")) == ("lean", None, 8)
+    assert proposed(needed(8, "default") - 1) in (("lean", None, 8), ("default", "disk", 8))
+    assert proposed(needed(1, "lean", "--offload", "disk")) == ("lean", "disk", 1)
+    assert proposed(1000) is None
+    assert "layers of a step" in cli(*plan, 8, "--offload", "disk").out
+    assert "seconds" in cli(*plan, 8, "--measure").out
 
 
 def test_plan_refusals(cli: Cli, tmp_path: Path):
@@ -237,6 +262,7 @@ def test_plan_refusals(cli: Cli, tmp_path: Path):
     config.write_text("{}")
     assert "not a configuration" in cli.refused("plan", "--config", config)
     assert "--batch 0" in cli.refused("plan", "--config", config, "--batch", 0)
+    assert "such as 80GB" in cli.refused("plan", "--config", config, "--fit", "much")
     assert "choose float32, bf16" in cli.refused("plan", "--config", config, "--dtype", "int8")
 
 

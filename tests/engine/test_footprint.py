@@ -9,7 +9,7 @@ from transformers import GPT2Config, LlamaConfig
 from benchmarks._measure import peak_tensor_bytes
 from benchmarks._shapes import SHAPES
 from edgewise import InputError
-from edgewise.engine import Engine, _stack, footprint
+from edgewise.engine import Engine, Placement, _stack, footprint
 from edgewise.engine._stack import LeanStack
 from edgewise.models import from_config, load
 from tests.tiny import collate, draw_prompts, tiny
@@ -62,7 +62,7 @@ def test_codellama_13b_fits_a_gpu_of_80_gb(tmp_path):
     graph = model.graph("off")
     assert graph.n_edges == 3_872_820  # as published for this model
     plans = {
-        memory: footprint(model, graph, 16, 72, memory=memory, dtype=torch.bfloat16, device="cuda")
+        memory: footprint(model, graph, 16, 72, placement=Placement("cuda"), memory=memory, dtype=torch.bfloat16)
         for memory in ("default", "lean")
     }
     assert plans["default"].bytes["weights"] == 2 * 13_016_028_160

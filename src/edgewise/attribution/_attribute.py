@@ -20,7 +20,7 @@ from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids, 
 from edgewise.attribution._sparse_rows import Cut
 from edgewise.attribution._targets import Explained, Target, roots, settled
 from edgewise.models import Model
-from edgewise.runs import RunOptions, run_steps, software
+from edgewise.runs import ONE_PROCESS, Ranks, RunOptions, run_steps, software
 from edgewise.transcoders import Transcoder
 
 
@@ -34,6 +34,7 @@ def attribute(
     config: AttributionConfig | None = None,
     options: RunOptions | None = None,
     dtype: torch.dtype | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> AttributionGraph:
     """What flows from a prompt's tokens to a prediction, with attention patterns and norm scales frozen.
 
@@ -59,6 +60,7 @@ def attribute(
         config: how the graph is made.
         options: how the run behaves; with `out` it goes on from its checkpoint when it was cut short.
         dtype: of all activations and sums; None: the weights', and at least float32.
+        ranks: the processes that share out the rows (see `edgewise.runs.processes`); all make the same call.
 
     Returns:
         The whole graph; `prune` takes what matters of it.
@@ -74,14 +76,14 @@ def attribute(
         raise InputError("prompt: the model gives numbers that are not finite on it; check its weights and type")
     kinds = nodes_of(run, nodes, config)
     explained = roots(kinds, target, contrast)
-    growth = Growth(kinds, explained, config.max_nodes, config.batch, Cut(config.keep, config.most_edges))
+    growth = Growth(kinds, explained, config.max_nodes, config.batch, Cut(config.keep, config.most_edges), ranks)
     known = settled(run, target)
     settings = {"nodes": _nodes_record(nodes), **asdict(config), "contrast": contrast}
     settings["target"] = {"direction": known[0]} if isinstance(known, tuple) else known
     provenance = {"model": model.identity, "transcoders": transcoder_records(kinds), "software": software()}
     identity = {**settings, "transcoders": provenance["transcoders"], "ids": ids.tolist(), "model": model.identity}
     identity["roots"] = [each.name for each in explained]
-    run_steps(growth, growth.n_steps, identity, options, "attribution")
+    run_steps(growth, growth.n_steps, identity, options, "attribution", ranks)
     kinds.forget()
     return replace(assembled(growth, settings, provenance), explained=Explained(kinds, explained))
 

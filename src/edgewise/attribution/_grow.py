@@ -15,7 +15,7 @@ from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._rows import Columns, Targets, rows
 from edgewise.attribution._sparse_rows import Cut, SparseRows
 from edgewise.attribution._targets import Root, node_targets
-from edgewise.runs import Learner, NothingToGainError
+from edgewise.runs import ONE_PROCESS, Learner, NothingToGainError, Ranks, joined, share
 
 BLOCK = 128
 """Rows of one walk."""
@@ -28,8 +28,11 @@ class Growth(Learner):
 
     on_interrupt = "finish"
 
-    def __init__(self, nodes: Nodes, roots: list[Root], budget: int, batch: int, cut: Cut) -> None:
+    def __init__(
+        self, nodes: Nodes, roots: list[Root], budget: int, batch: int, cut: Cut, ranks: Ranks = ONE_PROCESS
+    ) -> None:
         self.nodes, self.roots, self.budget, self.batch, self.cut = nodes, roots, budget, batch, cut
+        self.ranks = ranks
         self.columns = Columns.of(nodes)
         self.position = torch.cat([active.position for active in nodes.active]).cpu()
         self.layer = torch.repeat_interleave(torch.tensor(self.columns.counts))
@@ -77,8 +80,11 @@ class Growth(Learner):
             self.nodes.run.final.shape[1], -(-max(self.columns.counts) // len(self.nodes.run))
         )
         block = max(1, min(BLOCK, BLOCK_BYTES // (widest * self.nodes.run.final.element_size())))
-        found = SparseRows.joined([self.block(chosen[each]) for each in order.split(block)])
-        return found.take(order.argsort())
+        blocks = order.split(block)
+        mine = share(len(blocks), self.ranks)
+        none = SparseRows(*(each[:0] for each in self.found[0]))._replace(offsets=self.found[0].offsets[:1])
+        own = SparseRows.joined([none, *(self.block(chosen[each]) for each in blocks[mine.start : mine.stop])])
+        return shared_rows(own, self.ranks).take(order.argsort())
 
     def block(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes by one walk."""
@@ -128,6 +134,14 @@ class Growth(Learner):
         self.found = [SparseRows(*(tensors[f"{i}.{name}"] for name in SparseRows._fields)) for i in range(n)]
         self.chosen = [tensors[f"{i}.chosen"] for i in range(1, n)]
         self.shares = []
+
+
+def shared_rows(own: SparseRows, ranks: Ranks) -> SparseRows:
+    """All processes' rows, one process's after the other's."""
+    if ranks.size == 1:
+        return own
+    counts, *rest = (joined(each, ranks) for each in (own.offsets.diff(), *own[1:]))
+    return SparseRows(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), *rest)
 
 
 def _rows_between(matrix: csr_array, first: int, last: int, width: int) -> csr_array:

@@ -125,7 +125,7 @@ class Walk:
     def __init__(self, nodes: Nodes, columns: Columns, targets: Sequence[Targets], n_rows: int, cut: Cut = ALL) -> None:
         self.nodes, self.run, self.columns, self.n_rows = nodes, nodes.run, columns, n_rows
         self.targets = sorted(targets, key=lambda each: (each.layer, each.between), reverse=True)
-        causal = all(layer.attention.causal for layer in self.run.model.parts.layers)
+        causal = all(layer.attention.causal for layer in self.run.model.parts.stored)
         length = 1 + max(int(each.position.max()) for each in targets) if causal else len(self.run)
         final = self.run.final
         self.covector = final.new_zeros(length, 0, final.shape[1])  # (T, joined rows, D)

@@ -56,7 +56,7 @@ def main() -> None:
     except Abort:
         sys.exit(130)
     except (RuntimeError, MemoryError) as error:
-        if not _show.out_of_memory(error):
+        if not _show.rank_lost(error) and not _show.out_of_memory(error):
             raise
         sys.exit(1)
 

@@ -14,7 +14,7 @@ import edgewise as ew
 from edgewise._errors import InputError
 from edgewise.cli import _features
 from edgewise.cli import _options as options
-from edgewise.cli._common import load
+from edgewise.cli._common import load, ranks_of
 from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line, table
 from edgewise.runs import check_writable, parse_settings
@@ -72,9 +72,12 @@ def attribute(
     ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
+    offload: options.Offload = None,
     force: Annotated[bool, Option("--force", help="Start anew, in the place of what another run left in OUT.")] = False,
 ) -> None:
-    """Find what flows from the tokens to the prediction. Writes OUT/graph.safetensors and OUT/pruned.safetensors."""
+    """Find what flows from the tokens to the prediction. Writes OUT/graph.safetensors and OUT/pruned.safetensors. Under
+    torchrun, on all its processes.
+    """
     config = _settings(settings, max_nodes=max_nodes, bos=bos)
     for name, share in (("--node-threshold", node_threshold), ("--edge-threshold", edge_threshold)):
         if not 0 <= share <= 1:
@@ -82,7 +85,8 @@ def attribute(
     asked = _read(prompts, target, contrast)
     check_writable(out)
     kinds = _features.read(transcoders, exclude_special) or nodes
-    loaded = load(model, device, dtype)
+    ranks = ranks_of(device)
+    loaded = load(model, device, dtype, offload)
     folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
     graphs, pruned = list[ew.AttributionGraph](), list[ew.AttributionGraph]()
     for each, folder in zip(asked, folders, strict=True):
@@ -94,13 +98,17 @@ def attribute(
             contrast=each.contrast,
             config=config,
             options=ew.RunOptions(out=folder, resume=not force),
+            ranks=ranks,
         )
         graphs.append(graph)
         nodes_kept, edges_kept = ew.attribution.kept(graph, node_threshold, edge_threshold)
         pruned.append(graph.subgraph(nodes_kept, edges_kept))
-        graph.save(folder / "graph.safetensors")
-        pruned[-1].save(folder / "pruned.safetensors")
+        if ranks.rank == 0:
+            graph.save(folder / "graph.safetensors")
+            pruned[-1].save(folder / "pruned.safetensors")
         _show(each.prompt, graph, pruned[-1], graph.with_errors(nodes_kept), folder)
+    if ranks.rank:
+        return  # the rest is not shared out
     if len(asked) > 1:
         merged = ew.attribution.merge(pruned)
         merged.save(out / "merged.safetensors")

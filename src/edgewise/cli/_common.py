@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import edgewise as ew
 from edgewise.cli._options import DtypeName
 from edgewise.runs import record_of
 
 
-def load(model: str, device: str, dtype: DtypeName | None = None) -> ew.Model:
-    """Load a model, quietly where nobody watches."""
+def load(
+    model: str, device: str, dtype: DtypeName | None = None, offload: Literal["cpu", "disk"] | None = None
+) -> ew.Model:
+    """Load a model, quietly where nobody watches; on this process's own GPU, under `torchrun`."""
     quiet()
-    return ew.load_model(model, device=device, dtype=torch_type(dtype))
+    return ew.load_model(model, device=own_device(device), dtype=torch_type(dtype), offload=offload)
+
+
+def own_device(device: str) -> str:
+    """This process's own GPU of several, as `torchrun` numbers them; any other device as it is."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
+
+
+def ranks_of(device: str) -> Any:
+    """The processes that `torchrun` started, joined until the program ends, or this one alone; see
+    `edgewise.runs.Ranks`. Of several the first alone prints.
+    """
+    import torch
+
+    where = torch.device(own_device(device))
+    if where.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(where)
+    joined = ExitStack()
+    atexit.register(joined.close)
+    ranks = joined.enter_context(ew.runs.processes(where))
+    if ranks.rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the program ends)
+    return ranks
 
 
 def torch_type(name: DtypeName | None) -> Any:
@@ -85,9 +112,15 @@ def load_circuit(path: Path) -> ew.Circuit:
     return ew.Circuit.load(path)
 
 
-def load_for(circuit: ew.Circuit, model: str | None, device: str, dtype: DtypeName | None = None) -> ew.Model:
+def load_for(
+    circuit: ew.Circuit,
+    model: str | None,
+    device: str,
+    dtype: DtypeName | None = None,
+    offload: Literal["cpu", "disk"] | None = None,
+) -> ew.Model:
     """A model to judge a circuit on, its own if none is named."""
-    return load(model or str(record_of(circuit.provenance, "model").get("id", "")), device, dtype)
+    return load(model or str(record_of(circuit.provenance, "model").get("id", "")), device, dtype, offload)
 
 
 def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:

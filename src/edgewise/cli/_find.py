@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option
 import edgewise as ew
 from edgewise.cli import _complete, _features, _show
 from edgewise.cli import _options as options
-from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, scores_of, torch_type
+from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, ranks_of, scores_of, torch_type
 from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line
 from edgewise.cli._tasks import warn_if_unable
@@ -85,12 +85,13 @@ def find(
     memory: options.Memory = "default",
     matmul: options.Matmul = "highest",
     cache: options.Cache = 1.0,
+    offload: options.Offload = None,
     log: options.Log = None,
     force: Annotated[
         bool, Option("--force", help="Start anew, in the place of another run's circuit and checkpoint in OUT.")
     ] = False,
 ) -> None:
-    """Find a circuit and write it to OUT/circuit.safetensors."""
+    """Find a circuit and write it to OUT/circuit.safetensors; under torchrun, on all its processes."""
     record = ew.discovery.method(method_name, "--method")
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "points": points, "quadrature": quadrature}
     given |= {"threshold": threshold, "pairs": pairs, "methods": methods}
@@ -104,7 +105,8 @@ def find(
     held = None if force else _held(out / "circuit.safetensors")
     begin = None if start is None else scores_of(start, load_circuit(start))
     features = _features.read(transcoders, exclude_special)
-    loaded = load(model, device, dtype)
+    ranks = ranks_of(device)
+    loaded = load(model, device, dtype, offload)
     longest = loaded.parts.n_positions
     examples = make_task(task, loaded.tokenizer, train, validation, test, seed, bos, longest)
     if not len(examples.train):
@@ -114,7 +116,7 @@ def find(
     chosen, choice = apart.choose(loaded, examples, features, ablation)
     graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), **chosen)
     choices: dict[str, Any] = {"memory": memory, "dtype": torch_type(dtype), "matmul": matmul}
-    choices |= {"transcoders": features, "cache_bytes": cache_bytes}
+    choices |= {"transcoders": features, "cache_bytes": cache_bytes, "ranks": ranks}
     engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
     _show.header(loaded, engine, examples)
     asked = ew.discovery.method_record(record.name, config)
@@ -128,12 +130,13 @@ def find(
         found = found.at(size_of(sparsity), actual=True, absolute=record.signs[0] == "absolute")
     if choice:
         found = replace(found, provenance=found.provenance | {"candidates": choice})
-    if engine.ablation.kind not in ("interchange", "zero"):
-        ew.save_constants(engine, out / "constants.safetensors")
     found = replace(found, provenance=found.provenance | {"asked": asked})
-    found.save(out / "circuit.safetensors")
+    if ranks.rank == 0:
+        if engine.ablation.kind not in ("interchange", "zero"):
+            ew.save_constants(engine, out / "constants.safetensors")
+        found.save(out / "circuit.safetensors")
     _show.found(found, out / "circuit.safetensors")
-    if run.log:
+    if run.log and ranks.rank == 0:
         _log_picture(found, out, run.log)
     if "stopped" in found.provenance["method"]:
         raise Exit(130)  # what follows in a script should not go on with half a circuit

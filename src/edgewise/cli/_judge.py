@@ -42,10 +42,11 @@ def evaluate(
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     memory: options.Memory = "default",
+    offload: options.Offload = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Judge a circuit on examples that it was not found on. Also writes evaluation.json beside it, or
-    evaluation-TASK.json for another task.
+    evaluation-TASK.json for another task. Under torchrun, on all its processes.
     """
     if task is not None:
         _common.check_task(task)
@@ -54,10 +55,10 @@ def evaluate(
         ew.tasks.metric_function(name)
     loaded_circuit = _common.load_circuit(circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)
-    loaded = _common.load_for(loaded_circuit, model, device, dtype)
-    engine = _common.engine_of(
-        circuit, loaded_circuit, loaded, memory=memory, dtype=_common.torch_type(dtype), transcoders=features
-    )
+    ranks = _common.ranks_of(device)
+    loaded = _common.load_for(loaded_circuit, model, device, dtype, offload)
+    choices = {"memory": memory, "dtype": _common.torch_type(dtype), "transcoders": features, "ranks": ranks}
+    engine = _common.engine_of(circuit, loaded_circuit, loaded, **choices)
     pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed, bos, longest=loaded.parts.n_positions)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")
     with _show.working("judging the circuit, the full model and the baselines"):
@@ -66,7 +67,8 @@ def evaluate(
     other = "" if _show.compare_weights(loaded_circuit, loaded) else "-other-weights"
     told = "" if bos is None else "-bos" if bos else "-no-bos"
     stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + told + other
-    result.save(circuit.parent / f"{stem}.json")
+    if ranks.rank == 0:
+        result.save(circuit.parent / f"{stem}.json")
     _show.result(result, as_json, _show.evaluation)
     if not as_json:
         _show.notes(under_zero(loaded_circuit, loaded))
@@ -90,9 +92,12 @@ def curve(
     model: options.OwnModel = None,
     transcoders: _features.Sources = None,
     device: options.Device = "cpu",
+    offload: options.Offload = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge circuits of several sizes, all from one run's scores, and draw KL(full ‖ circuit) against edges."""
+    """Judge circuits of several sizes, all from one run's scores, and draw KL(full ‖ circuit) against edges. Under
+    torchrun, on all its processes.
+    """
     sizes = _common.parse_sparsities(sparsities)
     ew.report.check_path(out)
     ew.runs.check_writable(out.parent)
@@ -102,15 +107,17 @@ def curve(
     method = record_of(loaded_circuit.provenance, "method")
     absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
-    loaded = _common.load_for(loaded_circuit, model, device)
+    ranks = _common.ranks_of(device)
+    loaded = _common.load_for(loaded_circuit, model, device, offload=offload)
     _show.compare_weights(loaded_circuit, loaded)
-    engine = _common.engine_of(circuit, loaded_circuit, loaded, transcoders=features)
+    engine = _common.engine_of(circuit, loaded_circuit, loaded, transcoders=features, ranks=ranks)
     pairs = _common.task_of(loaded_circuit, loaded.tokenizer)
     name = str(method.get("name", "circuit"))
     with _show.working("judging the circuits"):
         found = ew.size_curve(engine, {name: circuits}, pairs, split=split)
-    found.save(out.with_suffix(".json"))
-    ew.draw_curve(found, out)
+    if ranks.rank == 0:
+        found.save(out.with_suffix(".json"))
+        ew.draw_curve(found, out)
     _show.result(found, as_json, _show.size_curve)
     if not as_json:
         line(f"drawn to {out}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,15 +59,24 @@ def plan(
     examples: Annotated[
         int | None, Option(help="For how many training examples constants are kept. Default: those of the batch.")
     ] = None,
+    offload: options.Offload = None,
+    ranks: Annotated[int, Option(help="Processes that share the batch, under torchrun.")] = 1,
+    fit: Annotated[
+        str | None, Option(help="Propose what fits into so much memory of each process, such as 80GB.")
+    ] = None,
+    measure: Annotated[bool, Option("--measure", help="Also say seconds, from rates measured here (two seconds).")] = (
+        False
+    ),
     as_json: options.AsJson = False,
 ) -> None:
     """Say how much memory and how many operations a training step of a model would take."""
-    for option, value in (("--batch", batch), ("--length", length), ("--examples", examples)):
+    for option, value in (("--batch", batch), ("--length", length), ("--examples", examples), ("--ranks", ranks)):
         if value is not None and value < 1:
             raise ew.InputError(f"{option} {value}: use at least 1")
     for option, value in (("--neurons", neurons), ("--features", features)):
         if value < 0:
             raise ew.InputError(f"{option} {value}: use at least 0")
+    room = None if fit is None else _bytes(fit)
     if not config.exists():
         raise ew.InputError(f"--config {config}: no such file; give a model's config.json")
     quiet()
@@ -78,11 +88,62 @@ def plan(
     layers = range(len(model.parts.layers))
     in_each = (dict.fromkeys(layers, range(n)) if n else None for n in (features, neurons))
     graph = model.graph(embeddings, kv, (), *in_each)
+    sizes: dict[str, Any] = {"dtype": type_, "examples": examples}
     modes = [
-        ew.engine.footprint(model, graph, batch, length, memory=memory, dtype=type_, device=device, examples=examples)
+        ew.engine.footprint(
+            model, graph, batch, length, placement=ew.engine.Placement(device, offload, ranks), memory=memory, **sizes
+        )
         for memory in ("default", "lean")
     ]
-    row = {"config": str(config), "edges": graph.n_edges, "batch": batch, "length": length, "dtype": dtype}
-    amounts = ("bytes", "total_bytes", "bytes_above_weights", "operations", "total_operations")
+    row: dict[str, Any] = {"config": str(config), "edges": graph.n_edges, "batch": batch, "length": length}
+    row |= {"dtype": dtype, "offload": offload, "ranks": ranks}
+    amounts = ("bytes", "total_bytes", "bytes_above_weights", "operations", "total_operations", "traffic")
     by_mode = {mode.memory: {name: getattr(mode, name) for name in amounts} for mode in modes}
-    _show.result(row | {"modes": by_mode}, as_json, _show.footprints, row, modes)
+    if measure:
+        execution = ew.engine.Execution(dtype=type_)
+        each = -(-batch // ranks)
+        rates = ew.engine.measured_rates(model, graph, each, length, device=device, execution=execution)
+        for mode in modes:
+            by_mode[mode.memory]["seconds"] = rates.seconds(mode)
+    if room is not None:
+        row["fit"] = _fitting(model, graph, batch, length, room, ew.engine.Placement(device, ranks=ranks), sizes)
+    _show.result(row | {"modes": by_mode}, as_json, _show.footprints, row, modes, by_mode)
+
+
+def _bytes(text: str) -> int:
+    """`80GB` or `24GiB` in bytes. Raises `InputError`."""
+    found = re.fullmatch(r"([\d.]+) *(GB|GiB)", text, re.IGNORECASE)
+    unit = {"gb": 10**9, "gib": 2**30}
+    try:
+        size = 0 if found is None else int(float(found[1]) * unit[found[2].lower()])
+    except ValueError:
+        size = 0
+    if not size:
+        raise ew.InputError(f"--fit {text!r}: give memory such as 80GB or 24GiB")
+    return size
+
+
+def _fitting(
+    model: ew.Model,
+    graph: ew.Graph,
+    batch: int,
+    length: int,
+    room: int,
+    placement: ew.engine.Placement,
+    sizes: dict[str, Any],
+) -> dict[str, Any] | None:
+    """The first setting that fits, from the fastest on: without offloading, in `default`, then `lean` memory, at the
+    batch asked for; then with layers offloaded; then with smaller batches. None if nothing does.
+    """
+    where: Any = "disk" if placement.device == "cpu" else "cpu"
+    each = batch
+    while each:
+        for offload in (None, where):
+            for memory in ("default", "lean"):
+                own = replace(placement, offload=offload)
+                mode = ew.engine.footprint(model, graph, each, length, placement=own, memory=memory, **sizes)
+                if mode.total_bytes <= room:
+                    found = {"memory": memory, "offload": offload, "batch": each, "ranks": placement.ranks}
+                    return found | {"total_bytes": mode.total_bytes}
+        each //= 2
+    return None

@@ -58,6 +58,12 @@ Cache = Annotated[
 ]
 
 
+Offload = Annotated[
+    Literal["cpu", "disk"] | None,
+    Option("--offload", help="Larger than memory: layers come from disk (to a GPU: or cpu) as they run."),
+]
+
+
 class Logger(str, Enum):  # as typer takes no lists of literals
     """Where a run's metrics may go too."""
 

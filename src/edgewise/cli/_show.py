@@ -6,13 +6,14 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import edgewise as ew
-from edgewise.cli._print import console, escape, line, stopped, styled, table
+from edgewise.cli._print import console, escape, line, own_rank, stopped, styled, table
 from edgewise.runs import record_of
 
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
@@ -25,9 +26,23 @@ _PLANNED = (
 
 
 def refusal(error: Exception | str) -> int:
-    """Print one line of what was wrong; the exit status."""
-    line(f"edgewise: {' '.join(str(error).split())}", errors=True)
+    """Print one line of what was wrong; the exit status. Of several processes the first speaks for all: another one
+    only says what the first did not find, which would have ended all of them within the second.
+    """
+    rank = own_rank()
+    if rank:
+        time.sleep(1)
+    who = f"rank {rank}: " if rank else ""
+    line(f"edgewise: {who}{' '.join(str(error).split())}", errors=True)
     return 2
+
+
+def rank_lost(error: Exception) -> bool:
+    """Say in one line that another process of the run has ended, if that is what happened."""
+    ranks = sys.modules.get("edgewise.runs._ranks")
+    if ranks is None or not isinstance(error, ranks.RankLostError):
+        return False
+    return bool(refusal(error))
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -47,8 +62,8 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def working(what: str) -> AbstractContextManager[Any]:
-    """A spinner on the error stream while something takes long."""
-    return console(errors=True).status(what)
+    """A spinner on the error stream while something takes long; of several processes the first has it."""
+    return nullcontext() if own_rank() else console(errors=True).status(what)
 
 
 def result(found: Any, as_json: bool, show: Callable[..., None], *shown: Any) -> None:
@@ -120,9 +135,10 @@ def found(circuit: ew.Circuit, path: Path) -> None:
     line(f"circuit  {sizes} (actual sparsity {circuit.actual_sparsity:.2%}) -> {path}")
 
 
-def footprints(row: dict[str, Any], modes: list[ew.engine.Footprint]) -> None:
-    """What a step needs, one column per memory mode."""
+def footprints(row: dict[str, Any], modes: list[ew.engine.Footprint], by_mode: dict[str, dict[str, Any]]) -> None:
+    """What a step needs, one column per memory mode, and a setting that fits."""
     title = f"{row['config']}: {row['edges']:,} edges; {row['batch']} pairs of {row['length']} tokens, {row['dtype']}"
+    title += f"; each of {row['ranks']} processes" if row["ranks"] > 1 else ""
 
     def amounts(what: str, unit: float) -> list[tuple[str, ...]]:
         each, total = [getattr(mode, what) for mode in modes], [getattr(mode, f"total_{what}") for mode in modes]
@@ -130,7 +146,22 @@ def footprints(row: dict[str, Any], modes: list[ew.engine.Footprint]) -> None:
         return [(name, *(f"{x / unit:.3f}" for x in values)) for name, values in (*rows, ("in all", total))]
 
     rows = [*amounts("bytes", 1e9), (), ("TFLOP",), *amounts("operations", 1e12)]
+    if traffic := modes[0].traffic:
+        rows += [(), ("GB moved",), *((name, *(f"{n / 1e9:.3f}" for _ in modes)) for name, n in traffic.items())]
+    if all("seconds" in each for each in by_mode.values()):
+        rows += [(), ("seconds", *(f"{by_mode[mode.memory]['seconds']:.1f}" for mode in modes))]
     table(title, ("GB", *(mode.memory for mode in modes)), rows, _PLANNED)
+    if "fit" in row:
+        line(_proposal(row["fit"], row["batch"]))
+
+
+def _proposal(fit: dict[str, Any] | None, asked: int) -> str:
+    """What fits, as options of `find`."""
+    if fit is None:
+        return "nothing fits, not even a pair at a time with layers offloaded"
+    words = [f"--memory {fit['memory']}", *([f"--offload {fit['offload']}"] if fit["offload"] else [])]
+    words += [f"--batch-size {fit['batch']}"] if fit["batch"] != asked else []
+    return f"fits with {' '.join(words)}: {fit['total_bytes'] / 1e9:.1f} GB"
 
 
 def evaluation(result: ew.Evaluation) -> None:

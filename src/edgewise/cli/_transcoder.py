@@ -122,8 +122,6 @@ def _given(
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= ew.runs.parse_settings("--set", ew.transcoders.TrainingConfig, own)
     objective = ew.runs.parse_settings("--set objective", ew.transcoders.TranscoderLoss, of_loss)
-    if device == "cuda" and "LOCAL_RANK" in os.environ:  # as torchrun sets it
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
     loaded = load(model, device)
     chosen = changes.pop("layers", None) or _layers(loaded, layers)
 

@@ -17,7 +17,8 @@ from edgewise.discovery._explain import check_gradient, explain
 from edgewise.discovery._objective import differentiable, example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
-from edgewise.tasks import Task, metric_function
+from edgewise.runs import in_turn
+from edgewise.tasks import Batch, Task, metric_function
 
 
 @attribution(EapConfig)
@@ -73,14 +74,20 @@ def _mask_gradient(
     task.check_spans(engine.graph)
     metric, what = metric_function(task.metric), "loss" if task.metric == task.loss else "metric"
     total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
-    for batch in task.batches(config.split, config.batch_size):
-        cost.spend(len(batch.index), forwards=constant_forwards(engine) + metric.needs_full_model)
+    cost.examples = len(task.split(config.split))
+    cost.spend(cost.examples, forwards=constant_forwards(engine) + metric.needs_full_model)
+    cost.spend(cost.examples, forwards=len(points), backwards=len(points))
+
+    def gradient(batch: Batch) -> Float[Tensor, " E"]:
+        own = torch.zeros_like(total)
         for value, weight in points:
-            cost.spend(len(batch.index), forwards=1, backwards=1)
             mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)
             scores = example_scores(engine, batch, mask, metric, gradients="all").sum()
             differentiable(scores, task.metric, what).backward()
             assert mask.grad is not None
-            total += weight * mask.grad.cpu().double()
-    cost.examples = len(task.split(config.split))
+            own += weight * mask.grad.cpu().double()
+        return own
+
+    for own in in_turn(task.batches(config.split, config.batch_size), gradient, engine.execution.ranks):
+        total += own
     return (metric.sign * total / cost.examples).float()

@@ -4,7 +4,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from edgewise.engine import Engine
+from edgewise.runs import Ranks
 from edgewise.tasks import Task, loss_function
 
 
@@ -28,6 +31,11 @@ class Cost:
         """Count so many passes of some examples each."""
         self.forwards += n_examples * forwards
         self.backwards += n_examples * backwards
+
+    def shared(self, ranks: Ranks) -> None:
+        """Add up what each of several processes counted of its own examples alone."""
+        total = ranks.sum(torch.tensor([self.forwards, self.backwards], dtype=torch.float64))
+        self.forwards, self.backwards = total.tolist()
 
     def record(self) -> dict[str, Any]:
         """As plain values: how often each example went forwards and backwards through the whole model."""

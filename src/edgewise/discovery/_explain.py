@@ -13,6 +13,7 @@ from edgewise.discovery._cost import Cost
 from edgewise.discovery._objective import differentiable
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.graph import Graph
+from edgewise.runs import in_turn
 from edgewise.tasks import Batch, Task, metric_function, reduce
 
 
@@ -46,15 +47,18 @@ def explain(
     if at_full_model:
         check_gradient(config.title, task)
     metric = metric_function(task.metric)
-    total: Tensor | None = None
-    for batch in task.batches(config.split, config.batch_size):
+    total, ranks = torch.zeros((), dtype=torch.float64), engine.execution.ranks
+
+    def of_batch(batch: Batch) -> Tensor:
         batch = batch.to(engine.model.device)
         found = metric.sign * explained(Stream(engine, batch, groups=positions), metric_sum(engine, task, batch))
-        found = found.detach().cpu().double()
-        total = found if total is None else total + found
         cost.spend(len(batch.index), forwards=1 + metric.needs_full_model + (engine.ablation.kind == "interchange"))
-    assert total is not None  # an empty split is refused by `batches`
+        return found.detach().cpu().double()
+
+    for found in in_turn(task.batches(config.split, config.batch_size), of_batch, ranks):
+        total = total + found
     cost.examples = len(task.split(config.split))
+    cost.shared(ranks)
     mean = total / cost.examples
     return mean if engine.model.dtype == torch.float64 else mean.float()
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from edgewise.discovery._cost import Cost, learned_cost
 from edgewise.discovery._learned_configs import LearnedConfig
-from edgewise.discovery._objective import differentiable, example_scores, finite, step_batch
+from edgewise.discovery._objective import differentiable, example_scores, finite, step_examples
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores
+from edgewise.discovery._shared import shared_losses
 from edgewise.engine import Engine
 from edgewise.runs import (
     Learner,
@@ -48,7 +49,8 @@ class Experiment:
         settings = run_settings(self.engine, self.task, self.method, self.config | dict(self.settings))
         if self.start is not None:
             settings["start"] = sha256(self.start.values.numpy().tobytes()).hexdigest()
-        return run_steps(learner, n_steps, settings, options or RunOptions(), self.method)
+        ranks = self.engine.execution.ranks
+        return run_steps(learner, n_steps, settings, options or RunOptions(), self.method, ranks)
 
     def record(self, report: RunReport, cost: Cost, **found: Any) -> dict[str, Any]:
         """The provenance of what the run found: how the run went, what it spent, and what else its method says."""
@@ -93,8 +95,11 @@ class GradientLearner(Learner, Generic[Config]):
 
     def losses(self, step: int, mask: Tensor, loss: Metric | None = None, **options: Any) -> Float[Tensor, "*C"]:
         """The mean loss (the task's, if none is given) of a step's examples under masks, `[E]` or `[C, P, E]`."""
-        batch = step_batch(self.task, self.config.batch_size, self.config.seed, step)
-        return example_scores(self.engine, batch, mask, loss or self.loss, **options).mean(-1)
+        examples = step_examples(len(self.task.train), self.config.batch_size, self.config.seed, step)
+        loss = loss or self.loss
+        if self.engine.execution.ranks.shares > 1:
+            return shared_losses(self.engine, self.task, examples, mask, loss, **options)
+        return example_scores(self.engine, self.task.batch("train", examples), mask, loss, **options).mean(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state and the optimiser's."""

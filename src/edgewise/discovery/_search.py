@@ -11,7 +11,7 @@ from edgewise.discovery._configs import ExamplesConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import asked_of, check_graph
 from edgewise.engine import Downstream, Engine, Stream
-from edgewise.runs import Learner
+from edgewise.runs import Learner, joined, share
 from edgewise.tasks import Batch, Metric, Task, reduce
 
 SCORE_BYTES = 16 << 20
@@ -71,8 +71,8 @@ class Search:
             down.drop(writers)
 
     def room(self) -> int:
-        """How many candidates one run may have."""
-        return min(down.room() for down, _ in self.parts)
+        """How many candidates may be judged at once, by all processes together."""
+        return min(down.room() for down, _ in self.parts) * self.engine.execution.ranks.size
 
     @torch.no_grad()
     def full(self) -> Float[Tensor, " P"]:
@@ -84,16 +84,18 @@ class Search:
         """The scores, pair by pair, of circuits that lack some more edges into the open reader; see
         `Downstream.candidates`.
         """
-        found = list[Tensor]()
-        for down, batch in self.parts:
-            logits = down.candidates(writers, removed.to(self.engine.model.device))
+        found, own = list[Tensor](), share(len(removed), self.engine.execution.ranks)
+        mine = removed[own.start : own.stop].to(self.engine.model.device)
+        for down, batch in self.parts if len(mine) else ():
+            logits = down.candidates(writers, mine)
             some = max(1, SCORE_BYTES // (logits[0].numel() * logits.element_size()))
             scores = [reduce(self.score(each, batch), batch) for each in logits.split(some)]
             found.append(torch.cat(scores).cpu().double())
         n_blocks = len(self.engine.graph.blocks)
-        share = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
-        self.cost.spend(self.n_examples * len(removed), forwards=share)
-        return torch.cat(found, 1)
+        run = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
+        self.cost.spend(self.n_examples * len(removed), forwards=run)
+        scores = torch.cat(found, 1) if found else torch.zeros(0, self.n_examples, dtype=torch.float64)
+        return joined(scores, self.engine.execution.ranks)
 
     def judge(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, " C"]:
         """The same, the mean over the pairs."""

@@ -8,11 +8,14 @@ from ._engine import Engine as Engine
 from ._execution import CACHE_BYTES as CACHE_BYTES
 from ._execution import Execution as Execution
 from ._footprint import Footprint as Footprint
+from ._footprint import Placement as Placement
 from ._footprint import footprint as footprint
 from ._matmul import MATMULS as MATMULS
 from ._matmul import Matmul as Matmul
 from ._means import mean_writes as mean_writes
 from ._qk_fix import query_and_key_effects as query_and_key_effects
+from ._rates import Rates as Rates
+from ._rates import measured_rates as measured_rates
 from ._stream import CHUNK_BYTES as CHUNK_BYTES
 from ._stream import Component as Component
 from ._stream import Objective as Objective

@@ -226,7 +226,7 @@ class Downstream:
     def room(self) -> int:
         """How many candidates one run may have."""
         width, answers, everywhere = self.parts.d_model, *(len(positions) for positions in self.rerun.positions)
-        hidden = max((weight.shape[1] for weight, _ in self.parts.layers[0].mlp.inputs), default=4 * width)
+        hidden = max((weight.shape[1] for weight, _ in self.parts.stored[0].mlp.inputs), default=4 * width)
         per_copy = self.n_outputs * answers * 3
         if self.block.kind != "logits":
             runs = [

@@ -29,7 +29,7 @@ from edgewise.engine._plan import make_plan
 from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
 from edgewise.engine._reference import TakenApart, reference_logits
 from edgewise.engine._trees import mapped
-from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace
+from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace_and_sums
 from edgewise.engine.features import (
     CleanFeatures,
     FeatureBlock,
@@ -166,7 +166,8 @@ class Engine:
 
     def under(self, ablation: Ablation) -> "Engine":
         """An engine of the same model, graph and transcoders under an ablation that takes no constants."""
-        return Engine(self.model, self.graph, ablation, transcoders=self._transcoders)
+        ranks = self.execution.ranks
+        return Engine(self.model, self.graph, ablation, transcoders=self._transcoders, ranks=ranks)
 
     @cached_property
     def transcoder_identity(self) -> dict[str, dict[str, Any]]:
@@ -337,8 +338,7 @@ class Engine:
     def _ablated(self, packing: Packing) -> AblatedRun:
         """What the writers of the full model write on corrupted prompts, and what follows from it."""
         with matmul_precision(self.execution.matmul):
-            writes = trace(self.model.parts, self._plain, packing)
-            base = base_sums(self.model.parts, self._plain, self.ablation, writes)
+            writes, base = trace_and_sums(self.model.parts, self._plain, self.ablation, packing)
             streams = mlp_streams(self._plain, writes, base)
             nodes = pre_activations(self.model, self.features, streams)
             nodes |= neuron_activations(self.model, self.neurons, streams)
@@ -347,8 +347,7 @@ class Engine:
     @torch.no_grad()
     def _clean_features(self, packing: Packing) -> dict[int, CleanFeatures]:
         with matmul_precision(self.execution.matmul):
-            writes = trace(self.model.parts, self._plain, packing)
-            base = base_sums(self.model.parts, self._plain, Ablation(), writes)
+            writes, base = trace_and_sums(self.model.parts, self._plain, Ablation(), packing)
             streams = mlp_streams(self._plain, writes, base)
             return clean_features(self.model, self._plain, self.features, writes, streams, packing)
 

@@ -7,6 +7,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.engine._matmul import MATMULS, Matmul
+from edgewise.runs import ONE_PROCESS, Ranks
 
 CACHE_BYTES = 1 << 30
 """How much the constants of the examples may take before they are computed again each time."""
@@ -29,6 +30,9 @@ class Execution:
     and not to judge them; see docs/performance.md."""
     cache_bytes: int = CACHE_BYTES
     """How much memory `Engine.prepare` may fill with what depends on the examples alone."""
+    ranks: Ranks = ONE_PROCESS
+    """The processes that share out a method's examples or candidates (see `edgewise.runs.processes`); all of them must
+    make the same calls."""
     path: Literal["fast", "reference"] = "fast"
     """`reference` runs the slow path that the fast one is tested against."""
 

@@ -383,7 +383,7 @@ class Executor:
         if heads is None:
             attention = self.parts.layers[layer].attention
             heads = FoldedHeads.of(attention, self.graph.copies_per_key, self.dtype)
-            if not self.lean and attention.output_weight.dtype == self.dtype:
+            if not self.lean and not self.parts.offloaded and attention.output_weight.dtype == self.dtype:
                 self.model.heads[layer] = heads
         return heads
 

@@ -3,7 +3,7 @@
 Counted for the worst case: every mask fractional, so that nothing is skipped or shared.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,10 +13,22 @@ from edgewise.engine._execution import Execution
 from edgewise.engine._group import layers_together
 from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
 from edgewise.graph import FEATURE, Graph
-from edgewise.models import Layer, Model
+from edgewise.models import Layer, Model, Offload
 
 MASK = torch.float32.itemsize
 """Masks, sums and gradients are in float32."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a step runs."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """How long chunks of tokens are depends on it."""
+    offload: Offload | None = None
+    """Where layers' weights lie (see `edgewise.load_model`); None: where they are run."""
+    ranks: int = 1
+    """Among how many processes the batch is shared."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class Footprint:
     """By what they are for; `weights` are the model's own."""
     operations: dict[str, int]
     """By what they are for; a multiply and an add count two."""
+    traffic: dict[str, int] = field(default_factory=dict)
+    """Bytes that come from elsewhere: layers' weights of an offloaded model, and what ranks sum up."""
 
     @property
     def total_bytes(self) -> int:
@@ -52,7 +66,7 @@ def footprint(
     length: int,
     *,
     examples: int | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    placement: Placement | None = None,
     execution: Execution | None = None,
     **changes: Any,
 ) -> Footprint:
@@ -61,10 +75,10 @@ def footprint(
     Args:
         model: the model; its weights are not looked at, so it may be on the meta device.
         graph: its graph.
-        batch: B, pairs per step.
+        batch: B, pairs per step, of all ranks together.
         length: S, tokens per prompt.
         examples: how many training examples' constants are kept; the batch's if None.
-        device: how long chunks of tokens are depends on it.
+        placement: where it runs; on one CPU, weights in memory, if None. The numbers are one process's.
         execution: as for `Engine`; the defaults if None.
         **changes: other values of single fields of `Execution`, such as `memory="lean"`.
 
@@ -72,10 +86,12 @@ def footprint(
         InputError: an option is none of `Execution`'s.
     """
     execution = (execution or Execution()).changed(changes)
+    device, offload, ranks = astuple(placement or Placement())
     memory, dtype, cache_bytes = execution.memory, execution.dtype, execution.cache_bytes
+    batch, examples = -(-batch // ranks), None if examples is None else -(-examples // ranks)
     parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"
-    n_layers, n_writers, nodes = len(parts.layers), graph.n_writers, Nodes.of(model, graph)
-    first, stored = parts.layers[0], (dtype or torch.float32).itemsize
+    n_layers, n_writers, nodes = len(parts.stored), graph.n_writers, Nodes.of(model, graph)
+    first, stored = parts.stored[0], (dtype or torch.float32).itemsize
     n_heads, head_width, _ = first.attention.output_weight.shape
     n_readers = graph.blocks[0].n_readers
     read_width = first.attention.query.weight.shape[-1]
@@ -101,7 +117,7 @@ def footprint(
     return Footprint(
         memory,
         {
-            "weights": sum(p.numel() * p.element_size() for p in model.module.parameters()),
+            "weights": _resident(model, offload, device),
             "stack of differences": stack_numbers * stored,
             "stack of gradients": stack_numbers * MASK,
             "layers read together": grouped * (n_readers + 1) * tokens * d_model * MASK if grouped > 1 else 0,
@@ -109,13 +125,15 @@ def footprint(
             "mlp kept": nodes.wholes * tokens * (d_model * MASK + (0 if lean else pre_activations * stored)),
             "features and neurons kept": tokens * nodes.kept * MASK,
             "examples' constants": _constants(model, graph, nodes, batch, length, examples or batch, cache_bytes),
-            "weights rearranged": (1 if lean or copied else n_layers) * reads
+            "weights rearranged": (1 if lean or copied or offload else n_layers) * reads
             + (n_layers * n_heads * head_width * d_model * stored if lean and (centred or copied) else 0)
             + nodes.weights * d_model * stored,
+            "a layer's weights converted": _converted(first) * stored if copied else 0,
             "masks and optimiser": 8 * graph.n_edges * MASK,
             "passing": max(passing),
         },
         _operations(model, graph, nodes, batch, length, lean),
+        _traffic(model, graph, offload, ranks),
     )
 
 
@@ -147,7 +165,7 @@ class Nodes(NamedTuple):
         places = int((kinds == FEATURE).sum()) - features
         groups = [(len(each), max(map(len, each), default=0)) for _, each in spec.neurons]
         single = sum(n * width for n, width in groups)  # each group at the width of its layer's largest
-        n_groups, n_inputs = sum(n for n, _ in groups), len(model.parts.layers[0].mlp.inputs) or 1
+        n_groups, n_inputs = sum(n for n, _ in groups), len(model.parts.stored[0].mlp.inputs) or 1
         return Nodes(
             features + places + n_groups,
             features + places + single,
@@ -171,12 +189,46 @@ class Nodes(NamedTuple):
         return self.read + self.written
 
 
+def _resident(model: Model, offload: Offload | None, device: str) -> int:
+    """The model's own weights in the process's memory: all, or with offloading those of no layer and three layers'
+    (before, now and next); pages of files that a CPU reads as they lie there are not counted.
+    """
+    all_bytes = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    if offload is None:
+        return all_bytes
+    if device == "cpu":
+        return 0
+    layers = _layer_bytes(model)
+    return all_bytes - sum(layers) + 3 * max(layers)
+
+
+def _layer_bytes(model: Model) -> list[int]:
+    return [sum(x.numel() * x.element_size() for x in _matrices(layer)) for layer in model.parts.stored]
+
+
+def _converted(layer: Layer) -> int:
+    """Numbers of a layer's MLP and of its heads' outputs, which stand in another type while they are used."""
+    down = 0 if layer.mlp.down is None else layer.mlp.down.numel()
+    return layer.attention.output_weight.numel() + sum(x.numel() for x in _mlp_inputs(layer)) + down
+
+
+def _traffic(model: Model, graph: Graph, offload: Offload | None, ranks: int) -> dict[str, int]:
+    found: dict[str, int] = {}
+    if offload is not None:
+        layers = _layer_bytes(model)
+        found["layers of a step, there and back"] = 2 * sum(layers) - layers[-1]
+        found["layers for a batch's constants"] = 2 * sum(layers)  # the full model, and the corrupted run
+    if ranks > 1:
+        found["gradients summed over ranks"] = 2 * graph.n_edges * MASK
+    return found
+
+
 def _constants(
     model: Model, graph: Graph, nodes: Nodes, batch: int, length: int, examples: int, cache_bytes: int
 ) -> int:
     """Ablated values, base sums and the full model's last hidden states."""
-    parts, n_layers = model.parts, len(model.parts.layers)
-    n_heads, width, _ = parts.layers[0].attention.output_weight.shape
+    parts, n_layers = model.parts, len(model.parts.stored)
+    n_heads, width, _ = parts.stored[0].attention.output_weight.shape
     writes = (1 + n_layers) * parts.d_model + n_layers * n_heads * width
     sums = len(graph.blocks) * parts.d_model
     numbers = writes + parts.d_model + nodes.activations + nodes.errors * parts.d_model
@@ -187,12 +239,12 @@ def _constants(
 
 
 def _operations(model: Model, graph: Graph, nodes: Nodes, batch: int, length: int, lean: bool) -> dict[str, int]:
-    parts, tokens, n_layers = model.parts, batch * length, len(model.parts.layers)
-    plain = 2 * tokens * sum(x.numel() for layer in parts.layers for x in _matrices(layer))
-    output = 2 * tokens * parts.layers[0].attention.output_weight.numel()
+    parts, tokens, n_layers = model.parts, batch * length, len(model.parts.stored)
+    plain = 2 * tokens * sum(x.numel() for layer in parts.stored for x in _matrices(layer))
+    output = 2 * tokens * parts.stored[0].attention.output_weight.numel()
     mixing = 2 * graph.n_edges * tokens * parts.d_model
     unembedding = 2 * batch * _vocabulary(model) * parts.d_model
-    again = 2 * tokens * nodes.wholes * sum(x.numel() for x in _mlp_inputs(parts.layers[0]))
+    again = 2 * tokens * nodes.wholes * sum(x.numel() for x in _mlp_inputs(parts.stored[0]))
     return {
         "model forward": plain + unembedding,
         "model backward": plain + unembedding,

@@ -62,4 +62,4 @@ def split_tokens(
 
 
 def _causal(parts: Parts) -> bool:
-    return all(layer.attention.causal for layer in parts.layers)
+    return all(layer.attention.causal for layer in parts.stored)

@@ -53,7 +53,7 @@ class KeyPositions:
 
     def __init__(self, stream: Stream) -> None:
         packing, self.shape = stream.packing, stream.packing.grid
-        self.attention = [layer.attention for layer in stream.parts.layers]
+        self.layers = stream.parts.layers
         self.source = packing.cell.new_zeros(self.shape[0] * self.shape[1])
         """Which token stands in each cell of `[B, S]`; any in an empty one."""
         self.source[packing.cell] = torch.arange(packing.n_tokens, device=packing.cell.device)
@@ -71,8 +71,8 @@ class KeyPositions:
             cosine, sine = (table[tokens].expand(len(x), -1, -1) for table in packed)
             rotary = cosine, sine
         if role == "query":
-            return block.placed(self.attention[layer], x, x[:, :0], rotary)[0]
-        return block.placed(self.attention[layer], x[:, :0], x, rotary)[1]
+            return block.placed(self.layers[layer].attention, x, x[:, :0], rotary)[0]
+        return block.placed(self.layers[layer].attention, x[:, :0], x, rotary)[1]
 
     def attend(
         self,
@@ -93,7 +93,7 @@ class KeyPositions:
         keys, values = (
             x[:, :, self.source].view(len(x), h * rows, columns, -1).expand(n, -1, -1, -1) for x in (key, value)
         )
-        attention = self.attention[layer]
+        attention = self.layers[layer].attention
         sees = positions.sees(attention).repeat(h, 1, 1)[None]
         which = None  # of the heads, for sinks
         if attention.sinks is not None:

@@ -1,6 +1,6 @@
 """What every writer puts into the residual stream in one run, and the sums of it that readers see."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from edgewise.engine._ablation import Ablation
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing
 from edgewise.graph import Graph
-from edgewise.models import Attention, Parts, block
+from edgewise.models import Attention, Layer, Parts, block
 from edgewise.models.block import AttentionContext
 
 
@@ -45,8 +45,8 @@ class Writes(NamedTuple):
     def check(self, parts: Parts, graph: Graph) -> None:
         """Raise `InputError` unless there is one tensor per writer, of the model's sizes and of one length."""
         wanted = [(parts.d_model,)] * graph.n_embeddings
-        wanted += [tuple(layer.attention.output_weight.shape[:2]) for layer in parts.layers]
-        wanted += [(parts.d_model,)] * len(parts.layers)
+        wanted += [tuple(layer.attention.output_weight.shape[:2]) for layer in parts.stored]
+        wanted += [(parts.d_model,)] * len(parts.stored)
         found = [tuple(x.shape[1:]) for x in self.tensors()]
         if len(self.embeds) != graph.n_embeddings or found != wanted or len({len(x) for x in self.tensors()}) > 1:
             raise InputError(
@@ -73,10 +73,15 @@ def trace(parts: Parts, graph: Graph, packing: Packing) -> Writes:
     It uses the user's own norms and MLPs, and nothing of the masked executor. The batch is packed with one copy and one
     group. Where embeddings are not writers, `embeds` still holds their sum.
     """
-    contexts = attention_contexts(parts, packing)
     embeds = embeddings(parts, graph, packing)
+    written = [(mixed, mlp) for _, mixed, mlp in _plain_run(parts, embeds, packing)]
+    return Writes(embeds, tuple(mixed for mixed, _ in written), tuple(mlp for _, mlp in written))
+
+
+def _plain_run(parts: Parts, embeds: tuple[Tensor, ...], packing: Packing) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+    """Each layer with its heads' coefficients and what its MLP writes."""
+    contexts = attention_contexts(parts, packing)
     x = torch.stack(embeds).sum(0)  # (N, D)
-    heads, mlps = [], []
     for layer, context in zip(parts.layers, contexts, strict=True):
         attention, mlp = layer.attention, layer.mlp
         mixed = attend(attention, attention.norm.module(x), context, packing)  # (N, H, v)
@@ -84,9 +89,7 @@ def trace(parts: Parts, graph: Graph, packing: Packing) -> Writes:
         written = mlp.run_module(mlp.norm.module(x if parts.parallel else after))
         written = written if mlp.post_norm is None else mlp.post_norm.module(written)
         x = after + written
-        heads.append(mixed)
-        mlps.append(written)
-    return Writes(embeds, tuple(heads), tuple(mlps))
+        yield layer, mixed, written
 
 
 def attend(
@@ -116,25 +119,53 @@ def base_sums(parts: Parts, graph: Graph, ablation: Ablation, ablated: Writes) -
     Where embeddings are not writers they are left out: they are clean, and the caller adds them. `ablation` decides
     whether b_O belongs to the layer (always on) or is shared out among its heads.
     """
-    x = torch.stack(ablated.embeds).sum(0) if graph.n_embeddings else torch.zeros_like(ablated.mlps[0])
-    x = x.to(torch.promote_types(x.dtype, torch.float32))  # a residual stream of thousands has steps of 16 in bfloat16
-    sums = []
+    sums = _BaseSums(parts, graph, ablation, ablated.embeds, ablated.mlps[0])
     for layer, heads, mlp in zip(parts.layers, ablated.heads, ablated.mlps, strict=True):
-        attention = layer.attention
-        after = x + block.write_heads(attention, heads, bias=not ablation.splits_bias)
-        sums += [x, x if parts.parallel else after]
-        x = after + mlp
-    return (*sums, x)
+        sums.add(layer, heads, mlp)
+    return sums.all()
+
+
+@torch.no_grad()
+def trace_and_sums(
+    parts: Parts, graph: Graph, ablation: Ablation, packing: Packing
+) -> tuple[Writes, tuple[Float[Tensor, "M D"], ...]]:
+    """`trace` and its `base_sums` in one walk through the layers."""
+    embeds, heads, mlps = embeddings(parts, graph, packing), list[Tensor](), list[Tensor]()
+    sums = _BaseSums(parts, graph, ablation, embeds, embeds[0])
+    for layer, mixed, mlp in _plain_run(parts, embeds, packing):
+        sums.add(layer, mixed, mlp)
+        heads.append(mixed)
+        mlps.append(mlp)
+    return Writes(embeds, tuple(heads), tuple(mlps)), sums.all()
+
+
+class _BaseSums:
+    """What readers get with all edges ablated, layer by layer."""
+
+    def __init__(
+        self, parts: Parts, graph: Graph, ablation: Ablation, embeds: tuple[Tensor, ...], like: Float[Tensor, "M D"]
+    ) -> None:
+        self.parts, self.ablation, self.sums = parts, ablation, list[Tensor]()
+        x = torch.stack(embeds).sum(0) if graph.n_embeddings else torch.zeros_like(like)
+        self.x = x.to(torch.promote_types(x.dtype, torch.float32))  # a stream of thousands has steps of 16 in bfloat16
+
+    def add(self, layer: Layer, heads: Float[Tensor, "M H v"], mlp: Float[Tensor, "M D"]) -> None:
+        after = self.x + block.write_heads(layer.attention, heads, bias=not self.ablation.splits_bias)
+        self.sums += [self.x, self.x if self.parts.parallel else after]
+        self.x = after + mlp
+
+    def all(self) -> tuple[Float[Tensor, "M D"], ...]:
+        return (*self.sums, self.x)
 
 
 def constant_writes(parts: Parts, graph: Graph, value: float = 0.0) -> Writes:
     """Writes that are the same for every token: all zero, or a start for learned constants. Shapes `[1, …]`."""
-    output = parts.layers[0].attention.output_weight
-    n_heads, width, d_model = output.shape
+    n_heads, width, d_model = parts.stored[0].attention.output_weight.shape
+    output = parts.like
     return Writes(
         tuple(output.new_full((1, d_model), value) for _ in range(graph.n_embeddings)),
-        tuple(output.new_full((1, n_heads, width), value) for _ in parts.layers),
-        tuple(output.new_full((1, d_model), value) for _ in parts.layers),
+        tuple(output.new_full((1, n_heads, width), value) for _ in parts.stored),
+        tuple(output.new_full((1, d_model), value) for _ in parts.stored),
     )
 
 

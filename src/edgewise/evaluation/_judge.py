@@ -1,18 +1,18 @@
 """Metrics of many circuits on the same examples, which every judgement of this room rests on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.runs import INTERVAL, record_of
+from edgewise.runs import INTERVAL, Ranks, joined, record_of
 from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
 
 TOKENS = 1 << 12
@@ -70,8 +70,11 @@ def score_masks(
         For each name (and `full`), each metric's values, `[n]`.
     """
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *masks)}
-    device, done = engine.model.device, 0
-    for batch in batches:
+    device, done, ranks, sizes = engine.model.device, 0, engine.execution.ranks, list[int]()
+    for number, batch in enumerate(batches):
+        sizes.append(len(batch.index))
+        if number % ranks.size != ranks.rank:
+            continue
         batch = batch.to(device)
         full = engine.full(batch)
         batch = batch.with_full_logits(full)
@@ -86,7 +89,19 @@ def score_masks(
                 progress(done)
         for name, metric in metrics.items():
             rows["full"][name].append(reduce(metric(full, batch), batch).cpu())
-    return {who: {name: torch.cat(x).double().numpy() for name, x in each.items()} for who, each in rows.items()}
+    none = torch.zeros(0, dtype=torch.float64)
+    own = {who: {name: torch.cat([none, *x]).double() for name, x in each.items()} for who, each in rows.items()}
+    return {who: {name: of_all(x, sizes, ranks).numpy() for name, x in each.items()} for who, each in own.items()}
+
+
+def of_all(own: Float[Tensor, " m"], sizes: Sequence[int], ranks: Ranks) -> Float[Tensor, " n"]:
+    """The values of all examples in order, where each process has those of every so-many-th batch; `sizes` are the
+    batches'.
+    """
+    if ranks.size == 1:
+        return own
+    batch_of = torch.repeat_interleave(torch.tensor(sizes))
+    return joined(own, ranks)[(batch_of % ranks.size).argsort(stable=True).argsort()]
 
 
 def performances(

@@ -142,7 +142,7 @@ def differs_under_zero(model: Model | None = None) -> list[str]:
     positions, biases = True, True
     if model is not None:
         positions = model.parts.n_embeddings > 1
-        biases = any(layer.attention.value.bias is not None for layer in model.parts.layers)
+        biases = any(layer.attention.value.bias is not None for layer in model.parts.stored)
     notes = ["zero ablation: EAP-IG always prunes what its `input` does not reach; here such edges count"]
     if positions:
         notes.append(

@@ -17,6 +17,8 @@ from ._load import register_family as register_family
 from ._load import supported as supported
 from ._load import weights_hash as weights_hash
 from ._load import wrap as wrap
+from ._offload import Offload as Offload
+from ._offload import OffloadedLayers as OffloadedLayers
 from ._parts import Attention as Attention
 from ._parts import Heads as Heads
 from ._parts import Layer as Layer

@@ -17,6 +17,7 @@ from edgewise.graph import Embeddings, ErrorPolicy, Graph, GraphSpec, KeyValue
 from edgewise.models import _gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
+from edgewise.models._offload import Offload, OffloadedLayers, offloaded
 from edgewise.models._parts import Parts, Routing, before_scaling
 
 Adapter = Callable[[Any], Parts]
@@ -61,13 +62,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first weight lies."""
-        return self.parts.layers[0].attention.output_weight.device
+        """Where the model runs: where its first layer's weights lie, unless it is offloaded."""
+        return self.parts.like.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' type."""
-        return self.parts.layers[0].attention.output_weight.dtype
+        return self.parts.like.dtype
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -75,7 +76,7 @@ class Model:
         return {
             "id": self.source.get("id", type(self.module).__name__),
             "revision": self.source.get("revision", ""),
-            "weights_hash": self.source.get("weights_hash") or weights_hash(self.module),
+            "weights_hash": self.source.get("weights_hash") or self._weights_hash(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "note": self.source.get("note", ""),
         }
@@ -84,13 +85,20 @@ class Model:
         """The same, where it has experts with their routing `frozen`, a constant of the backward, or `differentiated`;
         its note says so.
         """
-        layers = self.parts.layers
-        if all(layer.mlp.routing is None for layer in layers):
+        if all(layer.mlp.routing is None for layer in self.parts.stored):
             return self
-        layers = (replace(own, mlp=replace(own.mlp, routing=own.mlp.routing and routing)) for own in layers)
+        layers = tuple(
+            replace(own, mlp=replace(own.mlp, routing=own.mlp.routing and routing)) for own in self.parts.stored
+        )
+        if isinstance(self.parts.layers, OffloadedLayers):
+            layers = self.parts.layers.with_stored(layers)
         other = self.source.get("note", "").split("routing ")[0].removesuffix(", ")
         note = ", ".join(filter(None, (other, f"routing {routing}")))
-        return replace(self, parts=replace(self.parts, layers=tuple(layers)), source=self.source | {"note": note})
+        return replace(self, parts=replace(self.parts, layers=layers), source=self.source | {"note": note})
+
+    def _weights_hash(self) -> str:
+        """Of the weights as they are run: the same whether they are offloaded or not."""
+        return weights_hash(self.module, self.dtype if self.parts.offloaded else None)
 
     def graph(
         self,
@@ -125,7 +133,7 @@ class Model:
             tuple((layer, tuple(each)) for layer, each in (given or {}).items()) for given in (features, cross_layer)
         )
         apart = tuple((layer, tuple(map(_group, each))) for layer, each in (neurons or {}).items())
-        coupled = any(layer.attention.coupled for layer in parts.layers)
+        coupled = any(layer.attention.coupled for layer in parts.stored)
         spec = GraphSpec(*sizes, embeddings, kv, parts.parallel, tuple(spans), chosen, coupled, apart, cross, error)
         return Graph(spec)
 
@@ -142,9 +150,27 @@ def load(
     device: str | torch.device | None = None,
     revision: str | None = None,
     routing: Routing = "frozen",
+    offload: Offload | None = None,
 ) -> Model:
     """Load a model without checking it (see `edgewise.load_model`, which also checks)."""
-    return _load(model, tokenizer, dtype, device, revision).routed(routing)
+    if offload is None:
+        return _load(model, tokenizer, dtype, device, revision).routed(routing)
+    if isinstance(model, nn.Module) or find_compiled(model) is not None:
+        raise InputError(f"offload={offload!r}: it is for models that are loaded from a folder or the hub")
+    _check_device(device)
+    return _offloaded(_load(model, tokenizer, None, None, revision), offload, device, dtype).routed(routing)
+
+
+def _offloaded(loaded: Model, offload: Offload, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
+    def find_parts(module: Any) -> Parts:
+        return wrap(module, loaded.tokenizer, loaded.source).parts
+
+    if dtype not in (None, loaded.dtype):
+        _check_buffers(loaded, dtype)
+    where = torch.device(device or "cpu")
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
+    return replace(loaded, parts=offloaded(loaded.module, find_parts, offload, where, dtype))
 
 
 def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any, revision: str | None) -> Model:
@@ -177,6 +203,20 @@ def _place(model: str | Path) -> tuple[str, dict[str, str]]:
         return str(model), {}
     folder, source = gguf_folder(Path(model).expanduser())
     return str(folder), {"id": str(model)} | source
+
+
+def _check_buffers(loaded: Model, dtype: torch.dtype) -> None:
+    """Refuse a change of type where the module computes numbers of its own in the type that it is made in."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(loaded.module.config, dtype=dtype, trust_remote_code=False)
+    made = {name: x.dtype for name, x in twin.named_buffers()}
+    if changed := [name for name, x in loaded.module.named_buffers() if made.get(name, x.dtype) != x.dtype]:
+        raise InputError(
+            f"offload: {changed[0]} is computed in the type of the weights, {loaded.dtype}; leave dtype out, or save "
+            f"the model in {dtype}"
+        )
 
 
 def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
@@ -265,7 +305,14 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
         )
     _check_tokenizer(tokenizer, config.vocab_size)
     family, find_parts = _FAMILIES[kind]
-    return Model(module, tokenizer, family, find_parts(module), source)
+    parts = find_parts(module)
+    devices = {str(layer.attention.output_weight.device): None for layer in parts.layers}
+    if len(devices) > 1:
+        raise InputError(
+            f"model: its layers lie on several devices ({', '.join(devices)}), as device_map places them; load it "
+            "without, or with offload='disk' or offload='cpu' (docs/scale.md)"
+        )
+    return Model(module, tokenizer, family, parts, source)
 
 
 def _check_device(device: str | torch.device | None) -> None:
@@ -340,10 +387,11 @@ def _reached(name: str, revision: str | None) -> str:
     return name
 
 
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of all weights."""
+def weights_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over the names, shapes and bytes of all weights, in another type if one is given."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -5,7 +5,7 @@ or sets a flag: a detached view shares the parameter's storage, so the user's mo
 source of truth. What a layer computes from them is in `block.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -245,7 +245,9 @@ class Parts:
         InputError: a part is of another kind than its field says.
     """
 
-    layers: tuple[Layer, ...]
+    layers: Sequence[Layer]
+    """In order. Those of an offloaded model are brought to the device when they are asked for, at a cost: use one at a
+    time, and `stored` where only kinds and sizes are asked."""
     embed: Callable[[Int[Tensor, " N"], Int[Tensor, " N"]], tuple[Float[Tensor, "N D"], ...]]
     """From token ids and positions, both flat, to a tuple of embedding terms: (tokens,) or (tokens, positions)."""
     final_norm: Norm
@@ -265,8 +267,8 @@ class Parts:
 
     def __post_init__(self) -> None:
         """Check the parts' kinds. Raises `InputError`."""
-        kinds = {"layers": (self.layers, Layer), "final_norm": ((self.final_norm,), Norm)}
-        for number, layer in enumerate(self.layers):
+        kinds = {"layers": (self.stored, Layer), "final_norm": ((self.final_norm,), Norm)}
+        for number, layer in enumerate(self.stored):
             for name, part in (("attention", layer.attention), ("mlp", layer.mlp)):
                 norms = (part.norm,) if part.post_norm is None else (part.norm, part.post_norm)
                 kinds[f"layer {number}'s norms of {name}"] = norms, Norm
@@ -287,19 +289,35 @@ class Parts:
         )
 
     @property
+    def stored(self) -> Sequence[Layer]:
+        """The layers with their weights where they lie, which need not be where they are run."""
+        return getattr(self.layers, "stored", self.layers)
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether layers' weights lie elsewhere than where they are run."""
+        return self.stored is not self.layers
+
+    @property
+    def like(self) -> Float[Tensor, " 0"]:
+        """An empty tensor of the type and on the device in which layers run."""
+        where = self.layers if self.offloaded else self.layers[0].attention.output_weight
+        return torch.empty(0, dtype=where.dtype, device=where.device)  # pyright: ignore[reportAttributeAccessIssue] (offloaded layers have both)
+
+    @property
     def n_heads(self) -> int:
         """Query heads per layer."""
-        return self.layers[0].attention.query.weight.shape[0]
+        return self.stored[0].attention.query.weight.shape[0]
 
     @property
     def n_kv_heads(self) -> int:
         """Key and value heads per layer."""
-        return self.layers[0].attention.key.weight.shape[0]
+        return self.stored[0].attention.key.weight.shape[0]
 
     @property
     def d_model(self) -> int:
         """D, the width of the residual stream."""
-        return self.layers[0].attention.query.weight.shape[1]
+        return self.stored[0].attention.query.weight.shape[1]
 
 
 def detach(tensor: Tensor | None) -> Tensor | None:

@@ -119,9 +119,9 @@ def attention_contexts(
 
     `real` says which positions hold a token, None that all do; padding must stand on the right.
     """
-    like, rotaries, masks = parts.layers[0].attention.output_weight, dict[object, Rotary](), {}
+    like, rotaries, masks = parts.like, dict[object, Rotary](), {}
     contexts = list[AttentionContext]()
-    for attention in (layer.attention for layer in parts.layers):
+    for attention in (layer.attention for layer in parts.stored):
         if attention.rotary is not None and attention.rotary not in rotaries:
             rotaries[attention.rotary] = attention.rotary(like, positions)
         kind = attention.causal, attention.window

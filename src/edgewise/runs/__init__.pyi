@@ -25,8 +25,15 @@ from ._pickles import read_pickle as read_pickle
 from ._precision import finest as finest
 from ._progress import progress as progress
 from ._ranks import ONE_PROCESS as ONE_PROCESS
+from ._ranks import OneProcess as OneProcess
+from ._ranks import RankLostError as RankLostError
 from ._ranks import Ranks as Ranks
+from ._ranks import in_turn as in_turn
+from ._ranks import joined as joined
+from ._ranks import own_shares as own_shares
 from ._ranks import processes as processes
+from ._ranks import share as share
+from ._ranks import sum_in_order as sum_in_order
 from ._records import check_record as check_record
 from ._records import read_record as read_record
 from ._records import record_of as record_of

@@ -17,7 +17,10 @@ from edgewise.runs._files import check_writable
 from edgewise.runs._learner import Learner, NotFiniteError, NothingToGainError
 from edgewise.runs._loggers import Log, loggers
 from edgewise.runs._progress import progress
-from edgewise.runs._ranks import ONE_PROCESS, Ranks
+from edgewise.runs._ranks import ONE_PROCESS, RankLostError, Ranks
+
+_SAME = 5.0
+"""Seconds within which interrupts of several processes are one."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class _Run:
     def to_the_end(self, shown: Any, logs: list[Log], checkpoint_seconds: float, title: str) -> RunReport:
         stopped: Stop | None = None
         reason = ""
-        with _interrupts(noted=not self.undoes) as interrupted:
+        with _interrupts(noted=not self.undoes, once=self.ranks.size > 1) as interrupted:
             try:
                 self.begin()
                 while self.steps < self.n_steps and stopped is None:
@@ -128,6 +131,10 @@ class _Run:
                 self.steps = self.good[0]  # an interrupt may come in the middle of an update, or just after it
                 self.learner.restore(self.good[1])
                 stopped = "interrupted"
+            except RankLostError:
+                if self.begun:  # the step that the other left is not taken
+                    self.save(self.report())
+                raise
             except NotFiniteError as error:
                 if not self.steps:
                     raise InputError(f"{title}: at the first step {error}; check the loss and the start") from error
@@ -167,20 +174,20 @@ class _Run:
 
 
 @contextmanager
-def _interrupts(*, noted: bool) -> Iterator[Callable[[], bool]]:
+def _interrupts(*, noted: bool, once: bool = False) -> Iterator[Callable[[], bool]]:
     """Where they are to be noted, Ctrl-C only sets a flag, which the function yielded returns; a second one stops at
-    once.
+    once. With `once` one that follows within seconds is the same one: a terminal sends it to all, and `torchrun` again.
     """
     if not noted or threading.current_thread() is not threading.main_thread():  # signals can only be caught there
         yield lambda: False
         return
-    caught: list[int] = []
+    caught: list[float] = []
     before = signal.getsignal(signal.SIGINT)
 
-    def note(number: int, _frame: Any) -> None:
-        if caught:
+    def note(_number: int, _frame: Any) -> None:
+        if caught and not (once and time.monotonic() - caught[0] < _SAME):
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(time.monotonic())
 
     signal.signal(signal.SIGINT, note)
     try:

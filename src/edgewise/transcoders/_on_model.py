@@ -55,7 +55,7 @@ def check_transcoder(model: Model, transcoder: Transcoder) -> None:
 
 def reads_no_mean(model: Model) -> bool:
     """Whether every norm takes the mean over the components off, so that centred writes change nothing."""
-    norms = [norm for layer in model.parts.layers for norm in (layer.attention.norm, layer.mlp.norm)]
+    norms = [norm for layer in model.parts.stored for norm in (layer.attention.norm, layer.mlp.norm)]
     return all(norm.kind == "layer" for norm in (*norms, model.parts.final_norm))
 
 

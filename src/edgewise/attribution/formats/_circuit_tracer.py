@@ -267,7 +267,7 @@ def _settings(graph: AttributionGraph, n_layers: int, vocabulary: int, model: Mo
     sizes: dict[str, int] = dict.fromkeys(("d_model", "d_head", "n_heads", "d_mlp"), 0)
     if model is not None:
         parts, hidden = model.parts, getattr(model.module.config, "intermediate_size", None)
-        width = parts.layers[0].attention.output_weight.shape[1]  # (H, v, D)
+        width = parts.stored[0].attention.output_weight.shape[1]  # (H, v, D)
         sizes = {"d_model": parts.d_model, "d_head": width, "n_heads": parts.n_heads, "d_mlp": int(hidden or 0)}
     architecture = "" if model is None else type(model.module).__name__
     return {

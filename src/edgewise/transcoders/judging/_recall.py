@@ -17,7 +17,7 @@ def blocks_of(model: Model) -> list[nn.Module]:
     """
     names = {module: name.split(".") for name, module in model.module.named_modules()}
     found = []
-    for layer in model.parts.layers:
+    for layer in model.parts.stored:
         paths = [names.get(module, []) for module in modules_of(layer) if module is not None]
         shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
         found.append(model.module.get_submodule(".".join(parts[0] for parts in shared)))

@@ -1,0 +1,79 @@
+"""How fast a machine does what a plan counts, measured in a moment."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from edgewise.engine._execution import Execution
+from edgewise.engine._footprint import Footprint
+from edgewise.engine._stack import CHUNK_BYTES
+from edgewise.graph import Graph
+from edgewise.models import Model
+
+_SECONDS = 0.5
+"""How long each rate is measured, at least."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Floating-point operations per second on one device."""
+
+    weights: float
+    """Of products of a batch's tokens with a layer's weights, turned into the type that they are used in."""
+    masks: float
+    """Of products of masks with the stack of differences."""
+
+    def seconds(self, plan: Footprint) -> float:
+        """What a plan's operations take; the model's are done with weights, all others with masks."""
+        of_model = sum(n for name, n in plan.operations.items() if not _with_masks(name))
+        of_masks = sum(n for name, n in plan.operations.items() if _with_masks(name))
+        return of_model / self.weights + of_masks / self.masks
+
+
+def _with_masks(name: str) -> bool:
+    return name in ("readers' inputs, forwards and again backwards", "masks' gradients", "writers' gradients")
+
+
+@torch.no_grad()
+def measured_rates(
+    model: Model, graph: Graph, batch: int, length: int, *, device: str = "cpu", execution: Execution | None = None
+) -> Rates:
+    """Measure products of a plan's sizes on this machine, about a second each.
+
+    Args:
+        model: the model; its weights are not looked at, so it may be on the meta device.
+        graph: its graph.
+        batch: pairs per step.
+        length: tokens per prompt.
+        device: where to measure.
+        execution: as for `Engine`; the defaults if None.
+    """
+    dtype = (execution or Execution()).dtype or torch.float32
+    tokens, d_model, first = batch * length, model.parts.d_model, model.parts.stored[0]
+    shape = first.mlp.inputs[0][0].shape if first.mlp.inputs else (d_model, 4 * d_model)
+    stored = torch.randn(shape, device=device).to(model.dtype)
+    x = torch.randn(tokens, d_model, device=device).to(dtype)
+    weights = _rate(lambda: x @ stored.to(dtype), 2 * tokens * shape[0] * shape[1], device)
+    readers, writers = graph.blocks[0].n_readers, max(1, graph.n_writers // 2)
+    per_token = (readers + writers) * d_model * torch.float32.itemsize
+    width = d_model * max(1, min(tokens, CHUNK_BYTES["cuda" if "cuda" in device else "cpu"] // per_token))
+    mask, stack = torch.rand(readers, writers, device=device), torch.randn(writers, width, device=device)
+    return Rates(weights, _rate(lambda: mask @ stack, 2 * readers * writers * width, device))
+
+
+def _rate(run: Callable[[], object], operations: int, device: str) -> float:
+    run()
+    _finish(device)
+    start, n = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < _SECONDS:
+        run()
+        _finish(device)
+        n += 1
+    return n * operations / spent
+
+
+def _finish(device: str) -> None:
+    if "cuda" in device:
+        torch.cuda.synchronize()
