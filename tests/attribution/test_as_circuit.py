@@ -6,14 +6,20 @@ import pytest
 import torch
 
 import edgewise as ew
-from edgewise.attribution import AttributionConfig, attribute, edge_influence, merged_graph_scores
+from edgewise.attribution import (
+    AttributionConfig,
+    attribute,
+    choose_by_influence,
+    edge_influence,
+    merged_graph_scores,
+)
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import RunOptions
 from edgewise.tasks import Task
 from tests.discovery.toys import random_pairs, refused
 from tests.engine.apart import neurons_of
-from tests.engine.featured import featured
+from tests.engine.featured import featured, transcoder_of
 from tests.tiny import random_model, tiny
 
 TASK = Task("toy", random_pairs(2, 1, 4, 6), random_pairs(2, 2), random_pairs(2, 3))
@@ -78,3 +84,18 @@ def test_positions_are_refused():
     graph = model.graph(spans=("first", "second"))
     assert "leave them out" in refused(lambda: merged_graph_scores(Engine(model, graph), TASK))
     assert ew.discovery.method("attribution-graph").function() is merged_graph_scores
+
+
+@pytest.mark.parametrize("kind", ["neurons", "features"])
+def test_candidates_by_influence_are_those_that_the_graphs_name(kind: str):
+    model = tiny("gpt2")
+    nodes: Any = "neurons" if kind == "neurons" else [transcoder_of(model, layer) for layer in (0, 2)]
+    chosen = choose_by_influence(model, TASK, 6, nodes, per="all", max_nodes=40)
+    assert sum(map(len, chosen.values())) == 6 and chosen.record["by"] == "attribution graph's influence"
+    assert chosen.record["cost"]["examples"] == len(TASK.train) and chosen.record["cost"]["backwards_per_example"] > 5
+    engine = Engine(model, model.graph(**{kind: chosen}), transcoders=[] if kind == "neurons" else nodes)
+    values = merged_graph_scores(engine, TASK, max_nodes=40, top_edges=10**6, queries_and_keys="none").values
+    into = torch.zeros(engine.graph.n_readers).index_add_(0, engine.graph.edge_reader.long(), values)
+    own = [into[i] for i, name in enumerate(engine.graph.reader_names) if f".{kind[0]}" in name]
+    assert len(own) == 6 and min(own) > 0  # each is a node of the graphs, with edges of its own
+    assert "n=-1" in refused(lambda: choose_by_influence(model, TASK, -1, nodes))

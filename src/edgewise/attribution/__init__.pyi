@@ -4,6 +4,7 @@ from ._attribute import attribute as attribute
 from ._attribute import nodes_of as nodes_of
 from ._attribute import token_ids as token_ids
 from ._attribution_graph import AttributionGraph as AttributionGraph
+from ._choose import choose_by_influence as choose_by_influence
 from ._components import Components as Components
 from ._components import components_of as components_of
 from ._consensus import Consensus as Consensus

@@ -75,7 +75,7 @@ def merged_graph_scores(
     through = torch.zeros(engine.graph.n_writers, dtype=torch.float64)
     pairs = few.split(config.split)
     for pair in pairs:
-        graph = _graph_of(engine.model, pair, nodes, config)
+        graph = graph_of_pair(engine.model, pair, nodes, config)
         cost.spend(1, forwards=1, backwards=float((graph.offsets.diff() > 0).sum()))
         _add(graph, places, engine.graph, config.top_edges, total, through)
     if config.queries_and_keys == "eap":
@@ -87,7 +87,7 @@ def merged_graph_scores(
     return Scores(engine.graph, (total / len(pairs)).float(), said)
 
 
-def _graph_of(
+def graph_of_pair(
     model: Model, pair: Pair, nodes: Literal["neurons"] | Sequence[Transcoder], config: AttributionGraphConfig
 ) -> AttributionGraph:
     """One prompt's."""

@@ -4,6 +4,7 @@ from ._atp_star import atp_star as atp_star
 from ._attribution import eap as eap
 from ._attribution import mask_ig as mask_ig
 from ._candidates import Candidates as Candidates
+from ._candidates import largest_candidates as largest_candidates
 from ._catalogue import check_able as check_able
 from ._catalogue import members as members
 from ._catalogue import method as method

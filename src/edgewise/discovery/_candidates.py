@@ -23,7 +23,7 @@ class Candidates(dict[int, tuple[int, ...]]):
         self.record = dict(record or {})
 
 
-def largest(
+def largest_candidates(
     effects: Mapping[int, Float[Tensor, " F"]],
     n: int,
     per: Literal["layer", "all"],

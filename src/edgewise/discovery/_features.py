@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest
+from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest_candidates
 from edgewise.discovery._configs import AttributionConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
@@ -171,7 +171,7 @@ def choose_features(
     check_choice(per, "features")
     cost = Cost()
     effects = _all_effects(model, task, transcoders, ablation, split, batch_size, cost)
-    found = largest(effects, n, per, "features", choice_record("first-order effect", split, cost))
+    found = largest_candidates(effects, n, per, "features", choice_record("first-order effect", split, cost))
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     written = {site.layer for each in given for site in each.spec.writes}
     return Candidates({layer: found.get(layer, ()) for layer in sorted(written | found.keys())}, found.record)

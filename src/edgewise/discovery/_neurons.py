@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest
+from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest_candidates
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._features import effects_engine, effects_per_batch
 from edgewise.engine import Ablation, Stream
@@ -82,7 +82,7 @@ def choose_neurons(
     check_choice(per, "neurons")
     cost = Cost()
     effects = _effects(model, task, layers, ablation, split, batch_size, cost)
-    return largest(effects, n, per, "neurons", choice_record("first-order effect", split, cost))
+    return largest_candidates(effects, n, per, "neurons", choice_record("first-order effect", split, cost))
 
 
 def _effects(

@@ -92,8 +92,8 @@ class Engine:
         if self.execution.dtype not in (None, model.dtype):
             raise InputError(f"dtype={self.execution.dtype}: the model is in {model.dtype}; load it in the type wanted")
         spec = self.graph.spec
-        features, neurons, cross = (dict(each) for each in (spec.features, spec.neurons, spec.cross_layer))
-        own = model.graph(spec.embeddings, spec.kv, (), features, neurons, cross_layer=cross, error=spec.error)
+        apart, cross = (dict(spec.features), dict(spec.neurons)), dict(spec.cross_layer)
+        own = model.graph(spec.embeddings, spec.kv, (), *apart, cross_layer=cross, error=spec.error)
         if Graph(replace(spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
