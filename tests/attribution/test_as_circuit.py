@@ -93,7 +93,8 @@ def test_candidates_by_influence_are_those_that_the_graphs_name(kind: str):
     chosen = choose_by_influence(model, TASK, 6, nodes, per="all", max_nodes=40)
     assert sum(map(len, chosen.values())) == 6 and chosen.record["by"] == "attribution graph's influence"
     assert chosen.record["cost"]["examples"] == len(TASK.train) and chosen.record["cost"]["backwards_per_example"] > 5
-    engine = Engine(model, model.graph(**{kind: chosen}), transcoders=[] if kind == "neurons" else nodes)
+    graph = model.graph(neurons=chosen) if kind == "neurons" else model.graph(features=chosen)
+    engine = Engine(model, graph, transcoders=[] if kind == "neurons" else nodes)
     values = merged_graph_scores(engine, TASK, max_nodes=40, top_edges=10**6, queries_and_keys="none").values
     into = torch.zeros(engine.graph.n_readers).index_add_(0, engine.graph.edge_reader.long(), values)
     own = [into[i] for i, name in enumerate(engine.graph.reader_names) if f".{kind[0]}" in name]

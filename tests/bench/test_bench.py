@@ -107,6 +107,25 @@ def test_costs_are_what_the_methods_spent(whole: tuple[Path, BenchTable]):
     assert cost["acdc"][0] == 4 and cost["acdc"][1] > 4
 
 
+def test_necessity_is_the_model_without_the_circuit_and_is_added_to_what_was_judged(folder: Path, tmp_path: Path):
+    asked: dict[str, Any] = {"methods": ["eap"], "seeds": [0], "sparsities": [0.4, 0.9], "metrics": ["kl"]}
+    before = quietly(bench_file(folder, tmp_path / "bench.yaml", **asked), tmp_path / "out")
+    table = quietly(bench_file(folder, tmp_path / "bench.yaml", necessity=True, **asked), tmp_path / "out")
+    removed = [row for row in table.rows if row["metric"] == "removed kl"]
+    assert timeless(before) == [row for row in timeless(table) if row["metric"] == "kl"]
+    assert len(removed) == 2 and not any(row["distance"] or row["lower_is_better"] for row in removed)
+    engine, task = prepare(BenchConfig.load(tmp_path / "bench.yaml"), str(removed[0]["model"]))["names"]
+    for row in removed:
+        circuit = Circuit.load(next((tmp_path / "out").rglob(f"eap/seed-0/chosen {row['size']:g}.safetensors")))
+        without = replace(circuit, kept=~circuit.actual)
+        values = judge(engine, {"it": without}, task, "test", names=("kl",))["it"]["kl"]
+        assert row["values"] == pytest.approx(values.tolist(), abs=1e-6) and row["split"] == "test"
+    assert [point.metric for point in table.points(*table.panels()[0], "removed kl")] == ["removed kl"] * 2
+    assert len(table.points(*table.panels()[0])) == 3  # the distances of EAP and of the empty circuit, as ever
+    with pytest.raises(InputError, match="necessity: 'often'; write true or false"):
+        BenchConfig.load(bench_file(folder, tmp_path / "bench.yaml", necessity="often", **asked))
+
+
 def test_an_attribution_may_be_given_fewer_pairs(whole: tuple[Path, BenchTable], tmp_path: Path):
     engine, task = prepare(BenchConfig.load(whole[0] / "bench.yaml"), str(whole[1].rows[0]["model"]))["names"]
     few = replace(task, train=task.train[:3])

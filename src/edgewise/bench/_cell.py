@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgewise._errors import InputError
-from edgewise.bench._config import BenchConfig, TaskSpec, folder_name
+from edgewise.bench._config import REMOVED, BenchConfig, TaskSpec, folder_name
 from edgewise.bench._methods import Job, candidates, cost, find_parts
-from edgewise.bench._settings import MethodSpec
+from edgewise.bench._settings import EMPTY, MethodSpec
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation import judge
@@ -60,6 +60,8 @@ class Cell:
         """Whether everything that the bench asks for is found and judged."""
         test = self.read("test.json")
         metrics = set(config.metrics) - set(test.get("forbidden", []))
+        if config.necessity and self.method.method != EMPTY:
+            metrics |= {REMOVED + metric for metric in metrics}
         whole = {row["size"] for row in test.get("circuits", {}).values() if metrics <= row["values"].keys()}
         return set(self.sizes()) <= whole
 
@@ -148,6 +150,8 @@ def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkp
     for size, each in best.items():
         next(iter(each.values())).save(cell.folder / f"chosen {size}.safetensors")
     _judge(cell, "test", best, engine, task, metrics, config.metrics)
+    if config.necessity and method.method != EMPTY:
+        _judge_removed(cell, best, engine, task, metrics)
 
 
 def _choose(
@@ -199,3 +203,22 @@ def _judge(
         row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full}
         cell.write(name, row | {"circuits": judged})
     return {key: judged[key] for key in wanted}
+
+
+def _judge_removed(
+    cell: Cell, best: dict[str, dict[str, Circuit]], engine: Engine, task: Task, metrics: tuple[str, ...]
+) -> None:
+    """Judge the model without the circuits, where that is not yet done, and add it to what is known of them."""
+    content = cell.read("test.json")
+    judged, names = content["circuits"], [REMOVED + metric for metric in metrics]
+    missing = {
+        key: replace(circuit, kept=~circuit.actual)
+        for size, each in best.items()
+        for selection, circuit in each.items()
+        if not set(names) <= judged[key := f"{size} {selection}".strip()]["values"].keys()
+    }
+    if missing:
+        values = judge(engine, missing, task, "test", names=metrics)
+        for key in missing:
+            judged[key]["values"] |= {REMOVED + metric: x.tolist() for metric, x in values[key].items()}
+        cell.write("test.json", content)

@@ -12,7 +12,9 @@ from edgewise.runs import read_yaml
 from edgewise.tasks import HEADLINE, SUFFIXES, TASK_NAMES, TEMPLATE_SUFFIXES, metric_names
 
 _KEYS = ("models", "tasks", "methods", "seeds", "sparsities", "pairs", "metrics", "ablation", "embeddings", "kv")
-_KEYS += ("note",)
+_KEYS += ("necessity", "note")
+REMOVED = "removed "
+"""Before a metric's name: that of the model without the circuit."""
 _PAIRS = {"train": 200, "validation": 200, "test": 256, "seed": 0}
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 
@@ -40,6 +42,9 @@ class BenchConfig:
     ablation: str = "interchange"
     embeddings: str = "joint"
     kv: str = "physical"
+    necessity: bool = False
+    """Also judge the model without each circuit, under the metrics' names with `removed` before them. These runs have
+    nearly all edges, so judging takes some twice as long or more."""
     note: str = ""
     """What a reader of the page has to know; it decides no number."""
 
@@ -82,6 +87,7 @@ class BenchConfig:
             str(content.get("ablation", "interchange")),
             str(content.get("embeddings", "joint")),
             str(content.get("kv", "physical")),
+            _yes_or_no("necessity", content.get("necessity", False)),
             _note(content.get("note")),
         )
         config._check()
@@ -126,6 +132,12 @@ def _task(entry: Any, pairs: dict[str, Any]) -> TaskSpec:
 def _known(what: str, row: Mapping[str, Any], keys: tuple[str, ...]) -> None:
     if unknown := [key for key in row if key not in keys]:
         raise InputError(f"{what}: there is no {unknown[0]!r}; use {', '.join(keys)}")
+
+
+def _yes_or_no(what: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{what}: {str(value)[:60]!r}; write true or false")
+    return value
 
 
 def _note(value: Any) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from edgewise._errors import InputError
 from edgewise.bench._cell import FOUND, SETTINGS, Cell
-from edgewise.bench._config import BenchConfig
+from edgewise.bench._config import REMOVED, BenchConfig
 from edgewise.bench._settings import EMPTY
 from edgewise.discovery import methods
 from edgewise.runs import atomic_path, bootstrap, software
@@ -46,7 +46,8 @@ COLUMNS = {
     "settings": "string",
 }
 """`size` is the sparsity asked for; `value`, `low` and `high` the mean over the examples and its 95 % bootstrap
-interval; `values` the examples' own; `full` the full model's mean; `distance` marks the metric that says how far the
+interval, of a metric whose name begins with `removed` those of the model without the circuit; `values` the examples'
+own; `full` the full model's mean; `distance` marks the metric that says how far the
 circuit is from the model; `examples`, `forwards` and `backwards` (passes of one example) and `seconds` are the cost of
 finding all of a cell's circuits."""
 
@@ -85,8 +86,9 @@ def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
             if judged["size"] not in cell.sizes():  # asked for earlier
                 continue
             for metric, values in judged["values"].items():
-                if metric not in (*config.metrics, content["distance"]):  # asked for earlier
-                    continue
+                name = metric.removeprefix(REMOVED)
+                if name not in (*config.metrics, content["distance"]) or (metric != name and not config.necessity):
+                    continue  # asked for earlier
                 value, low, high = bootstrap(np.array(values))
                 yield {
                     "model": cell.model,
@@ -101,12 +103,12 @@ def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
                     "actual_edges": judged["actual"],
                     "total_edges": found["edges"],
                     "metric": metric,
-                    "lower_is_better": metric_function(metric).lower_is_better,
+                    "lower_is_better": metric_function(name).lower_is_better == (metric == name),
                     "distance": metric == content["distance"],
                     "value": value,
                     "low": low,
                     "high": high,
-                    "full": content["full"][metric],
+                    "full": content["full"][name],
                     "n": len(values),
                     "values": values,
                     **found["cost"],
