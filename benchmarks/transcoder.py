@@ -65,6 +65,7 @@ def ours(args: argparse.Namespace, precision: str, dead: int = 0) -> Step:
     data = batches(args)
     sites = (Site("mlp_in", 0), Site("mlp_out", 0))
     learner.stream.batch = lambda step: dict(zip(sites, data[step % len(data)], strict=True))
+    learner.stream.first = lambda site, n_batches: dict(zip(sites, data[0], strict=True))[site]
     learner.begin()
     (silent,) = next(iter(learner.silent.values()))
 
