@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise.models import Model
 from edgewise.transcoders import Site, Substitute, Transcoder, capture, input_at, real_tokens, substituted
-from edgewise.transcoders.training._start import common_factor, ridge
+from edgewise.transcoders.training._start import common_factor, ridge, token_weights
 
 _FORWARD_TOKENS = 4096  # of one forward of the untouched model
 _RIDGE = 1e-2  # of the inputs' mean variance: how hard it is to move away from the weights as they are
@@ -69,13 +69,14 @@ def _fitting(
                 # First how long the features are, then what is linear.
                 plain = transcoder.b_dec if transcoder.W_skip is None else x @ transcoder.W_skip.T + transcoder.b_dec
                 wanted = (after - residual - plain)[keep]
-                factor = common_factor((y - plain)[keep], wanted - wanted.mean(0))
+                weights = token_weights(wanted)
+                factor = common_factor((y - plain)[keep], wanted - wanted.mean(0), weights)
                 transcoder.W_dec.mul_(factor)
                 y = plain + factor * (y - plain)
                 wrong = (after - residual - y)[keep]
-                weight, bias = ridge(x[keep], wrong, _RIDGE)
+                weight, bias = ridge(x[keep], wrong, weights, _RIDGE)
                 if transcoder.W_skip is None:
-                    weight, bias = torch.zeros_like(weight), wrong.mean(0)
+                    weight, bias = torch.zeros_like(weight), weights @ wrong / weights.sum()
                 else:
                     transcoder.W_skip.add_(weight.T)
                 transcoder.b_dec.add_(bias)
