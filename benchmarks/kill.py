@@ -12,6 +12,7 @@ written, with little memory, with a clock that is set back, and twice at once on
 # ruff: noqa: E402 (the hub is told to be silent first)
 import argparse
 import ctypes
+import io
 import json
 import os
 import random
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,8 +99,9 @@ def jobs(here: Path) -> list[Job]:
         scores.save(out / "scores.safetensors")
 
     def train(out: Path) -> None:
-        write_transcoders(learn(out).transcoders["topk:4"], out / "trained")
+        write_transcoders(next(iter(learn(out).transcoders.values())), out / "trained")
 
+    convert = ["transcoder", "convert", here / "t.safetensors"]
     graph = ["attribute", "Mary ran to the mat", "--model", model, "--max-nodes", "60", "--set", "batch=10"]
     return [
         Job("find", lambda out: command(*find, "--steps", "30", "--out", out), ("circuit.safetensors",)),
@@ -121,7 +123,7 @@ def jobs(here: Path) -> list[Job]:
         ),
         Job(
             "convert",
-            lambda out: command("transcoder", "convert", here / "t.safetensors", out / "theirs", "--to", "saelens"),
+            lambda out: command(*convert, out / "theirs", "--to", "saelens", "--force"),
             ("theirs",),
         ),
     ]
@@ -356,7 +358,7 @@ def harm(trial: Trial, kills: int, starvations: int) -> dict[str, int]:
     for _ in range(starvations):
         n = int(10 ** draw.uniform(0, 5.5))
         trial.starve(f"files of {n} bytes", lambda folder, n=n: short_files(job, folder, n))
-        m = int(10 ** draw.uniform(6, 9))
+        m = int(10 ** draw.uniform(7, 9))
         trial.starve(f"{m >> 20} MiB of memory", lambda folder, m=m: little_memory(job, folder, m))
         k = draw.randrange(4)
         trial.starve("clock set back", lambda folder, k=k: clock_back(job, folder, k))
@@ -383,6 +385,8 @@ def main() -> None:
     here = Path(tempfile.mkdtemp(prefix="edgewise-kill-"))
     os.chmod(here, 0o755)
     os.environ["EDGEWISE_CACHE"] = str(here / "cache")
+    with suppress(SystemExit), redirect_stderr(io.StringIO()):
+        command("view", here / "nothing")  # loads what every command needs
     failures, table = list[str](), list[dict[str, Any]]()
     try:
         for job in jobs(here):

@@ -121,6 +121,8 @@ def _given(
     of_loss = [each.removeprefix("objective.") for each in settings or () if each not in own]
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= ew.runs.parse_settings("--set", ew.transcoders.TrainingConfig, own)
+    if "objective" in changes:
+        raise ew.InputError("--set objective: set its own fields, such as objective.auxiliary=0")
     objective = ew.runs.parse_settings("--set objective", ew.transcoders.TranscoderLoss, of_loss)
     loaded = load(model, device)
     chosen = changes.pop("layers", None) or _layers(loaded, layers)

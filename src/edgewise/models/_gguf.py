@@ -123,11 +123,17 @@ def read_llama(path: str | Path) -> Checkpoint:
         reader = GGUFReader(path)
     except (ValueError, IndexError) as error:  # the second where a file ends too early
         raise InputError(f"{path}: not a readable GGUF file ({error})") from error
-    for key, value in _KIND.items():
-        if (found := _field(reader, key)) != value:
-            raise InputError(f"{path}: {key} is {found!r}; only {value!r} can be read")
-    config = _config(reader)
-    return Checkpoint(config, _weights(reader, config, path), _tokenizer(reader, config))
+    try:
+        for key, value in _KIND.items():
+            if (found := _field(reader, key)) != value:
+                raise InputError(f"{path}: {key} is {found!r}; only {value!r} can be read")
+        config = _config(reader)
+        return Checkpoint(config, _weights(reader, config, path), _tokenizer(reader, config))
+    except InputError:
+        raise
+    except Exception as error:  # whatever damaged fields lead to
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a whole GGUF file ({type(error).__name__}: {reason[:120]})") from error
 
 
 def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:

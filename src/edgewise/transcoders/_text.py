@@ -176,6 +176,10 @@ def _text_of(record: Any, where: str) -> str:
         raise InputError(f'{where}: not a JSON object with a "text"')
     if not isinstance(record["text"], str):
         raise InputError(f'{where}: its "text" is {str(record["text"])[:40]!r}, not a string')
+    try:
+        record["text"].encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f'{where}: its "text" holds half of a character ({error.reason}); write it anew') from error
     return record["text"]
 
 

@@ -112,6 +112,8 @@ class TrainingConfig:
             raise InputError(f"skip_rate {self.skip_rate}: it must be at least 0")
         if self.reads not in READS:
             raise InputError(f"reads {self.reads!r}: a transcoder must read an MLP's input: {', '.join(READS)}")
+        if not isinstance(self.objective, TranscoderLoss):
+            raise InputError(f"objective {self.objective!r:.60}: set its own fields, such as objective.sparsity")
         for text in self.activations:
             self.parse(text)
         if len(set(self.names)) < len(self.names):
