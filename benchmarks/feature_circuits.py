@@ -60,7 +60,7 @@ class Size:
     tasks: tuple[str, ...] = TASKS
 
 
-TRY = Size((16, 8, 8), 2, 2, (0,), (200, 1000), 2, 20, ("ioi",))
+TRY = Size((16, 8, 8), 2, 4, (0,), (200, 1000), 2, 20, ("ioi",))
 
 
 @dataclass(frozen=True)
