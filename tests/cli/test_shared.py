@@ -1,0 +1,32 @@
+"""Commands under `torchrun`: several processes, one result."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import edgewise as ew
+from tests.processes import side_by_side
+
+
+def command(*arguments: str) -> None:
+    from edgewise.cli import main
+
+    sys.argv = ["edgewise", *arguments]
+    main()
+
+
+def work(out: str) -> None:
+    """Find and judge a circuit, one command after the other, as in one process."""
+    with suppress(SystemExit):
+        command("find", "--model", "tracr:reverse", "--task", "program", "--method", "eap", "--out", out)
+    command("evaluate", f"{out}/circuit.safetensors", "--baselines", "none")
+
+
+def test_two_processes_write_one_result(tmp_path: Path):
+    for n in (1, 2):
+        side_by_side(n, work, str(tmp_path / str(n)))
+    one, two = (ew.Circuit.load(tmp_path / n / "circuit.safetensors") for n in "12")
+    assert one.kept.equal(two.kept) and one.scores is not None and two.scores is not None
+    assert one.scores.equal(two.scores)
+    found = [(tmp_path / n / "evaluation.json").read_text() for n in "12"]
+    assert found[0] == found[1]
