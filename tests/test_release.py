@@ -7,11 +7,13 @@ import sys
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
-import tomllib
+import pytest
 import yaml
 
+tomllib: Any = pytest.importorskip("tomllib")  # of Python 3.11
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED = re.compile(r"[\w.-]+")

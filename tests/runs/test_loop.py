@@ -141,7 +141,7 @@ def test_checkpoints_are_as_frequent_as_asked(monkeypatch, tmp_path):
 class _Other:
     """The ranks of two processes, of which the other has its own interrupt after some steps."""
 
-    size = 2
+    size, shares = 2, 2
 
     def __init__(self, rank: int, interrupted_after: int = 1_000) -> None:
         self.rank, self.left = rank, interrupted_after

@@ -52,8 +52,9 @@ class SizeCurve(SavedAsJson):
         """
         path = Path(path)
         try:
-            row = read_record(path)
-            found = SizeCurve(**row | {"points": tuple(Point(**point) for point in row["points"])})
+            row: dict[str, Any] = read_record(path)
+            row["points"] = tuple(Point(**point) for point in row["points"])
+            found = SizeCurve(**row)
             check_record(found)
             return found
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -4,6 +4,8 @@ Compiled weights are mostly zeros, laid out so that each component reads and wri
 stream. An edge is *inert* if nothing its writer may write is seen by its reader: then no circuit is changed by it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -57,7 +59,7 @@ class _Span:
 
     def __init__(self, engine: Engine, differences: bool, whole: "_Span | None" = None) -> None:
         self.graph: Graph = engine.graph
-        self.layers: tuple[Layer, ...] = engine.model.parts.layers
+        self.layers: Sequence[Layer] = engine.model.parts.layers
         module = engine.model.module
         assert isinstance(module, CompiledTransformer)
         self.module, self.differences, self.whole = module, differences, whole or self
