@@ -137,12 +137,44 @@ def test_a_component_lists_its_edges_in_and_out_sorted(open_page: Open):
     assert panel(tab).locator("h2").inner_text().startswith(names[0][0])
 
 
-def test_an_edge_is_in_the_smallest_circuit_that_it_names(open_page: Open):
+def test_an_edge_says_in_how_many_circuits_it_is(open_page: Open):
     tab = open_page(run("ioi"), run("other", 1), fragment="#edge=5")
     assert "In " in panel(tab).locator("h3").inner_text() and panel(tab).locator("tbody tr").count() == 2
+
+
+def test_the_smallest_circuit_with_an_edge_is_the_smallest_in_which_it_can_carry_signal(open_page: Open):
+    one = run("ioi")
+    scores = Scores.of(one.circuit)
+    order = scores.values.argsort(descending=True, stable=True).tolist()
+
+    def live(edge: int, size: int) -> bool:
+        return bool(scores.top(size).actual[edge])
+
+    edge = next(edge for place, edge in enumerate(order) if not live(edge, place + 1))
+    tab = open_page(one, fragment=f"#edge={edge}")
     panel(tab).get_by_role("button", name="Smallest circuit that has it").click()
-    rank = int(panel(tab).locator("tbody tr").first.locator("td").nth(1).inner_text())
-    assert f"size={rank}" in address(tab)
+    assert "in this circuit\nyes" in panel(tab).inner_text()
+    sizes = re.search(r"size=(\d+)", address(tab))
+    assert sizes and live(edge, int(sizes[1])) and not live(edge, int(sizes[1]) - 1)
+
+
+def test_an_edge_and_examples_without_evidence_say_how_to_measure_it(open_page: Open):
+    one = run("ioi")
+    tab = open_page(one, fragment=f"#edge={one.circuit.actual.nonzero()[0, 0]}")
+    command = "edgewise view RUN --evidence 200"
+    assert f"not measured: `{command}` measures them" in panel(tab).inner_text()
+    tab.get_by_role("button", name="Examples").click()
+    assert f"the right answer, were not measured: `{command}`" in panel(tab).inner_text()
+
+
+def test_examples_of_another_size_say_so(open_page: Open):
+    one = run("ioi")
+    tab = open_page(one, fragment="#tab=examples")
+    assert "you look at" not in panel(tab).inner_text()
+    tab.keyboard.press("[")
+    now = tab.get_by_label("Actual edges, at most").input_value()
+    title = panel(tab).locator("h2").first.inner_text()
+    assert title == f"Judged measured at {one.circuit.n_actual} edges; you look at {now}"
 
 
 def test_two_circuits_are_compared_edge_by_edge(open_page: Open):

@@ -116,3 +116,8 @@ def test_the_page_says_both(found: tuple[Any, Any, Any, Evidence], open_page: Ca
     assert all(each in section.inner_text() for each in shares)
     within = tab.locator(".panel ol.examples li").get_by_label("Predictions on example 2").inner_text()
     assert all(f"{100 * share:.1f} %" in within for _, share in evidence.predictions[0].circuit)
+    answer = "".join(f"“{token}”" for token in evidence.predictions[0].answers)
+    assert f"right answer {answer}" in tab.locator(".panel ol.examples li").inner_text()
+    rest = next(edge for edge in circuit.actual.nonzero()[:, 0].tolist() if edge not in evidence.edges)
+    tab.evaluate("edge => { location.hash = `edge=${edge}` }", rest)
+    tab.get_by_text("they were for the strongest 7 only").wait_for()

@@ -70,10 +70,27 @@ export class Ranking {
     return low;
   }
 
+  /** The smallest nominal size at which an edge can carry signal; once it can, it can at every larger size. */
+  smallestWith(edge: number): number {
+    let low = this.rank![edge] + 1;
+    let high = this.graph.nEdges; // the whole graph, where every edge can
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      if (this.alive(middle)[edge]) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
   private actual(nominal: number): number {
+    return total(this.alive(nominal));
+  }
+
+  /** Which of the first edges can carry signal. */
+  private alive(nominal: number): Uint8Array {
     const kept = new Uint8Array(this.graph.nEdges);
     for (let i = 0; i < nominal; i++) kept[this.order![i]] = 1;
-    return total(this.graph.prune(kept, this.header.interchange));
+    return this.graph.prune(kept, this.header.interchange);
   }
 
   private circuitOf(kept: Uint8Array, nominal: number | null): Circuit {

@@ -37,6 +37,7 @@ app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
 DEMO_STEPS, DEMO_TEST = 100, 128  # of the ranking, and pairs to judge on: a demonstration is to take five minutes
+DEMO_EVIDENCE = 48  # edges whose effects are measured, in half a minute
 _CHOICES = re.compile(r": ('[^']*') is not one of (.*?)\.?$", re.DOTALL)
 _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")
 
@@ -89,12 +90,12 @@ def commands(
 
 @app.command()
 def demo(out: _options.Out = Path("runs/demo")) -> None:
-    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, then the curve over sizes.
-    The seed decides everything.
+    """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, then the curve over sizes
+    and a page that says why its strongest edges are there. The seed decides everything.
     """
     find(out=out, steps=DEMO_STEPS, test=DEMO_TEST)
     evaluate(out / "circuit.safetensors")
     curve(out / "circuit.safetensors", out / "curve.png")
     for suffix in ("png", "svg"):
         draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
-    view([out], show=False)
+    view([out], evidence=DEMO_EVIDENCE, show=False)

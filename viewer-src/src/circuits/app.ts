@@ -43,7 +43,7 @@ export class CircuitApp implements App {
     choose: (c) => this.choose(c),
     chooseEdge: (edge) => this.store.change({ edge, tab: "selection" }),
     label: (c, words) => this.label(c, words.trim()),
-    sizeOf: (edge) => this.store.change({ size: this.run.rank![edge] + 1 }),
+    sizeOf: (edge) => this.store.change({ size: this.run.smallestWith(edge) }),
   };
 
   constructor(root: HTMLElement, page: PageData, documents: Documents) {
@@ -166,7 +166,7 @@ export class CircuitApp implements App {
   }
 
   private contents(state: CircuitState, aboutIt: () => Child[]): Child[] {
-    if (state.tab === "examples") return examples(this.runs[state.run].header);
+    if (state.tab === "examples") return examples(this.runs[state.run].header, this.scene.circuit.edges.length);
     if (state.tab === "about") return aboutIt();
     if (state.edge !== null) {
       const runs = this.runs.filter((run) => run.graph === this.scene.graph);

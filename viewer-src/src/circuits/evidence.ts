@@ -2,7 +2,7 @@
 
 import { type Child, element } from "../dom";
 import { limited, listRow } from "./rows";
-import { percent, several, signedAmount } from "../words";
+import { count, percent, several, signedAmount } from "../words";
 import type { EvidenceHeader, LookHeader } from "../data";
 import { type Component, KEY, LOGITS, MLP, QUERY, VALUE } from "../graph";
 import type { Actions } from "./panel";
@@ -10,13 +10,14 @@ import type { Ranking } from "../ranking";
 import type { Scene } from "./scene";
 
 const WORST = 3; // examples on which an edge matters most
+/** The command that measures what a page has no evidence of. */
+export const MEASURES = "`edgewise view RUN --evidence 200`";
 
 /** What keeping the edge alone is worth, where it was measured. */
 export function effect(ranking: Ranking, edge: number): [string, string][] {
   const evidence = ranking.header.evidence;
-  if (!evidence) return [];
-  const place = evidence.edges.indexOf(edge);
-  if (place < 0) return [["exact effect", "not measured for this edge"]];
+  const place = evidence?.edges.indexOf(edge) ?? -1;
+  if (!evidence || place < 0) return [["exact effect", "not measured"]];
   const where = `the full model's ${evidence.metric} minus that without the edge, mean of ${several(evidence.pairs, "pair")}`;
   return [["exact effect", `${signedAmount(evidence.effects[place])}: ${where}`]];
 }
@@ -31,13 +32,23 @@ export function effects(scene: Scene, actions: Actions): Child[] {
   return [element("h2", {}, `Largest exact effects (on ${evidence.metric})`), limited(rows)];
 }
 
-/** The examples to which an edge matters most, and where the head looks that reads it. */
+/** The examples to which an edge matters most, and where the head looks that reads it; or how to measure them. */
 export function evidenceFacts(scene: Scene, edge: number): Child[] {
   const { evidence } = scene.ranking.header;
   const place = evidence?.edges.indexOf(edge) ?? -1;
-  if (!evidence || place < 0) return [];
+  if (!evidence || place < 0) return [element("p", { class: "fact" }, unmeasured(scene.ranking, edge))];
   const look = evidence.looks[place];
   return [...(look ? looked(scene, edge, evidence, look) : []), ...worst(evidence, place)];
+}
+
+/** What is not known of an edge, and what measures it: the strongest edges of the circuit as found are examined. */
+function unmeasured({ found, header }: Ranking, edge: number): string {
+  const what = "Its effect, where its head looks and the examples it matters to were not measured";
+  if (!found.has[edge]) return `${what}: ${MEASURES} examines edges of the circuit as found, and this is none.`;
+  if (!header.evidence) return `${what}: ${MEASURES} measures them.`;
+  const strongest = `the strongest ${count(header.evidence.edges.length)} only`;
+  const place = found.edges.indexOf(edge) + 1;
+  return `${what}: they were for ${strongest}. \`edgewise view RUN --evidence ${place}\` reaches this one.`;
 }
 
 /** An edge's effect and its head's look, in a line; null where neither was computed. */

@@ -3,23 +3,32 @@
 import { type Child, element } from "../dom";
 import type { CircuitHeader, EvaluationHeader, PredictionHeader, WorstExample } from "../data";
 import { count, percent, several } from "../words";
+import { MEASURES } from "./evidence";
 import { scoreWords } from "./picture";
 
-/** The judged examples on which the circuit is farthest from the model. */
-export function examples(header: CircuitHeader): Child[] {
+/** The judged examples on which the circuit is farthest from the model, and how many edges that circuit had. */
+export function examples(header: CircuitHeader, edges: number): Child[] {
   const told = header.evidence?.predictions ?? [];
   if (!header.evaluations.length && !told.length) {
     return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
   }
   const judged = header.evaluations.flatMap((each) => [
-    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged"),
+    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged", otherSize(each.actual, edges)),
     metrics(each),
     each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
+    each.worst.length > 0 && !each.name && !told.length && element("p", { class: "fact" }, UNTOLD),
     element("ol", { class: "examples" }, ...each.worst.map((one) => example(one, each.name ? undefined : told.find(({ number }) => number === one.number)))),
   ]);
   const worst = new Set(header.evaluations.filter((each) => !each.name).flatMap((each) => each.worst.map((one) => one.number)));
   const others = told.filter((each) => !worst.has(each.number));
-  return [...judged, others.length > 0 && element("h2", {}, "What model and circuit predict"), ...others.map(prediction)];
+  return [...judged, others.length > 0 && element("h2", {}, "What model and circuit predict", otherSize(header.actual, edges)), ...others.map(prediction)];
+}
+
+const UNTOLD = `What circuit and model predict here, and the right answer, were not measured: ${MEASURES} adds them.`;
+
+/** Beside a title: that what follows is of a circuit of another size than the one that is looked at. */
+function otherSize(measured: number, edges: number): Child {
+  return measured !== edges && element("small", { class: "size-note" }, ` measured at ${several(measured, "edge")}; you look at ${count(edges)}`);
 }
 
 function prediction(each: PredictionHeader): HTMLElement {
@@ -39,12 +48,14 @@ function predicted(each: PredictionHeader): HTMLElement {
     element("tr", {}, ...[said(token, share, each.answers), said(...each.circuit[i], each.answers)].flat()),
   );
   const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col", class: name && "token" }, name));
-  return element(
+  const right = element("p", {}, element("b", {}, each.answers.length > 1 ? "right answers " : "right answer "), each.answers.map((token) => `“${token}”`).join(", "));
+  const table = element(
     "table",
     { "aria-label": `Predictions on example ${each.number}` },
     element("thead", {}, element("tr", {}, ...heads)),
     element("tbody", {}, ...best),
   );
+  return element("div", {}, right, table);
 }
 
 function said(token: string, share: number, answers: string[]): HTMLElement[] {

@@ -16,7 +16,7 @@ export interface Actions {
   choose(node: Component | null): void;
   chooseEdge(edge: number): void;
   label(node: Component, words: string): void;
-  /** Look at the circuit that an edge is the last of. */
+  /** Look at the smallest circuit in which an edge can carry signal. */
   sizeOf(edge: number): void;
 }
 
@@ -132,7 +132,7 @@ export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], 
     shared && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
     element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
     ...evidenceFacts(scene, edge),
-    rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge)),
+    rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
     runs.length > 1 && agreement(edge, runs),
   ];
 }
