@@ -47,6 +47,11 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     few = json.loads(ran.out)
     assert few["transcoders"] == found["transcoders"] and few["zero"] == few["mean"] == {}
     assert few["all"] == {"replaced": found["all"]["replaced"]}
+    ran = cli(
+        "transcoder", "evaluate", *files, "--text", text, "--context", 8, "--no-ablations", "--no-alone", "--json"
+    )
+    least = json.loads(ran.out)
+    assert least["all"] == few["all"] and all(each["replaced"] is None for each in least["transcoders"])
     tune = ("transcoder", "tune", *files, "--text", text, "--context", 8, "--out", tmp_path / "tuned")
     ran = cli(*tune, "--tokens", 64, "--set", "batch_tokens=16", "--learning-rate", 1e-3)
     assert ran.status == 0 and "after 4 steps" in ran.out and "KL of the last batch" in ran.out, ran

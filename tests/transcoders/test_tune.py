@@ -1,15 +1,17 @@
 """Tuning: exact gradients, to the transcoders alone; KL on unseen rows falls; a cut run ends in the same bits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional
 
 from edgewise.models import Model
 from edgewise.runs import CHECKPOINT, RunOptions
-from edgewise.transcoders import Replacement, Site, Transcoder, capture, evaluate_transcoders, load, written
+from edgewise.transcoders import Replacement, Transcoder, evaluate_transcoders, load, written
 from edgewise.transcoders.training import TuningConfig, tune
 from edgewise.transcoders.training._refit import refit
 from edgewise.transcoders.training._tune import TuningLearner
@@ -70,18 +72,20 @@ def test_unseen_rows_lose_less():
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
-def test_a_fit_in_closed_form_brings_the_last_stream_nearer(name: str):
+def test_a_fit_in_closed_form_brings_the_replaced_model_nearer(name: str):
     model = tiny(name)
     last = len(model.parts.layers) - 1
     transcoders = [t for (t,) in learn(model=model, layers=tuple(range(last + 1)), skip=True).transcoders.values()]
     fitted, unseen = text(256), text(64, seed=9)
 
     def wrong() -> float:
-        sites = [Site("resid_mid", last), Site("mlp_out", last)]
-        own = torch.stack(list(capture(model, sites, unseen.ids).values())).sum(0)
-        with Replacement(model, transcoders):
-            changed = torch.stack(list(capture(model, sites, unseen.ids).values())).sum(0)
-        return float((own - changed)[:, 1:].square().sum())
+        def logits() -> Tensor:
+            return model.module(input_ids=unseen.ids).logits[:, 1:]
+
+        with torch.no_grad():
+            own = logits()
+            with Replacement(model, transcoders):
+                return float((own - logits()).square().sum())
 
     before = wrong()
     refit(model, transcoders, fitted.ids, exclude_special=True, bf16=False)
@@ -122,3 +126,10 @@ def test_what_cannot_be_tuned_is_refused():
     assert "at least one batch" in refused(lambda: TuningConfig(tokens=10))
     assert "above 0" in refused(lambda: TuningConfig(learning_rate=0.0))
     assert "bfloat16 or float32" in refused(lambda: TuningConfig(precision="half"))
+
+
+def test_special_tokens_keep_the_mlps_own_output_in_bfloat16_too():
+    model = tiny("llama-gqa", torch.float32)
+    low = replace(SETTINGS, precision="bfloat16", tokens=64, refit_tokens=64)
+    tuned = tune(model, a_set(model), text(), low, options=RunOptions(progress=False))
+    assert tuned.kl is not None and 0 < tuned.kl < 10

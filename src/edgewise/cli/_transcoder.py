@@ -224,6 +224,7 @@ def evaluate(
     limit: Limit = None,
     hold_out: HoldOut = 0.05,
     include_special: Annotated[bool, Option(help="Also replace the MLP at special and first tokens.")] = False,
+    alone: Annotated[bool, Option(help="Also replace each MLP by itself.")] = True,
     ablations: Annotated[bool, Option(help="Also each MLP's zero and mean ablation: two thirds of the work.")] = True,
     device: options.Device = "cpu",
     out: Annotated[Path | None, Option(help="Also write JSON to this file.")] = None,
@@ -239,7 +240,13 @@ def evaluate(
     rows = rows.split(hold_out)[1] if hold_out else rows
     with show.counting("judging") as progress:
         result = ew.transcoders.evaluate_transcoders(
-            loaded, found, rows, exclude_special=not include_special, ablations=ablations, progress=progress
+            loaded,
+            found,
+            rows,
+            exclude_special=not include_special,
+            alone=alone,
+            ablations=ablations,
+            progress=progress,
         )
     show.compare_weights(found, loaded)
     show.seen(found, rows)

@@ -182,7 +182,7 @@ def _substituted_layer(modules: MlpModules, substitute: Substitute, special: lis
         if left is not None and left.shape == given.shape[:-1] and bool(left.any()):
             y = y.clone()
             # The same numbers to the bit where the MLP has run already: fewer rows may round otherwise.
-            y[left] = whole[0][left] if whole else own(given[left][None])[0]
+            y[left] = (whole[0][left] if whole else own(given[left][None])[0]).to(y.dtype)  # under autocast another
         return (y, None) if gives_routing else y
 
     # Before a post-norm the MLP hands on what it was given, and the post-norm's place is where its output is made.

@@ -69,7 +69,7 @@ class Judged:
     histogram: tuple[int, ...]
     """Features by log10 of their firing frequency, in the bins of `BINS`."""
     replaced: Loss | None
-    """With this transcoder alone in its MLP's place; None for one of a cross-layer set."""
+    """With this transcoder alone in its MLP's place; None for one of a cross-layer set, or if it was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def evaluate_transcoders(
     tokens: TokenRows,
     *,
     exclude_special: bool = True,
+    alone: bool = True,
     together: bool = True,
     ablations: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -108,6 +109,7 @@ def evaluate_transcoders(
         tokens: the text. The loss is that of each row's tokens but the first, given those before.
         exclude_special: leave special tokens and each row's first out of L0 and explained variance, and let them keep
             the MLP's own output in every changed model (ablated ones too).
+        alone: replace each by itself.
         together: also replace all at once, if no two are of one layer.
         ablations: also set each layer's output to zero and to its mean, which is two thirds of the work.
         progress: called with the rows done and all rows.
@@ -129,7 +131,7 @@ def evaluate_transcoders(
         transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
     means = _means(model, tokens, layers, exclude_special) if ablations else {}
     counts = Counts(model, transcoders, add_up=is_set)
-    changes = _changes(counts, means, exclude_special, together)
+    changes = _changes(counts, means, exclude_special, alone, together)
     own, rows = _run(counts, tokens, changes, exclude_special, progress)
     losses = {name: _loss(values, own) for name, values in rows.items()}
     texts = [each.provenance.get("method", {}).get("text", {"text": []}) for each in transcoders]
@@ -189,14 +191,14 @@ def _constant(value: Float[Tensor, " D"]) -> Substitute:
 
 
 def _changes(
-    counts: Counts, means: Mapping[int, Float[Tensor, " D"]], exclude: bool, together: bool
+    counts: Counts, means: Mapping[int, Float[Tensor, " D"]], exclude: bool, alone: bool, together: bool
 ) -> dict[str, Change]:
     """By name: `alone 0` (the first transcoder), `zero 8` and `mean 8` (an ablated layer), `all zero` and so on."""
     model, transcoders = counts.model, counts.transcoders
     zeros = {layer: _constant(torch.zeros_like(mean)) for layer, mean in means.items()}
     constants = {layer: _constant(mean) for layer, mean in means.items()}
     changes: dict[str, Change] = {}
-    for i, each in enumerate(() if counts.add_up else transcoders):
+    for i, each in enumerate(transcoders if alone and not counts.add_up else ()):
         changes[f"alone {i}"] = Replacement(model, each, exclude_special=exclude)
     for layer in means:
         changes |= {f"zero {layer}": {layer: zeros[layer]}, f"mean {layer}": {layer: constants[layer]}}

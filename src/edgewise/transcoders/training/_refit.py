@@ -3,6 +3,7 @@ last.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +12,11 @@ from torch import Tensor
 from edgewise.models import Model
 from edgewise.transcoders import Site, Substitute, Transcoder, capture, input_at, real_tokens, substituted
 from edgewise.transcoders.training._start import common_factor, ridge, token_weights
+
+
+class _Fitted(Exception):  # noqa: N818 (no error: the rest of the forward is not needed)
+    """The last transcoder has been fitted."""
+
 
 _FORWARD_TOKENS = 4096  # of one forward of the untouched model
 _RIDGE = 1e-2  # of the inputs' mean variance: how hard it is to move away from the weights as they are
@@ -34,12 +40,11 @@ def refit(
     after = _streams(model, layers, ids, bf16)
     keep = real_tokens(model, ids, exclude_special=exclude_special).to(model.device)
     pairs = zip(layers, transcoders, strict=True)
-    changes = {layer: _fitting(model, each, after[layer], keep) for layer, each in pairs}
+    changes = {layer: _fitting(model, each, after[layer], keep, last=layer == max(layers)) for layer, each in pairs}
     ids = ids.to(model.device)
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     in_bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
-    with substituted(model, changes, exclude_special=exclude_special), in_bf16:
-        model.parts.hidden(ids, torch.ones_like(ids, dtype=torch.bool), positions)
+    with substituted(model, changes, exclude_special=exclude_special), in_bf16, suppress(_Fitted):
+        model.module(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))  # which tells the tokens
 
 
 def _streams(
@@ -56,9 +61,9 @@ def _streams(
 
 
 def _fitting(
-    model: Model, transcoder: Transcoder, after: Float[Tensor, "B S D"], keep: Bool[Tensor, "B S"]
+    model: Model, transcoder: Transcoder, after: Float[Tensor, "B S D"], keep: Bool[Tensor, "B S"], *, last: bool
 ) -> Substitute:
-    """A transcoder that is fitted as soon as its inputs are there, and then writes."""
+    """A transcoder that is fitted as soon as its inputs are there, and then writes; the last ends the run."""
     layer, kind = model.parts.layers[transcoder.spec.reads.layer], transcoder.spec.reads.kind
 
     def substitute(residual: Tensor | None, given: Tensor, mlp: Callable[[Tensor], Tensor]) -> Tensor:
@@ -81,6 +86,8 @@ def _fitting(
                     transcoder.W_skip.add_(weight.T)
                 transcoder.b_dec.add_(bias)
                 y = y + x @ weight + bias
+            if last:
+                raise _Fitted
             return y.to(given.dtype)
 
     return substitute
