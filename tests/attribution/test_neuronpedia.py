@@ -154,7 +154,7 @@ def change(*path: Any, to: Any):
         (change("nodes", 2, "feature_type", to="lorsa"), "'lorsa' is not read"),
         (change("nodes", 4, "node_id", to="E_5_0"), "two nodes have the node_id"),
         (change("nodes", 5, "feature_type", to="embedding"), "no node of type logit"),
-        (change("links", 0, "source", to="nowhere"), "'nowhere' is no node"),
+        (change("links", 0, "source", to="nowhere"), "'nowhere' is not a node"),
         (change("links", 0, "weight", to=None), "has no weight"),
         (change("links", 0, "weight", to="1"), "give a finite number"),
         (change("links", 0, to={"source": "1_2_1", "target": "0_1_1", "weight": 1.0}), "may have a cycle"),

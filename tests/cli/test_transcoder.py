@@ -57,7 +57,7 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     assert ran.status == 0 and "after 4 steps" in ran.out and "KL of the last batch" in ran.out, ran
     tuned = load_transcoder(tmp_path / "tuned" / "layer1.safetensors")
     assert tuned.provenance["method"]["tuned"]["learning_rate"] == 1e-3
-    assert "belongs to a run with other settings (tokens)" in cli.refused(*tune, "--tokens", 2000)
+    assert "belongs to a run with other settings" in cli.refused(*tune, "--tokens", 2000)
     assert "one transcoder can be tuned" in cli.refused(*tune, files[0])
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--hold-out", 0.2)
     assert ran.status == 0 and "trained on another cut" in ran.err

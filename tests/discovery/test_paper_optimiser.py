@@ -91,10 +91,13 @@ def _learner(monkeypatch, config: EdgePruningConfig, slopes: list[float], noise:
     def fixed_loss(_engine, _batch, mask, _loss):
         return (torch.tensor(slopes) * mask).sum()[None]
 
-    monkeypatch.setattr(_learning, "step_batch", lambda *_: None)
+    monkeypatch.setattr(_learning, "step_examples", lambda *_: None)
     monkeypatch.setattr(_learning, "example_scores", fixed_loss)
-    engine: Any = SimpleNamespace(graph=SMALLEST, model=SimpleNamespace(device=torch.device("cpu")))
-    task: Any = SimpleNamespace(loss="kl")
+    execution = SimpleNamespace(ranks=SimpleNamespace(shares=1))
+    engine: Any = SimpleNamespace(
+        graph=SMALLEST, model=SimpleNamespace(device=torch.device("cpu")), execution=execution
+    )
+    task: Any = SimpleNamespace(loss="kl", train=(), batch=lambda *_: None)
     learner = EdgePruningLearner(engine, task, config)
     monkeypatch.setattr(learner, "_noise", lambda step: tuple(torch.tensor(each) for each in noise[step]))
     return learner

@@ -54,5 +54,5 @@ def test_what_cannot_be_compared_is_refused():
     assert "at least two" in refused(lambda: compare(engine, {"one": one}, [task]))
     assert "convert one" in refused(lambda: compare(engine, {"one": one, "other": other}, [task]))
     assert "ablation" in refused(lambda: compare(engine, {"one": one, "zero": zero}, [task]))
-    assert "means something" in refused(lambda: compare(engine, {"union": one, "other": one}, [task]))
+    assert "reserved name" in refused(lambda: compare(engine, {"union": one, "other": one}, [task]))
     assert "two tasks" in refused(lambda: compare(engine, {"one": one, "other": one}, [task, task]))

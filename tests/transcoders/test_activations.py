@@ -33,7 +33,7 @@ class Numbered:
 
 class Rank:
     def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.shares = rank, size, size
 
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -154,7 +154,7 @@ class RankingLearner(GradientLearner[RankingConfig]):
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
             if self.config.warm_metric == "loss":
-                few = replace(few, metric=few.loss)
+                few = replace(few, metric=self.loss, loss=self.loss)
             elif few.metric in ("accuracy", "exact_match"):  # they have no gradient
                 few = replace(few, metric=few.explained)
             with torch.enable_grad():
