@@ -70,7 +70,7 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     again = ("transcoder", "convert", tmp_path / "layers.1.mlp", tmp_path / "other.safetensors", "--to", "edgewise")
     ran = cli(*again, "--reads", "0.resid_mid", "--writes", "0.mlp_out")
     assert ran.status == 0 and "layer 0 resid_mid" in ran.out
-    assert "LAYER.KIND" in cli.refused(*again, "--reads", "mlp")
+    assert "LAYER.KIND" in cli.refused(*again, "--force", "--reads", "mlp")
     refused = cli.refused("transcoder", "convert", files[0], tmp_path / "x", "--to", "saelens")
     assert "no topk:2 activation" in refused
     assert "says so" in cli.refused("transcoder", "convert", files[0], tmp_path / "x", "--to", "edgewise",
