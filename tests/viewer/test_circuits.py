@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
 from edgewise.graph import AblationKind, GraphSpec
 from edgewise.viewer import Viewed
+from edgewise.viewer._circuits import pack_circuits
+from edgewise.viewer._pack import Packer
 from tests.viewer.conftest import HOSTILE, SPEC, run, scored
 
 Open = Callable[..., Any]
@@ -175,6 +178,45 @@ def test_examples_of_another_size_say_so(open_page: Open):
     now = tab.get_by_label("Actual edges, at most").input_value()
     title = panel(tab).locator("h2").first.inner_text()
     assert title == f"Judged measured at {one.circuit.n_actual} edges; you look at {now}"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ranking", "learned by ranking: it has no unit"),
+        ("eap", "an estimate, by eap, of what keeping the edge adds to logit_diff"),
+        ("exact-patching", "what keeping the edge adds to logit_diff"),
+        ("mine", "the method's own number"),
+    ],
+)
+def test_an_edge_says_what_its_score_is(name: str, said: str):
+    one = run("ioi")
+    circuit = replace(one.circuit, provenance={"method": {"name": name}, "task": {"metric": "logit_diff"}})
+    score = pack_circuits([replace(one, circuit=circuit)], Packer())["circuits"][0]["score"]
+    assert score.startswith(said) and score.endswith("The highest come first.")
+
+
+def test_scores_and_signs_are_explained(open_page: Open):
+    tab = open_page(run("ioi"), fragment="#edge=5")
+    assert "The score is the method's own number" in panel(tab).inner_text()
+    tab.keyboard.press("?")
+    terms = tab.get_by_role("dialog").locator("dt").all_inner_texts()
+    assert {"score", "kl", "distance", "random, EAP", "shade of a box", "width of a line", "asked for, actual"} <= {
+        *terms
+    }
+
+
+def test_a_label_stands_on_the_box_in_the_picture_and_in_a_search(open_page: Open, tmp_path: Path):
+    tab = open_page(run("ioi"), fragment="#label=a1.h2%3Dname+mover+of+the+second+kind&label=m2%3D%F0%9F%90%99+one")
+    tab.locator("summary").click()
+    with tab.expect_download() as saved:
+        tab.get_by_role("button", name="Picture as SVG").click()
+    saved.value.save_as(tmp_path / "labelled.svg")
+    text = (tmp_path / "labelled.svg").read_text("utf-8")
+    assert re.search(">1.2 name mover[a-z ]*…</text>", text) and ">m2 🐙 one</text>" in text
+    tab.get_by_label("Search").fill("1.2")
+    assert "name mover of the second kind" in tab.locator(".hits button").first.inner_text()
+    assert "name mover of the second kind" in str(cell(tab, "a1.h2").get_attribute("title"))
 
 
 def test_two_circuits_are_compared_edge_by_edge(open_page: Open):

@@ -105,6 +105,8 @@ export interface CircuitHeader {
   absolute: boolean;
   signed: boolean;
   about: [string, string][];
+  /** What a score is, in a sentence; empty where there are none. */
+  score: string;
   evaluations: EvaluationHeader[];
   curve: CurveHeader | null;
   evidence: EvidenceHeader | null;

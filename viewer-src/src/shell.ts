@@ -34,6 +34,8 @@ export interface View {
   steps: string;
   /** Keys of this view alone, and what they do. */
   keys: [string, string][];
+  /** Words and signs of this view, and what they mean. */
+  words?: [string, string][];
   /** What may be saved as a picture; null where there is none. */
   picture: (() => Picture | null) | null;
   redraw(): void;
@@ -52,7 +54,7 @@ const KEYS: [string, string][] = [
   ["Escape", "choose nothing"],
   ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
   ["t", "light or dark"],
-  ["?", "this list"],
+  ["?", "this help"],
 ];
 const STEP = 10; // of the slider's thousand
 
@@ -79,9 +81,10 @@ export class Shell {
     this.redo = button("↷", () => view.redo(), { "aria-label": "Redo", title: "Redo (Ctrl+Shift+Z)" });
     this.help = element(
       "dialog",
-      { "aria-label": "Keys" },
+      { "aria-label": "Help" },
+      ...(view.words ? [element("h2", {}, "What is shown"), terms(view.words)] : []),
       element("h2", {}, "Keys"),
-      element("dl", {}, ...[SEARCH, ["[ and ]", view.steps], ...KEYS, ...view.keys].flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
+      terms([SEARCH, ["[ and ]", view.steps], ...KEYS, ...view.keys]),
       button("Close", () => this.help.close()),
     );
     this.bar = element(
@@ -93,7 +96,7 @@ export class Shell {
       this.redo,
       this.menu(),
       button("◐", () => this.switchTheme(), { "aria-label": "Light or dark", title: "Light or dark (t)" }),
-      button("?", () => this.help.showModal(), { "aria-label": "Keys", title: "Keys (?)" }),
+      button("?", () => this.help.showModal(), { "aria-label": "Help", title: "Help (?)" }),
       this.help,
       this.message,
     );
@@ -229,4 +232,8 @@ export class Shell {
     switchTheme();
     this.view.redraw();
   }
+}
+
+function terms(rows: [string, string][]): HTMLElement {
+  return element("dl", {}, ...rows.flatMap(([name, what]) => [element("dt", {}, name), element("dd", {}, what)]));
 }

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from edgewise._errors import InputError
-from edgewise.circuit import ranked
+from edgewise.circuit import Circuit, ranked
+from edgewise.discovery import methods
 from edgewise.evaluation import Evaluation, SizeCurve
 from edgewise.graph import FEATURE, FEATURE_IN, NEURON, NEURON_IN, Graph
+from edgewise.runs import record_of
 from edgewise.viewer._evidence import Evidence
 from edgewise.viewer._pack import Packer
 from edgewise.viewer._read import Viewed
@@ -113,12 +115,33 @@ def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:
         "interchange": circuit.ablation_kind == "interchange",
         "absolute": circuit.selection == "absolute",
         "signed": signed,
+        "score": "" if circuit.scores is None else _score(circuit),
         "about": _about(circuit.provenance, circuit.ablation_kind),
         "evaluations": [_evaluation(name, each) for name, each in run.evaluations.items()],
         "curve": None if run.curve is None else _curve(run.curve),
         "evidence": None if run.evidence is None else _evidence(run.evidence),
         "notes": list(run.notes),
     }
+
+
+def _score(circuit: Circuit) -> str:
+    """What a circuit's scores are, their unit and sign, in a sentence that goes on from "The score is"."""
+    method = record_of(circuit.provenance, "method")
+    name = method.get("name")
+    found = methods().get(name) if isinstance(name, str) else None
+    by_size = circuit.selection == "absolute"
+    order = "Edges are taken by size, whatever the sign." if by_size else "The highest come first."
+    if found is None:
+        return f"the method's own number. {order}"
+    if found.learns:
+        return f"learned by {name}: it has no unit, its sign says nothing, and only the order counts. {order}"
+    exact = name == "exact-patching"
+    if not exact and found.gradient_at is None:
+        return f"{name}'s own number. {order}"
+    own = record_of(method, "config").get("explains")
+    metric = own or record_of(circuit.provenance, "task").get("metric", "the task's metric")
+    how = "what" if exact else f"an estimate, by {name}, of what"
+    return f"{how} keeping the edge adds to {metric}, in its unit: above 0 the edge raises it. {order}"
 
 
 def _evaluation(name: str, result: Evaluation) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 /** Circuits: one state, and what shows it. */
 
 import { type CircuitState, LINES, type Tab, fragment, sizeBeside } from "./state";
-import { type Actions, about, component, edgeFacts, overview, showIn } from "./panel";
+import { type Actions, about, component, edgeFacts, named, overview, showIn } from "./panel";
 import { type Child, button, chooser, element, fill } from "../dom";
 import { type Circuit, Ranking } from "../ranking";
 import { type Component, Graph } from "../graph";
 import { type Found, search } from "./search";
 import { Scene, type Show } from "./scene";
+import { WORDS } from "./help";
 import type { PageData } from "../data";
 import { type App, type Documents, Shell } from "../shell";
 import { SizePanel } from "./slider";
@@ -59,6 +60,7 @@ export class CircuitApp implements App {
         ["arrow keys", "from component to component"],
         ["Enter", "choose the component, or choose nothing"],
       ],
+      words: WORDS,
       picture: () => this.stage.picture(),
       redraw: () => this.stage.redraw(),
       undo: () => this.store.undo(),
@@ -151,7 +153,7 @@ export class CircuitApp implements App {
       return { name: graph.edgeName(found.edge), enter: () => this.actions.chooseEdge(found.edge) };
     }
     return {
-      name: `${graph.name(found.node)}: ${tally(this.scene, found.node)}`,
+      name: `${named(this.scene, found.node, this.store.state.labels)}: ${tally(this.scene, found.node)}`,
       enter: () => this.choose(found.node),
     };
   }
@@ -170,7 +172,7 @@ export class CircuitApp implements App {
     if (state.tab === "about") return aboutIt();
     if (state.edge !== null) {
       const runs = this.runs.filter((run) => run.graph === this.scene.graph);
-      return edgeFacts(this.scene, state.edge, runs, this.actions);
+      return edgeFacts(this.scene, state.edge, runs, state.labels, this.actions);
     }
     const node = this.nodeOf(state);
     return node === null

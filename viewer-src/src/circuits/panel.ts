@@ -88,7 +88,7 @@ export function component(
     element("h3", {}, `In (${count(into.length)})`),
     edgeList(scene, into, (edge) => inName(scene, edge, labels), actions, (edge) => inShort(scene, edge)),
     element("h3", {}, `Out (${count(outOf.length)})`),
-    edgeList(scene, outOf, (edge) => graph.readers[graph.readerOf(edge)] + span(scene, edge), actions, (edge) => inShort(scene, edge)),
+    edgeList(scene, outOf, (edge) => outName(scene, edge, labels), actions, (edge) => inShort(scene, edge)),
   ];
 }
 
@@ -100,19 +100,34 @@ function inName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>)
   return `${named(scene, graph.writerOf(edge), labels)}${into}${span(scene, edge)}`;
 }
 
+function outName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>): string {
+  const { graph } = scene;
+  const reader = graph.readerOf(edge);
+  const [fed] = graph.fed[reader];
+  const label = graph.fed[reader].length === 1 && labels.get(graph.name(fed));
+  return `${graph.readers[reader]}${label ? ` “${label}”` : ""}${span(scene, edge)}`;
+}
+
 function span(scene: Scene, edge: number): string {
   const name = scene.graph.spanOf(edge);
   return name && ` @ ${name}`;
 }
 
-function named(scene: Scene, c: Component, labels: ReadonlyMap<string, string>): string {
+/** A component's name, and its label. */
+export function named(scene: Scene, c: Component, labels: ReadonlyMap<string, string>): string {
   const name = scene.graph.name(c);
   const label = labels.get(name);
   return label ? `${name} “${label}”` : name;
 }
 
 /** An edge: its ends, score and rank, and the same of the other circuits. */
-export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], actions: Actions): Child[] {
+export function edgeFacts(
+  scene: Scene,
+  edge: number,
+  runs: readonly Ranking[],
+  labels: ReadonlyMap<string, string>,
+  actions: Actions,
+): Child[] {
   const { graph, ranking } = scene;
   const [writer, reader] = [graph.writerOf(edge), graph.readerOf(edge)];
   const fed = graph.fed[reader];
@@ -120,8 +135,8 @@ export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], 
   const shared = fed.length > 1 && (kind === KEY || kind === VALUE);
   const rank = ranking.rank?.[edge];
   const facts: [string, Child][] = [
-    ["from", button(graph.name(writer), () => actions.choose(writer), { class: "link" })],
-    ["into", element("span", {}, ...fed.flatMap((c) => [button(graph.name(c), () => actions.choose(c), { class: "link" }), " "]))],
+    ["from", button(named(scene, writer, labels), () => actions.choose(writer), { class: "link" })],
+    ["into", element("span", {}, ...fed.flatMap((c) => [button(named(scene, c, labels), () => actions.choose(c), { class: "link" }), " "]))],
     ["score", scoreWords(scene.score(edge))],
     ["rank", rank === undefined ? "none" : `${count(rank + 1)} of ${count(graph.nEdges)}`],
     ["in this circuit", inWords(scene, edge)],
@@ -131,6 +146,7 @@ export function edgeFacts(scene: Scene, edge: number, runs: readonly Ranking[], 
     element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
     shared && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
     element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+    !!ranking.header.score && element("p", { class: "fact" }, `The score is ${ranking.header.score}`),
     ...evidenceFacts(scene, edge),
     rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
     runs.length > 1 && agreement(edge, runs),

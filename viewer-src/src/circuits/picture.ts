@@ -24,6 +24,9 @@ const MOST_LINES = 600; // of one component: more would be a blot, and the list 
 const THINNEST = 0.7;
 const WIDEST = 3.6;
 const SMALLEST = 8; // letters
+const ASIDE = 14; // beyond its box that a label may go
+const LEAST = 90; // width of a label, if it needs it
+const LETTER = 0.62; // mean width of a letter, for its height
 const FAINTEST = 0.07; // of a cell that takes part
 
 export function drawScene(s: Surface, scene: Scene, layout: Layout, focus: Focus, words: Words, p: Palette): void {
@@ -38,6 +41,7 @@ export function drawScene(s: Surface, scene: Scene, layout: Layout, focus: Focus
     s.curve(pathOf(scene, layout, edge), lineOf(scene, edge, strength[i], edge === focus.edge, p));
   }
   for (const c of scene.graph.components) if (takesPart(scene, c)) drawCell(s, scene, layout, c, ends, focus, words, p);
+  for (const c of scene.graph.components) drawLabel(s, scene, layout, c, words, p);
 }
 
 function edgesToDraw(scene: Scene, focus: Focus): number[] {
@@ -164,10 +168,25 @@ function drawCell(
   const stroke = chosen ? p.accent : ends.has(c) && focus.node !== null ? p.ink : p.faint;
   const opacity = depth * (aside ? 0.25 : 0.8);
   s.box(x, y, width, height, { fill: p.accent, opacity, stroke, width: chosen ? 2.5 : 1, radius: 3 });
-  if (!edges || height < 9) return;
+  if (!edges || height < 9 || words.label(c)) return;
   const name = scene.graph.name(c);
-  const [text, size] = fitting([words.label(c), name, short(name)], width - 2, Math.min(11, height - 2));
+  const [text, size] = fitting([name, short(name)], width - 2, Math.min(11, height - 2));
   if (text) s.text(x + width / 2, y + height / 2, text, { fill: aside ? p.quiet : readable(p, p.accent, opacity), size, anchor: "middle" });
+}
+
+/** A person's label on its box, after the name; a long one is cut, where the next box begins or there is no room at all. */
+function drawLabel(s: Surface, scene: Scene, layout: Layout, c: Component, words: Words, p: Palette): void {
+  const label = words.label(c);
+  if (!label) return;
+  const { x, y, width, height } = layout.cell(c);
+  const size = Math.min(9, Math.max(SMALLEST, height - 3));
+  const most = Math.floor((Math.max(width + ASIDE, LEAST) - 6) / (size * LETTER));
+  const letters = Array.from(`${short(scene.graph.name(c))} ${label}`);
+  const text = letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("");
+  const wide = Math.max(width, Math.min(letters.length, most) * size * LETTER + 6);
+  const left = Math.max(2, Math.min(layout.width - wide - 2, x + width / 2 - wide / 2));
+  s.box(left, y, wide, height, { fill: p.paper, stroke: p.accent, width: 1, radius: 3 });
+  s.text(left + wide / 2, y + height / 2, text, { fill: p.ink, size, anchor: "middle" });
 }
 
 function short(name: string): string {
@@ -177,7 +196,7 @@ function short(name: string): string {
 /** The first of some texts that fits, at this size or else at the smallest that can be read. */
 function fitting(choices: (string | undefined)[], width: number, largest: number): [string | undefined, number] {
   for (const size of [largest, SMALLEST]) {
-    const found = choices.find((text) => text && text.length * size * 0.62 <= width);
+    const found = choices.find((text) => text && text.length * size * LETTER <= width);
     if (found) return [found, size];
   }
   return [undefined, largest];
