@@ -292,6 +292,54 @@ def test_an_address_that_means_nothing_shows_the_circuit_as_found(open_page: Ope
     assert said(open_page(one, fragment=fragment)).startswith(f"{one.circuit.n_actual} of")
 
 
+def test_an_address_of_an_unknown_component_says_so_and_drops_it(open_page: Open):
+    tab = open_page(run("ioi"), fragment="#node=a99.h1")
+    assert "“a99.h1”, which is no component" in tab.get_by_role("alert").inner_text()
+    tab.keyboard.press("]")
+    assert "node=" not in address(tab)
+
+
+def test_the_menu_closes_on_a_click_outside_and_on_escape(open_page: Open):
+    tab = open_page(run("ioi"), fragment="#node=m1")
+    item = tab.get_by_role("button", name="Print")
+    for leave in (lambda: tab.locator("h1").click(), lambda: tab.keyboard.press("Escape")):
+        tab.locator("summary").click()
+        assert item.is_visible()
+        leave()
+        assert not item.is_visible() and panel(tab).locator("h2").inner_text().startswith("m1")
+
+
+def test_a_heads_inputs_are_those_of_its_query_key_or_value(open_page: Open):
+    one = run("ioi", share=0.5)
+    circuit, graph = one.circuit, one.circuit.graph
+    tab = open_page(one, fragment="#node=a2.h1")
+    for role, reader in zip("qkv", graph.readers_of(graph.writer(2, 1)), strict=True):
+        n = int((circuit.actual & (graph.edge_reader == reader)).sum())
+        panel(tab).get_by_role("button", name=f"{role} {n}", exact=True).click()
+        names = panel(tab).locator(".rows").first.locator(".name").all_inner_texts()
+        assert len(names) == n and all(name.endswith(f"→ {role}") for name in names)
+
+
+def test_a_box_is_grey_where_nothing_goes_out(open_page: Open, tmp_path: Path):
+    """Heads that share a key with one that is in the circuit have edges in, and none out."""
+    one = run("ioi", share=0.9)
+    met = meeting(one.circuit)
+    idle = [name for name, (into, out) in met.items() if into and not out and name != "logits"]
+    assert idle
+    tab = open_page(one)
+    grey, blue = (
+        tab.evaluate(f"() => getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")
+        for name in ("quiet", "accent")
+    )
+    tab.locator("summary").click()
+    with tab.expect_download() as saved:
+        tab.get_by_role("button", name="Picture as SVG").click()
+    saved.value.save_as(tmp_path / "grey.svg")
+    boxes = re.findall(r'<rect[^>]*fill="(#[0-9a-f]+)"[^>]*stroke-width', (tmp_path / "grey.svg").read_text("utf-8"))
+    busy = sum(out > 0 for _, out in met.values()) + 1
+    assert boxes.count(grey) == len(met) - busy and boxes.count(blue) == busy
+
+
 def test_labels_go_to_a_file_and_come_back(open_page: Open, tmp_path: Path):
     tab = open_page(run("ioi"))
     cell(tab, "a1.h2").click()

@@ -68,6 +68,7 @@ export class Shell {
   private readonly help: HTMLDialogElement;
   private readonly message = element("p", { class: "message", role: "alert", hidden: true });
 
+  private readonly menu = element("details", { class: "menu" }, element("summary", { title: "Save, open, print" }, "File"));
   private readonly listening = new AbortController();
 
   constructor(
@@ -94,7 +95,7 @@ export class Shell {
       !own && element("div", { class: "search" }, this.query, this.hits),
       this.undo,
       this.redo,
-      this.menu(),
+      this.menu,
       button("◐", () => this.switchTheme(), { "aria-label": "Light or dark", title: "Light or dark (t)" }),
       button("?", () => this.help.showModal(), { "aria-label": "Help", title: "Help (?)" }),
       this.help,
@@ -105,8 +106,10 @@ export class Shell {
       this.query.addEventListener("keydown", (event) => this.searchKey(event));
       this.hits.addEventListener("keydown", (event) => this.hitKey(event));
     }
+    this.fillMenu();
     const until = { signal: this.listening.signal };
     document.addEventListener("keydown", (event) => this.key(event), until);
+    document.addEventListener("pointerdown", (event) => this.menu.contains(event.target as Node) || (this.menu.open = false), until);
     onThemeChange(() => view.redraw(), until);
   }
 
@@ -140,8 +143,8 @@ export class Shell {
     return element("h1", {}, select);
   }
 
-  private menu(): HTMLElement {
-    const { view, documents } = this;
+  private fillMenu(): void {
+    const { view, documents, menu } = this;
     const name = view.title.replace(/[^\w.-]+/g, "-") || "circuit";
     const { picture } = view;
     const save = (words: string, how: (name: string, picture: Picture) => void): [string, () => void][] => {
@@ -151,7 +154,6 @@ export class Shell {
       };
       return picture ? [[words, made]] : [];
     };
-    const menu = element("details", { class: "menu" }, element("summary", { title: "Save, open, print" }, "File"));
     const items: [string, () => void][] = [
       ...save("Picture as PNG", savePng),
       ...save("Picture as SVG", saveSvg),
@@ -165,7 +167,6 @@ export class Shell {
       what();
     };
     menu.append(element("ul", {}, ...items.map(([words, what]) => element("li", {}, button(words, choose(what))))));
-    return menu;
   }
 
   private async load(file: File): Promise<void> {
@@ -219,13 +220,20 @@ export class Shell {
       ["/", () => this.query.focus()],
       ["[", () => this.view.resize(-STEP)],
       ["]", () => this.view.resize(STEP)],
-      ["Escape", () => this.view.clear()],
+      ["Escape", () => this.leave()],
       ["t", () => this.switchTheme()],
       ["?", () => this.help.showModal()],
     ]).get(event.key);
     if (!does) return;
     event.preventDefault();
     does();
+  }
+
+  /** Close the menu; if it is closed, choose nothing. */
+  private leave(): void {
+    if (!this.menu.open) return this.view.clear();
+    this.menu.open = false;
+    this.menu.querySelector("summary")?.focus();
   }
 
   private switchTheme(): void {

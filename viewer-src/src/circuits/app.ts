@@ -40,6 +40,8 @@ export class CircuitApp implements App {
   private readonly tabs = element("div", { class: "tabs", role: "group", "aria-label": "Panel" });
   private readonly options = element("div", { class: "options" });
   private scene!: Scene;
+  /** A component that an address named, and that there is none of: to be said once. */
+  private unknown: string | null = null;
   private readonly actions: Actions = {
     choose: (c) => this.choose(c),
     chooseEdge: (edge) => this.store.change({ edge, tab: "selection" }),
@@ -51,7 +53,7 @@ export class CircuitApp implements App {
     const graphs = page.header.graphs.map((header) => new Graph(header, page));
     this.runs = page.header.circuits.map((header) => new Ranking(header, graphs[header.graph], page));
     const sizes = this.runs.map((run) => run.graph.nEdges);
-    this.store = new Store(fragment(sizes, (run) => this.runs[run].foundAt), (state, before) => this.show(state, before));
+    this.store = new Store(fragment(sizes, (run) => this.runs[run].foundAt, (run, node) => this.isUnknown(run, node)), (state, before) => this.show(state, before));
     this.shell = new Shell({
       title: page.header.title,
       search: { hint: "9.3, m4, a5 > a9", find: (text) => search(this.scene, this.store.state.labels, text).map((found) => this.hit(found)) },
@@ -105,6 +107,14 @@ export class CircuitApp implements App {
     this.showPanel(state);
     this.shell.allow(this.store.canUndo, this.store.canRedo);
     this.shell.say(this.summary(state));
+    if (this.unknown !== null) this.shell.complain(`The address names “${this.unknown.slice(0, 40)}”, which is no component of this graph: nothing is chosen.`);
+    this.unknown = null;
+  }
+
+  private isUnknown(run: number, node: string): boolean {
+    if (this.runs[run].graph.component(node) !== null) return false;
+    this.unknown = node;
+    return true;
   }
 
   private nodeOf(state: CircuitState): Component | null {

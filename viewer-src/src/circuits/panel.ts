@@ -85,11 +85,27 @@ export function component(
     element("p", { class: "fact" }, `${graph.describe(c)}: ${several(into.length, "edge")} in, ${count(outOf.length)} out`),
     element("p", {}, label),
     ...headFacts(scene, c),
-    element("h3", {}, `In (${count(into.length)})`),
-    edgeList(scene, into, (edge) => inName(scene, edge, labels), actions, (edge) => inShort(scene, edge)),
+    ...inputs(scene, into, (edges) => edgeList(scene, edges, (edge) => inName(scene, edge, labels), actions, (edge) => inShort(scene, edge))),
     element("h3", {}, `Out (${count(outOf.length)})`),
     edgeList(scene, outOf, (edge) => outName(scene, edge, labels), actions, (edge) => inShort(scene, edge)),
   ];
+}
+
+/** The edges in: all, or those into a head's query, key or value alone. */
+function inputs(scene: Scene, into: number[], list: (edges: number[]) => HTMLElement): Child[] {
+  const roleOf = (edge: number) => ROLES[scene.graph.readerKind[scene.graph.readerOf(edge)]];
+  const roles = [...new Set(ROLES)].filter((role) => into.some((edge) => roleOf(edge) === role));
+  const title = element("h3", {}, `In (${count(into.length)})`);
+  const place = element("div", {}, list(into));
+  if (roles.length < 2) return [title, place];
+  const choices = [["all", into] as const, ...roles.map((role) => [role, into.filter((edge) => roleOf(edge) === role)] as const)];
+  const buttons = choices.map(([name, edges]) =>
+    button(`${name} ${count(edges.length)}`, () => {
+      buttons.forEach((each, i) => each.setAttribute("aria-pressed", String(choices[i][0] === name)));
+      fill(place, list(edges));
+    }, { "aria-pressed": String(name === "all") }),
+  );
+  return [title, element("div", { class: "chips", role: "group", "aria-label": "Edges into" }, ...buttons), place];
 }
 
 function inName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>): string {

@@ -167,11 +167,12 @@ function drawCell(
   const aside = focus.node !== null && !ends.has(c);
   const stroke = chosen ? p.accent : ends.has(c) && focus.node !== null ? p.ink : p.faint;
   const opacity = depth * (aside ? 0.25 : 0.8);
-  s.box(x, y, width, height, { fill: p.accent, opacity, stroke, width: chosen ? 2.5 : 1, radius: 3 });
+  const fill = scene.writes[c] ? p.accent : p.quiet; // grey: what it reads goes nowhere
+  s.box(x, y, width, height, { fill, opacity, stroke, width: chosen ? 2.5 : 1, radius: 3 });
   if (!edges || height < 9 || words.label(c)) return;
   const name = scene.graph.name(c);
   const [text, size] = fitting([name, short(name)], width - 2, Math.min(11, height - 2));
-  if (text) s.text(x + width / 2, y + height / 2, text, { fill: aside ? p.quiet : readable(p, p.accent, opacity), size, anchor: "middle" });
+  if (text) s.text(x + width / 2, y + height / 2, text, { fill: aside ? p.quiet : readable(p, fill, opacity), size, anchor: "middle" });
 }
 
 /** A person's label on its box, after the name; a long one is cut, where the next box begins or there is no room at all. */

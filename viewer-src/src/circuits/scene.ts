@@ -21,6 +21,8 @@ export class Scene {
   readonly inputs: Uint32Array;
   readonly outputs: Uint32Array;
   readonly busiest: number;
+  /** Whether each component writes to anything, in either circuit; the logits always count. */
+  readonly writes: Uint8Array;
 
   constructor(
     readonly graph: Graph,
@@ -45,6 +47,9 @@ export class Scene {
       this.outputs[graph.writerOf(edge)]++;
       for (const component of graph.fed[graph.readerOf(edge)]) this.inputs[component]++;
     }
+    this.writes = new Uint8Array(graph.nWriters + 1);
+    this.writes[graph.logits] = 1;
+    for (const each of [circuit, other]) for (const edge of each?.edges ?? []) this.writes[graph.writerOf(edge)] = 1;
     this.busiest = this.inputs.reduce((most, n, c) => Math.max(most, n + this.outputs[c]), 0);
   }
 

@@ -42,8 +42,15 @@ export const BEGIN: CircuitState = {
   labels: new Map(),
 };
 
-/** How a state stands in the fragment; `runs` is how many circuits there are, `edges` how many edges each has. */
-export function fragment(edges: number[], firstSize: (run: number) => number | null): Fragment<CircuitState> {
+/**
+ * How a state stands in the fragment; `edges` is how many edges each circuit's graph has. A component that is `unknown`
+ * to its graph is dropped.
+ */
+export function fragment(
+  edges: number[],
+  firstSize: (run: number) => number | null,
+  unknown: (run: number, node: string) => boolean,
+): Fragment<CircuitState> {
   return {
     write(state) {
       const found = new URLSearchParams();
@@ -64,11 +71,12 @@ export function fragment(edges: number[], firstSize: (run: number) => number | n
     read(found) {
       const run = whole(found.get("run"), edges.length - 1) ?? 0;
       const beside = found.get("beside");
+      const node = found.get("node");
       const labels = found.getAll("label").map((each) => each.split(/=(.*)/s).slice(0, 2) as [string, string]);
       return {
         run,
         size: whole(found.get("size"), edges[run]) ?? firstSize(run),
-        node: found.get("node"),
+        node: node !== null && unknown(run, node) ? null : node,
         edge: whole(found.get("edge"), edges[run] - 1),
         beside: beside === "found" || sizeBeside(beside) !== null || whole(beside, edges.length - 1) !== null ? beside : null,
         show: one(SHOWS, found.get("show")) ?? "all",
