@@ -279,3 +279,8 @@ def test_numbers_that_a_file_states_are_shown(open_page: Open):
     assert "1 of 5 links name a node that is not there" in panel(tab).inner_text()
     tab.get_by_label("Share of all influence").fill("500")
     assert tab.locator(".said").inner_text().startswith("4 of 5 nodes")
+
+
+def test_an_address_of_an_unknown_node_says_so(open_page: Open):
+    tab = open_page(text=page([GRAPH]), fragment="#node=9_9_9")
+    assert "“9_9_9”, which is no node" in tab.get_by_role("alert").inner_text()

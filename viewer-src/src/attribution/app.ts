@@ -47,6 +47,8 @@ export class GraphApp implements App {
   private ordered: number[] = [];
   private atRest: Drawn[] = [];
   private scores: Scores | null = null;
+  /** A node that an address named, and that there is none of: to be said once. */
+  private unknown: string | null = null;
 
   private readonly actions: Actions = {
     choose: (node) => this.store.change({ node, edge: null, tab: "node" }),
@@ -79,7 +81,7 @@ export class GraphApp implements App {
     this.matters = several ? importance(this.graph, several) : new Float64Array();
     this.byImportance = Uint32Array.from(this.matters.keys()).sort((a, b) => this.matters[b] - this.matters[a]);
     this.background = new Background(structure, (found) => this.hear(found));
-    this.store = new Store(fragment(this.graph), (state, before) => this.show(state, before));
+    this.store = new Store(fragment(this.graph, (id) => (this.unknown = id)), (state, before) => this.show(state, before));
     this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
     this.shell = new Shell({
       title: parts.title,
@@ -147,6 +149,8 @@ export class GraphApp implements App {
     this.showPanel(state);
     this.shell.allow(this.store.canUndo, this.store.canRedo);
     this.shell.say(state.node === null ? `${count(nodes)} nodes` : `${name(this.graph, state, state.node)}: ${this.graph.describe(state.node)}`);
+    if (this.unknown !== null) this.shell.complain(`The address names “${this.unknown.slice(0, 40)}”, which is no node of this graph: nothing is chosen.`);
+    this.unknown = null;
   }
 
   /** The edges between nodes that are shown, the most important first: a few to be drawn, of several graphs a list. */

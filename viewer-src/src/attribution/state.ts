@@ -27,8 +27,8 @@ export const ALL = 1000;
 const BEGIN = 600; // as Neuronpedia's viewer begins
 export const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8] as const;
 
-/** How a state stands in the fragment: nodes by their ids. */
-export function fragment(graph: AttributionGraph): Fragment<GraphState> {
+/** How a state stands in the fragment: nodes by their ids; those that are `unknown` to the graph are dropped. */
+export function fragment(graph: AttributionGraph, unknown: (id: string) => void): Fragment<GraphState> {
   const begin = graph.n > 400 ? BEGIN : ALL;
   const known = (ids: (string | null)[]) =>
     ids.map((id) => (id === null ? null : graph.node(id))).filter((node) => node !== null);
@@ -51,10 +51,12 @@ export function fragment(graph: AttributionGraph): Fragment<GraphState> {
       const pinned = new Set(known(found.getAll("pin")));
       const groups = found.getAll("group").map(texts).filter((each) => each.length > 1);
       const taken = new Set<number>();
+      const chosen = found.get("node");
+      if (chosen !== null && graph.node(chosen) === null) unknown(chosen);
       const ends = known(texts(found.get("edge") ?? ""));
       return {
         threshold: influence >= 0 && influence <= 1 ? Math.round(influence * ALL) : begin,
-        node: known([found.get("node")])[0] ?? null,
+        node: known([chosen])[0] ?? null,
         edge: ends.length === 2 ? graph.edge(ends[0], ends[1]) : null,
         among: AMONG.find((among) => among === found.get("among")) ?? "all",
         pinned,
