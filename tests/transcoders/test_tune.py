@@ -15,7 +15,7 @@ from edgewise.transcoders import Replacement, Transcoder, evaluate_transcoders, 
 from edgewise.transcoders.training import TuningConfig, tune
 from edgewise.transcoders.training._refit import refit
 from edgewise.transcoders.training._tune import TuningLearner
-from tests.tiny import tiny
+from tests.tiny import random_model, tiny
 from tests.transcoders.reference import D_IN, N, draw, random_transcoder
 from tests.transcoders.toys import differing, learn, refused, text
 
@@ -45,7 +45,7 @@ def test_what_is_written_has_the_gradients_of_the_dense_form(activation: str):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
 def test_the_loss_is_the_replaced_models_kl_and_the_model_gets_no_gradient(name: str):
-    model = tiny(name)
+    model = random_model(name)  # whose parameters no other test has left gradients at
     transcoders = [random_transcoder(d_in=d, d_out=d, n_features=48, layer=i, skip=True, seed=i)
                    for i, d in enumerate([model.parts.d_model] * 2)]  # fmt: skip
     ids = text(6).ids
