@@ -14,7 +14,6 @@ import argparse
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -305,14 +304,14 @@ PARTS: dict[str, tuple[Callable[[Any], Iterator[Figure]], bool]] = {
 """Each part, and whether it needs the model."""
 
 
-def page(figures: list[Figure], parts: list[str], minutes: float) -> str:
+def page(figures: list[Figure], parts: list[str]) -> str:
     """The page."""
     rows = [f"| {f.page} | {f.what} | {f.published} | {f.independent:.6g} | {f.ratio} |" for f in figures]
     apart = [f for f in figures if not f.agrees]
     verdict = f"All {len(figures)} agree." if not apart else f"{len(apart)} of {len(figures)} do not: see below."
     text = f"""# Published figures, computed a second time
 
-Written by `python benchmarks/independent.py --parts {" ".join(parts)} --write` in {minutes:.0f} minutes of one core.
+Written by `python benchmarks/independent.py --parts {" ".join(parts)} --write`.
 The second implementation (`tests/independent/`) shares no code with the engine: plain hooks on the `transformers`
 module, one prompt at a time, every reader's stream summed write by write; files are read byte by byte, edges are
 numbered anew. Only the prompts and the weights are the library's. The fast tests hold the two equal on tiny models to
@@ -340,7 +339,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.write and args.examples is not None:
         parser.error("--write needs all examples; leave --examples out")
-    begun, figures = time.monotonic(), list[Figure]()
+    figures = list[Figure]()
     study = Study(args.examples) if any(PARTS[part][1] for part in args.parts) else None
     for part in args.parts:
         kept = None if args.keep is None else args.keep / f"{part}.json"
@@ -357,7 +356,7 @@ def main() -> None:
             )
         figures += found
     if args.write:
-        write_atomically(PAGE, page(figures, args.parts, (time.monotonic() - begun) / 60))
+        write_atomically(PAGE, page(figures, args.parts))
     sys.exit(any(not figure.agrees for figure in figures))
 
 
