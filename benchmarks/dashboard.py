@@ -6,6 +6,7 @@ python benchmarks/dashboard.py runs/transcoders/layer12.transcoder.topk32.safete
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,8 +53,8 @@ def main() -> None:
     options = ew.RunOptions(given.out, progress=False)
     timed("the run, floor included", lambda: gather(model, [transcoder], rows, DashboardConfig(), options), n)
     sets = list[ew.transcoders.FeatureSet]()
-    made = lambda: sets.extend(ew.transcoders.make_dashboards(model, [transcoder], rows, options=options))  # noqa: E731
-    timed("weights alone, and samples", made, None)
+    make = partial(ew.transcoders.make_dashboards, model, [transcoder], rows, options=options)
+    timed("weights alone, and samples", lambda: sets.extend(make()), None)
     paths = list[Path]()
     timed("the page", lambda: paths.extend(write_dashboards(sets, given.out)), None)
     print(f"{paths[0]}: {paths[0].stat().st_size / 1e6:.1f} MB")

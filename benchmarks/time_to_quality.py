@@ -1,7 +1,7 @@
-"""Seconds of finding against the KL of what was found, on unseen templates: docs/performance.md.
+"""Seconds of finding against the KL of what was found, on unseen templates (docs/performance.md).
 
     python benchmarks/time_to_quality.py --out runs/time.jsonl "ranking steps=100" "eap-ig points=5" …
-    python benchmarks/time_to_quality.py --out runs/time.jsonl                  # the runs of the page
+    python benchmarks/time_to_quality.py --out runs/time.jsonl                  # attribution and rankings, an hour
     python benchmarks/time_to_quality.py --out runs/time.jsonl --table          # what the file holds
 
 A run is a method's name and its settings as `edgewise find --set` takes them; those of the engine begin with `engine.`
