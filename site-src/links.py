@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).parents[1]
-PATTERNS = ("*.md", "*.toml", "*.cff", "docs/**/*.md", "src/**/*.py*", "site-src/*.toml", ".github/**/*.[my]*")
+PATTERNS = (
+    "*.md",
+    "*.toml",
+    "*.cff",
+    "docs/**/*.md",
+    "src/**/*.py",
+    "src/**/*.pyi",
+    "site-src/*.toml",
+    ".github/**/*.[my]*",
+)
 HOSTS = {
     "arxiv.org",
     "keepachangelog.com",
