@@ -58,7 +58,7 @@ def token_ids(
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise InputError("prompt: the model has no tokenizer; give token ids")
-        prompt = model.tokenizer(prompt)["input_ids"] if bos is None else Encoder.of(model.tokenizer, bos)(prompt)
+        prompt = Encoder.of(model.tokenizer, bos)(prompt)
     ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
     config: Any = model.module.config
     n_tokens = int(config.vocab_size)
