@@ -45,8 +45,8 @@ _LEFT = """Not recomputed, and why:
 |---|---|---|
 | bench.md, quality.md | learned rankings, ACDC, edge pruning | their scores are not in the repository, save the two checked-in circuits; finding them took hours |
 | quality-paper.md | Edge Pruning's circuits | likewise |
-| prompting.md, tasks' circuits | learned circuits | likewise |
-| transcoders.md | loss, KL, explained | the transcoders are not in the repository; `tests/independent/` holds their replacement score on tiny models |
+| prompting.md | learned circuits | likewise |
+| transcoders.md, attribution-circuit-tracer.md | all | the transcoders are not in the repository |
 | attribution.md | ablations, correlations, scores of pruned graphs | hundreds of graphs; `ledger` and the fast tests hold one graph's edges and scores |
 | models.md | Qwen2.5 and Gemma 3, EAP-IG, rankings | their files are other people's uploads; hours |
 | all | intervals, seconds, memory | drawn at random or of a machine |"""  # noqa: E501 (a table's rows)
