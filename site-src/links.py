@@ -25,6 +25,7 @@ PATTERNS = (
 )
 HOSTS = {
     "arxiv.org",
+    "github.com",
     "keepachangelog.com",
     "no-color.org",
     "semver.org",
