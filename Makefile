@@ -99,10 +99,12 @@ VERSIONS ?= pinned
 TRIED := build/dist
 BOUNDS_pinned := -c constraints.txt
 BOUNDS_lowest := -c $(TRIED)/lowest.txt
+# What builds and checks is pinned too, where the pins can be had (NEW_ENOUGH).
+BOUNDS_tools = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info >= (3, 11)))')
 dist:
 	rm -rf dist $(TRIED)
 	$(PYTHON) -m venv $(TRIED)/tools
-	$(TRIED)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_pinned) build twine hatchling
+	$(TRIED)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_tools) build twine hatchling
 	$(TRIED)/tools/bin/python -m build --no-isolation --outdir dist
 	$(TRIED)/tools/bin/python -m twine check --strict dist/*
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(TRIED)/lowest.txt
