@@ -52,10 +52,7 @@ def loggers(
                 raise InputError(f"log={name!r}: it is not installed; pip install {name}") from error
             except Exception as error:  # of any kind that the tool has
                 reason = " ".join(str(error).split())[:160]
-                advice = (
-                    "log in, or set WANDB_MODE=offline" if name == "wandb" else "choose a folder that can be written"
-                )
-                raise InputError(f"log={name!r}: it does not open ({reason}); {advice}") from error
+                raise InputError(f"log={name!r}: it does not open ({reason}){_ADVICE.get(name, '')}") from error
             stack.callback(log.close)
             opened.append(log)
         yield opened
@@ -106,4 +103,5 @@ def _wandb(folder: Path | None, settings: Mapping[str, Any] | None, resume: bool
     )
 
 
+_ADVICE = {"wandb": "; log in, or set WANDB_MODE=offline"}
 _OPEN = {"tensorboard": _tensorboard, "wandb": _wandb}
