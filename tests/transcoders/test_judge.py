@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -64,8 +65,19 @@ def test_losses_and_kl(judged):
         )
         kl = float((log_p.exp() * (log_p - changed)).sum(-1).mean())
         assert each.replaced.kl == pytest.approx(kl, rel=1e-4)
+        own_rows = -log_p.gather(2, ROWS.ids[:, 1:, None]).squeeze(2).mean(1).double().numpy()
+        assert each.replaced.rows == pytest.approx(own_rows + by_row, abs=1e-5)
     assert not found.all  # both are of one layer
     assert found.tokens == ROWS.ids[:, 1:].numel()
+
+
+def test_two_changed_models_are_compared_row_by_row(judged):
+    first, second = (each.replaced for each in judged[2].transcoders)
+    found = first.minus(second)
+    assert found.value == pytest.approx(first.loss - second.loss, abs=1e-12) and found.low < found.value < found.high
+    assert found.high - found.low < max(each.high - each.low for each in (first, second))
+    assert tuple(first.minus(first)) == (0, 0, 0) and second.minus(first).value == -found.value
+    assert "same rows" in refused(lambda: first.minus(replace(second, rows=second.rows[1:])))
 
 
 def test_sparsity_and_explained_variance(judged):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap
+from edgewise.runs import Interval, SavedAsJson, bootstrap
 from edgewise.transcoders import (
     Replacement,
     Site,
@@ -48,6 +48,18 @@ class Loss:
     high: float
     kl: float
     """KL(model ‖ changed model) of the next token, over the whole vocabulary."""
+    rows: tuple[float, ...] = field(repr=False)
+    """The loss of each row."""
+
+    def minus(self, other: "Loss") -> Interval:
+        """This loss minus another changed model's on the same rows, with its 95 % bootstrap interval over rows.
+
+        Rows differ far more than changed models do, so two intervals that overlap say little; this one says which of
+        two is better. Raises `InputError` where the two are not of as many rows.
+        """
+        if len(self.rows) != len(other.rows):
+            raise InputError(f"losses of {len(self.rows)} and {len(other.rows)} rows: judge both on the same rows")
+        return bootstrap(np.asarray(self.rows) - np.asarray(other.rows))
 
 
 @dataclass(frozen=True)
@@ -256,4 +268,6 @@ def _loss(rows: Float[Tensor, "2 R"], own: Float[Tensor, " R"]) -> Loss:
     if not np.isfinite(rows.cpu().numpy()).all():  # the model's own is checked before any other
         raise InputError("evaluate: a loss is not finite; the transcoder's weights are too large for this model")
     added = bootstrap(losses - own.double().cpu().numpy())
-    return Loss(float(losses.mean()), added.value, added.low, added.high, float(kl.mean()))
+    return Loss(
+        float(losses.mean()), added.value, added.low, added.high, float(kl.mean()), tuple(float(x) for x in losses)
+    )
