@@ -50,3 +50,34 @@ def test_virtual_weights_in_one_file(cli: Cli, text: Path, trained: Path, tmp_pa
     assert "two layers at least" in cli.refused(
         "transcoder", "weights", files[0], "--text", text, "--out", tmp_path / "x"
     )
+
+
+def test_rules_are_judged_on_the_rows_that_a_dashboard_left(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    below, file = (trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1))
+    rules = tmp_path / "rules.json"
+    on = ("--text", text, *SHORT, "--hold-out", 0.2)
+    assert cli("transcoder", "dashboard", file, *on, "--out", tmp_path / "pages").status == 0
+    page = next((tmp_path / "pages").glob("*.html")).read_text("utf-8")
+    (shown,) = json.loads(page.split('id="edgewise-header">')[1].split("</script>")[0])["features"]
+    rules.write_text('{"m1.f3": "[aeiou]", "m1.f4": "(?i)T.*"}')
+    ran = cli(
+        "transcoder",
+        "score",
+        below,
+        file,
+        rules,
+        *on,
+        "--out",
+        tmp_path / "scores.json",
+    )
+    assert ran.status == 0 and "balanced accuracy" in ran.out and "m1.f4" in ran.out, ran
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert [each["rule"] for each in found["scores"]] == ["[aeiou]", "(?i)T.*"] and found["tokens"] < 400 * 0.2
+    assert shown["tokens"] > 400 * 0.6
+    assert json.loads(cli("transcoder", "score", file, rules, *on, "--json").out) == found
+    rules.write_text("[]")
+    assert "holds no rules" in cli.refused("transcoder", "score", file, rules, *on)
+    rules.write_text('{"m1.f99": "a"}')
+    assert "no such feature" in cli.refused("transcoder", "score", file, rules, *on)
+    assert "last argument is the rules" in cli.refused("transcoder", "score", file, *on)
+    assert "give transcoders before" in cli.refused("transcoder", "score", rules, *on)

@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 import edgewise
 from edgewise._errors import InputError
 from edgewise._plugins import use_plugins
-from edgewise.cli import _dashboard, _feature, _models, _options, _show, _tasks, _tracr, _transcoder
+from edgewise.cli import _dashboard, _feature, _models, _options, _rules, _show, _tasks, _tracr, _transcoder
 from edgewise.cli._attribute import attribute
 from edgewise.cli._bench import bench, plot
 from edgewise.cli._compare import compare
@@ -27,7 +27,7 @@ from edgewise.cli._view import view
 app = Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for name, group in {"models": _models, "tasks": _tasks, "tracr": _tracr, "transcoder": _transcoder}.items():
     app.add_typer(group.app, name=name)
-for command in (_feature.show, _feature.paths, _dashboard.dashboard, _dashboard.weights):
+for command in (_feature.show, _feature.paths, _dashboard.dashboard, _dashboard.weights, _rules.score):
     _transcoder.app.command()(command)
 for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare, doctor):
     app.command()(command)

@@ -29,6 +29,9 @@ def dashboard(
     model: _features.OwnModel = None,
     context: Annotated[int, Option("--context", help="Tokens per row.")] = 128,
     limit: Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = None,
+    hold_out: Annotated[
+        float, Option("--hold-out", help="Leave this share of the rows, at the end of the text, for `score`.")
+    ] = 0.0,
     labels: Annotated[
         Path | None, Option(help="A file of words for features: JSON, or a CSV with columns id,label.")
     ] = None,
@@ -55,6 +58,7 @@ def dashboard(
     loaded = load(_features.model_of(found, model), device)
     compare_weights(found, loaded)
     rows = _features.text_rows(loaded, text, context, limit)
+    rows = rows.split(hold_out)[0] if hold_out else rows
     try:
         virtual = _connections(loaded, found, chosen, rows, connections, out)
         with counting("weights") as progress:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -14,6 +13,6 @@ class Tokens(NamedTuple):
     mask: Bool[Tensor, "B S"]
     """True where a real token stands."""
 
-    def to(self, device: torch.device | str) -> "Tokens":
+    def to(self, device) -> "Tokens":
         """The same tokens on `device`."""
         return Tokens(self.ids.to(device), self.mask.to(device))

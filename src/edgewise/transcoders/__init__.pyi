@@ -39,7 +39,6 @@ from .analysis import de_embedding as de_embedding
 from .analysis import decoder_rows as decoder_rows
 from .analysis import describe as describe
 from .analysis import head_norms as head_norms
-from .analysis import on_prompt as on_prompt
 from .analysis import on_text as on_text
 from .analysis import pullback as pullback
 from .analysis import read_by as read_by
@@ -65,8 +64,11 @@ from .formats import save as save
 from .formats import write as write
 from .judging import Judged as Judged
 from .judging import Loss as Loss
+from .judging import RuleScore as RuleScore
+from .judging import RuleScores as RuleScores
 from .judging import TranscoderEvaluation as TranscoderEvaluation
 from .judging import evaluate_transcoders as evaluate_transcoders
+from .judging import score_rules as score_rules
 from .training import CachedActivations as CachedActivations
 from .training import Sweep as Sweep
 from .training import Trained as Trained
