@@ -21,8 +21,8 @@ class Execution:
     """`lean` keeps heads at their own width and makes again what is cheap to make: the same numbers (up to rounding) in
     a fraction of the memory, for more time; see docs/performance.md."""
     dtype: torch.dtype | None = None
-    """The type of the stack and of products with the weights, such as `torch.bfloat16` for a model in it; masks, sums
-    and gradients stay in float32. None: that of the masks, float32 or the model's float64."""
+    """The type of the stack and of products with it and with the weights, such as `torch.bfloat16` for a model in it;
+    masks, sums of products and gradients stay in float32. None: that of the masks, float32 or the model's float64."""
     matmul: Matmul = "highest"
     """What PyTorch may do to products of float32 matrices, as in `torch.set_float32_matmul_precision`, in masked runs
     and in the plain ones that give ablated values and the full model's predictions (attention and unembedding left

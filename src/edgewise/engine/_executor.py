@@ -432,5 +432,8 @@ class Executor:
         key, value = (self.packing.unpack(x, at) for x, at in zip(rest, fixed, strict=True))
         if len(plan.keys) != len(plan.heads):  # repeated to the running query heads
             key, value = key[:, plan.key_of_head], value[:, plan.key_of_head]
-        with matmul_precision("highest"):  # PyTorch's fused attention on a CPU is five times slower under "medium"
-            return mix(layer.attention, query, key, value, self.contexts[plan.layer], plan.heads)
+        if not query.is_cuda:  # there PyTorch's fused attention is five times slower in bfloat16, and under "medium"
+            query, key, value = (x.to(self.masks.dtype) for x in (query, key, value))
+        with matmul_precision("highest"):
+            mixed = mix(layer.attention, query, key, value, self.contexts[plan.layer], plan.heads)
+        return mixed.to(projected.dtype)

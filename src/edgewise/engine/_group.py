@@ -68,8 +68,7 @@ class LayerGroup:
             for tokens in self._chunks(start, stop, n_rows):
                 for layer, _, where in mixed:
                     self.values[where, tokens] = base[layer].expand(self.packing.n_tokens, -1)[tokens]
-                rows = self._matrix(n_rows, tokens)
-                rows.addmm_(mask, self.stack.differences(self.n_writers, tokens))
+                self.stack.mix(self._matrix(n_rows, tokens), mask, tokens)
 
     def give_back(self) -> None:
         """Complete the gradients of the masks, and add to those of the writers, once every layer has been walked."""
@@ -83,7 +82,7 @@ class LayerGroup:
             per_edge = self.stack.like.new_zeros(n_rows, self.n_writers)
             for tokens in self._chunks(start, stop, n_rows):
                 gradient = self._matrix(n_rows, tokens)
-                per_edge += gradient @ self.stack.differences(self.n_writers, tokens).T
+                per_edge += self.stack.mask_gradients(gradient, self.n_writers, tokens)
                 if mask is not None:
                     self.stack.add_gradient(mask, gradient[:n_mixed], tokens)
             for layer, alike, where in ranges:

@@ -110,7 +110,7 @@ class BlockRead:
                     g_x[m] = mlp_gradient[tokens]
                 if separate and part.first < n_writers:  # the writers before that are left to the group
                     flat = g_x.flatten(1)
-                    per_edge = flat @ stack.differences(n_writers, tokens, part.first).T  # (m, w)
+                    per_edge = stack.mask_gradients(flat, n_writers, tokens, part.first)  # (m, w)
                     masks[part.row, part.readers, part.first :] += per_edge[:m]
                     if alike.with_mlp:
                         masks[part.row, n, part.first :] += per_edge[m]
@@ -140,12 +140,12 @@ class BlockRead:
         base = self.base.expand(stack.n_tokens, -1)[tokens]
         if mask is None:
             return base[None]
-        differences = stack.differences(self.plan.n_writers, tokens, part.first)
-        if part.ahead is not None:  # in place: nobody else reads these rows
+        if part.ahead is None:
+            x = base.expand(len(mask), *base.shape).clone()
+        else:  # in place: nobody else reads these rows
             x = part.ahead[:, tokens]
-            x.flatten(1).addmm_(mask[:, part.first :], differences)
-            return x
-        return torch.addmm(base.reshape(1, -1), mask, differences).view(-1, len(base), stack.d_model)
+        stack.mix(x.flatten(1), mask[:, part.first :], tokens, part.first)
+        return x
 
 
 class _Part(NamedTuple):

@@ -106,8 +106,19 @@ class Stack:
         return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
     def differences(self, n_writers: int, tokens: slice, first: int = 0) -> Float[Tensor, "w TD"]:
-        """The differences of writers `first` to before `n_writers` at some tokens, as a matrix."""
-        return self._matrix(self.values, n_writers, tokens)[first:].to(self.like.dtype)
+        """The differences of writers `first` to before `n_writers` at some tokens, as a matrix of the stack's type."""
+        return self._matrix(self.values, n_writers, tokens)[first:]
+
+    def mix(self, into: Float[Tensor, "m TD"], mask: Float[Tensor, "m w"], tokens: slice, first: int = 0) -> None:
+        """`into += Σ_w m_w Δ_w` for `w` writers from `first` on."""
+        _add_product(into, mask, self.differences(first + mask.shape[1], tokens, first))
+
+    def mask_gradients(
+        self, gradient: Float[Tensor, "m TD"], n_writers: int, tokens: slice, first: int = 0
+    ) -> Float[Tensor, "m w"]:
+        """`⟨g_r, Δ_w⟩` of each reader with writers `first` to before `n_writers`."""
+        differences = self.differences(n_writers, tokens, first)
+        return (gradient.to(differences.dtype) @ differences.T).to(gradient.dtype)
 
     def mix_heads(self, heads: HeadSlots, mask: Float[Tensor, " h"], tokens: slice) -> Float[Tensor, "T D"]:
         """`Σ_w m_w Δ_w` over one layer's heads."""
@@ -135,7 +146,8 @@ class Stack:
         self, mask: Float[Tensor, "n w"], gradient: Float[Tensor, "n TD"], tokens: slice, first: int = 0
     ) -> None:
         """`∂loss/∂Δ_w += Σ_r m_rw g_r` for `w` writers from `first` on."""
-        self._matrix(self.gradients, first + mask.shape[1], tokens)[first:].addmm_(mask.T, gradient)
+        into = self._matrix(self.gradients, first + mask.shape[1], tokens)[first:]
+        _add_product(into, mask.T, gradient.to(self.values.dtype))
 
     def add_gradient_at(
         self, mask: Float[Tensor, "A w"] | None, gradient: Float[Tensor, "A D"], tokens: Int[Tensor, " A"]
@@ -226,7 +238,7 @@ class LeanStack(Stack):
         if self.expanded is None or self.expanded[0] != asked:
             self.expanded = None
             length = tokens.stop - tokens.start
-            matrix = self.take("expanded", (n, length, self.d_model), self.like.dtype)
+            matrix = self.take("expanded", (n, length, self.d_model), self.values.dtype)
             self._expand(matrix, first, n_writers, lambda values: values[:, tokens])
             self.expanded = asked, matrix.view(n, length * self.d_model)
         return self.expanded[1]
@@ -258,11 +270,12 @@ class LeanStack(Stack):
         end = first + mask.shape[1]
         low, high = bisect_left(self.slots, first), bisect_left(self.slots, end)
         wide = self._matrix(self.gradients, high, tokens)[low:]
-        wide.addmm_(mask[:, self.wide[low:high] - first].T, gradient)
+        gradient = gradient.to(self.values.dtype)
+        _add_product(wide, mask[:, self.wide[low:high] - first].T, gradient)
         for heads, _ in self.blocks.values():
             if first <= heads.slots.start and heads.slots.stop <= end:
                 own = mask[:, heads.slots.start - first : heads.slots.stop - first]
-                block = (own.T @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
+                block = (own.T.to(gradient.dtype) @ gradient).view(-1, tokens.stop - tokens.start, self.d_model)
                 self._add_heads(heads, block, tokens)
 
     def add_gradient_at(
@@ -312,10 +325,18 @@ class LeanStack(Stack):
 
     def _add_heads(self, heads: HeadSlots, gradient: Float[Tensor, "h T D"], tokens: slice) -> None:
         into, back = self.head_gradients[heads.slots.start][:, tokens], heads.output.transpose(1, 2)
-        if gradient.dtype == back.dtype:
+        if into.dtype == gradient.dtype == back.dtype:
             into.baddbmm_(gradient, back)
         else:
             into += _through(gradient, back)
+
+
+def _add_product(into: Float[Tensor, "m n"], mask: Float[Tensor, "m w"], factor: Float[Tensor, "w n"]) -> None:
+    """`into += mask @ factor`, multiplied in the type of `factor` and added in that of `into`."""
+    if into.dtype == factor.dtype:
+        into.addmm_(mask, factor)
+    else:
+        into += mask.to(factor.dtype) @ factor
 
 
 def _through(x: Tensor, matrices: Tensor, out: Tensor | None = None) -> Tensor:
