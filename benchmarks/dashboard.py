@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 import edgewise as ew
+from edgewise.runs import fastest_precision
 from edgewise.transcoders import capture
 from edgewise.transcoders.dashboards import DashboardConfig, gather
-from edgewise.transcoders.training import fastest_precision
 from edgewise.viewer import write_dashboards
 
 

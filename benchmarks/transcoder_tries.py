@@ -84,7 +84,7 @@ def main() -> None:
     rows, judged = pieces(model, ["builtin", args.text], args.tokens, args.rows)
     sites = [Site(kind, layer) for layer in layers for kind in ("mlp_in", "mlp_out")]
     cache = args.out / "cache"
-    bf16 = ew.transcoders.fastest_precision(model.device) == "bfloat16"
+    bf16 = ew.runs.fastest_precision(model.device) == "bfloat16"
     kept = CachedActivations(cache) if cache.is_dir() else write_cache(model, rows, sites, cache, bf16=bf16)
     for layer in layers:
         path = args.out / f"layer{layer}.json"

@@ -15,6 +15,7 @@ from edgewise._plugins import use_plugins
 from edgewise.cli import _dashboard, _feature, _models, _options, _rules, _show, _tasks, _tracr, _transcoder
 from edgewise.cli._attribute import attribute
 from edgewise.cli._bench import bench, plot
+from edgewise.cli._common import kept_models
 from edgewise.cli._compare import compare
 from edgewise.cli._doctor import doctor
 from edgewise.cli._exchange import export_circuit, import_circuit, pull, push
@@ -36,7 +37,7 @@ for command in (push, pull):
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
-DEMO_STEPS, DEMO_TEST = 100, 128  # of the ranking, and pairs to judge on: a demonstration is to take five minutes
+DEMO_TRAIN, DEMO_TEST = 160, 128  # pairs to learn from and to judge on: a demonstration is to take some minutes
 DEMO_EVIDENCE = 48  # edges whose effects are measured, in half a minute
 _CHOICES = re.compile(r": ('[^']*') is not one of (.*?)\.?$", re.DOTALL)
 _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")
@@ -93,9 +94,10 @@ def demo(out: _options.Out = Path("runs/demo")) -> None:
     """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, then the curve over sizes
     and a page that says why its strongest edges are there. The seed decides everything.
     """
-    find(out=out, steps=DEMO_STEPS, test=DEMO_TEST)
-    evaluate(out / "circuit.safetensors")
-    curve(out / "circuit.safetensors", out / "curve.png")
-    for suffix in ("png", "svg"):
-        draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
-    view([out], evidence=DEMO_EVIDENCE, show=False)
+    with kept_models():
+        find(out=out, preset="quick", train=DEMO_TRAIN, test=DEMO_TEST, dtype="auto")
+        evaluate(out / "circuit.safetensors")
+        curve(out / "circuit.safetensors", out / "curve.png")
+        for suffix in ("png", "svg"):
+            draw(out / "circuit.safetensors", out / f"circuit.{suffix}")
+        view([out], evidence=DEMO_EVIDENCE, show=False)

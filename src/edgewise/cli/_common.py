@@ -6,8 +6,8 @@ import atexit
 import math
 import os
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,30 @@ def load(
 ) -> ew.Model:
     """Load a model, quietly where nobody watches; on this process's own GPU, under `torchrun`."""
     quiet()
-    return ew.load_model(model, device=own_device(device), dtype=torch_type(dtype), offload=offload)
+    asked = model, own_device(device), torch_type(dtype, device), offload
+    if _kept is None:
+        return _loaded(*asked)
+    if asked not in _kept:
+        _kept[asked] = _loaded(*asked)
+    return _kept[asked]
+
+
+def _loaded(model: str, device: str, dtype: Any, offload: Literal["cpu", "disk"] | None) -> ew.Model:
+    return ew.load_model(model, device=device, dtype=dtype, offload=offload)
+
+
+_kept: dict[tuple[Any, ...], ew.Model] | None = None
+
+
+@contextmanager
+def kept_models() -> Iterator[None]:
+    """Load each model once, for several commands in a row."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        _kept = None
 
 
 def own_device(device: str) -> str:
@@ -49,10 +72,13 @@ def ranks_of(device: str) -> Any:
     return ranks
 
 
-def torch_type(name: DtypeName | None) -> Any:
-    """PyTorch's type of that name."""
+def torch_type(name: DtypeName | None, device: str = "cpu") -> Any:
+    """PyTorch's type of that name; `auto` is bfloat16 where the device has instructions for it, otherwise None."""
     import torch
 
+    if name == "auto":
+        where = torch.device(own_device(device))
+        return torch.bfloat16 if ew.runs.fastest_precision(where) == "bfloat16" else None
     return None if name is None else {"float32": torch.float32, "bf16": torch.bfloat16}[name]
 
 

@@ -115,7 +115,7 @@ def find(
         examples = ew.tasks.grouped_by_changes(examples)
     chosen, choice = apart.choose(loaded, examples, features, ablation)
     graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), **chosen)
-    choices: dict[str, Any] = {"memory": memory, "dtype": torch_type(dtype), "matmul": matmul}
+    choices: dict[str, Any] = {"memory": memory, "dtype": torch_type(dtype, device), "matmul": matmul}
     choices |= {"transcoders": features, "cache_bytes": cache_bytes, "ranks": ranks}
     engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
     _show.header(loaded, engine, examples)

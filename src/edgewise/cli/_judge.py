@@ -57,7 +57,7 @@ def evaluate(
     features = _features.for_circuit(loaded_circuit, transcoders)
     ranks = _common.ranks_of(device)
     loaded = _common.load_for(loaded_circuit, model, device, dtype, offload)
-    choices = {"memory": memory, "dtype": _common.torch_type(dtype), "transcoders": features, "ranks": ranks}
+    choices = {"memory": memory, "dtype": _common.torch_type(dtype, device), "transcoders": features, "ranks": ranks}
     engine = _common.engine_of(circuit, loaded_circuit, loaded, **choices)
     pairs = _common.task_of(loaded_circuit, loaded.tokenizer, task, test, seed, bos, longest=loaded.parts.n_positions)
     wanted = tuple(name for name in baselines.split(",") if name and name != "none")

@@ -60,7 +60,7 @@ def machine() -> Machine:
         processor=f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
         cores=_cores(),
         threads=torch.get_num_threads(),
-        bfloat16=ew.transcoders.fastest_precision(cpu) == "bfloat16",
+        bfloat16=ew.runs.fastest_precision(cpu) == "bfloat16",
         speed={str(dtype).removeprefix("torch."): _speed(dtype) for dtype in (torch.float32, torch.bfloat16)},
         memory=memory,
         free_memory=free,

@@ -48,7 +48,7 @@ def plan(
     config: Annotated[Path, Option(help="A model's config.json; no weights are needed.")],
     batch: Annotated[int, Option(help="Pairs per step.")] = 32,
     length: Annotated[int, Option(help="Tokens per prompt.")] = 20,
-    dtype: Annotated[options.DtypeName, Option(help="Type of the weights and the stack.")] = "float32",
+    dtype: Annotated[Literal["float32", "bf16"], Option(help="Type of the weights and the stack.")] = "float32",
     device: Annotated[
         Literal["cpu", "cuda"], Option(help="Where the step would run. Chunks of tokens are longer on a GPU.")
     ] = "cpu",

@@ -39,10 +39,14 @@ KeyValue = Annotated[
     Option("--kv", help="Key and value readers: one per key-value head, or one per query head."),
 ]
 Device = Annotated[str, Option("--device", help="Device: cpu, cuda, mps (Apple; the same code, never measured), …")]
-DtypeName = Literal["float32", "bf16"]
+DtypeName = Literal["auto", "float32", "bf16"]
 Dtype = Annotated[
     DtypeName | None,
-    Option("--dtype", help="Type of weights and stack. If unset: weights as stored, stack in float32."),
+    Option(
+        "--dtype",
+        help="Type of weights and stack. If unset: weights as stored, stack in float32. Auto: bf16 where the processor "
+        "has instructions for it, good for finding and not for judging.",
+    ),
 ]
 Memory = Annotated[Literal["default", "lean"], Option("--memory", help="Lean takes less memory and more time.")]
 Matmul = Annotated[

@@ -294,7 +294,7 @@ def cache(
     rows = rows.split(hold_out)[0] if hold_out else rows
     sites = [ew.transcoders.Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
     with show.counting("running the model") as progress:
-        bf16 = (precision or ew.transcoders.fastest_precision(loaded.device)) == "bfloat16"
+        bf16 = (precision or ew.runs.fastest_precision(loaded.device)) == "bfloat16"
         ew.transcoders.write_cache(loaded, rows, sites, out, dtype=dtype, bf16=bf16, progress=progress)
     line(f"{rows.n_tokens:,} tokens at {len(sites)} sites -> {out}")
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -140,10 +139,8 @@ class BlockRead:
         base = self.base.expand(stack.n_tokens, -1)[tokens]
         if mask is None:
             return base[None]
-        if part.ahead is None:
-            x = base.expand(len(mask), *base.shape).clone()
-        else:  # in place: nobody else reads these rows
-            x = part.ahead[:, tokens]
+        # A group's rows are added to in place: nobody else reads them.
+        x = base.expand(len(mask), *base.shape).clone() if part.ahead is None else part.ahead[:, tokens]
         stack.mix(x.flatten(1), mask[:, part.first :], tokens, part.first)
         return x
 

@@ -15,8 +15,9 @@ from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap, record_of, software
 from edgewise.tasks import Metric, Task
 
-EAP_PAIRS = 500
-"""Training pairs that the EAP baseline is scored on at most: thousands would cost minutes."""
+EAP_PAIRS = 64
+"""Pairs that the EAP baseline is scored on at most, and whose sign is chosen on: more cost more than all judging, and
+its circuits are no nearer to the model (docs/performance.md)."""
 N_RANDOM = 3
 """How many random circuits stand for chance."""
 N_WORST = 10
@@ -181,17 +182,18 @@ def _worst(task: Task, split: str, distances: NDArray[np.float64] | None) -> tup
 def best_attribution(
     engine: Engine, task: Task, n_actual: int, scores: Scores | None, batch_size: int = 32
 ) -> tuple[str, Circuit]:
-    """EAP's circuit of an actual size: by signed or absolute score, whichever is nearer to the model on validation. Its
-    scores, if none are given, are from the first `EAP_PAIRS` training pairs.
+    """EAP's circuit of an actual size: by signed or absolute score, whichever is nearer to the model on the first
+    `EAP_PAIRS` of validation. Its scores, if none are given, are from as many training pairs.
     """
     # The field's metric, and one with a gradient: the task's own may be the user's and have none.
-    explained = replace(task, train=task.train[:EAP_PAIRS], metric=task.explained)
+    few = {"train": task.train[:EAP_PAIRS], "validation": task.validation[:EAP_PAIRS]}
+    explained = replace(task, **few, metric=task.explained)
     scores = scores or eap(engine, explained, batch_size=batch_size)
     circuits = {
         "signed": scores.top_actual(n_actual),
         "absolute": scores.top_actual(n_actual, absolute=True),
     }
-    values = judge(engine, circuits, task, _choosing_split(task), batch_size, names=(task.distance,))
+    values = judge(engine, circuits, explained, _choosing_split(task), batch_size, names=(task.distance,))
     best = min(circuits, key=lambda name: values[name][task.distance].mean())
     return best, circuits[best]
 

@@ -22,6 +22,7 @@ from ._noise import normal as normal
 from ._noise import random_keys as random_keys
 from ._noise import uniform as uniform
 from ._pickles import read_pickle as read_pickle
+from ._precision import fastest_precision as fastest_precision
 from ._precision import finest as finest
 from ._progress import progress as progress
 from ._ranks import ONE_PROCESS as ONE_PROCESS

@@ -75,7 +75,6 @@ from .training import Trained as Trained
 from .training import TrainingConfig as TrainingConfig
 from .training import Tuned as Tuned
 from .training import TuningConfig as TuningConfig
-from .training import fastest_precision as fastest_precision
 from .training import sweep as sweep
 from .training import train as train
 from .training import tune as tune

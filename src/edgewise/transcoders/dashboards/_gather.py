@@ -8,11 +8,10 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model, weights_hash
-from edgewise.runs import Learner, RunOptions, RunReport, run_steps
+from edgewise.runs import Learner, RunOptions, RunReport, fastest_precision, run_steps
 from edgewise.transcoders import TokenRows, Transcoder, capture, check_length, check_transcoder, real_tokens
 from edgewise.transcoders.dashboards._config import DashboardConfig
 from edgewise.transcoders.dashboards._seen import Counts, Seen
-from edgewise.transcoders.training import fastest_precision
 
 
 class Gathered(NamedTuple):

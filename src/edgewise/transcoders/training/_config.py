@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
+from edgewise.runs import fastest_precision
 from edgewise.transcoders import Activation, Site, TranscoderLoss, TranscoderSpec
-from edgewise.transcoders.training._precision import fastest_precision
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
 READS = ("resid_mid", "mlp_normalized", "mlp_in", "hook_normalized")

@@ -18,7 +18,7 @@ from torch.nn import functional
 from edgewise import runs
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import Learner, NotFiniteError, RunOptions, uniform
+from edgewise.runs import Learner, NotFiniteError, RunOptions, fastest_precision, uniform
 from edgewise.transcoders import (
     Substitute,
     TokenRows,
@@ -30,7 +30,6 @@ from edgewise.transcoders import (
     written,
 )
 from edgewise.transcoders.formats import save
-from edgewise.transcoders.training._precision import fastest_precision
 from edgewise.transcoders.training._refit import refit
 
 _ROWS, _REFIT = 203, 209  # noise streams: the order of the rows, and which are fitted to first
