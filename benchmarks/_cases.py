@@ -50,9 +50,11 @@ CASES = {
 LENGTH = 20
 
 
-def random_task(vocabulary: int, n: int, length: int) -> ew.tasks.Task:
-    """Pairs of random tokens, judged at the last one."""
-    ids = torch.randint(vocabulary, (n, 2, length), generator=torch.Generator().manual_seed(0)).tolist()
+def random_task(vocabulary: int, n: int, length: int, shared: float = 0.0) -> ew.tasks.Task:
+    """Pairs of random tokens, judged at the last one; both prompts of a pair begin with the same share of tokens."""
+    drawn = torch.randint(vocabulary, (n, 2, length), generator=torch.Generator().manual_seed(0))
+    drawn[:, 1, : round(shared * length)] = drawn[:, 0, : round(shared * length)]
+    ids = drawn.tolist()
     target = (ew.tasks.Target(length - 1, (1,), (2,)),)
     pairs = [ew.tasks.Pair(tuple(clean), tuple(corrupted), target, "", "") for clean, corrupted in ids]
     return ew.tasks.Task("random", pairs, pairs[:1], pairs[:1])

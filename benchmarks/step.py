@@ -1,7 +1,8 @@
 """One training step of Edge Pruning, beside a plain forward and backward of the same model on the same batch.
 
     python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--matmul highest|medium]
-    [--preset default|paper] [--steps 16] [--eap] [--dense] [--together 64] [--json]
+    [--dtype float32|bf16] [--preset default|paper] [--steps 16] [--eap] [--dense] [--together 64] [--json]
+    python benchmarks/step.py --shape smollm2 --ranking docs/results/circuits/ioi-ranking.safetensors [--shared 0.7]
     python benchmarks/step.py --shape gpt2 --growth          # tables over batch, length and layers
     python benchmarks/step.py --shape gpt2 --all             # the cases of compare.py: EAP, ACDC …
 
@@ -10,6 +11,10 @@ turn; `step_mean_s` is the mean, the examples' constants (computed beforehand) i
 plain passes made after every step, so that both see the same machine: forward + backward of the user's own module,
 SDPA, frozen parameters, gradient to the input embeddings alone, unembedding at the answers alone. `dense_*` is
 `_dense.py`.
+
+With `--ranking` the steps are a learned ranking's, from the scores of a file (or `start`: from its own attribution),
+by its whole schedule of budgets and temperatures shortened to `--steps`. `--shared` is the share of a prompt's tokens
+that both prompts of a pair begin with.
 """
 
 import argparse
@@ -25,9 +30,12 @@ from _measure import peak_tensor_bytes, rss_bytes, seconds
 from _shapes import SHAPES, random_weights
 from transformers import PretrainedConfig
 
-from edgewise.discovery import EdgePruningConfig, eap
+from edgewise import Circuit
+from edgewise.discovery import EdgePruningConfig, RankingConfig, Scores, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
-from edgewise.engine import Engine, _group, footprint
+from edgewise.discovery._learning import GradientLearner
+from edgewise.discovery._ranking import RankingLearner
+from edgewise.engine import Engine, Execution, _group, footprint
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.models import Model, load
@@ -84,17 +92,17 @@ def floor(model: Model, batch: int, length: int) -> dict[str, float]:
 
 def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) -> dict[str, Any]:
     """One row."""
-    model = load(random_weights(config or SHAPES[args.shape](), device=args.device))
-    task = random_task(900, max(64, args.batch), args.length)
+    dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
+    model = load(random_weights(config or SHAPES[args.shape](), dtype, args.device))
+    execution = Execution(memory=args.memory, matmul=args.matmul, dtype=dtype)
+    task = random_task(900, max(64, args.batch), args.length, args.shared)
     plain = plain_step(model, task, args.batch)
-    preset = EdgePruningConfig.paper() if args.preset == "paper" else EdgePruningConfig()
-    changes = {"steps": args.steps, "sparsity_warmup": int(args.steps * 0.7), "lr_warmup": 1, "batch_size": args.batch}
-    changes |= {"initial": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
-    settings = replace(preset, **changes)
+    learner_of = _ranking if args.ranking else _edge_pruning
 
-    def begin() -> EdgePruningLearner:
-        learner = EdgePruningLearner(Engine(model, memory=args.memory, matmul=args.matmul), task, settings)
+    def begin() -> GradientLearner[Any]:
+        learner = learner_of(args, Engine(model, execution=execution), task)
         learner.prepare()
+        learner.begin()
         return learner
 
     def steps(n: int) -> None:
@@ -114,7 +122,10 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         "length": args.length,
         "memory": args.memory,
         "matmul": args.matmul,
+        "dtype": args.dtype,
         "preset": args.preset,
+        "ranking": args.ranking,
+        "shared": args.shared,
         "step_s": step_s,
         "plain_s": plain_s,
         "ratio": step_s / plain_s,
@@ -123,7 +134,7 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         "rss_bytes": rss_bytes(),
         "tensor_bytes_above_weights": peak_tensor_bytes(lambda: steps(3)),
         "planned_bytes_above_weights": footprint(
-            model, model.graph(), args.batch, args.length, memory=args.memory, examples=len(task.train)
+            model, model.graph(), args.batch, args.length, execution=execution, examples=len(task.train)
         ).bytes_above_weights,
         "floor": floor(model, args.batch, args.length),
         "threads": torch.get_num_threads(),
@@ -132,7 +143,7 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         single = replace(task, train=task.train[: args.batch])
         pairs = [
             (
-                seconds(lambda: eap(Engine(model, memory=args.memory), single, batch_size=args.batch))[0],
+                seconds(lambda: eap(Engine(model, execution=execution), single, batch_size=args.batch))[0],
                 seconds(plain)[0],
             )
             for _ in range(args.repeats)
@@ -144,6 +155,18 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         row["dense_step_s"] = seconds(dense)[0]
         row["dense_bytes"] = peak_tensor_bytes(dense)
     return row
+
+
+def _edge_pruning(args: argparse.Namespace, engine: Engine, task: Task) -> EdgePruningLearner:
+    preset = EdgePruningConfig.paper() if args.preset == "paper" else EdgePruningConfig()
+    changes = {"steps": args.steps, "sparsity_warmup": int(args.steps * 0.7), "lr_warmup": 1, "batch_size": args.batch}
+    changes |= {"initial": 2.0} if args.preset == "paper" else {}  # at 10 no mask would move in so few steps
+    return EdgePruningLearner(engine, task, replace(preset, **changes))
+
+
+def _ranking(args: argparse.Namespace, engine: Engine, task: Task) -> RankingLearner:
+    start = None if args.ranking == "start" else Scores.of(Circuit.load(args.ranking))
+    return RankingLearner(engine, task, RankingConfig(steps=args.steps, batch_size=args.batch), start)
 
 
 def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -181,7 +204,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of EAP and of --all")
     parser.add_argument("--memory", choices=["default", "lean"], default="default")
     parser.add_argument("--matmul", choices=["highest", "high", "medium"], default="highest")
+    parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="of both sides")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--ranking", help="a circuit with scores, or start: steps of a ranking")
+    parser.add_argument("--shared", type=float, default=0.0, help="share of its tokens that a pair begins with alike")
     parser.add_argument("--dense", action="store_true", help="also the straightforward formulation (slow, large)")
     parser.add_argument("--eap", action="store_true", help="also EAP over one batch")
     parser.add_argument("--growth", action="store_true", help="tables over batch, length and layers instead")

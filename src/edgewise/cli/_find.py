@@ -43,7 +43,10 @@ def find(
         ),
     ] = None,
     preset: Annotated[
-        str, Option(help="Named settings: default; for edge-pruning also paper, the published ones.")
+        str,
+        Option(
+            help="Named settings: default; for ranking also quick, for edge-pruning also paper, the published ones."
+        ),
     ] = "default",
     start: Annotated[
         Path | None, Option(help="Start from these scores, such as a ranking's circuit.safetensors.")
