@@ -105,6 +105,19 @@ def test_settings_are_given_by_name(cli: Cli, model: Path, pairs: Path, tmp_path
     assert said["task"]["metric"] == "log_prob" and said["method"]["selection"] == "absolute"
 
 
+@pytest.mark.parametrize(("has_it", "kind"), [("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_find_in_bfloat16_where_the_processor_has_it(
+    cli: Cli, model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_it: str, kind: str
+):
+    monkeypatch.setattr("edgewise.runs.fastest_precision", lambda device: has_it)
+    ran = cli(*find(model, pairs, tmp_path, "--method", "ranking", "--preset", "quick", "--steps", 2, "--dtype", "auto"))
+    assert ran.status == 0, ran.err
+    circuit = Circuit.load(tmp_path / "circuit.safetensors")
+    assert circuit.provenance["model"]["dtype"] == kind
+    assert circuit.provenance["method"]["config"]["steps"] == 2
+    assert cli("evaluate", tmp_path / "circuit.safetensors").status == 0  # in float32
+
+
 def test_find_takes_the_graph_and_ablation_asked_for(cli: Cli, model: Path, pairs: Path, tmp_path):
     choices = ("--embeddings", "split", "--ablation", "zero", "--seed", 3)
     assert cli(*find(model, pairs, tmp_path, "--method", "eap", *choices)).status == 0
