@@ -110,7 +110,8 @@ def test_find_in_bfloat16_where_the_processor_has_it(
     cli: Cli, model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_it: str, kind: str
 ):
     monkeypatch.setattr("edgewise.runs.fastest_precision", lambda device: has_it)
-    ran = cli(*find(model, pairs, tmp_path, "--method", "ranking", "--preset", "quick", "--steps", 2, "--dtype", "auto"))
+    quick = ("--method", "ranking", "--preset", "quick", "--steps", 2)
+    ran = cli(*find(model, pairs, tmp_path, *quick, "--dtype", "auto"))
     assert ran.status == 0, ran.err
     circuit = Circuit.load(tmp_path / "circuit.safetensors")
     assert circuit.provenance["model"]["dtype"] == kind
