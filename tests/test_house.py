@@ -117,6 +117,12 @@ def test_every_room_is_on_a_floor():
     assert {room(module) for module in trees() if module} <= set(ORDER)
 
 
+def test_the_page_lists_the_rooms_in_this_order():
+    text = (SRC.parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", text.split("## The rooms")[1].split("\n## ")[0], re.MULTILINE)
+    assert listed == [name for name in ORDER if not name.startswith("_")]
+
+
 def test_a_room_imports_only_from_rooms_above_it_in_the_list():
     wrong = [
         f"{module} imports {source}"

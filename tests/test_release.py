@@ -55,6 +55,13 @@ def test_what_is_imported_is_declared():
     assert not wrong, "\n".join(sorted(wrong))
 
 
+def test_every_python_that_is_promised_is_one_that_the_package_is_tried_on():
+    said = {each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: Python :: 3\.\d+$", each)}
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]
+    assert said and said <= {each["python"] for each in jobs["package"]["strategy"]["matrix"]["include"]}
+    assert PROJECT["requires-python"] == f">={min(said, key=lambda version: int(version.split('.')[1]))}"
+
+
 def _same(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 

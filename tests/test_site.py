@@ -7,14 +7,24 @@ from types import ModuleType
 import pytest
 
 
-@pytest.fixture(scope="module")
-def site() -> ModuleType:
-    path = Path(__file__).parents[1] / "site-src" / "build.py"
-    spec = importlib.util.spec_from_file_location("site_build", path)
+def loaded(name: str) -> ModuleType:
+    """A script of `site-src` as a module."""
+    path = Path(__file__).parents[1] / "site-src" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"site_{name}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def site() -> ModuleType:
+    return loaded("build")
+
+
+@pytest.fixture(scope="module")
+def outside() -> ModuleType:
+    return loaded("links")
 
 
 def test_every_page_stands_once_in_the_navigation(site: ModuleType):
@@ -52,3 +62,23 @@ def test_every_public_name_says_what_it_is(site: ModuleType):
     names = [(room, name) for room in site.rooms() for name in site.exports(room)]
     silent = [f"{room}.{name}" for room, name in names if not site.docstring(name, site.definition(room, name)[1])]
     assert len(names) > 300 and not silent, silent
+
+
+def test_addresses_elsewhere_are_well_formed_and_of_known_hosts(outside: ModuleType):
+    """Whether they are there only `make links` can tell."""
+    found = list(outside.addresses())
+    wrong = [f"{place}: {address}: {said}" for place, address in found if (said := outside.fault(address))]
+    assert not wrong, "\n".join(wrong)
+    assert {place.split(":")[0] for place, _ in found} >= {"CHANGELOG.md", "docs/command-line.md"}
+
+
+def test_an_address_is_read_without_what_surrounds_it(outside: ModuleType, tmp_path: Path):
+    (tmp_path / "a.md").write_text(
+        "[b](https://b.example/c.md), <http://d.example/e?f=1#g>.\nSee https://h.example/i.\n"
+    )
+    found = dict(outside.addresses(tmp_path))
+    assert found == {"a.md:1": "http://d.example/e?f=1#g", "a.md:2": "https://h.example/i"}
+    assert len(list(outside.addresses(tmp_path))) == 3
+    assert outside.fault("http://d.example/e?f=1#g") == "not https" and "d.example" in outside.fault(
+        "https://d.example"
+    )

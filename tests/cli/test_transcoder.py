@@ -1,6 +1,7 @@
 """`edgewise transcoder` on a tiny model, and what a user can get wrong."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,13 @@ def test_features_by_their_weights_on_a_text_and_on_a_prompt(
     assert "on a text of" in shown and "⟦" in shown and "by TWERA" in shown
     assert "leave --text out" in cli.refused("transcoder", "show", *files, "m1.f3", "--json", *on_text)
     assert "no format that is known" in cli.refused("transcoder", "show", tmp_path)
+    asked = ("--prompt", " ".join(WORDS[:4]))
+    shown = cli("transcoder", "show", *files, *asked, "--most", 2).out
+    assert "features of m0" in shown and "features of m1" in shown and all(repr(word) in shown for word in WORDS[:4])
+    number = re.findall(r"\bf(\d+) \d", shown.split("features of m1")[1])[0]
+    shown = cli("transcoder", "show", *files, f"m1.f{number}", *asked, *asked).out
+    assert shown.count("⟦") >= 2 and f"m1.f{number} on prompts" in shown
+    assert "leave --prompt out" in cli.refused("transcoder", "show", *files, "m1.f3", "--json", *asked)
     _paths(cli, files)
 
 

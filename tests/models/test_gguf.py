@@ -43,6 +43,9 @@ class _Recipe:
     architecture: str = "llama"
     pre: str = "smollm"
     extra_tensor: str = ""
+    scaling: str = ""
+    window: int | None = None
+    bos: bool = False
 
 
 def _module(recipe: _Recipe) -> LlamaForCausalLM:
@@ -85,6 +88,12 @@ def _write_gguf(path: Path, module: LlamaForCausalLM, recipe: _Recipe) -> Path:
     writer.add_head_count_kv(recipe.kv_heads)
     writer.add_rope_freq_base(500.0)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if recipe.scaling:
+        writer.add_string(f"{recipe.architecture}.rope.scaling.type", recipe.scaling)
+    if recipe.window is not None:
+        writer.add_sliding_window(recipe.window)
+    if recipe.bos:
+        writer.add_add_bos_token(True)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(recipe.pre)
     writer.add_token_list(_TOKENS)
@@ -245,6 +254,24 @@ def test_a_llama_with_our_pre_tokenizer_is_read_as_the_default_model_is(tmp_path
     found, expected = _gguf.read(path), read_llama(path)
     assert all(torch.equal(x, expected.weights[name]) for name, x in found.weights.items())
     assert found.note == "GGUF file of Q4_1, F32 weights" and found.tokenizer.tokenize("1732") == ["1", "7", "3", "2"]
+
+
+def test_a_bos_that_the_file_asks_for_stands_first(tmp_path: Path):
+    recipe = _Recipe(bos=True)
+    found = read_llama(_write_gguf(tmp_path / "m.gguf", _module(recipe), recipe)).tokenizer
+    assert found("the").input_ids == [1, *found("the", add_special_tokens=False).input_ids]
+
+
+@pytest.mark.parametrize("recipe", [_Recipe(), _QWEN2], ids=["llama", "qwen2"])
+def test_what_a_configuration_would_lose_is_refused(tmp_path: Path, recipe: _Recipe):
+    """llama.cpp #8676: what the file says of the arithmetic, and no reader's table has."""
+    for number, harmless in enumerate((replace(recipe, scaling="none"), replace(recipe, window=0))):
+        _gguf.read(_write_gguf(tmp_path / f"{number}.gguf", _module(recipe), harmless))
+    for key, changes in (("rope.scaling.type", {"scaling": "yarn"}), ("attention.sliding_window", {"window": 3})):
+        path = _write_gguf(tmp_path / f"{key}.gguf", _module(recipe), replace(recipe, **changes))
+        with pytest.raises(InputError, match=rf"its {recipe.architecture}.{key} \(\w+\) would be lost") as caught:
+            _gguf.read(path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

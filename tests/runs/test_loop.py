@@ -124,6 +124,22 @@ def test_a_log_that_is_not_installed_is_refused_before_any_work(monkeypatch, nam
     assert name in message and "pip install" in message and learner.begun == 0 and learner.done == []
 
 
+def test_a_log_that_does_not_open_is_refused_before_any_work(monkeypatch, tmp_path):
+    """As wandb's does, with an error of its own, where nobody is logged in."""
+
+    class UsageError(Exception):
+        pass
+
+    def init(**_: Any) -> None:
+        raise UsageError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setitem(sys.modules, "wandb", _module(init=init))
+    learner = _Counter()
+    message = refused(lambda: run_steps(learner, 5, {}, quiet(tmp_path, log=("wandb",)), "counting"))
+    assert "No API key configured. Use" in message and "WANDB_MODE=offline" in message
+    assert learner.begun == 0 and list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_log_is_refused():
     assert "tensorboard or wandb" in refused(lambda: run_steps(_Counter(), 5, {}, quiet(log=("excel",)), "counting"))
 

@@ -242,5 +242,27 @@ def test_features_on_a_text_and_their_virtual_weights(tmp_path: Path) -> None:
     assert "no transcoder of it" in refused(lambda: tc.on_text(model, sets[:2], 2, 0, rows))
 
 
+def test_features_on_a_prompt() -> None:
+    """Beside what a hook on the model's own module sees; nothing is on at a token that does not count."""
+    model, ids = tiny("gpt2"), text(1, context=12).ids[0]
+    own = made(model, 1)
+    seen: list[Tensor] = []
+    module: Any = model.module
+    hook = module.transformer.h[1].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+    with torch.no_grad():
+        module(input_ids=ids[None])
+    hook.remove()
+    expected = own.pre_activations(seen[0]).relu().detach()
+    every = tc.on_prompt(model, [own, made(model, 0)], ids, exclude_special=False)
+    assert list(every) == [0, 1]
+    torch.testing.assert_close(every[1], expected, **TOLERANCE)
+    counts = ~torch.isin(ids, torch.tensor(_special(model)))
+    counts[0] = False
+    torch.testing.assert_close(tc.on_prompt(model, [own], ids)[1], expected * counts[:, None], **TOLERANCE)
+    assert "two read layer 1" in refused(lambda: tc.on_prompt(model, [own, own], ids))
+    assert "there are none" in refused(lambda: tc.on_prompt(model, [], ids))
+    assert "none of its tokens counts" in refused(lambda: tc.on_prompt(model, [own], ids[:1]))
+
+
 def _special(model: Model) -> list[int]:
     return sorted(getattr(model.tokenizer, "all_special_ids", None) or [])

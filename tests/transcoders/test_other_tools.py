@@ -1,12 +1,14 @@
 """Files read and written here mean the same to the tools they belong to.
 
-These tools are no part of the project's environment: each test is skipped where its tool is not installed. To run them,
-install `sae-lens`, `eai-sparsify`, `circuit-tracer` and `dictionary-learning` beside edgewise in an environment of
-their own.
+These tools are no part of the project's environment: each test is skipped where its tool is not installed. `make
+other-tools` installs them beside edgewise in an environment of their own, where one that is missing is a failure
+(`EDGEWISE_OTHER_TOOLS`).
 """
 
+import os
 import warnings
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # other people's
 def tool(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if os.environ.get("EDGEWISE_OTHER_TOOLS"):
+            return import_module(name)
         return pytest.importorskip(name, exc_type=ImportError)
 
 
@@ -177,7 +181,7 @@ def test_dictionary_learning(tmp_path, kind: str):
 
 def test_the_authors_own_class_reads_what_is_written(tmp_path, monkeypatch):
     """With their repository's folder on PYTHONPATH (`sae_training` is no package of an index)."""
-    sae_training = tool("sae_training.sparse_autoencoder")
+    sae_training = pytest.importorskip("sae_training.sparse_autoencoder")
     ours = as_authors(made("relu", reads="mlp_normalized", input_bias=True))
     write(ours, tmp_path / "t.pt", "authors")
     # Their loader is older than torch.load's present default.

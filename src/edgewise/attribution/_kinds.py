@@ -58,12 +58,12 @@ def token_ids(
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise InputError("prompt: the model has no tokenizer; give token ids")
-        prompt = model.tokenizer(prompt)["input_ids"] if bos is None else Encoder.of(model.tokenizer, bos)(prompt)
+        prompt = Encoder.of(model.tokenizer, bos)(prompt)
     ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
     config: Any = model.module.config
     n_tokens = int(config.vocab_size)
     if ids.ndim != 1 or len(ids) < 2:
-        raise InputError(f"prompt: {ids.numel()} token; an attribution graph needs two at least")
+        raise InputError(f"prompt: {ids.numel()} token; it needs two at least")
     if wrong := [each for each in (int(ids.min()), int(ids.max())) if not 0 <= each < n_tokens]:
         raise InputError(f"prompt: token {wrong[0]}; the model has tokens 0 to {n_tokens - 1}")
     most = model.parts.n_positions or getattr(config, "max_position_embeddings", None) or len(ids)

@@ -58,10 +58,7 @@ def ranks_of(device: str) -> Any:
     """
     import torch
 
-    try:
-        where = torch.device(own_device(device))
-    except RuntimeError:  # PyTorch's own list of devices is no help
-        raise ew.InputError(f"device {device!r}: not available here; use cpu, or a device that PyTorch sees") from None
+    where = ew.models.usable_device(own_device(device))
     if where.type == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(where)
     joined = ExitStack()

@@ -1,6 +1,7 @@
 """`edgewise transcoder show` and `paths`: features by their weights, and on a prompt."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -23,21 +24,31 @@ def show(
         list[str] | None,
         Option("--text", help="Also show where it is on in a text, and with which other features. As for train."),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        Option("--prompt", help="Which features are on in this prompt, or where the one given is; may be repeated."),
+    ] = None,
     context: Annotated[int, Option("--context", help="Tokens per row of the text.")] = 128,
     limit: Annotated[int, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = 20_000,
     as_json: options.AsJson = False,
 ) -> None:
-    """List what files hold; or show what one feature reads and writes, from the weights alone or also on a text."""
+    """List what files hold; or show what one feature reads and writes, from the weights alone or also on a text.
+
+    With --prompt, and no feature, say which features are on at each of its tokens.
+    """
     feature = _features.parse(transcoders[-1])
     found = _features.read(transcoders if feature is None else transcoders[:-1])
     if feature is None:
         if as_json or text:
             raise ew.InputError(f"{'--json' if as_json else '--text'}: give a feature too, such as m12.f410")
-        return _show_feature.files(found)
+        return _on_prompts(found, model, prompt, most) if prompt else _show_feature.files(found)
     if not found:
         raise ew.InputError(f"{transcoders[-1]}: give its transcoders before it, such as runs/transcoders m12.f410")
-    if as_json and text:
-        raise ew.InputError("--json: of the weights alone; leave --text out, or use ew.transcoders.on_text from Python")
+    if as_json and (text or prompt):
+        option, other = ("--text", "on_text") if text else ("--prompt", "on_prompt")
+        raise ew.InputError(
+            f"--json: of the weights alone; leave {option} out, or use ew.transcoders.{other} from Python"
+        )
     loaded = load(_features.model_of(found, model), "cpu")
     compare_weights(found, loaded)
     described = ew.transcoders.describe(loaded, found, *feature, most, heads)
@@ -47,6 +58,27 @@ def show(
         with counting("running the text") as progress:
             seen = ew.transcoders.on_text(loaded, found, *feature, rows, most=(most, most), progress=progress)
         _show_feature.on_text(seen, rows, loaded.tokenizer)
+    if prompt:
+        layer, number = feature
+        own = [each for each in found if each.spec.reads.layer == layer]
+        runs = [(ids, active[layer][:, number]) for ids, active in _run(loaded, own, prompt)]
+        _show_feature.on_prompts(described.name, runs, loaded.tokenizer)
+
+
+def _on_prompts(found: list[ew.transcoders.Transcoder], model: str | None, prompts: list[str], most: int) -> None:
+    """The strongest features at each token of prompts."""
+    loaded = load(_features.model_of(found, model), "cpu")
+    compare_weights(found, loaded)
+    for ids, active in _run(loaded, found, prompts):
+        for layer, values in active.items():
+            _show_feature.on_tokens(layer, ids, values, loaded.tokenizer, most)
+
+
+def _run(model: ew.Model, found: list[ew.transcoders.Transcoder], prompts: list[str]) -> Iterator[tuple[Any, Any]]:
+    """Each prompt's tokens, and its features' activations by layer."""
+    for each in prompts:
+        ids = ew.attribution.token_ids(model, each)
+        yield ids, ew.transcoders.on_prompt(model, found, ids)
 
 
 def paths(

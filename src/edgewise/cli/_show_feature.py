@@ -80,6 +80,29 @@ def on_text(found: ew.transcoders.FeaturesOnText, rows: ew.transcoders.TokenRows
     table("where it is most on", ("activation", "text"), examples, left=2)
 
 
+def on_tokens(layer: int, ids: Any, values: Any, tokenizer: Any, most: int) -> None:
+    """The strongest features of a layer at each token of a prompt; `values`: their activations, `[S, F]`."""
+    rows = []
+    for token, active in zip(ids.tolist(), values, strict=True):
+        best = active.topk(min(most, len(active)))
+        on = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        said = "  ".join(f"f{number} {value:.2f}" for number, value in on if value > 0)
+        rows.append((repr(tokenizer.decode([token])), said or "–"))
+    note = "activations; special tokens and the first do not count"
+    table(f"features of m{layer}, the strongest at each token", ("token", "features"), rows, note, left=2)
+
+
+def on_prompts(name: str, runs: Sequence[tuple[Any, Any]], tokenizer: Any) -> None:
+    """Where one feature is on in prompts, each with its tokens and the activations there, `[S]`."""
+    rows = []
+    for ids, values in runs:
+        texts = [_flat(tokenizer.decode([token])) for token in ids.tolist()]
+        marked = (f"⟦{text}⟧" if value > 0 else text for text, value in zip(texts, values.tolist(), strict=True))
+        largest = float(values.max())
+        rows.append((f"{largest:.3g}" if largest > 0 else "off", "".join(marked)))
+    table(f"{name} on prompts", ("largest", "prompt, with the tokens at which it is on"), rows, left=2)
+
+
 _WINDOW = 10  # tokens before the one that it is on at; half as many after it
 
 

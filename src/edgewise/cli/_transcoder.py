@@ -26,7 +26,6 @@ _SEVERAL = {
 """The sparsities of a sweep, by preset."""
 app = Typer(no_args_is_help=True, help="Train, judge and convert transcoders, and read their features.")
 
-ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, or a local directory.")]
 Layers = Annotated[str, Option("--layers", help="The layers, such as 8,12 or 4-9, or all.")]
 Text = Annotated[
     list[str],
@@ -79,7 +78,7 @@ class _Given:
 
 def _given(
     text: Text,
-    model: ModelName = "smollm2-135m",
+    model: options.ModelName = "smollm2-135m",
     layers: Layers = "all",
     features: Annotated[
         str | None,
@@ -129,8 +128,7 @@ def _given(
 
     def rows() -> Any:
         ew.runs.check_writable(out)
-        read = text_rows(loaded, text, context, limit)
-        return read.split(hold_out) if hold_out else (read, None)
+        return _rows(loaded, text, context, limit, hold_out)
 
     return _Given(loaded, chosen, preset, changes, objective, rows, ew.RunOptions(out, checkpoint_seconds))
 
@@ -205,8 +203,7 @@ def tune(
     config = ew.transcoders.TuningConfig(**changes)
     loaded = load(model_of(found, model), device)
     ew.runs.check_writable(out)
-    rows = text_rows(loaded, text, context, limit)
-    rows = rows.split(hold_out)[0] if hold_out else rows
+    rows, _ = _rows(loaded, text, context, limit, hold_out)
     show.compare_weights(found, loaded)
     run = ew.RunOptions(out, checkpoint_seconds)
     tuned = ew.transcoders.tune(loaded, found, rows, config, options=run)
@@ -236,8 +233,8 @@ def evaluate(
     if out is not None:
         ew.runs.check_writable(out.parent)
     loaded = load(name, device)
-    rows = text_rows(loaded, text, context, limit)
-    rows = rows.split(hold_out)[1] if hold_out else rows
+    others, held_out = _rows(loaded, text, context, limit, hold_out)
+    rows = others if held_out is None else held_out
     with show.counting("judging") as progress:
         result = ew.transcoders.evaluate_transcoders(
             loaded,
@@ -277,7 +274,7 @@ def sweep(given: _Given) -> None:
 def cache(
     text: Text,
     out: Annotated[Path, Option(help="The folder to write.")],
-    model: ModelName = "smollm2-135m",
+    model: options.ModelName = "smollm2-135m",
     layers: Layers = "all",
     reads: Reads = None,
     dtype: Annotated[str, Option(help="Type of the stored values: float32, bfloat16 or float16.")] = "bfloat16",
@@ -290,8 +287,7 @@ def cache(
     """Run the model once and keep MLP inputs and outputs on disk, for `train --cache`."""
     loaded = load(model, device)
     chosen = _layers(loaded, layers)
-    rows = text_rows(loaded, text, context, limit)
-    rows = rows.split(hold_out)[0] if hold_out else rows
+    rows, _ = _rows(loaded, text, context, limit, hold_out)
     sites = [ew.transcoders.Site(kind, layer) for layer in chosen for kind in (reads or "mlp_in", "mlp_out")]
     with show.counting("running the model") as progress:
         bf16 = (precision or ew.runs.fastest_precision(loaded.device)) == "bfloat16"
@@ -338,6 +334,12 @@ def formats() -> None:
     """List the formats that can be read and written, and the activations of each."""
     for name, each in ew.transcoders.FORMATS.items():
         line(f"{name:20} {each.what}")
+
+
+def _rows(model: Any, text: list[str], context: int, limit: int | None, hold_out: float) -> tuple[Any, Any]:
+    """The text's rows to train on, and those held out; None where none are."""
+    rows = text_rows(model, text, context, limit)
+    return rows.split(hold_out) if hold_out else (rows, None)
 
 
 def _layers(model: Any, text: str) -> tuple[int, ...]:

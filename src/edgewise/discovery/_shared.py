@@ -55,13 +55,13 @@ class _Known(torch.autograd.Function):
     """Losses whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx, losses: Tensor, gradients: tuple[Tensor, ...], mask: Tensor, *constants: Tensor) -> Tensor:
+    def forward(ctx: Any, losses: Tensor, gradients: tuple[Tensor, ...], mask: Tensor, *constants: Tensor) -> Tensor:
         ctx.gradients = gradients
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
         (outer,) = grad_outputs  # of each circuit's loss, which depends on no other circuit's mask
         of_mask, *of_constants = ctx.gradients
         by_circuit = outer.view(-1, *[1] * (of_mask.ndim - 1)) if of_mask.ndim == 3 else outer

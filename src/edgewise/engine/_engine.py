@@ -33,8 +33,10 @@ from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writ
 from edgewise.engine.features import (
     CleanFeatures,
     FeatureBlock,
+    FeatureLayer,
     FeatureRun,
     NeuronBlock,
+    NeuronLayer,
     NeuronRun,
     clean_features,
     feature_layers,
@@ -87,8 +89,10 @@ class Engine:
                 `Execution`'s; `dtype` is not the model's; or a transcoder is missing, does not fit, or cannot be taken
                 apart.
         """
-        self.model, self.graph, self.ablation = model, graph or model.graph(), ablation or Ablation()
-        self.execution = (execution or Execution()).changed(changes)
+        self.model: Model = model
+        self.graph: Graph = graph or model.graph()
+        self.ablation: Ablation = ablation or Ablation()
+        self.execution: Execution = (execution or Execution()).changed(changes)
         if self.execution.dtype not in (None, model.dtype):
             raise InputError(f"dtype={self.execution.dtype}: the model is in {model.dtype}; load it in the type wanted")
         spec = self.graph.spec
@@ -97,9 +101,9 @@ class Engine:
         if Graph(replace(spec, spans=())) != own:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
-        self.constants = self._checked_constants(constants)
-        self.features = feature_layers(model, own, self.ablation.kind, transcoders)
-        self.neurons = neuron_layers(model, own, self.ablation.kind)
+        self.constants: Writes | None = self._checked_constants(constants)
+        self.features: dict[int, FeatureLayer] = feature_layers(model, own, self.ablation.kind, transcoders)
+        self.neurons: dict[int, NeuronLayer] = neuron_layers(model, own, self.ablation.kind)
         self._transcoders = transcoders
         dtype = self.execution.dtype or _mask_dtype(model)
         nodes: dict[int, FeatureBlock | NeuronBlock] = {}
@@ -398,7 +402,7 @@ class _MaskedRun(torch.autograd.Function):
     """The executor as one differentiable operation of the masks and of the ablated values."""
 
     @staticmethod
-    def forward(ctx, executor: Executor, matmul: Matmul, keep: bool, masks: Tensor, *ablated: Tensor) -> Tensor:
+    def forward(ctx: Any, executor: Executor, matmul: Matmul, keep: bool, masks: Tensor, *ablated: Tensor) -> Tensor:
         with matmul_precision(matmul):
             final = executor.forward(keep)
         if keep:
@@ -407,7 +411,7 @@ class _MaskedRun(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
         (gradient,) = grad_outputs
         executor, ctx.executor = ctx.executor, None
         if executor is None:

@@ -20,7 +20,7 @@ from edgewise.engine import Engine
 from edgewise.evaluation._judge import performances
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, uniform
-from edgewise.tasks import Task, metric_function, reduce
+from edgewise.tasks import Batch, Task, metric_function, reduce
 
 _STREAM = 31  # of the noise that draws sets
 _START, _RATE = 2.0, 0.3  # the learned mask's log odds at the start (an edge is in with 0.88), and Adam's rate
@@ -179,7 +179,7 @@ class _Search:
                     worst, most = removed, value
         return worst
 
-    def _soft_difference(self, odds: Float[Tensor, " E"], kept: Bool[Tensor, " E"], batch) -> Tensor:
+    def _soft_difference(self, odds: Float[Tensor, " E"], kept: Bool[Tensor, " E"], batch: Batch) -> Tensor:
         batch = batch.to(kept.device)
         batch = batch.with_full_logits(self.engine.full(batch))
         soft, score = odds.sigmoid(), metric_function(self.metric)

@@ -117,6 +117,11 @@ def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
         edgewise.InputError: it is no such file, or something in it is wrong; the message names it.
     """
     path = Path(path)
+    if path.suffix in (".pkl", ".pickle", ".pth"):
+        raise InputError(
+            f"{path}: a Python pickle, as ACDC and auto-circuit write them, which could run anything when it is read; "
+            "write its edges by name, as edges.json or a table for from_edge_table"
+        )
     content = read_json(path) if path.suffix == ".json" else read_pickle(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a circuit of EAP-IG is a dictionary")

@@ -8,6 +8,7 @@ from ._compiled import load_compiled as load_compiled
 from ._compiled import save_compiled as save_compiled
 from ._default import DEFAULT_MODELS as DEFAULT_MODELS
 from ._default import cache_folder as cache_folder
+from ._device import usable_device as usable_device
 from ._load import Model as Model
 from ._load import from_config as from_config
 from ._load import load as load

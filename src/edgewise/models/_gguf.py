@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, TokenType, dequantize
 from jaxtyping import Float
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
+from edgewise.models import _gguf_keys
 
 _KIND = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
 
@@ -76,17 +77,17 @@ def read(path: Path) -> Checkpoint:
     note = f"GGUF file of {', '.join(kind for kind, _ in stored.most_common())} weights"
     architecture, kind, split = (fields.get(key) for key in _KIND)
     if (architecture, kind, split) == tuple(_KIND.values()):
-        return read_llama(path)._replace(note=note)
-    scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
+        found = read_llama(path)
+        _gguf_keys.check(path, str(architecture), fields, found.config)
+        return found._replace(note=note)
     if kind == "gpt2" and split not in _KNOWN_SPLITS:
         raise InputError(f"{path}: nobody here cuts texts as its tokenizer.ggml.pre {split!r} says")
-    if scaling != "none" and architecture != "gpt-oss":
-        raise InputError(f"{path}: its rotary scaling ({scaling}) would be lost; give the model's own folder or hub id")
     try:
         found = _by_transformers(path)
     except Exception as error:  # transformers raises many kinds; the user needs one line
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: transformers cannot read this GGUF file ({reason[:160]})") from error
+    _gguf_keys.check(path, str(architecture), fields, found.config)
     if (here := sum(x.numel() for x in found.weights.values())) != stored.total():
         raise InputError(
             f"{path}: it holds {stored.total():,} weights, of which transformers' {found.config.model_type} takes "
@@ -197,6 +198,11 @@ def _tokenizer(reader: GGUFReader, config: LlamaConfig) -> PreTrainedTokenizerFa
     backend.decoder = decoders.ByteLevel()
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    if _field(reader, "tokenizer.ggml.add_bos_token"):
+        first = _field(reader, "tokenizer.ggml.bos_token_id")
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[first]} $A", special_tokens=[(tokens[first], first)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **{

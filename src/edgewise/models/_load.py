@@ -17,6 +17,7 @@ from edgewise.graph import Embeddings, ErrorPolicy, Graph, GraphSpec, KeyValue
 from edgewise.models import _gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
+from edgewise.models._device import usable_device
 from edgewise.models._offload import Offload, OffloadedLayers, offloaded
 from edgewise.models._parts import Parts, Routing, before_scaling
 
@@ -157,7 +158,7 @@ def load(
         return _load(model, tokenizer, dtype, device, revision).routed(routing)
     if isinstance(model, nn.Module) or find_compiled(model) is not None:
         raise InputError(f"offload={offload!r}: it is for models that are loaded from a folder or the hub")
-    _check_device(device)
+    usable_device(device)
     return _offloaded(_load(model, tokenizer, None, None, revision), offload, device, dtype).routed(routing)
 
 
@@ -167,14 +168,11 @@ def _offloaded(loaded: Model, offload: Offload, device: str | torch.device | Non
 
     if dtype not in (None, loaded.dtype):
         _check_buffers(loaded, dtype)
-    where = torch.device(device or "cpu")
-    if where.type == "cuda" and where.index is None:
-        where = torch.device("cuda", torch.cuda.current_device())
-    return replace(loaded, parts=offloaded(loaded.module, find_parts, offload, where, dtype))
+    return replace(loaded, parts=offloaded(loaded.module, find_parts, offload, usable_device(device or "cpu"), dtype))
 
 
 def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any, revision: str | None) -> Model:
-    _check_device(device)
+    usable_device(device)
     if isinstance(model, nn.Module):
         if tokenizer is not None and not callable(tokenizer):
             raise InputError(
@@ -313,15 +311,6 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
             "without, or with offload='disk' or offload='cpu' (docs/scale.md)"
         )
     return Model(module, tokenizer, family, parts, source)
-
-
-def _check_device(device: str | torch.device | None) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
-        raise InputError(
-            f"device {str(device)!r}: not available here; use cpu, or a device that PyTorch sees"
-        ) from error
 
 
 def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -13,6 +14,6 @@ class Tokens(NamedTuple):
     mask: Bool[Tensor, "B S"]
     """True where a real token stands."""
 
-    def to(self, device) -> "Tokens":
+    def to(self, device: torch.device | str) -> "Tokens":
         """The same tokens on `device`."""
         return Tokens(self.ids.to(device), self.mask.to(device))

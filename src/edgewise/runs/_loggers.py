@@ -39,7 +39,7 @@ def loggers(
         resume: go on in the log of the run that the folder holds.
 
     Raises:
-        InputError: one is unknown or not installed.
+        InputError: one is unknown, not installed, or does not open, such as wandb where nobody is logged in.
     """
     with ExitStack() as stack:
         opened = []
@@ -50,6 +50,9 @@ def loggers(
                 log = _OPEN[name](folder, settings, resume)
             except ImportError as error:
                 raise InputError(f"log={name!r}: it is not installed; pip install {name}") from error
+            except Exception as error:  # of any kind that the tool has
+                reason = " ".join(str(error).split())[:160]
+                raise InputError(f"log={name!r}: it does not open ({reason}){_ADVICE.get(name, '')}") from error
             stack.callback(log.close)
             opened.append(log)
         yield opened
@@ -89,10 +92,10 @@ def _wandb(folder: Path | None, settings: Mapping[str, Any] | None, resume: bool
 
     known = None if folder is None else folder / WANDB_RUN
     name = known.read_text().strip() if resume and known is not None and known.is_file() else uuid.uuid4().hex[:12]
-    if known is not None:
-        write_atomically(known, f"{name}\n")
     config = None if settings is None else dict(settings)
     run = wandb.init(project="edgewise", dir=folder, id=name, resume="allow", config=config)
+    if known is not None:
+        write_atomically(known, f"{name}\n")
     return Log(
         lambda values, step: run.log(values, step=step),
         lambda title, path: run.log({title: wandb.Image(str(path))}),
@@ -100,4 +103,5 @@ def _wandb(folder: Path | None, settings: Mapping[str, Any] | None, resume: bool
     )
 
 
+_ADVICE = {"wandb": "; log in, or set WANDB_MODE=offline"}
 _OPEN = {"tensorboard": _tensorboard, "wandb": _wandb}

@@ -46,7 +46,9 @@ class OneProcess:
 
     def __init__(self, shares: int = 1) -> None:
         """Cut the examples of a step into so many shares."""
-        self.size, self.rank, self.shares = 1, 0, shares
+        self.size: int = 1
+        self.rank: int = 0
+        self.shares: int = shares
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""

@@ -39,6 +39,7 @@ from .analysis import de_embedding as de_embedding
 from .analysis import decoder_rows as decoder_rows
 from .analysis import describe as describe
 from .analysis import head_norms as head_norms
+from .analysis import on_prompt as on_prompt
 from .analysis import on_text as on_text
 from .analysis import pullback as pullback
 from .analysis import read_by as read_by

@@ -64,7 +64,9 @@ class Replacement:
             InputError: a site or width is not the model's, two transcoders are of one layer, or a cross-layer set has
                 gaps.
         """
-        self.model, self.errors, self.edit = model, errors, edit
+        self.model: Model = model
+        self.errors: bool = errors
+        self.edit: Edit | None = edit
         given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
         self.transcoders: dict[int, Transcoder] = {}
         for each in given:

@@ -4,6 +4,7 @@ In bfloat16 the product only *proposes*: the proposed features' pre-activations 
 own precision, and of more proposals than needed the largest are taken. Lower precision so changes next to nothing.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ def top(pre: Float[Tensor, "N F"], k: int) -> tuple[Float[Tensor, "N k"], Int[Te
     return values, candidates.gather(1, chosen)
 
 
-def _chunks(x: Tensor, weight: Tensor, bias: Tensor, bf16: bool):
+def _chunks(x: Tensor, weight: Tensor, bias: Tensor, bf16: bool) -> Iterator[Tensor]:
     """Pre-activations, chunk of tokens after chunk of tokens."""
     if bf16:
         x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()

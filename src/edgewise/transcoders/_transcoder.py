@@ -103,8 +103,9 @@ class Transcoder(nn.Module):
     def __init__(self, spec: TranscoderSpec, *, dtype: torch.dtype = torch.float32, device: Any = None) -> None:
         """Make one of zeros; see `initialise`."""
         super().__init__()
-        self.spec, self.provenance = spec, dict[str, Any]()
-        self.name = ""
+        self.spec: TranscoderSpec = spec
+        self.provenance: dict[str, Any] = {}
+        self.name: str = ""
         """What the file was called, for tables; not saved."""
 
         def zeros(*shape: int) -> nn.Parameter:

@@ -7,6 +7,7 @@ from ._describe import FeatureDescription as FeatureDescription
 from ._describe import HeadDescription as HeadDescription
 from ._describe import Named as Named
 from ._describe import describe as describe
+from ._on_prompt import on_prompt as on_prompt
 from ._on_text import Examples as Examples
 from ._on_text import FeaturesOnText as FeaturesOnText
 from ._on_text import VirtualWeights as VirtualWeights

@@ -65,7 +65,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     if name not in _CLASSES:
         raise InputError(f"{path}: dict_class {name!r} is not read; {', '.join(_CLASSES)} are")
     state = read_pickle(path / "ae.pt")
-    state = dict(state.get("ae", state))  # a training backup holds more beside it
+    state = _of_the_model(path, state)
     kind = _CLASSES[name]
     activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
     names, turned = _stored(kind)
@@ -81,6 +81,19 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
     excludes = bool(buffer.get("remove_bos")) if sites.exclude_special is None else sites.exclude_special
     return [files.built(path, found, activation, site, [site], excludes, format="dictionary-learning", config=config)]
+
+
+def _of_the_model(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The autoencoder's tensors, also out of a training backup, which holds more beside them.
+
+    Raises:
+        InputError: a backup is of scaled activations. Only when its training ends are its biases scaled back.
+    """
+    if "ae" not in state:
+        return state
+    if state.get("norm_factor") is not None:
+        raise InputError(f"{path}: a training backup of activations divided by its norm_factor; give the finished file")
+    return dict(state["ae"])
 
 
 def _stored(kind: str) -> tuple[dict[str, str], list[str]]:

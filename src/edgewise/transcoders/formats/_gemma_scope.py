@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ KEYS = Keys(
     honoured={
         "hf_hook_point_in": "whether it reads an MLP's input; an autoencoder is refused until its sites are named",
         "hf_hook_point_out": "likewise what it writes",
+        "affine_connection": "must agree with the tensors",
     },
     refused={"architecture": Only(("jump_relu", "jumprelu"), "only JumpReLU is read")},
-    irrelevant={"the tensors tell, or for people": ("width", "l0", "affine_connection", "type", "model_name")},
+    irrelevant={"the tensors tell, or for people": ("width", "l0", "type", "model_name")},
 )
 _NAMES_2 = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": "affine_skip_connection"}
 _TURNED = ("W_enc", "W_skip")
@@ -44,7 +46,7 @@ def read_npz(path: Path, sites: Sites) -> list[Transcoder]:
     except Exception as error:  # numpy raises what a damaged header leads to: SyntaxError, TokenError, zlib's
         raise InputError(f"{path}: not a whole .npz file ({' '.join(str(error).split())[:120]})") from error
     tensors = files.weights_in(arrays, path, turned=_TURNED)
-    _check_transcoder(path, sites)
+    _check_transcoder(path, _config(path), sites)
     reads, writes = sites_for(path, "mlp_normalized", "mlp_out", sites)
     return [files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope")]
 
@@ -80,14 +82,20 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     return [_read_part(file, layer, len(files)) for layer, file in enumerate(files)]
 
 
-def _check_transcoder(path: Path, given: Sites) -> None:
+def _config(path: Path) -> dict[str, Any]:
+    """The `config.json` beside a file, its keys checked; empty where there is none."""
+    place = path.parent / "config.json"
+    config = files.read_json(place) if place.is_file() else {}
+    KEYS.check(place, config)
+    return config
+
+
+def _check_transcoder(path: Path, config: dict[str, Any], given: Sites) -> None:
     """Refuse an autoencoder, whose file has the same tensors: `config.json` tells one (Gemma Scope 2), or the names of
     the folders (both).
     """
     if given.reads is not None and given.writes is not None:
         return
-    config = files.read_json(path.parent / "config.json") if (path.parent / "config.json").is_file() else {}
-    KEYS.check(path.parent / "config.json", config)
     if hook := config.get("hf_hook_point_in"):
         of_mlp = str(hook).endswith("pre_feedforward_layernorm.output") and config.get("hf_hook_point_out")
         if not of_mlp:
@@ -105,9 +113,13 @@ def _layer(path: Path) -> int:
 
 
 def _read(path: Path, sites: Sites) -> Transcoder:
-    _check_transcoder(path, sites)
+    config = _config(path)
+    _check_transcoder(path, config, sites)
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
     tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
+    said = config.get("affine_connection")
+    if said is not None and bool(said) != ("W_skip" in tensors):
+        raise InputError(f"{path}: affine_connection is {said}, and its tensors say otherwise")
     return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")
 
 

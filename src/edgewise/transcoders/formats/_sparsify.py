@@ -1,7 +1,7 @@
 """sparsify directories: per module `cfg.json` and `sae.safetensors`, alone or in a folder by the modules' names.
 
-Its transcoders take nothing off the input; its autoencoders take off `b_dec`. (Transcoders saved before February 2025
-also took off `b_dec`; nothing in the file tells them apart.)
+Its transcoders take nothing off the input; its autoencoders take off `b_dec`. Before version 1.0 (February 2025)
+transcoders took it off too, and the file did not say which of the two it is: it has no `transcode`.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs import Keys, Only
 from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
-from edgewise.transcoders.formats._site_names import layer_of, sites_named
+from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, site_of, sites_named
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 _NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
@@ -25,7 +26,9 @@ KEYS = Keys(
     "sparsify: `cfg.json`",
     honoured={
         "k": "how many features are on",
-        "transcode": "whether it is a transcoder (module's input to module's output) or an autoencoder of the output",
+        "transcode": "whether it is a transcoder (module's input to module's output) or an autoencoder of the output. "
+        "Absent (before version 1.0): with a skip connection a transcoder, of a whole layer an autoencoder, and else "
+        "refused until the sites are named; `b_dec` is taken off the input",
         "skip_connection": "must agree with the tensors",
     },
     refused={
@@ -34,11 +37,14 @@ KEYS = Keys(
         "n_targets": Only((0,), "sets of several targets are not read"),
         "n_sources": Only((0,), "sets of several sources are not read"),
         "embed_skip": Only((False,), "a skip connection from the embedding is not read"),
+        "gram_lookup": Only((False,), "means over n-grams, which it takes off, are not read"),
+        "normalize_io": Only((False,), "of a fork; the scales of input and output are not read"),
         "architecture": Only(("topk",), "of a fork, whose other kinds are not read"),
     },
     irrelevant={
         "the tensors tell": ("num_latents", "expansion_factor", "d_in"),
         "of the training alone": ("multi_topk", "normalize_decoder"),
+        "of `gram_lookup`": ("lookup_max_order", "gram_table_hash"),
     },
 )
 
@@ -63,17 +69,34 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     KEYS.check(path, config)
     if config.get("skip_connection", "W_skip" in tensors) != ("W_skip" in tensors):
         raise InputError(f"{path}: skip_connection is {config['skip_connection']}, and its tensors say otherwise")
-    is_transcoder = bool(config.get("transcode", False))
-    found = files.weights_in(tensors, path, _NAMES)
-    if not is_transcoder:
-        found["b_in"] = found["b_dec"].clone()
     module = path.name if layer_of(path.name) is not None else None
+    if (said := config.get("transcode")) is None:
+        said = _was_transcoder(path, module, tensors, sites)
+    is_transcoder = bool(said)
+    found = files.weights_in(tensors, path, _NAMES)
+    if not is_transcoder or config.get("transcode") is None:
+        found["b_in"] = found["b_dec"].clone()
     reads, writes = sites_named(path, sites, module, module, autoencoder=not is_transcoder)
     if module is None and sites.writes is None:  # of a module, whatever its folder is called
         writes = replace(writes, before_post_norm=writes.kind == "mlp_out")
     return files.built(
         path, found, Activation("topk", int(config["k"])), reads, [writes], format="sparsify", config=config
     )
+
+
+def _was_transcoder(path: Path, module: str | None, tensors: dict[str, Tensor], given: Sites) -> bool:
+    """Whether a file from before version 1.0 is a transcoder's. Raises `InputError` where nothing tells."""
+    if given.reads is not None and given.writes is not None:
+        return given.reads != given.writes
+    if "W_skip" in tensors:
+        return True
+    site = None if module is None else site_of(module, output=True)
+    if site is None or site.kind != "resid_post":
+        raise InputError(
+            f"{path}: it does not say whether it is a transcoder or an autoencoder (sparsify before 1.0); {NAME_THEM} "
+            "(the same twice: an autoencoder)"
+        )
+    return False
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:

@@ -42,10 +42,10 @@ class CachedActivations:
         Raises:
             InputError: it is no cache, a file is missing or cut short, or a site is not in it.
         """
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         try:
             self.header: dict[str, Any] = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
-            self.ids = torch.from_numpy(np.load(self.folder / _IDS, allow_pickle=False).astype(np.int64))
+            self.ids: Tensor = torch.from_numpy(np.load(self.folder / _IDS, allow_pickle=False).astype(np.int64))
             stored = [Site.parse(key) for key in self.header["sites"]]
             self.width, self.dtype = int(self.header["width"]), _TYPES[self.header["dtype"]]
         except Exception as error:  # numpy raises what a damaged header leads to: SyntaxError, TokenError
