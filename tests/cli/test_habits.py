@@ -1,12 +1,13 @@
 """What every command shares: version, completion, colours, exit statuses, options from a file, results in the way."""
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ import yaml
 import edgewise
 from edgewise.circuit import Circuit
 from edgewise.cli import _complete, _print
-from edgewise.cli._app import main
+from edgewise.cli._app import app, main
 from edgewise.discovery import methods
 from edgewise.tasks import TASK_NAMES
 from tests.cli.commands import Cli, files, find
@@ -264,3 +265,19 @@ def test_commands_print_through_what_escapes():
     lines = [(path.name, each) for path in folder.glob("*.py") for each in path.read_text("utf-8").splitlines()]
     bare = [(name, each) for name, each in lines if re.match(r"\s*print\(", each) and "json" not in each]
     assert [name for name, _ in bare] == ["_print.py"]
+
+
+def test_no_default_of_a_command_contradicts_its_type():
+    """Python 3.10 reads `None` as "this may be left out" into the type, which typer then does not know."""
+    commands = [each.callback for group in (app, *(found.typer_instance for found in app.registered_groups))
+                for each in group.registered_commands]  # fmt: skip
+    assert len(commands) > 20
+    for command in commands:
+        names = {parameter.name for parameter in inspect.signature(command).parameters.values()}
+        code = command.__code__
+        positional = code.co_varnames[: code.co_argcount]
+        given = dict(zip(positional[::-1], (command.__defaults__ or ())[::-1], strict=False))
+        for name, default in {**given, **(command.__kwdefaults__ or {})}.items():
+            if default is None and name in names:
+                said = get_type_hints(command)[name]
+                assert type(None) in get_args(said), f"{command.__name__}: {name}"

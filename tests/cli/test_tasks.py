@@ -56,6 +56,7 @@ def test_score_says_what_chance_is_and_writes_a_page(cli: Cli, model: Path, pair
 def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     good = cli("tasks", "check", pairs, "--model", model)
     assert good.status == 0 and "10 of 10 pairs can be used" in good.out
+    assert "note: train 6, validation 2, test 2 pairs" in good.out and "intervals will be wide" in good.out
     bad = tmp_path / "bad.jsonl"
     bad.write_text(pairs.read_text() + '{"clean": "a cat", "corrupted": "a dog sat", "answer": " mat"}\n{\n')
     ran = cli("tasks", "check", bad, "--model", model)

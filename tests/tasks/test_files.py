@@ -294,14 +294,18 @@ def test_check_names_every_refusal_and_what_may_not_be_meant(toy, write):
         f"{path}:{n}" for n in (4, 5, 7)
     ]
     assert result.refused and result.problems == ()
-    assert result.notes == ("some pairs have wrong answers and some have none, so that there is no logit difference",)
+    assert "some pairs have wrong answers and some have none, so that there is no logit difference" in result.notes
 
 
 def test_check_of_a_good_file_has_nothing_to_say(toy, write):
     result = check_file(write(lines(*ROWS)), toy)
-    assert (result.usable, result.refusals, result.problems, result.notes) == (3, (), (), ()) and not result.refused
-    assert check_file(write(lines(*records(9))), toy).notes == ()
-    assert check_file(write(lines(ROWS[0])), toy).notes == ("no pair is in the split validation or test",)
+    assert (result.usable, result.refusals, result.problems) == (3, (), ()) and not result.refused
+    few = "fewer than 30 test pairs: intervals will be wide; give more pairs of other words"
+    assert check_file(write(lines(*records(9))), toy).notes == ("train 6, validation 2, test 1 pairs", few)
+    none = ("train 1, validation 0, test 0 pairs", "no pair is in the split validation or test")
+    assert check_file(write(lines(ROWS[0])), toy).notes == none
+    made = check_file(write(lines(*records(200))), toy)
+    assert len(made.notes) == 1 and made.usable == 200
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,9 @@ def configurable(settings: Callable[..., Any] | None = None) -> Callable[[Callab
         ]
 
         @functools.wraps(command)
-        def run(
-            *args: Any,
-            invocation: Any = None,
-            config_file: Path | None = None,
-            show_config: bool = False,
-            **values: Any,
-        ) -> None:
+        def run(*args: Any, **values: Any) -> None:
+            # No parameters of its own: of one with the default None, Python 3.10 would say that its type is optional.
+            invocation, _, show_config = (values.pop(each.name, None) for each in added)
             if show_config and invocation is not None:
                 line(_shown(invocation, values, None if settings is None else settings(**values)))
             else:

@@ -117,6 +117,9 @@ def from_dataset(
     return build_task(name, placed, tokenizer, {"task": "records"}, **options)
 
 
+_FEW = 30  # test pairs, with which a share's 95 % interval is some 0.35 wide
+
+
 @dataclass(frozen=True)
 class FileCheck:
     """What of a file can be used."""
@@ -164,7 +167,12 @@ def check_file(
         refusals.append(str(error))
     count, notes = len(found.splits), []
     try:
-        splits = set(found.dealt(path, PROPORTIONS, 0)) if count and not problems else {*SPLITS}
+        dealt = list(found.dealt(path, PROPORTIONS, 0)) if count and not problems else []
+        splits = {*dealt} or {*SPLITS}
+        if dealt:
+            notes.append(f"{', '.join(f'{split} {dealt.count(split)}' for split in SPLITS)} pairs")
+        if 0 < dealt.count("test") < _FEW:
+            notes.append(f"fewer than {_FEW} test pairs: intervals will be wide; give more pairs of other words")
         if "train" not in splits:
             problems["train"] = f"{path}: no pair is in the split train, to find a circuit on; give some"
         if missing := [split for split in SPLITS[1:] if split not in splits]:
