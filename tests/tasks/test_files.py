@@ -297,15 +297,16 @@ def test_check_names_every_refusal_and_what_may_not_be_meant(toy, write):
     assert "some pairs have wrong answers and some have none, so that there is no logit difference" in result.notes
 
 
-def test_check_of_a_good_file_has_nothing_to_say(toy, write):
-    result = check_file(write(lines(*ROWS)), toy)
-    assert (result.usable, result.refusals, result.problems) == (3, (), ()) and not result.refused
-    few = "fewer than 30 test pairs: intervals will be wide; give more pairs of other words"
-    assert check_file(write(lines(*records(9))), toy).notes == ("train 6, validation 2, test 1 pairs", few)
+def test_check_of_a_good_file_says_its_splits(toy, write):
+    for rows in (ROWS, records(9), records(120)):
+        result = check_file(write(lines(*rows)), toy)
+        assert (result.usable, result.refusals, result.problems) == (len(rows), (), ()) and not result.refused
+        made = from_file(write(lines(*rows)), toy)
+        sizes = ", ".join(f"{split} {len(made.split(split))}" for split in ("train", "validation", "test"))
+        assert result.notes[0] == f"{sizes} pairs"
+        assert any("intervals will be wide" in note for note in result.notes) == (0 < len(made.test) < 20)
     none = ("train 1, validation 0, test 0 pairs", "no pair is in the split validation or test")
     assert check_file(write(lines(ROWS[0])), toy).notes == none
-    made = check_file(write(lines(*records(200))), toy)
-    assert len(made.notes) == 1 and made.usable == 200
 
 
 @pytest.mark.parametrize(
