@@ -15,6 +15,8 @@
         [--tries runs/tries] [--sweep runs/sweep]
     python benchmarks/transcoder_pareto.py (its docstring has the commands)
     python benchmarks/transcoder_studies.py --pareto runs/pareto/smollm2 runs/pareto/gemma runs/pareto/qwen
+    python benchmarks/greater_than_features.py runs/set --out runs/greater-than.json
+    python benchmarks/transcoder_studies.py --greater-than runs/greater-than.json
 
 TEXT is a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016). Each command may be cut
 short and goes on when it is given again. A section of the page whose runs are not given stays as it is.
@@ -214,6 +216,40 @@ def _verdict(kind: str, found: list[Interval]) -> str:
     return f"**The {kind} {said}** (intervals of the difference, on the same rows)."
 
 
+def greater_than_lines(path: Path) -> list[str]:
+    """One MLP's features and neurons by how much they vary with the year."""
+    found = json.loads(path.read_text())
+    layer, own, curves = found["layer"], found["own"], found["curves"]
+    features, skip, neurons = curves.values()
+    n, few = found["n_features"], [each for each in neurons if each["kept"] <= 20]
+    reached = next((each["kept"] for each in neurons if each["score"] >= own["low"]), None)
+    lines = [
+        "## Greater-than in one MLP",
+        "",
+        f"{Path(found['model']['id']).name}, layer {layer}, {found['prompts']} prompts. {GREATER_THAN}",
+        "",
+        f"The model itself: {_score(own, 'value')}; with the MLP's mean in its place "
+        f"{found['mean_ablated'][str(layer)]:.4f}. {found['on_somewhere']} of {n:,} features are on for some year.",
+        "",
+        "| k | features | features, the skip connection following the year | neurons |",
+        "|---|---|---|---|",
+    ]
+    for i, each in enumerate(few):
+        lines.append(f"| {each['kept']} | {_score(features[i])} | {_score(skip[i])} | {_score(each)} |")
+    lines.append(f"| all | {_score(features[-1])} | {_score(skip[-1])} | {_score(neurons[-1])} |")
+    best = max(each["score"] for each in features)
+    lines += [
+        "",
+        f"**The neurons explain what this MLP does, the features do not.** {reached} neurons give back what ablation "
+        f"takes, all features together come to {best:.4f}. {OF_GREATER_THAN}",
+    ]
+    return lines
+
+
+def _score(each: dict[str, float], name: str = "score") -> str:
+    return f"{each[name]:.4f} [{each['low']:.4f}, {each['high']:.4f}]"
+
+
 def _text(found: dict[str, Any]) -> str:
     conditions = found["conditions"]
     if not conditions["held_out"]:
@@ -244,11 +280,13 @@ def main() -> None:
     parser.add_argument("--untuned", type=Path, help="what `edgewise transcoder evaluate` wrote of the set before that")
     parser.add_argument("--judged", type=Path, help="and of the tuned set")
     parser.add_argument("--sweep", type=Path, help="what `edgewise transcoder sweep` wrote")
+    parser.add_argument("--greater-than", type=Path, help="what `greater_than_features.py` wrote")
     parser.add_argument("--pareto", type=Path, nargs="+", help="what `transcoder_pareto.py` wrote of each model")
     args = parser.parse_args()
     made = [tries_lines(args.tries) if args.tries else [], sweep_lines(args.sweep) if args.sweep else []]
     made.append(set_lines(args.set, args.untuned, args.judged) if args.set else [])
     made.append(pareto_lines(args.pareto) if args.pareto else [])
+    made.append(greater_than_lines(args.greater_than) if args.greater_than else [])
     fresh = {lines[0]: "\n".join(lines) for lines in made if lines}
     kept = {text.splitlines()[0]: text.strip() for text in re.split(r"(?m)^(?=## )", PAGE.read_text())[1:]}
     titles = [title for title in ORDER if title in fresh or title in kept]
@@ -259,6 +297,7 @@ ORDER = (
     "## Transcoder and autoencoder at equal L0, three models",
     "## A transcoder for every layer",
     "## What makes one better",
+    "## Greater-than in one MLP",
     "## Transcoder and autoencoder, by sparsity",
 )
 PARETO = """\
@@ -286,6 +325,15 @@ added 1.92 [1.77, 2.09] on the same rows. The aim of at most 1.2 is not reached.
 What more tokens would give was not measured here."""
 
 
+GREATER_THAN = """\
+`benchmarks/greater_than_features.py`: of all MLPs the one whose mean ablation at the last token costs most. Prompts:
+"The war lasted from the year 1732 to the year 17". Score: P(right tens digits) − P(wrong), among the ten digits.
+Features, and neurons, are ranked by the variance of their activation at the last token over the years; all but the
+first k are held at their mean over the years."""
+OF_GREATER_THAN = """\
+Dunefsky et al. 2024 found features ahead of neurons up to some 24 in GPT-2, with a transcoder of 60 million tokens.
+This one saw 30,720. It was not tested whether more training would change it; and no single MLP does much here: the loss
+by ablation is small."""
 HEADING = """\
 # Transcoders of SmolLM2-135M
 
