@@ -5,8 +5,9 @@
     python benchmarks/time_to_quality.py --out runs/time.jsonl --table          # what the file holds
 
 A run is a method's name and its settings as `edgewise find --set` takes them; those of the engine begin with `engine.`
-(`engine.matmul=medium`). Each is a process of its own. Its seconds are those of the method alone, start and constants
-included, model and task loaded. Circuits are compared at the same actual size, of the sign that the method names first.
+(`engine.matmul=medium`; with `engine.dtype=bfloat16` it is found in a model of that type, and judged in float32 as all
+are). Each is a process of its own. Its seconds are those of the method alone, start and constants included, model and
+task loaded. Circuits are compared at the same actual size, of the sign that the method names first.
 Settings are chosen on `--split validation`. A run that the file holds is not done again.
 """
 
@@ -26,8 +27,8 @@ import edgewise as ew
 from edgewise.evaluation import judge
 
 SIZES = (0.9, 0.95, 0.98, 0.99, 0.995)
-SPLITS = {"train": 2000, "validation": 200, "test": 256}
-RUNS = ("eap", "eap-ig points=5", "mask-ig", "ranking steps=100", "ranking steps=300", "ranking")
+SPLITS = {"train": 200, "validation": 200, "test": 256}  # as many as `edgewise find` takes
+RUNS = ("eap", "eap-ig points=5", "mask-ig", "ranking steps=60", "ranking steps=300", "ranking")
 
 
 def parsed(run: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -51,7 +52,8 @@ def measured(run: str, args: argparse.Namespace) -> dict[str, Any]:
     name, settings, execution = parsed(run)
     model = ew.load_model(args.model)
     task = ew.tasks.TASKS[args.task](model.tokenizer, **SPLITS, seed=0)
-    engine, method = ew.Engine(model, **execution), ew.discovery.method(name)
+    searched = model if "dtype" not in execution else ew.load_model(args.model, dtype=execution["dtype"])
+    engine, method = ew.Engine(searched, **execution), ew.discovery.method(name)
     start = time.perf_counter()
     found = ew.discovery.run_method(method, engine, task, method.configure(settings))
     seconds = time.perf_counter() - start

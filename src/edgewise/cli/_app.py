@@ -37,7 +37,7 @@ for command in (push, pull):
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
-DEMO_TRAIN, DEMO_TEST = 160, 128  # pairs to learn from and to judge on: a demonstration is to take some minutes
+DEMO_TEST = 96  # pairs to judge on: a demonstration is to take some minutes
 DEMO_EVIDENCE = 48  # edges whose effects are measured, in half a minute
 _CHOICES = re.compile(r": ('[^']*') is not one of (.*?)\.?$", re.DOTALL)
 _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")
@@ -95,7 +95,7 @@ def demo(out: _options.Out = Path("runs/demo")) -> None:
     and a page that says why its strongest edges are there. The seed decides everything.
     """
     with kept_models():
-        find(out=out, preset="quick", train=DEMO_TRAIN, test=DEMO_TEST, dtype="auto")
+        find(out=out, preset="quick", test=DEMO_TEST, dtype="auto")
         evaluate(out / "circuit.safetensors")
         curve(out / "circuit.safetensors", out / "curve.png")
         for suffix in ("png", "svg"):

@@ -52,7 +52,7 @@ class BudgetConfig(LearnedConfig):
     """Temperature of the soft top-k at the start, in units of the scores."""
     end_temperature: Positive = 0.05
     """Temperature at the end; it falls geometrically."""
-    warm_examples: NotNegative = 32
+    warm_examples: NotNegative = 64
     """Training examples for the attribution (mask-path IG) whose ranks the scores start from; 0 to start from noise."""
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class RankingConfig(BudgetConfig):
     """Whether the learning rate falls to 0."""
     warm_metric: Literal["loss", "metric"] = "loss"
     """What that attribution explains: what is learned by (KL, unless a task says otherwise), or the task's metric."""
-    warm_points: Count = 3
+    warm_points: Count = 5
     """Points of that attribution's path."""
     mask_margin: Annotated[float, Bound(lambda x: 0 <= x < 0.5, "a number from 0 to below 0.5")] = 0.02
     """Masks within this of 0 or 1 are taken as 0 or 1: they hardly have a gradient, and the engine skips what is 0."""
@@ -123,7 +123,7 @@ class RankingConfig(BudgetConfig):
         return self.joint > 0 and float(uniform(1, self.seed, step, _COIN)) < self.joint
 
 
-QUICK: dict[str, Any] = {"steps": 80}
+QUICK: dict[str, Any] = {"steps": 60}
 """A ranking for a first look."""
 
 
