@@ -47,7 +47,7 @@ def forked(call: Callable[[], None], kill_after: float | None = None, beside: in
         child = os.fork()
         if child == 0:
             try:
-                _alone(call, send)
+                alone(call, send)
             finally:
                 os._exit(71)  # whatever happened, it must not go on as this process
         os.close(send)
@@ -65,7 +65,8 @@ def forked(call: Callable[[], None], kill_after: float | None = None, beside: in
     return found
 
 
-def _alone(call: Callable[[], None], errors: int) -> None:
+def alone(call: Callable[[], None], errors: int) -> None:
+    """Call it as this process, which then ends; what it says goes to the file `errors`."""
     status = 70
     try:
         os.dup2(errors, 2)
@@ -107,7 +108,7 @@ def side_by_side(n: int, call: Callable[[], None]) -> None:
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             try:
-                _alone(call, 2)
+                alone(call, 2)
             finally:
                 os._exit(71)
         children.append(child)

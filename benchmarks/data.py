@@ -1,10 +1,12 @@
 """What a large training set costs: memory, and seconds a step, beside a small one.
 
     python benchmarks/data.py --shape gpt2 --examples 100000 --batch 32 [--small 200] [--steps 16] [--json]
+    python benchmarks/data.py --shape tiny --processes 2 --small 1000 --examples 10000 100000
 
-Each size runs in a process of its own: it makes `induction` pairs for a tokenizer of whole words, then takes steps of
-Edge Pruning. `small` examples' constants (the corrupted run, the full model's logits) are cached and seen again; of
-`examples` they are computed anew in each step. The two are held against each other by
+Each size runs in a process of its own, or with `--processes` in several that share each step's examples, as `torchrun`
+starts them (memory is then the largest one's): it makes `induction` pairs for a tokenizer of whole words, then takes
+steps of Edge Pruning. `small` examples' constants (the corrupted run, the full model's logits) are cached and seen
+again; of `examples` they are computed anew in each step. The small size and the largest are held against each other by
 
 * `extra_plain`: the large step less the small one, in plain forwards + backwards, to be at most 1. Two of the three
   forwards of a large step are its excess, the corrupted prompts' and the full model's;
@@ -23,6 +25,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import torch
 from _measure import rss_bytes, seconds
 from _shapes import SHAPES, random_weights
 from step import plain_step
@@ -33,6 +36,7 @@ from edgewise.discovery import EdgePruningConfig
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.engine import Engine
 from edgewise.models import load
+from edgewise.runs import Ranks, processes
 from edgewise.tasks import induction
 from edgewise.tasks._induction import _HEADS
 from edgewise.tasks._words import OBJECTS, PLACES
@@ -47,8 +51,8 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
 
 
-def measure(args: argparse.Namespace, examples: int) -> dict[str, Any]:
-    """One size: seconds to make the task and a step, and what is resident after each."""
+def measure(args: argparse.Namespace, examples: int, ranks: Ranks) -> dict[str, Any]:
+    """One size: seconds to make the task and a step, and what is resident after each, in the largest process."""
     tokenizer = word_tokenizer()
     induction(tokenizer, 2048, 1, 1)  # what tokenising some at a time takes is no matter of size
     before = rss_bytes()
@@ -62,20 +66,21 @@ def measure(args: argparse.Namespace, examples: int) -> dict[str, Any]:
         lr_warmup=1,
         batch_size=args.batch,
     )
-    learner = EdgePruningLearner(Engine(model), task, settings)
+    learner = EdgePruningLearner(Engine(model, ranks=ranks), task, settings)
     prepare_s, _ = seconds(learner.prepare)
     plain = plain_step(model, task, args.batch)
     plain()
     times = [(seconds(lambda step=step: learner.step(step))[0], seconds(plain)[0]) for step in range(args.steps)]
     step_s, plain_s = (statistics.median(column) for column in zip(*times, strict=True))
+    resident, of_task = ranks.gather(torch.tensor([[rss_bytes(), made - before]])).amax(0).tolist()
     return {
         "examples": examples,
         "make_s": make_s,
-        "make_bytes": made - before,
+        "make_bytes": of_task,
         "prepare_s": prepare_s,
         "step_s": step_s,
         "plain_s": plain_s,
-        "rss_bytes": rss_bytes(),
+        "rss_bytes": resident,
     }
 
 
@@ -84,32 +89,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), default="gpt2")
     parser.add_argument("--small", type=int, default=200)
-    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--examples", type=int, nargs="+", default=[100_000])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one size, in this process
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.only is not None:
-        print(json.dumps(measure(args, args.only)))
+        with processes(torch.device(args.device)) as ranks:
+            row = measure(args, args.only, ranks)
+            if ranks.rank == 0:
+                print(json.dumps(row))
         return
-    small, large = (_in_process(args, size) for size in (args.small, args.examples))
-    row = {"shape": args.shape, "batch": args.batch, "small": small, "large": large}
+    sizes = [_in_process(args, size) for size in (args.small, *args.examples)]
+    small, large = sizes[0], sizes[-1]
+    row = {"shape": args.shape, "batch": args.batch, "processes": args.processes, "sizes": sizes}
     row["extra_plain"] = large["step_s"] / large["plain_s"] - small["step_s"] / small["plain_s"]
-    row["bytes_per_example"] = (large["make_bytes"] - small["make_bytes"]) / (args.examples - args.small)
+    row["bytes_per_example"] = (large["make_bytes"] - small["make_bytes"]) / (large["examples"] - small["examples"])
     if args.json:
         print(json.dumps(row))
         return
     for name in small:
-        print(f"{name:12} {small[name]:>18,.3f} {large[name]:>18,.3f}")
+        print(f"{name:12} " + " ".join(f"{size[name]:>18,.3f}" for size in sizes))
     print(f"extra_plain {row['extra_plain']:.2f}, bytes_per_example {row['bytes_per_example']:.0f}")
 
 
 def _in_process(args: argparse.Namespace, examples: int) -> dict[str, Any]:
     options = [f"--{name}={getattr(args, name)}" for name in ("shape", "batch", "steps", "device")]
-    command = [sys.executable, __file__, f"--only={examples}", *options]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.processes}"]
+    launch = [sys.executable, *(several if args.processes > 1 else [])]
+    ended = subprocess.run([*launch, __file__, f"--only={examples}", *options], capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

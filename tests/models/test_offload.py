@@ -105,9 +105,19 @@ def test_weights_are_mapped_and_not_read_into_memory(tmp_path: Path):
 
 
 def test_layers_on_several_devices_are_refused_with_advice():
+    for choose in (lambda m: m.model.layers[1], lambda m: m.model.layers, lambda m: m.lm_head):
+        module: Any = random_model("llama-gqa", torch.float32).module
+        choose(module).to("meta")  # as a device_map leaves what it puts elsewhere
+        with pytest.raises(InputError, match="several devices .cpu, meta.*offload='disk'"):
+            load(module)
+
+
+def test_a_device_map_of_one_device_runs_and_one_of_files_is_refused():
     module: Any = random_model("llama-gqa", torch.float32).module
-    module.model.layers[1].to("meta")  # as a device_map leaves what it puts on the disk
-    with pytest.raises(InputError, match="several devices .cpu, meta.*offload='disk'"):
+    module.hf_device_map = {"": "cpu"}
+    assert load(module).device.type == "cpu"
+    module.to("meta").hf_device_map = {"": "disk"}
+    with pytest.raises(InputError, match="several devices .meta, disk"):
         load(module)
 
 

@@ -89,6 +89,7 @@ def find(
     matmul: options.Matmul = "highest",
     cache: options.Cache = 1.0,
     offload: options.Offload = None,
+    share: options.Share = "examples",
     log: options.Log = None,
     force: Annotated[
         bool, Option("--force", help="Start anew, in the place of another run's circuit and checkpoint in OUT.")
@@ -100,6 +101,7 @@ def find(
     given |= {"threshold": threshold, "pairs": pairs, "methods": methods}
     config = _settings(method_name, sparsity=sparsity, seed=seed, preset=preset, settings=settings, **given)
     _check_able(record, config, positions, ablation, start)
+    _check_share(record, share)
     cache_bytes = cache_size(cache)
     apart = _features.Apart(transcoders, features_per_layer, neurons, error)
     apart.check(record, config, ablation)
@@ -119,7 +121,7 @@ def find(
     chosen, choice = apart.choose(loaded, examples, features, ablation)
     graph = loaded.graph(embeddings, kv, examples.span_names if positions else (), **chosen)
     choices: dict[str, Any] = {"memory": memory, "dtype": torch_type(dtype, device), "matmul": matmul}
-    choices |= {"transcoders": features, "cache_bytes": cache_bytes, "ranks": ranks}
+    choices |= {"transcoders": features, "cache_bytes": cache_bytes, "ranks": ranks, "share": share}
     engine = ew.discovery.engine_under(loaded, examples, ablation, graph, **choices)
     _show.header(loaded, engine, examples)
     asked = ew.discovery.method_record(record.name, config)
@@ -199,6 +201,13 @@ def _check_able(
         raise ew.InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")
     if start is not None and record.start == "no":
         raise ew.InputError(f"--start: {record.name} takes no scores to start from; leave it out")
+
+
+def _check_share(record: ew.Method, share: str) -> None:
+    """Refuse to share tokens where a method does not run under masks alone. Raises `InputError`."""
+    if share == "tokens" and not record.learns:
+        able = ", ".join(name for name, each in ew.discovery.methods().items() if each.learns)
+        raise ew.InputError(f"--share tokens: {record.name} shares out examples or candidates; tokens are for {able}")
 
 
 def _settings(

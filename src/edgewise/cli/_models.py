@@ -61,6 +61,7 @@ def plan(
     ] = None,
     offload: options.Offload = None,
     ranks: Annotated[int, Option(help="Processes that share the batch, under torchrun.")] = 1,
+    share: options.Share = "examples",
     fit: Annotated[
         str | None, Option(help="Propose what fits into so much memory of each process, such as 80GB.")
     ] = None,
@@ -89,14 +90,13 @@ def plan(
     in_each = (dict.fromkeys(layers, range(n)) if n else None for n in (features, neurons))
     graph = model.graph(embeddings, kv, (), *in_each)
     sizes: dict[str, Any] = {"dtype": type_, "examples": examples}
+    placement = ew.engine.Placement(device, offload, ranks, share)
     modes = [
-        ew.engine.footprint(
-            model, graph, batch, length, placement=ew.engine.Placement(device, offload, ranks), memory=memory, **sizes
-        )
+        ew.engine.footprint(model, graph, batch, length, placement=placement, memory=memory, **sizes)
         for memory in ("default", "lean")
     ]
     row: dict[str, Any] = {"config": str(config), "edges": graph.n_edges, "batch": batch, "length": length}
-    row |= {"dtype": dtype, "offload": offload, "ranks": ranks}
+    row |= {"dtype": dtype, "offload": offload, "ranks": ranks, "share": share}
     amounts = ("bytes", "total_bytes", "bytes_above_weights", "operations", "total_operations", "traffic")
     by_mode = {mode.memory: {name: getattr(mode, name) for name in amounts} for mode in modes}
     if measure:
@@ -106,7 +106,7 @@ def plan(
         for mode in modes:
             by_mode[mode.memory]["seconds"] = rates.seconds(mode)
     if room is not None:
-        row["fit"] = _fitting(model, graph, batch, length, room, ew.engine.Placement(device, ranks=ranks), sizes)
+        row["fit"] = _fitting(model, graph, batch, length, room, replace(placement, offload=None), sizes)
     _show.result(row | {"modes": by_mode}, as_json, _show.footprints, row, modes, by_mode)
 
 

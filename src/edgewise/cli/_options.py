@@ -68,6 +68,12 @@ Offload = Annotated[
 ]
 
 
+Share = Annotated[
+    Literal["examples", "tokens"],
+    Option("--share", help="What the processes of torchrun share out of each step (docs/scale.md)."),
+]
+
+
 class Logger(str, Enum):  # as typer takes no lists of literals
     """Where a run's metrics may go too."""
 

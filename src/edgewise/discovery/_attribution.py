@@ -88,6 +88,6 @@ def _mask_gradient(
             own += weight * mask.grad.cpu().double()
         return own
 
-    for own in in_turn(task.batches(config.split, config.batch_size), gradient, engine.execution.ranks):
+    for own in in_turn(task.batches(config.split, config.batch_size), gradient, engine.execution.example_ranks):
         total += own
     return (metric.sign * total / cost.examples).float()

@@ -47,7 +47,7 @@ def explain(
     if at_full_model:
         check_gradient(config.title, task)
     metric = metric_function(task.metric)
-    total, ranks = torch.zeros((), dtype=torch.float64), engine.execution.ranks
+    total, ranks = torch.zeros((), dtype=torch.float64), engine.execution.example_ranks
 
     def of_batch(batch: Batch) -> Tensor:
         batch = batch.to(engine.model.device)

@@ -97,7 +97,7 @@ class GradientLearner(Learner, Generic[Config]):
         """The mean loss (the task's, if none is given) of a step's examples under masks, `[E]` or `[C, P, E]`."""
         examples = step_examples(len(self.task.train), self.config.batch_size, self.config.seed, step)
         loss = loss or self.loss
-        if self.engine.execution.ranks.shares > 1:
+        if self.engine.execution.example_ranks.shares > 1:
             return shared_losses(self.engine, self.task, examples, mask, loss, **options)
         return example_scores(self.engine, self.task.batch("train", examples), mask, loss, **options).mean(-1)
 

@@ -72,7 +72,7 @@ class Search:
 
     def room(self) -> int:
         """How many candidates may be judged at once, by all processes together."""
-        return min(down.room() for down, _ in self.parts) * self.engine.execution.ranks.size
+        return min(down.room() for down, _ in self.parts) * self.engine.execution.example_ranks.size
 
     @torch.no_grad()
     def full(self) -> Float[Tensor, " P"]:
@@ -84,7 +84,7 @@ class Search:
         """The scores, pair by pair, of circuits that lack some more edges into the open reader; see
         `Downstream.candidates`.
         """
-        found, own = list[Tensor](), share(len(removed), self.engine.execution.ranks)
+        found, own = list[Tensor](), share(len(removed), self.engine.execution.example_ranks)
         mine = removed[own.start : own.stop].to(self.engine.model.device)
         for down, batch in self.parts if len(mine) else ():
             logits = down.candidates(writers, mine)
@@ -95,7 +95,7 @@ class Search:
         run = 1 - self.parts[0][0].number / n_blocks  # of the model's blocks, alive or not
         self.cost.spend(self.n_examples * len(removed), forwards=run)
         scores = torch.cat(found, 1) if found else torch.zeros(0, self.n_examples, dtype=torch.float64)
-        return joined(scores, self.engine.execution.ranks)
+        return joined(scores, self.engine.execution.example_ranks)
 
     def judge(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, " C"]:
         """The same, the mean over the pairs."""

@@ -34,7 +34,7 @@ def shared_losses(
     Raises:
         InputError: the loss has no gradient.
     """
-    ranks, own = engine.execution.ranks, list[tuple[Tensor, ...]]()
+    ranks, own = engine.execution.example_ranks, list[tuple[Tensor, ...]]()
     constants = () if engine.constants is None else tuple(x for x in engine.constants.tensors() if x.requires_grad)
     leaf = mask.detach().requires_grad_()
     for numbers in own_shares(examples, ranks):

@@ -28,6 +28,7 @@ from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
 from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
 from edgewise.engine._reference import TakenApart, reference_logits
+from edgewise.engine._token_share import TokenShare
 from edgewise.engine._trees import mapped
 from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace_and_sums
 from edgewise.engine.features import (
@@ -170,8 +171,8 @@ class Engine:
 
     def under(self, ablation: Ablation) -> "Engine":
         """An engine of the same model, graph and transcoders under an ablation that takes no constants."""
-        ranks = self.execution.ranks
-        return Engine(self.model, self.graph, ablation, transcoders=self._transcoders, ranks=ranks)
+        choices = {"ranks": self.execution.ranks, "share": self.execution.share}
+        return Engine(self.model, self.graph, ablation, transcoders=self._transcoders, **choices)
 
     @cached_property
     def transcoder_identity(self) -> dict[str, dict[str, Any]]:
@@ -261,10 +262,12 @@ class Engine:
             if bool(seen.any()):
                 fixed = self._fixed_tokens(batch, packing.only(seen), terms)
             packing = packing.only(run)
+        share = TokenShare(packing, self.execution.token_ranks)
+        packing = share.own
         constants = self.constants_of(batch, packing)
         nodes = self._node_runs(batch, packing, constants)
         masked = MaskedBatch(
-            packing,
+            share,
             self._rows(masks, gradients),
             packing.where(batch.row, batch.position),
             tuple(term[packing.example_token] for term in terms),
@@ -289,7 +292,7 @@ class Engine:
             self.model.parts,
             self._plain,
             self.ablation,
-            masked.packing,
+            masked.share.own,
             masked.masks,
             masked.constants.writes(),
             masked.targets,

@@ -1,13 +1,16 @@
 """How an engine carries its runs out."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from edgewise._errors import InputError
 from edgewise.engine._matmul import MATMULS, Matmul
 from edgewise.runs import ONE_PROCESS, Ranks
+
+Share: TypeAlias = Literal["examples", "tokens"]
+"""What several processes share out of a step."""
 
 CACHE_BYTES = 1 << 30
 """How much the constants of the examples may take before they are computed again each time."""
@@ -31,8 +34,11 @@ class Execution:
     cache_bytes: int = CACHE_BYTES
     """How much memory `Engine.prepare` may fill with what depends on the examples alone."""
     ranks: Ranks = ONE_PROCESS
-    """The processes that share out a method's examples or candidates (see `edgewise.runs.processes`); all of them must
-    make the same calls."""
+    """The processes that share out the work (see `edgewise.runs.processes`); all of them must make the same calls."""
+    share: Share = "examples"
+    """What they share out: a method's examples or candidates; or each masked run's tokens, so that the memory of a step
+    falls with their number where it has fewer examples than there are processes. With `tokens`, what is no masked run
+    is run whole by each."""
     path: Literal["fast", "reference"] = "fast"
     """`reference` runs the slow path that the fast one is tested against."""
 
@@ -42,8 +48,22 @@ class Execution:
             raise InputError(f"memory={self.memory!r}: choose 'default' or 'lean'")
         if self.matmul not in MATMULS:
             raise InputError(f"matmul={self.matmul!r}: choose {', '.join(MATMULS[:-1])} or {MATMULS[-1]}")
+        if self.share not in ("examples", "tokens"):
+            raise InputError(f"share={self.share!r}: choose 'examples' or 'tokens'")
         if self.path not in ("fast", "reference"):
             raise InputError(f"path={self.path!r}: choose 'fast' or 'reference'")
+        if self.path == "reference" and self.share == "tokens":
+            raise InputError("share='tokens': the reference path runs all tokens; use share='examples'")
+
+    @property
+    def example_ranks(self) -> Ranks:
+        """The processes among which examples, batches or candidates are shared out."""
+        return self.ranks if self.share == "examples" else ONE_PROCESS
+
+    @property
+    def token_ranks(self) -> Ranks:
+        """The processes among which each masked run's tokens are shared out."""
+        return self.ranks if self.share == "tokens" else ONE_PROCESS
 
     def changed(self, changes: dict[str, Any]) -> "Execution":
         """With other values of some fields.

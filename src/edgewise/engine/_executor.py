@@ -24,10 +24,11 @@ from edgewise.engine._execution import Execution
 from edgewise.engine._group import LayerGroup, layer_groups
 from edgewise.engine._live import FixedTokens
 from edgewise.engine._matmul import matmul_precision
-from edgewise.engine._packing import Packing
 from edgewise.engine._plan import LayerPlan, NodePlan, Plan
 from edgewise.engine._reads import BlockRead, ReadRun
 from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
+from edgewise.engine._token_share import TokenShare
+from edgewise.engine._trees import mapped
 from edgewise.engine._writes import Writes, attention_contexts
 from edgewise.engine.features import FeatureRun, NeuronBlock, NeuronRun, NodeBlock
 from edgewise.graph import Graph
@@ -69,12 +70,12 @@ class ArrangedModel:
 class MaskedBatch(NamedTuple):
     """What a masked run is given."""
 
-    packing: Packing
-    """N packed tokens."""
+    share: TokenShare
+    """N packed tokens, this process's."""
     masks: Float[Tensor, "CP E"]
     """One row per circuit and position group."""
     targets: Int[Tensor, " A"]
-    """The packed tokens whose predictions are wanted."""
+    """The packed tokens whose predictions are wanted; −1 for another process's."""
     clean: tuple[Float[Tensor, "N D"], ...]
     """The embedding terms."""
     constants: Constants
@@ -95,7 +96,10 @@ class Executor:
     def __init__(self, model: ArrangedModel, batch: MaskedBatch, plan: Plan) -> None:
         """Set up a run; `plan` says what to skip and share under the batch's masks."""
         self.model, self.parts, self.graph = model, model.parts, model.graph
-        self.batch, self.packing, self.masks, self.constants = batch, batch.packing, batch.masks, batch.constants
+        self.batch, self.masks, self.constants = batch, batch.masks, batch.constants
+        self.share, self.packing = batch.share, batch.share.own
+        self.mine = (batch.targets >= 0).nonzero()[:, 0]  # which targets stand on this process's tokens
+        self.targets = batch.targets[self.mine]
         self.plan, self.lean, self.dtype = plan, model.lean, model.dtype or batch.masks.dtype
         self.centred = self.parts.final_norm.kind == "layer"
         self.saved: list[tuple[ReadRun, MlpRun | None, ReadRun | None]] = []
@@ -160,7 +164,7 @@ class Executor:
     def _write_heads(self, plan: LayerPlan, layer: Layer, saved: ReadRun, heads: HeadSlots) -> None:
         if not len(plan.heads):
             return
-        mixed = self._mix(plan, layer, saved.projected)
+        mixed = self._mix(plan, layer, self.share.gathered(saved.projected))
         ablated = self.constants.heads(plan.layer).detach()
         ablated = ablated if len(plan.heads) == self.parts.n_heads else ablated[:, plan.heads]
         difference = (self.packing.pack(mixed).to(self.masks.dtype) - ablated) * self.batch.scale  # (N, h, v)
@@ -220,12 +224,13 @@ class Executor:
         self.stack.write(slot, centre(difference) if self.centred else difference)
 
     def _logits_input(self) -> Float[Tensor, "A D"]:
-        final, targets = self.graph.final, self.batch.targets
+        final, targets = self.graph.final, self.targets
         base, edges = self._base(final.number), self.masks[:, final.edges]
         mask = (edges[:, self.plan.writers] if self.plan.skips else edges)[self.packing.rows()[targets]]
-        self.target_mask = mask  # (A, w)
+        self.target_mask = mask  # (a, w)
         x = base if len(base) == 1 else base[targets]
-        return x + torch.einsum("aw,wad->ad", mask, self.stack.at(targets))
+        x = x + torch.einsum("aw,wad->ad", mask, self.stack.at(targets))
+        return self.share.at_targets(x, self.mine, len(self.batch.targets))
 
     # ------------------------------------------------------------------------------------------------------ backward
 
@@ -237,7 +242,7 @@ class Executor:
         # Σ_r g_r over the readers walked so far: ∂loss/∂z̃_w is this minus ∂loss/∂Δ_w.
         self.passed = gradient.new_zeros(self.packing.n_tokens, self.parts.d_model) if ablated else None
         heads, mlps = [], []
-        self._logits_backward(gradient)
+        self._logits_backward(gradient[self.mine])
         group = None
         for plan, layer in zip(reversed(self.plan.layers), reversed(self.parts.layers), strict=True):
             saved, saved_mlp, saved_nodes = self.saved.pop()
@@ -258,15 +263,17 @@ class Executor:
                 group.give_back()
                 for own in group.plans:
                     self._store(own, group.mask_gradients[own.layer])
+        total = self.share.total(self.gradients) / self.batch.scale
         if not ablated:
             self.stack.release()
-            return Gradients(self.gradients / self.batch.scale, None)
+            return Gradients(total, None)
         embeds = [self._ablated_gradient(slot) for slot in range(self.plan.n_live_embeddings)]
         self.stack.release()
-        return Gradients(self.gradients, Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1])))
+        writes = Writes(tuple(embeds), tuple(heads[::-1]), tuple(mlps[::-1]))
+        return Gradients(total, mapped(self.share.total, writes))
 
-    def _logits_backward(self, gradient: Float[Tensor, "A D"]) -> None:
-        targets = self.batch.targets
+    def _logits_backward(self, gradient: Float[Tensor, "a D"]) -> None:
+        targets = self.targets
         per_target = torch.einsum("ad,wad->aw", gradient, self.stack.at(targets))
         rows, block = self.packing.rows()[targets], self.gradients[:, self.graph.final.edges]
         block.index_put_((rows[:, None], self.plan.writers[None]), per_target, accumulate=True)
@@ -335,12 +342,14 @@ class Executor:
     ) -> None:
         gradient = torch.zeros_like(saved.projected)
         if mixed_gradient is not None:
+            every = self.share.gathered(mixed_gradient.to(saved.projected.dtype))
+            grid = self.share.whole.unpack(every.transpose(0, 1))
             with torch.enable_grad():  # rotary, query and key norms and the softmax are differentiated by autograd
-                projected = saved.projected.requires_grad_()
+                projected = self.share.gathered(saved.projected).requires_grad_()
                 mixed = self._mix(plan, layer, projected)
-            grid = self.packing.unpack(mixed_gradient.transpose(0, 1).to(projected.dtype))
             with matmul_precision("highest"):
                 (gradient,) = torch.autograd.grad(mixed, projected, grid)
+            gradient = self.share.take(gradient)
             saved = saved._replace(projected=saved.projected.detach())
         read = self._attention_read(plan, group)
         masks = read.backward(saved, gradient, mlp_gradient, all_edges=self.plan.all_edges, passed=self.passed)
@@ -428,8 +437,8 @@ class Executor:
     def _mix(self, plan: LayerPlan, layer: Layer, projected: Float[Tensor, "n N k"]) -> Float[Tensor, "B h S v"]:
         sizes = [len(plan.heads), len(plan.keys), len(plan.keys)]
         query, *rest = (x.transpose(0, 1) for x in projected.split(sizes))
-        query, fixed = self.packing.unpack(query), self._fixed_keys(plan)
-        key, value = (self.packing.unpack(x, at) for x, at in zip(rest, fixed, strict=True))
+        query, fixed = self.share.whole.unpack(query), self._fixed_keys(plan)
+        key, value = (self.share.whole.unpack(x, at) for x, at in zip(rest, fixed, strict=True))
         if len(plan.keys) != len(plan.heads):  # repeated to the running query heads
             key, value = key[:, plan.key_of_head], value[:, plan.key_of_head]
         if not query.is_cuda:  # there PyTorch's fused attention is five times slower in bfloat16, and under "medium"

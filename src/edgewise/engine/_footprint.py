@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from edgewise.engine._execution import Execution
+from edgewise.engine._execution import Execution, Share
 from edgewise.engine._group import layers_together
 from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
 from edgewise.graph import FEATURE, Graph
@@ -29,6 +29,8 @@ class Placement:
     """Where layers' weights lie (see `edgewise.load_model`); None: where they are run."""
     ranks: int = 1
     """Among how many processes the batch is shared."""
+    share: Share = "examples"
+    """What of it: its examples, or all examples' tokens (see `Execution`)."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,13 @@ def footprint(
         InputError: an option is none of `Execution`'s.
     """
     execution = (execution or Execution()).changed(changes)
-    device, offload, ranks = astuple(placement or Placement())
+    device, offload, ranks, share = astuple(placement or Placement())
     memory, dtype, cache_bytes = execution.memory, execution.dtype, execution.cache_bytes
-    batch, examples = -(-batch // ranks), None if examples is None else -(-examples // ranks)
-    parts, tokens, d_model, lean = model.parts, batch * length, model.parts.d_model, memory == "lean"
+    by_token = share == "tokens" and ranks > 1
+    if not by_token:
+        batch, examples = -(-batch // ranks), None if examples is None else -(-examples // ranks)
+    tokens = -(-batch * length // ranks) if by_token else batch * length
+    parts, d_model, lean = model.parts, model.parts.d_model, memory == "lean"
     n_layers, n_writers, nodes = len(parts.stored), graph.n_writers, Nodes.of(model, graph)
     first, stored = parts.stored[0], (dtype or torch.float32).itemsize
     n_heads, head_width, _ = first.attention.output_weight.shape
@@ -107,11 +112,13 @@ def footprint(
     )  # a chunk is never longer than the batch
     reads = n_readers * d_model * read_width * stored
     centred = parts.final_norm.kind == "layer"
+    gathered = n_layers * batch * length * (2 * n_readers * read_width + n_heads * head_width) * stored
     copied = model.dtype != (dtype or torch.float32)  # weights in another type than they are used in
     passing = (  # what stands beside the rest, but not beside each other
         min(chunk, whole) * (2 if lean else 1),
         tokens * (4 * pre_activations * stored + 4 * d_model * MASK),  # one MLP's backward
         4 * batch * _vocabulary(model) * MASK,  # logits, probabilities and their gradients
+        4 * batch * length * n_readers * read_width * stored if by_token else 0,  # one layer's attention of all tokens
     )
 
     return Footprint(
@@ -132,8 +139,9 @@ def footprint(
             "masks and optimiser": 8 * graph.n_edges * MASK,
             "passing": max(passing),
         },
-        _operations(model, graph, nodes, batch, length, lean),
-        _traffic(model, graph, offload, ranks),
+        _operations(model, graph, nodes, batch, tokens, lean),
+        _traffic(model, graph, offload, ranks)
+        | ({"attention's inputs of other ranks' tokens": gathered * (ranks - 1) // ranks} if by_token else {}),
     )
 
 
@@ -238,8 +246,8 @@ def _constants(
     return cache_bytes + batch * per_example
 
 
-def _operations(model: Model, graph: Graph, nodes: Nodes, batch: int, length: int, lean: bool) -> dict[str, int]:
-    parts, tokens, n_layers = model.parts, batch * length, len(model.parts.stored)
+def _operations(model: Model, graph: Graph, nodes: Nodes, batch: int, tokens: int, lean: bool) -> dict[str, int]:
+    parts, n_layers = model.parts, len(model.parts.stored)
     plain = 2 * tokens * sum(x.numel() for layer in parts.stored for x in _matrices(layer))
     output = 2 * tokens * parts.stored[0].attention.output_weight.numel()
     mixing = 2 * graph.n_edges * tokens * parts.d_model

@@ -72,8 +72,8 @@ class Packing:
 
     def rows(self) -> Int[Tensor, " N"]:
         """The row of masks that each packed token uses."""
-        lengths = torch.tensor([segment.stop - segment.start for segment in self.segments])
-        rows = torch.tensor([segment.row for segment in self.segments])
+        lengths = torch.tensor([segment.stop - segment.start for segment in self.segments], dtype=torch.long)
+        rows = torch.tensor([segment.row for segment in self.segments], dtype=torch.long)
         return rows.repeat_interleave(lengths).to(self.cell.device)
 
     def only(self, chosen: Bool[Tensor, " n"]) -> "Packing":
@@ -86,6 +86,13 @@ class Packing:
                 segments.append(Segment(start, start + count, segment.row))
                 start += count
         return replace(self, cell=self.cell[kept], example_token=self.example_token[kept], segments=tuple(segments))
+
+    def part(self, start: int, stop: int) -> "Packing":
+        """Packed tokens `start` to before `stop`, of the same grid."""
+        ends = [(max(own.start, start), min(own.stop, stop), own.row) for own in self.segments]
+        segments = tuple(Segment(low - start, high - start, row) for low, high, row in ends if low < high)
+        cell, example_token = self.cell[start:stop], self.example_token[start:stop]
+        return replace(self, cell=cell, example_token=example_token, segments=segments)
 
     def unpack(
         self, x: Float[Tensor, "N n k"], more: tuple[Int[Tensor, " M"], Float[Tensor, "M n k"]] | None = None
@@ -103,7 +110,9 @@ class Packing:
         return grid.transpose(1, 2).flatten(0, 1)[self.cell]
 
     def where(self, row: Int[Tensor, " A"], column: Int[Tensor, " A"]) -> Int[Tensor, " CA"]:
-        """Packed indices of tokens given as (prompt, column of the original ids), circuit by circuit."""
+        """Packed indices of tokens given as (prompt, column of the original ids), circuit by circuit; −1 for those that
+        are not packed.
+        """
         batch, columns = self.ids.shape
         index = torch.full((self.n_copies * batch * columns,), -1, device=self.cell.device)
         index[self.cell] = torch.arange(self.n_tokens, device=self.cell.device)

@@ -70,7 +70,7 @@ def score_masks(
         For each name (and `full`), each metric's values, `[n]`.
     """
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *masks)}
-    device, done, ranks, sizes = engine.model.device, 0, engine.execution.ranks, list[int]()
+    device, done, ranks, sizes = engine.model.device, 0, engine.execution.example_ranks, list[int]()
     for number, batch in enumerate(batches):
         sizes.append(len(batch.index))
         if number % ranks.size != ranks.rank:

@@ -181,6 +181,7 @@ def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any
             )
         if dtype is not None or device is not None or revision is not None:
             raise InputError("model: dtype, device and revision are for models that are loaded; convert yours yourself")
+        _check_places(model)
         name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         return wrap(model, tokenizer, {"id": name})
     if str(model) in DEFAULT_MODELS:
@@ -304,13 +305,19 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     _check_tokenizer(tokenizer, config.vocab_size)
     family, find_parts = _FAMILIES[kind]
     parts = find_parts(module)
-    devices = {str(layer.attention.output_weight.device): None for layer in parts.layers}
-    if len(devices) > 1:
+    return Model(module, tokenizer, family, parts, source)
+
+
+def _check_places(module: nn.Module) -> None:
+    """Refuse weights on several devices, or left in files, as `device_map` places them: a run's stack lies on one."""
+    places = {str(x.device): None for x in module.parameters()}
+    if "disk" in getattr(module, "hf_device_map", {}).values():  # transformers' own name for it
+        places["disk"] = None
+    if len(places) > 1:
         raise InputError(
-            f"model: its layers lie on several devices ({', '.join(devices)}), as device_map places them; load it "
+            f"model: its weights lie on several devices ({', '.join(places)}), as device_map places them; load it "
             "without, or with offload='disk' or offload='cpu' (docs/scale.md)"
         )
-    return Model(module, tokenizer, family, parts, source)
 
 
 def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
