@@ -56,6 +56,7 @@ def test_a_wrong_option_of_find_is_refused(
         ("edge-pruning", "--preset", "magic", "paper"),
         ("eap", "--ablation", "optimal", "by ranking"),
         ("eap", "--start", "circuit.safetensors", "takes no scores"),
+        ("eap", "--share", "tokens", "tokens are for ranking"),
         ("refine", "--steps", "3", "give the ranking's circuit as --start"),
         ("acdc", "--sparsity", "0.5", "threshold, which decides the size"),
         ("eap", "--set", "qk_fix=maybe", "True or False"),
