@@ -32,6 +32,7 @@ def test_two_processes_write_one_result(tmp_path: Path):
     assert one.kept.equal(two.kept) and one.scores is not None and two.scores is not None
     assert one.scores.equal(two.scores)
     one, two = (ew.Scores.of(ew.Circuit.load(tmp_path / n / "by-token/circuit.safetensors")) for n in "12")
-    assert float((one.values - two.values).abs().max()) <= 1e-5 * float(one.values.abs().max())
+    apart = one.values.sort().values - two.values.sort().values  # rounding decides between scores that start alike
+    assert float(apart.abs().max()) <= 1e-5 * float(one.values.abs().max())
     found = [(tmp_path / n / "evaluation.json").read_text() for n in "12"]
     assert found[0] == found[1]
