@@ -245,9 +245,8 @@ def test_plan(cli: Cli, tmp_path: Path):
     alone = json.loads(cli("plan", "--config", config, "--batch", 1, "--length", 7, "--json").out)
     assert shared["modes"]["lean"]["bytes"] == alone["modes"]["lean"]["bytes"]
     assert shared["modes"]["lean"]["traffic"] == {"gradients summed over ranks": 2 * 110 * 4}
-    by_token = cli(
-        "plan", "--config", config, "--batch", 1, "--length", 28, "--ranks", 4, "--share", "tokens", "--json"
-    )
+    one = "--batch", 1, "--length", 28
+    by_token = cli("plan", "--config", config, *one, "--ranks", 4, "--share", "tokens", "--json")
     planned = json.loads(by_token.out)["modes"]["default"]
     for stack in ("stack of differences", "stack of gradients"):  # of as many tokens
         assert planned["bytes"][stack] == shared["modes"]["default"]["bytes"][stack]
