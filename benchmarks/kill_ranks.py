@@ -186,15 +186,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the table there")
     args = parser.parse_args()
-    here, draw, table = (
-        Path(tempfile.mkdtemp(prefix="edgewise-kill-")),
-        random.Random(args.seed),
-        list[dict[str, Any]](),
-    )
+    here, draw = Path(tempfile.mkdtemp(prefix="edgewise-kill-")), random.Random(args.seed)
+    table: list[dict[str, Any]] = []
     try:
         save_model(here / "model")
         save_pairs(here / "pairs.jsonl")
-        os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["EDGEWISE_CACHE"] = str(here / "cache")
         trials = [Trial(here, share) for share in ("examples", "tokens")]
         for number in range(args.kills):
