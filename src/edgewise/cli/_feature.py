@@ -1,5 +1,7 @@
 """`edgewise transcoder show` and `paths`: features by their weights, and on a prompt."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Annotated, Any
 
