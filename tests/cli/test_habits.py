@@ -269,8 +269,8 @@ def test_commands_print_through_what_escapes():
 
 def test_no_default_of_a_command_contradicts_its_type():
     """Python 3.10 reads `None` as "this may be left out" into the type, which typer then does not know."""
-    commands = [each.callback for group in (app, *(found.typer_instance for found in app.registered_groups))
-                for each in group.registered_commands]  # fmt: skip
+    apps: list[Any] = [app, *(found.typer_instance for found in app.registered_groups)]
+    commands = [each.callback for some in apps for each in some.registered_commands]
     assert len(commands) > 20
     for command in commands:
         names = {parameter.name for parameter in inspect.signature(command).parameters.values()}
