@@ -44,7 +44,10 @@ class Figure(NamedTuple):
     page: str
     what: str
     published: str
+    """What the page says; of a few pairs, what the library says of the same ones."""
     independent: float
+    pairs: int | None = None
+    """How many; None: all that the page is of."""
 
     @property
     def agrees(self) -> bool:
