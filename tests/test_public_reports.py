@@ -241,6 +241,28 @@ def test_acdcs_and_auto_circuits_pickles_are_refused_in_one_line(
         assert "from_edge_table" in said and "edges.json" in said
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_layers", float("inf")),
+        ("n_heads", 2.5),
+        ("n_heads", "2"),
+        ("n_layers", True),
+        ("parallel_attn_mlp", "false"),
+    ],
+)
+def test_sizes_of_a_circuits_graph_are_not_guessed(tmp_path: Path, key: str, value: Any):
+    """What coverage-guided inputs led to: an infinite number of layers was a traceback, and 2.5 heads were 2."""
+    graph = ew.Graph(ew.GraphSpec(1, 2, 2))
+    ew.exchange.write_mib(ew.Circuit(graph, torch.ones(graph.n_edges, dtype=torch.bool)), tmp_path / "c.json", 8)
+    content = json.loads((tmp_path / "c.json").read_text())
+    content["cfg"][key] = value
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{key} is .*; it must be ") as caught:
+        read_mib(tmp_path / "c.json")
+    one_line(caught)
+
+
 # ------------------------------------------------------------------------------------------------------------- the page
 
 

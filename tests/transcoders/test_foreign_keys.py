@@ -242,3 +242,34 @@ def test_keys_that_are_refused_are_refused_and_unknown_ones_warned_of(tmp_path: 
             read(make(tmp_path / key, **{key: "another"}))
         assert "\n" not in str(caught.value)
     read(make(tmp_path / "irrelevant", **{key: None for each in keys.irrelevant.values() for key in each}))
+
+
+COUNTED = {
+    "saelens": lambda at, k: saelens(at, {"architecture": "topk", "k": k}, hook_name="blocks.1.hook_resid_pre"),
+    "sparsify": lambda at, k: _counted(at, k=k),
+    "circuit-tracer": lambda at, k: circuit_tracer(at, activation="topk", k=k),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("k", [float("inf"), float("nan"), 2.5, "3", True, None, [3]])
+def test_a_count_that_is_none_is_neither_cut_short_nor_guessed(tmp_path: Path, name: str, k):
+    with pytest.raises(InputError, match=r"k is .*; it must be a whole number") as caught:
+        read(COUNTED[name](tmp_path / "t", k))
+    assert "\n" not in str(caught.value)
+
+
+FLAGS = {
+    "apply_b_dec_to_input": lambda at: saelens(
+        at, {"architecture": "standard", "apply_b_dec_to_input": "false"}, hook_name="blocks.1.hook_resid_pre"
+    ),
+    "fold_ln": lambda at: saelens(at, model_from_pretrained_kwargs={"fold_ln": "false"}),
+    "transcode": lambda at: _counted(at, transcode="false"),
+    "remove_bos": lambda at: _learned(at, "buffer", remove_bos="false"),
+}
+
+
+@pytest.mark.parametrize("key", FLAGS)
+def test_the_text_false_is_no_yes(tmp_path: Path, key: str):
+    with pytest.raises(InputError, match=f"{key} is 'false'; it must be true or false"):
+        read(FLAGS[key](tmp_path / "t"))

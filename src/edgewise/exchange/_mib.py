@@ -17,7 +17,7 @@ from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._reading import truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
 from edgewise.models import Model
-from edgewise.runs import Keys, atomic_path, read_json, read_pickle, write_atomically
+from edgewise.runs import Keys, atomic_path, read_json, read_pickle, whole_number, write_atomically, yes_or_no
 
 KEYS = Keys(
     "EAP-IG and MIB: a circuit's `.json` or `.pt`",
@@ -181,12 +181,10 @@ def _all_true(given: Any) -> bool:
 
 
 def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
-    try:
-        n_layers, n_heads, parallel = int(cfg["n_layers"]), int(cfg["n_heads"]), bool(cfg["parallel_attn_mlp"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: its cfg must name n_layers, n_heads and parallel_attn_mlp, got {cfg!r:.100}"
-        ) from error
+    if not isinstance(cfg, dict) or not {"n_layers", "n_heads", "parallel_attn_mlp"} <= cfg.keys():
+        raise InputError(f"{path}: its cfg must name n_layers, n_heads and parallel_attn_mlp, got {cfg!r:.100}")
+    n_layers, n_heads = (whole_number(path, key, cfg[key]) for key in ("n_layers", "n_heads"))
+    parallel = yes_or_no(path, "parallel_attn_mlp", cfg["parallel_attn_mlp"])
     CFG.check(path, cfg)
     if n_layers * n_heads > 1 << 20:
         raise InputError(f"{path}: its cfg has {n_layers} layers of {n_heads} heads; there is no such model")

@@ -12,6 +12,8 @@ from ._foreign import Only as Only
 from ._foreign import check_extent as check_extent
 from ._foreign import read_json as read_json
 from ._foreign import read_yaml as read_yaml
+from ._foreign import whole_number as whole_number
+from ._foreign import yes_or_no as yes_or_no
 from ._learner import Learner as Learner
 from ._learner import NotFiniteError as NotFiniteError
 from ._learner import NothingToGainError as NothingToGainError

@@ -133,6 +133,22 @@ class Keys:
         return "\n".join(lines)
 
 
+def whole_number(where: object, key: str, value: Any) -> int:
+    """A count that a file says. Raises `InputError` for what is none, which `int` would cut short or guess."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not int:
+        raise InputError(f"{where}: {key} is {repr(value)[:60]}; it must be a whole number")
+    return value
+
+
+def yes_or_no(where: object, key: str, value: Any) -> bool:
+    """What a file says of one of two. Raises `InputError` for anything else: the text "false" would be a yes."""
+    if type(value) is not bool:
+        raise InputError(f"{where}: {key} is {repr(value)[:60]}; it must be true or false")
+    return value
+
+
 def _same(value: Any, other: Any) -> bool:
     """Equal, and of one type: 0 is not False."""
     return type(value) is type(other) and value == other

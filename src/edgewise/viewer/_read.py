@@ -70,6 +70,6 @@ def read_evaluation(path: str | Path) -> Evaluation:
         found = Evaluation(**row | {"metrics": metrics, "worst": worst})
         check_record(found)
         return found
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not what `edgewise evaluate` wrote ({reason}); move it away") from error

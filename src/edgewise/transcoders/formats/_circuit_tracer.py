@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, names_in, read_yaml, write_atomically
+from edgewise.runs import Keys, Only, names_in, read_yaml, whole_number, write_atomically
 from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats import _gemma_scope
@@ -93,7 +93,8 @@ def _activation(config: dict[str, Any], tensors: dict[str, Tensor], thresholds: 
     if thresholds:
         return Activation("jumprelu")
     if named == "topk" or "k" in tensors:
-        return Activation("topk", int(tensors["k"] if "k" in tensors else config["k"]), rectified=False)
+        k = files.scalar(tensors.get("k", config.get("k")))
+        return Activation("topk", whole_number(_CONFIG, "k", k), rectified=False)
     return Activation("relu")
 
 

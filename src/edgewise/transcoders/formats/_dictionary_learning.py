@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, atomic_path, read_pickle
+from edgewise.runs import Keys, Only, atomic_path, read_pickle, whole_number, yes_or_no
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -67,7 +67,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     state = read_pickle(path / "ae.pt")
     state = _of_the_model(path, state)
     kind = _CLASSES[name]
-    activation = Activation(kind, int(state["k"] if "k" in state else config["k"]) if "topk" in kind else None)
+    k = files.scalar(state.get("k", config.get("k")))
+    activation = Activation(kind, whole_number(path, "k", k) if "topk" in kind else None)
     names, turned = _stored(kind)
     found = files.weights_in(state, path, names, turned=turned, also=["k", "threshold"])
     if kind != "jumprelu":  # which takes nothing off its input
@@ -79,7 +80,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
         of_layer = read is not None and read.kind == "resid_post"  # what goes into a layer is the stream before it
         sites = replace(sites, reads=Site("resid_pre", read.layer) if read and of_layer else read)
     site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
-    excludes = bool(buffer.get("remove_bos")) if sites.exclude_special is None else sites.exclude_special
+    without_first = yes_or_no(path, "remove_bos", buffer.get("remove_bos") or False)
+    excludes = without_first if sites.exclude_special is None else sites.exclude_special
     return [files.built(path, found, activation, site, [site], excludes, format="dictionary-learning", config=config)]
 
 

@@ -44,6 +44,11 @@ def take(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:
     return tensors[name]
 
 
+def scalar(value: Any) -> Any:
+    """The number of a tensor that is one; anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
 def weights_in(
     tensors: dict[str, Tensor],
     path: Path,

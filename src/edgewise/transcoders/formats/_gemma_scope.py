@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, atomic_path, names_in
+from edgewise.runs import Keys, Only, atomic_path, names_in, yes_or_no
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -118,7 +118,7 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
     tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
     said = config.get("affine_connection")
-    if said is not None and bool(said) != ("W_skip" in tensors):
+    if said is not None and yes_or_no(path, "affine_connection", said) != ("W_skip" in tensors):
         raise InputError(f"{path}: affine_connection is {said}, and its tensors say otherwise")
     return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")
 

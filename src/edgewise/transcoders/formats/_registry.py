@@ -90,7 +90,7 @@ def read(
         raise InputError(f"{source}: of no format that is known{hint}")
     try:
         found = FORMATS[name].read(path, Sites(reads, writes, exclude_special))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only
+from edgewise.runs import Keys, Only, whole_number, yes_or_no
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -109,10 +109,12 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     is_transcoder = architecture in _TRANSCODERS
     tensors = files.tensors_of(path / _WEIGHTS)
     found = files.weights_in(tensors, path, turned=["W_enc"])
-    if not is_transcoder and config.get("apply_b_dec_to_input", True):
+    if not is_transcoder and yes_or_no(path, "apply_b_dec_to_input", config.get("apply_b_dec_to_input", True)):
         found["b_in"] = found["b_dec"].clone()
     reads, writes = _sites(path, said, is_transcoder, sites)
-    activation = Activation(kinds[architecture], int(config["k"]) if architecture == "topk" else None)
+    activation = Activation(
+        kinds[architecture], whole_number(path, "k", config["k"]) if architecture == "topk" else None
+    )
     excludes = _exclude_special(path, said, sites)
     return [files.built(path, found, activation, reads, [writes], excludes, format="saelens", metadata=said)]
 
@@ -124,7 +126,10 @@ def _said(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     beside = {key: value for key, value in config.items() if key in known - {"sae_lens_version"}}
     KEYS.check(path, {key: value for key, value in config.items() if key not in beside})
     METADATA.check(path, beside | metadata)
-    LOADING.check(path, (beside | metadata).get("model_from_pretrained_kwargs") or {})
+    loading = (beside | metadata).get("model_from_pretrained_kwargs") or {}
+    LOADING.check(path, loading)
+    for key in LOADING.honoured:
+        yes_or_no(path, key, loading.get(key) or False)
     return beside | metadata
 
 

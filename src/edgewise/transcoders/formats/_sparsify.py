@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only
+from edgewise.runs import Keys, Only, whole_number, yes_or_no
 from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -72,7 +72,7 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     module = path.name if layer_of(path.name) is not None else None
     if (said := config.get("transcode")) is None:
         said = _was_transcoder(path, module, tensors, sites)
-    is_transcoder = bool(said)
+    is_transcoder = yes_or_no(path, "transcode", said)
     found = files.weights_in(tensors, path, _NAMES)
     if not is_transcoder or config.get("transcode") is None:
         found["b_in"] = found["b_dec"].clone()
@@ -80,7 +80,13 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     if module is None and sites.writes is None:  # of a module, whatever its folder is called
         writes = replace(writes, before_post_norm=writes.kind == "mlp_out")
     return files.built(
-        path, found, Activation("topk", int(config["k"])), reads, [writes], format="sparsify", config=config
+        path,
+        found,
+        Activation("topk", whole_number(path, "k", config["k"])),
+        reads,
+        [writes],
+        format="sparsify",
+        config=config,
     )
 
 
