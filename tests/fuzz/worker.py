@@ -114,11 +114,11 @@ class Fuzzer:
                 process.join()
                 failures.append(Failure(number, name, "hung beyond the reach of a signal"))
                 return number + 1
-            number, name, what = message
+            number, name, what, took = message
             if what is not None:
                 failures.append(Failure(number, name, what))
             if report is not None:
-                report(number, name, what)
+                report(number, name, what, took)
             number += 1
 
     def _work(self, first: int, end: int, send: Connection) -> None:
@@ -130,6 +130,7 @@ class Fuzzer:
         for number in range(first, end):
             work = Path(tempfile.mkdtemp(dir=self.folder))
             os.chdir(work)
+            begun = time.process_time()
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 name, what = self.one(number, work)
@@ -137,7 +138,7 @@ class Fuzzer:
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 os.chdir("/")
                 shutil.rmtree(work, ignore_errors=True)
-            send.send((number, name, what))
+            send.send((number, name, what, time.process_time() - begun))
         send.close()
         os._exit(0)
 
@@ -175,10 +176,11 @@ def _virtual() -> int:
 def main(n: int, seed: int, only: str | None, first: int = 0) -> int:
     """Try so many inputs, print what failed and how fast it went; how many failed."""
     fuzzer, begun, shown = Fuzzer(seed, only), time.monotonic(), [time.monotonic()]
-    counts: dict[str, int] = {}
+    counts: dict[str, tuple[int, float]] = {}
 
-    def report(number: int, name: str, what: str | None) -> None:
-        counts[name] = counts.get(name, 0) + 1
+    def report(number: int, name: str, what: str | None, took: float) -> None:
+        times, seconds = counts.get(name, (0, 0.0))
+        counts[name] = times + 1, seconds + took
         if what is not None:
             print(f"--- input {number} of seed {seed}: {name}\n{what}", flush=True)
         if time.monotonic() - shown[0] > 60:
@@ -189,6 +191,8 @@ def main(n: int, seed: int, only: str | None, first: int = 0) -> int:
     for each in failures:
         if each.what.startswith(("died", "hung beyond")):
             print(f"--- input {each.number} of seed {seed}: {each.target}\n{each.what}")
+    for name, (times, seconds) in sorted(counts.items(), key=lambda each: -each[1][1]):
+        print(f"{name:40} {times:9,} inputs {1000 * seconds / times:8.1f} ms")
     print(f"{n:,} inputs of seed {seed} from {first:,} on, {len(counts)} targets, {len(failures)} failures, "
           f"{time.monotonic() - begun:.0f} s")  # fmt: skip
     return len(failures)
