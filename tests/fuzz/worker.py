@@ -28,7 +28,7 @@ from tests.fuzz.targets import Target, targets
 SECONDS = 10
 """Of the processor's time that an input may take."""
 PATIENCE = 90
-"""Seconds until a process that says nothing is taken to hang: other work may slow it down."""
+"""Seconds until a process that says nothing is looked at: it hangs, or other work keeps the processor from it."""
 GIGABYTES = 4
 """That it may take beyond what the process has."""
 
@@ -102,7 +102,7 @@ class Fuzzer:
         name = "?"
         while True:
             try:
-                message = receive.recv() if receive.poll(PATIENCE) else None
+                message = receive.recv() if _speaks(process.pid, receive) else None
             except EOFError:
                 process.join()
                 if process.exitcode:
@@ -164,6 +164,26 @@ def _alarm(*_: Any) -> None:
 def _where() -> str:
     lines = traceback.format_exc().splitlines()
     return "\n".join(lines[-14:])
+
+
+def _speaks(process: int, receive: Connection) -> bool:
+    """Wait until a process says something. False if it sleeps, or says nothing although it gets the processor."""
+    first: float | None = None
+    while not receive.poll(PATIENCE):
+        now = _processor_seconds(process)
+        if now is None or (first is not None and now - first > 2 * SECONDS):
+            return False
+        first = now if first is None else first
+    return True
+
+
+def _processor_seconds(process: int) -> float | None:
+    """What a process has used; None if it is not one that would run if it could."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as file:
+        state, *numbers = file.read().rpartition(")")[2].split()
+        if state in "RTD":
+            return (int(numbers[10]) + int(numbers[11])) / os.sysconf("SC_CLK_TCK")
+    return None
 
 
 def _virtual() -> int:
