@@ -5,7 +5,7 @@
 "The war lasted from the year 1732 to the year 17" wants a tens digit from 3 on. Of the MLPs that have a transcoder it
 takes the one whose mean ablation at the last token costs most. Features, and neurons, are ranked by the variance of
 their activation there over the years, and all but the first k are held at their mean over the years. (Dunefsky et al.
-2024, section 6, whose prompts end before two digits and who set the others to zero at all tokens.)
+2024, section 5.2, whose prompts end before two digits and who set the others to zero at all tokens.)
 """
 
 import argparse

@@ -1,10 +1,14 @@
 """The site's pages: all of them are reached, their links lead somewhere, every public name says what it is."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+FIGURE = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?")
+VERDICTS = ("reproduced", "partly", "not reproduced", "not tested yet", "not testable here")
 
 
 def loaded(name: str) -> ModuleType:
@@ -56,6 +60,23 @@ def test_a_link_to_no_file_is_named_with_its_line(site: ModuleType, tmp_path: Pa
     monkeypatch.setattr(site, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"a\.md:3: a link to b\.md"):
         list(site.links("a.md"))
+
+
+def test_claims_stand_beside_figures_of_the_pages_they_name(site: ModuleType):
+    """A page that is written anew must not leave old figures of it beside the papers' claims."""
+    page, seen = site.ROOT / "docs" / "results" / "index.md", 0
+    for line in page.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 5 or cells[0] in ("claim", "---"):
+            continue
+        claim, _, ours, named, verdict = cells
+        assert verdict.startswith(VERDICTS), claim
+        sources = [page.parent / target for target in re.findall(r"\]\(([^)#]+)", named)]
+        there = {figure for source in sources for figure in FIGURE.findall(source.read_text("utf-8"))}
+        figures = FIGURE.findall(ours)
+        assert there.issuperset(figures), f"{claim}: not on {named}: {set(figures) - there}"
+        seen += len(figures)
+    assert seen > 100
 
 
 def test_every_public_name_says_what_it_is(site: ModuleType):
