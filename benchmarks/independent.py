@@ -52,6 +52,12 @@ _LEFT = """Not recomputed, and why:
 | all | intervals, seconds, memory | drawn at random or of a machine |"""  # noqa: E501 (a table's rows)
 
 
+def _waiting(names: list[str]) -> str:
+    """What of the command was not run."""
+    left = ", ".join(f"`{part}`" for part in PARTS if part not in names)
+    return f" Of the command's parts these were not run: {left}." if left else ""
+
+
 def page(figures: list[Figure], names: list[str]) -> str:
     """The page."""
     rows = [
@@ -72,7 +78,7 @@ numbered anew. Only the prompts and the weights are the library's. The fast test
 page's pairs are judged, by the library again and by the second implementation, and *published* is the library's figure
 of the same pairs.
 
-{verdict}
+{verdict}{_waiting(names)}
 
 `ledger` is no page: an attribution graph is made and held against autograd on the module with attention patterns and
 norms frozen by hooks. CPR and CMD stand on no page; the fast tests have them.

@@ -7,6 +7,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -88,15 +89,15 @@ def tree_changed(value: Any, draw: random.Random) -> Any:
     for _ in range(draw.choice((1, 1, 1, 2, 5))):
         places = list(_places(value))
         if not places:
-            return draw.choice(ODD)
+            return _odd(draw)
         holder, key = draw.choice(places)
         how = draw.randrange(7)
         if how == 0:
             del holder[key]
         elif how == 1 and isinstance(holder, dict):
-            holder[draw.choice(["__proto__", HOSTILE, "x", str(key) + "s", ""])] = draw.choice(ODD)
+            holder[draw.choice(["__proto__", HOSTILE, "x", str(key) + "s", ""])] = _odd(draw)
         elif how == 2 and isinstance(holder, list):
-            holder.insert(key, holder[key])
+            holder.insert(key, deepcopy(holder[key]))
         elif how == 3:
             other, there = draw.choice(places)
             if there in (other if isinstance(other, dict) else range(len(other))):
@@ -108,8 +109,13 @@ def tree_changed(value: Any, draw: random.Random) -> Any:
             for _ in range(draw.choice((1, 3, 150, 3000))):
                 holder[key] = [holder[key]] if draw.random() < 0.9 else {"a": holder[key]}
         else:
-            holder[key] = draw.choice(ODD)
+            holder[key] = _odd(draw)
     return value
+
+
+def _odd(draw: random.Random) -> Any:
+    """Some odd value of its own: one that stands twice would be changed twice, and might come to hold itself."""
+    return deepcopy(draw.choice(ODD))
 
 
 def _places(value: Any) -> Any:
