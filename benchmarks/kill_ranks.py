@@ -39,6 +39,8 @@ from tests.bench.toys import save_model, save_pairs
 
 PATIENCE = 30.0
 """Seconds that the other process may take to end."""
+WHOLE = 600.0
+"""Seconds that an undisturbed run may take, on a busy machine."""
 
 
 class Process(NamedTuple):
@@ -67,7 +69,7 @@ def find(here: Path, out: Path, share: str) -> None:
         Path(f"{out}.{distributed.get_rank()}").touch()
 
     distributed.init_process_group = joining
-    find = ["find", "--model", here / "model", "--task", here / "pairs.jsonl", "--steps", "40", "--batch-size", "4"]
+    find = ["find", "--model", here / "model", "--task", here / "pairs.jsonl", "--steps", "20", "--batch-size", "4"]
     command(*find, "--share", share, "--out", out)
 
 
@@ -147,7 +149,7 @@ class Trial:
         processes = begin(2, here, out, share)
         wait_until_joined(out)
         begun = time.monotonic()
-        if wrong := failure(end(processes, 120.0)):
+        if wrong := failure(end(processes, WHOLE)):
             raise SystemExit(wrong)
         self.seconds, self.right = time.monotonic() - begun, scores_in(out)
 
@@ -169,7 +171,7 @@ class Trial:
             row |= {"ended_s": round(survivor.after - killed, 2), "status": survivor.outcome.status}
             if not survivor.outcome.clean:
                 row["failures"].append(survivor.outcome.said[-1500:])
-        if wrong := failure(end(begin(n, self.here, out, self.share), 120.0)):
+        if wrong := failure(end(begin(n, self.here, out, self.share), WHOLE)):
             row["failures"].append(wrong)
         else:
             row["apart"] = float((scores_in(out) - self.right).abs().max() / self.right.abs().max())

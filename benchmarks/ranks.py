@@ -1,6 +1,7 @@
 """Several processes of one thread beside one process: seconds and memory of a training step of Edge Pruning.
 
     python benchmarks/ranks.py --shape gpt2 --batch 32 --length 20 [--processes 2] [--steps 8] [--rounds 3] [--json]
+    python benchmarks/ranks.py --ways "one thread" tokens --rounds 1 --steps 1    # memory alone, on a busy machine
 
 Four ways, each in processes of its own, as `torchrun` starts them, and in turns, `--rounds` times: one process of one
 thread; one of as many threads as there are `--processes`; so many processes of one thread that share a step's examples;
@@ -11,6 +12,7 @@ are the most that one process held above the weights over three steps, what depe
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -82,18 +84,19 @@ def started(args: argparse.Namespace, way: str) -> dict[str, Any]:
 
 def table(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each way."""
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     for _ in range(args.rounds):
-        for way in WAYS:
+        for way in args.ways:
             found[way].append(started(args, way))
     rows = []
     for way, rounds in found.items():
         s = statistics.median(time for each in rounds for time in each["s"])
         largest = {name: max(each[name] for each in rounds) for name in ("tensors", "planned")}
         rows.append({"way": way, "s": s, **largest})
+    by_way = {row["way"]: row for row in rows}
     for row in rows:
-        row["s_of_threads"] = row["s"] / rows[1]["s"]
-        row["tensors_of_one"] = row["tensors"] / rows[0]["tensors"]
+        row["s_of_threads"] = row["s"] / by_way.get("threads", {"s": math.nan})["s"]
+        row["tensors_of_one"] = row["tensors"] / by_way.get("one thread", {"tensors": math.nan})["tensors"]
     return rows
 
 
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--memory", choices=["default", "lean"], default="default")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)  # in one of a way's processes
