@@ -1,12 +1,12 @@
 """Several processes of one thread beside one process: seconds and memory of a training step of Edge Pruning.
 
-    python benchmarks/ranks.py --shape gpt2 --batch 32 --length 20 [--processes 2] [--steps 8] [--rounds 3] [--json]
+    python benchmarks/ranks.py --shape gpt2 --batch 32 --length 20 [--processes 2] [--steps 16] [--rounds 3] [--json]
     python benchmarks/ranks.py --ways "one thread" tokens --rounds 1 --steps 1    # memory alone, on a busy machine
 
 Four ways, each in processes of its own, as `torchrun` starts them, and in turns, `--rounds` times: one process of one
 thread; one of as many threads as there are `--processes`; so many processes of one thread that share a step's examples;
-and the same that share its tokens. The step is the median of all rounds, of a schedule shortened to `--steps`. Tensors
-are the most that one process held above the weights over three steps, what depends on the examples included
+and the same that share its tokens. The step is the median of the first `--steps` of a schedule of 16, over all rounds.
+Tensors are the most that one process held above the weights over three steps, what depends on the examples included
 (`_measure.py`); of several processes, that of the one that held the most.
 """
 
@@ -31,6 +31,8 @@ from edgewise.engine import Engine, Placement, footprint
 from edgewise.models import load
 from edgewise.runs import processes
 
+STEPS = 16
+"""Of the schedule; the first ones have nearly all masks open."""
 WAYS = ("one thread", "threads", "examples", "tokens")
 
 
@@ -39,7 +41,7 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     model = load(random_weights(SHAPES[args.shape]()))
     task = random_task(900, args.examples or max(64, args.batch), args.length)
-    changes = {"steps": args.steps, "sparsity_warmup": int(args.steps * 0.7), "lr_warmup": 1, "batch_size": args.batch}
+    changes = {"steps": STEPS, "sparsity_warmup": int(STEPS * 0.7), "lr_warmup": 1, "batch_size": args.batch}
     settings = replace(EdgePruningConfig(), warm_start=0.0, **changes)
     share: Any = "tokens" if args.only == "tokens" else "examples"
     with processes(torch.device("cpu")) as ranks:
@@ -108,7 +110,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--examples", type=int, default=0, help="training pairs; as many as in step.py if 0")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"how many of {STEPS} to time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--memory", choices=["default", "lean"], default="default")
