@@ -1,11 +1,19 @@
 """`edgewise transcoder dashboard` and `weights`, and what a user can get wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-from edgewise.transcoders import VirtualTable
+import pytest
+import torch
+
+from edgewise import InputError
+from edgewise.cli._features import text_rows
+from edgewise.transcoders import VirtualTable, generated_tokens
 from tests.cli.commands import Cli
 from tests.cli.test_transcoder import text, trained
+from tests.tiny import tiny
 
 __all__ = ["text", "trained"]  # fixtures
 
@@ -81,3 +89,14 @@ def test_rules_are_judged_on_the_rows_that_a_dashboard_left(cli: Cli, text: Path
     assert "no such feature" in cli.refused("transcoder", "score", file, rules, *on)
     assert "last argument is the rules" in cli.refused("transcoder", "score", file, *on)
     assert "give transcoders before" in cli.refused("transcoder", "score", rules, *on)
+
+
+def test_generated_text_is_the_models_own_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path))
+    given = replace(tiny("gpt2", torch.float32), tokenizer=SimpleNamespace(bos_token_id=3, eos_token_id=4))
+    rows = text_rows(given, ["generated:2"], 8, 80)
+    assert torch.equal(rows.ids, generated_tokens(given, 80, context=8, seed=2).ids)
+    assert len(list((tmp_path / "generated").rglob("*.npy"))) == 1
+    for wrong, limit in ((["generated"], None), (["generated", "a.txt"], 80), (["generated:x"], 80)):
+        with pytest.raises(InputError, match="how many tokens with --limit"):
+            text_rows(given, wrong, 8, limit)

@@ -111,9 +111,26 @@ def model_of(transcoders: Sequence[ew.transcoders.Transcoder], given: str | None
 
 
 def text_rows(model: Any, text: list[str], context: int, limit: int | None) -> ew.transcoders.TokenRows:
-    """Text as rows of the model's tokens."""
-    vocabulary = int(model.module.config.vocab_size)
-    return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
+    """Text as rows of the model's tokens; or its own samples, as `generated` or `generated:SEED`."""
+    own = [each for each in text if each.partition(":")[0] == "generated"]
+    if not own:
+        vocabulary = int(model.module.config.vocab_size)
+        return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
+    seed = own[0].partition(":")[2] or "0"
+    if len(text) > 1 or limit is None or not seed.isdigit():
+        raise ew.InputError(
+            f"text {', '.join(text)}: give generated, or generated:SEED with a number, alone, and how many tokens "
+            "with --limit"
+        )
+    with ew.runs.progress("sampling rows") as shown:
+        return ew.transcoders.generated_tokens(
+            model,
+            limit,
+            context=context,
+            seed=int(seed),
+            cache=ew.models.cache_folder() / "generated",
+            progress=lambda done, total: shown.update(done, total=total),
+        )
 
 
 def for_circuit(circuit: ew.Circuit, sources: list[str] | None) -> list[ew.transcoders.Transcoder]:

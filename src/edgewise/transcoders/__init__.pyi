@@ -2,6 +2,7 @@ from ._activation import Activation as Activation
 from ._capture import capture as capture
 from ._capture import check_length as check_length
 from ._capture import real_tokens as real_tokens
+from ._generated import generated_tokens as generated_tokens
 from ._gradients import NORMALIZATIONS as NORMALIZATIONS
 from ._gradients import Outcome as Outcome
 from ._gradients import TranscoderLoss as TranscoderLoss
