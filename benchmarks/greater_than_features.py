@@ -76,6 +76,7 @@ def neurons(model: Any, layer: int, ids: Tensor) -> tuple[Tensor, Tensor]:
     handle = out.register_forward_pre_hook(lambda _module, given: found.append(given[0][:, -1].detach()))
     capture(model, [Site("mlp_out", layer)], ids)
     handle.remove()
+    assert isinstance(out.weight, Tensor)
     return found[0], out.weight.detach().T
 
 

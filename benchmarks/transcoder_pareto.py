@@ -21,7 +21,7 @@ import torch
 import edgewise as ew
 from edgewise.runs import write_atomically
 from edgewise.transcoders import Site, TokenRows, Transcoder
-from edgewise.transcoders.training import CachedActivations, TrainingConfig, train, write_cache
+from edgewise.transcoders.training import CachedActivations, TrainingConfig, fastest_precision, train, write_cache
 
 KINDS: dict[str, dict[str, Any]] = {
     "autoencoder": {"kinds": ("autoencoder",)},
@@ -105,7 +105,7 @@ def main() -> None:
     begin, model = time.monotonic(), ew.load_model(args.model)
     rows, judged = pieces(ew.transcoders.read_tokens(args.text, model.tokenizer), args.tokens, args.judged)
     sites, folder = [Site(kind, args.layer) for kind in ("mlp_in", "mlp_out")], args.out / "cache"
-    bf16 = ew.transcoders.fastest_precision(model.device) == "bfloat16"
+    bf16 = fastest_precision(model.device) == "bfloat16"
     args.out.mkdir(parents=True, exist_ok=True)
     if not folder.is_dir():
         write_cache(model, rows, sites, folder, dtype="bfloat16", bf16=bf16)

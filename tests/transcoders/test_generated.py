@@ -12,7 +12,7 @@ from tests.tiny import VOCABULARY, tiny
 from tests.transcoders.toys import refused
 
 
-def model(bos=3, eos=4):
+def model(bos: int | None = 3, eos: int | None = 4):
     return replace(tiny("gpt2", torch.float32), tokenizer=SimpleNamespace(bos_token_id=bos, eos_token_id=eos))
 
 
