@@ -215,7 +215,7 @@ def _verdict(kind: str, found: list[Interval]) -> str:
         counts = (
             ("adds less loss than the autoencoder", below),
             ("adds more", above),
-            ("cannot be told from it", equal),
+            ("cannot be told from the autoencoder", equal),
         )
         said = ", ".join(f"{what} at {count}" for what, count in counts if count) + f" of {n} sparsities"
     return f"**The {kind} {said}.**"
