@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ SHORT = collate(draw_prompts((3,)))
 """Of fewer tokens than there may be processes."""
 
 
-def _runs(ranks: Ranks) -> Iterator[tuple[str, Engine, Tensor, dict[str, str]]]:
+def _runs(ranks: Ranks) -> Iterator[tuple[str, Engine, Tensor, dict[str, Any]]]:
     """Every way that the engine's code goes, with one mask."""
     shared = {"ranks": ranks, "share": "tokens"}
     for turn, name in enumerate((*ONE_OF_EACH, "gemma2", "olmo2", "mixtral")):
@@ -125,9 +126,10 @@ def test_parts_of_a_packing_are_all_of_it():
 
 
 def test_what_does_not_go_together_is_refused_in_a_line():
-    for choices, said in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"share": "writers"}, "choose 'examples'"),
         ({"share": "tokens", "path": "reference"}, "all"),
-    ):
+    ]
+    for choices, said in refused:
         with pytest.raises(InputError, match=said):
             Engine(tiny("gpt2"), **choices)
