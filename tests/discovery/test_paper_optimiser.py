@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgewise.discovery import EdgePruningConfig, _learning
 from edgewise.discovery._edge_pruning import EdgePruningLearner
+from edgewise.engine import Execution
 from tests.discovery.toys import SMALLEST
 
 WRITER = [0, 0, 0, 0, 1, 0, 1, 2]  # of each edge of the smallest graph
@@ -93,9 +94,8 @@ def _learner(monkeypatch, config: EdgePruningConfig, slopes: list[float], noise:
 
     monkeypatch.setattr(_learning, "step_examples", lambda *_: None)
     monkeypatch.setattr(_learning, "example_scores", fixed_loss)
-    execution = SimpleNamespace(ranks=SimpleNamespace(shares=1))
     engine: Any = SimpleNamespace(
-        graph=SMALLEST, model=SimpleNamespace(device=torch.device("cpu")), execution=execution
+        graph=SMALLEST, model=SimpleNamespace(device=torch.device("cpu")), execution=Execution()
     )
     task: Any = SimpleNamespace(loss="kl", train=(), batch=lambda *_: None)
     learner = EdgePruningLearner(engine, task, config)
