@@ -11,10 +11,11 @@ turn, in seconds and in the processor's.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from _cases import Spent, now, shared
 
 import edgewise as ew
 from edgewise.circuit import empty_circuit
@@ -24,11 +25,11 @@ from edgewise.evaluation import judge
 CIRCUIT = Path(__file__).parents[1] / "docs" / "results" / "circuits" / "ioi-ranking.safetensors"
 
 
-def spent(run: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds on the clock and the processor's."""
-    wall, used = time.perf_counter(), time.process_time()
+def spent(run: Callable[[], Any]) -> Spent:
+    """What a call takes."""
+    since = now()
     run()
-    return time.perf_counter() - wall, time.process_time() - used
+    return shared(since, now(), 1)
 
 
 def main() -> None:

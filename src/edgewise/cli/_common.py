@@ -22,15 +22,10 @@ def load(
     """Load a model, quietly where nobody watches; on this process's own GPU, under `torchrun`."""
     quiet()
     asked = model, own_device(device), torch_type(dtype, device), offload
-    if _kept is None:
-        return _loaded(*asked)
-    if asked not in _kept:
-        _kept[asked] = _loaded(*asked)
-    return _kept[asked]
-
-
-def _loaded(model: str, device: str, dtype: Any, offload: Literal["cpu", "disk"] | None) -> ew.Model:
-    return ew.load_model(model, device=device, dtype=dtype, offload=offload)
+    held = {} if _kept is None else _kept
+    if asked not in held:
+        held[asked] = ew.load_model(model, device=asked[1], dtype=asked[2], offload=offload)
+    return held[asked]
 
 
 _kept: dict[tuple[Any, ...], ew.Model] | None = None
