@@ -60,12 +60,11 @@ def made(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def looked_at(path: Path) -> dict[str, Any]:
+def looked_at(path: Path, chromium: str) -> dict[str, Any]:
     """Open the page and some of its features. Ends with an error if the page asks the network, fails, or lets text be
     more than text.
     """
     wrong = list[str]()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -113,10 +112,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/dashboard-whole"))
     args = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("no browser: install chromium, which looks at the page in the end")
     args.out.mkdir(parents=True, exist_ok=True)
     found = made(args)
+    print(json.dumps(found), file=sys.stderr, flush=True)
     (path,) = args.out.glob(f"layer{args.layer}.*.html")
-    found |= looked_at(path)
+    found |= looked_at(path, chromium)
     write_atomically(args.out / "whole.json", json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

@@ -7,7 +7,8 @@ Four ways, each in processes of its own, as `torchrun` starts them, and in turns
 thread; one of as many threads as there are `--processes`; so many processes of one thread that share a step's examples;
 and the same that share its tokens. The step is the median of the first `--steps` of a schedule of 16, over all rounds.
 Tensors are the most that one process held above the weights over three steps, what depends on the examples included
-(`_measure.py`); of several processes, that of the one that held the most.
+(`_measure.py`); of several processes, that of the one that held the most. *Alone* are the steps' own, without what
+depends on the examples and is kept from step to step.
 """
 
 import argparse
@@ -52,21 +53,23 @@ def measure(args: argparse.Namespace) -> None:
             learner.prepare()
             return learner
 
-        def steps(n: int) -> None:
-            learner = begin()
+        def steps(learner: EdgePruningLearner, n: int) -> None:
             for step in range(n):
                 learner.step(step)
 
         learner = begin()
         times = [seconds(lambda step=step: learner.step(step))[0] for step in range(args.steps)]
+        learner = begin()  # its engine has no buffers yet
+        alone = ranks.gather(torch.tensor([peak_tensor_bytes(lambda: steps(learner, 3))]))
         del learner
-        held = ranks.gather(torch.tensor([peak_tensor_bytes(lambda: steps(3))]))
+        held = ranks.gather(torch.tensor([peak_tensor_bytes(lambda: steps(begin(), 3))]))
         sizes = args.batch, args.length
         options: dict[str, Any] = {"examples": len(task.train), "memory": args.memory}
         placement = Placement(ranks=ranks.size, share=share)
         plan = footprint(model, model.graph(), *sizes, placement=placement, **options)
         if ranks.rank == 0:
-            print(json.dumps({"s": times, "tensors": int(held.max()), "planned": plan.bytes_above_weights}))
+            tensors = {"tensors": int(held.max()), "alone": int(alone.max())}
+            print(json.dumps({"s": times, **tensors, "planned": plan.bytes_above_weights}))
 
 
 def started(args: argparse.Namespace, way: str) -> dict[str, Any]:
@@ -93,12 +96,13 @@ def table(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for way, rounds in found.items():
         s = statistics.median(time for each in rounds for time in each["s"])
-        largest = {name: max(each[name] for each in rounds) for name in ("tensors", "planned")}
+        largest = {name: max(each[name] for each in rounds) for name in ("tensors", "alone", "planned")}
         rows.append({"way": way, "s": s, **largest})
     by_way = {row["way"]: row for row in rows}
     for row in rows:
         row["s_of_threads"] = row["s"] / by_way.get("threads", {"s": math.nan})["s"]
-        row["tensors_of_one"] = row["tensors"] / by_way.get("one thread", {"tensors": math.nan})["tensors"]
+        for name in ("tensors", "alone"):
+            row[f"{name}_of_one"] = row[name] / by_way.get("one thread", {name: math.nan})[name]
     return rows
 
 
@@ -125,9 +129,11 @@ def main() -> None:
     if args.json:
         print("\n".join(json.dumps(row) for row in rows))
         return
-    print(f"{'way':12} {'s a step':>9} {'of threads':>11} {'tensors, MB':>12} {'of one':>7} {'planned':>8}")
+    heads = f"{'way':12} {'s a step':>9} {'of threads':>11} {'tensors, MB':>12} {'of one':>7} {'planned':>8}"
+    print(f"{heads} {'alone, MB':>10} {'of one':>7}")
     for row in rows:
         memory = f"{row['tensors'] / 1e6:12,.0f} {row['tensors_of_one']:7.2f} {row['planned'] / 1e6:8,.0f}"
+        memory += f" {row['alone'] / 1e6:10,.0f} {row['alone_of_one']:7.3f}"
         print(f"{row['way']:12} {row['s']:9.3f} {row['s_of_threads']:11.2f} {memory}")
 
 

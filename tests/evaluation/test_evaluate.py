@@ -18,6 +18,7 @@ from edgewise.evaluation import best_attribution, evaluate, judge
 from edgewise.runs import bootstrap
 from edgewise.tasks import Batch, Target, Task
 from tests.discovery.toys import random_task, refused, toy_engine
+from tests.tiny import tiny
 
 REPORTED = {"logit_diff", "log_prob", "accuracy", "exact_match", "kl"}
 FIELDS = {"value", "low", "high", "full", "empty", "random", "eap"}
@@ -122,7 +123,8 @@ def test_baselines_have_the_circuits_actual_size():
         assert chosen.n_actual == chosen.n_edges == max(size for size in sizes if size <= circuit.n_actual)
     judged = judge(engine, randoms | {"eap": attributed}, task, "test")
     for name, row in result.metrics.items():
-        assert row.random == pytest.approx(np.mean([judged[seed][name].mean() for seed in randoms]), rel=1e-6)
+        turns = [judged[str(i % len(randoms))][name][i] for i in range(result.n)]
+        assert row.random == pytest.approx(np.mean(turns), rel=1e-6)
         assert row.eap == pytest.approx(judged["eap"][name].mean(), rel=1e-6)
 
 
@@ -324,3 +326,19 @@ def test_the_worst_examples_are_those_of_highest_kl():
     assert [each.number for each in found.worst] == np.argsort(-kl).tolist()
     assert [each.distance for each in found.worst] == pytest.approx(sorted(kl, reverse=True))
     assert json.loads(found.to_json())["worst"][0]["clean"] == task.test[found.worst[0].number].clean_text
+
+
+@pytest.mark.parametrize("spans", [(), ("first", "rest")])
+def test_circuits_that_take_the_examples_in_turn_are_each_run_on_their_own(spans: tuple[str, ...]):
+    model, task = tiny("gpt2", torch.float64), random_task(12)
+    engine = Engine(model, model.graph(spans=spans))
+    if spans:
+        grouped = [replace(pair, spans=(0, *[1] * (len(pair.clean) - 1))) for pair in task.train]
+        task = replace(task, test=grouped, span_names=spans)
+    circuits = [uniform_scores(engine.graph, seed).top(engine.graph.n_edges // (seed + 2)) for seed in range(3)]
+    apart = judge(engine, {str(seed): each for seed, each in enumerate(circuits)}, task, "test", names=("kl",))
+    for size in (2, 32):
+        found = judge(engine, {"turns": circuits}, task, "test", size, names=("kl",))["turns"]["kl"]
+        expected = [apart[str(i % 3)]["kl"][i] for i in range(len(found))]
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert len({round(float(apart[str(seed)]["kl"][0]), 6) for seed in range(3)}) == 3  # they do differ

@@ -19,7 +19,7 @@ EAP_PAIRS = 64
 """Pairs that the EAP baseline is scored on at most, and whose sign is chosen on: more cost more than all judging, and
 its circuits are no nearer to the model (docs/performance.md)."""
 N_RANDOM = 3
-"""How many random circuits stand for chance."""
+"""How many random circuits stand for chance. They take the examples in turn, so that they cost no more than one."""
 N_WORST = 10
 """How many of the worst examples are named."""
 
@@ -37,7 +37,8 @@ class Measured:
     empty: float
     """The empty circuit's: every edge ablated."""
     random: float | None
-    """The mean of random circuits of at most the same actual size (the largest such of each order)."""
+    """The mean under random circuits of at most the same actual size (the largest such of each order), which take the
+    examples in turn."""
     eap: float | None
     """That of EAP's circuit of at most the same actual size (see `best_attribution`)."""
     lower_is_better: bool
@@ -123,12 +124,11 @@ def evaluate(
     check_examples(task, split)
     if unknown := set(baselines) - {"random", "eap"}:
         raise InputError(f"baselines: {min(unknown)!r} is unknown; choose random, eap")
-    chosen: dict[str, Circuit] = {"circuit": circuit}
+    chosen, randoms = dict[str, Circuit]({"circuit": circuit}), list[Circuit]()
     under: dict[str, Any] = {}
     if "random" in baselines:
-        for seed in range(N_RANDOM):
-            scores = uniform_scores(engine.graph, seed, engine.ablation.kind)
-            chosen[f"random {seed}"] = scores.top_actual(circuit.n_actual)
+        orders = (uniform_scores(engine.graph, seed, engine.ablation.kind) for seed in range(N_RANDOM))
+        randoms = [scores.top_actual(circuit.n_actual) for scores in orders]
     if "eap" in baselines:
         selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
         under["eap"] = {
@@ -141,7 +141,8 @@ def evaluate(
     asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
     if necessity:
         chosen["removed"] = replace(circuit, kept=~circuit.actual)
-    values = judge(engine, {**chosen, "empty": empty}, task, split, batch_size, asked)
+    drawn = {"random": randoms} if randoms else {}
+    values = judge(engine, {**chosen, **drawn, "empty": empty}, task, split, batch_size, asked)
     without = values.pop("removed", None)
     farthest = _worst(task, split, values["circuit"].get(task.distance))
     shown = task_metrics(task, metrics)
@@ -160,10 +161,9 @@ def evaluate(
         "positions": "the task's targets",
         "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},
         "software": software(),
-        "random_circuits": N_RANDOM if "random" in baselines else 0,
-        "baselines_actual_edges": {
-            who: each.n_actual for who, each in chosen.items() if who not in ("circuit", "removed")
-        },
+        "random_circuits": len(randoms),
+        "baselines_actual_edges": {f"random {seed}": each.n_actual for seed, each in enumerate(randoms)}
+        | {who: each.n_actual for who, each in chosen.items() if who not in ("circuit", "removed")},
         "units": {name: each.unit for name, each in shown.items()},
     }
     if engine.features:
@@ -215,14 +215,13 @@ def _measured(metric: Metric, values: dict[str, NDArray[np.float64]]) -> Measure
             f"metric {metric.name!r}: it is not finite for some example of {bad}; mend the metric or leave it out"
         )
     interval = bootstrap(values["circuit"])
-    randoms = [each.mean() for who, each in values.items() if who.startswith("random")]
     full, empty = (float(values[who].mean()) for who in ("full", "empty"))
     share = None if metric.lower_is_better or full == empty else (interval.value - empty) / (full - empty)
     return Measured(
         *interval,
         full=full,
         empty=empty,
-        random=float(np.mean(randoms)) if randoms else None,
+        random=float(values["random"].mean()) if "random" in values else None,
         eap=float(values["eap"].mean()) if "eap" in values else None,
         lower_is_better=metric.lower_is_better,
         faithfulness=share,

@@ -1,6 +1,7 @@
 """Metrics of many circuits on the same examples, which every judgement of this room rests on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ LOGITS = 1 << 26
 
 def judge(
     engine: Engine,
-    circuits: Mapping[str, Circuit],
+    circuits: Mapping[str, Circuit | Sequence[Circuit]],
     task: Task,
     split: str,
     batch_size: int = 32,
@@ -33,7 +34,8 @@ def judge(
 
     Args:
         engine: model, graph and ablation.
-        circuits: by name; they run with hard masks of their kept edges.
+        circuits: by name; they run with hard masks of their kept edges. Several under one name take the examples in
+            turn, example i the one at i mod their number.
         task: the behaviour.
         split: which examples.
         batch_size: how many at a time.
@@ -43,16 +45,19 @@ def judge(
         For each name (and `full`), each metric's values, `[n]`.
     """
     task.check_spans(engine.graph)
-    for who, circuit in circuits.items():
-        check_transcoders(engine, circuit, who)
-    masks = {who: circuit.kept for who, circuit in circuits.items()}
+    masks = dict[str, Tensor]()
+    for who, given in circuits.items():
+        several = [given] if isinstance(given, Circuit) else given
+        for circuit in several:
+            check_transcoders(engine, circuit, who)
+        masks[who] = several[0].kept if len(several) == 1 else torch.stack([circuit.kept for circuit in several])
     return score_masks(engine, masks, task.batches(split, batch_size), task_metrics(task, names))
 
 
 @torch.no_grad()
 def score_masks(
     engine: Engine,
-    masks: Mapping[str, Bool[Tensor, " E"]],
+    masks: Mapping[str, Bool[Tensor, " E"] | Bool[Tensor, "R E"]],
     batches: Iterable[Batch],
     metrics: Mapping[str, Metric],
     progress: Callable[[int], None] | None = None,
@@ -61,7 +66,8 @@ def score_masks(
 
     Args:
         engine: model, graph and ablation.
-        masks: the circuits' edges, by name.
+        masks: the circuits' edges, by name. R circuits under one name take the examples in turn: example i runs under
+            row i mod R.
         batches: the examples.
         metrics: by name.
         progress: told how many circuits have run on how many batches, multiplied.
@@ -78,9 +84,8 @@ def score_masks(
         batch = batch.to(device)
         full = engine.full(batch)
         batch = batch.with_full_logits(full)
-        for several in _chunks(list(masks), batch, full.shape[-1]):
-            stacked = torch.stack([masks[who] for who in several]).to(device, torch.float32)
-            logits = engine.run(batch, stacked[:, None])  # (C, A, V); the ablated run is the same for all, made once
+        for several in _chunks(masks, batch, full.shape[-1]):
+            logits = _logits(engine, batch, [masks[who] for who in several])
             for name, metric in metrics.items():
                 for who, values in zip(several, reduce(metric(logits, batch), batch), strict=True):
                     rows[who][name].append(values.cpu())
@@ -92,6 +97,19 @@ def score_masks(
     none = torch.zeros(0, dtype=torch.float64)
     own = {who: {name: torch.cat([none, *x]).double() for name, x in each.items()} for who, each in rows.items()}
     return {who: {name: of_all(x, sizes, ranks).numpy() for name, x in each.items()} for who, each in own.items()}
+
+
+def _logits(
+    engine: Engine, batch: Batch, masks: Sequence[Bool[Tensor, " E"] | Bool[Tensor, "R E"]]
+) -> Float[Tensor, "C A V"]:
+    """Each circuit's; R that take the examples in turn stand alone. The ablated run is the same for all, made once."""
+    stacked = torch.stack(list(masks)).to(batch.clean.ids.device, torch.float32)
+    if stacked.ndim == 2:
+        return engine.run(batch, stacked[:, None])
+    # As many position groups more, of which an example's tokens are in its own.
+    turn = (batch.index % stacked.shape[1]).to(stacked.device)[:, None] * engine.graph.n_groups
+    groups = turn.expand_as(batch.clean.ids) if batch.span_id is None else batch.span_id + turn
+    return engine.run(replace(batch, span_id=groups), stacked.view(1, -1, engine.graph.n_plain))
 
 
 def of_all(own: Float[Tensor, " m"], sizes: Sequence[int], ranks: Ranks) -> Float[Tensor, " n"]:
@@ -182,11 +200,12 @@ def check_transcoders(engine: Engine, circuit: Circuit, who: str) -> None:
         )
 
 
-def _chunks(names: list[str], batch: Batch, vocabulary: int) -> list[list[str]]:
+def _chunks(masks: Mapping[str, Tensor], batch: Batch, vocabulary: int) -> list[list[str]]:
     """How many circuits go through the engine in one pass: one on a processor, where what one circuit lets the engine
     skip another needs (six of SmolLM2 in one pass take twice as long as one by one); on a GPU as many as fit.
     """
     size = 1
     if batch.clean.ids.device.type != "cpu":
         size = max(1, min(TOKENS // batch.clean.ids.numel(), LOGITS // (len(batch.row) * vocabulary)))
-    return [names[start : start + size] for start in range(0, len(names), size)]
+    single, turns = ([who for who, mask in masks.items() if mask.ndim == n] for n in (1, 2))
+    return [single[start : start + size] for start in range(0, len(single), size)] + [[who] for who in turns]
