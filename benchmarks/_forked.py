@@ -92,10 +92,11 @@ def alone(call: Callable[[], None], errors: int) -> None:
 
 
 def side_by_side(n: int, call: Callable[[], None]) -> None:
-    """Call it in processes that know of each other, as `torchrun` starts them; they die with this one.
+    """Call it in processes that know of each other, as `torchrun` starts them; they die with this one, and if one
+    fails, the others are ended, as `torchrun` does.
 
     Raises:
-        SystemExit: one of them failed, with the largest status.
+        SystemExit: one of them failed, with its status.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -112,5 +113,10 @@ def side_by_side(n: int, call: Callable[[], None]) -> None:
             finally:
                 os._exit(71)
         children.append(child)
-    if status := max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children):
-        raise SystemExit(status)
+    while children:
+        ended, status = os.wait()
+        children.remove(ended)
+        if status := os.waitstatus_to_exitcode(status):
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+            raise SystemExit(status)

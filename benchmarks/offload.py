@@ -187,6 +187,7 @@ def study(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that is printed."""
     config = SHAPES[args.shape]()
     write_s, _ = seconds(lambda: write_weights(folder, config))
+    os.sync()  # what is still to be written would slow all that follows
     print(f"written in {write_s:.0f} s", file=sys.stderr, flush=True)
     task = random_task(900, args.pairs, args.length)
     n_layers = int(getattr(config, "num_hidden_layers"))  # noqa: B009

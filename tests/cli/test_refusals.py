@@ -175,3 +175,9 @@ def test_a_circuit_that_a_full_disk_cuts_short_leaves_nothing(
     monkeypatch.setattr("edgewise.runs._tensors.save_file", full)
     assert "circuit.safetensors" in cli.refused(*find(model, pairs, tmp_path, "--method", "eap"))
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", [["plot"], ["show"], ["evaluate"], ["view"], ["transcoder", "show"]])
+def test_a_name_longer_than_files_may_have_is_refused(command: list[str], cli: Cli):
+    said = cli.refused(*command, "a" * 5000)
+    assert len(said) < 600

@@ -1,5 +1,6 @@
 """Loading: from a folder, from memory, and what is refused, in one line and at once."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
-from edgewise.models import PlainTransformer, load
+from edgewise.models import PlainTransformer, from_config, load
 from edgewise.models._load import _FAMILIES, wrap
 from tests.engines import assert_close, engine
 from tests.tiny import VOCABULARY, collate, draw_prompts, own_logits, random_model
@@ -240,6 +241,18 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str):
     with pytest.raises(InputError) as caught:
         load(tmp_path)
     assert str(tmp_path) in _one_line(caught.value)
+
+
+def test_more_layers_than_any_model_has_are_refused_before_any_is_made(tmp_path: Path):
+    random_model("gpt2", torch.float32).module.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 10**8}))
+    for read in (load, from_config):
+        begun = time.process_time()
+        with pytest.raises(InputError, match="100,000,000 layers; give a model of at most 1,000") as caught:
+            read(tmp_path)
+        assert str(tmp_path) in _one_line(caught.value)
+        assert time.process_time() - begun < 5
 
 
 # ----------------------------------------------------------------------------------------------------------------- docs

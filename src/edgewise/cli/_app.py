@@ -39,6 +39,7 @@ app.command("export")(export_circuit)
 
 DEMO_TEST = 96  # pairs to judge on: a demonstration is to take some minutes
 DEMO_EVIDENCE = 48  # edges whose effects are measured, in half a minute
+LONGEST_NAME = 200  # characters of a file's name that are shown
 _CHOICES = re.compile(r": ('[^']*') is not one of (.*?)\.?$", re.DOTALL)
 _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")
 
@@ -57,6 +58,12 @@ def main() -> None:
         sys.exit(_show.refusal(message) if message else 2)  # none where help is shown, as nothing was asked for
     except Abort:
         sys.exit(130)
+    except OSError as error:  # a name too long, a disk that fails: what no command has words of its own for
+        if error.filename is None:
+            raise
+        name = str(error.filename)
+        name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+        sys.exit(_show.refusal(f"{name}: {error.strerror}; give one that can be used"))
     except (RuntimeError, MemoryError) as error:
         if not _show.rank_lost(error) and not _show.out_of_memory(error):
             raise

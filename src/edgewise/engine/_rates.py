@@ -1,5 +1,6 @@
 """How fast a machine does what a plan counts, measured in a moment."""
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from edgewise.engine._stack import CHUNK_BYTES
 from edgewise.graph import Graph
 from edgewise.models import Model
 
-_SECONDS = 0.5
-"""How long each rate is measured, at least."""
+_SECONDS, _RUNS = 0.5, 5
+"""How long each rate is measured, and how often, at least: of the runs the median counts."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def _with_masks(name: str) -> bool:
 def measured_rates(
     model: Model, graph: Graph, batch: int, length: int, *, device: str = "cpu", execution: Execution | None = None
 ) -> Rates:
-    """Measure products of a plan's sizes on this machine, about a second each.
+    """Measure products of a plan's sizes on this machine, a second or a few each.
 
     Args:
         model: the model; its weights are not looked at, so it may be on the meta device.
@@ -66,12 +67,13 @@ def measured_rates(
 def _rate(run: Callable[[], object], operations: int, device: str) -> float:
     run()
     _finish(device)
-    start, n = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < _SECONDS:
+    spent = list[float]()
+    while len(spent) < _RUNS or sum(spent) < _SECONDS:
+        start = time.perf_counter()
         run()
         _finish(device)
-        n += 1
-    return n * operations / spent
+        spent.append(time.perf_counter() - start)
+    return operations / statistics.median(spent)
 
 
 def _finish(device: str) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.models._parts import check_depth
 from edgewise.models._plain import PlainConfig, PlainTransformer
 from edgewise.runs import names_in, reading_tensors, write_tensors
 
@@ -139,7 +140,9 @@ def load_compiled(path: str | Path) -> CompiledTransformer:
             inputs=tensors.pop("inputs").long(),
             expected=tensors.pop("expected"),
         )
-        module = CompiledTransformer(PlainConfig(**header["config"]), program)
+        config = PlainConfig(**header["config"])
+        check_depth(str(path), config.n_layers)
+        module = CompiledTransformer(config, program)
         weights = {name.removeprefix("weights."): tensor for name, tensor in tensors.items()}
         module.load_state_dict(weights, assign=True)
         return module.eval()

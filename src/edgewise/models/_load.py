@@ -19,7 +19,7 @@ from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_comp
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
 from edgewise.models._device import usable_device
 from edgewise.models._offload import Offload, OffloadedLayers, offloaded
-from edgewise.models._parts import Parts, Routing, before_scaling
+from edgewise.models._parts import Parts, Routing, before_scaling, check_depth
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -261,8 +261,9 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     advice = "a model's config.json, with its model_type"
     with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        with torch.device("meta"):
-            module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    check_depth(f"config {str(path)!r}", getattr(config.get_text_config(), "num_hidden_layers", None))
+    with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice), torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     if not getattr(config, "num_hidden_layers", 1):
         raise InputError(f"config {str(path)!r}: it has no layers; give a model with at least one")
     return wrap(module.eval(), None, {"id": str(path)})
@@ -332,7 +333,7 @@ def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
 
 def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, device: Any, revision: str | None) -> Model:
     # Imported here: transformers takes seconds to import, and graphs, circuits and pictures do without it.
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if (path := _local(name)) is not None and not (path / "config.json").is_file():
         adapter = (
@@ -342,6 +343,9 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     choices: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     with _refusing(f"model {name!r}: could not be loaded", _MODELS):
         place = _reached(name, revision)
+        config = AutoConfig.from_pretrained(place, **choices)
+    check_depth(f"model {name!r}", getattr(config.get_text_config(), "num_hidden_layers", None))
+    with _refusing(f"model {name!r}: could not be loaded", _MODELS):
         choices |= {"dtype": dtype or "auto", "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(place, **choices)
         module, info = loaded

@@ -21,6 +21,16 @@ Rotary = tuple[Float[Tensor, "B S rotary"], Float[Tensor, "B S rotary"]]
 """Cosines and sines of a batch's positions."""
 
 
+MOST_LAYERS = 1000
+"""A model of more is no model: to make its modules alone would take minutes."""
+
+
+def check_depth(what: str, n_layers: Any) -> None:
+    """Refuse, before any module is made, a configuration of more layers than any model has. Raises `InputError`."""
+    if isinstance(n_layers, int) and n_layers > MOST_LAYERS:
+        raise InputError(f"{what}: {n_layers:,} layers; give a model of at most {MOST_LAYERS:,}")
+
+
 Routing = Literal["frozen", "differentiated"]
 """Whether how much a token takes of each of its experts is a constant of the backward. Which they are always is."""
 
