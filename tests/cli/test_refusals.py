@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgewise.circuit import Circuit
+from edgewise.cli._show import out_of_memory
 from tests.cli.commands import Cli, files, find
 
 
@@ -181,3 +182,19 @@ def test_a_circuit_that_a_full_disk_cuts_short_leaves_nothing(
 def test_a_name_longer_than_files_may_have_is_refused(command: list[str], cli: Cli):
     said = cli.refused(*command, "a" * 5000)
     assert len(said) < 600
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (ImportError("x.so: failed to map segment from shared object"), True),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
+        (ImportError("No module named 'x'"), False),
+    ],
+)
+def test_no_memory_is_one_line_whoever_says_it(error: Exception, so: bool, capsys: Any):
+    assert out_of_memory(error) is so
+    said = capsys.readouterr().err
+    assert said.count("\n") == so and ("out of memory" in said) is so

@@ -45,11 +45,16 @@ def rank_lost(error: Exception) -> bool:
     return bool(refusal(error))
 
 
+_NO_MEMORY = ("DefaultCPUAllocator", "failed to map segment from shared object", "Cannot allocate memory")
+
+
 def out_of_memory(error: Exception) -> bool:
-    """Say in one line that memory ran out, if that is what happened; PyTorch has a type for it on GPUs alone."""
+    """Say in one line that memory ran out, if that is what happened; PyTorch has a type for it on GPUs alone, and the
+    system says it in its own words where a library finds no room.
+    """
     said, torch = " ".join(str(error).split()), sys.modules.get("torch")
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    if not isinstance(error, MemoryError) and not on_gpu and "DefaultCPUAllocator" not in said:
+    if not isinstance(error, MemoryError) and not on_gpu and not any(words in said for words in _NO_MEMORY):
         return False
     asked = re.search(r"tried to allocate ([\d.]+ \w+)", said, re.IGNORECASE)
     size = f" ({asked[1]} were asked for at once)" if asked else ""
