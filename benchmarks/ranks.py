@@ -7,8 +7,8 @@ Four ways, each in processes of its own, as `torchrun` starts them, and in turns
 thread; one of as many threads as there are `--processes`; so many processes of one thread that share a step's examples;
 and the same that share its tokens. The step is the median of the first `--steps` of a schedule of 16, over all rounds.
 Tensors are the most that one process held above the weights over three steps, what depends on the examples included
-(`_measure.py`); of several processes, that of the one that held the most. *Alone* are the steps' own, without what
-depends on the examples and is kept from step to step.
+(`_measure.py`); of several processes, that of the one that held the most. *Alone* are those of one run and its
+backward with all masks fractional, which takes the most, without what is kept of the examples.
 """
 
 import argparse
@@ -57,10 +57,14 @@ def measure(args: argparse.Namespace) -> None:
             for step in range(n):
                 learner.step(step)
 
+        def fullest(learner: EdgePruningLearner) -> None:
+            mask = torch.rand(learner.engine.graph.n_edges, generator=torch.Generator().manual_seed(0))
+            learner.losses(0, mask.requires_grad_()).sum().backward()
+
         learner = begin()
         times = [seconds(lambda step=step: learner.step(step))[0] for step in range(args.steps)]
         learner = begin()  # its engine has no buffers yet
-        alone = ranks.gather(torch.tensor([peak_tensor_bytes(lambda: steps(learner, 3))]))
+        alone = ranks.gather(torch.tensor([peak_tensor_bytes(lambda: fullest(learner))]))
         del learner
         held = ranks.gather(torch.tensor([peak_tensor_bytes(lambda: steps(begin(), 3))]))
         sizes = args.batch, args.length
