@@ -1,11 +1,9 @@
 """A picture of a viewer's page, as the docs show them; needs Chromium and the extra `browser`.
 
-    edgewise curve runs/ioi/circuit.safetensors runs/ioi/curve.png
-    edgewise view runs/ioi --evidence 200 --no-open
-    python site-src/picture.py runs/ioi/circuit.html docs/images/viewer.png node=a23.h7
+    edgewise demo
+    python site-src/picture.py runs/demo/circuit.html docs/images/viewer.png node=a23.h7
 
-What is chosen stands in the page's address after `#`; the last argument is that. `runs/ioi/circuit.safetensors` of the
-docs is `docs/results/circuits/ioi-ranking.safetensors`.
+What is chosen stands in the page's address after `#`; the last argument is that.
 """
 
 import shutil
