@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgewise._errors import InputError
 from edgewise.models import RELEVANCE, Attention, Heads, Mlp, Norm, Parts, Rules, block
 from edgewise.models._parts import Layer
+from edgewise.models.folded import FoldedHeads, FoldedMlp
 from tests.engines import assert_close
 
 D, F, H, K, WIDTH, S = 12, 20, 4, 2, 6, 7
@@ -289,7 +290,7 @@ def test_a_post_norm_that_has_no_such_form_is_refused():
 @pytest.mark.parametrize("summed", [False, True])
 def test_folded_heads(kind: str, shared: bool, summed: bool):
     attention = _attention(norm=_norm(kind))
-    folded, n = block.FoldedHeads.of(attention, 2, torch.float64), 3 * H
+    folded, n = FoldedHeads.of(attention, 2, torch.float64), 3 * H
     x = block.centre(_random(1 if shared else n, 5, D)) if kind == "layer" else _random(1 if shared else n, 5, D)
     gradient = _random(n, 5, WIDTH, seed=2)
 
@@ -312,7 +313,7 @@ def test_folded_heads(kind: str, shared: bool, summed: bool):
 
 def test_folded_heads_write_over_their_inputs():
     folded, x, gradient = (
-        block.FoldedHeads.of(_attention(), 2, torch.float64),
+        FoldedHeads.of(_attention(), 2, torch.float64),
         _random(3 * H, 5, D),
         _random(3 * H, 5, WIDTH),
     )
@@ -376,7 +377,7 @@ def test_mlp_and_its_backward(kind: str, gated: bool, biased: bool, post: str | 
     assert_close(block.write_mlp(mlp, x), plain(x))
     assert_close(_gradient(lambda leaf: block.write_mlp(mlp, leaf), x, gradient), expected)
     for keep in (True, False):
-        folded = block.FoldedMlp.of(mlp, torch.float64)
+        folded = FoldedMlp.of(mlp, torch.float64)
         written, run = folded.write(x, keep=keep)
         assert_close(written, plain(x))
         found = folded.back(gradient, run)

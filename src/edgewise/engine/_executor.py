@@ -33,7 +33,8 @@ from edgewise.engine._writes import Writes, attention_contexts
 from edgewise.engine.features import FeatureRun, NeuronBlock, NeuronRun, NodeBlock
 from edgewise.graph import Graph
 from edgewise.models import Layer, Parts
-from edgewise.models.block import FoldedHeads, FoldedMlp, MlpRun, centre, mix
+from edgewise.models.block import centre, mix
+from edgewise.models.folded import FoldedHeads, FoldedMlp, MlpRun
 
 
 @dataclass

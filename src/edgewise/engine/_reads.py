@@ -11,7 +11,7 @@ from edgewise.engine._group import LayerGroup
 from edgewise.engine._packing import Packing
 from edgewise.engine._plan import AlikeReaders
 from edgewise.engine._stack import Stack
-from edgewise.models.block import FoldedHeads
+from edgewise.models.folded import FoldedHeads
 
 
 @runtime_checkable

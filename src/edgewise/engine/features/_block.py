@@ -16,7 +16,8 @@ from torch import Tensor
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
 from edgewise.engine.features._neurons import NeuronLayer, NeuronRun
 from edgewise.models import Norm, Parts
-from edgewise.models.block import FoldedHeads, centre, hidden
+from edgewise.models.block import centre, hidden
+from edgewise.models.folded import FoldedHeads
 from edgewise.transcoders import norm_before
 
 
