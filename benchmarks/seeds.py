@@ -47,10 +47,10 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Rankings of several seeds beside attribution",
         "",
-        "Written by `python benchmarks/seeds.py --page`, whose docstring has the commands. KL(full ‖ circuit) in nats at",
-        "the answers on unseen templates (256 test pairs), hard masks, interchange ablation, by actual sparsity. Of",
-        "rankings the mean over the seeds, the smallest and the largest. *Of the best attribution*: the mean beside the",
-        "lowest KL that any attribution has at that size on test. Seconds are of finding, start and constants included.",
+        "Written by `python benchmarks/seeds.py --page`, whose docstring has the commands. KL(full ‖ circuit) in nats",
+        "at the answers on unseen templates (256 test pairs), hard masks, interchange ablation, by actual sparsity. Of",
+        "rankings the mean over the seeds, the smallest and the largest. *Of the best attribution*: the mean beside",
+        "the lowest KL that any attribution has at that size on test. Seconds are of finding, constants included.",
     ]
     for model in dict.fromkeys(row["model"] for row in rows):
         for task in dict.fromkeys(row["task"] for row in rows if row["model"] == model):
