@@ -83,6 +83,17 @@ def test_rules_are_judged_on_the_rows_that_a_dashboard_left(cli: Cli, text: Path
     assert [each["rule"] for each in found["scores"]] == ["[aeiou]", "(?i)T.*"] and found["tokens"] < 400 * 0.2
     assert shown["tokens"] > 400 * 0.6
     assert json.loads(cli("transcoder", "score", file, rules, *on, "--json").out) == found
+    assert "10 of these tokens or more" in ran.out and "missed" not in ran.out
+    assert all(each["missed"] == [] and len(each["best"]) == min(10, each["better"]) for each in found["scores"])
+    rules.write_text('{"m1.f3": "[aeiou]$", "m1.f4": "nowhere"}')
+    ran = cli("transcoder", "score", file, rules, *on, "--misses", 2)
+    asked = json.loads(cli("transcoder", "score", file, rules, *on, "--misses", 2, "--json").out)
+    for each in asked["scores"]:
+        for name, title in (("missed", "missed"), ("named_wrongly", "named wrongly")):
+            assert len(each[name]) <= 2 and (f"{each['feature']}: {title}" in ran.out) == bool(each[name])
+    (_, nowhere) = asked["scores"]
+    first = nowhere["missed"][0]
+    assert f"{first['wrong']} of {first['of']}" in ran.out and first["examples"][0]["activation"] > 0
     rules.write_text("[]")
     assert "holds no rules" in cli.refused("transcoder", "score", file, rules, *on)
     rules.write_text('{"m1.f99": "a"}')

@@ -18,9 +18,12 @@ ROWS = text(40)
 class Tokenizer:
     """Each token is a word; special ones are left out."""
 
-    def decode(self, ids, *, skip_special_tokens, clean_up_tokenization_spaces):
+    def decode(self, ids, *, skip_special_tokens=True, clean_up_tokenization_spaces=False):
         assert skip_special_tokens and not clean_up_tokenization_spaces
         return "".join(f" t{i}\n" for i in ids)
+
+    def convert_ids_to_tokens(self, i):
+        return f"t{i}"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,13 @@ def test_counts_and_rates(given):
     assert score.balanced.value == pytest.approx(balanced[feature])
     assert score.others.value == pytest.approx(np.median([balanced[i] for i in often]))
     assert score.better == sum(balanced[i] > balanced[feature] for i in often)
+    worst = min(often, key=lambda i: balanced[i])
+    (other,) = score_rules(model, [transcoder], {f"m1.f{worst}": rule}, ROWS).scores
+    tried = [i for i in {feature, *often} if i != worst and min(on[..., i].sum(), (~on[..., i]).sum()) >= 10]
+    better = sorted((i for i in tried if balanced[i] > balanced[worst]), key=lambda i: -balanced[i])[:10]
+    assert len(better) > 2 and [each.feature for each in other.best] == [f"m1.f{i}" for i in better]
+    assert [each.balanced for each in other.best] == pytest.approx([balanced[i] for i in better])
+    assert score.missed == score.named_wrongly == (), "not asked for"
     assert score.recall is not None and score.recall.value == pytest.approx(named[own].mean())
     assert score.precision is not None and score.precision.value == pytest.approx(own[named].mean())
     total = z[..., feature].sum()
@@ -64,6 +74,39 @@ def test_counts_and_rates(given):
         assert rate.low < rate.value < rate.high
     (again,) = score_rules(model, [transcoder], {f"m1.f{feature}": rule}, TokenRows(ROWS.ids.flip(0))).scores
     assert again.both == score.both and again.balanced is not None and again.balanced[0] == score.balanced[0]
+
+
+def test_where_a_rule_is_wrong(given):
+    model, transcoder, z = given
+    feature = int(((z > 0).double().mean((0, 1)) - 0.3).abs().argmin())
+    rule = {f"m1.f{feature}": f"({'|'.join(f' t{i}{chr(10)}' for i in range(0, 50, 2))})"}
+    ids, own = ROWS.ids[:, 1:], z[..., feature]
+    on, named = own > 0, ids % 2 == 0
+    (found,) = score_rules(model, [transcoder], rule, ROWS, misses=4).scores
+    (every,) = score_rules(model, [transcoder], rule, ROWS, misses=1000).scores
+    (plain,) = score_rules(model, [transcoder], rule, ROWS).scores
+    for few, lists, among, wrong in (
+        (found.missed, every.missed, on, on & ~named),
+        (found.named_wrongly, every.named_wrongly, named, named & ~on),
+    ):
+        counts = {f" t{i}\n": int((wrong & (ids == i)).sum()) for i in ids[wrong].tolist()}
+        assert few == lists[:4] and {each.token: each.wrong for each in lists} == counts
+        assert [each.wrong for each in lists] == sorted(counts.values(), reverse=True)
+        for each in lists:
+            number = int(each.token[2:])
+            assert each.of == int((among & (ids == number)).sum())
+            assert len(each.examples) == min(3, each.wrong) == len(set(each.examples))
+            at = wrong & (ids == number)
+            texts = [
+                ("".join(f" t{i}\n" for i in row[max(0, n - 20) : n]), "".join(f" t{i}\n" for i in row[n + 1 : n + 6]))
+                for row, here in zip(ROWS.ids.tolist(), at.tolist(), strict=True)
+                for n in (m + 1 for m, wrong_here in enumerate(here) if wrong_here)
+            ]
+            assert {(example.before, example.after) for example in each.examples} <= set(texts)
+            values = [example.activation for example in each.examples]
+            strongest = own[at].sort(descending=True).values[:3].tolist()
+            assert values == pytest.approx(strongest), "the strongest of those missed; of the others all are 0"
+    assert replace(every, missed=(), named_wrongly=()) == plain
 
 
 def test_a_rule_sees_the_text_before_a_token_and_not_after_it(given):

@@ -39,6 +39,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def flat(text: str) -> str:
+    """Text on one line, with marks for its line feeds and tabs."""
+    return text.replace("\n", "⏎").replace("\t", "⇥")
+
+
 def line(text: str, *, errors: bool = False) -> None:
     """A line of plain text, never wrapped."""
     print(visible(text), file=sys.stderr if errors else sys.stdout, flush=True)

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import edgewise as ew
-from edgewise.cli._print import line, table
+from edgewise.cli._print import flat, line, table
 from edgewise.runs import record_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def on_text(found: ew.transcoders.FeaturesOnText, rows: ew.transcoders.TokenRows
             ids[position + 1 :],
         )
         shown = (tokenizer.decode(some.tolist()) for some in (before, here, after[: _WINDOW // 2]))
-        examples += [(f"{value:.3g}", "{}⟦{}⟧{}".format(*(_flat(each) for each in shown)))] if value else []
+        examples += [(f"{value:.3g}", "{}⟦{}⟧{}".format(*(flat(each) for each in shown)))] if value else []
     table("where it is most on", ("activation", "text"), examples, left=2)
 
 
@@ -96,7 +96,7 @@ def on_prompts(name: str, runs: Sequence[tuple[Any, Any]], tokenizer: Any) -> No
     """Where one feature is on in prompts, each with its tokens and the activations there, `[S]`."""
     rows = []
     for ids, values in runs:
-        texts = [_flat(tokenizer.decode([token])) for token in ids.tolist()]
+        texts = [flat(tokenizer.decode([token])) for token in ids.tolist()]
         marked = (f"⟦{text}⟧" if value > 0 else text for text, value in zip(texts, values.tolist(), strict=True))
         largest = float(values.max())
         rows.append((f"{largest:.3g}" if largest > 0 else "off", "".join(marked)))
@@ -104,10 +104,6 @@ def on_prompts(name: str, runs: Sequence[tuple[Any, Any]], tokenizer: Any) -> No
 
 
 _WINDOW = 10  # tokens before the one that it is on at; half as many after it
-
-
-def _flat(text: str) -> str:
-    return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def paths(found: ew.attribution.PathSearch, most: int) -> None:

@@ -66,6 +66,9 @@ from .formats import save as save
 from .formats import write as write
 from .judging import Judged as Judged
 from .judging import Loss as Loss
+from .judging import Misses as Misses
+from .judging import OtherFeature as OtherFeature
+from .judging import RuleExample as RuleExample
 from .judging import RuleScore as RuleScore
 from .judging import RuleScores as RuleScores
 from .judging import TranscoderEvaluation as TranscoderEvaluation

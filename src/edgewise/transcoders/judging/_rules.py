@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,11 +24,23 @@ from edgewise.transcoders import (
     check_transcoder,
     real_tokens,
 )
+from edgewise.transcoders.judging._misses import Misses, Parting
 
 OTHERS = 10
 """On at how many judged tokens, and off at how many, another feature must be for a rule to be tried on it."""
+BEST = 10
+"""Of the other features for which a rule is better than for its own, so many are named."""
 _TOKENS = 2048  # of one forward
 _FEATURE = re.compile(r"m(\d+)\.f(\d+)")
+
+
+class OtherFeature(NamedTuple):
+    """Another feature of the same transcoder."""
+
+    feature: str
+    """Its name."""
+    balanced: float
+    """The rule's balanced accuracy for it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,12 @@ class RuleScore:
     """For how many of them the rule is better than for its own feature,"""
     n_others: int
     """and how many they are."""
+    best: tuple[OtherFeature, ...] = ()
+    """The ten of those for which it is best, the best first; fewer where it is better for fewer."""
+    missed: tuple[Misses, ...] = ()
+    """The tokens at which the feature is on and that the rule does not name, by their text; empty unless asked for."""
+    named_wrongly: tuple[Misses, ...] = ()
+    """Likewise those that it names and at which the feature is off."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,7 @@ def score_rules(
     rules: Mapping[str, str],
     tokens: TokenRows,
     *,
+    misses: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RuleScores:
     """Judge rules that say where features are on.
@@ -99,6 +118,8 @@ def score_rules(
         transcoders: one for each layer that a rule is of.
         rules: by the features' names, such as `{"m12.f410": r" (Mon|Tues|Fri)day"}`.
         tokens: the text, which the rules were not made from.
+        misses: of how many tokens' texts to say how often the rule missed them, and how often it named them wrongly,
+            each with a few examples in context. Whoever mends a rule by them should judge it on other text.
         progress: called with the rows done and all rows.
 
     Raises:
@@ -110,20 +131,30 @@ def score_rules(
     by_layer = {each.spec.reads.layer: each for each in transcoders}
     layers = sorted({rule.layer for rule in found})
     counts = {rule.name: _Counts(by_layer[rule.layer].n_features) for rule in found}
-    sites, n = [by_layer[layer].spec.reads for layer in layers], 0
+    parting = {rule.name: Parting() for rule in found}
+    sites, n, done = [by_layer[layer].spec.reads for layer in layers], 0, 0
     for ids in tokens.ids.split(max(1, _TOKENS // tokens.ids.shape[1])):
         keep = real_tokens(model, ids, exclude_special=True).cpu()
         codes = _codes(by_layer, capture(model, sites, ids), keep, layers)
-        row = keep.nonzero()[:, 0]
+        place = keep.nonzero()
         named = _named(model.tokenizer, ids, keep, found)
         for rule in found:
-            counts[rule.name].add(codes[rule.layer], named[rule.name], row, len(ids), rule.feature)
-        n += len(row)
-        progress(len(next(iter(counts.values())).rows), len(tokens))
+            value = _activations(codes[rule.layer], rule.feature, len(place))
+            counts[rule.name].add(codes[rule.layer], value, named[rule.name], place[:, 0], len(ids))
+            if misses:
+                where = place + torch.tensor([done, 0])
+                parting[rule.name].add(ids.cpu()[keep], where, value, named[rule.name])
+        n, done = n + len(place), done + len(ids)
+        progress(done, len(tokens))
     if not n:
         raise InputError("score: none of the text's tokens count; give longer rows")
+    scores = list[RuleScore]()
+    for rule in found:
+        both = (parting[rule.name].missed, parting[rule.name].wrong)
+        missed, wrong = (each.worst(tokens.ids, model.tokenizer, misses) for each in both)
+        scores.append(replace(counts[rule.name].score(rule), missed=missed, named_wrongly=wrong))
     return RuleScores(
-        tuple(counts[rule.name].score(rule) for rule in found),
+        tuple(scores),
         n,
         {
             "model": model.identity,
@@ -193,6 +224,12 @@ def _texts(tokenizer: Any, ids: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -
                 )
 
 
+def _activations(codes: Codes, feature: int, n: int) -> Float[Tensor, " n"]:
+    """One feature's activation at each of the `n` tokens; 0 where it is off."""
+    own = (codes.feature == feature) & (codes.value > 0)
+    return torch.zeros(n, dtype=torch.float64).index_put((codes.tokens[own].cpu(),), codes.value[own].double().cpu())
+
+
 class _Counts:
     """Where one rule and all features of a transcoder meet."""
 
@@ -202,16 +239,21 @@ class _Counts:
         self.both = torch.zeros(n_features, dtype=torch.long)
         self.activation = np.zeros(2)  # of the feature: at all tokens, and at those named
 
-    def add(self, codes: Codes, named: Bool[Tensor, " n"], row: Int[Tensor, " n"], n_rows: int, feature: int) -> None:
-        """Count the tokens of a batch of rows."""
+    def add(
+        self,
+        codes: Codes,
+        value: Float[Tensor, " n"],
+        named: Bool[Tensor, " n"],
+        row: Int[Tensor, " n"],
+        n_rows: int,
+    ) -> None:
+        """Count the tokens of a batch of rows; `value`: the rule's own feature's activations."""
         active = codes.value > 0
         which, token = codes.feature[active].cpu(), codes.tokens[active].cpu()
-        value = codes.value[active].double().cpu()
         self.on += which.bincount(minlength=len(self.on))
         self.both += which[named[token]].bincount(minlength=len(self.on))
-        own = which == feature
-        on = torch.zeros(len(named), dtype=torch.bool).index_fill(0, token[own], True)
-        self.activation += [float(value[own].sum()), float(value[own & named[token]].sum())]
+        on = value > 0
+        self.activation += [float(value.sum()), float(value[named].sum())]
         columns = (torch.ones_like(on), on, named, on & named)
         summed = torch.stack([row.bincount(each.double(), minlength=n_rows) for each in columns], 1)
         self.rows += list(summed.numpy())
@@ -224,7 +266,9 @@ class _Counts:
         others = _balanced(total, self.on.double().numpy(), named, self.both.double().numpy())
         less = np.minimum(self.on.numpy(), total - self.on.numpy())
         often = (less >= OTHERS) & (np.arange(len(self.on)) != rule.feature)
-        own, others = _balanced(total, on, named, both), others[often]
+        own, which, others = _balanced(total, on, named, both), np.flatnonzero(often), others[often]
+        better = np.flatnonzero(others > own)
+        best = better[np.argsort(-others[better], kind="stable")][:BEST]
         spread = np.quantile(others, [0.5, 0.025, 0.975]) if len(others) else ()
         whole, at_named = self.activation
         return RuleScore(
@@ -238,8 +282,9 @@ class _Counts:
             _interval(_share(both, named), _share(drawn[3], drawn[2])),
             at_named / whole if whole else None,
             Interval(*map(float, spread)) if len(spread) else None,
-            int((others > own).sum()),
+            len(better),
             len(others),
+            tuple(OtherFeature(f"m{rule.layer}.f{which[i]}", float(others[i])) for i in best),
         )
 
 
