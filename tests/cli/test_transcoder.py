@@ -214,7 +214,9 @@ def test_features_by_their_weights_on_a_text_and_on_a_prompt(
     assert "give a feature" in cli.refused("transcoder", "show", trained, "--json")
     on_text = ("--text", text, "--context", 8, "--limit", 400)
     shown = cli("transcoder", "show", *files, "m1.f3", *on_text).out
-    assert "on a text of" in shown and "⟦" in shown and "by TWERA" in shown
+    assert "m1.f3 on a text of" in shown and "⟦" in shown and "by TWERA" in shown and "embedding" not in shown
+    both = cli("transcoder", "show", *files, "m1.f3", *on_text, "--weights").out
+    assert both.endswith(shown) and "unembedding" in both
     assert "leave --text out" in cli.refused("transcoder", "show", *files, "m1.f3", "--json", *on_text)
     assert "no format that is known" in cli.refused("transcoder", "show", tmp_path)
     asked = ("--prompt", " ".join(WORDS[:4]))
@@ -222,9 +224,26 @@ def test_features_by_their_weights_on_a_text_and_on_a_prompt(
     assert "features of m0" in shown and "features of m1" in shown and all(repr(word) in shown for word in WORDS[:4])
     number = re.findall(r"\bf(\d+) \d", shown.split("features of m1")[1])[0]
     shown = cli("transcoder", "show", *files, f"m1.f{number}", *asked, *asked).out
-    assert shown.count("⟦") >= 2 and f"m1.f{number} on prompts" in shown
+    assert shown.count("⟦") >= 2 and f"m1.f{number} on prompts" in shown and "embedding" not in shown
+    assert re.search(r"⟦\w+ = [\d.]+⟧", shown), "how strongly it is on"
+    _several(cli, files, number, asked, on_text)
     assert "leave --prompt out" in cli.refused("transcoder", "show", *files, "m1.f3", "--json", *asked)
     _paths(cli, files)
+
+
+def _several(cli: Cli, files: list[Path], number: str, asked: tuple[str, ...], on_text: tuple[object, ...]):
+    """Several features at once: the same as one after another."""
+    names = (f"m1.f{number}", "m0.f3", "m1.f3")
+    for options in ((*asked, *asked), (*on_text, "--most", 2, "--weights")):
+        apart = [cli("transcoder", "show", *files, name, *options).out for name in names]
+        together = cli("transcoder", "show", *files, *names, *options).out
+        lines = "".join(apart).splitlines()
+        assert sorted(together.splitlines()) == sorted(lines) and len(lines) > 3
+    found = json.loads(cli("transcoder", "show", *files, *names, "--json").out)
+    assert [each["name"] for each in found] == list(names)
+    assert found[1] == json.loads(cli("transcoder", "show", *files, "m0.f3", "--json").out)
+    for wrong, said in (("m0.f99", "feature 99"), ("m7.f3", "no transcoder of it")):
+        assert said in cli.refused("transcoder", "show", *files, f"m1.f{number}", wrong, *asked)
 
 
 def _paths(cli: Cli, files: list[Path]):

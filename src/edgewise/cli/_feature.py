@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from edgewise.runs import parse_settings
 
 def show(
     transcoders: Annotated[
-        list[str], Argument(help="Files, folders or hub ids, then, if you like, a feature such as m12.f410.")
+        list[str], Argument(help="Files, folders or hub ids, then, if you like, features such as m12.f410 m12.f7.")
     ],
     model: _features.OwnModel = None,
     most: Annotated[int, Option(help="How many features and tokens to list.", min=1)] = 7,
@@ -30,17 +31,21 @@ def show(
         list[str] | None,
         Option("--prompt", help="Which features are on in this prompt, or where the one given is; may be repeated."),
     ] = None,
+    weights: Annotated[
+        bool | None,
+        Option(help="Show what the weights say, or leave it out. If unset, left out with --prompt or --text."),
+    ] = None,
     context: Annotated[int, Option("--context", help="Tokens per row of the text.")] = 128,
     limit: Annotated[int, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = 20_000,
     as_json: options.AsJson = False,
 ) -> None:
-    """List what files hold; or show what one feature reads and writes, from the weights alone or also on a text.
+    """List what files hold; or show what features read and write, from the weights alone, or where they are on.
 
     With --prompt, and no feature, say which features are on at each of its tokens.
     """
-    feature = _features.parse(transcoders[-1])
-    found = _features.read(transcoders if feature is None else transcoders[:-1])
-    if feature is None:
+    features = [found for each in transcoders if (found := _features.parse(each)) is not None]
+    found = _features.read([each for each in transcoders if _features.parse(each) is None])
+    if not features:
         if as_json or text:
             raise ew.InputError(f"{'--json' if as_json else '--text'}: give a feature too, such as m12.f410")
         return _on_prompts(found, model, prompt, most) if prompt else _show_feature.files(found)
@@ -51,20 +56,35 @@ def show(
         raise ew.InputError(
             f"--json: of the weights alone; leave {option} out, or use ew.transcoders.{other} from Python"
         )
+    ew.transcoders.check_features(found, features)
     loaded = load(_features.model_of(found, model), "cpu")
     compare_weights(found, loaded)
-    described = ew.transcoders.describe(loaded, found, *feature, most, heads)
-    _show.result(described, as_json, _show_feature.feature)
+    by_layer = {at: [number for layer, number in features if layer == at] for at, _ in features}
+    if weights or (weights is None and not text and not prompt):
+        described = [ew.transcoders.describe(loaded, found, *each, most, heads) for each in features]
+        _described(described, as_json)
     if text:
         rows = _features.text_rows(loaded, text, context, limit)
-        with counting("running the text") as progress:
-            seen = ew.transcoders.on_text(loaded, found, *feature, rows, most=(most, most), progress=progress)
-        _show_feature.on_text(seen, rows, loaded.tokenizer)
+        for layer, numbers in by_layer.items():
+            with counting("running the text") as progress:
+                seen = ew.transcoders.on_text(loaded, found, layer, numbers, rows, most=(most, most), progress=progress)
+            for place in range(len(numbers)):
+                _show_feature.on_text(seen, place, rows, loaded.tokenizer)
     if prompt:
-        layer, number = feature
-        own = [each for each in found if each.spec.reads.layer == layer]
-        runs = [(ids, active[layer][:, number]) for ids, active in _run(loaded, own, prompt)]
-        _show_feature.on_prompts(described.name, runs, loaded.tokenizer)
+        own = [each for each in found if each.spec.reads.layer in by_layer]
+        runs = list(_run(loaded, own, prompt))
+        for layer, number in features:
+            values = [(ids, active[layer][:, number]) for ids, active in runs]
+            _show_feature.on_prompts(f"m{layer}.f{number}", values, loaded.tokenizer)
+
+
+def _described(found: list[ew.transcoders.FeatureDescription], as_json: bool) -> None:
+    """What weights say of features; as JSON an object for one, and a list of them for several."""
+    if as_json and len(found) > 1:
+        print(json.dumps([json.loads(each.to_json()) for each in found], indent=2), flush=True)
+        return
+    for each in found:
+        _show.result(each, as_json, _show_feature.feature)
 
 
 def _on_prompts(found: list[ew.transcoders.Transcoder], model: str | None, prompts: list[str], most: int) -> None:

@@ -55,20 +55,20 @@ def feature(found: ew.transcoders.FeatureDescription) -> None:
     )
 
 
-def on_text(found: ew.transcoders.FeaturesOnText, rows: ew.transcoders.TokenRows, tokenizer: Any) -> None:
-    """Where one feature is on in a text, and which earlier ones are on with it."""
-    on, mean = float(found.frequency[0]), float(found.mean[0])
+def on_text(found: ew.transcoders.FeaturesOnText, place: int, rows: ew.transcoders.TokenRows, tokenizer: Any) -> None:
+    """Where one of the features is on in a text, and which earlier ones are on with it."""
+    on, mean = float(found.frequency[place]), float(found.mean[place])
     share = f"on at {on:.2%} of them, mean {mean / max(on, 1e-30):.3g} where it is on"
-    line(f"on a text of {found.n_tokens:,} tokens: {share}")
+    line(f"m{found.layer}.f{found.features[place]} on a text of {found.n_tokens:,} tokens: {share}")
     if not on:
         return
-    weights = zip(*(column[0].tolist() for column in found.virtual), strict=True)
+    weights = zip(*(column[place].tolist() for column in found.virtual), strict=True)
     cells = [(f"m{at}.f{i}", f"{weight:+.3f}", f"{era:+.2e}", f"{twera:+.2e}") for at, i, weight, era, twera in weights]
     if cells:
         said = "TWERA: connection · mean(a_i a_j) / mean(a_j); ERA: connection · mean of a_i where it is on"
         table("features that are on with it, by TWERA", ("feature", "connection", "ERA", "TWERA"), cells, said)
     examples = []
-    for value, row, position in zip(*(column[0].tolist() for column in found.examples), strict=True):
+    for value, row, position in zip(*(column[place].tolist() for column in found.examples), strict=True):
         ids = rows.ids[row]
         before, here, after = (
             ids[max(0, position - _WINDOW) : position],
@@ -97,10 +97,13 @@ def on_prompts(name: str, runs: Sequence[tuple[Any, Any]], tokenizer: Any) -> No
     rows = []
     for ids, values in runs:
         texts = [flat(tokenizer.decode([token])) for token in ids.tolist()]
-        marked = (f"⟦{text}⟧" if value > 0 else text for text, value in zip(texts, values.tolist(), strict=True))
+        pairs = zip(texts, values.tolist(), strict=True)
+        marked = (f"⟦{text} = {value:.3g}⟧" if value > 0 else text for text, value in pairs)
         largest = float(values.max())
         rows.append((f"{largest:.3g}" if largest > 0 else "off", "".join(marked)))
-    table(f"{name} on prompts", ("largest", "prompt, with the tokens at which it is on"), rows, left=2)
+    table(
+        f"{name} on prompts", ("largest", "prompt, with the tokens at which it is on, and how strongly"), rows, left=2
+    )
 
 
 _WINDOW = 10  # tokens before the one that it is on at; half as many after it

@@ -36,6 +36,7 @@ from .analysis import FeaturesOnText as FeaturesOnText
 from .analysis import Reader as Reader
 from .analysis import VirtualConfig as VirtualConfig
 from .analysis import VirtualTable as VirtualTable
+from .analysis import check_features as check_features
 from .analysis import de_embedding as de_embedding
 from .analysis import decoder_rows as decoder_rows
 from .analysis import describe as describe

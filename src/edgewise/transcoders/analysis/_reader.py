@@ -157,6 +157,12 @@ def by_layer(transcoders: Sequence[Transcoder], layer: int) -> dict[int, Transco
     return found
 
 
+def check_features(transcoders: Sequence[Transcoder], features: Sequence[tuple[int, int]]) -> None:
+    """Refuse features, by layer and number, that transcoders do not have. Raises `InputError`."""
+    for layer, number in features:
+        chosen(by_layer(transcoders, layer)[layer], number)
+
+
 def chosen(transcoder: Transcoder, features: Features) -> Int[Tensor, " n"]:
     """Features as numbers. Raises `InputError` for one that is not there."""
     n, device = transcoder.n_features, transcoder.W_enc.device
