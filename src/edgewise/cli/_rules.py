@@ -103,14 +103,14 @@ def _scores(found: ew.transcoders.RuleScores) -> None:
 def _misses(found: ew.transcoders.RuleScore) -> None:
     """Where a rule is wrong, by the tokens' texts."""
     for title, word, of, misses in (
-        ("missed", "missed", "the feature on", found.missed),
-        ("named wrongly", "wrong", "named", found.named_wrongly),
+        ("missed", "missed", "at which it is on", found.missed),
+        ("named wrongly", "wrong", "that the rule names", found.named_wrongly),
     ):
         if misses:
             rows = [
                 (repr(each.token), f"{each.wrong:,} of {each.of:,}", _in_context(each.examples[0])) for each in misses
             ]
-            said = f"of the tokens with that text and {of}; first the most frequent. JSON has more examples"
+            said = f"of the tokens with that text {of}"
             table(f"{found.feature}: {title}", ("token", word, "such as"), rows, said, left=3)
 
 
