@@ -228,6 +228,7 @@ def test_features_by_their_weights_on_a_text_and_on_a_prompt(
     assert re.search(r"⟦\w+ = [\d.]+⟧", shown), "how strongly it is on"
     _several(cli, files, number, asked, on_text)
     assert "leave --prompt out" in cli.refused("transcoder", "show", *files, "m1.f3", "--json", *asked)
+    assert "nothing is left" in cli.refused("transcoder", "show", *files, "m1.f3", "--no-weights")
     _paths(cli, files)
 
 

@@ -56,6 +56,8 @@ def show(
         raise ew.InputError(
             f"--json: of the weights alone; leave {option} out, or use ew.transcoders.{other} from Python"
         )
+    if weights is False and not text and not prompt:
+        raise ew.InputError("--no-weights: nothing is left to show; give --prompt or --text too, or leave it out")
     ew.transcoders.check_features(found, features)
     loaded = load(_features.model_of(found, model), "cpu")
     compare_weights(found, loaded)
