@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 
@@ -13,8 +14,10 @@ from edgewise.engine._stack import CHUNK_BYTES
 from edgewise.graph import Graph
 from edgewise.models import Model
 
-_SECONDS, _RUNS = 0.5, 5
+_SECONDS, _RUNS = 0.5, 9
 """How long each rate is measured, and how often, at least: of the runs the median counts."""
+_LAYERS = 2
+"""Whose weights are made for that."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,11 @@ def measured_rates(
     dtype = (execution or Execution()).dtype or torch.float32
     tokens, d_model, first = batch * length, model.parts.d_model, model.parts.stored[0]
     shape = first.mlp.inputs[0][0].shape if first.mlp.inputs else (d_model, 4 * d_model)
-    stored = torch.randn(shape, device=device).to(model.dtype)
+    # In turn, as many as two layers have: in a cache that holds one but no layer, one alone would be too fast.
+    n_matrices = _LAYERS * (len(first.mlp.inputs) + 1)
+    stored = cycle([torch.randn(shape, device=device).to(model.dtype) for _ in range(n_matrices)])
     x = torch.randn(tokens, d_model, device=device).to(dtype)
-    weights = _rate(lambda: x @ stored.to(dtype), 2 * tokens * shape[0] * shape[1], device)
+    weights = _rate(lambda: x @ next(stored).to(dtype), 2 * tokens * shape[0] * shape[1], device)
     readers, writers = graph.blocks[0].n_readers, max(1, graph.n_writers // 2)
     per_token = (readers + writers) * d_model * torch.float32.itemsize
     width = d_model * max(1, min(tokens, CHUNK_BYTES["cuda" if "cuda" in device else "cpu"] // per_token))
