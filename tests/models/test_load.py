@@ -244,7 +244,8 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str):
 
 
 def test_more_layers_than_any_model_has_are_refused_before_any_is_made(tmp_path: Path):
-    random_model("gpt2", torch.float32).module.save_pretrained(tmp_path)
+    module: Any = random_model("gpt2", torch.float32).module
+    module.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 10**8}))
     for read in (load, from_config):

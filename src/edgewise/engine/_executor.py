@@ -109,6 +109,7 @@ class Executor:
         self.groups = layer_groups(plan.layers, plan.all_edges)
         self.contexts = attention_contexts(self.parts, self.packing)
         self.fixed_keys: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.slots: tuple[int, HeadSlots] | None = None  # of the layer that was walked last
 
     # ------------------------------------------------------------------------------------------------------- forward
 
@@ -412,9 +413,12 @@ class Executor:
         return HeadSlots(own.slots, outputs[0] if len(outputs) == 1 else torch.cat(outputs), None)
 
     def _head_slots(self, plan: LayerPlan, layer: Layer) -> HeadSlots:
-        output = layer.attention.output
-        output = (output if len(plan.heads) == len(output) else output[plan.heads]).to(self.dtype)
-        return HeadSlots(plan.head_slots, centre(output) if self.centred else output, self._bias_share(layer))
+        if self.slots is None or self.slots[0] != plan.layer:  # asked for up to three times while a layer is walked
+            output = layer.attention.output
+            output = (output if len(plan.heads) == len(output) else output[plan.heads]).to(self.dtype)
+            output = centre(output) if self.centred else output
+            self.slots = plan.layer, HeadSlots(plan.head_slots, output, self._bias_share(layer))
+        return self.slots[1]
 
     def _bias_share(self, layer: Layer) -> Float[Tensor, " D"] | None:
         bias = layer.attention.output_bias
