@@ -44,7 +44,7 @@ def test_shares_change_rounding_alone(by_one: Path):
     assert whole.keys() == four.keys()
     for name, tensor in whole.items():
         if "optimizer" not in name and tensor.is_floating_point():
-            near(four[name], tensor, 1e-4)
+            near(four[name], tensor, 1e-3)  # Adam's steps have one size, however small a gradient: rounding grows
 
 
 def test_when_one_process_is_killed_the_others_end_and_another_number_goes_on(tmp_path: Path):

@@ -98,7 +98,9 @@ def test_evaluation_reports_what_is_asked_for():
 
 
 def test_several_circuits_in_one_pass_are_each_what_they_are_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("edgewise.evaluation._judge._chunks", lambda names, *_: [names[:4], names[4:]])  # as on a GPU
+    monkeypatch.setattr(
+        "edgewise.evaluation._judge._chunks", lambda masks, *_: [[*masks][:4], [*masks][4:]]
+    )  # as on a GPU
     engine, task = toy_engine(dtype=torch.float64), random_task()
     generator = torch.Generator().manual_seed(0)
     names = ("kl", "js", "logit_diff")
