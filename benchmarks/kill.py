@@ -7,7 +7,7 @@ Each command runs on a tiny model, in a process forked from this one, which has 
 killed (`kill -9`) at a moment drawn evenly over its run, after which every file of its own must be whole, and the same
 command must end with the same numbers. Then with files that may not grow, on a full disk, in a folder that may not be
 written, with little memory, with a clock that is set back, and twice at once on one folder. With little memory a
-library in Rust (safetensors, tokenizers) may end the process in its own words; that is counted apart.
+library (safetensors, PyTorch) may end the process in its own words; that is counted apart.
 """
 
 # ruff: noqa: E402 (the hub is told to be silent first)
@@ -43,6 +43,9 @@ from edgewise.runs import write_atomically
 _OWN_MOUNTS = 0x20000  # CLONE_NEWNS of Linux
 TIMED = ("seconds", "cost", "software", "created", "begun")
 """Names of what differs between two runs of one command."""
+ABORTED = (signal.SIGABRT, 256 - signal.SIGABRT)
+LAST_WORDS = ("memory allocation of", "terminate called")
+"""With little memory a library ends the process in its own words: in Rust (safetensors, tokenizers), in C++ (PyTorch)."""
 
 
 def numbers(path: Path) -> Any:
@@ -102,8 +105,8 @@ class Trial:
         folder = self.folder()
         (ended,) = forked(harm(folder))
         os.chmod(folder, 0o755)
-        if ended.status == -signal.SIGABRT and "memory allocation of" in ended.said:
-            self.aborted += 1  # by a library in Rust (safetensors, tokenizers), whose own way of saying so this is
+        if abs(ended.status) % 256 in ABORTED and any(words in ended.said for words in LAST_WORDS):
+            self.aborted += 1
         elif not ended.clean:
             self.failures.append(f"{self.job.name}, {how}: status {ended.status}\n{ended.said[-1500:]}")
         self.whole(folder, how)
