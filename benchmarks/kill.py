@@ -45,7 +45,7 @@ TIMED = ("seconds", "cost", "software", "created", "begun")
 """Names of what differs between two runs of one command."""
 ABORTED = (signal.SIGABRT, 256 - signal.SIGABRT)
 LAST_WORDS = ("memory allocation of", "terminate called")
-"""With little memory a library ends the process in its own words: in Rust (safetensors, tokenizers), in C++ (PyTorch)."""
+"""How a library ends the process for want of memory, in its own words: in Rust (safetensors), in C++ (PyTorch)."""
 
 
 def numbers(path: Path) -> Any:
