@@ -10,7 +10,7 @@
 
 Rows to judge on are blocks from all over the text, rows to read are drawn from the others; features are drawn from
 those that are on at `--least` tokens of the rows to read, or more. `docs/results/features.json` holds what was said;
-the command `rules` makes the two files of rules from it.
+the command `rules` makes the files of rules from it.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def rules(args: argparse.Namespace) -> None:
     said = json.loads(args.said.read_text())["features"]
     for when in ("blind", "read"):
         write_atomically(args.out / f"{when}.json", json.dumps({name: each[when][1] for name, each in said.items()}))
+    newcomer = json.loads(args.said.read_text())["newcomer"]
+    write_atomically(args.out / "newcomer.json", json.dumps({name: rule for name, (_, rule) in newcomer.items()}))
 
 
 def page(args: argparse.Namespace) -> None:

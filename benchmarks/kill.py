@@ -43,7 +43,7 @@ from edgewise.runs import write_atomically
 _OWN_MOUNTS = 0x20000  # CLONE_NEWNS of Linux
 TIMED = ("seconds", "cost", "software", "created", "begun")
 """Names of what differs between two runs of one command."""
-ABORTED = (signal.SIGABRT, 256 - signal.SIGABRT)
+ABORTED = (-signal.SIGABRT, 256 - signal.SIGABRT)  # of the process, and of one that passes its child's status on
 LAST_WORDS = ("memory allocation of", "terminate called")
 """How a library ends the process for want of memory, in its own words: in Rust (safetensors), in C++ (PyTorch)."""
 
@@ -105,7 +105,7 @@ class Trial:
         folder = self.folder()
         (ended,) = forked(harm(folder))
         os.chmod(folder, 0o755)
-        if abs(ended.status) % 256 in ABORTED and any(words in ended.said for words in LAST_WORDS):
+        if ended.status in ABORTED and any(words in ended.said for words in LAST_WORDS):
             self.aborted += 1
         elif not ended.clean:
             self.failures.append(f"{self.job.name}, {how}: status {ended.status}\n{ended.said[-1500:]}")
@@ -266,7 +266,7 @@ def main() -> None:
             done = harm(trial, args.kills, args.starvations)
             failures += trial.failures
             row = {"command": job.name, "seconds": round(trial.seconds, 2), **done, "failures": len(trial.failures)}
-            table.append(row | {"aborted by a library": trial.aborted})
+            table.append(row := row | {"aborted by a library": trial.aborted})
             if args.json:
                 write_atomically(args.json, json.dumps(table, indent=2) + "\n")
             print(f"{row}, {time.monotonic() - begun:.0f} s", flush=True)

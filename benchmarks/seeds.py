@@ -19,26 +19,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import time_to_quality
 
 from edgewise.runs import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "seeds.md"
 ATTRIBUTIONS = ("eap", "eap-ig points=5", "mask-ig explains=kl")
-SIZES = ("90.0%", "95.0%", "98.0%", "99.0%", "99.5%")
-ASKED = ("95.0%", "98.0%")
+SIZES = tuple(f"{size:.1%}" for size in time_to_quality.SIZES)
 
 
 def runs(args: argparse.Namespace) -> list[str]:
     """Of one task, as `time_to_quality.py` takes them."""
-    type_ = f" engine.dtype={args.dtype}"
-    return [*ATTRIBUTIONS, *(f"ranking steps={args.steps} seed={seed}{type_}" for seed in args.seeds)]
+    rankings = (f"ranking steps={args.steps} seed={seed} engine.dtype={args.dtype}" for seed in args.seeds)
+    return [*ATTRIBUTIONS, *rankings]
 
 
 def study(args: argparse.Namespace) -> None:
     """Run what is missing."""
-    script = Path(__file__).with_name("time_to_quality.py")
     for task in args.tasks:
-        command = [sys.executable, script, "--out", args.out / "seeds.jsonl", "--model", args.model, "--task", task]
+        command = [
+            sys.executable,
+            time_to_quality.__file__,
+            "--out",
+            args.out / "seeds.jsonl",
+            "--model",
+            args.model,
+            "--task",
+            task,
+        ]
         subprocess.run([*command, "--split", "test", *runs(args)], check=True)
 
 

@@ -58,18 +58,14 @@ def main() -> None:
         sys.exit(_show.refusal(message) if message else 2)  # none where help is shown, as nothing was asked for
     except Abort:
         sys.exit(130)
-    except OSError as error:  # a name too long, a disk that fails: what no command has words of its own for
-        if _show.out_of_memory(error):
+    except (RuntimeError, MemoryError, ImportError, OSError) as error:
+        if _show.rank_lost(error) or _show.out_of_memory(error):
             sys.exit(1)
-        if error.filename is None:
+        if not isinstance(error, OSError) or error.filename is None:
             raise
-        name = str(error.filename)
+        name = str(error.filename)  # too long, on a disk that fails: what no command has words of its own for
         name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
         sys.exit(_show.refusal(f"{name}: {error.strerror}; give one that can be used"))
-    except (RuntimeError, MemoryError, ImportError) as error:
-        if not _show.rank_lost(error) and not _show.out_of_memory(error):
-            raise
-        sys.exit(1)
 
 
 def _warn(message: Warning | str, *_: object) -> None:

@@ -50,7 +50,7 @@ def judge(
         several = [given] if isinstance(given, Circuit) else given
         for circuit in several:
             check_transcoders(engine, circuit, who)
-        masks[who] = several[0].kept if len(several) == 1 else torch.stack([circuit.kept for circuit in several])
+        masks[who] = given.kept if isinstance(given, Circuit) else torch.stack([circuit.kept for circuit in given])
     return score_masks(engine, masks, task.batches(split, batch_size), task_metrics(task, names))
 
 
