@@ -5,10 +5,10 @@
     python benchmarks/seeds.py --out runs/seeds --page                              # docs/results/seeds.md
 
 For each task: EAP, EAP-IG and mask-path IG of KL, and a ranking of `--steps` steps for each seed, found in bfloat16
-where the processor has it and judged in float32 on the test split. Circuits are compared at the same actual size, of
-the sign that the method names first. The best attribution of a size is the best *on test*: the ranking is held against
-more than anybody could have chosen. Each run is a process of its own (`time_to_quality.py`); what is done is not done
-again, and the command may be stopped.
+where the processor has it and judged in float32 on the test split; and the rankings' mean (`ensemble`), which costs
+what they do together. Circuits are compared at the same actual size, of the sign that the method names first. The best
+attribution of a size is the best *on test*: the ranking is held against more than anybody could have chosen. Each run
+is a process of its own (`time_to_quality.py`); what is done is not done again, and the command may be stopped.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import time_to_quality
 
+import edgewise as ew
 from edgewise.runs import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "seeds.md"
@@ -32,6 +33,11 @@ def runs(args: argparse.Namespace) -> list[str]:
     """Of one task, as `time_to_quality.py` takes them."""
     rankings = (f"ranking steps={args.steps} seed={seed} engine.dtype={args.dtype}" for seed in args.seeds)
     return [*ATTRIBUTIONS, *rankings]
+
+
+def scores_of(args: argparse.Namespace) -> Path:
+    """The folder of a model's scores."""
+    return args.out / "scores" / Path(args.model).stem
 
 
 def study(args: argparse.Namespace) -> None:
@@ -46,8 +52,35 @@ def study(args: argparse.Namespace) -> None:
             args.model,
             "--task",
             task,
+            "--scores",
+            scores_of(args),
         ]
         subprocess.run([*command, "--split", "test", *runs(args)], check=True)
+        judge_mean(args, task)
+
+
+def judge_mean(args: argparse.Namespace, task: str) -> None:
+    """Judge the mean of the rankings, if that is not done; its seconds are those of all together."""
+    file, name = args.out / "seeds.jsonl", f"ranking steps={args.steps} mean of {len(args.seeds)}"
+    rows = [row for row in read(file) if (row["model"], row["task"]) == (args.model, task)]
+    if any(row["run"] == name for row in rows):
+        return
+    own = runs(args)[len(ATTRIBUTIONS) :]
+    mean = ew.discovery.ensemble(
+        [ew.Scores.load(scores_of(args) / f"{task} {run}.safetensors") for run in own], absolute=False
+    )
+    model = ew.load_model(args.model)
+    pairs = ew.tasks.TASKS[task](model.tokenizer, **time_to_quality.SPLITS, seed=0)
+    told = argparse.Namespace(model=args.model, task=task, split="test")
+    row = {"run": name, "seconds": sum(row["seconds"] for row in rows if row["run"] in own)}
+    row |= time_to_quality.judged(mean, False, model, pairs, told)
+    with file.open("a") as into:
+        into.write(json.dumps(row) + "\n")
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """What is done."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -81,10 +114,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             name = " ".join(word for word in row["run"].split() if not word.startswith(("seed=", "engine.")))
             seeds.setdefault(name, []).append(row)
     for name, found in seeds.items():
+        several = f", {len(found)} seeds" if len(found) > 1 else ""
         values = {size: np.array([row["kl"][size] for row in found]) for size in SIZES}
-        shown = (f"{x.mean():.3f} ({x.min():.3f} to {x.max():.3f})" for x in values.values())
+        shown = (f"{x.mean():.3f}" + (f" ({x.min():.3f} to {x.max():.3f})" if several else "") for x in values.values())
         seconds = ", ".join(f"{row['seconds']:.0f}" for row in found)
-        lines.append(f"| {name}, {len(found)} seeds | {seconds} | {' | '.join(shown)} |")
+        lines.append(f"| {name}{several} | {seconds} | {' | '.join(shown)} |")
         ratios = (f"{x.mean() / best[size]:.2f}" for size, x in values.items())
         lines.append(f"| of the best attribution | | {' | '.join(ratios)} |")
     return lines
@@ -105,7 +139,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.page:
         study(args)
-    rows = [json.loads(line) for line in (args.out / "seeds.jsonl").read_text().splitlines()]
+    rows = read(args.out / "seeds.jsonl")
     if args.page:
         write_atomically(PAGE, page(rows))
     print(page(rows))

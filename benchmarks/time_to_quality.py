@@ -25,6 +25,7 @@ from _measure import rss_bytes
 
 import edgewise as ew
 from edgewise.evaluation import judge
+from edgewise.runs import bootstrap
 
 SIZES = (0.9, 0.95, 0.98, 0.99, 0.995)
 SPLITS = {"train": 200, "validation": 200, "test": 256}  # as many as `edgewise find` takes
@@ -58,11 +59,20 @@ def measured(run: str, args: argparse.Namespace) -> dict[str, Any]:
     found = ew.discovery.run_method(method, engine, task, method.configure(settings))
     seconds = time.perf_counter() - start
     assert isinstance(found, ew.Scores)
-    sizes = {f"{size:.1%}": found.at(size, actual=True, absolute=method.signs[0] == "absolute") for size in SIZES}
+    if args.scores is not None:
+        args.scores.mkdir(parents=True, exist_ok=True)
+        found.save(args.scores / f"{args.task} {run}.safetensors")
+    return {"run": run, "seconds": seconds} | judged(found, method.signs[0] == "absolute", model, task, args)
+
+
+def judged(found: ew.Scores, absolute: bool, model: ew.Model, task: ew.tasks.Task, args: argparse.Namespace) -> Any:
+    """KL of the circuits of all sizes, and what it was judged under."""
+    sizes = {f"{size:.1%}": found.at(size, actual=True, absolute=absolute) for size in SIZES}
     values = judge(ew.Engine(model), sizes, task, args.split, names=("kl",))
     kl = {size: float(values[size]["kl"].mean()) for size in sizes}
+    interval = {size: bootstrap(values[size]["kl"])[1:] for size in sizes}
     about = {"model": args.model, "task": args.task, "split": args.split, "threads": torch.get_num_threads()}
-    return {"run": run, **about, "seconds": seconds, "gb": rss_bytes() / 2**30, "kl": kl}
+    return {**about, "gb": rss_bytes() / 2**30, "kl": kl, "interval": interval}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -85,6 +95,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--split", default="validation", choices=["validation", "test"])
+    parser.add_argument("--scores", type=Path, help="a folder that keeps the scores that were found")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -102,6 +113,7 @@ def main() -> None:
             run,
             "--one",
             *(x for key in about for x in (f"--{key}", getattr(args, key))),
+            *(() if args.scores is None else ("--scores", args.scores)),
         ]
         line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         rows.append(json.loads(line))
