@@ -10,7 +10,7 @@ import torch
 from edgewise._errors import InputError
 from edgewise.graph import GraphSpec
 from edgewise.report import draw
-from edgewise.report._caption import heading
+from edgewise.report._caption import conditions, heading
 from edgewise.report._strokes import strokes
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -91,8 +91,8 @@ def test_features_and_neurons_in_use_are_named(circuit, tmp_path):
     text = words(tmp_path / "circuit.svg")
     for part in ("<!-- f41 -->", "<!-- m0.f41 -->", "<!-- n7 -->", "<!-- rest -->", "<!-- error -->"):
         assert part in text
-    for part in ("2 features in 2 layers, those in use", "1 neuron in 1 layer, those in use", "error terms scored"):
-        assert part in text
+    said = "2 features in 2 layers, those in use drawn · 1 neuron in 1 layer, those in use drawn · error terms scored"
+    assert conditions({}, spec).endswith(said)
     for part in ("into a feature", "into a neuron", "one of layer 3, writing here"):
         assert part in text
     kept = torch.zeros(made.graph.n_edges, dtype=torch.bool)
