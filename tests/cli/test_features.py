@@ -83,6 +83,7 @@ def test_circuits_of_different_features_are_compared(
     assert json.loads(cli("compare", *found.values(), "--json", *given).out) == row
     table = " ".join(cli("compare", found["few"], found["many"]).out.split())
     assert "the graphs differ in features" in table and "there is no intersection and no union" in table
+    assert re.search(r"few, many: \d+ more are of the same names", table)
     assert re.search(r"features and neurons in all: m[01]\.f\d", table)
 
     relu = ("--features-per-layer", 2, "--transcoders", trained / "layer0.transcoder.relu@0.01.safetensors")

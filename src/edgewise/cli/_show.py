@@ -239,10 +239,12 @@ def _of_shares(found: ew.evaluation.Comparison) -> list[str]:
     lines.append("nodes: heads, MLPs, features and neurons that write an actual edge")
     if differ := found.conditions.get("differ"):
         lines.append(f"the graphs differ in {', '.join(differ)}; an edge is shared if it joins the same nodes")
-    if named := [f"{pair.one}, {pair.other}: {pair.name_only:,}" for pair in found.pairs if pair.name_only]:
+    for pair in (each for each in found.pairs if each.name_only):
+        both = pair.shared + pair.name_only
+        iou = both / (found.edges[pair.one] + found.edges[pair.other] - both)
         lines.append(
-            "not shared, though of the same names, since an error term, rest or group is of other candidates: "
-            + "; ".join(named)
+            f"{pair.one}, {pair.other}: {pair.name_only:,} more are of the same names, but of an error term, rest or "
+            f"group of other candidates (with them, IoU {iou:.3f})"
         )
     if found.in_all or differ:
         more = len(found.in_all) - N_NAMES
