@@ -118,7 +118,8 @@ def study_prompting(
 
 def prompting_page(found: Prompting, *, command: str) -> str:
     """The study as Markdown."""
-    comparison, total = found.comparison, found.comparison.total_edges
+    comparison = found.comparison
+    total = comparison.total_edges["union"]
     pair = comparison.pairs[0]
     model = comparison.conditions["model"]
     name = model["id"] + (f" ({model['note']})" if model["note"] else "")

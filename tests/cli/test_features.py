@@ -1,6 +1,8 @@
 """`find` and `evaluate` with transcoders, and what a user can get wrong."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,12 @@ def test_find_and_judge_a_circuit_of_features(
     ran = cli("curve", path, tmp_path / "curve.png", *given, "--sparsities", "0.5,0.8")
     assert ran.status == 0, ran
 
-    assert "features of layers 0, 1; give their transcoders with --transcoders" in cli.refused("evaluate", path)
+    own = cli("evaluate", path, "--json", "--baselines", "none")  # with those that the circuit says it was found with
+    assert own.status == 0 and json.loads(own.out)["metrics"] == found["metrics"]
+    silent = {name: value for name, value in circuit.provenance.items() if name != "candidates"}
+    replace(circuit, provenance=silent).save(tmp_path / "silent.safetensors")
+    refusal = cli.refused("evaluate", tmp_path / "silent.safetensors")
+    assert "features of layers 0, 1; give their transcoders with --transcoders" in refusal
     foreign = tmp_path / "t" / "layers.1.mlp"
     assert cli("transcoder", "convert", transcoders[1], foreign, "--to", "sparsify").status == 0
     run = ("find", "--model", model, "--task", pairs, "--method", "eap", "--features-per-layer", 3)
@@ -51,8 +58,40 @@ def test_find_and_judge_a_circuit_of_features(
     other = [trained / f"layer{layer}.transcoder.relu@0.01.safetensors" for layer in (0, 1)]
     wrong = [part for each in other for part in ("--transcoders", each)]
     assert "of another transcoder than the engine's" in cli.refused("evaluate", path, *wrong)
-    assert "a picture shows only heads and MLPs" in cli.refused("draw", path, tmp_path / "circuit.png")
-    assert "compare them from Python" in cli.refused("compare", path, path)
+    assert cli("draw", path, tmp_path / "circuit.png").status == 0
+
+
+def test_circuits_of_different_features_are_compared(
+    cli: Cli, model: Path, pairs: Path, transcoders: tuple[Path, ...], trained: Path, tmp_path: Path
+):
+    given = [part for path in transcoders for part in ("--transcoders", path)]
+    found = {}
+    for name, n, more in (("few", 2, given), ("many", 4, given), ("plain", 0, [])):
+        ran = cli("find", "--model", model, "--task", pairs, "--method", "eap", "--sparsity", 0.5, "--out",
+                  tmp_path / name, *(["--features-per-layer", n, *more] if more else []))  # fmt: skip
+        assert ran.status == 0, ran
+        found[name] = tmp_path / name / "circuit.safetensors"
+    ran = cli("compare", *found.values(), "--out", tmp_path / "c.json", "--json")
+    assert ran.status == 0 and ran.err == "", ran
+    row = json.loads(ran.out)
+    assert row == json.loads((tmp_path / "c.json").read_text())
+    assert set(row["judged"]["pairs"]) == {"full", *found} and row["conditions"]["differ"] == ["features"]
+    assert {"shared_nodes", "name_only"} <= set(row["pairs"][0]) and row["in_all"] == []  # one has no features
+    for name, path in found.items():
+        alone = json.loads(cli("evaluate", path, "--json", "--baselines", "none").out)
+        assert row["judged"]["pairs"][name]["kl"]["value"] == pytest.approx(alone["metrics"]["kl"]["value"], rel=1e-5)
+    assert json.loads(cli("compare", *found.values(), "--json", *given).out) == row
+    table = " ".join(cli("compare", found["few"], found["many"]).out.split())
+    assert "the graphs differ in features" in table and "there is no intersection and no union" in table
+    assert re.search(r"few, many: \d+ more are of the same names", table)
+    assert re.search(r"features and neurons in all: m[01]\.f\d", table)
+
+    relu = ("--features-per-layer", 2, "--transcoders", trained / "layer0.transcoder.relu@0.01.safetensors")
+    ran = cli("find", "--model", model, "--task", pairs, "--method", "eap", "--out", tmp_path / "relu", *relu)
+    assert ran.status == 0, ran
+    other = tmp_path / "relu" / "circuit.safetensors"
+    assert "layer 0 are of one transcoder in few and of another in relu" in cli.refused("compare", found["few"], other)
+    assert "leave them out" in cli.refused("compare", found["plain"], found["plain"], *given)
 
 
 def test_wrong_choices_are_refused_before_the_work(

@@ -22,6 +22,7 @@ from edgewise.graph import (
     VALUE,
     Graph,
     GraphSpec,
+    stands_for,
 )
 from tests.graph.specs import SMALL, spec_id
 
@@ -203,3 +204,15 @@ def test_numbers_that_are_no_edge(edge: int):
     assert graph.n_edges == 82
     with pytest.raises(InputError, match=f"edge {edge}: the graph has edges 0 to 81"):
         graph.edge_name(edge)
+
+
+def test_names_leave_open_what_errors_rests_and_groups_stand_for():
+    crossing = {"features": ((0, (3,)), (1, (5, 6)), (2, ())), "cross_layer": ((0, (1, 2)),)}
+    assert stands_for(GraphSpec(3, 2, 2, **crossing)) == {
+        "m0.error": ((3,),),
+        "m1.error": ((5, 6), (0, 3)),
+        "m2.error": ((), (0, 3)),
+    }
+    neurons = stands_for(GraphSpec(2, 2, 2, neurons=((1, ((1,), (2, 7))),)))
+    assert neurons == {"m1.rest": frozenset({1, 2, 7}), "m1.n2+1": (2, 7)}
+    assert GraphSpec(3, 2, 2, **crossing, error="kept").whole == GraphSpec(3, 2, 2) == GraphSpec(3, 2, 2).whole

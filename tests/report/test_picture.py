@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from edgewise._errors import InputError
 from edgewise.graph import GraphSpec
 from edgewise.report import draw
-from edgewise.report._caption import heading
+from edgewise.report._caption import conditions, heading
 from edgewise.report._strokes import strokes
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -54,6 +55,9 @@ def test_equal_circuits_give_equal_bytes(small, tmp_path, suffix):
         GraphSpec(3, 4, 2, "off", "expanded"),
         GraphSpec(3, 2, 2, parallel=True),
         GraphSpec(1, 1, 1),
+        GraphSpec(3, 4, 2, features=((0, (5,)), (2, (0, 3, 4)))),
+        GraphSpec(3, 2, 2, features=((0, (1, 3)), (2, ())), cross_layer=((0, (2,)),), error="kept"),
+        GraphSpec(3, 3, 3, "split", neurons=((1, ((1,), (2, 7))),)),
     ],
     ids=str,
 )
@@ -73,10 +77,29 @@ def test_actual_depends_on_the_ablation_in_the_provenance(circuit, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("scores", [True, False])
-def test_empty_and_full_circuits(circuit, tmp_path, share, scores):
-    made = circuit(GraphSpec(3, 2, 2), share, scores=scores)
+@pytest.mark.parametrize("features", [(), ((1, (3, 4)),)])
+def test_empty_and_full_circuits(circuit, tmp_path, share, scores, features):
+    made = circuit(GraphSpec(3, 2, 2, features=features), share, scores=scores)
     draw(made, tmp_path / "circuit.svg")
     assert drawn_edges(tmp_path / "circuit.svg") == (made.graph.n_edges if share else 0)
+
+
+def test_features_and_neurons_in_use_are_named(circuit, tmp_path):
+    spec = GraphSpec(3, 2, 2, features=((0, (41, 3)), (2, ())), cross_layer=((0, (2,)),), neurons=((1, ((7,),)),))
+    made = circuit(spec, 1.0)
+    draw(made, tmp_path / "circuit.svg", signed=False)
+    text = words(tmp_path / "circuit.svg")
+    for part in ("<!-- f41 -->", "<!-- m0.f41 -->", "<!-- n7 -->", "<!-- rest -->", "<!-- error -->"):
+        assert part in text
+    said = "2 features in 2 layers, those in use drawn · 1 neuron in 1 layer, those in use drawn · error terms scored"
+    assert conditions({}, spec).endswith(said)
+    for part in ("into a feature", "into a neuron", "one of layer 3, writing here"):
+        assert part in text
+    kept = torch.zeros(made.graph.n_edges, dtype=torch.bool)
+    kept[[made.graph.edge_id(each) for each in ("embed -> m0.f3", "m0.f3>2 -> logits")]] = True
+    draw(replace(made, kept=kept), tmp_path / "few.svg")
+    text = words(tmp_path / "few.svg")
+    assert "<!-- m0.f3 -->" in text and "<!-- f3 -->" in text and "<!-- f41 -->" not in text
 
 
 def test_caption_counts_kept_actual_and_all_edges(circuit, tmp_path):

@@ -6,6 +6,7 @@ import torch
 
 from edgewise.graph import EMBED, LOGITS, MLP, MLP_IN, Graph, GraphSpec
 from edgewise.report._layout import place
+from edgewise.report._picture import live_nodes
 from edgewise.report._routes import route
 
 SPECS = [
@@ -26,8 +27,50 @@ def routed(request):
     random = torch.Generator().manual_seed(0)
     edges = torch.randperm(graph.n_edges, generator=random)[:1500]
     writers, readers = graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist()
-    layout = place(graph)
+    layout = place(graph, set())
     return layout, writers, readers, [sample(curve) for curve in route(layout, writers, readers)]
+
+
+APART = [
+    GraphSpec(4, 3, 3, features=((0, (3, 17, 401)), (2, (1,)))),
+    GraphSpec(3, 4, 2, features=((0, (1, 3)), (1, (2,)), (2, ())), cross_layer=((0, (1, 2)), (1, (2,)))),
+    GraphSpec(12, 2, 1, "split", neurons=tuple((layer, ((1,), (2,), (3, 4, 5))) for layer in range(12))),
+    GraphSpec(3, 8, 8, parallel=True, features=((1, (2, 3)),), neurons=((2, ((9,),)),), error="kept"),
+]
+
+
+@pytest.fixture(params=APART, ids=str)
+def in_rows(request):
+    """The same of graphs whose MLPs are taken apart; a few of their nodes are in use."""
+    graph = Graph(request.param)
+    edges = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(0))[: graph.n_edges // 12 + 8]
+    live = live_nodes(graph, edges.numpy())
+    layout = place(graph, live.writers)
+    writers, readers = graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist()
+    return layout, live, writers, readers, [sample(curve) for curve in route(layout, writers, readers)]
+
+
+def test_in_rows_no_edge_passes_behind_a_node_or_leads_down(in_rows):
+    layout, live, writers, readers, curves = in_rows
+    graph = layout.graph
+    nodes = np.array([w for w in range(graph.n_embeddings, graph.n_writers) if not np.isnan(layout.writer_xy[w, 1])])
+    assert live.writers <= {*nodes.tolist(), *range(graph.n_embeddings)}
+    half = np.array(layout.box) / 2 - 1e-3
+    for writer, reader, curve in zip(writers, readers, curves, strict=True):
+        inside = (np.abs(curve[:, None] - layout.writer_xy[nodes]) < half).all(-1).any(0)
+        hit = set(nodes[inside].tolist()) - {writer, *graph.writers_fed_by(reader)}
+        assert not hit, f"{graph.writer_names[writer]} -> {graph.reader_names[reader]} behind {hit}"
+        assert (np.diff(curve[:, 1]) > -1e-9).all() and np.isfinite(curve).all()
+        if graph.reader_kind[reader] != LOGITS:
+            assert curve[-1] == pytest.approx(layout.port_xy[reader])
+
+
+def test_in_rows_nodes_have_places_of_their_own(in_rows):
+    layout, *_ = in_rows
+    shown = layout.writer_xy[layout.graph.n_embeddings :]
+    nodes = shown[~np.isnan(shown[:, 1])]
+    apart = np.abs(nodes[:, None] - nodes).max(-1) + np.eye(len(nodes))
+    assert apart.min() > max(layout.box[1], 0.1)
 
 
 def sample(curve):

@@ -25,6 +25,20 @@ KINDS: dict[str, tuple[GraphSpec, AblationKind]] = {
     "off, expanded": (GraphSpec(3, 4, 2, embeddings="off", kv="expanded"), "interchange"),
     "spans": (GraphSpec(3, 2, 1, spans=("subject", "rest")), "interchange"),
     "features": (GraphSpec(3, 2, 2, features=((1, (3, 17)),)), "interchange"),
+    "across layers": (
+        GraphSpec(4, 4, 2, features=((0, (1, 3)), (1, (2,)), (3, ())), cross_layer=((0, (1, 3)), (1, (3,)))),
+        "interchange",
+    ),
+    "across layers, zero": (
+        GraphSpec(3, 2, 2, parallel=True, features=((0, (4, 6)), (2, (1,))), cross_layer=((0, (2,)),)),
+        "zero",
+    ),
+    "kept errors": (GraphSpec(3, 4, 2, features=((1, (5,)), (2, (0, 3))), error="kept"), "interchange"),
+    "kept, across layers, spans": (
+        GraphSpec(3, 2, 1, spans=("a", "b"), features=((0, (5,)), (1, ())), cross_layer=((0, (1,)),), error="kept"),
+        "interchange",
+    ),
+    "corrupted errors": (GraphSpec(3, 2, 2, features=((0, (5,)), (1, ())), error="corrupted"), "interchange"),
     "neurons": (GraphSpec(3, 2, 2, neurons=((1, ((3,), (4, 17))),)), "interchange"),
     "coupled": (GraphSpec(3, 3, 3, coupled_heads=True), "interchange"),
     "coupled, spans": (GraphSpec(2, 4, 2, coupled_heads=True, spans=("a", "b")), "interchange"),
@@ -245,6 +259,30 @@ def test_two_circuits_are_compared_edge_by_edge(open_page: Open):
         by_writer = torch.bincount(a.circuit.graph.edge_writer[kept].long(), minlength=a.circuit.graph.n_writers)
         found = shown(tab)
         assert [found[name][1] for name in a.circuit.graph.writer_names] == by_writer.tolist(), choice
+
+
+def test_a_feature_that_writes_to_several_layers_has_a_place_in_each(open_page: Open):
+    features = ((0, (1, 3)), (1, (2,)), (2, ()))
+    spec = GraphSpec(3, 2, 2, features=features, cross_layer=((0, (1, 2)),), error="kept")
+    one = run("crossing", spec=spec, share=0.0)
+    tab = open_page(one, fragment="#node=m0.f3>2")
+    edges = meeting(one.circuit)["m0.f3>2"]
+    assert f"what m0.f3 writes to layer 2: {edges[0]} edges in, {edges[1]} out" in panel(tab).inner_text()
+    rows = panel(tab).locator(".rows").last.locator(".name").all_inner_texts()
+    assert rows == ["logits"]
+    panel(tab).locator(".rows").first.locator(".row").first.click()
+    into = panel(tab).locator("dd").nth(1)
+    assert into.inner_text().strip() == "m0.f3"  # the feature, and none of its places
+    for typed, hit in (
+        ("m0.f3>2", "m0.f3>2"),
+        ("m0.f3>1 > logits", "m0.f3>1 → logits"),
+        ("m0.f3 > a1.h0.q", "m0.f3 → a1.h0.q"),
+    ):
+        tab.get_by_label("Search").fill(typed)
+        assert tab.locator(".hits button").first.inner_text().startswith(hit), typed
+    tab.keyboard.press("Escape")
+    tab.get_by_role("button", name="About").click()
+    assert "error terms kept" in panel(tab).inner_text()
 
 
 def test_search_by_name_number_label_and_edge(open_page: Open):

@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import edgewise as ew
 from edgewise import InputError
+from edgewise.circuit import Circuit
+from edgewise.graph import Graph, GraphSpec
 from edgewise.viewer import page, read
 from tests.viewer.conftest import HOSTILE, measured, run
 
@@ -84,3 +87,14 @@ def test_a_notebook_shows_a_small_picture_and_holds_the_page():
     shown = replace(circuit, provenance={"task": {"name": HOSTILE}})._repr_html_()
     assert shown.index("<svg") < shown.index("<iframe")
     assert "<img" not in shown and 'sandbox="allow-scripts allow-downloads"' in shown
+
+
+def test_the_small_picture_counts_the_inputs_of_a_feature_once():
+    """In its own layer, not in those that it writes to as well."""
+    spec = GraphSpec(3, 2, 2, features=((0, (1,)), (2, ())), cross_layer=((0, (2,)),))
+    graph = Graph(spec)
+    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+    names = ("embed -> m0.f1", "a0.h0 -> m0.f1", "m0.f1>2 -> logits", "embed -> a0.h0.v")
+    kept[[graph.edge_id(name) for name in names]] = True
+    shown = Circuit(graph, kept)._repr_html_()
+    assert "<title>m0: 2 edges" in shown and "<title>m2: 1 edges" in shown and "<title>a0.h0: 2 edges" in shown

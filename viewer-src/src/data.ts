@@ -18,6 +18,10 @@ export interface GraphHeader {
   spans: string[];
   coupled: boolean;
   embeddings: number;
+  /** The first layer whose error term is kept whatever the circuit; null where none is. */
+  errors: number | null;
+  /** What MLPs are taken apart into, in words; empty where none is. */
+  apart: string;
   convention: string;
 }
 

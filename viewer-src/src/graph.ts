@@ -38,7 +38,10 @@ export class Graph {
   readonly visible: Uint32Array;
   readonly offset: Uint32Array;
   readonly edgeReader: Uint32Array;
-  /** The components that each reader belongs to; several where heads share a key. */
+  /**
+   * What each reader feeds, as components: several where heads share a key, or a feature writes to several layers, to
+   * each from a place of its own (the first is in its own layer).
+   */
   readonly fed: Component[][];
   readonly logits: Component;
   private readonly blocks: Uint32Array;
@@ -93,6 +96,22 @@ export class Graph {
     return this.feeds.subarray(this.feedsStart[component], this.feedsStart[component + 1]);
   }
 
+  /** Whether a component is what a feature writes to a later layer than its own. */
+  isPlace(component: Component): boolean {
+    return component !== this.logits && this.writers[component].includes(">");
+  }
+
+  /** Whether a component is an MLP, or what is left of one: an error term, or the rest of its neurons. */
+  isRest(component: Component): boolean {
+    return this.writerKind[component] === ERROR || this.writerKind[component] === 2;
+  }
+
+  /** The components that read through a reader: the heads that share a key or value, otherwise one. */
+  readBy(reader: number): Component[] {
+    const kind = this.readerKind[reader];
+    return kind === KEY || kind === VALUE ? this.fed[reader] : this.fed[reader].slice(0, 1);
+  }
+
   writerOf(edge: number): number {
     const plain = edge % this.nPlain;
     return plain - this.offset[this.edgeReader[plain]];
@@ -131,12 +150,17 @@ export class Graph {
     const kind = this.writerKind[component];
     if (kind === 1) return `head ${this.writerHead[component]} of layer ${layer}`;
     if (kind === EMBEDDING) return "embedding";
-    return kind === 2 ? `MLP of layer ${layer}` : kind === 3 ? `feature in layer ${layer}` : `error term of layer ${layer}`;
+    if (kind === ERROR) return `error term of layer ${layer}`;
+    const [source, place] = this.name(component).split(">");
+    if (place) return `what ${source} writes to layer ${layer}`;
+    const [, part = ""] = source.split(".");
+    if (kind === 2) return `${part && "rest of the "}MLP of layer ${layer}`;
+    return `${part.startsWith("n") ? (part.includes("+") ? "neurons" : "neuron") : "feature"} in layer ${layer}`;
   }
 
   /**
    * Which of the kept edges can carry signal: `Graph.prune`. An edge into what the logits never read counts for nothing;
-   * under interchange, neither does one from what no embedding reaches.
+   * under interchange, neither does one from what no embedding reaches, and no kept error term.
    */
   prune(kept: Uint8Array, interchange: boolean): Uint8Array {
     const useful = this.usefulReaders(kept);
@@ -160,12 +184,13 @@ export class Graph {
     const needed = new Uint8Array(groups * nWriters);
     for (let b = this.blocks.length / BLOCK_COLUMNS - 1; b >= 0; b--) {
       const [kind, reader, n, writer] = this.blocks.subarray(b * BLOCK_COLUMNS, (b + 1) * BLOCK_COLUMNS);
+      const needs = (g: number, r: number) => this.fed[r].some((w) => needed[g * nWriters + w]);
       if (kind === ATTENTION_BLOCK) this.markReadersOfHeads(needed, useful, reader, writer);
       for (let g = 0; g < groups; g++) {
         for (let i = 0; i < n; i++) {
           const r = g * nReaders + reader + i;
           if (kind === LOGITS_BLOCK) useful[r] = 1;
-          else if (kind !== ATTENTION_BLOCK) useful[r] = needed[g * nWriters + writer + i];
+          else if (kind !== ATTENTION_BLOCK) useful[r] = needs(g, reader + i) ? 1 : 0;
           if (!useful[r]) continue;
           const first = g * this.nPlain + this.offset[reader + i];
           for (let w = 0; w < this.visible[reader + i]; w++) if (kept[first + w]) needed[g * nWriters + w] = 1;
@@ -195,6 +220,7 @@ export class Graph {
 
   private reachedWriters(kept: Uint8Array): Uint8Array {
     const { nReaders, nWriters, groups } = this;
+    const errors = this.header.errors;
     const reached = new Uint8Array(groups * nWriters);
     const reading = new Uint8Array(groups * nReaders);
     for (let g = 0; g < groups; g++) {
@@ -207,13 +233,11 @@ export class Graph {
       for (let g = 0; g < groups; g++) {
         for (let r = reader; r < reader + n; r++) {
           const first = g * this.nPlain + this.offset[r];
-          for (let w = 0; w < this.visible[r]; w++) {
-            if (kept[first + w] && reached[g * nWriters + w]) {
-              reading[g * nReaders + r] = 1;
-              break;
-            }
-          }
-          if (kind !== ATTENTION_BLOCK && reading[g * nReaders + r]) reached[g * nWriters + writer + r - reader] = 1;
+          let reads = errors !== null && errors < this.readerLayer[r]; // what is kept reaches all readers after its layer
+          for (let w = 0; w < this.visible[r] && !reads; w++) reads = !!(kept[first + w] && reached[g * nWriters + w]);
+          if (!reads) continue;
+          reading[g * nReaders + r] = 1;
+          if (kind !== ATTENTION_BLOCK) for (const w of this.fed[r]) reached[g * nWriters + w] = 1;
         }
       }
       if (kind === ATTENTION_BLOCK) this.markReachedHeads(reading, reached, reader, writer);

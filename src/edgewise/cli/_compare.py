@@ -9,8 +9,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 import edgewise as ew
+from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
-from edgewise.cli import _show
 from edgewise.cli._common import check_task, load_circuit, load_for, make_task
 from edgewise.runs import record_of
 
@@ -22,11 +22,14 @@ def compare(
     ] = None,
     model: Annotated[str | None, Option(help="The model. Default: the first circuit's own.")] = None,
     split: options.SplitName = "test",
+    transcoders: _features.Sources = None,
     out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
-    """Count the edges that circuits share, and judge each, their intersection and their union on each task."""
+    """Count the edges and nodes that circuits share, and judge each, their intersection and their union on each task.
+    Graphs may differ in their features or neurons; there is then no intersection and no union.
+    """
     for name in task or []:
         check_task(name)
     if len(circuits) < 2:
@@ -34,8 +37,7 @@ def compare(
     if out is not None:
         ew.runs.check_writable(out.parent)
     found = [load_circuit(path) for path in circuits]
-    if any(each.graph.spec.features for each in found):  # neurons are the model's own
-        raise ew.InputError("compare: a circuit has transcoder features; compare them from Python, with an engine")
+    features = _features.for_circuits(found, transcoders)
     loaded = load_for(found[0], model, device)
     for each in found:
         _show.compare_weights(each, loaded)
@@ -46,7 +48,8 @@ def compare(
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]
     tasks = _told_apart(tasks)
     with _show.working("judging the circuits"):
-        result = ew.compare(loaded, dict(zip(_names(circuits), found, strict=True)), tasks, split=split)
+        named = dict(zip(_names(circuits), found, strict=True))
+        result = ew.compare(loaded, named, tasks, transcoders=features, split=split)
     if out is not None:
         result.save(out)
     _show.result(result, as_json, _show.comparison)

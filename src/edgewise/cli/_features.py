@@ -81,7 +81,7 @@ class Apart(NamedTuple):
             features = ew.choose_features(model, task, transcoders, self.per_layer, ablation=how)
             chosen |= {"features": features, "error": self.error}
             chosen["cross_layer"] = ew.transcoders.cross_layer(transcoders)
-            records["features"] = features.record
+            records["features"] = features.record | {"transcoders": self.sources}
         left = [layer for layer in range(len(model.parts.layers)) if layer not in chosen.get("features", {})]
         if self.neurons and left:
             neurons = ew.choose_neurons(model, task, self.neurons, left, ablation=how)
@@ -134,14 +134,32 @@ def text_rows(model: Any, text: list[str], context: int, limit: int | None) -> e
 
 
 def for_circuit(circuit: ew.Circuit, sources: list[str] | None) -> list[ew.transcoders.Transcoder]:
-    """The transcoders for a circuit's graph. Raises `InputError` where it has features and none are given."""
-    features = circuit.graph.spec.features
-    if features and not sources:
-        layers = ", ".join(str(layer) for layer, _ in features)
-        raise ew.InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
-    if sources and not features:
+    """The transcoders for a circuit's graph, see `for_circuits`."""
+    return for_circuits([circuit], sources)
+
+
+def for_circuits(circuits: Sequence[ew.Circuit], sources: list[str] | None) -> list[ew.transcoders.Transcoder]:
+    """The transcoders for the graphs of circuits: those given or, where none are, those that the circuits say that they
+    were found with, the first of each layer. Raises `InputError` where a circuit with features does not say it.
+    """
+    featured = [circuit for circuit in circuits if circuit.graph.spec.features]
+    if sources and not featured:
         raise ew.InputError("--transcoders: the circuit has no features; leave them out")
-    return as_recorded(read(sources), circuit.provenance.get("transcoders"))
+    found = read(sources or list(dict.fromkeys(source for circuit in featured for source in _own_sources(circuit))))
+    if not sources:
+        found = list({each.spec.reads.layer: each for each in reversed(found)}.values())
+    for circuit in featured:
+        as_recorded(found, circuit.provenance.get("transcoders"))
+    return found
+
+
+def _own_sources(circuit: ew.Circuit) -> list[str]:
+    """Where a circuit says that its transcoders are."""
+    said = record_of(record_of(circuit.provenance, "candidates"), "features").get("transcoders")
+    if not isinstance(said, list) or not said:
+        layers = ", ".join(str(layer) for layer, _ in circuit.graph.spec.features)
+        raise ew.InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
+    return [str(each) for each in said]
 
 
 def as_recorded(transcoders: list[ew.transcoders.Transcoder], records: Any) -> list[ew.transcoders.Transcoder]:

@@ -16,6 +16,7 @@ import edgewise as ew
 from edgewise.cli._print import console, escape, line, own_rank, stopped, styled, table
 from edgewise.runs import record_of
 
+N_NAMES = 24  # of features and neurons in all circuits that `compare` prints; its JSON has all
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
 NEAR = 5e-3  # distances that would be printed as 0.00: such examples are not far from the model
@@ -205,23 +206,51 @@ def size_curve(found: ew.evaluation.SizeCurve) -> None:
 
 def comparison(found: ew.evaluation.Comparison) -> None:
     """Circuits side by side."""
-    rows = []
-    for pair in found.pairs:
-        names = f"{pair.one} ({found.edges[pair.one]:,}), {pair.other} ({found.edges[pair.other]:,})"
-        rows.append((names, f"{pair.shared:,}", f"{pair.iou:.3f}", f"{pair.of_one:.1%}", f"{pair.of_other:.1%}"))
-    columns = ("circuits", "shared", "IoU", "of the first", "of the second")
-    table(f"shared edges (nominal), of {found.total_edges:,}", columns, rows)
+    differ, totals = found.conditions.get("differ"), set(found.total_edges.values())
+    total = f", of {totals.pop():,}" if len(totals) == 1 else ""
+    shares = [
+        (f"{pair.one}, {pair.other}", f"{pair.shared:,}", f"{pair.iou:.3f}", f"{pair.of_one:.1%}",
+         f"{pair.of_other:.1%}", f"{pair.shared_nodes:,}", f"{pair.nodes_iou:.3f}")
+        for pair in found.pairs
+    ]  # fmt: skip
+    columns = ("circuits", "shared", "IoU", "of the first", "of the second", "nodes", "IoU")
+    table(f"shared edges (nominal{total}) and nodes", columns, shares, "\n".join(_of_shares(found)))
     for task, judged in found.judged.items():
         metrics, rows = list(next(iter(judged.values()))), []
         for who, each in judged.items():
-            edges = found.actual.get(who, found.total_edges)
+            edges = found.actual.get(who, "" if differ else next(iter(found.total_edges.values())))
             value, low, high = each["kl"]
             shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
-            rows.append(("full model" if who == "full" else who, f"{edges:,}", *shown))
+            rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges else "", *shown))
         title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
         caption = f"actual edges; kl in nats, full ‖ circuit; {BOOTSTRAP}\n{_how(found.conditions)}"
+        if differ:
+            caption += "\neach circuit in its own graph; graphs differ, so there is no intersection and no union"
         columns = ("circuit", "edges", "kl", "95 %", *(name.replace("_", " ") for name in metrics[1:]))
         table(title, columns, rows, caption, whole=True)
+
+
+def _of_shares(found: ew.evaluation.Comparison) -> list[str]:
+    """What is counted of circuits side by side, their sizes, and the features and neurons that all of them have."""
+    lines = [
+        f"{who}: {n:,} edges of {found.total_edges[who]:,}, {found.nodes[who]:,} nodes"
+        for who, n in found.edges.items()
+    ]
+    lines.append("nodes: heads, MLPs, features and neurons that write an actual edge")
+    if differ := found.conditions.get("differ"):
+        lines.append(f"the graphs differ in {', '.join(differ)}; an edge is shared if it joins the same nodes")
+    for pair in (each for each in found.pairs if each.name_only):
+        both = pair.shared + pair.name_only
+        iou = both / (found.edges[pair.one] + found.edges[pair.other] - both)
+        lines.append(
+            f"{pair.one}, {pair.other}: {pair.name_only:,} more are of the same names, but of an error term, rest or "
+            f"group of other candidates (with them, IoU {iou:.3f})"
+        )
+    if found.in_all or differ:
+        more = len(found.in_all) - N_NAMES
+        names = ", ".join(found.in_all[:N_NAMES]) + (f" and {more} more (--json)" if more > 0 else "")
+        lines.append(f"features and neurons in all: {names or 'none'}")
+    return lines
 
 
 def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, Any]) -> None:

@@ -155,14 +155,20 @@ class Engine:
             )
 
     @staticmethod
-    def of(model: "Model | Engine", graph: Graph | None = None, ablation: Ablation | None = None) -> "Engine":
-        """An engine for a model, or the engine itself, where a caller may give either.
+    def of(
+        model: "Model | Engine",
+        graph: Graph | None = None,
+        ablation: Ablation | None = None,
+        transcoders: Transcoder | Sequence[Transcoder] = (),
+    ) -> "Engine":
+        """An engine for a model, or the engine itself, where a caller may give either; an engine has its own
+        transcoders.
 
         Raises:
             InputError: an engine was given, but of another graph or ablation than asked for.
         """
         if isinstance(model, Model):
-            return Engine(model, graph, ablation)
+            return Engine(model, graph, ablation, transcoders=transcoders)
         if graph is not None and graph != model.graph:
             raise InputError(f"engine: its graph is {model.graph.spec}; expected {graph.spec}")
         if ablation is not None and ablation != model.ablation:

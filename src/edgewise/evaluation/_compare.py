@@ -3,31 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce as fold
-from itertools import combinations
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
+from edgewise.evaluation._shared import Pair, in_all, nodes, pairs
 from edgewise.models import Model
-from edgewise.runs import Interval, SavedAsJson, bootstrap
+from edgewise.runs import Interval, SavedAsJson, bootstrap, record_of
 from edgewise.tasks import HEADLINE, Task
+from edgewise.transcoders import Transcoder
 
-
-@dataclass(frozen=True)
-class Pair:
-    """What two circuits share."""
-
-    one: str
-    other: str
-    shared: int
-    """Edges in both."""
-    iou: float
-    """Shared edges / edges of either."""
-    of_one: float
-    """Shared edges / edges of the first."""
-    of_other: float
+_APART = ("features", "neurons", "cross_layer", "error")
+"""In which fields of their specs the graphs of compared circuits may differ."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +24,24 @@ class Comparison(SavedAsJson):
     """Circuits side by side."""
 
     edges: dict[str, int]
-    """Nominal sizes, `intersection` and `union` of all among them."""
+    """Nominal sizes; where all are of one graph, `intersection` and `union` of all are among them."""
     actual: dict[str, int]
     """Of them, the edges that can carry signal."""
-    total_edges: int
+    total_edges: dict[str, int]
+    """All edges of each one's graph."""
+    nodes: dict[str, int]
+    """Heads, MLPs, features and neurons that write an actual edge."""
     pairs: tuple[Pair, ...]
     """Every two circuits, counted by nominal edges."""
+    in_all: tuple[str, ...]
+    """Features and neurons that write an actual edge in every circuit."""
     judged: dict[str, dict[str, dict[str, Interval]]]
     """For each task, each circuit (and `full`), each metric: the mean over the examples and its 95 % bootstrap
     interval."""
     n: dict[str, int]
     """Examples of each task."""
     conditions: dict[str, Any] = field(default_factory=dict)
+    """Where the graphs differ, `graphs` has each circuit's, and `differ` says in what."""
 
 
 def compare(
@@ -54,54 +49,95 @@ def compare(
     circuits: Mapping[str, Circuit],
     tasks: Sequence[Task],
     *,
+    transcoders: Transcoder | Sequence[Transcoder] = (),
     split: str = "test",
     batch_size: int = 32,
 ) -> Comparison:
-    """Compare circuits of one model.
+    """Compare circuits of one model. Their graphs may differ in what MLPs are taken apart into: edges are then counted
+    by what they join, each circuit is judged in its own graph, and there is no intersection and no union.
 
     Args:
-        model: the model, or an engine of the circuits' graph and ablation.
+        model: the model, or an engine of the circuits' one graph and ablation.
         circuits: two or more, by name.
         tasks: what to judge them on, each of another name; with hard masks.
+        transcoders: of the layers with features, where a model is given.
         split: which examples.
         batch_size: how many at a time; it does not change the numbers.
 
     Raises:
-        edgewise.InputError: there are fewer than two, their graphs or ablations differ, or a task has no examples.
+        edgewise.InputError: there are fewer than two, their graphs differ in more than that, their ablations or the
+            transcoders of a layer differ, or a task has no examples.
     """
+    first = _checked(circuits)
+    _check_tasks(tasks, split)
+    graphs, everyone = list(dict.fromkeys(each.graph for each in circuits.values())), dict(circuits)
+    if len(graphs) == 1:
+        others = list(circuits.values())[1:]
+        everyone["intersection"] = fold(Circuit.__and__, others, first)
+        everyone["union"] = fold(Circuit.__or__, others, first)
+    under: dict[str, Any] = {"tasks": [dict(task.provenance) | {"name": task.name} for task in tasks]}
+    identity = dict[str, dict[str, Any]]()
+    found: dict[str, dict[str, dict[str, Interval]]] = {task.name: {} for task in tasks}
+    for graph in graphs:
+        engine = Engine.of(model, graph, first.stated_ablation, transcoders if graph.spec.features else ())
+        those = {who: each for who, each in everyone.items() if each.graph == graph}
+        for task in tasks:
+            found[task.name] |= _judged(engine, those, task, split, batch_size)
+        under, identity = conditions(engine, split) | under, identity | engine.transcoder_identity
+    if identity:
+        under["transcoders"] = identity
+    if len(graphs) > 1:
+        del under["graph"]
+        under["graphs"] = {who: each.graph.spec.to_dict() for who, each in circuits.items()}
+        under["differ"] = [name for name in _APART if len({getattr(graph.spec, name) for graph in graphs}) > 1]
+    return Comparison(
+        {who: each.n_edges for who, each in everyone.items()},
+        {who: each.n_actual for who, each in everyone.items()},
+        {who: each.graph.n_edges for who, each in everyone.items()},
+        {who: len(nodes(each)) for who, each in everyone.items()},
+        pairs(circuits),
+        in_all(circuits),
+        {name: {who: each[who] for who in ("full", *everyone)} for name, each in found.items()},
+        {task.name: len(task.split(split)) for task in tasks},
+        under,
+    )
+
+
+def _judged(
+    engine: Engine, circuits: Mapping[str, Circuit], task: Task, split: str, batch_size: int
+) -> dict[str, dict[str, Interval]]:
+    names = tuple(name for name in HEADLINE if name != "logit_diff" or task.contrastive)
+    values = judge(engine, circuits, task, split, batch_size, names=names)
+    return {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()}
+
+
+def _checked(circuits: Mapping[str, Circuit]) -> Circuit:
+    """The first of circuits that can be compared. Raises `InputError` for others."""
     if len(circuits) < 2:
         raise InputError(f"compare: {len(circuits)} circuits; give at least two")
     if reserved := circuits.keys() & {"full", "intersection", "union"}:
         raise InputError(
             f"compare: a circuit is called {min(reserved)!r}, which is a reserved name; give the circuit another"
         )
-    first, others = one_kind("compare", circuits), list(circuits.values())[1:]
-    engine = Engine.of(model, first.graph, first.stated_ablation)
-    everyone = {
-        **circuits,
-        "intersection": fold(Circuit.__and__, others, first),
-        "union": fold(Circuit.__or__, others, first),
-    }
-    judged: dict[str, dict[str, dict[str, Interval]]] = {}
+    first = one_kind("compare", circuits, whole=True)
+    of_layers: dict[int, tuple[str, Any]] = {}
+    for name, circuit in circuits.items():
+        recorded = record_of(circuit.provenance, "transcoders")
+        for layer, features in circuit.graph.spec.features:
+            own = recorded.get(str(layer))
+            other, identity = of_layers.setdefault(layer, (name, own)) if features and own else (name, own)
+            if identity != own:
+                raise InputError(
+                    f"compare: features of layer {layer} are of one transcoder in {other} and of another in {name}, so "
+                    "one number is two features; compare circuits of the same transcoders"
+                )
+    return first
+
+
+def _check_tasks(tasks: Sequence[Task], split: str) -> None:
+    """Refuse two tasks of one name, and an empty split. Raises `InputError`."""
+    names = [task.name for task in tasks]
     for task in tasks:
-        if task.name in judged:
+        if names.count(task.name) > 1:
             raise InputError(f"compare: two tasks are called {task.name!r}; give them different names")
         check_examples(task, split)
-        names = tuple(name for name in HEADLINE if name != "logit_diff" or task.contrastive)
-        values = judge(engine, everyone, task, split, batch_size, names=names)
-        judged[task.name] = {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()}
-    return Comparison(
-        {name: circuit.n_edges for name, circuit in everyone.items()},
-        {name: circuit.n_actual for name, circuit in everyone.items()},
-        first.graph.n_edges,
-        tuple(_pair(one, other, circuits) for one, other in combinations(circuits, 2)),
-        judged,
-        {task.name: len(task.split(split)) for task in tasks},
-        conditions(engine, split) | {"tasks": [dict(task.provenance) | {"name": task.name} for task in tasks]},
-    )
-
-
-def _pair(one: str, other: str, circuits: Mapping[str, Circuit]) -> Pair:
-    a, b = circuits[one], circuits[other]
-    shared = (a & b).n_edges
-    return Pair(one, other, shared, a.iou(b), *(shared / x.n_edges if x.n_edges else 1.0 for x in (a, b)))

@@ -156,14 +156,17 @@ def without(kept: Bool[Tensor, " E"], edge: int) -> Bool[Tensor, " E"]:
     return kept.index_fill(0, torch.tensor([edge]), False)
 
 
-def one_kind(what: str, circuits: Mapping[str, Circuit]) -> Circuit:
-    """The first of circuits that are of one graph and one ablation. Raises `InputError` where they are not."""
+def one_kind(what: str, circuits: Mapping[str, Circuit], *, whole: bool = False) -> Circuit:
+    """The first of circuits that are of one graph and one ablation; with `whole`, of one graph but for what its MLPs
+    are taken apart into. Raises `InputError` where they are not.
+    """
     first = next(iter(circuits.values()))
     for name, circuit in circuits.items():
-        if circuit.graph != first.graph:
+        specs = [each.graph.spec.whole if whole else each.graph.spec for each in (circuit, first)]
+        if specs[0] != specs[1]:
             raise InputError(
-                f"{what}: {name} is of another graph, {circuit.graph.spec}, the first of {first.graph.spec}; convert "
-                "one (edgewise.exchange.convert)"
+                f"{what}: {name} is of another graph, {specs[0]}, the first of {specs[1]}; convert one "
+                "(edgewise.exchange.convert)"
             )
         if circuit.stated_ablation != first.stated_ablation:
             raise InputError(

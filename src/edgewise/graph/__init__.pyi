@@ -3,6 +3,7 @@ from ._ablation import AblationKind as AblationKind
 from ._blocks import Block as Block
 from ._blocks import Roles as Roles
 from ._graph import Graph as Graph
+from ._names import stands_for as stands_for
 from ._spec import EMBED as EMBED
 from ._spec import EMBEDDING_NAMES as EMBEDDING_NAMES
 from ._spec import ERROR as ERROR

@@ -1,4 +1,6 @@
-"""What writers and readers are called."""
+"""What writers and readers are called, and what that leaves open."""
+
+from collections.abc import Hashable
 
 from edgewise.graph._spec import EMBEDDING_NAMES, GraphSpec
 
@@ -35,3 +37,15 @@ def _mlp_names(spec: GraphSpec, layer: int) -> list[str]:
 def group_name(neurons: tuple[int, ...]) -> str:
     """Of a group of neurons: its first, and how many more."""
     return f"n{neurons[0]}" + (f"+{len(neurons) - 1}" if len(neurons) > 1 else "")
+
+
+def stands_for(spec: GraphSpec) -> dict[str, Hashable]:
+    """What a node's name leaves open, by name: of an error term the features that it is left by, of the rest of an MLP
+    the neurons likewise, of a group of neurons all of them. Nodes of two graphs of one model, with the same
+    transcoders, are one thing where their names and this agree.
+    """
+    found: dict[str, Hashable] = {f"m{layer}.error": (own, *spec.places_at(layer)) for layer, own in spec.features}
+    for layer, groups in spec.neurons:
+        found[f"m{layer}.rest"] = frozenset(neuron for group in groups for neuron in group)
+        found |= {f"m{layer}.{group_name(group)}": group for group in groups if len(group) > 1}
+    return found

@@ -1,6 +1,6 @@
 """What decides which writers, readers and edges a model has."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import index
 from typing import Any, Literal, get_args
 
@@ -171,6 +171,11 @@ class GraphSpec:
     def neurons_of(self, layer: int) -> tuple[tuple[int, ...], ...] | None:
         """A layer's groups of neurons; None for a layer whose neurons are not taken apart."""
         return dict(self.neurons).get(layer)
+
+    @property
+    def whole(self) -> "GraphSpec":
+        """The spec of the same graph with every MLP whole."""
+        return replace(self, features=(), neurons=(), cross_layer=(), error="scored")
 
     @property
     def apart(self) -> str:

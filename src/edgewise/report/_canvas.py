@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 # Colours that are told apart differ in lightness as well as in hue: for colour-blind readers and for greyscale print.
 POSITIVE, NEGATIVE = "#17438f", "#ee8a12"
 INTO_QUERY, INTO_KEY, INTO_VALUE = "#17438f", "#ee9a1a", "#12947c"
-INTO_MLP, INTO_LOGITS = "#6b5b73", "#222222"
+INTO_MLP, INTO_LOGITS, INTO_FEATURE = "#6b5b73", "#222222", "#a8432f"
 INK, QUIET, FAINT = "#222222", "#6e6e6e", "#c6c6c6"
-MLP_FILL, BRACKET = "#e4e0e8", "#8c8c8c"
+MLP_FILL, FEATURE_FILL, ERROR_FILL, BRACKET = "#e4e0e8", "#f9ead2", "#d5d5d5", "#8c8c8c"
 
 # No date or version in the file: equal circuits give equal bytes.
 _METADATA: dict[str, dict[str, Any]] = {

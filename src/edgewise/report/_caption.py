@@ -44,11 +44,21 @@ def conditions(provenance: Mapping[str, Any], spec: GraphSpec) -> str:
     heads = f"{_count(spec.n_layers, 'layer')} × {_count(spec.n_heads, 'head')}"
     if spec.n_kv_heads < spec.n_heads:
         heads += f" ({_count(spec.n_kv_heads, 'KV head')}, {spec.kv})"
-    parts += [heads, f"embeddings {spec.embeddings}"]
+    parts += [heads, f"embeddings {spec.embeddings}", *_apart(spec)]
     model = provenance.get("model")
     if isinstance(model, Mapping) and model.get("note"):
         parts.append(shorten(str(model["note"])))
     return " · ".join(parts)
+
+
+def _apart(spec: GraphSpec) -> list[str]:
+    """How many candidates there are of what MLPs are taken apart into; a picture has those in use alone."""
+    found = []
+    for word, layers in (("feature", spec.features), ("neuron", spec.neurons)):
+        if layers:
+            n = sum(len(chosen) for _, chosen in layers)
+            found.append(f"{_count(n, word)} in {_count(len(layers), 'layer')}, those in use drawn")
+    return found + ([f"error terms {spec.error}"] if spec.features else [])
 
 
 def name_of(entry: Any) -> str | None:

@@ -1,10 +1,11 @@
 """The key under a picture: what colours, widths and marks mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgewise.report._canvas import BRACKET, FAINT, INK, MLP_FILL, box, write
+from edgewise.graph import ERROR, FEATURE, MLP, NEURON, Graph
+from edgewise.report._canvas import BRACKET, ERROR_FILL, FAINT, FEATURE_FILL, INK, MLP_FILL, box, write
 from edgewise.report._strokes import Strokes
 
 if TYPE_CHECKING:
@@ -16,6 +17,14 @@ CHARACTER = SIZE * 0.56 / 72
 """Width of an average character in inches."""
 ROW = 0.3
 GAP = 0.17
+FILLS = {MLP: MLP_FILL, FEATURE: FEATURE_FILL, NEURON: FEATURE_FILL, ERROR: ERROR_FILL}
+"""Of the boxes of writers, by kind; heads' are white."""
+_NAMED = {
+    MLP: "MLP, or rest of it",
+    FEATURE: "feature",
+    NEURON: "neuron",
+    ERROR: "what features leave of an MLP",
+}
 
 
 class Entry(NamedTuple):
@@ -32,21 +41,28 @@ class Entry(NamedTuple):
         return self.mark_width + 0.07 + len(self.label) * CHARACTER + GAP
 
 
-def legend_rows(looks: Strokes, shared: bool, width: float) -> list[list[Entry]]:
-    """The key for these lines, in rows of at most `width` inches: colours and widths first, then the marks of nodes.
-
-    Where heads are `shared`, several query heads have one key and value head.
+def legend_rows(looks: Strokes, graph: Graph, writers: Set[int], width: float) -> list[list[Entry]]:
+    """The key for these lines and the nodes of some `writers`, in rows of at most `width` inches: colours and widths
+    first, then the marks of nodes.
     """
     colours = [Entry(label, 0.26, partial(_line, colour, looks.width(0.6))) for label, colour in looks.legend]
     widths = [Entry(label, 0.26, partial(_line, INK, looks.width(strength))) for label, strength in looks.scale]
     heads = [Entry("head with its query, key and value inputs", 0.38, partial(_head, ("q", "k", "v")))]
-    if shared:
+    if graph.heads_per_key > 1:
         heads = [
             Entry("head with its query input", 0.38, partial(_head, ("q",))),
             Entry("key and value shared by the heads above", 0.52, _shared_head),
         ]
-    others = [Entry("MLP", 0.28, _mlp), Entry("not in the circuit", 0.06, _absent)]
+    others = [*_boxes(graph, writers), Entry("not in the circuit", 0.06, _absent)]
     return _arrange([*colours, *widths], width) + _arrange([*heads, *others], width)
+
+
+def _boxes(graph: Graph, writers: Set[int]) -> list[Entry]:
+    if not graph.spec.apart:
+        return [Entry("MLP", 0.28, partial(_box, MLP_FILL))]
+    kinds = {int(graph.writer_kind[writer]) for writer in writers}
+    names = _NAMED | ({FEATURE: "feature (m3.f17: one of layer 3, writing here)"} if graph.spec.cross_layer else {})
+    return [Entry(names[kind], 0.28, partial(_box, fill)) for kind, fill in FILLS.items() if kind in kinds]
 
 
 def legend_height(rows: list[list[Entry]]) -> float:
@@ -94,8 +110,8 @@ def _shared_head(axes: "Axes", x: float, y: float) -> None:
         write(axes, x + shift, y - 0.004, name, 5.5, ha="center", zorder=6)
 
 
-def _mlp(axes: "Axes", x: float, y: float) -> None:
-    axes.add_patch(box(x + 0.14, y, 0.28, 0.14, MLP_FILL, 0.0))
+def _box(fill: str, axes: "Axes", x: float, y: float) -> None:
+    axes.add_patch(box(x + 0.14, y, 0.28, 0.14, fill, 0.0))
 
 
 def _absent(axes: "Axes", x: float, y: float) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int
 
 from edgewise.circuit import Circuit
-from edgewise.graph import EMBED, LOGITS, MLP
-from edgewise.report._canvas import BRACKET, FAINT, INK, MLP_FILL, QUIET, box, canvas, write
+from edgewise.graph import EMBED, LOGITS, Graph
+from edgewise.report._canvas import BRACKET, FAINT, INK, QUIET, box, canvas, write
 from edgewise.report._caption import conditions, counts, heading, shorten
 from edgewise.report._layout import MARGIN, Layout, place
-from edgewise.report._legend import draw_legend, legend_height, legend_rows
+from edgewise.report._legend import FILLS, draw_legend, legend_height, legend_rows
 from edgewise.report._routes import Curve, route
 from edgewise.report._strokes import Strokes, is_signed, strokes, weigh
 
@@ -40,7 +40,8 @@ def draw(
     dpi: int = 200,
     most: int = 20_000,
 ) -> None:
-    """Draw a circuit: layers upwards, heads across, MLPs at the right, its actual edges with width and ink by score.
+    """Draw a circuit: layers upwards, heads across, MLPs at the right (or, where some are taken apart into features or
+    neurons, what stands in their place above their layer's heads), its actual edges with width and ink by score.
 
     Args:
         circuit: what to draw. Edges that cannot carry signal are left out, and counted in the caption; nodes without
@@ -56,7 +57,6 @@ def draw(
         InputError: the suffix is none of these, matplotlib is not installed, or the file cannot be written.
     """
     graph = circuit.graph
-    layout = place(graph)
     actual = circuit.actual.nonzero()[:, 0].numpy()
     scores = None if circuit.scores is None else circuit.scores.detach().float().cpu().numpy()
     if scores is not None:
@@ -70,12 +70,12 @@ def draw(
     if len(edges) < len(actual):
         size += f"; drawn: {len(edges):,} of them" + (", the strongest" if scores is not None else "")
     words = [size, conditions(circuit.provenance, graph.spec)]
-    paint(path, layout, edges, looks, title or heading(circuit.provenance), words, dpi)
+    paint(path, graph, edges, looks, title or heading(circuit.provenance), words, dpi)
 
 
 def paint(
     path: str | Path,
-    layout: Layout,
+    graph: Graph,
     edges: Int[np.ndarray, " n"],
     looks: Strokes,
     name: str,
@@ -83,18 +83,19 @@ def paint(
     dpi: int = 200,
 ) -> None:
     """Draw some edges of a model, the one to lie on top last, under a title and `words` in lines of their own."""
-    graph = layout.graph
+    live = live_nodes(graph, edges)
+    layout = place(graph, live.writers)
     curves = route(layout, graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist())
     left, right = _sides(layout, curves)
     inner = right - left - 2 * MARGIN
     lines = [line for text in words for line in textwrap.wrap(text, int(inner * 72 / (CAPTION * 0.53)))]
-    key = legend_rows(looks, layout.shares_keys, inner)
+    key = legend_rows(looks, graph, live.writers, inner)
     top = layout.height + 0.62 + LINE * len(lines)
     with canvas(path, (left, right, -legend_height(key), top), dpi) as axes:
         _draw_header(axes, left + MARGIN, top, shorten(name, int(inner * 72 / (TITLE * 0.68))), lines)
         _draw_grid(axes, layout)
         _draw_edges(axes, layout, edges, curves, looks)
-        _draw_nodes(axes, layout, _live(layout, edges))
+        _draw_nodes(axes, layout, live)
         draw_legend(axes, key, left + MARGIN)
 
 
@@ -109,17 +110,18 @@ class Live(NamedTuple):
     """What of the model takes part in the circuit."""
 
     writers: set[int]
-    """Heads and MLPs with an edge out or in, and embeddings with an edge out."""
+    """Nodes with an edge out or in, and embeddings with an edge out. A feature that writes to later layers is one in
+    its own layer if anything goes in, and in each other only if anything goes out there."""
     readers: set[int]
 
 
-def _live(layout: Layout, edges: Int[np.ndarray, " n"]) -> Live:
-    graph = layout.graph
+def live_nodes(graph: Graph, edges: Int[np.ndarray, " n"]) -> Live:
+    """The nodes that some edges join."""
     writers = set(graph.edge_writer[edges].tolist())
     readers = set(graph.edge_reader[edges].tolist())
     for reader in readers:
-        if not (layout.shares_keys and graph.role(reader) in ("key", "value")):
-            writers.update(graph.writers_fed_by(reader))
+        if graph.heads_per_key == 1 or graph.role(reader) not in ("key", "value"):
+            writers.update(graph.writers_fed_by(reader)[:1])
     return Live(writers, readers)
 
 
@@ -141,16 +143,16 @@ def _draw_grid(axes: "Axes", layout: Layout) -> None:
         axes.plot([left, right], [y, y], color=QUIET, linewidth=5, solid_capstyle="round", zorder=3)
         write(axes, left - 0.08, y, name, LABEL, ha="right")
 
-    heads = graph.spec.n_heads
     size = min(LABEL, layout.pitch[1] * 72 * 0.8, layout.pitch[0] * 72 * 0.4)
-    for layer in range(graph.spec.n_layers):
-        y = layout.writer_xy[graph.writer(layer, 0), 1]
+    for layer, y in layout.rows.items():
         write(axes, left - 0.08, y, str(layer), size, ha="right", color=QUIET)
     below = MARGIN - 0.1
-    for head, x in enumerate(layout.columns):
-        write(axes, x, below, "MLP" if head == heads else str(head), size, ha="center", color=QUIET)
+    for head, column in enumerate(layout.head_columns):
+        write(axes, layout.columns[column], below, str(head), size, ha="center", color=QUIET)
+    if layout.aside:
+        write(axes, layout.columns[-1], below, "MLP", size, ha="center", color=QUIET)
     write(axes, left - 0.08, below, "head", LABEL, ha="right", color=QUIET)
-    middle = layout.writer_xy[graph.n_embeddings :, 1].mean()
+    middle = float(np.mean([*layout.rows.values()] or [layout.height / 2]))
     write(axes, left - 0.38, middle, "layer", LABEL, ha="center", color=QUIET, rotation=90)
 
 
@@ -185,14 +187,15 @@ def _draw_edges(
 def _draw_nodes(axes: "Axes", layout: Layout, live: Live) -> None:
     graph, (width, height) = layout.graph, layout.box
     components = sorted(writer for writer in live.writers if writer >= graph.n_embeddings)
-    longest = max((len(graph.writer_names[writer]) for writer in components), default=1)
+    longest = max((len(layout.labels[writer]) for writer in components), default=1)
     size = min(LABEL, 72 * width / (0.585 * longest + 0.45), 72 * height * 0.72)
     for writer in components:
         x, y = layout.writer_xy[writer]
-        colour, corner = (MLP_FILL, 0.0) if int(graph.writer_kind[writer]) == MLP else ("white", min(0.045, height / 3))
+        colour = FILLS.get(int(graph.writer_kind[writer]), "white")
+        corner = 0.0 if colour in FILLS.values() else min(0.045, height / 3)
         axes.add_patch(box(x, y, width, height, colour, corner))
         if size >= SMALLEST:
-            write(axes, x, y - 0.005, graph.writer_names[writer], size, ha="center", zorder=5)
+            write(axes, x, y - 0.005, layout.labels[writer], size, ha="center", zorder=5)
     ports = [reader for reader in live.readers if int(graph.reader_kind[reader]) != LOGITS]
     if ports:
         axes.plot(*layout.port_xy[ports].T, "o", markersize=2, color=INK, markeredgewidth=0, zorder=5)

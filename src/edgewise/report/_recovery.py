@@ -10,7 +10,6 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.report._canvas import INK, NEGATIVE, POSITIVE
 from edgewise.report._caption import conditions, heading
-from edgewise.report._layout import place
 from edgewise.report._picture import paint
 from edgewise.report._strokes import Strokes
 
@@ -38,4 +37,4 @@ def draw_recovery(
     size = f"{int((found & wanted).sum())} of {int(wanted.sum())} true edges found"
     size += f", {int((found & ~wanted).sum())} others; {len(wanted):,} edges in all"
     words = [size, conditions(circuit.provenance, circuit.graph.spec)]
-    paint(path, place(circuit.graph), edges, looks, title or heading(circuit.provenance), words, dpi)
+    paint(path, circuit.graph, edges, looks, title or heading(circuit.provenance), words, dpi)

@@ -3,14 +3,14 @@
 An edge leaves its writer, slips into a gutter between two columns, runs straight up there and turns into its reader's
 port. It never passes behind a node, which would look as if it ended there. Edges of one writer that go up the same
 gutter share one lane, like the branches of a tree; different writers get different lanes. Edges between MLPs bow out to
-the right of their column.
+the right of their column. (Where MLPs are taken apart, all nodes are in rows, and there are no such arcs.)
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edgewise.graph import EMBED, KEY, LOGITS, MLP, MLP_IN, QUERY
+from edgewise.graph import EMBED, FEATURE_IN, HEAD, KEY, LOGITS, MLP, MLP_IN, QUERY
 from edgewise.report._layout import Layout
 
 XY = tuple[float, float]
@@ -46,10 +46,13 @@ def route(layout: Layout, writers: Sequence[int], readers: Sequence[int]) -> lis
 def _ends(layout: Layout, writer: int, reader: int) -> Ends:
     graph = layout.graph
     writer_kind, reader_kind = int(graph.writer_kind[writer]), int(graph.reader_kind[reader])
+    if not layout.aside:  # an MLP is left at its top like a head, and entered at its bottom like a feature
+        writer_kind = HEAD if writer_kind == MLP else writer_kind
+        reader_kind = FEATURE_IN if reader_kind == MLP_IN else reader_kind
     (x, y), (width, height) = layout.writer_xy[writer], layout.box
     start = {EMBED: (x, y), MLP: (x - width / 2, y + 0.22 * height)}.get(writer_kind, (x, y + height / 2))
     end = layout.port_xy[reader]
-    rows = int(graph.reader_layer[reader]) - int(graph.writer_layer[writer])
+    rows = int(layout.reader_row[reader]) - int(layout.writer_row[writer])
     gutter = None
     if (writer_kind, reader_kind) != (MLP, MLP_IN) and rows > _direct_rows(writer_kind, reader_kind):
         gutter = _gutter(layout, writer, reader)
@@ -57,7 +60,7 @@ def _ends(layout: Layout, writer: int, reader: int) -> Ends:
 
 
 def _direct_rows(writer_kind: int, reader_kind: int) -> int:
-    """Up to how many layers further an edge meets no other node on its way."""
+    """Up to how many rows further an edge meets no other node on its way."""
     if writer_kind == EMBED or reader_kind == LOGITS:
         return -1
     return 0 if reader_kind == MLP_IN else 1
@@ -66,11 +69,11 @@ def _direct_rows(writer_kind: int, reader_kind: int) -> int:
 def _gutter(layout: Layout, writer: int, reader: int) -> int:
     """The gutter beside the reader, on the side that the edge comes from or, failing that, on the side of its port."""
     source, target = int(layout.writer_column[writer]), int(layout.reader_column[reader])
-    mlps = len(layout.columns) - 1
+    last = len(layout.columns) - layout.aside
     if target < 0:
-        return 0 if source < 0 else min(source + 1, mlps)
-    if target == mlps:
-        return mlps
+        return 0 if source < 0 else min(source + 1, last)
+    if target == last:  # the MLPs' column
+        return last
     from_right = source > target
     if source in (target, -1):
         from_right = int(layout.graph.reader_kind[reader]) not in (QUERY, KEY)

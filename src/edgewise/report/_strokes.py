@@ -5,14 +5,25 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE
-from edgewise.report._canvas import INTO_KEY, INTO_LOGITS, INTO_MLP, INTO_QUERY, INTO_VALUE, NEGATIVE, POSITIVE
+from edgewise.graph import FEATURE_IN, KEY, LOGITS, MLP_IN, NEURON_IN, QUERY, VALUE
+from edgewise.report._canvas import (
+    INTO_FEATURE,
+    INTO_KEY,
+    INTO_LOGITS,
+    INTO_MLP,
+    INTO_QUERY,
+    INTO_VALUE,
+    NEGATIVE,
+    POSITIVE,
+)
 
 INPUT_COLOURS = {
     QUERY: ("into q", INTO_QUERY),
     KEY: ("into k", INTO_KEY),
     VALUE: ("into v", INTO_VALUE),
     MLP_IN: ("into an MLP", INTO_MLP),
+    FEATURE_IN: ("into a feature", INTO_FEATURE),
+    NEURON_IN: ("into a neuron", INTO_FEATURE),
     LOGITS: ("into logits", INTO_LOGITS),
 }
 THINNEST, FAINTEST = 0.35, 0.3

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgewise._errors import InputError
 from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import methods
 from edgewise.evaluation import Evaluation, SizeCurve
-from edgewise.graph import FEATURE, FEATURE_IN, NEURON, NEURON_IN, Graph
+from edgewise.graph import FEATURE, FEATURE_IN, NEURON, NEURON_IN, Graph, GraphSpec
 from edgewise.runs import record_of
 from edgewise.viewer._evidence import Evidence
 from edgewise.viewer._pack import Packer
@@ -32,14 +31,8 @@ def pack_circuits(runs: list[Viewed], packer: Packer) -> dict[str, Any]:
 
     Returns:
         What the header says of them: `circuits`, and `graphs`, which these name by number.
-
-    Raises:
-        edgewise.InputError: a graph has features that write to several layers, or kept error terms.
     """
     specs = list(dict.fromkeys(run.circuit.graph.spec for run in runs))
-    if unknown := [spec for spec in specs if spec.cross_layer or spec.error == "kept"]:
-        what = "features that write to several layers" if unknown[0].cross_layer else "kept error terms"
-        raise InputError(f"view: a circuit's graph has {what}, which the page cannot prune; use edge_table")
     graphs = [_pack_graph(Graph(spec), f"graph{number}", packer) for number, spec in enumerate(specs)]
     circuits = [
         {"graph": specs.index(run.circuit.graph.spec)} | _pack_circuit(run, f"circuit{number}", packer)
@@ -89,8 +82,15 @@ def _pack_graph(graph: Graph, prefix: str, packer: Packer) -> dict[str, Any]:
         "spans": list(spec.spans),
         "coupled": spec.coupled_heads,
         "embeddings": graph.n_embeddings,
-        "convention": f"embeddings {spec.embeddings}, keys and values {spec.kv}",
+        "errors": spec.features[0][0] if spec.error == "kept" else None,
+        "apart": spec.apart,
+        "convention": f"embeddings {spec.embeddings}, keys and values {spec.kv}" + _errors(spec),
     }
+
+
+def _errors(spec: GraphSpec) -> str:
+    """What becomes of error terms, for the convention."""
+    return f", error terms {spec.error}" if spec.features else ""
 
 
 def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:

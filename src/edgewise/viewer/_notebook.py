@@ -36,7 +36,8 @@ def _small(circuit: Circuit) -> str:
     for writer, count in enumerate(writers):
         layer, head = int(graph.writer_layer[writer]), int(graph.writer_head[writer])
         if layer >= 0:
-            touched[layer, head] += count + sum(readers[reader] for reader in graph.readers_of(writer))
+            own = [each for each in graph.readers_of(writer) if int(graph.reader_layer[each]) == layer]
+            touched[layer, head] += count + sum(readers[reader] for reader in own)  # a place reads in another layer
     depth = np.sqrt(touched / max(touched.max(), 1))
     width, height = LEFT + (heads + 1) * (CELL + GAP), layers * (CELL // 2 + GAP)
     cells = [

@@ -3,7 +3,9 @@
 export const WORDS: [string, string][] = [
   ["box", "a component: an attention head, an MLP, an embedding, or the logits; layer 0 is at the bottom"],
   ["shade of a box", "how many edges meet there at this size, next to the busiest component; an empty box has none"],
-  ["grey box", "edges of shared keys and values come in, but none goes out, so it does nothing here"],
+  ["grey box", "edges come in, but none goes out in its row: a head that shares the key or value of others, or a feature that writes to later layers only"],
+  ["m4.f17, m4.n17", "a transcoder's feature, a neuron: in the row of layer 4, in its MLP's place; m4.f17>6 is what the feature writes to layer 6, a box of its own there, on which >17 stands where there is little room"],
+  ["error, rest", "what the features leave of an MLP, and the neurons that are no boxes of their own"],
   ["line", "an edge, from what writes to what reads; its colour says what reads it, or which circuits have it"],
   ["width of a line", "the size of its score among the lines that are drawn; with nothing chosen, only the strongest are"],
   ["score", "what the method gave the edge; the edge's own panel says what that is, and in which unit"],

@@ -1,6 +1,7 @@
 /** Where components stand: layers from bottom to top, heads from left to right, MLPs or their features at the right. */
 
 import { type Component, type Graph, KEY, QUERY, VALUE } from "../graph";
+import type { Circuit } from "../ranking";
 
 export interface Cell {
   x: number;
@@ -15,6 +16,7 @@ const LEFT = 34; // room for the layers' numbers
 const TOP = 58; // and for the title, the legend and the heads' numbers
 const LOWEST_ROW = 19;
 const NARROWEST = 21;
+const NAMED = 49; // where MLPs are taken apart: room for `f18431`
 const WIDEST = 92;
 const ROOM = 0.35; // columns between heads and MLPs
 const PORTS = new Map([
@@ -34,14 +36,15 @@ export class Layout {
   constructor(
     readonly graph: Graph,
     available: { width: number; height: number },
+    found: Circuit,
   ) {
     const { heads, layers } = graph.header;
-    this.place = columnsOf(graph);
+    this.place = columnsOf(graph, found);
     this.columns = Math.max(...this.place, heads) + 1;
     const rows = layers + 2;
     this.rowHeight = Math.max(LOWEST_ROW, Math.min(44, (available.height - TOP) / rows));
     const fitting = (available.width - LEFT - 8) / (this.columns + ROOM);
-    this.columnWidth = Math.max(NARROWEST, Math.min(WIDEST, fitting));
+    this.columnWidth = Math.max(graph.header.apart ? NAMED : NARROWEST, Math.min(WIDEST, fitting));
     this.width = Math.ceil(Math.max(available.width, LEFT + 8 + this.columnWidth * (this.columns + ROOM)));
     this.height = Math.ceil(TOP + rows * this.rowHeight);
   }
@@ -76,7 +79,7 @@ export class Layout {
   /** The way of an edge: out of the top of its writer into the bottom of its reader. */
   curve(writer: Component, reader: number): CurvePoints {
     const from = this.cell(writer);
-    const fed = this.graph.fed[reader];
+    const fed = this.graph.readBy(reader);
     const to = this.cell(fed[Math.floor((fed.length - 1) / 2)]);
     const last = this.cell(fed[fed.length - 1]);
     if (from.y === to.y) {
@@ -95,20 +98,29 @@ export class Layout {
     const { heads } = this.graph.header;
     if (column < heads) return this.columnWidth > 40 ? `head ${column}` : `h${column}`;
     if (this.columns === heads + 1) return "MLP";
-    return column === heads ? "features" : "";
+    return column === heads ? this.graph.header.apart : "";
   }
 }
 
-/** Each component's column. */
-function columnsOf(graph: Graph): Uint16Array {
-  const found = new Uint16Array(graph.nWriters + 1);
+/**
+ * Each component's column. Of what stands in an MLP's place, what is left of the MLP comes first, then the components of
+ * the circuit as it was found, then all others.
+ */
+function columnsOf(graph: Graph, found: Circuit): Uint16Array {
+  const used = new Set<Component>();
+  for (const edge of found.edges) for (const c of [graph.writerOf(edge), ...graph.readBy(graph.readerOf(edge))]) used.add(c);
+  const turn = (w: number) => (graph.isRest(w) ? 0 : used.has(w) ? 1 : 2);
+  const columns = new Uint16Array(graph.nWriters + 1);
   const next = new Map<number, number>();
-  for (let w = 0; w < graph.nWriters; w++) {
-    const layer = graph.writerLayer[w];
-    const head = graph.writerHead[w];
-    const place = next.get(layer) ?? (layer < 0 ? 0 : graph.header.heads);
-    found[w] = head >= 0 ? head : place;
-    if (head < 0) next.set(layer, place + 1);
+  for (const now of [0, 1, 2]) {
+    for (let w = 0; w < graph.nWriters; w++) {
+      const layer = graph.writerLayer[w];
+      const head = graph.writerHead[w];
+      if ((layer < 0 || head >= 0 ? 0 : turn(w)) !== now) continue;
+      const place = next.get(layer) ?? (layer < 0 ? 0 : graph.header.heads);
+      columns[w] = head >= 0 ? head : place;
+      if (head < 0) next.set(layer, place + 1);
+    }
   }
-  return found;
+  return columns;
 }

@@ -2,7 +2,7 @@
 
 import { type Child, button, element, fill } from "../dom";
 import { count, percent, several, signedAmount } from "../words";
-import { type Component, KEY, ROLES, VALUE } from "../graph";
+import { type Component, ROLES } from "../graph";
 import { atSize, measurement } from "./curve";
 import { effect, effects, evidenceFacts, headFacts, inShort } from "./evidence";
 import type { CircuitHeader } from "../data";
@@ -119,8 +119,8 @@ function inName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>)
 function outName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>): string {
   const { graph } = scene;
   const reader = graph.readerOf(edge);
-  const [fed] = graph.fed[reader];
-  const label = graph.fed[reader].length === 1 && labels.get(graph.name(fed));
+  const fed = graph.readBy(reader);
+  const label = fed.length === 1 && labels.get(graph.name(fed[0]));
   return `${graph.readers[reader]}${label ? ` “${label}”` : ""}${span(scene, edge)}`;
 }
 
@@ -146,9 +146,7 @@ export function edgeFacts(
 ): Child[] {
   const { graph, ranking } = scene;
   const [writer, reader] = [graph.writerOf(edge), graph.readerOf(edge)];
-  const fed = graph.fed[reader];
-  const kind = graph.readerKind[reader];
-  const shared = fed.length > 1 && (kind === KEY || kind === VALUE);
+  const fed = graph.readBy(reader);
   const rank = ranking.rank?.[edge];
   const facts: [string, Child][] = [
     ["from", button(named(scene, writer, labels), () => actions.choose(writer), { class: "link" })],
@@ -160,7 +158,7 @@ export function edgeFacts(
   ];
   return [
     element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
-    shared && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
+    fed.length > 1 && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
     element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
     !!ranking.header.score && element("p", { class: "fact" }, `The score is ${ranking.header.score}`),
     ...evidenceFacts(scene, edge),

@@ -123,13 +123,13 @@ export function legend(scene: Scene, p: Palette): [string, string][] {
     ["into q", p.query],
     ["k", p.key],
     ["v", p.value],
-    ["MLP", p.mlp],
+    [["MLP", scene.graph.header.apart].filter(Boolean).join(", "), p.mlp],
     ["logits", p.logits],
   ];
 }
 
 function takesPart(scene: Scene, c: Component): boolean {
-  return scene.inputs[c] + scene.outputs[c] > 0;
+  return scene.meeting(c) > 0;
 }
 
 function drawFrame(s: Surface, scene: Scene, layout: Layout, words: Words, p: Palette): void {
@@ -160,7 +160,7 @@ function drawCell(
   p: Palette,
 ): void {
   const { x, y, width, height } = layout.cell(c);
-  const edges = scene.inputs[c] + scene.outputs[c];
+  const edges = scene.meeting(c);
   const depth = edges ? FAINTEST + (1 - FAINTEST) * Math.sqrt(edges / Math.max(scene.busiest, 1)) : 0;
   s.box(x, y, width, height, { fill: p.paper, radius: 3 });
   const chosen = c === focus.node;
@@ -171,7 +171,7 @@ function drawCell(
   s.box(x, y, width, height, { fill, opacity, stroke, width: chosen ? 2.5 : 1, radius: 3 });
   if (!edges || height < 9 || words.label(c)) return;
   const name = scene.graph.name(c);
-  const [text, size] = fitting([name, short(name)], width - 2, Math.min(11, height - 2));
+  const [text, size] = fitting([name, short(name), place(name)], width - 2, Math.min(11, height - 2));
   if (text) s.text(x + width / 2, y + height / 2, text, { fill: aside ? p.quiet : readable(p, fill, opacity), size, anchor: "middle" });
 }
 
@@ -190,8 +190,15 @@ function drawLabel(s: Surface, scene: Scene, layout: Layout, c: Component, words
   s.text(left + wide / 2, y + height / 2, text, { fill: p.ink, size, anchor: "middle" });
 }
 
+/** A head as `9.3`; a feature, neuron or rest without its layer, which its row says, but for a place in a later one. */
 function short(name: string): string {
-  return name.replace(/^a(\d+)\.h(\d+)$/, "$1.$2");
+  return name.replace(/^a(\d+)\.h(\d+)$/, "$1.$2").replace(/^m\d+\.([a-z0-9+]+)$/, "$1").replace(/>\d+$/, "");
+}
+
+/** `>17` for what feature 17 of an earlier layer writes to the row's. */
+function place(name: string): string | undefined {
+  const found = /f(\d+)>\d+$/.exec(name);
+  return found ? `>${found[1]}` : undefined;
 }
 
 /** The first of some texts that fits, at this size or else at the smallest that can be read. */

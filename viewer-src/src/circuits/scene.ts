@@ -50,7 +50,12 @@ export class Scene {
     this.writes = new Uint8Array(graph.nWriters + 1);
     this.writes[graph.logits] = 1;
     for (const each of [circuit, other]) for (const edge of each?.edges ?? []) this.writes[graph.writerOf(edge)] = 1;
-    this.busiest = this.inputs.reduce((most, n, c) => Math.max(most, n + this.outputs[c]), 0);
+    this.busiest = graph.components.reduce((most, c) => Math.max(most, this.meeting(c)), 0);
+  }
+
+  /** How many edges meet at a component; what goes into a feature does so in its own layer alone. */
+  meeting(c: Component): number {
+    return (this.graph.isPlace(c) ? 0 : this.inputs[c]) + this.outputs[c];
   }
 
   side(edge: number): Side {
@@ -74,7 +79,7 @@ export class Scene {
 
   /** Components by how many edges meet there, the busiest first; only those with any. */
   byEdges(): Component[] {
-    const meet = (c: Component) => this.inputs[c] + this.outputs[c];
+    const meet = (c: Component) => this.meeting(c);
     return this.graph.components.filter(meet).sort((a, b) => meet(b) - meet(a));
   }
 }

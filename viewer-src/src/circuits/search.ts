@@ -1,4 +1,4 @@
-/** Finding components and edges by what people type: `9.3`, `L9H3`, `a9.h3`, `m4`, a label, or `a5.h1 > a9`. */
+/** Finding components and edges by what people type: `9.3`, `L9H3`, `a9.h3`, `m4`, `m0.f17>2`, a label, or `a5.h1 > a9`. */
 
 import type { Component } from "../graph";
 import type { Scene } from "./scene";
@@ -6,11 +6,12 @@ import type { Scene } from "./scene";
 export type Found = { node: Component } | { edge: number };
 
 const MOST = 12;
+const INTO = /\s*(?:->|→)\s*|\s+>\s*|>(?!\d+(?:\s|$))\s*/; // no `>` of a place's name
 
 export function search(scene: Scene, labels: ReadonlyMap<string, string>, typed: string): Found[] {
   const text = typed.trim();
   if (!text) return [];
-  const [from, to] = text.split(/\s*(?:->|→|>)\s*/);
+  const [from, to] = text.split(INTO);
   if (to !== undefined) return edges(scene, labels, from, to);
   const matches = matcher(text);
   const { graph } = scene;

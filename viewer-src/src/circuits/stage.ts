@@ -64,7 +64,8 @@ export class Stage {
 
   private resize(): void {
     if (!this.scene) return;
-    this.layout = new Layout(this.scene.graph, { width: this.root.clientWidth, height: this.root.clientHeight });
+    const available = { width: this.root.clientWidth, height: this.root.clientHeight };
+    this.layout = new Layout(this.scene.graph, available, this.scene.ranking.found);
     this.canvas.style.width = `${this.layout.width}px`;
     this.canvas.style.height = `${this.layout.height}px`;
     this.placeButtons();
