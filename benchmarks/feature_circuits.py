@@ -2,7 +2,7 @@
 
     python benchmarks/feature_circuits.py --out runs/feature-circuits --transcoders runs/set
     python benchmarks/feature_circuits.py --out runs/coder --model FILE.gguf --nodes components,neurons
-    python benchmarks/feature_circuits.py --out runs/feature-circuits --table          # what the folder holds
+    python benchmarks/feature_circuits.py --write          # docs/results/feature-circuits.md and .json
     python benchmarks/feature_circuits.py --out runs/try --try                          # a few minutes, tiny sizes
 
 For each task, kind of nodes, method and seed: find scores on the training pairs, take circuits of the same numbers of
@@ -18,9 +18,12 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import _feature_circuits_report as report
 import torch
 
 import edgewise as ew
@@ -135,87 +138,88 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
     circuits = [scores.top_actual(n, absolute=method.signs[0] == "absolute") for n in asked]
     curves = both_curves(engine, circuits, task, shares=[n / graph.n_edges for n in asked])
     writers = [int(graph.edge_writer[circuit.actual].unique().numel()) for circuit in circuits]
-    cost = scores.provenance["cost"]
-    return asdict(cell) | {
-        "curves": json.loads(curves.to_json()),
-        "writers": writers,
-        "cost": cost,
-        "candidates": candidates,
-    }
-
-
-def needed(points: list[dict[str, float]], target: float) -> str:
-    """How many actual edges a method's smallest circuit has that is as near to the model as `target`."""
-    enough = [point["actual"] for point in points if point["kept"] <= target]
-    return f"{min(enough):,.0f}" if enough else f"more than {points[-1]['actual']:,.0f}"
-
-
-def mean_points(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Actual edges, KL where they are kept and where they are removed, size by size, means over the seeds."""
-    columns = zip(*(row["curves"]["points"] for row in rows), strict=True)
-    return [
-        {
-            "actual": sum(point["actual"] for point in points) / len(points),
-            "kept": sum(point["kept_distance"]["value"] for point in points) / len(points),
-            "removed": sum(point["removed_distance"]["value"] for point in points) / len(points),
-        }
-        for points in columns
+    points = [
+        {"edges": n, "actual": point.actual, "writers": number}
+        | {how: getattr(point, f"{how}_distance") for how in ("kept", "removed")}
+        for n, number, point in zip(asked, writers, curves.points, strict=True)
     ]
+    areas = {"sufficiency": curves.sufficiency, "necessity": curves.necessity}
+    about = {"model": Path(args.model).stem, "total_edges": graph.n_edges, "error": graph.spec.error}
+    about["size"] = asdict(size)
+    return (
+        asdict(cell) | about | areas | {"points": points, "cost": scores.provenance["cost"], "candidates": candidates}
+    )
 
 
-HEAD = ("nodes", "method", "seeds", "KL kept / removed, by actual edges", "area kept", "area removed")
-HEAD += ("edges for the KL of the ranking's middle size",)
+def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each method that has several seeds: the mean IoU of every two seeds' circuits, by size in actual edges."""
+    found = []
+    for task, nodes, method in dict.fromkeys((row["task"], row["nodes"], row["method"]) for row in rows):
+        seeds = [row["seed"] for row in rows if (row["task"], row["nodes"], row["method"]) == (task, nodes, method)]
+        if len(seeds) < 2 or nodes.startswith("random"):  # of random nodes each seed has its own
+            continue
+        scores = [ew.Scores.load(out / "scores" / f"{Cell(task, nodes, method, n).name}.safetensors") for n in seeds]
+        sizes = [point["edges"] for point in rows[0]["points"]]
+        circuits = [[each.top_actual(n, absolute=method == "first order") for each in scores] for n in sizes]
+        iou = [mean(a.pruned().iou(b.pruned()) for a, b in combinations(each, 2)) for each in circuits]
+        found.append(
+            {"task": task, "nodes": nodes, "method": method, "iou": dict(zip(map(str, sizes), iou, strict=True))}
+        )
+    return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """KL by size, and the edges that each needs for what the ranking of the same nodes has at its middle size."""
-    lines = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        own = [row for row in rows if row["task"] == task]
-        lines += [f"\n## {task}\n", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-        for nodes, method in dict.fromkeys((row["nodes"], row["method"]) for row in own):
-            same = [row for row in own if (row["nodes"], row["method"]) == (nodes, method)]
-            reference = [row for row in own if (row["nodes"], row["method"]) == (nodes, "ranking")]
-            points = mean_points(same)
-            by_size = (f"{each['actual']:,.0f}: {each['kept']:.3f} / {each['removed']:.3f}" for each in points)
-            areas = (sum(row["curves"][side] for row in same) / len(same) for side in ("sufficiency", "necessity"))
-            compared = "–"
-            if reference:
-                middle = mean_points(reference)
-                compared = needed(points, middle[len(middle) // 2]["kept"])
-            cells = (nodes, method, str(len(same)), "; ".join(by_size), *(f"{area:.3f}" for area in areas), compared)
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def sizes_of(args: argparse.Namespace) -> Size:
+    """How large everything is, as the command line says."""
+    size = TRY if args.small else Size()
+    for name in ("pairs", "seeds", "edges"):
+        if (given := getattr(args, name)) is not None:
+            size = replace(size, **{name: tuple(map(int, given.split(",")))})
+    for name in ("per_layer", "steps", "prompts", "rows"):
+        if (given := getattr(args, name)) is not None:
+            size = replace(size, **{name: given})
+    return size if args.tasks is None else replace(size, tasks=tuple(args.tasks.split(",")))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="runs/feature-circuits", type=Path)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--transcoders", help="a folder with a transcoder for each of some layers")
+    for name, choices in (("nodes", NODES), ("tasks", None), ("methods", METHODS)):
+        parser.add_argument(f"--{name}", default=None if choices is None else ",".join(choices))
+    parser.add_argument("--error", default="scored", choices=("scored", "kept", "corrupted"))
+    parser.add_argument("--memory", default="lean", choices=("default", "lean"))
+    for name in ("per-layer", "steps", "prompts", "rows"):
+        parser.add_argument(f"--{name}", type=int, help=f"default: {getattr(Size(), name.replace('-', '_'))}")
+    for name in ("pairs", "seeds", "edges"):
+        default = ",".join(map(str, getattr(Size(), name)))
+        parser.add_argument(f"--{name}", help=f"between commas; default: {default}")
+    parser.add_argument("--write", action="store_true", help="put what the folder holds into the page and its figures")
+    parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Find and judge what is missing, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--transcoders", help="a folder with a transcoder for each of some layers")
-    parser.add_argument("--nodes", default=",".join(NODES))
-    parser.add_argument("--tasks", default="")
-    parser.add_argument("--error", default="scored", choices=("scored", "kept", "corrupted"))
-    parser.add_argument("--memory", default="lean", choices=("default", "lean"))
-    parser.add_argument("--table", action="store_true", help="only print what the folder holds")
-    parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs")
-    args = parser.parse_args()
-    size, out = TRY if args.small else Size(), Path(args.out)
+    args = parsed()
+    size, out = sizes_of(args), args.out
     for folder in ("cells", "scores", "checkpoints"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    if not args.table:
-        kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or not kind.endswith("features"))
-        tasks = tuple(args.tasks.split(",")) if args.tasks else size.tasks
-        transcoders = ew.transcoders.read(args.transcoders) if args.transcoders else []
-        missing = [cell for cell in cells(size, kinds, tasks) if not (out / "cells" / f"{cell.name}.json").is_file()]
-        model = ew.load_model(args.model) if missing else None
-        for cell in missing:
-            assert model is not None
-            row = judged(model, cell, size, args, transcoders)
-            write_atomically(out / "cells" / f"{cell.name}.json", json.dumps(row))
-            print(cell.name, flush=True)
-    print(table([json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]))
+    kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or not kind.endswith("features"))
+    wanted = [cell for cell in cells(size, kinds, size.tasks) if cell.method in args.methods.split(",")]
+    missing = [cell for cell in wanted if not args.write and not (out / "cells" / f"{cell.name}.json").is_file()]
+    transcoders = ew.transcoders.read(args.transcoders) if args.transcoders and missing else []
+    model = ew.load_model(args.model) if missing else None
+    for cell in missing:
+        assert model is not None
+        row = judged(model, cell, size, args, transcoders)
+        write_atomically(out / "cells" / f"{cell.name}.json", json.dumps(row))
+        print(cell.name, flush=True)
+    rows = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    if args.write:
+        report.keep(rows, agreement(out, rows))
+    print(report.tables(rows, agreement(out, rows)))
 
 
 if __name__ == "__main__":

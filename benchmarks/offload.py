@@ -4,14 +4,14 @@
     [--cut 4] [--keep] [--out offload.json]
 
 It writes random bfloat16 weights of the shape under DIR (26 GB for codellama-13b), a file for each layer, and removes
-them in the end unless told to `--keep` them. Printed beside the plan: seconds; bytes of layers asked for, and read from
-the disk; and the most memory that was the process's own (`RssAnon`: cached pages of files aside, which the system takes
-back when it needs them). First a cut of the shape, of its first `--cut` layers, gives the same numbers offloaded as in
-memory, to the bit.
+them in the end unless told to `--keep` them; those that an earlier run kept are used. Printed beside the plan: seconds;
+bytes of layers asked for, and read from the disk; and the most memory that was the process's own (`RssAnon`: cached
+pages of files aside, which the system takes back when it needs them). First a cut of the shape, of its first `--cut`
+layers, gives the same numbers offloaded as in memory, to the bit.
 
 The plan's seconds come from rates measured beforehand: products with a layer's weights, products with masks, and
-reading a mapped file that is not in the system's cache. A layer is read while another is computed, but by a processor
-that computes too: the plan takes the sum of both.
+reading a mapped file that is not in the system's cache. A layer is read while another is computed, so the plan takes
+the longer of the two.
 """
 
 import argparse
@@ -39,6 +39,8 @@ from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.engine import Engine, Footprint, Placement, Rates, footprint, measured_rates
 from edgewise.models import Model, OffloadedLayers, from_config, load
 from edgewise.tasks import Task
+
+INDEX = "model.safetensors.index.json"
 
 
 def write_weights(folder: Path, config: PretrainedConfig) -> None:
@@ -68,17 +70,18 @@ def write_weights(folder: Path, config: PretrainedConfig) -> None:
 
 
 def _index(folder: Path, weight_map: dict[str, str]) -> None:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def cut(folder: Path, n_layers: int) -> Path:
     """A model of the first layers, whose files are links to the whole model's."""
     into = folder / "cut"
+    shutil.rmtree(into, ignore_errors=True)
     into.mkdir()
     config = json.loads((folder / "config.json").read_text())
     name = "num_hidden_layers" if "num_hidden_layers" in config else "n_layer"
     (into / "config.json").write_text(json.dumps(config | {name: n_layers}))
-    weight_map = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
     kept = {
         name: file
         for name, file in weight_map.items()
@@ -180,19 +183,21 @@ def planned(plan: Footprint, rates: Rates, read: float) -> dict[str, float]:
     total = {**plan.operations, "constants": 2 * forward}
     n_bytes = plan.traffic["layers of a step, there and back"] + plan.traffic["layers for a batch's constants"]
     compute = rates.seconds(replace(plan, operations=total))
-    return {"s": compute + n_bytes / read, "compute_s": compute, "layer_bytes": n_bytes}
+    return {"s": max(compute, n_bytes / read), "compute_s": compute, "layer_bytes": n_bytes}
 
 
 def study(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that is printed."""
     config = SHAPES[args.shape]()
-    write_s, _ = seconds(lambda: write_weights(folder, config))
-    os.sync()  # what is still to be written would slow all that follows
-    print(f"written in {write_s:.0f} s", file=sys.stderr, flush=True)
+    if not (folder / INDEX).exists():  # which is written last
+        shutil.rmtree(folder, ignore_errors=True)
+        write_s, _ = seconds(lambda: write_weights(folder, config))
+        os.sync()  # what is still to be written would slow all that follows
+        print(f"written in {write_s:.0f} s", file=sys.stderr, flush=True)
     task = random_task(900, args.pairs, args.length)
     n_layers = int(getattr(config, "num_hidden_layers"))  # noqa: B009
     row: dict[str, Any] = {"shape": args.shape, "pairs": args.pairs, "length": args.length, "memory": args.memory}
-    row |= {"threads": torch.get_num_threads(), "write_s": write_s}
+    row["threads"] = torch.get_num_threads()
     if args.cut < n_layers:
         row["cut_is_equal"] = same_numbers(cut(folder, args.cut), task, args.memory)
         print(f"the first {args.cut} layers: equal to the bit: {row['cut_is_equal']}", file=sys.stderr, flush=True)
@@ -215,10 +220,10 @@ def study(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def weights_in(folder: Path, keep: bool) -> Iterator[Path]:
-    """A folder of its own there, which is removed in the end."""
+    """A folder of its own there, which is removed in the end unless it is to be kept."""
     own = folder / "edgewise-offload"
-    if own.exists():
-        raise SystemExit(f"{own} exists; remove it or name another --folder")
+    if own.exists() and not keep:
+        raise SystemExit(f"{own} exists; use it with --keep, remove it, or name another --folder")
     try:
         yield own
     finally:

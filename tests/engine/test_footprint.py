@@ -112,3 +112,12 @@ def test_lean_never_widens_more_than_a_chunk(gradients: Literal["fractional", "a
             logits.sum().backward()
     expanded = engine._arranged.workspace.spare["expanded"]
     assert 0 < expanded.numel() * expanded.element_size() <= n_bytes * LeanStack.longer_chunks
+
+
+def test_chunks_are_not_shorter_than_the_weights_that_each_reads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_stack, "CHUNK_BYTES", {"cpu": 400})  # a hundred numbers
+    stack = _stack.Stack(3, 20, 8, torch.zeros(1), torch.float32, _stack.Workspace())
+    assert [each.stop - each.start for each in stack.chunks(0, 20, 50)] == [2] * 10
+    assert [each.stop - each.start for each in stack.chunks(0, 20, 50, 40)] == [2] * 10
+    assert [each.stop - each.start for each in stack.chunks(0, 20, 50, 400)] == [8, 8, 4]
+    assert [each.stop - each.start for each in stack.chunks(0, 20, 500)] == [1] * 20

@@ -105,7 +105,9 @@ def footprint(
     n_wide = n_writers - n_layers * n_heads - nodes.writers
     stack_numbers = tokens * (n_wide * d_model + narrow if lean else n_writers * d_model)
     grouped = layers_together(n_layers, n_readers)
-    chunk = CHUNK_BYTES[device] * (LeanStack if lean else Stack).longer_chunks
+    chunk = max(
+        CHUNK_BYTES[device] * (LeanStack if lean else Stack).longer_chunks, n_readers * d_model * read_width * MASK
+    )
     tallest = max(block.n_readers for block in graph.blocks)
     whole = (
         (n_writers + max(2 * n_readers, tallest)) * tokens * d_model * MASK

@@ -128,7 +128,8 @@ class BlockRead:
                 per_token = len(alike.readers) * width + d_model
                 if alike.mask is not None or all_edges:  # the stack, and an input or its gradient for each reader
                     per_token += (alike.height + self.plan.n_writers - first) * d_model
-                chunks = self.stack.chunks(start, stop, per_token)
+                weights = len(alike.readers) * d_model * width
+                chunks = self.stack.chunks(start, stop, per_token, weights)
                 yield _Part(row, alike, readers, self.projections.take(readers), chunks, first, ahead)
 
     def _inputs(self, part: "_Part", shared: Float[Tensor, "N D"] | None, tokens: slice) -> Float[Tensor, "m T D"]:

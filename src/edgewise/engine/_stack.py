@@ -99,10 +99,13 @@ class Stack:
             self.values[heads.slots] += heads.share
         self.total += self.values[heads.slots].sum(0, dtype=self.total.dtype)
 
-    def chunks(self, start: int, stop: int, per_token: int) -> list[slice]:
-        """Runs of tokens so short that `per_token` numbers for each stay in the processor's cache."""
+    def chunks(self, start: int, stop: int, per_token: int, per_chunk: int = 0) -> list[slice]:
+        """Runs of tokens so short that `per_token` numbers for each stay in the processor's cache, but not so short that
+        they are fewer than the `per_chunk` numbers of weights that are read once for each run.
+        """
         n_bytes = CHUNK_BYTES["cuda" if self.like.is_cuda else "cpu"] * self.longer_chunks
-        step = max(1, n_bytes // (per_token * self.like.element_size()))
+        numbers = max(n_bytes // self.like.element_size(), per_chunk)
+        step = max(1, numbers // per_token)
         return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
     def differences(self, n_writers: int, tokens: slice, first: int = 0) -> Float[Tensor, "w TD"]:
