@@ -9,9 +9,9 @@ bytes of layers asked for, and read from the disk; and the most memory that was 
 pages of files aside, which the system takes back when it needs them). First a cut of the shape, of its first `--cut`
 layers, gives the same numbers offloaded as in memory, to the bit.
 
-The plan's seconds come from rates measured beforehand: products with a layer's weights, products with masks, and
-reading a mapped file that is not in the system's cache. A layer is read while another is computed, so the plan takes
-the longer of the two.
+The plan's seconds come from rates measured beforehand: products with a layer's weights, products with masks, those of
+the full model in the type of its weights, and reading a mapped file that is not in the system's cache. A layer is read
+while another is computed, so the plan takes the longer of the two.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,8 @@ def measured(model: Model, run: Callable[[], Any]) -> dict[str, Any]:
 
 def planned(plan: Footprint, rates: Rates, read: float) -> dict[str, float]:
     """The same as planned, the constants of the pairs included."""
-    forward = plan.operations["model forward"]
-    total = {**plan.operations, "constants": 2 * forward}
     n_bytes = plan.traffic["layers of a step, there and back"] + plan.traffic["layers for a batch's constants"]
-    compute = rates.seconds(replace(plan, operations=total))
+    compute = rates.seconds(plan, new_pairs=True)
     return {"s": max(compute, n_bytes / read), "compute_s": compute, "layer_bytes": n_bytes}
 
 
@@ -208,7 +206,7 @@ def study(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     row |= {"load_s": load_s, "read_bytes_per_s": read}
     plan = footprint(model, graph, args.pairs, args.length, placement=Placement(offload="disk"), memory=args.memory)
     rates = measured_rates(model, graph, args.pairs, args.length)
-    row |= {"rates": {"weights": rates.weights, "masks": rates.masks}}
+    row["rates"] = asdict(rates)
     row["plan"] = planned(plan, rates, read) | {"own_memory_bytes": plan.total_bytes}
     learner = _learner(model, task, args.memory)
     row["edge_pruning_step"] = measured(model, lambda: learner.step(0))

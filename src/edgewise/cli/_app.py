@@ -38,7 +38,7 @@ app.command("import")(import_circuit)
 app.command("export")(export_circuit)
 
 DEMO_TEST = 96  # pairs to judge on: a demonstration is to take some minutes
-DEMO_EVIDENCE = 48  # edges whose effects are measured, in half a minute
+DEMO_EVIDENCE = 24  # edges whose effects are measured, in a quarter of a minute
 LONGEST_NAME = 200  # characters of a file's name that are shown
 _CHOICES = re.compile(r": ('[^']*') is not one of (.*?)\.?$", re.DOTALL)
 _INVALID = re.compile(r"Invalid value for '?([^']*?)'?: (?:Value error, )?")

@@ -65,7 +65,7 @@ def plan(
     fit: Annotated[
         str | None, Option(help="Propose what fits into so much memory of each process, such as 80GB.")
     ] = None,
-    measure: Annotated[bool, Option("--measure", help="Also say seconds, from rates measured here (two seconds).")] = (
+    measure: Annotated[bool, Option("--measure", help="Also say seconds, from rates measured here (a few seconds).")] = (
         False
     ),
     as_json: options.AsJson = False,

@@ -10,11 +10,11 @@ import torch
 
 from edgewise.engine._execution import Execution
 from edgewise.engine._footprint import Footprint
-from edgewise.engine._stack import CHUNK_BYTES
+from edgewise.engine._stack import chunk_tokens
 from edgewise.graph import Graph
 from edgewise.models import Model
 
-_SECONDS, _RUNS = 0.5, 9
+_SECONDS, _RUNS = 1.0, 9
 """How long each rate is measured, and how often, at least: of the runs the median counts."""
 _LAYERS = 2
 """Whose weights are made for that."""
@@ -28,12 +28,20 @@ class Rates:
     """Of products of a batch's tokens with a layer's weights, turned into the type that they are used in."""
     masks: float
     """Of products of masks with the stack of differences."""
+    full: float
+    """Of products in the full model's own runs, whose tokens take the type of its weights."""
 
-    def seconds(self, plan: Footprint) -> float:
-        """What a plan's operations take; the model's are done with weights, all others with masks."""
+    def seconds(self, plan: Footprint, *, new_pairs: bool = False) -> float:
+        """What a plan's operations take; the model's are done with weights, all others with masks.
+
+        Args:
+            plan: the plan.
+            new_pairs: whether the full model runs on the step's pairs too, clean and corrupted.
+        """
         of_model = sum(n for name, n in plan.operations.items() if not _with_masks(name))
         of_masks = sum(n for name, n in plan.operations.items() if _with_masks(name))
-        return of_model / self.weights + of_masks / self.masks
+        of_full = 2 * plan.operations["model forward"] if new_pairs else 0
+        return of_model / self.weights + of_masks / self.masks + of_full / self.full
 
 
 def _with_masks(name: str) -> bool:
@@ -60,13 +68,16 @@ def measured_rates(
     # In turn, as many as two layers have: in a cache that holds one but no layer, one alone would be too fast.
     n_matrices = _LAYERS * (len(first.mlp.inputs) + 1)
     stored = cycle([torch.randn(shape, device=device).to(model.dtype) for _ in range(n_matrices)])
-    x = torch.randn(tokens, d_model, device=device).to(dtype)
-    weights = _rate(lambda: x @ next(stored).to(dtype), 2 * tokens * shape[0] * shape[1], device)
+    x, operations = torch.randn(tokens, d_model, device=device).to(dtype), 2 * tokens * shape[0] * shape[1]
+    weights = _rate(lambda: x @ next(stored).to(dtype), operations, device)
+    own = x.to(model.dtype)
+    full = weights if model.dtype == dtype else _rate(lambda: own @ next(stored), operations, device)
     readers, writers = graph.blocks[0].n_readers, max(1, graph.n_writers // 2)
-    per_token = (readers + writers) * d_model * torch.float32.itemsize
-    width = d_model * max(1, min(tokens, CHUNK_BYTES["cuda" if "cuda" in device else "cpu"] // per_token))
+    read = readers * d_model * first.attention.query.weight.shape[-1]
+    kind = "cuda" if "cuda" in device else "cpu"
+    width = d_model * min(tokens, chunk_tokens((readers + writers) * d_model, read, kind))
     mask, stack = torch.rand(readers, writers, device=device), torch.randn(writers, width, device=device)
-    return Rates(weights, _rate(lambda: mask @ stack, 2 * readers * writers * width, device))
+    return Rates(weights, _rate(lambda: mask @ stack, 2 * readers * writers * width, device), full)
 
 
 def _rate(run: Callable[[], object], operations: int, device: str) -> float:

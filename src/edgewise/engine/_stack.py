@@ -16,6 +16,14 @@ from torch import Tensor
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
 """How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
 docs/performance.md)."""
+_NUMBER = 4  # bytes of a float32
+
+
+def chunk_tokens(per_token: int, per_chunk: int, device: str, longer: int = 1) -> int:
+    """How many tokens a chunk has: so few that `per_token` numbers for each stay in the processor's cache, but not so
+    few that they are less than the `per_chunk` numbers of weights that are read once for each chunk.
+    """
+    return max(1, max(CHUNK_BYTES[device] * longer // _NUMBER, per_chunk) // per_token)
 
 
 class HeadSlots(NamedTuple):
@@ -100,12 +108,8 @@ class Stack:
         self.total += self.values[heads.slots].sum(0, dtype=self.total.dtype)
 
     def chunks(self, start: int, stop: int, per_token: int, per_chunk: int = 0) -> list[slice]:
-        """Runs of tokens so short that `per_token` numbers for each stay in the processor's cache, but not so short that
-        they are fewer than the `per_chunk` numbers of weights that are read once for each run.
-        """
-        n_bytes = CHUNK_BYTES["cuda" if self.like.is_cuda else "cpu"] * self.longer_chunks
-        numbers = max(n_bytes // self.like.element_size(), per_chunk)
-        step = max(1, numbers // per_token)
+        """Runs of tokens, see `chunk_tokens`."""
+        step = chunk_tokens(per_token, per_chunk, "cuda" if self.like.is_cuda else "cpu", self.longer_chunks)
         return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
     def differences(self, n_writers: int, tokens: slice, first: int = 0) -> Float[Tensor, "w TD"]:
