@@ -51,7 +51,8 @@ LAST_WORDS = ("memory allocation of", "terminate called")
 def numbers(path: Path) -> Any:
     """What a result says, without when and how long."""
     if path.is_dir():
-        return {str(each.relative_to(path)): numbers(each) for each in sorted(path.rglob("*")) if each.is_file()}
+        files = (each for each in sorted(path.rglob("*")) if each.is_file() and not each.name.startswith("."))
+        return {str(each.relative_to(path)): numbers(each) for each in files}
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if text[:1] in "{["}
