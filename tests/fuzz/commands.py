@@ -5,8 +5,11 @@ import random
 import sys
 import tempfile
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import typer.main
 
 from edgewise._errors import InputError
 from edgewise.attribution import AttributionConfig
@@ -83,6 +86,9 @@ def settings_of_a_method(draw: random.Random) -> None:
     except InputError as error:
         if "\n" in str(error):
             raise AssertionError(str(error)) from error
+
+
+typer.main.get_command = lru_cache(typer.main.get_command)  # made once: it takes as long as most commands
 
 
 def run(words: list[str]) -> tuple[int, str, str]:
