@@ -133,6 +133,10 @@ def test_files(tmp_path) -> None:
     assert back.ledger.worst == graph.ledger.worst
     with pytest.raises(InputError, match="is saved as"):
         graph.save(tmp_path / "graph.pt")
+    more = replace(graph, roots=(*graph.roots, "another"), root_weights=torch.ones(len(graph.roots) + 1))
+    more.save(tmp_path / "more.safetensors")
+    with pytest.raises(InputError, match=f"its nodes are not its {len(more.roots)} roots"):
+        AttributionGraph.load(tmp_path / "more.safetensors")
 
 
 @pytest.mark.parametrize("target", ["m2.f3@4", 7, [7, 8]])

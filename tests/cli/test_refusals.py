@@ -191,6 +191,7 @@ def test_a_name_longer_than_files_may_have_is_refused(command: list[str], cli: C
         (ImportError("x.so: failed to map segment from shared object"), True),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("can't start new thread"), True),
         (ImportError("No module named 'x'"), False),
     ],
 )

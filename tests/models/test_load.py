@@ -256,6 +256,18 @@ def test_more_layers_than_any_model_has_are_refused_before_any_is_made(tmp_path:
         assert time.process_time() - begun < 5
 
 
+@pytest.mark.parametrize(("key", "name"), [("n_head", "num_attention_heads"), ("n_embd", "hidden_size")])
+def test_sizes_that_no_model_has_are_refused(tmp_path: Path, key: str, name: str):
+    module: Any = random_model("gpt2", torch.float32).module
+    module.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: -2}))
+    for read in (load, from_config):
+        with pytest.raises(InputError, match=f"{name} is -2") as caught:
+            read(tmp_path)
+        assert str(tmp_path) in _one_line(caught.value)
+
+
 # ----------------------------------------------------------------------------------------------------------------- docs
 
 

@@ -45,6 +45,14 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     assert "JSONDecodeError" in _refused(path)
 
 
+def test_a_header_that_nests_too_deep_to_be_walked_is_refused(tmp_path):
+    path, deep = tmp_path / "x.safetensors", []
+    for _ in range(250):
+        deep = [deep]
+    write_tensors(path, {"a": torch.zeros(1)}, {"schema": 1, "provenance": {"said": deep}})
+    assert "it nests deeper than 200" in _refused(path)
+
+
 def test_what_does_not_fit_the_reader_is_the_files_fault(tmp_path):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.zeros(2)}, {"schema": 2})

@@ -252,7 +252,8 @@ class GraphData:
         check_range("kinds", nodes.kind, 0, len(KINDS))
         check_range("layers", nodes.layer, -1, 1 << 20)
         check_range("positions", nodes.position, -1, len(self.tokens))
-        check_range("roots", nodes.index[nodes.is_kind("root")], 0, len(self.roots))
+        if nodes.index[nodes.is_kind("root")].tolist() != list(range(len(self.roots))):
+            raise ValueError(f"its nodes are not its {len(self.roots)} roots")
         counted = ~nodes.is_kind(*BIASES)[self.sources]
         if bool((nodes.layer[self.sources] >= nodes.layer[self.edge_targets])[counted].any()):
             raise ValueError("a source is not below its target")

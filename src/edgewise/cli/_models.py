@@ -65,9 +65,9 @@ def plan(
     fit: Annotated[
         str | None, Option(help="Propose what fits into so much memory of each process, such as 80GB.")
     ] = None,
-    measure: Annotated[bool, Option("--measure", help="Also say seconds, from rates measured here (a few seconds).")] = (
-        False
-    ),
+    measure: Annotated[
+        bool, Option("--measure", help="Also say seconds, from rates measured here (a few seconds).")
+    ] = (False),
     as_json: options.AsJson = False,
 ) -> None:
     """Say how much memory and how many operations a training step of a model would take."""

@@ -47,6 +47,7 @@ def rank_lost(error: Exception) -> bool:
 
 
 _NO_MEMORY = ("DefaultCPUAllocator", "failed to map segment from shared object", "Cannot allocate memory")
+_NO_MEMORY += ("can't start new thread",)  # whose stack finds no room
 
 
 def out_of_memory(error: Exception) -> bool:

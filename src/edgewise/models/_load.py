@@ -19,7 +19,7 @@ from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_comp
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
 from edgewise.models._device import usable_device
 from edgewise.models._offload import Offload, OffloadedLayers, offloaded
-from edgewise.models._parts import Parts, Routing, before_scaling, check_depth
+from edgewise.models._parts import Parts, Routing, before_scaling, check_sizes
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -261,7 +261,7 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     advice = "a model's config.json, with its model_type"
     with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    check_depth(f"config {str(path)!r}", getattr(config.get_text_config(), "num_hidden_layers", None))
+    check_sizes(f"config {str(path)!r}", config.get_text_config())
     with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice), torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     if not getattr(config, "num_hidden_layers", 1):
@@ -344,7 +344,7 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     with _refusing(f"model {name!r}: could not be loaded", _MODELS):
         place = _reached(name, revision)
         config = AutoConfig.from_pretrained(place, **choices)
-    check_depth(f"model {name!r}", getattr(config.get_text_config(), "num_hidden_layers", None))
+    check_sizes(f"model {name!r}", config.get_text_config())
     with _refusing(f"model {name!r}: could not be loaded", _MODELS):
         choices |= {"dtype": dtype or "auto", "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(place, **choices)

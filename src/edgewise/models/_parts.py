@@ -31,6 +31,16 @@ def check_depth(what: str, n_layers: Any) -> None:
         raise InputError(f"{what}: {n_layers:,} layers; give a model of at most {MOST_LAYERS:,}")
 
 
+def check_sizes(what: str, config: Any) -> None:
+    """Refuse a configuration of `transformers` whose sizes no model has, before any module is made. Raises
+    `InputError`.
+    """
+    check_depth(what, getattr(config, "num_hidden_layers", None))
+    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size"):
+        if isinstance(n := getattr(config, name, None), int) and n < 1:
+            raise InputError(f"{what}: {name} is {n}; give a model whose sizes are positive")
+
+
 Routing = Literal["frozen", "differentiated"]
 """Whether how much a token takes of each of its experts is a constant of the backward. Which they are always is."""
 

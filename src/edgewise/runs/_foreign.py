@@ -24,7 +24,9 @@ _DEEPEST = 200
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises `InputError` if it cannot be read or is none, or nests too deep for Python."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        check_depth(found)
+        return found
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
     except (ValueError, RecursionError) as error:
@@ -43,6 +45,19 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"{path}: no YAML ({' '.join(str(error).split())[:200]})") from error
+
+
+def check_depth(content: Any) -> None:
+    """Refuse content of JSON that nests so deep that what walks it, to copy or to write it, would run out of calls.
+    Raises `ValueError`.
+    """
+    level = [content]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [each for values in inner for each in values]
+        if not level:
+            return
+    raise ValueError(f"it nests deeper than {_DEEPEST}")
 
 
 def check_extent(content: Any, inner: Callable[[Any], Any] = lambda _: None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs._files import atomic_path
+from edgewise.runs._foreign import check_depth
 
 
 @contextmanager
@@ -39,6 +40,7 @@ def reading_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[entry])
+            check_depth(header)
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         if schema is not None and header["schema"] > schema:
             found = header["schema"]
