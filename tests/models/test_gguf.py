@@ -15,7 +15,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from edgewise._errors import InputError
 from edgewise.models import _gguf, load, load_tokenizer
-from edgewise.models._gguf import read_llama
+from edgewise.models._gguf import read, read_llama
 
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _MERGES = [("Ġ", "Ġ"), ("t", "h"), ("th", "e"), ("Ġ", "the")]
@@ -222,6 +222,17 @@ def test_a_damaged_file_is_refused(tmp_path: Path, keep: int):
     path.write_bytes(whole[:keep] if keep else b"not a model at all")
     with pytest.raises(InputError, match="not a readable GGUF file"):
         read_llama(path)
+
+
+def test_weights_of_a_kind_that_nobody_knows_are_refused(tmp_path: Path):
+    name, path = b"token_embd.weight", tmp_path / "m.gguf"
+    data = bytearray(_write_gguf(path, _module(_Recipe()), _Recipe()).read_bytes())
+    at = data.index(name) + len(name)  # then the number of its dimensions, the dimensions, and the kind
+    kind = at + 4 + 8 * int.from_bytes(data[at : at + 4], "little")
+    data[kind : kind + 4] = (9999).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="not a readable GGUF file"):
+        read(path)
 
 
 # --------------------------------------------------------------------------------------- what transformers itself reads

@@ -69,11 +69,11 @@ def read(path: Path) -> Checkpoint:
         mapped = reader._mapped(str(path))
         fields, n_tensors, after = reader._read_metadata(mapped, str(path))
         tensors, _ = reader._read_tensor_table(mapped, n_tensors, after)
+        stored = Counter[str]()
+        for _, shape, kind, _ in tensors:
+            stored[GGMLQuantizationType(kind).name] += prod(shape)
     except Exception as error:  # whatever a damaged file leads to
         raise InputError(f"{path}: not a readable GGUF file ({error})") from error
-    stored = Counter[str]()
-    for _, shape, kind, _ in tensors:
-        stored[GGMLQuantizationType(kind).name] += prod(shape)
     note = f"GGUF file of {', '.join(kind for kind, _ in stored.most_common())} weights"
     architecture, kind, split = (fields.get(key) for key in _KIND)
     if (architecture, kind, split) == tuple(_KIND.values()):
