@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with status 2.
     """
+
+    def __init__(self, message: str = "") -> None:
+        """What breaks lines in a name that a file says does not break them here."""
+        super().__init__(" ".join(message.splitlines()))

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from edgewise import InputError
 from edgewise.cli._print import visible
 from tests.cli.commands import WORDS, Cli, find
 from tests.cli.conftest import cli, found, model, pairs  # noqa: F401
@@ -68,6 +69,11 @@ def test_no_command_prints_it(cli: Cli, nasty_model: Path, tmp_path: Path):  # n
         worked += ran.status == 0
         assert not STEERING.search(ran.out + ran.err), (command[0], ran)
     assert worked >= 5
+
+
+def test_a_refusal_is_one_line_whatever_a_name_holds():
+    odd = "a\n b\x1e c\u2028 d\x85 e\r\n f"
+    assert str(InputError(f"file: holds {odd}; give another")) == "file: holds a  b  c  d  e  f; give another"
 
 
 def test_only_the_printing_module_prints():
