@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
+from edgewise.runs import check_record
 from edgewise.transcoders._activation import Activation
 from edgewise.transcoders._select import Encoder, select
 from edgewise.transcoders._sites import Site
@@ -70,11 +71,13 @@ class TranscoderSpec:
     def from_dict(values: dict[str, Any]) -> "TranscoderSpec":
         """The inverse of `to_dict`. Raises `KeyError`, `TypeError` or `InputError` for what is not one."""
         given = dict(values)
-        given["exclude_special"] = bool(values["exclude_special"])  # no default: it changes numbers
+        given["exclude_special"] = values["exclude_special"]  # no default: it changes numbers
         given["activation"] = Activation(**given["activation"])
         given["reads"] = Site(**given["reads"])
         given["writes"] = tuple(Site(**site) for site in given["writes"])
-        return TranscoderSpec(**given)
+        found = TranscoderSpec(**given)
+        check_record(found)
+        return found
 
 
 class Transcoder(nn.Module):
