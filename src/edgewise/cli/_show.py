@@ -156,7 +156,7 @@ def footprints(row: dict[str, Any], modes: list[ew.engine.Footprint], by_mode: d
     if traffic := modes[0].traffic:
         rows += [(), ("GB moved",), *((name, *(f"{n / 1e9:.3f}" for _ in modes)) for name, n in traffic.items())]
     if all("seconds" in each for each in by_mode.values()):
-        rows += [(), ("seconds", *(f"{by_mode[mode.memory]['seconds']:.1f}" for mode in modes))]
+        rows += [(), ("seconds of computing", *(f"{by_mode[mode.memory]['seconds']:.1f}" for mode in modes))]
     table(title, ("GB", *(mode.memory for mode in modes)), rows, _PLANNED)
     if "fit" in row:
         line(_proposal(row["fit"], row["batch"]))
