@@ -18,7 +18,7 @@ def keep(rows: Rows, agreements: Rows) -> None:
     """Put cells into the file of figures, in place of those of the same name, and write the page from it."""
     old = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"cells": [], "agreement": []}
     cells = {tuple(row[name] for name in KEY): row for row in [*old["cells"], *rows]}
-    found = {tuple(row[name] for name in KEY[1:4]): row for row in [*old["agreement"], *agreements]}
+    found = {tuple(row[name] for name in KEY[:4]): row for row in [*old["agreement"], *agreements]}
     lines = [",\n".join(json.dumps(row) for row in each.values()) for each in (cells, found)]
     write_atomically(FIGURES, f'{{"cells": [\n{lines[0]}\n],\n"agreement": [\n{lines[1]}\n]}}\n')
     write_atomically(PAGE, page(list(cells.values()), list(found.values())))
@@ -43,7 +43,8 @@ def tables(rows: Rows, agreements: Rows) -> str:
     lines = list[str]()
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
         own = [row for row in rows if (row["model"], row["task"]) == (model, task)]
-        shared = {(row["nodes"], row["method"]): row["iou"] for row in agreements if row["task"] == task}
+        these = [row for row in agreements if (row["model"], row["task"]) == (model, task)]
+        shared = {(row["nodes"], row["method"]): row["iou"] for row in these}
         lines += ["", f"## `{task}` on {Path(model).stem}"]
         for how in ("kept", "removed"):
             lines += _by_size(own, how)
@@ -103,8 +104,8 @@ def _needed(points: list[tuple[float, float]], target: float) -> str:
     before: tuple[float, float] | None = None
     for edges, kl in points:
         if kl <= target:
-            if before is None or before[1] == kl:
-                return f"at most {edges:,.0f}" if before is None else f"{edges:,.0f}"
+            if before is None or not before[0]:
+                return f"at most {edges:,.0f}"
             share = (before[1] - target) / (before[1] - kl)
             return f"{math.exp(math.log(before[0]) + share * math.log(edges / before[0])):,.0f}"
         before = edges, kl

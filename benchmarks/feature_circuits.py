@@ -154,17 +154,17 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
 def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each method that has several seeds: the mean IoU of every two seeds' circuits, by size in actual edges."""
     found = []
-    for task, nodes, method in dict.fromkeys((row["task"], row["nodes"], row["method"]) for row in rows):
-        seeds = [row["seed"] for row in rows if (row["task"], row["nodes"], row["method"]) == (task, nodes, method)]
-        if len(seeds) < 2 or nodes.startswith("random"):  # of random nodes each seed has its own
+    for model, task, nodes, method in dict.fromkeys(tuple(row[name] for name in report.KEY[:4]) for row in rows):
+        own = [row for row in rows if (row["task"], row["nodes"], row["method"]) == (task, nodes, method)]
+        if len(own) < 2 or nodes.startswith("random"):  # of random nodes each seed has its own
             continue
+        seeds = [row["seed"] for row in own]
         scores = [ew.Scores.load(out / "scores" / f"{Cell(task, nodes, method, n).name}.safetensors") for n in seeds]
-        sizes = [point["edges"] for point in rows[0]["points"]]
-        circuits = [[each.top_actual(n, absolute=method == "first order") for each in scores] for n in sizes]
+        sizes = [point["edges"] for point in own[0]["points"]]
+        circuits = [[each.top_actual(n) for each in scores] for n in sizes]
         iou = [mean(a.pruned().iou(b.pruned()) for a, b in combinations(each, 2)) for each in circuits]
-        found.append(
-            {"task": task, "nodes": nodes, "method": method, "iou": dict(zip(map(str, sizes), iou, strict=True))}
-        )
+        about = {"model": model, "task": task, "nodes": nodes, "method": method}
+        found.append(about | {"iou": dict(zip(map(str, sizes), iou, strict=True))})
     return found
 
 

@@ -32,7 +32,7 @@ from _cases import random_task
 from _measure import seconds
 from _shapes import SHAPES, save_tokenizer
 from safetensors.torch import save_file
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from edgewise.discovery import EdgePruningConfig, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
@@ -187,13 +187,16 @@ def planned(plan: Footprint, rates: Rates, read: float) -> dict[str, float]:
 def study(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that is printed."""
     config = SHAPES[args.shape]()
-    if not (folder / INDEX).exists():  # which is written last
+    n_layers, d_model = config.num_hidden_layers, config.hidden_size
+    if (folder / INDEX).exists():  # which is written last
+        if (kept := AutoConfig.from_pretrained(folder)).num_hidden_layers != n_layers or kept.hidden_size != d_model:
+            raise SystemExit(f"{folder} has weights of another shape; remove it")
+    else:
         shutil.rmtree(folder, ignore_errors=True)
         write_s, _ = seconds(lambda: write_weights(folder, config))
         os.sync()  # what is still to be written would slow all that follows
         print(f"written in {write_s:.0f} s", file=sys.stderr, flush=True)
     task = random_task(900, args.pairs, args.length)
-    n_layers = int(getattr(config, "num_hidden_layers"))  # noqa: B009
     row: dict[str, Any] = {"shape": args.shape, "pairs": args.pairs, "length": args.length, "memory": args.memory}
     row["threads"] = torch.get_num_threads()
     if args.cut < n_layers:

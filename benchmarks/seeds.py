@@ -61,14 +61,14 @@ def study(args: argparse.Namespace) -> None:
 
 def judge_mean(args: argparse.Namespace, task: str) -> None:
     """Judge the mean of the rankings, if that is not done; its seconds are those of all together."""
-    file, name = args.out / "seeds.jsonl", f"ranking steps={args.steps} mean of {len(args.seeds)}"
+    seeds = ",".join(map(str, args.seeds))
+    file, name = args.out / "seeds.jsonl", f"ranking steps={args.steps} engine.dtype={args.dtype} mean of seeds {seeds}"
     rows = [row for row in read(file) if (row["model"], row["task"]) == (args.model, task)]
-    if any(row["run"] == name for row in rows):
-        return
     own = runs(args)[len(ATTRIBUTIONS) :]
-    mean = ew.discovery.ensemble(
-        [ew.Scores.load(scores_of(args) / f"{task} {run}.safetensors") for run in own], absolute=False
-    )
+    files = [scores_of(args) / f"{task} {run}.safetensors" for run in own]
+    if any(row["run"] == name for row in rows) or not all(path.exists() for path in files):
+        return
+    mean = ew.discovery.ensemble([ew.Scores.load(path) for path in files], absolute=False)
     model = ew.load_model(args.model)
     pairs = ew.tasks.TASKS[task](model.tokenizer, **time_to_quality.SPLITS, seed=0)
     told = argparse.Namespace(model=args.model, task=task, split="test")

@@ -8,5 +8,5 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        """What breaks lines in a name that a file says does not break them here."""
+        """Line breaks become blanks, so that it is one line whatever a file's names hold."""
         super().__init__(" ".join(message.splitlines()))

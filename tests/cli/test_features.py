@@ -44,6 +44,10 @@ def test_find_and_judge_a_circuit_of_features(
     replace(circuit, provenance=silent).save(tmp_path / "silent.safetensors")
     refusal = cli.refused("evaluate", tmp_path / "silent.safetensors")
     assert "features of layers 0, 1; give their transcoders with --transcoders" in refusal
+    moved = {"candidates": {"features": {"transcoders": ["nobody/transcoders"]}}}
+    replace(circuit, provenance=circuit.provenance | moved).save(tmp_path / "moved.safetensors")
+    refusal = cli.refused("evaluate", tmp_path / "moved.safetensors")
+    assert "its transcoders were at nobody/transcoders; give them with --transcoders" in refusal
     foreign = tmp_path / "t" / "layers.1.mlp"
     assert cli("transcoder", "convert", transcoders[1], foreign, "--to", "sparsify").status == 0
     run = ("find", "--model", model, "--task", pairs, "--method", "eap", "--features-per-layer", 3)

@@ -27,7 +27,7 @@ def routed(request):
     random = torch.Generator().manual_seed(0)
     edges = torch.randperm(graph.n_edges, generator=random)[:1500]
     writers, readers = graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist()
-    layout = place(graph, set())
+    layout = place(graph, set(), set())
     return layout, writers, readers, [sample(curve) for curve in route(layout, writers, readers)]
 
 
@@ -45,9 +45,17 @@ def in_rows(request):
     graph = Graph(request.param)
     edges = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(0))[: graph.n_edges // 12 + 8]
     live = live_nodes(graph, edges.numpy())
-    layout = place(graph, live.writers)
+    layout = place(graph, live.writers, live.readers)
     writers, readers = graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist()
     return layout, live, writers, readers, [sample(curve) for curve in route(layout, writers, readers)]
+
+
+def test_in_rows_an_edge_into_a_shared_key_alone_has_a_place():
+    graph = Graph(GraphSpec(3, 4, 2, features=((0, (1, 3)), (2, (4,)))))
+    reader = graph.reader_names.index("a1.kv0.k")
+    edge = np.array([int(graph.offset[reader])])
+    live = live_nodes(graph, edge)
+    assert not np.isnan(place(graph, live.writers, live.readers).port_xy[reader]).any()
 
 
 def test_in_rows_no_edge_passes_behind_a_node_or_leads_down(in_rows):

@@ -1,5 +1,6 @@
 """Files of tensors with a header: what is written is read, and what is no such file is refused in one line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def test_a_header_that_nests_too_deep_to_be_walked_is_refused(tmp_path):
     path, deep = tmp_path / "x.safetensors", []
     for _ in range(250):
         deep = [deep]
-    write_tensors(path, {"a": torch.zeros(1)}, {"schema": 1, "provenance": {"said": deep}})
+    with pytest.raises(ValueError, match="deeper than 200"):
+        write_tensors(path, {"a": torch.zeros(1)}, {"schema": 1, "provenance": {"said": deep}})
+    save_file({"a": torch.zeros(1)}, path, metadata={"edgewise": json.dumps({"schema": 1, "said": deep})})
     assert "it nests deeper than 200" in _refused(path)
 
 

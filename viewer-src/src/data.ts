@@ -19,7 +19,7 @@ export interface GraphHeader {
   coupled: boolean;
   embeddings: number;
   /** The first layer whose error term is kept whatever the circuit; null where none is. */
-  errors: number | null;
+  firstKeptError: number | null;
   /** What MLPs are taken apart into, in words; empty where none is. */
   apart: string;
   convention: string;

@@ -220,7 +220,7 @@ export class Graph {
 
   private reachedWriters(kept: Uint8Array): Uint8Array {
     const { nReaders, nWriters, groups } = this;
-    const errors = this.header.errors;
+    const error = this.header.firstKeptError;
     const reached = new Uint8Array(groups * nWriters);
     const reading = new Uint8Array(groups * nReaders);
     for (let g = 0; g < groups; g++) {
@@ -233,7 +233,7 @@ export class Graph {
       for (let g = 0; g < groups; g++) {
         for (let r = reader; r < reader + n; r++) {
           const first = g * this.nPlain + this.offset[r];
-          let reads = errors !== null && errors < this.readerLayer[r]; // what is kept reaches all readers after its layer
+          let reads = error !== null && error < this.readerLayer[r]; // what is kept reaches all readers after its layer
           for (let w = 0; w < this.visible[r] && !reads; w++) reads = !!(kept[first + w] && reached[g * nWriters + w]);
           if (!reads) continue;
           reading[g * nReaders + r] = 1;

@@ -166,9 +166,10 @@ class GraphData:
         """Some of the nodes and the edges between them; what goes is added to the ledger's `outside`.
 
         Args:
-            keep: which nodes.
+            keep: which nodes; roots always stay.
             edges: which edges besides.
         """
+        keep = keep | self.nodes.is_kind("root")
         targets, number = self.edge_targets, torch.cumsum(keep.long(), 0) - 1
         stays = keep[self.sources] & keep[targets]
         stays = stays if edges is None else stays & edges

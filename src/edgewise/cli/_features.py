@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from typer import Option
@@ -154,11 +155,13 @@ def for_circuits(circuits: Sequence[ew.Circuit], sources: list[str] | None) -> l
 
 
 def _own_sources(circuit: ew.Circuit) -> list[str]:
-    """Where a circuit says that its transcoders are."""
+    """Where a circuit says that its transcoders were, if they still are: nothing is fetched because a file says so."""
     said = record_of(record_of(circuit.provenance, "candidates"), "features").get("transcoders")
     if not isinstance(said, list) or not said:
         layers = ", ".join(str(layer) for layer, _ in circuit.graph.spec.features)
         raise ew.InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
+    if gone := [str(each) for each in said if not Path(str(each)).expanduser().exists()]:
+        raise ew.InputError(f"circuit: its transcoders were at {gone[0]}; give them with --transcoders")
     return [str(each) for each in said]
 
 

@@ -46,8 +46,12 @@ def rank_lost(error: Exception) -> bool:
     return bool(refusal(error))
 
 
-_NO_MEMORY = ("DefaultCPUAllocator", "failed to map segment from shared object", "Cannot allocate memory")
-_NO_MEMORY += ("can't start new thread",)  # whose stack finds no room
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "failed to map segment from shared object",
+    "Cannot allocate memory",
+    "can't start new thread",  # whose stack finds no room
+)
 
 
 def out_of_memory(error: Exception) -> bool:

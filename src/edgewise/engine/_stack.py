@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
-"""How much one chunk of readers' inputs and of the stack may take (on a CPU 2 to 48 MB measure the same:
-docs/performance.md)."""
+"""How much one chunk of readers' inputs and of the stack takes in float32, unless its weights take more (on a CPU 2 to
+48 MB measure the same: docs/performance.md)."""
 _NUMBER = 4  # bytes of a float32
 
 

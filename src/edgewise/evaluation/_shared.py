@@ -14,8 +14,8 @@ from edgewise.circuit import Circuit
 from edgewise.graph import FEATURE, HEAD, MLP, NEURON, stands_for
 
 NODES = (HEAD, MLP, FEATURE, NEURON)
-MOST = 1 << 28
-"""More names than graphs have."""
+MOST_NAMES = 1 << 24
+"""More than graphs have."""
 
 Node = tuple[str, Hashable]
 """A name, and what it stands for where that does not say it."""
@@ -100,7 +100,7 @@ def _edges(circuit: Circuit, numbers: dict[Node, int], *, by_name: bool = False)
 
     writer = ends(graph.writer_names, graph.edge_writer[edges].numpy())
     reader = ends(graph.reader_names, graph.edge_reader[edges].numpy())
-    return ((edges // graph.n_plain).numpy() * MOST + reader) * MOST + writer
+    return ((edges // graph.n_plain).numpy() * MOST_NAMES + reader) * MOST_NAMES + writer
 
 
 def _share(part: int, whole: int) -> float:

@@ -264,8 +264,6 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     check_sizes(f"config {str(path)!r}", config.get_text_config())
     with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice), torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    if not getattr(config, "num_hidden_layers", 1):
-        raise InputError(f"config {str(path)!r}: it has no layers; give a model with at least one")
     return wrap(module.eval(), None, {"id": str(path)})
 
 

@@ -82,9 +82,11 @@ class Layout:
         return (left + right) / 2, (right - left) * 0.8
 
 
-def place(graph: Graph, shown: Set[int]) -> Layout:
-    """Lay a graph out; where MLPs are taken apart, with only the writers that are `shown` of what is in their place."""
-    return _in_rows(graph, shown) if graph.spec.apart else _in_columns(graph)
+def place(graph: Graph, writers: Set[int], readers: Set[int]) -> Layout:
+    """Lay a graph out; where MLPs are taken apart, with only the writers given of what is in their place, and the heads
+    of layers that have a writer or reader given.
+    """
+    return _in_rows(graph, _places_in_rows(graph, writers, readers)) if graph.spec.apart else _in_columns(graph)
 
 
 def _in_columns(graph: Graph) -> Layout:
@@ -123,8 +125,8 @@ def _in_columns(graph: Graph) -> Layout:
     )
 
 
-def _in_rows(graph: Graph, shown: Set[int]) -> Layout:
-    heads, place_of = graph.spec.n_heads, _places_in_rows(graph, shown)
+def _in_rows(graph: Graph, place_of: dict[tuple[int, bool], list[int]]) -> Layout:
+    heads = graph.spec.n_heads
     labels = [_label(*each) for each in zip(graph.writer_names, graph.writer_layer.tolist(), strict=True)]
     n_columns = max([heads, *(len(row) for row in place_of.values())])
     longest = max((len(labels[writer]) for row in place_of.values() for writer in row), default=1)
@@ -166,13 +168,16 @@ def _in_rows(graph: Graph, shown: Set[int]) -> Layout:
     )
 
 
-def _places_in_rows(graph: Graph, shown: Set[int]) -> dict[tuple[int, bool], list[int]]:
-    """The writers of each row, by its layer and whether it is that of the MLP's place: all heads where any is shown."""
+def _places_in_rows(graph: Graph, writers: Set[int], readers: Set[int]) -> dict[tuple[int, bool], list[int]]:
+    """The writers of each row, by its layer and whether it is that of the MLP's place: all heads where any takes part,
+    if only as a reader (a key that several share belongs to none of them alone).
+    """
     found: dict[tuple[int, bool], list[int]] = {}
     for layer in range(graph.spec.n_layers):
         every = range(graph.n_writers)[graph.writers(layer)]
-        heads, others = every[: graph.spec.n_heads], [w for w in every[graph.spec.n_heads :] if w in shown]
-        if not shown.isdisjoint(heads):
+        inputs = range(graph.n_readers)[graph.attention(layer).readers]
+        heads, others = every[: graph.spec.n_heads], [w for w in every[graph.spec.n_heads :] if w in writers]
+        if not writers.isdisjoint(heads) or not readers.isdisjoint(inputs):
             found[layer, False] = [*heads]
         if others:
             found[layer, True] = others

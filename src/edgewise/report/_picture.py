@@ -84,7 +84,7 @@ def paint(
 ) -> None:
     """Draw some edges of a model, the one to lie on top last, under a title and `words` in lines of their own."""
     live = live_nodes(graph, edges)
-    layout = place(graph, live.writers)
+    layout = place(graph, live.writers, live.readers)
     curves = route(layout, graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist())
     left, right = _sides(layout, curves)
     inner = right - left - 2 * MARGIN

@@ -10,6 +10,7 @@ from ._files import write_atomically as write_atomically
 from ._foreign import Keys as Keys
 from ._foreign import Only as Only
 from ._foreign import check_extent as check_extent
+from ._foreign import check_nesting as check_nesting
 from ._foreign import read_json as read_json
 from ._foreign import read_yaml as read_yaml
 from ._foreign import whole_number as whole_number

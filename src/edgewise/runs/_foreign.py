@@ -25,7 +25,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises `InputError` if it cannot be read or is none, or nests too deep for Python."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        check_depth(found)
+        check_nesting(found)
         return found
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from error
@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: no YAML ({' '.join(str(error).split())[:200]})") from error
 
 
-def check_depth(content: Any) -> None:
+def check_nesting(content: Any) -> None:
     """Refuse content of JSON that nests so deep that what walks it, to copy or to write it, would run out of calls.
     Raises `ValueError`.
     """

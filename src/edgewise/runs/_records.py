@@ -10,13 +10,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgewise._errors import InputError
-from edgewise.runs._foreign import check_depth
+from edgewise.runs._foreign import check_nesting
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
     """An object of JSON without NaN and infinity. Raises `OSError`, `ValueError` or `RecursionError` if it is none."""
     found = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
-    check_depth(found)
+    check_nesting(found)
     if not isinstance(found, dict):
         raise ValueError(f"a {type(found).__name__}, not an object with names")
     return found

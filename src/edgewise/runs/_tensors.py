@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs._files import atomic_path
-from edgewise.runs._foreign import check_depth
+from edgewise.runs._foreign import check_nesting
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def reading_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[entry])
-            check_depth(header)
+            check_nesting(header)
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         if schema is not None and header["schema"] > schema:
             found = header["schema"]
@@ -72,7 +72,9 @@ def write_tensors(
     Raises:
         InputError: the file cannot be written.
         TypeError: the header holds something that JSON does not.
+        ValueError: the header nests deeper than is read.
     """
+    check_nesting(header)
     metadata = {entry: json.dumps(header)}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:

@@ -70,8 +70,9 @@ class TranscoderSpec:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "TranscoderSpec":
         """The inverse of `to_dict`. Raises `KeyError`, `TypeError` or `InputError` for what is not one."""
+        if "exclude_special" not in values:  # no default: it changes numbers
+            raise KeyError("exclude_special")
         given = dict(values)
-        given["exclude_special"] = values["exclude_special"]  # no default: it changes numbers
         given["activation"] = Activation(**given["activation"])
         given["reads"] = Site(**given["reads"])
         given["writes"] = tuple(Site(**site) for site in given["writes"])

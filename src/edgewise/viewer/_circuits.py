@@ -82,7 +82,7 @@ def _pack_graph(graph: Graph, prefix: str, packer: Packer) -> dict[str, Any]:
         "spans": list(spec.spans),
         "coupled": spec.coupled_heads,
         "embeddings": graph.n_embeddings,
-        "errors": spec.features[0][0] if spec.error == "kept" else None,
+        "firstKeptError": spec.features[0][0] if spec.error == "kept" else None,
         "apart": spec.apart,
         "convention": f"embeddings {spec.embeddings}, keys and values {spec.kv}" + _errors(spec),
     }

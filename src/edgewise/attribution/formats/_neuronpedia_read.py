@@ -19,6 +19,7 @@ from edgewise.attribution._graph import KINDS, Kind, NodeTable
 from edgewise.attribution.formats._file_keys import LINK, METADATA, NODE, TOP
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, sources_first
 from edgewise.attribution.formats._neuronpedia import BIAS_FEATURES, MOST_BYTES, NEURONS, POSITION_FEATURE
+from edgewise.runs import check_nesting
 
 _OUTPUT = re.compile(r'Output "(.*)" \(p=(\d+(?:\.\d*)?)\)', re.DOTALL)
 _ID = re.compile(r"(E|\d+)_(\d+)_(\d+)")
@@ -112,6 +113,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {reason}")
     try:
         content = json.loads(text, parse_constant=refuse)
+        check_nesting(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({' '.join(str(error).split())[:100]})") from error
     if not isinstance(content, dict):
