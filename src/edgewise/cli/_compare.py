@@ -39,14 +39,14 @@ def compare(
     found = [load_circuit(path) for path in circuits]
     features = _features.for_circuits(found, transcoders)
     loaded = load_for(found[0], model, device)
-    for each in found:
-        _show.compare_weights(each, loaded)
     if task:
         tasks = [make_task(name, loaded.tokenizer, longest=loaded.parts.n_positions) for name in task]
     else:
         sources = {str(record_of(each.provenance, "task")): record_of(each.provenance, "task") for each in found}
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]
     tasks = _told_apart(tasks)
+    for each in found:
+        _show.compare_weights(each, loaded)
     with _show.working("judging the circuits"):
         named = dict(zip(_names(circuits), found, strict=True))
         result = ew.compare(loaded, named, tasks, transcoders=features, split=split)

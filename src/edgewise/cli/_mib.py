@@ -43,7 +43,6 @@ def mib(
     if own:
         circuit = ew.Circuit.load(file)
         loaded = load_for(circuit, model, device)
-        _show.compare_weights(circuit, loaded)
     else:
         loaded = load(str(model), device)
         circuit = foreign_circuit(file, loaded, str(model))
@@ -51,6 +50,8 @@ def mib(
     has_bos = getattr(loaded.tokenizer, "bos_token_id", None) is not None
     longest = loaded.parts.n_positions
     pairs = task_of(circuit, loaded.tokenizer, task, test, bos=bos if has_bos else None, longest=longest)
+    if own:  # said once nothing is refused any more
+        _show.compare_weights(circuit, loaded)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
         result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
     ablation = (circuit.stated_ablation or ew.Ablation()).to_dict()
