@@ -129,6 +129,13 @@ def test_a_tensor_of_more_numbers_than_are_stored_is_refused(reader: str, tmp_pa
     within_limits(lambda: call(path))
 
 
+def test_tensors_of_others_want_no_gradient(tmp_path: Path):
+    path = tmp_path / "a.pt"
+    torch.save({"a": [torch.nn.Parameter(torch.ones(2))], "b": torch.ones(1, requires_grad=True)}, path)
+    found = read_pickle(path)
+    assert not found["a"][0].requires_grad and not found["b"].requires_grad
+
+
 def test_what_repeats_itself_is_refused(tmp_path: Path):
     path = torch_file(tmp_path / "c.pt", {"cfg": repeated()})
     assert "repeats itself" in within_limits(lambda: read_mib(path))

@@ -58,7 +58,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_tensors(value: Any, seen: set[int]) -> None:
-    """Refuse a tensor of more numbers than are stored for it: a copy of it would take any amount of memory."""
+    """Refuse a tensor of more numbers than are stored for it: a copy of it would take any amount of memory. None is one
+    that gradients are wanted of, as parameters are saved.
+    """
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -67,6 +69,7 @@ def _check_tensors(value: Any, seen: set[int]) -> None:
             raise ValueError("a tensor of it is sparse, quantised or without numbers")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"a tensor of shape {list(value.shape)[:8]} has more numbers than are stored for it")
+        value.requires_grad_(False)
         return
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple, set)) else ()
     for each in inner:
