@@ -137,6 +137,7 @@ def change(*path: Any, to: Any):
         (lambda: "{}", "has no metadata"),
         (change("metadata", "prompt_tokens", to=[1, 2]), "prompt_tokens are to be strings"),
         (change("nodes", to={}), "has no nodes"),
+        (change("nodes", to=7), "has no nodes"),
         (change("links", to=None), "has no links"),
         (change("nodes", 2, to=3), r"nodes\[2\] has no node_id"),
         (change("nodes", 2, "ctx_idx", to=9), "positions 0 to 1"),

@@ -122,8 +122,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _all_keys(rows: Any) -> dict[str, Any]:
-    """Every key that some row has."""
-    return dict.fromkeys(key for row in rows or () if isinstance(row, dict) for key in row)
+    """Every key that some row has; none of what is no list."""
+    rows = rows if isinstance(rows, list) else ()
+    return dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row)
 
 
 def _required(path: Path, where: dict[str, Any], name: str, kind: type) -> Any:
