@@ -1,5 +1,6 @@
 """A GGUF file written by the format's own package from a module in memory, read back."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,15 @@ def test_what_would_be_read_in_part_is_refused(tmp_path: Path, recipe: _Recipe, 
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such file; give a GGUF file"):
         load(tmp_path / "other.gguf")
+
+
+def test_more_layers_than_any_model_has_are_refused_at_once(tmp_path: Path):
+    key, path = b"qwen2.block_count", tmp_path / "m.gguf"
+    data = bytearray(_write_gguf(path, _module(_QWEN2), _QWEN2).read_bytes())
+    at = data.index(key) + len(key) + 4  # after its type
+    data[at : at + 4] = (10**8).to_bytes(4, "little")
+    path.write_bytes(data)
+    begun = time.process_time()
+    with pytest.raises(InputError, match="100,000,000 layers; give a model of at most"):
+        read(path)
+    assert time.process_time() - begun < 5

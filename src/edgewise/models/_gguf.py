@@ -20,6 +20,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
 from edgewise.models import _gguf_keys
+from edgewise.models._parts import check_sizes
 
 _KIND = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
 
@@ -102,6 +103,7 @@ def _by_transformers(path: Path) -> Checkpoint:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
     config = AutoConfig.for_model(**load_gguf_checkpoint(path)["config"])
+    check_sizes("its configuration", config.get_text_config())
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     config.architectures, config.dtype = [type(module).__name__], torch.float32
