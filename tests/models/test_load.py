@@ -243,11 +243,15 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str):
     assert str(tmp_path) in _one_line(caught.value)
 
 
-def test_more_layers_than_any_model_has_are_refused_before_any_is_made(tmp_path: Path):
-    module: Any = random_model("gpt2", torch.float32).module
+@pytest.mark.parametrize(
+    ("family", "key"), [("gpt2", "n_layer"), ("llama-gqa", "num_hidden_layers"), ("qwen2", "num_hidden_layers")]
+)
+def test_more_layers_than_any_model_has_are_refused_before_any_is_made(tmp_path: Path, family: str, key: str):
+    module: Any = random_model(family, torch.float32).module
     module.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 10**8}))
+    assert key in config
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: 10**8}))
     for read in (load, from_config):
         begun = time.process_time()
         with pytest.raises(InputError, match="100,000,000 layers; give a model of at most 1,000") as caught:

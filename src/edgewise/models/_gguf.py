@@ -20,7 +20,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
 from edgewise.models import _gguf_keys
-from edgewise.models._parts import check_sizes
+from edgewise.models._parts import check_stated_depth
 
 _KIND = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
 
@@ -102,8 +102,9 @@ def _by_transformers(path: Path) -> Checkpoint:
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-    config = AutoConfig.for_model(**load_gguf_checkpoint(path)["config"])
-    check_sizes("its configuration", config.get_text_config())
+    values = load_gguf_checkpoint(path)["config"]
+    check_stated_depth("its configuration", values)
+    config = AutoConfig.for_model(**values)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     config.architectures, config.dtype = [type(module).__name__], torch.float32

@@ -19,7 +19,7 @@ from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_comp
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
 from edgewise.models._device import usable_device
 from edgewise.models._offload import Offload, OffloadedLayers, offloaded
-from edgewise.models._parts import Parts, Routing, before_scaling, check_sizes
+from edgewise.models._parts import Parts, Routing, before_scaling, check_sizes, check_stated_depth
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -238,11 +238,8 @@ def longest_prompt(model: str | Path, *, revision: str | None = None) -> int | N
     """How many tokens a model's prompts may have, as `Parts.n_positions`, without loading it; None for no limit."""
     if str(model) in DEFAULT_MODELS or find_compiled(model) is not None:
         return None
-    from transformers import AutoConfig
-
     folder, _ = _place(model)
-    with _refusing(f"model {str(model)!r}: its configuration could not be loaded", _MODELS):
-        config = AutoConfig.from_pretrained(_reached(folder, revision), trust_remote_code=False, revision=revision)
+    _, config = _config(f"model {str(model)!r}", "its configuration could not be loaded", folder, _MODELS, revision)
     return getattr(config, "n_positions", None) or before_scaling(config)
 
 
@@ -252,16 +249,14 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     Raises:
         InputError: there is no such file, it is no configuration, or its family is not supported.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     path = Path(path).expanduser()
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give a model's config.json")
     advice = "a model's config.json, with its model_type"
-    with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    check_sizes(f"config {str(path)!r}", config.get_text_config())
+    _, config = _config(f"config {str(path)!r}", "not a configuration of a language model", str(path), advice)
     with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice), torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return wrap(module.eval(), None, {"id": str(path)})
@@ -331,18 +326,15 @@ def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
 
 def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, device: Any, revision: str | None) -> Model:
     # Imported here: transformers takes seconds to import, and graphs, circuits and pictures do without it.
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if (path := _local(name)) is not None and not (path / "config.json").is_file():
         adapter = (
             "a PEFT adapter alone" if (path / "adapter_config.json").is_file() else "no directory with a config.json"
         )
         raise InputError(f"model {name!r}: {adapter} there; give a directory written by save_pretrained")
+    place, _ = _config(f"model {name!r}", "could not be loaded", name, _MODELS, revision)
     choices: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
-    with _refusing(f"model {name!r}: could not be loaded", _MODELS):
-        place = _reached(name, revision)
-        config = AutoConfig.from_pretrained(place, **choices)
-    check_sizes(f"model {name!r}", config.get_text_config())
     with _refusing(f"model {name!r}: could not be loaded", _MODELS):
         choices |= {"dtype": dtype or "auto", "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(place, **choices)
@@ -356,6 +348,20 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
         )
     source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
     return wrap(module.eval().to(device), tokenizer, source)
+
+
+def _config(what: str, problem: str, name: str, advice: str, revision: str | None = None) -> tuple[str, Any]:
+    """Where a model is, and its configuration; one of sizes that no model has is refused before anything is made."""
+    from transformers import AutoConfig, PretrainedConfig
+
+    with _refusing(f"{what}: {problem}", advice):
+        place = _reached(name, revision)
+        stated, _ = PretrainedConfig.get_config_dict(place, revision=revision)
+    check_stated_depth(what, stated)
+    with _refusing(f"{what}: {problem}", advice):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, revision=revision)
+    check_sizes(what, config.get_text_config())
+    return place, config
 
 
 @contextmanager

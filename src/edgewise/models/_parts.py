@@ -5,7 +5,7 @@ or sets a flag: a detached view shares the parameter's storage, so the user's mo
 source of truth. What a layer computes from them is in `block.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -29,6 +29,13 @@ def check_depth(what: str, n_layers: Any) -> None:
     """Refuse, before any module is made, a configuration of more layers than any model has. Raises `InputError`."""
     if isinstance(n_layers, int) and n_layers > MOST_LAYERS:
         raise InputError(f"{what}: {n_layers:,} layers; give a model of at most {MOST_LAYERS:,}")
+
+
+def check_stated_depth(what: str, values: Mapping[str, Any]) -> None:
+    """The same of a configuration's own text, since some of `transformers`' make a list of their layers at once."""
+    for each in (values, values.get("text_config")):
+        for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            check_depth(what, each.get(name) if isinstance(each, Mapping) else None)
 
 
 def check_sizes(what: str, config: Any) -> None:
