@@ -84,7 +84,7 @@ def read(path: Path) -> Checkpoint:
     if kind == "gpt2" and split not in _KNOWN_SPLITS:
         raise InputError(f"{path}: nobody here cuts texts as its tokenizer.ggml.pre {split!r} says")
     try:
-        found = _by_transformers(path)
+        found = _by_transformers(path, n_tensors)
     except Exception as error:  # transformers raises many kinds; the user needs one line
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: transformers cannot read this GGUF file ({reason[:160]})") from error
@@ -97,13 +97,15 @@ def read(path: Path) -> Checkpoint:
     return found._replace(note=note)
 
 
-def _by_transformers(path: Path) -> Checkpoint:
+def _by_transformers(path: Path, n_tensors: int) -> Checkpoint:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
     values = load_gguf_checkpoint(path)["config"]
     check_stated_depth("its configuration", values)
+    if (n_layers := values.get("num_hidden_layers", 0)) > n_tensors:  # for whose names transformers would take minutes
+        raise InputError(f"it says that it has {n_layers} layers, and has {n_tensors} tensors")
     config = AutoConfig.for_model(**values)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
