@@ -155,7 +155,6 @@ def test_what_does_not_run_features_refuses_in_one_line(tmp_path: Path):
         lambda: ew.exact_patching(engine, TASK, pairs=2, options=quiet()),
         lambda: ew.acdc(engine, TASK, threshold=0.1, pairs=2, options=quiet()),
         lambda: ew.learned_engine(engine.model, TASK, engine.graph),
-        lambda: ew.draw(circuit, tmp_path / "circuit.png"),
         lambda: write_mib(circuit, tmp_path / "circuit.json", 32),
         lambda: write_edges(circuit, tmp_path / "edges.json"),
         lambda: convert(circuit, engine.model.graph()),

@@ -88,7 +88,8 @@ def settings_of_a_method(draw: random.Random) -> None:
             raise AssertionError(str(error)) from error
 
 
-typer.main.get_command = lru_cache(typer.main.get_command)  # made once: it takes as long as most commands
+_get_command = typer.main.get_command
+_command = lru_cache(_get_command)  # made once: it takes as long as most commands
 
 
 def run(words: list[str]) -> tuple[int, str, str]:
@@ -99,6 +100,7 @@ def run(words: list[str]) -> tuple[int, str, str]:
     for number, stream in enumerate(streams, 1):
         os.dup2(stream.fileno(), number)
     sys.argv, status = ["edgewise", *words], 0
+    typer.main.get_command = _command
     sys.stdout, sys.stderr = (open(n, "w", closefd=False, encoding="utf-8") for n in (1, 2))  # noqa: SIM115
     try:
         main()
@@ -108,6 +110,7 @@ def run(words: list[str]) -> tuple[int, str, str]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.argv, sys.stdout, sys.stderr = before
+        typer.main.get_command = _get_command
         for number, copy in enumerate(kept, 1):
             os.dup2(copy, number)
             os.close(copy)
