@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models._parts import check_depth
+from edgewise.models._configuration import check_depth
 from edgewise.models._plain import PlainConfig, PlainTransformer
 from edgewise.runs import names_in, reading_tensors, write_tensors
 

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
 from edgewise.models import _gguf_keys
-from edgewise.models._parts import check_stated_depth
+from edgewise.models._configuration import check_stated_depth
 
 _KIND = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
 

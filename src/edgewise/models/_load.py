@@ -1,8 +1,7 @@
 """Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import index
@@ -16,10 +15,11 @@ from edgewise._errors import InputError
 from edgewise.graph import Embeddings, ErrorPolicy, Graph, GraphSpec, KeyValue
 from edgewise.models import _gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3, _plain
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
+from edgewise.models._configuration import configuration, local_path, reached, refusing
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
 from edgewise.models._device import usable_device
 from edgewise.models._offload import Offload, OffloadedLayers, offloaded
-from edgewise.models._parts import Parts, Routing, before_scaling, check_sizes, check_stated_depth
+from edgewise.models._parts import Parts, Routing, before_scaling
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -229,8 +229,8 @@ def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     folder, _ = _place(model)
-    with _refusing(f"model {str(model)!r}: its tokenizer could not be loaded", _MODELS):
-        place = _reached(folder, revision)
+    with refusing(f"model {str(model)!r}: its tokenizer could not be loaded", _MODELS):
+        place = reached(folder, revision)
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, revision=revision)
 
 
@@ -239,7 +239,9 @@ def longest_prompt(model: str | Path, *, revision: str | None = None) -> int | N
     if str(model) in DEFAULT_MODELS or find_compiled(model) is not None:
         return None
     folder, _ = _place(model)
-    _, config = _config(f"model {str(model)!r}", "its configuration could not be loaded", folder, _MODELS, revision)
+    _, config = configuration(
+        f"model {str(model)!r}", "its configuration could not be loaded", folder, _MODELS, revision
+    )
     return getattr(config, "n_positions", None) or before_scaling(config)
 
 
@@ -256,8 +258,8 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give a model's config.json")
     advice = "a model's config.json, with its model_type"
-    _, config = _config(f"config {str(path)!r}", "not a configuration of a language model", str(path), advice)
-    with _refusing(f"config {str(path)!r}: not a configuration of a language model", advice), torch.device("meta"):
+    _, config = configuration(f"config {str(path)!r}", "not a configuration of a language model", str(path), advice)
+    with refusing(f"config {str(path)!r}: not a configuration of a language model", advice), torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return wrap(module.eval(), None, {"id": str(path)})
 
@@ -328,14 +330,14 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
     # Imported here: transformers takes seconds to import, and graphs, circuits and pictures do without it.
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if (path := _local(name)) is not None and not (path / "config.json").is_file():
+    if (path := local_path(name)) is not None and not (path / "config.json").is_file():
         adapter = (
             "a PEFT adapter alone" if (path / "adapter_config.json").is_file() else "no directory with a config.json"
         )
         raise InputError(f"model {name!r}: {adapter} there; give a directory written by save_pretrained")
-    place, _ = _config(f"model {name!r}", "could not be loaded", name, _MODELS, revision)
+    place, _ = configuration(f"model {name!r}", "could not be loaded", name, _MODELS, revision)
     choices: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
-    with _refusing(f"model {name!r}: could not be loaded", _MODELS):
+    with refusing(f"model {name!r}: could not be loaded", _MODELS):
         choices |= {"dtype": dtype or "auto", "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(place, **choices)
         module, info = loaded
@@ -348,47 +350,6 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
         )
     source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
     return wrap(module.eval().to(device), tokenizer, source)
-
-
-def _config(what: str, problem: str, name: str, advice: str, revision: str | None = None) -> tuple[str, Any]:
-    """Where a model is, and its configuration; one of sizes that no model has is refused before anything is made."""
-    from transformers import AutoConfig, PretrainedConfig
-
-    with _refusing(f"{what}: {problem}", advice):
-        place = _reached(name, revision)
-        stated, _ = PretrainedConfig.get_config_dict(place, revision=revision)
-    check_stated_depth(what, stated)
-    with _refusing(f"{what}: {problem}", advice):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, revision=revision)
-    check_sizes(what, config.get_text_config())
-    return place, config
-
-
-@contextmanager
-def _refusing(problem: str, advice: str) -> Iterator[None]:
-    """Say whatever transformers and the hub client raise, which is of many kinds, in one line."""
-    try:
-        yield
-    except Exception as error:
-        raise InputError(f"{problem} ({' '.join(str(error).split())[:160]}); give {advice}") from error
-
-
-def _local(name: str) -> Path | None:
-    path = Path(name).expanduser()
-    return path if path.exists() or name.startswith((".", "/", "~")) else None
-
-
-def _reached(name: str, revision: str | None) -> str:
-    """A local directory, or a hub id. The hub is asked, once, for a model that is not in its cache: loading would try
-    for long where there is no hub.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if (path := _local(name)) is not None:
-        return str(path)
-    if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        HfApi().model_info(name, revision=revision, timeout=10)
-    return name
 
 
 def weights_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:

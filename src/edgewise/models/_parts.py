@@ -5,7 +5,7 @@ or sets a flag: a detached view shares the parameter's storage, so the user's mo
 source of truth. What a layer computes from them is in `block.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,34 +19,6 @@ from edgewise._errors import InputError
 
 Rotary = tuple[Float[Tensor, "B S rotary"], Float[Tensor, "B S rotary"]]
 """Cosines and sines of a batch's positions."""
-
-
-MOST_LAYERS = 1000
-"""A model of more is no model: to make its modules alone would take minutes."""
-
-
-def check_depth(what: str, n_layers: Any) -> None:
-    """Refuse, before any module is made, a configuration of more layers than any model has. Raises `InputError`."""
-    if isinstance(n_layers, int) and n_layers > MOST_LAYERS:
-        raise InputError(f"{what}: {n_layers:,} layers; give a model of at most {MOST_LAYERS:,}")
-
-
-def check_stated_depth(what: str, values: Mapping[str, Any]) -> None:
-    """The same of a configuration's own text, since some of `transformers`' make a list of their layers at once."""
-    for each in (values, values.get("text_config")):
-        for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            check_depth(what, each.get(name) if isinstance(each, Mapping) else None)
-
-
-def check_sizes(what: str, config: Any) -> None:
-    """Refuse a configuration of `transformers` whose sizes no model has, before any module is made. Raises
-    `InputError`.
-    """
-    check_depth(what, getattr(config, "num_hidden_layers", None))
-    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size"):
-        if isinstance(n := getattr(config, name, None), int) and n < 1:
-            raise InputError(f"{what}: {name} is {n}; give a model whose sizes are positive")
-
 
 Routing = Literal["frozen", "differentiated"]
 """Whether how much a token takes of each of its experts is a constant of the backward. Which they are always is."""

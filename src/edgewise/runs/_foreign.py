@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> Any:
 
 def check_nesting(content: Any) -> None:
     """Refuse content of JSON that nests so deep that what walks it, to copy or to write it, would run out of calls.
-    Raises `ValueError`.
+    `check_extent` does it too, by a call for each value, and JSON repeats nothing by reference. Raises `ValueError`.
     """
     level = [content]
     for _ in range(_DEEPEST):
