@@ -10,7 +10,8 @@ actual edges, and judge them on the test split, whose templates are in no other:
 circuit. Methods are the learned ranking (and the joint one), first-order selection (EAP, as FAP has it), the merged
 attribution graph of the same nodes, and random edges; candidates are of the largest first-order effects, or random
 (`random-neurons`, `random-features`), and their cost stands in the circuits. What is done is not done again; the
-command may be stopped, and goes on.
+command may be stopped, and goes on. (A cell whose file is taken out of `cells/` is judged again, by the scores that it
+had.)
 """
 
 import argparse
@@ -40,7 +41,7 @@ METHODS = {
     "random": ("random", {}, True),
 }
 """By name: the catalogue's, settings, and whether it has seeds."""
-EDGES = (200, 500, 1000, 2000, 5000, 10_000, 20_000)
+EDGES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 """Sizes in actual edges, the same for all kinds of nodes, whose graphs differ in size."""
 
 
@@ -115,12 +116,8 @@ def graph_of(
     return model.graph(features=picked, cross_layer=ew.transcoders.cross_layer(transcoders), error=error), record
 
 
-def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, transcoders: list[Any]) -> dict[str, Any]:
-    """Find and judge one cell; its scores are kept beside the record."""
-    n_train, n_validation, n_test = size.pairs
-    task = ew.tasks.TASKS[cell.task](model.tokenizer, train=n_train, validation=n_validation, test=n_test, seed=0)
-    graph, candidates = graph_of(model, task, cell, size, transcoders, args.error)
-    engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
+def found(engine: ew.Engine, task: ew.tasks.Task, cell: Cell, size: Size, out: Path) -> ew.Scores:
+    """The scores of one cell."""
     name, settings, _ = METHODS[cell.method]
     method, settings = ew.discovery.method(name), dict(settings)
     if name == "ranking":
@@ -129,11 +126,24 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
         settings |= {"seed": cell.seed}
     elif name == "attribution-graph":
         settings |= {"pairs": size.prompts, "max_nodes": size.rows}
-    options = RunOptions(Path(args.out) / "checkpoints" / cell.name, progress=False)
+    options = RunOptions(out / "checkpoints" / cell.name, progress=False)
     scores = ew.discovery.run_method(method, engine, task, method.configure(settings), options=options)
     assert isinstance(scores, ew.Scores)
-    scores = replace(scores, provenance=scores.provenance | {"candidates": candidates})
-    scores.save(Path(args.out) / "scores" / f"{cell.name}.safetensors")
+    return scores
+
+
+def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, transcoders: list[Any]) -> dict[str, Any]:
+    """Find and judge one cell; its scores are kept beside the record, and serve where it is judged again."""
+    n_train, n_validation, n_test = size.pairs
+    task = ew.tasks.TASKS[cell.task](model.tokenizer, train=n_train, validation=n_validation, test=n_test, seed=0)
+    graph, candidates = graph_of(model, task, cell, size, transcoders, args.error)
+    engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
+    method = ew.discovery.method(METHODS[cell.method][0])
+    file = Path(args.out) / "scores" / f"{cell.name}.safetensors"
+    scores = ew.Scores.load(file) if file.is_file() else found(engine, task, cell, size, args.out)
+    if not file.is_file():
+        scores = replace(scores, provenance=scores.provenance | {"candidates": candidates})
+        scores.save(file)
     asked = [n for n in size.edges if n < graph.n_edges]
     circuits = [scores.top_actual(n, absolute=method.signs[0] == "absolute") for n in asked]
     curves = both_curves(engine, circuits, task, shares=[n / graph.n_edges for n in asked])

@@ -20,14 +20,15 @@ from edgewise.discovery import (
     learn_ranking,
     learn_rankings,
     mask_ig,
+    method,
     node_pruning,
 )
-from edgewise.discovery._objective import example_scores
+from edgewise.discovery._objective import example_scores, step_batch
 from edgewise.discovery._ranking import RankingLearner, soft_top
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Engine
 from edgewise.runs import normal
-from edgewise.tasks import Batch, Task, loss_function
+from edgewise.tasks import Batch, Task, loss_function, metric_function
 from tests.discovery.toys import RANKING, Killed, learner, quiet, random_task, refused, stop, toy_engine
 
 # --------------------------------------------------------------------------------------------------- the soft top-k
@@ -97,11 +98,43 @@ def test_budgets_are_log_uniform():
         assert float(few.diff().max()) < 0.25 and float(few[0]) < 0.25 and float(few[-1]) > 0.75
 
 
+def test_uniform_budgets_are_drawn_evenly_up_to_all_edges():
+    config = RankingConfig(smallest=0.01, largest=1.0, budgets="uniform")
+    budgets = torch.tensor([config.budget(step, 1000) for step in range(2000)])
+    share = (budgets - 10) / 990
+    assert 10 <= budgets.min() < 11 and 999 < budgets.max() <= 1000
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+
+
+def test_the_preset_for_mib_starts_with_all_edges_alike_and_raises_the_metric():
+    engine, task = toy_engine("gpt2", torch.float64), random_task()
+    config = method("ranking").configure({"steps": 8, "batch_size": 5}, preset="mib")
+    assert isinstance(config, RankingConfig)
+    learner = RankingLearner(engine, task, config)
+    learner.begin()
+    assert not learner.scores.any() and config.temperature(0) == config.temperature(7) == 0.5
+    leaf = learner.scores.detach().clone().requires_grad_()
+    mask = soft_top(leaf[0], config.budget(0, engine.graph.n_edges), 0.5)
+    behaviour = example_scores(engine, step_batch(task, 5, config.seed, 0), mask, metric_function("logit_diff")).mean()
+    (gradient,) = torch.autograd.grad(behaviour, leaf)
+    found = learner.step(0)
+    assert float(found["loss"]) == pytest.approx(-float(behaviour.detach()), rel=1e-6)
+    moved, clear = learner.scores.detach(), gradient.abs() > 1e-4 * gradient.abs().max()
+    assert torch.equal(moved[clear].sign(), gradient[clear].sign()) and clear.sum() > 20
+
+
+def test_a_metric_without_a_gradient_has_a_stand_in():
+    engine, task = toy_engine("gpt2"), replace(random_task(), metric="choice")
+    scores = learn_ranking(engine, task, objective="metric", warm_metric="metric", steps=2, batch_size=5)
+    assert scores.values.isfinite().all() and scores.provenance["method"]["config"]["objective"] == "metric"
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         *({"steps": 0}, {"batch_size": 0}, {"smallest": 0.0}, {"smallest": 0.5, "largest": 0.4}, {"largest": 1.1}),
-        *({"smallest": math.nan}, {"largest": math.nan}),
+        *({"smallest": math.nan}, {"largest": math.nan}, {"budgets": "log"}, {"objective": "kl"}),
+        *({"initial_spread": -1.0}, {"initial_spread": math.inf}),
         *({"patience": -1}, {"validate_every": 0}, {"validation_examples": 0}),
     ],
     ids=str,

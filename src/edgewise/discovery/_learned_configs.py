@@ -47,7 +47,10 @@ class BudgetConfig(LearnedConfig):
     largest: float = 0.25
     """The largest budget, as a share of all edges."""
     smallest: float = 0.004
-    """The smallest budget; budgets are drawn log-uniformly between the two."""
+    """The smallest budget."""
+    budgets: Literal["logarithmic", "uniform"] = "logarithmic"
+    """How budgets are drawn between the two: evenly in their logarithm, which serves small circuits, or evenly, which
+    serves areas over all sizes such as MIB's."""
     start_temperature: Positive = 0.3
     """Temperature of the soft top-k at the start, in units of the scores."""
     end_temperature: Positive = 0.05
@@ -73,13 +76,14 @@ class BudgetConfig(LearnedConfig):
         return self.start_temperature * fall ** (step / max(1, self.steps - 1))
 
     def budget(self, step: int, n: int) -> float:
-        """The budget at a step, of `n` edges or writers: log-uniform, and any few steps in a row cover the range evenly
-        (Kronecker's sequence of the golden ratio from a random start), since steps of one size teach little about
-        another.
+        """The budget at a step, of `n` edges or writers: any few steps in a row cover the range evenly (Kronecker's
+        sequence of the golden ratio from a random start), since steps of one size teach little about another.
         """
         from edgewise.runs import uniform  # which imports PyTorch
 
         draw = (float(uniform(1, self.seed, 0, _BUDGET)) + step * _GOLDEN) % 1
+        if self.budgets == "uniform":
+            return n * (self.smallest + draw * (self.largest - self.smallest))
         return n * math.exp(math.log(self.smallest) + draw * math.log(self.largest / self.smallest))
 
 
@@ -90,8 +94,13 @@ class RankingConfig(BudgetConfig):
     title: ClassVar[str] = "ranking"
     steps: Count = 900
     """Steps of gradient descent; 900 take some 25 minutes for SmolLM2-135M on two cores, 100 do for a first look."""
+    objective: Literal["loss", "metric"] = "loss"
+    """What a step lowers: the task's loss (KL, unless a task says otherwise), or minus its metric, which pays for a
+    circuit that does the behaviour more than the model (MIB's CPR counts that, its CMD counts it against)."""
     decay: bool = True
     """Whether the learning rate falls to 0."""
+    initial_spread: Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")] = 1.0
+    """Standard deviation of the scores' noise at the start, where they start from noise; 0 to start all alike."""
     warm_metric: Literal["loss", "metric"] = "loss"
     """What that attribution explains: what is learned by (KL, unless a task says otherwise), or the task's metric."""
     warm_points: Count = 5
@@ -125,6 +134,18 @@ class RankingConfig(BudgetConfig):
 
 QUICK: dict[str, Any] = {"steps": 60}
 """A ranking for a first look."""
+MIB: dict[str, Any] = {
+    "objective": "metric",
+    "budgets": "uniform",
+    "smallest": 1e-4,
+    "largest": 1.0,
+    "start_temperature": 0.5,
+    "end_temperature": 0.5,
+    "warm_examples": 0,
+    "initial_spread": 0.0,
+}
+"""A ranking for MIB's areas: Matryoshka Attribution's settings, with our steps of several pairs (it takes 5,000 of
+one)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,8 +129,8 @@ def _ours(name: str, section: str, config: type[MethodConfig], run: str, cost: s
 # fmt: off
 OURS = (
     _ours("ranking", "Learned ranking", learned.RankingConfig, "learn_ranking", "F + B per step and example, masked",
-          "after Matryoshka Attribution, 2026", presets={"quick": learned.QUICK}, positions=True, start="may",
-          **_LEARNED),
+          "after Matryoshka Attribution, 2026", presets={"quick": learned.QUICK, "mib": learned.MIB}, positions=True,
+          start="may", **_LEARNED),
     _ours("edge-pruning", "Edge Pruning", learned.EdgePruningConfig, "edge_pruning", "the same", "Bhaskar et al. 2024",
           presets={"paper": learned.PAPER}, gives="circuit", positions=True, start="may", **_LEARNED),
     _ours("node-pruning", "Node pruning", learned.NodePruningConfig, "node_pruning", "the same", "ours", **_LEARNED),

@@ -24,7 +24,7 @@ from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import NothingToGainError, RunOptions, finest, uniform
-from edgewise.tasks import Task, metric_function, pairs_hash
+from edgewise.tasks import Metric, Task, metric_function, pairs_hash
 
 _ABSENCE = replace(metric_function("presence"), lower_is_better=True)  # what removing the top edges should lower
 _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
@@ -131,6 +131,8 @@ class RankingLearner(GradientLearner[RankingConfig]):
         self.configs = [replace(config, seed=seed) for seed in (seeds or (config.seed,))]
         super().__init__(engine, task, self.configs[0])
         self.start = start
+        if config.objective == "metric":
+            self.loss = learnable(task).as_loss
         self.state = ("scores", *(("best", "best_loss", "worse") if config.patience else ()))
         n_edges, device = engine.graph.n_edges, engine.model.device
         self.scores = torch.zeros(len(self.configs), n_edges, device=device, requires_grad=True)
@@ -153,16 +155,14 @@ class RankingLearner(GradientLearner[RankingConfig]):
             return
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
-            if self.config.warm_metric == "loss":
-                few = replace(few, metric=self.loss, loss=self.loss)
-            elif few.metric in ("accuracy", "exact_match"):  # they have no gradient
-                few = replace(few, metric=few.explained)
+            explains = self.loss if self.config.warm_metric == "loss" else learnable(few)
+            few = replace(few, metric=explains, loss=self.loss)
             with torch.enable_grad():
                 start = mask_ig(self.engine, few, points=self.config.warm_points).values.abs()
             self.scores.copy_(normal_scores(start))
         else:
             for row, config in zip(self.scores, self.configs, strict=True):
-                row.copy_(normal_scores(uniform(self.engine.graph.n_edges, config.seed, 0)))
+                row.copy_(config.initial_spread * normal_scores(uniform(self.engine.graph.n_edges, config.seed, 0)))
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step, each ranking at one budget."""
@@ -216,6 +216,12 @@ class RankingLearner(GradientLearner[RankingConfig]):
             return self.scores
         self.validate()
         return self.best
+
+
+def learnable(task: Task) -> Metric:
+    """The task's metric, or one in its place where that has no gradient."""
+    metric = metric_function(task.metric)
+    return metric if metric.differentiable else metric_function(task.explained)
 
 
 def soft_top(scores: Float[Tensor, " E"], budget: float, temperature: float) -> Float[Tensor, " E"]:
