@@ -105,6 +105,7 @@ def test_costs_are_what_the_methods_spent(whole: tuple[Path, BenchTable]):
     assert cost["ours"][2] == 6 * 4 + 5 * n, "steps, and the attribution that it starts from"
     assert cost["edge-pruning"][2] == 12 * 4
     assert cost["acdc"][0] == 4 and cost["acdc"][1] > 4
+    assert 0 < whole[1].about["judging"] < 600, "seconds, of all cells"
 
 
 def test_necessity_is_the_model_without_the_circuit_and_is_added_to_what_was_judged(folder: Path, tmp_path: Path):

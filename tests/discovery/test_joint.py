@@ -22,8 +22,8 @@ def test_the_coin_is_fair_and_follows_from_seed_and_step_alone():
     assert "a share of the steps" in refused(lambda: RankingConfig(joint=1.0))
 
 
-@pytest.mark.parametrize("straight_through", [False, True])
-def test_a_step_that_removes_lowers_what_is_left_of_the_behaviour(straight_through: bool):
+@pytest.mark.parametrize("straight_through", [0.0, 1.0])
+def test_a_step_that_removes_lowers_what_is_left_of_the_behaviour(straight_through: float):
     engine, task = toy_engine("gpt2", torch.float64), random_task()
     config = RankingConfig(joint=0.5, steps=8, batch_size=5, mask_margin=0, straight_through=straight_through)
     step = next(step for step in range(8) if config.removes(step))

@@ -98,6 +98,13 @@ def test_budgets_are_log_uniform():
         assert float(few.diff().max()) < 0.25 and float(few[0]) < 0.25 and float(few[-1]) > 0.75
 
 
+def test_the_last_steps_run_hard_circuits():
+    config = RankingConfig(steps=10, straight_through=0.3)
+    assert [config.is_hard(step) for step in range(10)] == [False] * 7 + [True] * 3
+    assert not any(RankingConfig(steps=10).is_hard(step) for step in range(10))
+    assert all(replace(config, straight_through=1.0).is_hard(step) for step in range(10))
+
+
 def test_uniform_budgets_are_drawn_evenly_up_to_all_edges():
     config = RankingConfig(smallest=0.01, largest=1.0, budgets="uniform")
     budgets = torch.tensor([config.budget(step, 1000) for step in range(2000)])
@@ -134,7 +141,7 @@ def test_a_metric_without_a_gradient_has_a_stand_in():
     [
         *({"steps": 0}, {"batch_size": 0}, {"smallest": 0.0}, {"smallest": 0.5, "largest": 0.4}, {"largest": 1.1}),
         *({"smallest": math.nan}, {"largest": math.nan}, {"budgets": "log"}, {"objective": "kl"}),
-        *({"initial_spread": -1.0}, {"initial_spread": math.inf}),
+        *({"initial_spread": -1.0}, {"initial_spread": math.inf}, {"straight_through": 1.1}),
         *({"patience": -1}, {"validate_every": 0}, {"validation_examples": 0}),
     ],
     ids=str,
@@ -251,7 +258,9 @@ def test_every_step_has_its_rate():
 # ------------------------------------------------------------------------------------------------- several at a time
 
 
-@pytest.mark.parametrize("changes", [{}, {"straight_through": True}, {"warm_examples": 0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"straight_through": 1.0}, {"straight_through": 0.4}, {"warm_examples": 0}], ids=str
+)
 def test_rankings_side_by_side_are_those_of_runs_of_their_own(changes: dict[str, Any]):
     task = random_task(5)  # one batch of all examples, so that their order does not matter
     config = replace(RANKING, **changes)

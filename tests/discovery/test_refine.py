@@ -30,8 +30,8 @@ def test_it_gives_the_size_asked_for_and_says_where_it_came_from():
     assert said["start"]["name"] == "ranking" and said["start"]["steps"] == RANKING.steps
 
 
-@pytest.mark.parametrize("straight_through", [False, True])
-def test_it_lowers_the_loss_of_its_size(straight_through: bool):
+@pytest.mark.parametrize("straight_through", [0.0, 1.0])
+def test_it_lowers_the_loss_of_its_size(straight_through: float):
     task, engine = random_task(n=6), toy_engine()
 
     def loss(values: torch.Tensor) -> float:

@@ -30,7 +30,7 @@ def table() -> BenchTable:
         settings = {"settings": '{"steps": 9, "sizes": [0.9, 0.98]}'}
         rows += [row("ours", "ranking", size, edges, ours + 0.1 * seed, seed=seed, **settings) for seed in (-1, 1)]
     rows += [row("paper", "edge-pruning", 0.98, 30, 1.0)]
-    about = {"software": {"edgewise": "0"}, "cells": {"asked": 6, "done": 6}, "note": "Two processes."}
+    about = {"software": {"edgewise": "0"}, "cells": {"asked": 6, "done": 6}, "note": "Two processes.", "judging": 90.0}
     about |= {"matmul": {"ours": "medium"}, "pairs": {"toy": {"train": 9, "test": 4}}}
     return BenchTable(rows, about)
 
@@ -38,7 +38,8 @@ def table() -> BenchTable:
 def test_the_page_says_what_the_table_holds():
     page = bench_page(table(), "it.png", command="edgewise bench it.yaml")
     lines = page.splitlines()
-    assert "`edgewise bench it.yaml` (6 of 6 cells done" in page and "![" in page and "(it.png)" in page
+    assert "`edgewise bench it.yaml` (6 of 6 cells done; finding took 6 min and judging 90 s" in page
+    assert "![" in page and "(it.png)" in page
     assert "## `toy` in `small`" in lines and "the empty circuit has 4.000" in page
     assert "| method (seeds) | 90 % | 98 % | 99.5 % |" in lines
     best = next(line for line in lines if line.startswith("| *best attribution*"))

@@ -1,6 +1,7 @@
 """One cell of a bench: one model, task, method and seed. What is done is in files, each written whole or not at all."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,7 +188,9 @@ def _judge(
     known = {key for key, row in judged.items() if set(metrics) <= row["values"].keys()}
     missing = {key: found[size][selection] for key, (size, selection) in wanted.items() if key not in known}
     if missing:
+        start = time.perf_counter()
         values = judge(engine, missing, task, split, names=metrics)
+        seconds = content.get("seconds", 0.0) + time.perf_counter() - start
         for key, circuit in missing.items():
             size, selection = wanted[key]
             before = judged.get(key, {}).get("values", {})
@@ -200,7 +203,7 @@ def _judge(
             }
         full = content.get("full", {}) | {metric: float(x.mean()) for metric, x in values["full"].items()}
         forbidden = sorted({*content.get("forbidden", []), *asked} - set(metrics))
-        row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full}
+        row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full, "seconds": seconds}
         cell.write(name, row | {"circuits": judged})
     return {key: judged[key] for key in wanted}
 
@@ -218,7 +221,9 @@ def _judge_removed(
         if not set(names) <= judged[key := f"{size} {selection}".strip()]["values"].keys()
     }
     if missing:
+        start = time.perf_counter()
         values = judge(engine, missing, task, "test", names=metrics)
+        content["seconds"] = content.get("seconds", 0.0) + time.perf_counter() - start
         for key in missing:
             judged[key]["values"] |= {REMOVED + metric: x.tolist() for metric, x in values[key].items()}
         cell.write("test.json", content)

@@ -64,11 +64,17 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
         "note": config.note,
         "matmul": {method.name: method.matmul for method in config.methods},
         "pairs": {cell.task.name: pairs for cell in all_cells if (pairs := _pairs(cell))},
+        "judging": sum(_judging(cell) for cell in all_cells),
     }
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     table = pyarrow.table(columns, schema=schema.with_metadata({"edgewise": json.dumps(about)}))
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary)
+
+
+def _judging(cell: Cell) -> float:
+    """Seconds of judging, validation included."""
+    return sum(cell.read(f"{split}.json").get("seconds", 0.0) for split in ("validation", "train", "test"))
 
 
 def _pairs(cell: Cell) -> dict[str, int]:

@@ -12,6 +12,7 @@ from edgewise.runs import Bound, Count, NotNegative, Positive, known_settings
 _BUDGET = 11  # the noise stream that draws the budgets
 _COIN = 12  # the noise stream that says whether a step keeps or removes
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_Share = Annotated[float, Bound(lambda x: 0 <= x <= 1, "a share of the steps, from 0 to 1")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +112,9 @@ class RankingConfig(BudgetConfig):
     """The share of the steps that *remove* the top edges and ask for the behaviour's absence, by a bounded loss
     (`presence`), so that the order says which edges are needed beside which suffice. Such a step runs nearly the whole
     graph, so it costs more than one that keeps few edges."""
-    straight_through: bool = False
-    """Run the hard circuit of the budget's size, with the soft mask's gradient (Bengio, Léonard & Courville 2013)."""
+    straight_through: _Share = 0.0
+    """The share of the steps, the last ones, that run the hard circuit of the budget's size, with the soft mask's
+    gradient (Bengio, Léonard & Courville 2013)."""
     patience: NotNegative = 0
     """Give the scores that were best on validation (hard circuits of three sizes), and stop after this many validations
     in a row that were not better; 0 for no validation."""
@@ -124,6 +126,10 @@ class RankingConfig(BudgetConfig):
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
         return super().rate(step) if self.decay else self.learning_rate
+
+    def is_hard(self, step: int) -> bool:
+        """Whether a step runs hard circuits."""
+        return step >= self.steps * (1 - self.straight_through)
 
     def removes(self, step: int) -> bool:
         """Whether a step removes the top edges: a coin's flip, from seed and step alone."""
@@ -162,7 +168,7 @@ class RefineConfig(RankingConfig):
     learning_rate: Positive = 0.025
     start_temperature: Positive = 0.05
     end_temperature: Positive = 0.025
-    straight_through: bool = True
+    straight_through: _Share = 1.0
     warm_examples: NotNegative = 0
     largest: float = 1.0
     """The largest budget, as a share of all edges; lowered to the size asked for."""

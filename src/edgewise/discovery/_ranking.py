@@ -174,7 +174,7 @@ class RankingLearner(GradientLearner[RankingConfig]):
         budgets = [each.budget(step, self.engine.graph.n_edges) for each in self.configs]
         rows, options = zip(self.scores, budgets, strict=True), {}
         mask = torch.stack([soft_top(row, budget, config.temperature(step)) for row, budget in rows])
-        if config.straight_through:
+        if config.is_hard(step):
             mask, options = self.hard(budgets) + (mask - mask.detach()), {"gradients": "all"}
         else:
             mask = torch.where(mask < config.mask_margin, 0.0, torch.where(mask > 1 - config.mask_margin, 1.0, mask))

@@ -69,10 +69,12 @@ def bench_page(table: BenchTable, figure: str, *, command: str) -> str:
 
 def _heading(table: BenchTable, command: str) -> list[str]:
     software = ", ".join(f"{name} {number}" for name, number in table.about["software"].items())
-    cells, seconds = table.about["cells"], _seconds(table)
+    cells, took = table.about["cells"], f"finding took {_time(_seconds(table))}"
+    if judging := table.about.get("judging"):  # which tables of earlier versions do not have
+        took += f" and judging {_time(judging)}"
     first = table.rows[0]
     return [
-        f"Written by `{command}` ({cells['done']} of {cells['asked']} cells done; finding took {_time(seconds)}",
+        f"Written by `{command}` ({cells['done']} of {cells['asked']} cells done; {took}",
         f"of processes' time in all; {software}).",
         "",
         "The distance is KL(full ‖ circuit) in nats unless a table says otherwise: the mean over the test examples",
