@@ -1,9 +1,10 @@
-"""The page of `feature_circuits.py`, and the figures that it is made of."""
+"""The tables of `feature_circuits.py`, and the figures that they are made of."""
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from edgewise.runs import write_atomically
@@ -11,7 +12,11 @@ from edgewise.runs import write_atomically
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE, FIGURES = RESULTS / "feature-circuits.md", RESULTS / "feature-circuits.json"
 KEY = ("model", "task", "nodes", "method", "seed")
+MARK = "<!-- What follows is written by benchmarks/feature_circuits.py; what stands before it, by hand. -->"
+SHOWN = {"kept": (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000), "removed": (1, 2, 5, 10, 20, 50, 200, 1000)}
 Rows = list[dict[str, Any]]
+Groups = dict[tuple[str, str], Rows]
+"""Cells by nodes and method: the seeds of each."""
 
 
 def keep(rows: Rows, agreements: Rows) -> None:
@@ -25,88 +30,109 @@ def keep(rows: Rows, agreements: Rows) -> None:
 
 
 def page(rows: Rows, agreements: Rows) -> str:
-    """The page."""
-    return f"""# Circuits of features, neurons and components
-
-Written by `python benchmarks/feature_circuits.py --write` from what the study had
-([its figures](feature-circuits.json)). KL(full ‖ circuit) in nats at the answers, on test pairs whose templates no
-other split has; hard masks, interchange ablation. *Kept*: the circuit alone. *Removed*: the model without it. Of
-several seeds the mean, the smallest and the largest. *Area*: mean over sizes on a logarithmic scale of the share of
-the behaviour that the circuits keep, or that goes with them. *IoU*: mean over every two seeds. *As near as the
-ranking*: edges for the KL that the ranking of the same nodes has at its middle size, between sizes by a straight line
-in log edges.
-{tables(rows, agreements)}"""
+    """The page: what stands in it by hand, then the tables."""
+    by_hand = PAGE.read_text(encoding="utf-8").split(MARK)[0] if PAGE.exists() else "# Circuits of features\n\n"
+    return f"{by_hand}{MARK}\n{tables(rows, agreements)}"
 
 
 def tables(rows: Rows, agreements: Rows) -> str:
     """Every task's tables."""
     lines = list[str]()
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["task"]) == (model, task)]
+        own = _groups([row for row in rows if (row["model"], row["task"]) == (model, task)])
         these = [row for row in agreements if (row["model"], row["task"]) == (model, task)]
-        shared = {(row["nodes"], row["method"]): row["iou"] for row in these}
         lines += ["", f"## `{task}` on {Path(model).stem}"]
-        for how in ("kept", "removed"):
-            lines += _by_size(own, how)
-        lines += _summary(own, shared)
+        lines += _by_size(own, "kept", "KL of the circuit alone, by edges:")
+        lines += _by_size(own, "removed", "KL of the model *without* the circuit, by edges:")
+        lines += _summary(own)
+        lines += _needed(own)
+        lines += _overlap(these)
     return "\n".join(lines) + "\n"
 
 
-def _groups(rows: Rows) -> dict[tuple[str, str], Rows]:
-    found: dict[tuple[str, str], Rows] = {}
+def _groups(rows: Rows) -> Groups:
+    found: Groups = {}
     for row in rows:
         found.setdefault((row["nodes"], row["method"]), []).append(row)
+    return dict(sorted(found.items()))
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(line)} |" for line in body)]
+
+
+def _by_size(groups: Groups, how: str, title: str) -> list[str]:
+    points = {key: _points(own, how) for key, own in groups.items()}
+    sizes = sorted({n for each in points.values() for n in each if n in SHOWN[how]})
+    body = [(*key, *(_spread(each[n]) if n in each else "–" for n in sizes)) for key, each in points.items()]
+    return ["", title, "", *_table(("nodes", "method", *(f"{n:,}" for n in sizes)), body)]
+
+
+def _points(own: Rows, how: str = "kept") -> dict[int, list[float]]:
+    """The seeds' KL by how many edges were asked for."""
+    found: dict[int, list[float]] = {}
+    for row in own:
+        for point in row["points"]:
+            found.setdefault(point["edges"], []).append(point[how][0])
     return found
 
 
-def _by_size(rows: Rows, how: str) -> list[str]:
-    sizes = sorted({point["edges"] for row in rows for point in row["points"]})
-    lines = ["", f"KL, {how}, by actual edges at most:", ""]
-    lines += [f"| nodes | method | {' | '.join(f'{n:,}' for n in sizes)} |", "|---" * (2 + len(sizes)) + "|"]
-    for (nodes, method), own in _groups(rows).items():
-        cells = []
-        for n in sizes:
-            values = [point[how][0] for row in own for point in row["points"] if point["edges"] == n]
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}" if values else "–")
-        lines.append(f"| {nodes} | {method} | {' | '.join(cells)} |")
-    return lines
+def _summary(groups: Groups) -> list[str]:
+    head = ("nodes", "method", "seeds", "edges in all", "area kept", "area removed", "finding, s")
+    body = []
+    for key, own in groups.items():
+        areas = (_spread([row[name] for row in own]) for name in ("sufficiency", "necessity"))
+        seconds = mean(row["cost"]["seconds"] for row in own)
+        body.append((*key, str(len(own)), f"{own[0]['total_edges']:,}", *areas, f"{seconds:.0f}"))
+    note = "*Area*: mean over these sizes, on a logarithmic scale, of the share of the behaviour that circuits keep, or"
+    return ["", note, "that goes with them. Sizes begin lower for components than for others.", "", *_table(head, body)]
 
 
-def _summary(rows: Rows, shared: dict[tuple[str, str], dict[str, float]]) -> list[str]:
-    head = ("nodes", "method", "seeds", "edges in all", "area kept", "area removed", "IoU", "as near as the ranking")
-    lines = ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    groups = _groups(rows)
+def _needed(groups: Groups) -> list[str]:
+    """How many edges the learned ranking has where it is as near to the model as the other methods' circuits."""
+    body = list[tuple[str, ...]]()
     for (nodes, method), own in groups.items():
-        iou = shared.get((nodes, method))
-        agree = "–" if iou is None else ", ".join(f"{int(n):,}: {value:.2f}" for n, value in iou.items())
-        areas = (f"{mean(row[name] for row in own):.3f}" for name in ("sufficiency", "necessity"))
         reference = groups.get((nodes, "ranking"))
-        near = "–" if reference is None else _needed(_mean_points(own), _middle(reference))
-        cells = (nodes, method, str(len(own)), f"{own[0]['total_edges']:,}", *areas, agree, near)
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        if reference is None or method not in ("first order", "attribution graph"):
+            continue
+        curve = [(n, mean(values)) for n, values in _points(reference).items()]
+        for n, values in _points(own).items():
+            if n in (200, 1000, 5000, 10_000):
+                edges, bound = _edges_for(curve, mean(values))
+                shares = f"{bound}{edges:,.0f}", f"{bound}{edges / n:.3f}"
+                body.append((nodes, method, f"{n:,}", f"{mean(values):.3f}", *shares))
+    head = ("nodes", "as near as", "its edges", "its KL", "the ranking's edges", "share")
+    if not body:
+        return []
+    return ["", "Edges for the same KL, between sizes by a straight line in log edges:", "", *_table(head, body)]
 
 
-def _mean_points(rows: Rows) -> list[tuple[float, float]]:
-    """Edges and KL, size by size, means over the seeds."""
-    columns = zip(*(row["points"] for row in rows), strict=True)
-    return [(mean(each["actual"] for each in own), mean(each["kept"][0] for each in own)) for own in columns]
-
-
-def _middle(rows: Rows) -> float:
-    points = _mean_points(rows)
-    return points[len(points) // 2][1]
-
-
-def _needed(points: list[tuple[float, float]], target: float) -> str:
-    """How many edges the smallest circuit has that is as near to the model as `target`."""
-    before: tuple[float, float] | None = None
-    for edges, kl in points:
+def _edges_for(curve: list[tuple[int, float]], target: float) -> tuple[float, str]:
+    """How many edges are as near to the model as `target`, and `≤ ` or `> ` where the curve begins or ends there."""
+    before: tuple[int, float] | None = None
+    for edges, kl in sorted(curve):
         if kl <= target:
-            if before is None or not before[0]:
-                return f"at most {edges:,.0f}"
+            if before is None:
+                return edges, "≤ "
             share = (before[1] - target) / (before[1] - kl)
-            return f"{math.exp(math.log(before[0]) + share * math.log(edges / before[0])):,.0f}"
+            return math.exp(math.log(before[0]) + share * math.log(edges / before[0])), ""
         before = edges, kl
-    return f"more than {points[-1][0]:,.0f}"
+    return max(curve)[0], "> "
+
+
+def _overlap(agreements: Rows) -> list[str]:
+    sizes = (50, 200, 1000, 5000)
+    body = [
+        (row["nodes"], row["method"], what, *(f"{row['iou'][kind][str(n)]:.2f}" for n in sizes))
+        for kind, what in (("seeds", "its own seeds"), ("ranking", "the ranking"))
+        for row in agreements
+        if all(str(n) in row["iou"][kind] for n in sizes)
+    ]
+    head = ("nodes", "circuits of", "and of", *(f"{n:,}" for n in sizes))
+    if not body:
+        return []
+    return ["", "Overlap (IoU of edges), by edges; of seeds the mean over every two:", "", *_table(head, body)]

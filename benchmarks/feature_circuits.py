@@ -17,6 +17,8 @@ had.)
 import argparse
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -32,7 +34,8 @@ from edgewise.evaluation import both_curves
 from edgewise.runs import RunOptions, uniform, write_atomically
 
 TASKS = ("ioi", "greater-than", "capital-country")
-NODES = ("components", "neurons", "features", "random-neurons", "random-features")
+NODES = ("components", "neurons", "features", "features-only", "random-neurons", "random-features")
+"""`features-only`: error terms write their ablated value, so that of an MLP nothing is left but its features."""
 METHODS = {
     "ranking": ("ranking", {}, True),
     "joint": ("ranking", {"joint": 0.5}, True),
@@ -113,7 +116,8 @@ def graph_of(
     record = {"by": "random"} if drawn else chosen.record
     if cell.nodes.endswith("neurons"):
         return model.graph(neurons=picked), record
-    return model.graph(features=picked, cross_layer=ew.transcoders.cross_layer(transcoders), error=error), record
+    policy = "corrupted" if cell.nodes == "features-only" else error
+    return model.graph(features=picked, cross_layer=ew.transcoders.cross_layer(transcoders), error=policy), record
 
 
 def found(engine: ew.Engine, task: ew.tasks.Task, cell: Cell, size: Size, out: Path) -> ew.Scores:
@@ -138,14 +142,13 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
     task = ew.tasks.TASKS[cell.task](model.tokenizer, train=n_train, validation=n_validation, test=n_test, seed=0)
     graph, candidates = graph_of(model, task, cell, size, transcoders, args.error)
     engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
-    method = ew.discovery.method(METHODS[cell.method][0])
     file = Path(args.out) / "scores" / f"{cell.name}.safetensors"
     scores = ew.Scores.load(file) if file.is_file() else found(engine, task, cell, size, args.out)
     if not file.is_file():
         scores = replace(scores, provenance=scores.provenance | {"candidates": candidates})
         scores.save(file)
     asked = [n for n in size.edges if n < graph.n_edges]
-    circuits = [scores.top_actual(n, absolute=method.signs[0] == "absolute") for n in asked]
+    circuits = [top(scores, cell, n) for n in asked]
     curves = both_curves(engine, circuits, task, shares=[n / graph.n_edges for n in asked])
     writers = [int(graph.edge_writer[circuit.actual].unique().numel()) for circuit in circuits]
     points = [
@@ -154,7 +157,7 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
         for n, number, point in zip(asked, writers, curves.points, strict=True)
     ]
     areas = {"sufficiency": curves.sufficiency, "necessity": curves.necessity}
-    about = {"model": Path(args.model).stem, "total_edges": graph.n_edges, "error": graph.spec.error}
+    about: dict[str, Any] = {"model": Path(args.model).stem, "total_edges": graph.n_edges, "error": graph.spec.error}
     about["size"] = asdict(size)
     return (
         asdict(cell) | about | areas | {"points": points, "cost": scores.provenance["cost"], "candidates": candidates}
@@ -162,20 +165,34 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
 
 
 def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each method that has several seeds: the mean IoU of every two seeds' circuits, by size in actual edges."""
-    found = []
-    for model, task, nodes, method in dict.fromkeys(tuple(row[name] for name in report.KEY[:4]) for row in rows):
-        own = [row for row in rows if (row["task"], row["nodes"], row["method"]) == (task, nodes, method)]
-        if len(own) < 2 or nodes.startswith("random"):  # of random nodes each seed has its own
-            continue
-        seeds = [row["seed"] for row in own]
-        scores = [ew.Scores.load(out / "scores" / f"{Cell(task, nodes, method, n).name}.safetensors") for n in seeds]
-        sizes = [point["edges"] for point in own[0]["points"]]
-        circuits = [[each.top_actual(n) for each in scores] for n in sizes]
-        iou = [mean(a.pruned().iou(b.pruned()) for a, b in combinations(each, 2)) for each in circuits]
-        about = {"model": model, "task": task, "nodes": nodes, "method": method}
-        found.append(about | {"iou": dict(zip(map(str, sizes), iou, strict=True))})
+    """Of each method, by size in actual edges: the mean IoU of every two seeds' circuits, and that of its first seed's
+    with the learned ranking's. Random nodes have none: each seed has its own.
+    """
+    found, groups = [], dict[tuple[str, ...], list[dict[str, Any]]]()
+    for row in rows:
+        if not row["nodes"].startswith("random"):
+            groups.setdefault(tuple(row[name] for name in report.KEY[:4]), []).append(row)
+    circuits = {group: [circuits_of(out, row) for row in own] for group, own in groups.items()}
+    for group, own in circuits.items():
+        reference = circuits.get((*group[:3], "ranking"), [{}])[0] if group[3] != "ranking" else {}
+        shared = {
+            "seeds": {n: mean(a[n].iou(b[n]) for a, b in combinations(own, 2)) for n in own[0] if len(own) > 1},
+            "ranking": {n: own[0][n].iou(reference[n]) for n in own[0] if n in reference},
+        }
+        found.append(dict(zip(report.KEY[:4], group, strict=True)) | {"iou": shared})
     return found
+
+
+def circuits_of(out: Path, row: dict[str, Any]) -> dict[str, ew.Circuit]:
+    """A judged cell's circuits, by how many edges were asked for."""
+    cell = Cell(row["task"], row["nodes"], row["method"], row["seed"])
+    scores = ew.Scores.load(out / "scores" / f"{cell.name}.safetensors")
+    return {str(point["edges"]): top(scores, cell, point["edges"]).pruned() for point in row["points"]}
+
+
+def top(scores: ew.Scores, cell: Cell, n: int) -> ew.Circuit:
+    """A circuit of so many actual edges, of the sign that its method names first."""
+    return scores.top_actual(n, absolute=ew.discovery.method(METHODS[cell.method][0]).signs[0] == "absolute")
 
 
 def sizes_of(args: argparse.Namespace) -> Size:
@@ -207,6 +224,7 @@ def parsed() -> argparse.Namespace:
         parser.add_argument(f"--{name}", help=f"between commas; default: {default}")
     parser.add_argument("--write", action="store_true", help="put what the folder holds into the page and its figures")
     parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -216,15 +234,27 @@ def main() -> None:
     size, out = sizes_of(args), args.out
     for folder in ("cells", "scores", "checkpoints"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or not kind.endswith("features"))
+    kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or "features" not in kind)
     wanted = [cell for cell in cells(size, kinds, size.tasks) if cell.method in args.methods.split(",")]
     missing = [cell for cell in wanted if not args.write and not (out / "cells" / f"{cell.name}.json").is_file()]
-    transcoders = ew.transcoders.read(args.transcoders) if args.transcoders and missing else []
-    model = ew.load_model(args.model) if missing else None
-    for cell in missing:
-        assert model is not None
-        row = judged(model, cell, size, args, transcoders)
-        write_atomically(out / "cells" / f"{cell.name}.json", json.dumps(row))
+    if args.one:
+        transcoders = ew.transcoders.read(args.transcoders) if args.transcoders else []
+        row = judged(ew.load_model(args.model), missing[0], size, args, transcoders)
+        write_atomically(out / "cells" / f"{missing[0].name}.json", json.dumps(row))
+        return
+    for cell in missing:  # each in a process of its own, with the memory that it needs
+        one = [
+            "--tasks",
+            cell.task,
+            "--nodes",
+            cell.nodes,
+            "--methods",
+            cell.method,
+            "--seeds",
+            str(cell.seed),
+            "--one",
+        ]
+        subprocess.run([sys.executable, *sys.argv, *one], check=True)
         print(cell.name, flush=True)
     rows = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     if args.write:
