@@ -7,10 +7,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+
 from edgewise.runs import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE, FIGURES = RESULTS / "feature-circuits.md", RESULTS / "feature-circuits.json"
+CIRCUITS = RESULTS / "feature-circuits"
 KEY = ("model", "task", "nodes", "method", "seed")
 MARK = "<!-- What follows is written by benchmarks/feature_circuits.py; what stands before it, by hand. -->"
 SHOWN = {"kept": (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000), "removed": (1, 2, 5, 10, 20, 50, 200, 1000)}
@@ -41,7 +44,7 @@ def tables(rows: Rows, agreements: Rows) -> str:
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
         own = _groups([row for row in rows if (row["model"], row["task"]) == (model, task)])
         these = [row for row in agreements if (row["model"], row["task"]) == (model, task)]
-        lines += ["", f"## `{task}` on {Path(model).stem}"]
+        lines += ["", f"## `{task}` on {model}"]
         lines += _by_size(own, "kept", "KL of the circuit alone, by edges:")
         lines += _by_size(own, "removed", "KL of the model *without* the circuit, by edges:")
         lines += _summary(own)
@@ -82,14 +85,27 @@ def _points(own: Rows, how: str = "kept") -> dict[int, list[float]]:
 
 
 def _summary(groups: Groups) -> list[str]:
-    head = ("nodes", "method", "seeds", "edges in all", "area kept", "area removed", "finding, s")
+    head = ("nodes", "method", "seeds", "edges in all", "mean KL", "without, mean KL", "area kept", "area removed")
     body = []
     for key, own in groups.items():
+        means = (_spread([_mean_kl(row, how) for row in own]) for how in ("kept", "removed"))
         areas = (_spread([row[name] for row in own]) for name in ("sufficiency", "necessity"))
-        seconds = mean(row["cost"]["seconds"] for row in own)
-        body.append((*key, str(len(own)), f"{own[0]['total_edges']:,}", *areas, f"{seconds:.0f}"))
-    note = "*Area*: mean over these sizes, on a logarithmic scale, of the share of the behaviour that circuits keep, or"
-    return ["", note, "that goes with them. Sizes begin lower for components than for others.", "", *_table(head, body)]
+        seconds = f"{mean(row['cost']['seconds'] for row in own):.0f}"
+        body.append((*key, str(len(own)), f"{own[0]['total_edges']:,}", *means, *areas, seconds))
+    note = (
+        "",
+        "*Mean KL*: over sizes from 20 edges on, on a logarithmic scale, of the circuit alone and of the model without",
+        "it. *Area*: mean over all sizes that were judged of the share of the behaviour that circuits keep, or that",
+        "goes with them; components were judged from one edge on, others from 20. Seconds are of finding.",
+        "",
+    )
+    return [*note, *_table((*head, "seconds"), body)]
+
+
+def _mean_kl(row: dict[str, Any], how: str) -> float:
+    points = [(math.log(point["edges"]), point[how][0]) for point in row["points"] if point["edges"] >= 20]
+    x, y = zip(*points, strict=True)
+    return float(np.trapezoid(y, x)) / (x[-1] - x[0])
 
 
 def _needed(groups: Groups) -> list[str]:

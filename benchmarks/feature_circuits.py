@@ -38,14 +38,19 @@ NODES = ("components", "neurons", "features", "features-only", "random-neurons",
 """`features-only`: error terms write their ablated value, so that of an MLP nothing is left but its features."""
 METHODS = {
     "ranking": ("ranking", {}, True),
+    "ranking of small circuits": ("ranking", {"smallest": 2e-4}, True),
     "joint": ("ranking", {"joint": 0.5}, True),
     "first order": ("eap", {}, False),
     "attribution graph": ("attribution-graph", {}, False),
     "random": ("random", {}, True),
 }
 """By name: the catalogue's, settings, and whether it has seeds."""
+LARGE = ("ranking of small circuits",)
+"""Methods for `features-only` alone: with 64 features a layer a ranking's smallest budget, 0.4 %, is 1,727 edges."""
 EDGES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 """Sizes in actual edges, the same for all kinds of nodes, whose graphs differ in size."""
+CHECKED_IN = tuple(("smollm2-135m", "greater-than", nodes, "ranking", 0) for nodes in ("components", "neurons"))
+"""Cells whose circuit of 200 edges stands in the repository: anybody can judge it, for it needs no transcoders."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def cells(size: Size, nodes: tuple[str, ...], tasks: tuple[str, ...]) -> Iterato
     for task in tasks:
         for kind in nodes:
             for method, (_, _, seeded) in METHODS.items():
-                if kind.startswith("random") and method != "ranking":
+                if method != "ranking" and (kind.startswith("random") or (method in LARGE and kind != "features-only")):
                     continue
                 for seed in size.seeds if seeded else size.seeds[:1]:
                     yield Cell(task, kind, method, seed)
@@ -133,6 +138,8 @@ def found(engine: ew.Engine, task: ew.tasks.Task, cell: Cell, size: Size, out: P
     options = RunOptions(out / "checkpoints" / cell.name, progress=False)
     scores = ew.discovery.run_method(method, engine, task, method.configure(settings), options=options)
     assert isinstance(scores, ew.Scores)
+    if stopped := scores.provenance["method"].get("stopped"):
+        sys.exit(f"{cell.name}: {stopped}; the same command goes on from there")
     return scores
 
 
@@ -157,11 +164,16 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
         for n, number, point in zip(asked, writers, curves.points, strict=True)
     ]
     areas = {"sufficiency": curves.sufficiency, "necessity": curves.necessity}
-    about: dict[str, Any] = {"model": Path(args.model).stem, "total_edges": graph.n_edges, "error": graph.spec.error}
-    about["size"] = asdict(size)
+    about: dict[str, Any] = {"model": name_of(args.model), "total_edges": graph.n_edges, "error": graph.spec.error}
+    about |= {"size": asdict(size), "settings": scores.provenance["method"].get("config", {})}
     return (
         asdict(cell) | about | areas | {"points": points, "cost": scores.provenance["cost"], "candidates": candidates}
     )
+
+
+def name_of(model: str) -> str:
+    """A model's name, without folders."""
+    return Path(model).name.removesuffix(".gguf")
 
 
 def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -176,18 +188,23 @@ def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for group, own in circuits.items():
         reference = circuits.get((*group[:3], "ranking"), [{}])[0] if group[3] != "ranking" else {}
         shared = {
-            "seeds": {n: mean(a[n].iou(b[n]) for a, b in combinations(own, 2)) for n in own[0] if len(own) > 1},
+            "seeds": {n: mean(a[n].iou(b[n]) for a, b in combinations(own, 2)) for n in common(own) if len(own) > 1},
             "ranking": {n: own[0][n].iou(reference[n]) for n in own[0] if n in reference},
         }
         found.append(dict(zip(report.KEY[:4], group, strict=True)) | {"iou": shared})
     return found
 
 
+def common(circuits: list[dict[str, ew.Circuit]]) -> list[str]:
+    """The sizes that all of them have."""
+    return [n for n in circuits[0] if all(n in each for each in circuits)]
+
+
 def circuits_of(out: Path, row: dict[str, Any]) -> dict[str, ew.Circuit]:
     """A judged cell's circuits, by how many edges were asked for."""
     cell = Cell(row["task"], row["nodes"], row["method"], row["seed"])
     scores = ew.Scores.load(out / "scores" / f"{cell.name}.safetensors")
-    return {str(point["edges"]): top(scores, cell, point["edges"]).pruned() for point in row["points"]}
+    return {str(point["edges"]): top(scores, cell, point["edges"]) for point in row["points"]}
 
 
 def top(scores: ew.Scores, cell: Cell, n: int) -> ew.Circuit:
@@ -213,8 +230,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", default="runs/feature-circuits", type=Path)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--transcoders", help="a folder with a transcoder for each of some layers")
-    for name, choices in (("nodes", NODES), ("tasks", None), ("methods", METHODS)):
-        parser.add_argument(f"--{name}", default=None if choices is None else ",".join(choices))
+    for name, choices in (("nodes", NODES), ("tasks", TASKS), ("methods", METHODS)):
+        parser.add_argument(f"--{name}", default=None if name == "tasks" else ",".join(choices))
     parser.add_argument("--error", default="scored", choices=("scored", "kept", "corrupted"))
     parser.add_argument("--memory", default="lean", choices=("default", "lean"))
     for name in ("per-layer", "steps", "prompts", "rows"):
@@ -225,7 +242,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="put what the folder holds into the page and its figures")
     parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name, known in (("nodes", NODES), ("methods", METHODS), ("tasks", ew.tasks.TASKS)):
+        for given in (getattr(args, name) or "").split(","):
+            if given and given not in known:
+                parser.error(f"--{name} {given}: choose {', '.join(known)}")
+    return args
 
 
 def main() -> None:
@@ -237,7 +259,7 @@ def main() -> None:
     kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or "features" not in kind)
     wanted = [cell for cell in cells(size, kinds, size.tasks) if cell.method in args.methods.split(",")]
     missing = [cell for cell in wanted if not args.write and not (out / "cells" / f"{cell.name}.json").is_file()]
-    if args.one:
+    if args.one and missing:
         transcoders = ew.transcoders.read(args.transcoders) if args.transcoders else []
         row = judged(ew.load_model(args.model), missing[0], size, args, transcoders)
         write_atomically(out / "cells" / f"{missing[0].name}.json", json.dumps(row))
@@ -257,9 +279,14 @@ def main() -> None:
         subprocess.run([sys.executable, *sys.argv, *one], check=True)
         print(cell.name, flush=True)
     rows = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    shared = agreement(out, rows)
     if args.write:
-        report.keep(rows, agreement(out, rows))
-    print(report.tables(rows, agreement(out, rows)))
+        report.keep(rows, shared)
+        for row in rows:
+            if tuple(row[name] for name in report.KEY) in CHECKED_IN:
+                small = replace(circuits_of(out, row)["200"], scores=None)
+                small.save(report.CIRCUITS / f"{row['task']}-{row['nodes']}.safetensors")
+    print(report.tables(rows, shared))
 
 
 if __name__ == "__main__":

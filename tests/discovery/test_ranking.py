@@ -102,7 +102,10 @@ def test_the_last_steps_run_hard_circuits():
     config = RankingConfig(steps=10, straight_through=0.3)
     assert [config.is_hard(step) for step in range(10)] == [False] * 7 + [True] * 3
     assert not any(RankingConfig(steps=10).is_hard(step) for step in range(10))
-    assert all(replace(config, straight_through=1.0).is_hard(step) for step in range(10))
+    for steps, share, hard in ((10, 0.7, 7), (300, 0.3, 90), (100, 0.69, 69)):
+        config = RankingConfig(steps=steps, straight_through=share)
+        assert sum(map(config.is_hard, range(steps))) == hard
+    assert all(RankingConfig(steps=10, straight_through=1.0).is_hard(step) for step in range(10))
 
 
 def test_uniform_budgets_are_drawn_evenly_up_to_all_edges():
@@ -128,6 +131,26 @@ def test_the_preset_for_mib_starts_with_all_edges_alike_and_raises_the_metric():
     assert float(found["loss"]) == pytest.approx(-float(behaviour.detach()), rel=1e-6)
     moved, clear = learner.scores.detach(), gradient.abs() > 1e-4 * gradient.abs().max()
     assert torch.equal(moved[clear].sign(), gradient[clear].sign()) and clear.sum() > 20
+
+
+def test_the_preset_for_mib_learns_at_small_budgets():
+    engine, task = toy_engine("gpt2"), random_task()
+    config = method("ranking").configure({"steps": 8, "largest": 0.02}, preset="mib")
+    assert isinstance(config, RankingConfig)
+    learner = RankingLearner(engine, task, config)
+    learner.begin()
+    learner.step(0)
+    assert learner.scores.detach().abs().max() > 0
+
+
+def test_what_is_learned_by_is_in_the_record_and_in_the_cost():
+    engine, task = toy_engine("gpt2"), random_task()
+    by_loss, by_metric = (
+        learn_ranking(engine, task, objective=objective, steps=2, batch_size=5, options=quiet()).provenance
+        for objective in ("loss", "metric")
+    )
+    assert by_loss["task"]["loss"] == "kl" and by_metric["task"]["loss"] == "logit_diff"
+    assert by_metric["cost"]["forwards_per_example"] < by_loss["cost"]["forwards_per_example"]
 
 
 def test_a_metric_without_a_gradient_has_a_stand_in():

@@ -190,7 +190,8 @@ def _judge(
     if missing:
         start = time.perf_counter()
         values = judge(engine, missing, task, split, names=metrics)
-        seconds = content.get("seconds", 0.0) + time.perf_counter() - start
+        seconds = content.get("seconds", None if judged else 0.0)  # earlier versions did not time it
+        timed = {} if seconds is None else {"seconds": seconds + time.perf_counter() - start}
         for key, circuit in missing.items():
             size, selection = wanted[key]
             before = judged.get(key, {}).get("values", {})
@@ -203,7 +204,7 @@ def _judge(
             }
         full = content.get("full", {}) | {metric: float(x.mean()) for metric, x in values["full"].items()}
         forbidden = sorted({*content.get("forbidden", []), *asked} - set(metrics))
-        row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full, "seconds": seconds}
+        row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full} | timed
         cell.write(name, row | {"circuits": judged})
     return {key: judged[key] for key in wanted}
 
@@ -223,7 +224,8 @@ def _judge_removed(
     if missing:
         start = time.perf_counter()
         values = judge(engine, missing, task, "test", names=metrics)
-        content["seconds"] = content.get("seconds", 0.0) + time.perf_counter() - start
+        if "seconds" in content:
+            content["seconds"] += time.perf_counter() - start
         for key in missing:
             judged[key]["values"] |= {REMOVED + metric: x.tolist() for metric, x in values[key].items()}
         cell.write("test.json", content)

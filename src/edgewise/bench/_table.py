@@ -64,7 +64,7 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
         "note": config.note,
         "matmul": {method.name: method.matmul for method in config.methods},
         "pairs": {cell.task.name: pairs for cell in all_cells if (pairs := _pairs(cell))},
-        "judging": sum(_judging(cell) for cell in all_cells),
+        "judging": _judging(all_cells),
     }
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     table = pyarrow.table(columns, schema=schema.with_metadata({"edgewise": json.dumps(about)}))
@@ -72,9 +72,10 @@ def write_table(all_cells: list[Cell], config: BenchConfig, path: Path) -> None:
         parquet.write_table(table, temporary)
 
 
-def _judging(cell: Cell) -> float:
-    """Seconds of judging, validation included."""
-    return sum(cell.read(f"{split}.json").get("seconds", 0.0) for split in ("validation", "train", "test"))
+def _judging(cells: list[Cell]) -> float | None:
+    """Seconds of judging, validation included; None where a version that did not time it judged some of it."""
+    judged = [row for cell in cells for split in ("validation", "train", "test") if (row := cell.read(f"{split}.json"))]
+    return sum(row["seconds"] for row in judged) if all("seconds" in row for row in judged) else None
 
 
 def _pairs(cell: Cell) -> dict[str, int]:

@@ -43,8 +43,7 @@ def learn_ranking(
 
     Args:
         model: the model, or an engine that also says which graph and ablation.
-        task: its `train` split is learned from, with its loss; the attribution that the scores start from explains its
-            metric.
+        task: its `train` split is learned from, with its loss or its metric, as the settings say.
         config: the settings.
         start: scores to start from as they are, in place of attribution's ranks.
         options: checkpoints, progress, logs.
@@ -104,7 +103,7 @@ def learn_rankings(
     settings: dict[str, Any] = {"seed": list(seeds)}
     if config.patience:
         settings["validation"] = pairs_hash(task.validation)
-    experiment = Experiment(config.title, engine, task, config.record(), start, settings)
+    experiment = Experiment(config.title, engine, learner.task, config.record(), start, settings)
     warm = None
     if config.warm_examples and start is None:
         passes, few = config.warm_points, min(config.warm_examples, len(task.train))
@@ -129,10 +128,10 @@ class RankingLearner(GradientLearner[RankingConfig]):
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.configs = [replace(config, seed=seed) for seed in (seeds or (config.seed,))]
+        if config.objective == "metric":
+            task = replace(task, loss=learnable(task).as_loss)
         super().__init__(engine, task, self.configs[0])
         self.start = start
-        if config.objective == "metric":
-            self.loss = learnable(task).as_loss
         self.state = ("scores", *(("best", "best_loss", "worse") if config.patience else ()))
         n_edges, device = engine.graph.n_edges, engine.model.device
         self.scores = torch.zeros(len(self.configs), n_edges, device=device, requires_grad=True)
