@@ -49,6 +49,7 @@ def tables(rows: Rows, agreements: Rows) -> str:
         lines += _by_size(own, "removed", "KL of the model *without* the circuit, by edges:")
         lines += _summary(own)
         lines += _needed(own)
+        lines += _inside(these)
         lines += _overlap(these)
     return "\n".join(lines) + "\n"
 
@@ -138,6 +139,19 @@ def _edges_for(curve: list[tuple[int, float]], target: float) -> tuple[float, st
             return math.exp(math.log(before[0]) + share * math.log(edges / before[0])), ""
         before = edges, kl
     return max(curve)[0], "> "
+
+
+def _inside(agreements: Rows) -> list[str]:
+    sizes = (50, 200, 1000, 5000, 10_000)
+    body = [
+        (row["nodes"], row["method"], *("; ".join(map(str, row["inside"].get(str(n), "–"))) for n in sizes))
+        for row in agreements
+        if row["nodes"] != "components"
+    ]
+    if not body:
+        return []
+    what = "Edges that touch a feature or neuron; that join two; that begin at an error term. First seed, by edges:"
+    return ["", what, "", *_table(("nodes", "method", *(f"{n:,}" for n in sizes)), body)]
 
 
 def _overlap(agreements: Rows) -> list[str]:

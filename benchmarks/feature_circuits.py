@@ -31,6 +31,7 @@ import torch
 
 import edgewise as ew
 from edgewise.evaluation import both_curves
+from edgewise.graph import ERROR, FEATURE, FEATURE_IN, NEURON, NEURON_IN
 from edgewise.runs import RunOptions, uniform, write_atomically
 
 TASKS = ("ioi", "greater-than", "capital-country")
@@ -50,7 +51,7 @@ LARGE = ("ranking of small circuits",)
 EDGES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 """Sizes in actual edges, the same for all kinds of nodes, whose graphs differ in size."""
 CHECKED_IN = tuple(("smollm2-135m", "greater-than", nodes, "ranking", 0) for nodes in ("components", "neurons"))
-"""Cells whose circuit of 200 edges stands in the repository: anybody can judge it, for it needs no transcoders."""
+"""Cells whose circuit of 1,000 edges stands in the repository: anybody can judge it, for it needs no transcoders."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,19 @@ def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "seeds": {n: mean(a[n].iou(b[n]) for a, b in combinations(own, 2)) for n in common(own) if len(own) > 1},
             "ranking": {n: own[0][n].iou(reference[n]) for n in own[0] if n in reference},
         }
-        found.append(dict(zip(report.KEY[:4], group, strict=True)) | {"iou": shared})
+        inside = {n: parts(circuit) for n, circuit in own[0].items()}
+        found.append(dict(zip(report.KEY[:4], group, strict=True)) | {"iou": shared, "inside": inside})
     return found
+
+
+def parts(circuit: ew.Circuit) -> tuple[int, int, int]:
+    """How many of a circuit's edges touch a feature or neuron, join two of them, and begin at an error term."""
+    graph, edges = circuit.graph, circuit.actual.nonzero().flatten()
+    writer = graph.writer_kind[graph.edge_writer[edges].long()]
+    reader = graph.reader_kind[graph.edge_reader[edges].long()]
+    begins = (writer == FEATURE) | (writer == NEURON)
+    ends = (reader == FEATURE_IN) | (reader == NEURON_IN)
+    return int((begins | ends).sum()), int((begins & ends).sum()), int((writer == ERROR).sum())
 
 
 def common(circuits: list[dict[str, ew.Circuit]]) -> list[str]:
@@ -284,7 +296,7 @@ def main() -> None:
         report.keep(rows, shared)
         for row in rows:
             if tuple(row[name] for name in report.KEY) in CHECKED_IN:
-                small = replace(circuits_of(out, row)["200"], scores=None)
+                small = replace(circuits_of(out, row)["1000"], scores=None)
                 small.save(report.CIRCUITS / f"{row['task']}-{row['nodes']}.safetensors")
     print(report.tables(rows, shared))
 
