@@ -49,6 +49,7 @@ def tables(rows: Rows, agreements: Rows) -> str:
         lines += _by_size(own, "removed", "KL of the model *without* the circuit, by edges:")
         lines += _summary(own)
         lines += _needed(own)
+        lines += _writers(own)
         lines += _inside(these)
         lines += _overlap(these)
     return "\n".join(lines) + "\n"
@@ -139,6 +140,15 @@ def _edges_for(curve: list[tuple[int, float]], target: float) -> tuple[float, st
             return math.exp(math.log(before[0]) + share * math.log(edges / before[0])), ""
         before = edges, kl
     return max(curve)[0], "> "
+
+
+def _writers(groups: Groups) -> list[str]:
+    sizes = (50, 200, 1000, 5000, 10_000)
+    body = []
+    for key, own in groups.items():
+        found = {n: [point["writers"] for row in own for point in row["points"] if point["edges"] == n] for n in sizes}
+        body.append((*key, *(f"{mean(each):.0f}" if each else "–" for each in found.values())))
+    return ["", "Nodes that write, by edges:", "", *_table(("nodes", "method", *(f"{n:,}" for n in sizes)), body)]
 
 
 def _inside(agreements: Rows) -> list[str]:
