@@ -90,7 +90,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         path.write_text(page(runs) if text is None else text, encoding="utf-8")
         made = browser.new_context(viewport={"width": width, "height": height}, **context)
         contexts.append(made)
-        made.set_default_timeout(20_000)
+        made.set_default_timeout(60_000)
         tab = made.new_page()
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
