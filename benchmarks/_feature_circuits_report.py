@@ -17,6 +17,8 @@ CIRCUITS = RESULTS / "feature-circuits"
 KEY = ("model", "task", "nodes", "method", "seed")
 MARK = "<!-- What follows is written by benchmarks/feature_circuits.py; what stands before it, by hand. -->"
 SHOWN = {"kept": (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000), "removed": (1, 2, 5, 10, 20, 50, 200, 1000)}
+SIZES = (50, 200, 1000, 5000, 10_000)
+"""Of tables that show few."""
 Rows = list[dict[str, Any]]
 Groups = dict[tuple[str, str], Rows]
 """Cells by nodes and method: the seeds of each."""
@@ -70,11 +72,16 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(line)} |" for line in body)]
 
 
+def _section(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A table under a line of words; nothing where it would be empty."""
+    return ["", title, "", *_table(head, body)] if body else []
+
+
 def _by_size(groups: Groups, how: str, title: str) -> list[str]:
     points = {key: _points(own, how) for key, own in groups.items()}
     sizes = sorted({n for each in points.values() for n in each if n in SHOWN[how]})
     body = [(*key, *(_spread(each[n]) if n in each else "–" for n in sizes)) for key, each in points.items()]
-    return ["", title, "", *_table(("nodes", "method", *(f"{n:,}" for n in sizes)), body)]
+    return _section(title, ("nodes", "method", *(f"{n:,}" for n in sizes)), body)
 
 
 def _points(own: Rows, how: str = "kept") -> dict[int, list[float]]:
@@ -124,9 +131,7 @@ def _needed(groups: Groups) -> list[str]:
                 shares = f"{bound}{edges:,.0f}", f"{bound}{edges / n:.3f}"
                 body.append((nodes, method, f"{n:,}", f"{mean(values):.3f}", *shares))
     head = ("nodes", "as near as", "its edges", "its KL", "the ranking's edges", "share")
-    if not body:
-        return []
-    return ["", "Edges for the same KL, between sizes by a straight line in log edges:", "", *_table(head, body)]
+    return _section("Edges for the same KL, between sizes by a straight line in log edges:", head, body)
 
 
 def _edges_for(curve: list[tuple[int, float]], target: float) -> tuple[float, str]:
@@ -143,29 +148,25 @@ def _edges_for(curve: list[tuple[int, float]], target: float) -> tuple[float, st
 
 
 def _writers(groups: Groups) -> list[str]:
-    sizes = (50, 200, 1000, 5000, 10_000)
     body = []
     for key, own in groups.items():
-        found = {n: [point["writers"] for row in own for point in row["points"] if point["edges"] == n] for n in sizes}
+        found = {n: [point["writers"] for row in own for point in row["points"] if point["edges"] == n] for n in SIZES}
         body.append((*key, *(f"{mean(each):.0f}" if each else "–" for each in found.values())))
-    return ["", "Nodes that write, by edges:", "", *_table(("nodes", "method", *(f"{n:,}" for n in sizes)), body)]
+    return _section("Nodes that write, by edges:", ("nodes", "method", *(f"{n:,}" for n in SIZES)), body)
 
 
 def _inside(agreements: Rows) -> list[str]:
-    sizes = (50, 200, 1000, 5000, 10_000)
     body = [
-        (row["nodes"], row["method"], *("; ".join(map(str, row["inside"].get(str(n), "–"))) for n in sizes))
+        (row["nodes"], row["method"], *("; ".join(map(str, row["inside"].get(str(n), "–"))) for n in SIZES))
         for row in agreements
         if row["nodes"] != "components"
     ]
-    if not body:
-        return []
     what = "Edges that touch a feature or neuron; that join two; that begin at an error term. First seed, by edges:"
-    return ["", what, "", *_table(("nodes", "method", *(f"{n:,}" for n in sizes)), body)]
+    return _section(what, ("nodes", "method", *(f"{n:,}" for n in SIZES)), body)
 
 
 def _overlap(agreements: Rows) -> list[str]:
-    sizes = (50, 200, 1000, 5000)
+    sizes = SIZES[:-1]
     body = [
         (row["nodes"], row["method"], what, *(f"{row['iou'][kind][str(n)]:.2f}" for n in sizes))
         for kind, what in (("seeds", "its own seeds"), ("ranking", "the ranking"))
@@ -173,6 +174,4 @@ def _overlap(agreements: Rows) -> list[str]:
         if all(str(n) in row["iou"][kind] for n in sizes)
     ]
     head = ("nodes", "circuits of", "and of", *(f"{n:,}" for n in sizes))
-    if not body:
-        return []
-    return ["", "Overlap (IoU of edges), by edges; of seeds the mean over every two:", "", *_table(head, body)]
+    return _section("Overlap (IoU of edges), by edges; of seeds the mean over every two:", head, body)

@@ -148,11 +148,16 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
     """Find and judge one cell; its scores are kept beside the record, and serve where it is judged again."""
     n_train, n_validation, n_test = size.pairs
     task = ew.tasks.TASKS[cell.task](model.tokenizer, train=n_train, validation=n_validation, test=n_test, seed=0)
-    graph, candidates = graph_of(model, task, cell, size, transcoders, args.error)
-    engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
     file = Path(args.out) / "scores" / f"{cell.name}.safetensors"
-    scores = ew.Scores.load(file) if file.is_file() else found(engine, task, cell, size, args.out)
-    if not file.is_file():
+    scores = ew.Scores.load(file) if file.is_file() else None
+    graph, candidates = (
+        graph_of(model, task, cell, size, transcoders, args.error)
+        if scores is None
+        else (scores.graph, scores.provenance["candidates"])
+    )
+    engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
+    if scores is None:
+        scores = found(engine, task, cell, size, args.out)
         scores = replace(scores, provenance=scores.provenance | {"candidates": candidates})
         scores.save(file)
     asked = [n for n in size.edges if n < graph.n_edges]
@@ -166,7 +171,7 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
     ]
     areas = {"sufficiency": curves.sufficiency, "necessity": curves.necessity}
     about: dict[str, Any] = {"model": name_of(args.model), "total_edges": graph.n_edges, "error": graph.spec.error}
-    about |= {"size": asdict(size), "settings": scores.provenance["method"].get("config", {})}
+    about |= {"pairs": size.pairs, "settings": scores.provenance["method"].get("config", {})}
     return (
         asdict(cell) | about | areas | {"points": points, "cost": scores.provenance["cost"], "candidates": candidates}
     )
@@ -277,17 +282,8 @@ def main() -> None:
         write_atomically(out / "cells" / f"{missing[0].name}.json", json.dumps(row))
         return
     for cell in missing:  # each in a process of its own, with the memory that it needs
-        one = [
-            "--tasks",
-            cell.task,
-            "--nodes",
-            cell.nodes,
-            "--methods",
-            cell.method,
-            "--seeds",
-            str(cell.seed),
-            "--one",
-        ]
+        told = {"tasks": cell.task, "nodes": cell.nodes, "methods": cell.method, "seeds": cell.seed}
+        one = [*(f"--{name}={value}" for name, value in told.items()), "--one"]
         subprocess.run([sys.executable, *sys.argv, *one], check=True)
         print(cell.name, flush=True)
     rows = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
