@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgewise.circuit import Circuit
+from edgewise.graph import Ablation, Graph, GraphSpec
 from tests.cli.commands import Cli
 
 
@@ -74,3 +76,19 @@ def test_compare_prints_what_circuits_share(cli: Cli, found: Path, model: Path, 
     assert "IoU" in table and "intersection" in table
     assert "given twice" in cli.refused("compare", found, found)
     assert "at least two" in cli.refused("compare", found)
+
+
+def test_a_submission_to_mib_is_written_or_refused(cli: Cli, tmp_path: Path):
+    shapes = {"ioi_gpt2": (12, 12, 12), "mcqa_qwen2.5": (24, 14, 2)}
+    for cell, shape in shapes.items():
+        graph = Graph(GraphSpec(*shape))
+        scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(0))
+        Circuit(graph, scores > 1, scores, ablation=Ablation()).save(tmp_path / f"{cell}.safetensors")
+    given = [f"{cell}={tmp_path / cell}.safetensors" for cell in shapes]
+    ran = cli("mib-submission", *given, "--out", tmp_path / "s", "--format", "pt")
+    assert ran.status == 0 and (tmp_path / "s" / "mcqa_qwen2.5" / "importances.pt").is_file(), ran
+    assert "kv physical to expanded" in " ".join(ran.out.split())
+    assert "--force" in cli.refused("mib-submission", *given, "--out", tmp_path / "s")
+    assert "CELL=FILE" in cli.refused("mib-submission", "ioi_gpt2", "--out", tmp_path / "t")
+    assert "one circuit" in cli.refused("mib-submission", given[0], given[0], "--out", tmp_path / "t")
+    assert "no such file" in cli.refused("mib-submission", "ioi_gpt2=no.safetensors", given[1], "--out", tmp_path / "t")

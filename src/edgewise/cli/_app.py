@@ -18,7 +18,7 @@ from edgewise.cli._bench import bench, plot
 from edgewise.cli._common import kept_models
 from edgewise.cli._compare import compare
 from edgewise.cli._doctor import doctor
-from edgewise.cli._exchange import export_circuit, import_circuit, pull, push
+from edgewise.cli._exchange import export_circuit, import_circuit, mib_submission, pull, push
 from edgewise.cli._find import find, methods
 from edgewise.cli._judge import curve, draw, evaluate
 from edgewise.cli._mib import mib
@@ -32,7 +32,7 @@ for command in (_feature.show, _feature.paths, _dashboard.dashboard, _dashboard.
     _transcoder.app.command()(command)
 for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare, doctor):
     app.command()(command)
-for command in (push, pull):
+for command in (push, pull, mib_submission):
     app.command()(command)
 app.command("import")(import_circuit)
 app.command("export")(export_circuit)

@@ -76,6 +76,24 @@ def export_circuit(
     _show.notes([*changed, f"written to {out}"])
 
 
+def mib_submission(
+    cells: Annotated[list[str], Argument(help="CELL=FILE each, as in ioi_gpt2=runs/ioi/circuit.safetensors.")],
+    out: Annotated[Path, Option(help="The folder to write, a folder for each cell in it.")],
+    format: Annotated[Literal["json", "pt"], Option(help="What each is written as; pt is a tenth as large.")] = "json",
+    force: options.Force = False,
+) -> None:
+    """Write a submission to MIB's circuit track: importances of all edges, for at least two tasks and two models."""
+    check_free(out, force)
+    files = dict(cell.partition("=")[::2] for cell in cells)
+    if without := [cell for cell, file in files.items() if not file]:
+        raise ew.InputError(f"{without[0]}: give CELL=FILE, as in ioi_gpt2=runs/ioi/circuit.safetensors")
+    if len(files) < len(cells):
+        raise ew.InputError(f"{len(cells)} circuits of {len(files)} cells; give each cell one circuit")
+    circuits = {cell: load_circuit(Path(file)) for cell, file in files.items()}
+    suffix = ".json" if format == "json" else ".pt"
+    _show.notes([*ew.exchange.write_mib_submission(circuits, out, suffix=suffix), f"written to {out}"])
+
+
 def push(
     circuit: options.CircuitFile,
     repository: Annotated[str, Argument(help="Where to: owner/name on the Hugging Face hub.")],

@@ -4,6 +4,8 @@ from ._hub import push as push
 from ._mib import differs_under_zero as differs_under_zero
 from ._mib import read_mib as read_mib
 from ._mib import write_mib as write_mib
+from ._mib_submission import MIB_CELLS as MIB_CELLS
+from ._mib_submission import write_mib_submission as write_mib_submission
 from ._official import read_edges as read_edges
 from ._official import write_edges as write_edges
 from ._published import PUBLISHED as PUBLISHED

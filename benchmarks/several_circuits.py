@@ -1,0 +1,285 @@
+"""Is there one circuit of a behaviour, or are there many? Twelve rankings of one task, beside each other.
+
+    python benchmarks/several_circuits.py --out runs/several            # find and judge: an hour and a half, one thread
+    python benchmarks/several_circuits.py --out runs/several --write    # docs/results/several-circuits.md
+    python benchmarks/several_circuits.py --out runs/several --try      # two minutes, tiny sizes
+
+Each of the twelve learns from pairs of its own (a twelfth of the training split), with a seed of its own, and starts
+from attribution of the KL, from attribution of the logit difference, or from noise, in turn. Two more learn what the
+first one does with the edges of the first circuit out of reach, and with those of the first two such. Circuits are of
+98 % sparsity, actual edges, and judged on the test split, whose templates no other has. Rankings are found in bfloat16
+where the processor has it, and judged in float32. Each is a process of its own; what is done is not done again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+import edgewise as ew
+from edgewise.evaluation import judge, stability
+from edgewise.runs import RunOptions, bootstrap, fastest_precision, write_atomically
+from edgewise.tasks import HEADLINE, metric_function, reduce
+
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "several-circuits.md"
+MARK = "<!-- What follows is written by benchmarks/several_circuits.py; what stands before it, by hand. -->"
+MODEL, TASK, RUNS, SPARSITY = "smollm2-135m", "ioi", 12, 0.98
+STARTS: dict[str, dict[str, Any]] = {
+    "KL": {},
+    "logit difference": {"warm_metric": "metric"},
+    "noise": {"warm_examples": 0},
+}
+SHARES = (12, 9, 6, 3, 1)
+"""Edges in at least so many of the twelve."""
+OUT_OF_REACH = -50.0
+"""A score so far below all others that its soft mask, and with it its gradient, is 0."""
+
+
+def start_of(number: int) -> str:
+    """What a ranking starts from."""
+    return list(STARTS)[number % len(STARTS)]
+
+
+def task_of(model: ew.Model, args: argparse.Namespace, number: int = 0) -> ew.tasks.Task:
+    """The task with the training pairs of one ranking; validation and test are everyone's."""
+    task = ew.tasks.TASKS[TASK](model.tokenizer, train=args.train * RUNS, validation=0, test=args.test, seed=0)
+    return replace(task, train=task.train[number * args.train : (number + 1) * args.train])
+
+
+def file_of(name: str, args: argparse.Namespace) -> Path:
+    """Where scores are kept."""
+    return args.out / f"{name}.safetensors"
+
+
+def circuit_of(name: str, args: argparse.Namespace, sparsity: float = SPARSITY) -> ew.Circuit:
+    """The circuit of a ranking that is found."""
+    return ew.Scores.load(file_of(name, args)).at(sparsity, actual=True)
+
+
+def without(engine: ew.Engine, task: ew.tasks.Task, others: list[ew.Circuit]) -> ew.Scores:
+    """A start as rankings have it, from attribution of the KL, with the edges of other circuits out of reach."""
+    config = ew.RankingConfig()
+    few = replace(task, train=task.train[: config.warm_examples])
+    method = ew.discovery.method("mask-ig")
+    found = ew.discovery.run_method(
+        method, engine, few, method.configure({"explains": "kl", "points": config.warm_points})
+    )
+    assert isinstance(found, ew.Scores)
+    start = ew.discovery.ensemble([found])  # of one: normal quantiles of its ranks
+    taken = torch.stack([each.kept for each in others]).any(0)
+    return replace(start, values=start.values.masked_fill(taken, OUT_OF_REACH))
+
+
+def find(name: str, args: argparse.Namespace) -> None:
+    """One ranking: `3` is the third of the twelve, counted from 0, `second` and `third` are disjoint from the first."""
+    precision = fastest_precision(torch.device("cpu"))
+    model = ew.load_model(MODEL, dtype=getattr(torch, precision))
+    engine, number = ew.Engine(model), int(name) if name.isdigit() else 0
+    task = task_of(model, args, number)
+    before = {"second": ["0"], "third": ["0", "second"]}.get(name, [])
+    start = without(engine, task, [circuit_of(each, args) for each in before]) if before else None
+    config = ew.RankingConfig(steps=args.steps, seed=number, **STARTS[start_of(number)])
+    options = RunOptions(args.out / "checkpoints" / name, progress=False)
+    scores = ew.learn_ranking(engine, task, config, start=start, options=options)
+    if stopped := scores.provenance["method"].get("stopped"):
+        sys.exit(f"{name}: {stopped}; the same command goes on from there")
+    scores.save(file_of(name, args))
+
+
+def judged(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the page says."""
+    model = ew.load_model(MODEL)
+    engine, task = ew.Engine(model), task_of(model, args)
+    names = [str(number) for number in range(RUNS)]
+    scores = {name: ew.Scores.load(file_of(name, args)) for name in names}
+    single = {name: scores[name].at(SPARSITY, actual=True) for name in names}
+    agreed = stability(list(single.values()))
+    average = ew.discovery.ensemble(list(scores.values()), absolute=False)
+    circuits, first = dict(single), single["0"]
+    for share in SHARES:
+        core = replace(agreed.consensus, kept=agreed.frequency > (share - 0.5) / RUNS)
+        circuits[f"core {share}"] = core
+        if core.n_actual > 0:
+            circuits[f"mean {share}"] = average.top_actual(core.n_actual)
+            circuits[f"first {share}"] = scores["0"].top_actual(core.n_actual)
+    circuits |= {"mean": average.at(SPARSITY, actual=True)}
+    circuits |= {name: circuit_of(name, args) for name in ("second", "third")}
+    circuits |= {"no edge": replace(first, kept=torch.zeros_like(first.kept), scores=None)}
+    values = judge(engine, circuits, task, "test", names=HEADLINE)
+    return {
+        "steps": args.steps,
+        "train": args.train,
+        "n": args.test,
+        "edges": {name: circuit.n_actual for name, circuit in circuits.items()},
+        "judged": {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()},
+        "seconds": {name: each.provenance["cost"]["seconds"] for name, each in scores.items()},
+        "agreement": agreement(scores),
+        "shared": {name: (first & circuits[name]).n_edges for name in ("second", "third")},
+        "nodes": {name: in_common(first, circuits[name]) for name in ("1", "second", "third")},
+        "behaviour": behaviour(engine, task, single | {"second": circuits["second"]}, values),
+    }
+
+
+def agreement(scores: dict[str, ew.Scores]) -> dict[str, dict[str, Any]]:
+    """By size, the mean IoU of every two circuits, its interval, and the means within and between starts."""
+    found = {}
+    for size in (0.95, 0.98, 0.99):
+        circuits = {name: each.at(size, actual=True).pruned() for name, each in scores.items()}
+        pairs = [(start_of(int(a)), start_of(int(b)), circuits[a].iou(circuits[b])) for a, b in combinations(scores, 2)]
+        groups = {
+            " and ".join(dict.fromkeys((one, other))): mean(x for a, b, x in pairs if {a, b} == {one, other})
+            for number, one in enumerate(STARTS)
+            for other in list(STARTS)[number:]
+        }
+        n, total = circuits["0"].n_edges, circuits["0"].graph.n_edges
+        chance = n / (2 * total - n)
+        found[f"{size:.0%}"] = {"all": stability(list(circuits.values())).iou, "chance": chance, **groups}
+    return found
+
+
+def in_common(one: ew.Circuit, other: ew.Circuit) -> dict[str, int]:
+    """Heads and MLPs that write an actual edge: in each of two circuits, and in both."""
+    writers = [set(each.graph.edge_writer[each.actual].tolist()) for each in (one, other)]
+    return {"first": len(writers[0]), "other": len(writers[1]), "both": len(writers[0] & writers[1])}
+
+
+@torch.no_grad()
+def behaviour(
+    engine: ew.Engine, task: ew.tasks.Task, circuits: dict[str, ew.Circuit], values: dict[str, Any]
+) -> dict[str, Any]:
+    """How alike circuits are to each other, beside how alike each is to the model: KL of one from another, whether they
+    name the same likeliest token, and the correlation over examples of how far each is from the model.
+    """
+    kl = metric_function("kl")
+    rows: dict[tuple[str, str], list[np.ndarray]] = {}
+    same: dict[tuple[str, str], list[np.ndarray]] = {}
+    for batch in task.batches("test", 32):
+        masks = {name: each.kept.float()[None, None] for name, each in circuits.items()}
+        logits = {"model": engine.full(batch)} | {name: engine.run(batch, mask)[0] for name, mask in masks.items()}
+        for one, of in logits.items():
+            against = batch.with_full_logits(of)
+            for other, own in logits.items():
+                if one != other:
+                    rows.setdefault((one, other), []).append(reduce(kl(own[None], against), batch)[0].numpy())
+                    alike = (of.argmax(-1) == own.argmax(-1)).float()
+                    same.setdefault((one, other), []).append(reduce(alike[None], batch)[0].numpy())
+    far = {key: float(np.concatenate(each).mean()) for key, each in rows.items()}
+    alike = {key: float(np.concatenate(each).mean()) for key, each in same.items()}
+    own = [name for name in circuits if name.isdigit()]
+
+    def summary(pairs: list[tuple[str, str]]) -> dict[str, float]:
+        found = {"kl": mean(far[pair] for pair in pairs), "same token": mean(alike[pair] for pair in pairs)}
+        if all("model" not in pair for pair in pairs):
+            x = [np.corrcoef(values[a]["kl"], values[b]["kl"])[0, 1] for a, b in pairs]
+            found["correlation of the distance from the model"] = float(np.mean(x))
+        return found
+
+    return {
+        "the model and each of the twelve": summary([("model", name) for name in own]),
+        "each two of the twelve": summary([(a, b) for a in own for b in own if a != b]),
+        "the first and the second, which share no edge": summary([("0", "second"), ("second", "0")]),
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """What stands in the page by hand, then the tables."""
+    by_hand = PAGE.read_text(encoding="utf-8").split(MARK)[0] if PAGE.exists() else "# Several circuits\n\n"
+    return f"{by_hand}{MARK}\n{tables(found)}"
+
+
+def tables(found: dict[str, Any]) -> str:
+    """All of them."""
+    edges = found["edges"]
+    said = f"Rankings of {found['steps']} steps, {found['train']} training pairs each; {found['n']} test pairs; means"
+    lines = ["", said + " with 95 % bootstrap intervals over the examples."]
+
+    def row(who: str, shown: str, *more: str) -> str:
+        cells = " | ".join(_interval(found["judged"][who][name]) for name in HEADLINE)
+        return f"| {' | '.join((shown, *more))} | {cells} |"
+
+    head = " | ".join(("KL", "logit difference", "accuracy", "exact match"))
+    lines += ["", "## The twelve", "", f"| circuit | start | seconds | edges | {head} |", "|---" * 8 + "|"]
+    for number in range(RUNS):
+        name = str(number)
+        seconds, size = f"{found['seconds'][name]:.0f}", f"{edges[name]:,}"
+        lines.append(row(name, str(number + 1), start_of(number), seconds, size))
+    lines.append(row("mean", "their mean", "", f"{sum(found['seconds'].values()):.0f}", f"{edges['mean']:,}"))
+    lines.append(row("no edge", "no edge", "", "", "0"))
+    groups = list(next(iter(found["agreement"].values())))[2:]
+    lines += ["", "## Overlap (IoU of actual edges, mean of every two)", ""]
+    lines += [f"| sparsity | all | by chance | {' | '.join(groups)} |", "|---" * (3 + len(groups)) + "|"]
+    for size, each in found["agreement"].items():
+        own = " | ".join(f"{each[group]:.3f}" for group in groups)
+        lines.append(f"| {size} | {_interval(each['all'])} | {each['chance']:.3f} | {own} |")
+    lines += ["", "## What several have in common", ""]
+    lines += ["| edges in at least | edges | KL | the mean's, as many | the first's, as many |", "|---" * 5 + "|"]
+    for share in SHARES:
+        cells = (
+            _interval(found["judged"][who]["kl"]) if who in found["judged"] else "–"
+            for who in (f"core {share}", f"mean {share}", f"first {share}")
+        )
+        lines.append(f"| {share} of {RUNS} | {edges[f'core {share}']:,} | {' | '.join(cells)} |")
+    lines += ["", "## Circuits without the first one's edges", ""]
+    lines += [f"| circuit | edges | shared with the first | nodes shared | {head} |", "|---" * 8 + "|"]
+    lines.append(row("0", "the first of the twelve", f"{edges['0']:,}", "", ""))
+    for name, shown in (("second", "without the first's"), ("third", "without the first's and that one's")):
+        nodes = found["nodes"][name]
+        lines.append(
+            row(name, shown, f"{edges[name]:,}", str(found["shared"][name]), f"{nodes['both']} of {nodes['first']}")
+        )
+    nodes = found["nodes"]["1"]
+    lines += ["", f"Of the first circuit's {nodes['first']} nodes the second of the twelve has {nodes['both']}."]
+    lines += ["", "## Do they do the same?", ""]
+    columns = list(found["behaviour"]["each two of the twelve"])
+    lines += [f"| between | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for what, each in found["behaviour"].items():
+        lines.append(f"| {what} | {' | '.join(f'{each[name]:.3f}' if name in each else '' for name in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(values: Any) -> str:
+    mean_, low, high = values
+    return f"{mean_:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main() -> None:
+    """Find and judge what is missing, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/several"))
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--train", type=int, default=200, help="training pairs of each ranking")
+    parser.add_argument("--test", type=int, default=256)
+    parser.add_argument("--try", dest="tiny", action="store_true", help="tiny sizes")
+    parser.add_argument("--write", action="store_true", help="write the page from what there is")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.tiny:
+        args.steps, args.train, args.test = 2, 8, 8
+    if args.one:
+        find(args.one, args)
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in [*map(str, range(RUNS)), "second", "third"] if not args.write else []:
+        if not file_of(name, args).is_file():
+            sizes = ("--steps", str(args.steps), "--train", str(args.train), "--test", str(args.test))
+            subprocess.run([sys.executable, __file__, "--out", args.out, "--one", name, *sizes], check=True)
+            print(f"{name}: found", flush=True)
+    results = args.out / "results.json"
+    if not args.write and not results.is_file():
+        write_atomically(results, json.dumps(judged(args), indent=1))
+    found = json.loads(results.read_text())
+    if args.write:
+        write_atomically(PAGE, page(found))
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A submission to MIB's circuit track: folders and files as the track reads them, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgewise import InputError
+from edgewise.circuit import Circuit
+from edgewise.exchange import MIB_CELLS, read_mib, write_mib_submission
+from edgewise.graph import Ablation, Graph, GraphSpec
+
+GPT2 = {"n_layers": 12, "n_heads": 12, "n_kv_heads": 12}
+QWEN = {"n_layers": 24, "n_heads": 14, "n_kv_heads": 2}
+
+
+def circuit(shape: dict[str, int], **spec: Any) -> Circuit:
+    graph = Graph(GraphSpec(**shape, **spec))
+    scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(0))
+    return Circuit(graph, scores > 1, scores, ablation=Ablation())
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+def test_a_submission_has_a_folder_for_each_cell_and_every_edges_score(tmp_path: Path, suffix: Any):
+    given = {"ioi_gpt2": circuit(GPT2, embeddings="split"), "mcqa_qwen2.5": circuit(QWEN, kv="expanded")}
+    notes = write_mib_submission(given, tmp_path / "s", suffix=suffix)
+    assert [note.split(":")[0] for note in notes] == ["ioi_gpt2"] and "embeddings split to joint" in notes[0]
+    written = sorted(str(path.relative_to(tmp_path / "s")) for path in (tmp_path / "s").rglob("*.*") if path.is_file())
+    assert written == [f"ioi_gpt2/importances{suffix}", f"mcqa_qwen2.5/importances{suffix}"]
+    read = read_mib(tmp_path / "s" / written[1], n_kv_heads=2)
+    assert read.scores is not None and torch.equal(read.scores, given["mcqa_qwen2.5"].scores)
+    assert read_mib(tmp_path / "s" / written[0]).graph.n_edges == 32_491  # as MIB counts GPT-2's
+    assert {cell.split("_")[1] for cell in MIB_CELLS} == {"gpt2", "qwen2.5", "gemma2", "llama3"} and len(
+        MIB_CELLS
+    ) == 12
+
+
+def test_what_the_track_would_not_take_is_refused_before_anything_is_written(tmp_path: Path):
+    good, other = circuit(GPT2), circuit(QWEN)
+    pair = {"ioi_gpt2": good, "mcqa_qwen2.5": other}
+    wrong = {
+        "no cell": {"ioi_gpt3": good, "mcqa_qwen2.5": other},
+        "no scores": pair | {"ioi_gpt2": replace(good, scores=None)},
+        "to rank edges by": pair | {"ioi_gpt2": replace(good, scores=torch.ones(good.graph.n_edges))},
+        "zero ablation": pair | {"ioi_gpt2": replace(good, ablation=Ablation("zero"))},
+        "24 layers of 14 heads": pair | {"ioi_gpt2": other},
+        "one model, qwen2.5": {"ioi_qwen2.5": other, "mcqa_qwen2.5": other},
+        "one task, ioi": {"ioi_gpt2": good, "ioi_qwen2.5": other},
+        "neurons": pair | {"ioi_gpt2": circuit(GPT2, neurons=((0, ((1,),)),))},
+    }
+    for message, given in wrong.items():
+        with pytest.raises(InputError, match=message):
+            write_mib_submission(given, tmp_path / "s")
+    with pytest.raises(InputError, match="of no task|at least two"):
+        write_mib_submission({}, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
