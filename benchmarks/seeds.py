@@ -71,7 +71,7 @@ def judge_mean(args: argparse.Namespace, task: str) -> None:
     mean = ew.discovery.ensemble([ew.Scores.load(path) for path in files], absolute=False)
     model = ew.load_model(args.model)
     pairs = ew.tasks.TASKS[task](model.tokenizer, **time_to_quality.SPLITS, seed=0)
-    told = argparse.Namespace(model=args.model, task=task, split="test")
+    told = argparse.Namespace(model=args.model, task=task, split="test", sizes=time_to_quality.SIZES)
     row = {"run": name, "seconds": sum(row["seconds"] for row in rows if row["run"] in own)}
     row |= time_to_quality.judged(mean, False, model, pairs, told)
     with file.open("a") as into:

@@ -1,6 +1,6 @@
 """Is there one circuit of a behaviour, or are there many? Twelve rankings of one task, beside each other.
 
-    python benchmarks/several_circuits.py --out runs/several            # find and judge: an hour and a half, one thread
+    python benchmarks/several_circuits.py --out runs/several            # find and judge: an hour, one thread
     python benchmarks/several_circuits.py --out runs/several --write    # docs/results/several-circuits.md
     python benchmarks/several_circuits.py --out runs/several --try      # two minutes, tiny sizes
 
@@ -110,7 +110,9 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
         if core.n_actual > 0:
             circuits[f"mean {share}"] = average.top_actual(core.n_actual)
             circuits[f"first {share}"] = scores["0"].top_actual(core.n_actual)
-    circuits |= {"mean": average.at(SPARSITY, actual=True)}
+    places = average.values.argsort().argsort() / len(average.values)
+    votes = replace(average, values=agreed.frequency * RUNS + places)
+    circuits |= {"mean": average.at(SPARSITY, actual=True), "vote": votes.at(SPARSITY, actual=True)}
     circuits |= {name: circuit_of(name, args) for name in ("second", "third")}
     circuits |= {"no edge": replace(first, kept=torch.zeros_like(first.kept), scores=None)}
     values = judge(engine, circuits, task, "test", names=HEADLINE)
@@ -211,7 +213,8 @@ def tables(found: dict[str, Any]) -> str:
         name = str(number)
         seconds, size = f"{found['seconds'][name]:.0f}", f"{edges[name]:,}"
         lines.append(row(name, str(number + 1), start_of(number), seconds, size))
-    lines.append(row("mean", "their mean", "", f"{sum(found['seconds'].values()):.0f}", f"{edges['mean']:,}"))
+    for name, shown in (("mean", "mean of their ranks"), ("vote", "edges in most of them")):
+        lines.append(row(name, shown, "", f"{sum(found['seconds'].values()):.0f}", f"{edges[name]:,}"))
     lines.append(row("no edge", "no edge", "", "", "0"))
     groups = list(next(iter(found["agreement"].values())))[2:]
     lines += ["", "## Overlap (IoU of actual edges, mean of every two)", ""]
@@ -254,7 +257,7 @@ def main() -> None:
     """Find and judge what is missing, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/several"))
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--train", type=int, default=200, help="training pairs of each ranking")
     parser.add_argument("--test", type=int, default=256)
     parser.add_argument("--try", dest="tiny", action="store_true", help="tiny sizes")

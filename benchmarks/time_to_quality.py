@@ -67,7 +67,7 @@ def measured(run: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def judged(found: ew.Scores, absolute: bool, model: ew.Model, task: ew.tasks.Task, args: argparse.Namespace) -> Any:
     """KL of the circuits of all sizes, and what it was judged under."""
-    sizes = {f"{size:.1%}": found.at(size, actual=True, absolute=absolute) for size in SIZES}
+    sizes = {f"{size:.1%}": found.at(size, actual=True, absolute=absolute) for size in args.sizes}
     values = judge(ew.Engine(model), sizes, task, args.split, names=("kl",))
     kl = {size: float(values[size]["kl"].mean()) for size in sizes}
     interval = {size: bootstrap(values[size]["kl"])[1:] for size in sizes}
@@ -77,10 +77,10 @@ def judged(found: ew.Scores, absolute: bool, model: ew.Model, task: ew.tasks.Tas
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The runs, by seconds."""
-    sizes = [f"{size:.1%}" for size in SIZES]
+    sizes = list(dict.fromkeys(size for row in rows for size in row["kl"]))
     lines = [f"| run | task | split | seconds | GB | {' | '.join(sizes)} |", "|---" * (5 + len(sizes)) + "|"]
     for row in sorted(rows, key=lambda row: row["seconds"]):
-        kl = " | ".join(f"{row['kl'][size]:.3f}" for size in sizes)
+        kl = " | ".join(f"{row['kl'][size]:.3f}" if size in row["kl"] else "" for size in sizes)
         lines.append(
             f"| {row['run']} | {row['task']} | {row['split']} | {row['seconds']:.0f} | {row['gb']:.1f} | {kl} |"
         )
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--split", default="validation", choices=["validation", "test"])
     parser.add_argument("--scores", type=Path, help="a folder that keeps the scores that were found")
+    parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="sparsities of the circuits")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -113,6 +114,7 @@ def main() -> None:
             run,
             "--one",
             *(x for key in about for x in (f"--{key}", getattr(args, key))),
+            *("--sizes", *map(str, args.sizes)),
             *(() if args.scores is None else ("--scores", args.scores)),
         ]
         line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
