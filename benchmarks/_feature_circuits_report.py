@@ -3,23 +3,20 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from _page import RESULTS, Rows, write_page
 
 from edgewise.runs import write_atomically
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
-PAGE, FIGURES = RESULTS / "feature-circuits.md", RESULTS / "feature-circuits.json"
+FIGURES = RESULTS / "feature-circuits.json"
 CIRCUITS = RESULTS / "feature-circuits"
 KEY = ("model", "task", "nodes", "method", "seed")
-MARK = "<!-- What follows is written by benchmarks/feature_circuits.py; what stands before it, by hand. -->"
 SHOWN = {"kept": (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000), "removed": (1, 2, 5, 10, 20, 50, 200, 1000)}
 SIZES = (50, 200, 1000, 5000, 10_000)
 """Of tables that show few."""
-Rows = list[dict[str, Any]]
 Groups = dict[tuple[str, str], Rows]
 """Cells by nodes and method: the seeds of each."""
 
@@ -31,13 +28,8 @@ def keep(rows: Rows, agreements: Rows) -> None:
     found = {tuple(row[name] for name in KEY[:4]): row for row in [*old["agreement"], *agreements]}
     lines = [",\n".join(json.dumps(row) for row in each.values()) for each in (cells, found)]
     write_atomically(FIGURES, f'{{"cells": [\n{lines[0]}\n],\n"agreement": [\n{lines[1]}\n]}}\n')
-    write_atomically(PAGE, page(list(cells.values()), list(found.values())))
-
-
-def page(rows: Rows, agreements: Rows) -> str:
-    """The page: what stands in it by hand, then the tables."""
-    by_hand = PAGE.read_text(encoding="utf-8").split(MARK)[0] if PAGE.exists() else "# Circuits of features\n\n"
-    return f"{by_hand}{MARK}\n{tables(rows, agreements)}"
+    written = tables(list(cells.values()), list(found.values()))
+    write_page("feature-circuits", "Circuits of features", "feature_circuits", written)
 
 
 def tables(rows: Rows, agreements: Rows) -> str:

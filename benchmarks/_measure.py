@@ -42,7 +42,8 @@ def peak_tensor_bytes(run: Callable[[], Any]) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    events = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess] (set)
+    kineto: Any = profiler.profiler  # of a profile that has ended it is set; its events' sizes have no stubs
+    events = kineto.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = peak = 0
     for _, change in changes:

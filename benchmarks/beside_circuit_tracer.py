@@ -72,7 +72,13 @@ def prepare(folder: Path, size: Size, kind: str) -> None:
     shape = dict(zip(("hidden_size", "intermediate_size"), (size.width, size.mlp), strict=True))
     heads = {"num_attention_heads": size.heads, "num_key_value_heads": size.shared}
     special = {"bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 2 * size.tokens}
-    config = {"num_hidden_layers": size.layers, "vocab_size": size.vocabulary, **shape, **heads, **special}
+    config: dict[str, Any] = {
+        "num_hidden_layers": size.layers,
+        "vocab_size": size.vocabulary,
+        **shape,
+        **heads,
+        **special,
+    }
     model = LlamaForCausalLM(LlamaConfig(**config))
     with torch.no_grad():
         for name, weight in model.named_parameters():

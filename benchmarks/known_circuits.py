@@ -141,9 +141,14 @@ def model_of(name: str, out: Path) -> ew.Model:
     return ew.load_model(path)
 
 
+def _program(model: ew.Model) -> Any:
+    """The program that a model was compiled from, which its module keeps."""
+    return model.module.program
+
+
 def truth_of(engine: ew.Engine, output: Any, out: Path) -> Truth:
     """The truth, from its file if it has one."""
-    name, embeddings = engine.model.module.program.name, engine.graph.spec.embeddings
+    name, embeddings = _program(engine.model).name, engine.graph.spec.embeddings
     path = out / "truth" / f"{name}-{engine.ablation.kind}-{embeddings}-{output}.json"
     if not path.is_file():
         start = time.monotonic()
@@ -169,7 +174,7 @@ def study(name: str, methods: list[str], seeds: list[int] | None, out: Path) -> 
 def other_truths(name: str, out: Path) -> None:
     """What is true where raw outputs must be equal, or where token and position embeddings are apart."""
     model = model_of(name, out)
-    outputs = ("decoded",) if model.module.program.outputs is None else ("decoded", "raw")
+    outputs = ("decoded",) if _program(model).outputs is None else ("decoded", "raw")
     for ablation in ABLATIONS:
         for embeddings in ("joint", "split"):
             for output in outputs:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _page import Rows, kept_rows, write_page
 
 import edgewise as ew
 from edgewise.evaluation import mib_scores
-from edgewise.runs import RunOptions, fastest_precision, write_atomically
+from edgewise.runs import RunOptions, fastest_precision
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "mib.md"
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "EAP": ("eap", "default", {}),
     "EAP-IG, 5 points": ("eap-ig", "default", {"points": 5}),
@@ -74,26 +74,16 @@ def cell(task_name: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
     return dict(zip(KEY, key(task_name, name, args), strict=True)) | about | asdict(mib_scores(model, scores, task))
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def tables(rows: Rows) -> str:
     """Every model's and task's table."""
-    lines = [
-        "# MIB's areas",
-        "",
-        "Written by `python benchmarks/mib.py --write`, whose docstring has the commands and conditions. *CPR* is the",
-        "area under faithfulness by signed score: more is more, and above 1 circuits do the behaviour more than the",
-        "model. *CMD* is the area between faithfulness and 1 by absolute score (0 is best). In both, half the weight",
-        "is on circuits of more than half of all edges. *To EAP-IG* is the ratio of CPRs. On MIB's twelve cells the",
-        "mean CPR of EAP-IG is 1.63, and that of Matryoshka Attribution with logarithmic budgets 6.37 (validation,",
-        "5,000 steps, its authors' figures). *1 %* and *10 %* are faithfulness at these sizes, by signed score.",
-        "Seconds are of finding.",
-    ]
+    lines = list[str]()
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
         own = [row for row in rows if (row["model"], row["task"]) == (model, task)]
         lines += ["", f"## `{task}` on {model}", "", f"{own[0]['n']} test pairs.", "", *table(own)]
     return "\n".join(lines) + "\n"
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: Rows) -> list[str]:
     """One model's and task's."""
     lines = ["| method | steps | seconds | CPR | to EAP-IG | CMD | 1 % | 10 % |", "|---" * 8 + "|"]
     reference = next((row["signed"]["cpr"] for row in rows if row["method"].startswith("EAP-IG")), float("nan"))
@@ -130,8 +120,9 @@ def main() -> None:
             into.write(json.dumps(rows[-1]) + "\n")
         print(f"{task} {method}: {rows[-1]['seconds']:.0f} s, CPR {rows[-1]['signed']['cpr']:.2f}", flush=True)
     if args.write:
-        write_atomically(PAGE, page(rows))
-    print(page(rows))
+        rows = kept_rows("mib", rows, KEY)
+        write_page("mib", "MIB's areas", "mib", tables(rows))
+    print(tables(rows))
 
 
 if __name__ == "__main__":

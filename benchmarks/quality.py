@@ -147,8 +147,8 @@ def find_all(engine: ew.Engine, task: ew.tasks.Task, method: str, seed: int, fol
     start = time.perf_counter()
     circuits, cost = METHODS[method](engine, task, seed, folder)
     for circuit in circuits.values():
-        method = circuit.provenance["method"]
-        if stopped := method.get("stopped") or method.get("start", {}).get("stopped"):
+        record = circuit.provenance["method"]
+        if stopped := record.get("stopped") or record.get("start", {}).get("stopped"):
             raise SystemExit(f"{folder}: {stopped}; the same command goes on from there")
     for name, circuit in circuits.items():
         circuit.save(folder / f"{name}.safetensors")
@@ -159,7 +159,7 @@ def find_all(engine: ew.Engine, task: ew.tasks.Task, method: str, seed: int, fol
 
 def judge_all(engine: ew.Engine, task: ew.tasks.Task, folder: Path, split: str, names: list[str] | None = None) -> None:
     """Judge circuits on a split, unless they are: one file of KL and logit difference per example each."""
-    names = names or json.loads((folder / "found.json").read_text())["circuits"]
+    names = names or list(json.loads((folder / "found.json").read_text())["circuits"])
     missing = [name for name in names if not (folder / f"{name} {split}.json").is_file()]
     if not missing:
         return

@@ -2,7 +2,7 @@
 
     python benchmarks/seeds.py --out runs/seeds                                     # SmolLM2-135M, ioi and greater-than
     python benchmarks/seeds.py --out runs/seeds --model FILE.gguf --steps 80        # another model
-    python benchmarks/seeds.py --out runs/seeds --page                              # docs/results/seeds.md
+    python benchmarks/seeds.py --out runs/seeds --write                              # docs/results/seeds.md
 
 For each task: EAP, EAP-IG and mask-path IG of KL, and a ranking of `--steps` steps for each seed, found in bfloat16
 where the processor has it and judged in float32 on the test split; and the rankings' mean (`ensemble`), which costs
@@ -16,15 +16,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import time_to_quality
+from _page import Rows, kept_rows, write_page
 
 import edgewise as ew
-from edgewise.runs import write_atomically
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "seeds.md"
 ATTRIBUTIONS = ("eap", "eap-ig points=5", "mask-ig explains=kl")
 SIZES = tuple(f"{size:.1%}" for size in time_to_quality.SIZES)
 
@@ -78,29 +76,21 @@ def judge_mean(args: argparse.Namespace, task: str) -> None:
         into.write(json.dumps(row) + "\n")
 
 
-def read(file: Path) -> list[dict[str, Any]]:
+def read(file: Path) -> Rows:
     """What is done."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def tables(rows: Rows) -> str:
     """All models and tasks that were run."""
-    lines = [
-        "# Rankings of several seeds beside attribution",
-        "",
-        "Written by `python benchmarks/seeds.py --page`, whose docstring has the commands. KL(full ‖ circuit) in nats",
-        "at the answers on unseen templates (256 test pairs), hard masks, interchange ablation, by actual sparsity. Of",
-        "rankings the mean over the seeds, the smallest and the largest. *Of the best attribution*: the mean beside",
-        "the lowest KL that any attribution has at that size on test. Seconds are of finding, constants included.",
-    ]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        for task in dict.fromkeys(row["task"] for row in rows if row["model"] == model):
-            lines += ["", f"## `{task}` on {Path(model).stem}", ""]
-            lines += table([row for row in rows if (row["model"], row["task"]) == (model, task)])
+    lines = list[str]()
+    for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
+        lines += ["", f"## `{task}` on {Path(model).name.removesuffix('.gguf')}", ""]
+        lines += table([row for row in rows if (row["model"], row["task"]) == (model, task)])
     return "\n".join(lines) + "\n"
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: Rows) -> list[str]:
     """One model's and task's."""
     lines = [f"| run | seconds | {' | '.join(SIZES)} |", "|---" * (2 + len(SIZES)) + "|"]
     others = [row for row in rows if not row["run"].startswith("ranking")]
@@ -108,7 +98,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         kl = (f"{row['kl'][size]:.3f}" for size in SIZES)
         lines.append(f"| {row['run']} | {row['seconds']:.0f} | {' | '.join(kl)} |")
     best = {size: min((row["kl"][size] for row in others), default=float("nan")) for size in SIZES}
-    seeds: dict[str, list[dict[str, Any]]] = {}
+    seeds: dict[str, Rows] = {}
     for row in rows:
         if row not in others:
             name = " ".join(word for word in row["run"].split() if not word.startswith(("seed=", "engine.")))
@@ -135,14 +125,16 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="in which rankings are found"
     )
-    parser.add_argument("--page", action="store_true", help="write the page from what there is")
+    parser.add_argument("--write", action="store_true", help="write docs/results/seeds.md and .json from what there is")
     args = parser.parse_args()
-    if not args.page:
+    if not args.write:
         study(args)
     rows = read(args.out / "seeds.jsonl")
-    if args.page:
-        write_atomically(PAGE, page(rows))
-    print(page(rows))
+    if args.write:
+        named = [row | {"model": Path(row["model"]).name.removesuffix(".gguf")} for row in rows]
+        rows = kept_rows("seeds", named, ("model", "task", "run"))
+        write_page("seeds", "Rankings of several seeds beside attribution", "seeds", tables(rows))
+    print(tables(rows))
 
 
 if __name__ == "__main__":

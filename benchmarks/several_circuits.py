@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _page import write_page
 
 import edgewise as ew
 from edgewise.evaluation import judge, stability
 from edgewise.runs import RunOptions, bootstrap, fastest_precision, write_atomically
 from edgewise.tasks import HEADLINE, metric_function, reduce
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "several-circuits.md"
-MARK = "<!-- What follows is written by benchmarks/several_circuits.py; what stands before it, by hand. -->"
 MODEL, TASK, RUNS, SPARSITY = "smollm2-135m", "ioi", 12, 0.98
 STARTS: dict[str, dict[str, Any]] = {
     "KL": {},
@@ -191,12 +190,6 @@ def behaviour(
     }
 
 
-def page(found: dict[str, Any]) -> str:
-    """What stands in the page by hand, then the tables."""
-    by_hand = PAGE.read_text(encoding="utf-8").split(MARK)[0] if PAGE.exists() else "# Several circuits\n\n"
-    return f"{by_hand}{MARK}\n{tables(found)}"
-
-
 def tables(found: dict[str, Any]) -> str:
     """All of them."""
     edges = found["edges"]
@@ -280,7 +273,7 @@ def main() -> None:
         write_atomically(results, json.dumps(judged(args), indent=1))
     found = json.loads(results.read_text())
     if args.write:
-        write_atomically(PAGE, page(found))
+        write_page("several-circuits", "Several circuits", "several_circuits", tables(found))
     print(tables(found))
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import edgewise as ew
-from edgewise.runs import write_atomically
+from edgewise.runs import fastest_precision, write_atomically
 from edgewise.transcoders import Site, TokenRows, Transcoder
-from edgewise.transcoders.training import CachedActivations, TrainingConfig, fastest_precision, train, write_cache
+from edgewise.transcoders.training import CachedActivations, TrainingConfig, train, write_cache
 
 KINDS: dict[str, dict[str, Any]] = {
     "autoencoder": {"kinds": ("autoencoder",)},

@@ -30,7 +30,8 @@ def test_a_submission_has_a_folder_for_each_cell_and_every_edges_score(tmp_path:
     written = sorted(str(path.relative_to(tmp_path / "s")) for path in (tmp_path / "s").rglob("*.*") if path.is_file())
     assert written == [f"ioi_gpt2/importances{suffix}", f"mcqa_qwen2.5/importances{suffix}"]
     read = read_mib(tmp_path / "s" / written[1], n_kv_heads=2)
-    assert read.scores is not None and torch.equal(read.scores, given["mcqa_qwen2.5"].scores)
+    expected = given["mcqa_qwen2.5"].scores
+    assert read.scores is not None and expected is not None and torch.equal(read.scores, expected)
     assert read_mib(tmp_path / "s" / written[0]).graph.n_edges == 32_491  # as MIB counts GPT-2's
     assert {cell.split("_")[1] for cell in MIB_CELLS} == {"gpt2", "qwen2.5", "gemma2", "llama3"} and len(
         MIB_CELLS

@@ -84,7 +84,7 @@ def mib_submission(
 ) -> None:
     """Write a submission to MIB's circuit track: importances of all edges, for at least two tasks and two models."""
     check_free(out, force)
-    files = dict(cell.partition("=")[::2] for cell in cells)
+    files = {cell: file for cell, _, file in (each.partition("=") for each in cells)}
     if without := [cell for cell, file in files.items() if not file]:
         raise ew.InputError(f"{without[0]}: give CELL=FILE, as in ioi_gpt2=runs/ioi/circuit.safetensors")
     if len(files) < len(cells):
