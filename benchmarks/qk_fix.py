@@ -59,8 +59,8 @@ def main() -> None:
     for name, rows in (("top", is_top), ("drawn", ~is_top)):
         truth = exact[chosen][rows]
         for method, scores in (("eap", linear[chosen]), ("fixed", mended.values.double()[chosen])):
-            result[f"{name}_{method}_pearson"] = float(pearsonr(scores[rows], truth).statistic)
-            result[f"{name}_{method}_spearman"] = float(spearmanr(scores[rows], truth).statistic)
+            result[f"{name}_{method}_pearson"] = float(pearsonr(scores[rows], truth)[0])  # pyright: ignore[reportArgumentType] (scipy's stubs)
+            result[f"{name}_{method}_spearman"] = float(spearmanr(scores[rows], truth)[0])  # pyright: ignore[reportArgumentType] (scipy's stubs)
             result[f"{name}_{method}_mean_error"] = float((scores[rows] - truth).abs().mean())
         result[f"{name}_mean_effect"] = float(truth.abs().mean())
     print(json.dumps(result, indent=2))
