@@ -328,10 +328,14 @@ def test_the_worst_examples_are_those_of_highest_kl():
     assert json.loads(found.to_json())["worst"][0]["clean"] == task.test[found.worst[0].number].clean_text
 
 
-@pytest.mark.parametrize("spans", [(), ("first", "rest")])
-def test_circuits_that_take_the_examples_in_turn_are_each_run_on_their_own(spans: tuple[str, ...]):
+@pytest.mark.parametrize(
+    ("spans", "of_graph"), [((), ()), (("first", "rest"), ("first", "rest")), (("first", "rest"), ())]
+)
+def test_circuits_that_take_the_examples_in_turn_are_each_run_on_their_own(
+    spans: tuple[str, ...], of_graph: tuple[str, ...]
+):
     model, task = tiny("gpt2", torch.float64), random_task(12)
-    engine = Engine(model, model.graph(spans=spans))
+    engine = Engine(model, model.graph(spans=of_graph))
     if spans:
         grouped = [replace(pair, spans=(0, *[1] * (len(pair.clean) - 1))) for pair in task.train]
         task = replace(task, test=grouped, span_names=spans)

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgewise.discovery._attributing import attribution
 from edgewise.discovery._configs import EapConfig, ExamplesConfig, MaskIgConfig
 from edgewise.discovery._cost import Cost, constant_forwards
-from edgewise.discovery._explain import check_gradient, explain
+from edgewise.discovery._explain import check_gradient, explain, is_absolute
 from edgewise.discovery._objective import differentiable, example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
@@ -78,16 +78,22 @@ def _mask_gradient(
     cost.spend(cost.examples, forwards=constant_forwards(engine) + metric.needs_full_model)
     cost.spend(cost.examples, forwards=len(points), backwards=len(points))
 
+    absolute = is_absolute(config)
+
     def gradient(batch: Batch) -> Float[Tensor, " E"]:
-        own = torch.zeros_like(total)
+        own, n_groups = torch.zeros((), dtype=torch.float64), engine.graph.n_groups
+        if absolute:
+            batch = batch.with_own_groups(torch.arange(len(batch.index)), n_groups)
+            n_groups *= len(batch.index)
         for value, weight in points:
-            mask = torch.full((engine.graph.n_edges,), value, device=engine.model.device, requires_grad=True)
-            scores = example_scores(engine, batch, mask, metric, gradients="all").sum()
+            mask = torch.full((1, n_groups, engine.graph.n_plain), value, device=engine.model.device)
+            scores = example_scores(engine, batch, mask.requires_grad_(), metric, gradients="all").sum()
             differentiable(scores, task.metric, what).backward()
             assert mask.grad is not None
-            own += weight * mask.grad.cpu().double()
-        return own
+            own = own + weight * mask.grad.cpu().double()
+        rows = own.view(-1, engine.graph.n_edges)  # one, or one for each example
+        return (rows.abs() if absolute else rows).sum(0)
 
     for own in in_turn(task.batches(config.split, config.batch_size), gradient, engine.execution.example_ranks):
         total += own
-    return (metric.sign * total / cost.examples).float()
+    return ((1 if absolute else metric.sign) * total / cost.examples).float()

@@ -109,6 +109,15 @@ class AttributionConfig(ExamplesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AveragedConfig(AttributionConfig):
+    """Settings of a method whose effects are of one example each, and averaged."""
+
+    average: Literal["signed", "absolute"] = "signed"
+    """What is averaged over the examples: their effects, or the sizes of these, which do not cancel where an edge helps
+    in one example and hurts in another. Absolute scores have no sign, and do not add up to the whole effect."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttributionGraphConfig(ExamplesConfig):
     """Rank edges by their mean influence in the attribution graphs of training prompts."""
 
@@ -125,7 +134,7 @@ class AttributionGraphConfig(ExamplesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathConfig(AttributionConfig):
+class PathConfig(AveragedConfig):
     """Settings of a method that averages gradients along a path."""
 
     points: int = 5
@@ -142,7 +151,7 @@ class PathConfig(AttributionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EapConfig(AttributionConfig):
+class EapConfig(AveragedConfig):
     """Edge attribution patching: the mask gradient at the full model."""
 
     title: ClassVar[str] = "eap"
@@ -186,7 +195,7 @@ class MaskIgConfig(PathConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelevanceConfig(AttributionConfig):
+class RelevanceConfig(AveragedConfig):
     """EAP with relevance propagation's rules for going backwards."""
 
     title: ClassVar[str] = "relevance"
@@ -201,7 +210,7 @@ class RelevanceConfig(AttributionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeEapConfig(AttributionConfig):
+class NodeEapConfig(AveragedConfig):
     """The first-order effect of ablating each component, for all that read it at once."""
 
     title: ClassVar[str] = "node-eap"

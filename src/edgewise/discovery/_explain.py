@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._catalogue import methods
-from edgewise.discovery._configs import AttributionConfig, ExamplesConfig
+from edgewise.discovery._configs import AttributionConfig, AveragedConfig, ExamplesConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._objective import differentiable
 from edgewise.engine import Engine, Objective, Stream
@@ -32,7 +32,8 @@ def explain(
     Args:
         engine: model, graph and ablation.
         task: its `metric` is explained; where less of it is better, the sign is turned.
-        config: which examples, and how many at a time; `pairs` and `explains` are `asked_of`'s.
+        config: which examples, and how many at a time; `pairs` and `explains` are `asked_of`'s. Absolute effects are
+            averaged one example at a time.
         explained: from a batch's stream and the metric's sum over its examples to numbers that sum over examples.
         cost: where passes are counted; the two forwards of each batch are counted here.
         at_full_model: whether the method takes gradients at the full model alone, where KL to it has none.
@@ -48,19 +49,26 @@ def explain(
         check_gradient(config.title, task)
     metric = metric_function(task.metric)
     total, ranks = torch.zeros((), dtype=torch.float64), engine.execution.example_ranks
+    absolute = is_absolute(config)
 
     def of_batch(batch: Batch) -> Tensor:
         batch = batch.to(engine.model.device)
         found = metric.sign * explained(Stream(engine, batch, groups=positions), metric_sum(engine, task, batch))
         cost.spend(len(batch.index), forwards=1 + metric.needs_full_model + (engine.ablation.kind == "interchange"))
-        return found.detach().cpu().double()
+        found = found.detach().cpu().double()
+        return found.abs() if absolute else found
 
-    for found in in_turn(task.batches(config.split, config.batch_size), of_batch, ranks):
+    for found in in_turn(task.batches(config.split, 1 if absolute else config.batch_size), of_batch, ranks):
         total = total + found
     cost.examples = len(task.split(config.split))
     cost.shared(ranks)
     mean = total / cost.examples
     return mean if engine.model.dtype == torch.float64 else mean.float()
+
+
+def is_absolute(config: ExamplesConfig) -> bool:
+    """Whether the sizes of the examples' effects are averaged, and not the effects."""
+    return isinstance(config, AveragedConfig) and config.average == "absolute"
 
 
 def asked_of(task: Task, config: ExamplesConfig) -> Task:

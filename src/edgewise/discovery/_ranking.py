@@ -157,7 +157,7 @@ class RankingLearner(GradientLearner[RankingConfig]):
             explains = self.loss if self.config.warm_metric == "loss" else learnable(few)
             few = replace(few, metric=explains, loss=self.loss)
             with torch.enable_grad():
-                start = mask_ig(self.engine, few, points=self.config.warm_points).values.abs()
+                start = mask_ig(self.engine, few, points=self.config.warm_points, average="absolute").values
             self.scores.copy_(normal_scores(start))
         else:
             for row, config in zip(self.scores, self.configs, strict=True):

@@ -1,7 +1,6 @@
 """Metrics of many circuits on the same examples, which every judgement of this room rests on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,10 +105,8 @@ def _logits(
     stacked = torch.stack(list(masks)).to(batch.clean.ids.device, torch.float32)
     if stacked.ndim == 2:
         return engine.run(batch, stacked[:, None])
-    # As many position groups more, of which an example's tokens are in its own.
-    turn = (batch.index % stacked.shape[1]).to(stacked.device)[:, None] * engine.graph.n_groups
-    groups = turn.expand_as(batch.clean.ids) if batch.span_id is None else batch.span_id + turn
-    return engine.run(replace(batch, span_id=groups), stacked.view(1, -1, engine.graph.n_plain))
+    batch = batch.with_own_groups(batch.index % stacked.shape[1], engine.graph.n_groups)
+    return engine.run(batch, stacked.view(1, -1, engine.graph.n_plain))
 
 
 def of_all(own: Float[Tensor, " m"], sizes: Sequence[int], ranks: Ranks) -> Float[Tensor, " n"]:

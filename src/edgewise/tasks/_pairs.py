@@ -101,6 +101,14 @@ class Batch:
         """The same batch, knowing what the full model says."""
         return replace(self, full_logits=full_logits)
 
+    def with_own_groups(self, kind: Int[Tensor, " B"], n_groups: int) -> Batch:
+        """The same batch with the position groups of its examples apart by kind: of kind k, group g of `n_groups` is
+        `k * n_groups + g`, so that one mask of k times as many groups is another circuit for each kind.
+        """
+        first = (kind.to(self.clean.ids.device) * n_groups)[:, None]
+        own = self.span_id if n_groups > 1 else None
+        return replace(self, span_id=first.expand_as(self.clean.ids) if own is None else own + first)
+
 
 def collate(pairs: Sequence[Pair], index: Sequence[int], pad_side: PadSide = "right") -> Batch:
     """Lay `B` pairs of any lengths, each with its number in the split, out as tensors on the CPU; `S` is the longest
