@@ -4,7 +4,7 @@
     python benchmarks/seeds.py --out runs/seeds --model FILE.gguf --steps 80        # another model
     python benchmarks/seeds.py --out runs/seeds --write                              # docs/results/seeds.md
 
-For each task: EAP, EAP-IG and mask-path IG of KL, and a ranking of `--steps` steps for each seed, found in bfloat16
+For each task: EAP, EAP-IG and mask-path IG of KL, each also by absolute effects, and a ranking of `--steps` steps for each seed, found in bfloat16
 where the processor has it and judged in float32 on the test split; and the rankings' mean (`ensemble`), which costs
 what they do together. Circuits are compared at the same actual size, of the sign that the method names first. The best
 attribution of a size is the best *on test*: the ranking is held against more than anybody could have chosen. Each run
@@ -24,13 +24,14 @@ from _page import Rows, kept_rows, write_page
 import edgewise as ew
 
 ATTRIBUTIONS = ("eap", "eap-ig points=5", "mask-ig explains=kl")
+ABSOLUTE = tuple(f"{each} average=absolute" for each in ATTRIBUTIONS)
 SIZES = tuple(f"{size:.1%}" for size in time_to_quality.SIZES)
 
 
 def runs(args: argparse.Namespace) -> list[str]:
     """Of one task, as `time_to_quality.py` takes them."""
     rankings = (f"ranking steps={args.steps} seed={seed} engine.dtype={args.dtype}" for seed in args.seeds)
-    return [*ATTRIBUTIONS, *rankings]
+    return [ABSOLUTE[-1], ATTRIBUTIONS[-1], ATTRIBUTIONS[1], *rankings, ATTRIBUTIONS[0], *ABSOLUTE[:-1]]
 
 
 def scores_of(args: argparse.Namespace) -> Path:
@@ -62,7 +63,7 @@ def judge_mean(args: argparse.Namespace, task: str) -> None:
     seeds = ",".join(map(str, args.seeds))
     file, name = args.out / "seeds.jsonl", f"ranking steps={args.steps} engine.dtype={args.dtype} mean of seeds {seeds}"
     rows = [row for row in read(file) if (row["model"], row["task"]) == (args.model, task)]
-    own = runs(args)[len(ATTRIBUTIONS) :]
+    own = [run for run in runs(args) if run.startswith("ranking")]
     files = [scores_of(args) / f"{task} {run}.safetensors" for run in own]
     if any(row["run"] == name for row in rows) or not all(path.exists() for path in files):
         return
