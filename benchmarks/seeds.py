@@ -4,11 +4,12 @@
     python benchmarks/seeds.py --out runs/seeds --model FILE.gguf --steps 80        # another model
     python benchmarks/seeds.py --out runs/seeds --write                              # docs/results/seeds.md
 
-For each task: EAP, EAP-IG and mask-path IG of KL, each also by absolute effects, and a ranking of `--steps` steps for each seed, found in bfloat16
-where the processor has it and judged in float32 on the test split; and the rankings' mean (`ensemble`), which costs
-what they do together. Circuits are compared at the same actual size, of the sign that the method names first. The best
-attribution of a size is the best *on test*: the ranking is held against more than anybody could have chosen. Each run
-is a process of its own (`time_to_quality.py`); what is done is not done again, and the command may be stopped.
+For each task: EAP, EAP-IG and mask-path IG of KL, each also by absolute effects, and a ranking of `--steps` steps for
+each seed, found in bfloat16 where the processor has it and judged in float32 on the test split; and the rankings' mean
+(`ensemble`), which costs what they do together. Circuits are compared at the same actual size, of the sign that the
+method names first. The best attribution of a size is the best *on test*: the ranking is held against more than anybody
+could have chosen. Each run is a process of its own (`time_to_quality.py`); what is done is not done again, and the
+command may be stopped.
 """
 
 import argparse
