@@ -57,7 +57,8 @@ class BudgetConfig(LearnedConfig):
     end_temperature: Positive = 0.05
     """Temperature at the end; it falls geometrically."""
     warm_examples: NotNegative = 64
-    """Training examples for the attribution (mask-path IG) whose ranks the scores start from; 0 to start from noise."""
+    """Training examples for the attribution (mask-path IG, of edges by absolute effects) whose ranks the scores start
+    from; 0 to start from noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,7 +241,7 @@ class EdgePruningConfig(LearnedConfig):
     initial_spread: float = 0.01
     """Standard deviation of log α at the start."""
     warm_start: float = 0.0
-    """Add this much times the normal scores of the ranks of |mask-path IG|, or of the scores to start from, to log α at
+    """Add this much times the normal scores of the ranks of mask-path IG by absolute effects, or of the scores to start from, to log α at
     the start; 0 for none, as in the paper."""
     weight_decay: float = 0.0
     """On log α. (Paper: AdamW's default 0.01, which at its learning rates pulls masks without gradient to 0.5.)"""
