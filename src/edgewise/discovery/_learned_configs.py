@@ -241,8 +241,8 @@ class EdgePruningConfig(LearnedConfig):
     initial_spread: float = 0.01
     """Standard deviation of log α at the start."""
     warm_start: float = 0.0
-    """Add this much times the normal scores of the ranks of mask-path IG by absolute effects, or of the scores to start from, to log α at
-    the start; 0 for none, as in the paper."""
+    """Add this much times the normal scores of the ranks of mask-path IG by absolute effects, or of the scores to start
+    from, to log α at the start; 0 for none, as in the paper."""
     weight_decay: float = 0.0
     """On log α. (Paper: AdamW's default 0.01, which at its learning rates pulls masks without gradient to 0.5.)"""
     clip: float | None = None
