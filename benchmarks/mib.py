@@ -28,6 +28,7 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "EAP": ("eap", "default", {}),
     "EAP-IG, 5 points": ("eap-ig", "default", {"points": 5}),
     "mask-path IG of the KL": ("mask-ig", "default", {"explains": "kl"}),
+    "mask-path IG of the KL, absolute": ("mask-ig", "default", {"explains": "kl", "average": "absolute"}),
     "ranking": ("ranking", "default", {}),
     "ranking, mib": ("ranking", "mib", {}),
     "ranking, mib, logarithmic budgets": ("ranking", "mib", {"budgets": "logarithmic"}),
