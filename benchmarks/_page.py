@@ -11,6 +11,11 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 Rows = list[dict[str, Any]]
 
 
+def model_name(model: str) -> str:
+    """What a model is called on a page: a file's name without its folders and `.gguf`."""
+    return Path(model).name.removesuffix(".gguf")
+
+
 def write_page(name: str, title: str, script: str, tables: str) -> None:
     """Write `docs/results/NAME.md`: what stands in it by hand, then the tables."""
     page = RESULTS / f"{name}.md"
@@ -19,7 +24,7 @@ def write_page(name: str, title: str, script: str, tables: str) -> None:
     write_atomically(page, f"{by_hand}{mark}\n{tables}")
 
 
-def kept_rows(name: str, rows: Rows, key: Sequence[str]) -> Rows:
+def keep_rows(name: str, rows: Rows, key: Sequence[str]) -> Rows:
     """The rows of `docs/results/NAME.json` with these in place of those of the same key, and written there: a page is
     made of runs on several days.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _page import Rows, kept_rows, write_page
+from _page import Rows, keep_rows, model_name, write_page
 
 import edgewise as ew
 from edgewise.evaluation import mib_scores
@@ -28,7 +28,7 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "EAP": ("eap", "default", {}),
     "EAP-IG, 5 points": ("eap-ig", "default", {"points": 5}),
     "mask-path IG of the KL": ("mask-ig", "default", {"explains": "kl"}),
-    "mask-path IG of the KL, absolute": ("mask-ig", "default", {"explains": "kl", "average": "absolute"}),
+    "mask-path IG of the KL, absolute effects": ("mask-ig", "default", {"explains": "kl", "average": "absolute"}),
     "ranking": ("ranking", "default", {}),
     "ranking, mib": ("ranking", "mib", {}),
     "ranking, mib, logarithmic budgets": ("ranking", "mib", {"budgets": "logarithmic"}),
@@ -54,7 +54,7 @@ def found(model: ew.Model, task: ew.tasks.Task, name: str, args: argparse.Namesp
 def key(task: str, method: str, args: argparse.Namespace) -> tuple[str | int, ...]:
     """What tells one row from the others."""
     steps = args.steps if ew.discovery.method(METHODS[method][0]).learns else 0
-    return (Path(args.model).name.removesuffix(".gguf"), task, method, args.seed, steps, *args.pairs)
+    return (model_name(args.model), task, method, args.seed, steps, *args.pairs)
 
 
 KEY = ("model", "task", "method", "seed", "steps", "train", "validation", "test")
@@ -121,7 +121,7 @@ def main() -> None:
             into.write(json.dumps(rows[-1]) + "\n")
         print(f"{task} {method}: {rows[-1]['seconds']:.0f} s, CPR {rows[-1]['signed']['cpr']:.2f}", flush=True)
     if args.write:
-        rows = kept_rows("mib", rows, KEY)
+        rows = keep_rows("mib", rows, KEY)
         write_page("mib", "MIB's areas", "mib", tables(rows))
     print(tables(rows))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import time_to_quality
-from _page import Rows, kept_rows, write_page
+from _page import Rows, keep_rows, model_name, write_page
 
 import edgewise as ew
 
@@ -29,15 +29,14 @@ ABSOLUTE = tuple(f"{each} average=absolute" for each in ATTRIBUTIONS)
 SIZES = tuple(f"{size:.1%}" for size in time_to_quality.SIZES)
 
 
-def runs(args: argparse.Namespace) -> list[str]:
+def rankings(args: argparse.Namespace) -> list[str]:
     """Of one task, as `time_to_quality.py` takes them."""
-    rankings = (f"ranking steps={args.steps} seed={seed} engine.dtype={args.dtype}" for seed in args.seeds)
-    return [ABSOLUTE[-1], ATTRIBUTIONS[-1], ATTRIBUTIONS[1], *rankings, ATTRIBUTIONS[0], *ABSOLUTE[:-1]]
+    return [f"ranking steps={args.steps} seed={seed} engine.dtype={args.dtype}" for seed in args.seeds]
 
 
 def scores_of(args: argparse.Namespace) -> Path:
     """The folder of a model's scores."""
-    return args.out / "scores" / Path(args.model).stem
+    return args.out / "scores" / model_name(args.model)
 
 
 def study(args: argparse.Namespace) -> None:
@@ -55,7 +54,7 @@ def study(args: argparse.Namespace) -> None:
             "--scores",
             scores_of(args),
         ]
-        subprocess.run([*command, "--split", "test", *runs(args)], check=True)
+        subprocess.run([*command, "--split", "test", *ATTRIBUTIONS, *ABSOLUTE, *rankings(args)], check=True)
         judge_mean(args, task)
 
 
@@ -64,7 +63,7 @@ def judge_mean(args: argparse.Namespace, task: str) -> None:
     seeds = ",".join(map(str, args.seeds))
     file, name = args.out / "seeds.jsonl", f"ranking steps={args.steps} engine.dtype={args.dtype} mean of seeds {seeds}"
     rows = [row for row in read(file) if (row["model"], row["task"]) == (args.model, task)]
-    own = [run for run in runs(args) if run.startswith("ranking")]
+    own = rankings(args)
     files = [scores_of(args) / f"{task} {run}.safetensors" for run in own]
     if any(row["run"] == name for row in rows) or not all(path.exists() for path in files):
         return
@@ -87,7 +86,7 @@ def tables(rows: Rows) -> str:
     """All models and tasks that were run."""
     lines = list[str]()
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
-        lines += ["", f"## `{task}` on {Path(model).name.removesuffix('.gguf')}", ""]
+        lines += ["", f"## `{task}` on {model_name(model)}", ""]
         lines += table([row for row in rows if (row["model"], row["task"]) == (model, task)])
     return "\n".join(lines) + "\n"
 
@@ -133,8 +132,8 @@ def main() -> None:
         study(args)
     rows = read(args.out / "seeds.jsonl")
     if args.write:
-        named = [row | {"model": Path(row["model"]).name.removesuffix(".gguf")} for row in rows]
-        rows = kept_rows("seeds", named, ("model", "task", "run"))
+        named = [row | {"model": model_name(row["model"])} for row in rows]
+        rows = keep_rows("seeds", named, ("model", "task", "run"))
         write_page("seeds", "Rankings of several seeds beside attribution", "seeds", tables(rows))
     print(tables(rows))
 

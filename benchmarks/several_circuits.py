@@ -67,11 +67,7 @@ def without(engine: ew.Engine, task: ew.tasks.Task, others: list[ew.Circuit]) ->
     """A start as rankings have it, from attribution of the KL, with the edges of other circuits out of reach."""
     config = ew.RankingConfig()
     few = replace(task, train=task.train[: config.warm_examples])
-    method = ew.discovery.method("mask-ig")
-    found = ew.discovery.run_method(
-        method, engine, few, method.configure({"explains": "kl", "points": config.warm_points})
-    )
-    assert isinstance(found, ew.Scores)
+    found = ew.mask_ig(engine, few, explains="kl", points=config.warm_points, average="absolute")
     start = ew.discovery.ensemble([found])  # of one: normal quantiles of its ranks
     taken = torch.stack([each.kept for each in others]).any(0)
     return replace(start, values=start.values.masked_fill(taken, OUT_OF_REACH))
@@ -147,7 +143,7 @@ def agreement(scores: dict[str, ew.Scores]) -> dict[str, dict[str, Any]]:
 
 
 def in_common(one: ew.Circuit, other: ew.Circuit) -> dict[str, int]:
-    """Heads and MLPs that write an actual edge: in each of two circuits, and in both."""
+    """Components that write an actual edge: in each of two circuits, and in both."""
     writers = [set(each.graph.edge_writer[each.actual].tolist()) for each in (one, other)]
     return {"first": len(writers[0]), "other": len(writers[1]), "both": len(writers[0] & writers[1])}
 
@@ -258,7 +254,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.tiny:
-        args.steps, args.train, args.test = 2, 8, 8
+        args.steps, args.train, args.test, args.out = 2, 8, 8, args.out / "try"
     if args.one:
         find(args.one, args)
         return

@@ -106,7 +106,11 @@ def main() -> None:
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
     about = ("model", "task", "split")
     for run in () if args.table else args.runs:
-        if any(row["run"] == run and all(row[key] == getattr(args, key) for key in about) for row in rows):
+        sizes = {f"{size:.1%}" for size in args.sizes}
+        if any(
+            row["run"] == run and sizes <= row["kl"].keys() and all(row[key] == getattr(args, key) for key in about)
+            for row in rows
+        ):
             continue
         command = [
             sys.executable,

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.discovery import learn_ranking, mask_ig, method, methods, run_method
+from edgewise.discovery import EdgePruningConfig, learn_ranking, mask_ig, method, methods, run_method
 from edgewise.discovery._configs import AveragedConfig
+from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import Task
@@ -31,7 +32,8 @@ def one_by_one(engine: Engine, task: Task, name: str, **settings: Any) -> torch.
 
 
 def test_the_methods_that_average_are_the_ones_meant():
-    assert {"eap", "eap-ig", "eap-ig-activations", "mask-ig", "relevance", "node-eap", "node-ig"} <= set(AVERAGED)
+    of_edges = {"eap", "eap-ig", "eap-ig-activations", "mask-ig", "relevance", "ensemble"}
+    assert of_edges | {"node-eap", "node-ig"} == set(AVERAGED)
 
 
 @pytest.mark.parametrize("name", sorted({*AVERAGED} - {"ensemble"}))
@@ -47,13 +49,43 @@ def test_absolute_scores_are_the_mean_size_of_each_examples_own(name: str):
 
 @pytest.mark.parametrize("family", ["llama-gqa", "gpt2"])
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
-def test_positions_stay_apart_and_unequal_lengths_are_no_matter(family: str, ablation: Any):
-    model = tiny(family, torch.float64)
-    for engine, task in (
-        (Engine(model, model.graph(spans=SPANS), Ablation(ablation)), spanned_task(4)),
-        (Engine(model, model.graph(), Ablation(ablation)), spanned_task(4)),
-    ):
+def test_positions_stay_apart_and_padding_is_no_matter(family: str, ablation: Any):
+    model, task = tiny(family, torch.float64), spanned_task(4)
+    longer = [
+        replace(pair, clean=(*pair.clean, 3), corrupted=(*pair.corrupted, 4), spans=(*(pair.spans or ()), 2))
+        for pair in task.train[:2]
+    ]
+    task = replace(task, train=[*longer, *task.train[2:]])
+    for spans in (SPANS, ()):
+        engine = Engine(model, model.graph(spans=spans), Ablation(ablation))
         near(scores(engine, task, "mask-ig", average="absolute"), one_by_one(engine, task, "mask-ig"), 1e-6)
+
+
+def test_a_token_in_no_group_is_refused_and_not_taken_for_another_examples():
+    model, task = tiny("gpt2"), spanned_task(4)
+    engine = Engine(model, model.graph(spans=SPANS))
+    for spans in (None, (0, 1, 2, 3, 0, 1, 2)):
+        wrong = replace(task, train=[replace(pair, spans=spans) for pair in task.train])
+        message = refused(lambda task=wrong: mask_ig(engine, task, average="absolute"))
+        assert "span_id: groups must lie in 0 to 2" in message
+
+
+def test_graphs_with_neurons_have_absolute_scores_too():
+    model, task = tiny("gpt2", torch.float64), random_task(3)
+    engine = Engine(model, model.graph(neurons={0: (0, 3), 2: (1,)}))
+    for ablation in ("interchange", "zero"):
+        engine = Engine(model, engine.graph, Ablation(ablation))
+        near(scores(engine, task, "mask-ig", average="absolute"), one_by_one(engine, task, "mask-ig"), 1e-6)
+
+
+def test_edge_prunings_warm_start_is_of_absolute_effects():
+    engine, task = toy_engine("gpt2"), random_task(6)
+    learner = EdgePruningLearner(engine, task, EdgePruningConfig(warm_start=1.0, initial_spread=0.0))
+    learner.prepare()
+    learner.begin()
+    start = normal_scores(mask_ig(engine, task, average="absolute").values)
+    both = torch.stack([learner.edges.detach(), start])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.99999  # moved by as much everywhere, to the size that is asked for
 
 
 def test_the_keys_fix_has_absolute_scores_too():

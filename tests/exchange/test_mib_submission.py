@@ -14,6 +14,7 @@ from edgewise.graph import Ablation, Graph, GraphSpec
 
 GPT2 = {"n_layers": 12, "n_heads": 12, "n_kv_heads": 12}
 QWEN = {"n_layers": 24, "n_heads": 14, "n_kv_heads": 2}
+GEMMA = {"n_layers": 26, "n_heads": 8, "n_kv_heads": 4}
 
 
 def circuit(shape: dict[str, int], **spec: Any) -> Circuit:
@@ -46,7 +47,11 @@ def test_what_the_track_would_not_take_is_refused_before_anything_is_written(tmp
         "no scores": pair | {"ioi_gpt2": replace(good, scores=None)},
         "to rank edges by": pair | {"ioi_gpt2": replace(good, scores=torch.ones(good.graph.n_edges))},
         "zero ablation": pair | {"ioi_gpt2": replace(good, ablation=Ablation("zero"))},
-        "24 layers of 14 heads": pair | {"ioi_gpt2": other},
+        "n_layers=24; gpt2 has 12": pair | {"ioi_gpt2": other},
+        "parallel=True; gpt2": pair | {"ioi_gpt2": circuit(GPT2, parallel=True)},
+        "n_kv_heads=14; qwen2.5 has 2": pair | {"mcqa_qwen2.5": circuit(QWEN | {"n_kv_heads": 14})},
+        "no scores to rank": pair
+        | {"ioi_gpt2": replace(good, scores=torch.full_like(good.kept, torch.nan, dtype=torch.float))},
         "one model, qwen2.5": {"ioi_qwen2.5": other, "mcqa_qwen2.5": other},
         "one task, ioi": {"ioi_gpt2": good, "ioi_qwen2.5": other},
         "neurons": pair | {"ioi_gpt2": circuit(GPT2, neurons=((0, ((1,),)),))},
@@ -54,6 +59,22 @@ def test_what_the_track_would_not_take_is_refused_before_anything_is_written(tmp
     for message, given in wrong.items():
         with pytest.raises(InputError, match=message):
             write_mib_submission(given, tmp_path / "s")
-    with pytest.raises(InputError, match="of no task|at least two"):
+    with pytest.raises(InputError, match="these are of none"):
         write_mib_submission({}, tmp_path / "s")
+    with pytest.raises(InputError, match="suffix: 'json'"):
+        write_mib_submission(pair, tmp_path / "s", suffix="json")  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "s").exists()
+
+
+def test_nothing_of_another_submission_stays_in_the_folder(tmp_path: Path):
+    pair = {"ioi_gpt2": circuit(GPT2), "mcqa_qwen2.5": circuit(QWEN)}
+    write_mib_submission(pair, tmp_path, suffix=".pt")
+    write_mib_submission(pair, tmp_path, suffix=".pt")  # the same files, written anew
+    with pytest.raises(InputError, match=r"importances\.pt: is of another submission"):
+        write_mib_submission(pair, tmp_path, suffix=".json")
+    with pytest.raises(InputError, match="mcqa_qwen2.5.*another submission"):
+        write_mib_submission({"ioi_gpt2": pair["ioi_gpt2"], "mcqa_gemma2": circuit(GEMMA)}, tmp_path, suffix=".pt")
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "ioi_gpt2").write_text("a file in a folder's place")
+    with pytest.raises(InputError, match="ioi_gpt2"):
+        write_mib_submission(pair, tmp_path / "t", suffix=".pt")

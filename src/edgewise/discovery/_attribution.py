@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.discovery._attributing import attribution
-from edgewise.discovery._configs import EapConfig, ExamplesConfig, MaskIgConfig
+from edgewise.discovery._configs import AveragedConfig, EapConfig, MaskIgConfig
 from edgewise.discovery._cost import Cost, constant_forwards
-from edgewise.discovery._explain import check_gradient, explain, is_absolute
+from edgewise.discovery._explain import check_gradient, explain
 from edgewise.discovery._objective import differentiable, example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
@@ -56,8 +56,8 @@ def _with_qk_fix(cost: Cost) -> Callable[[Stream, Objective], Float[Tensor, " E"
 def mask_ig(engine: Engine, task: Task, config: MaskIgConfig, cost: Cost) -> Float[Tensor, " E"]:
     """Integrated gradients along the masks: the mean of the mask gradient over m = α, all edges at once.
 
-    The scores sum to metric(full model) − metric(empty circuit) up to the quadrature's error (Sundararajan, Taly & Yan
-    2017, on masks as in Miller, Chughtai & Saunders 2024).
+    Signed scores sum to metric(full model) − metric(empty circuit) up to the quadrature's error (Sundararajan, Taly &
+    Yan 2017, on masks as in Miller, Chughtai & Saunders 2024).
 
     Returns:
         Scores `[E]`, the mean over the examples.
@@ -69,31 +69,30 @@ def mask_ig(engine: Engine, task: Task, config: MaskIgConfig, cost: Cost) -> Flo
 
 
 def _mask_gradient(
-    engine: Engine, task: Task, points: list[tuple[float, float]], config: ExamplesConfig, cost: Cost
+    engine: Engine, task: Task, points: list[tuple[float, float]], config: AveragedConfig, cost: Cost
 ) -> Float[Tensor, " E"]:
     task.check_spans(engine.graph)
     metric, what = metric_function(task.metric), "loss" if task.metric == task.loss else "metric"
-    total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
+    graph, apart = engine.graph, config.average == "absolute"  # whether each example has a mask of its own
+    total = torch.zeros(graph.n_edges, dtype=torch.float64)
     cost.examples = len(task.split(config.split))
     cost.spend(cost.examples, forwards=constant_forwards(engine) + metric.needs_full_model)
     cost.spend(cost.examples, forwards=len(points), backwards=len(points))
 
-    absolute = is_absolute(config)
-
-    def gradient(batch: Batch) -> Float[Tensor, " E"]:
-        own, n_groups = torch.zeros((), dtype=torch.float64), engine.graph.n_groups
-        if absolute:
-            batch = batch.with_own_groups(torch.arange(len(batch.index)), n_groups)
-            n_groups *= len(batch.index)
+    def effects(batch: Batch) -> Float[Tensor, " E"]:
+        n_masks = len(batch.index) if apart else 1
+        if apart:
+            batch = batch.with_circuits(torch.arange(n_masks), graph.n_groups)
+        found = torch.zeros(n_masks, graph.n_edges, dtype=torch.float64)
         for value, weight in points:
-            mask = torch.full((1, n_groups, engine.graph.n_plain), value, device=engine.model.device)
+            mask = torch.full((1, n_masks * graph.n_groups, graph.n_plain), value, device=engine.model.device)
             scores = example_scores(engine, batch, mask.requires_grad_(), metric, gradients="all").sum()
             differentiable(scores, task.metric, what).backward()
             assert mask.grad is not None
-            own = own + weight * mask.grad.cpu().double()
-        rows = own.view(-1, engine.graph.n_edges)  # one, or one for each example
-        return (rows.abs() if absolute else rows).sum(0)
+            found.add_(mask.grad.cpu().view_as(found), alpha=weight)
+        found *= metric.sign
+        return found.abs_().sum(0) if apart else found[0]
 
-    for own in in_turn(task.batches(config.split, config.batch_size), gradient, engine.execution.example_ranks):
-        total += own
-    return ((1 if absolute else metric.sign) * total / cost.examples).float()
+    for found in in_turn(task.batches(config.split, config.batch_size), effects, engine.execution.example_ranks):
+        total += found
+    return (total / cost.examples).float()

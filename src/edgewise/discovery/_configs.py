@@ -110,11 +110,11 @@ class AttributionConfig(ExamplesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedConfig(AttributionConfig):
-    """Settings of a method whose effects are of one example each, and averaged."""
+    """Settings of a method that averages the examples' effects."""
 
     average: Literal["signed", "absolute"] = "signed"
-    """What is averaged over the examples: their effects, or the sizes of these, which do not cancel where an edge helps
-    in one example and hurts in another. Absolute scores have no sign, and do not add up to the whole effect."""
+    """`signed`: the mean effect. `absolute`: the mean size of the effects, which do not cancel where an edge helps in
+    one example and hurts in another; such scores have no sign, and do not add up to the whole effect."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ def explain(
         check_gradient(config.title, task)
     metric = metric_function(task.metric)
     total, ranks = torch.zeros((), dtype=torch.float64), engine.execution.example_ranks
-    absolute = is_absolute(config)
+    absolute = isinstance(config, AveragedConfig) and config.average == "absolute"
 
     def of_batch(batch: Batch) -> Tensor:
         batch = batch.to(engine.model.device)
@@ -64,11 +64,6 @@ def explain(
     cost.shared(ranks)
     mean = total / cost.examples
     return mean if engine.model.dtype == torch.float64 else mean.float()
-
-
-def is_absolute(config: ExamplesConfig) -> bool:
-    """Whether the sizes of the examples' effects are averaged, and not the effects."""
-    return isinstance(config, AveragedConfig) and config.average == "absolute"
 
 
 def asked_of(task: Task, config: ExamplesConfig) -> Task:

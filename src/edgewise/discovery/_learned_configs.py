@@ -57,8 +57,8 @@ class BudgetConfig(LearnedConfig):
     end_temperature: Positive = 0.05
     """Temperature at the end; it falls geometrically."""
     warm_examples: NotNegative = 64
-    """Training examples for the attribution (mask-path IG, of edges by absolute effects) whose ranks the scores start
-    from; 0 to start from noise."""
+    """Training examples for the attribution (mask-path IG by absolute effects) whose ranks the scores start from; 0 to
+    start from noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

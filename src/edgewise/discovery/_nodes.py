@@ -1,7 +1,8 @@
 """Attribution of whole components (attribution patching, Nanda 2023; NAP and NAP-IG in Mueller et al. 2025).
 
 A writer's score is ⟨∂metric/∂z_w, z_w − z̃_w⟩, its output's gradient times its output's difference: the sum of its
-edges' scores under EAP. (An implementation in wide use takes an MLP's gradient at its *input* instead.)
+edges' scores under EAP, where effects are signed. (An implementation in wide use takes an MLP's gradient at its *input*
+instead.)
 """
 
 import torch

@@ -157,8 +157,9 @@ class RankingLearner(GradientLearner[RankingConfig]):
             explains = self.loss if self.config.warm_metric == "loss" else learnable(few)
             few = replace(few, metric=explains, loss=self.loss)
             with torch.enable_grad():
-                start = mask_ig(self.engine, few, points=self.config.warm_points, average="absolute").values
-            self.scores.copy_(normal_scores(start))
+                settings = {"points": self.config.warm_points, "batch_size": self.config.batch_size}
+                start = mask_ig(self.engine, few, average="absolute", **settings)
+            self.scores.copy_(normal_scores(start.values))
         else:
             for row, config in zip(self.scores, self.configs, strict=True):
                 row.copy_(config.initial_spread * normal_scores(uniform(self.engine.graph.n_edges, config.seed, 0)))

@@ -105,7 +105,7 @@ def _logits(
     stacked = torch.stack(list(masks)).to(batch.clean.ids.device, torch.float32)
     if stacked.ndim == 2:
         return engine.run(batch, stacked[:, None])
-    batch = batch.with_own_groups(batch.index % stacked.shape[1], engine.graph.n_groups)
+    batch = batch.with_circuits(batch.index % stacked.shape[1], engine.graph.n_groups)
     return engine.run(batch, stacked.view(1, -1, engine.graph.n_plain))
 
 

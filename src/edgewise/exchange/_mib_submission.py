@@ -14,14 +14,15 @@ from edgewise.runs import check_writable
 class _Shape(NamedTuple):
     n_layers: int
     n_heads: int
+    n_kv_heads: int
     d_model: int
 
 
 _SHAPES = {
-    "gpt2": _Shape(12, 12, 768),
-    "qwen2.5": _Shape(24, 14, 896),
-    "gemma2": _Shape(26, 8, 2304),
-    "llama3": _Shape(32, 32, 4096),
+    "gpt2": _Shape(12, 12, 12, 768),
+    "qwen2.5": _Shape(24, 14, 2, 896),
+    "gemma2": _Shape(26, 8, 4, 2304),
+    "llama3": _Shape(32, 32, 8, 4096),
 }
 """The track's models: GPT-2 small, Qwen2.5-0.5B, Gemma-2-2B, Llama-3.1-8B."""
 MIB_CELLS = (
@@ -34,7 +35,7 @@ MIB_CELLS = (
 )
 """Its tasks on its models, as the folders of a submission are called (README of github.com/hannamw/MIB-circuit-track).
 """
-_AT_LEAST = 2  # models and tasks that a submission must have
+_AT_LEAST = 2  # models and tasks that a submission must have, and different scores of each circuit
 
 
 def write_mib_submission(
@@ -52,10 +53,13 @@ def write_mib_submission(
         What had to be changed in which cell, a line each.
 
     Raises:
-        edgewise.InputError: a cell is unknown, its circuit is of another model, has no scores, or was found under
-            another ablation than the track's, interchange; fewer than two tasks or two models; nothing is written then.
+        edgewise.InputError: a cell is unknown, its circuit is of another shape than that model, has no scores, or was
+            found under another ablation than the track's, interchange; fewer than two tasks or two models; the folder
+            has other cells or files in another format, which would be uploaded too. Nothing is written then.
     """
     out = Path(out)
+    if suffix not in (".json", ".pt"):
+        raise InputError(f"suffix: {suffix!r}; MIB's track takes .json and .pt")
     for cell, circuit in circuits.items():
         _check(cell, circuit)
     for place, what in enumerate(("task", "model")):
@@ -65,11 +69,13 @@ def write_mib_submission(
                 f"{f'one {what}, {names.pop()}' if names else 'none'}"
             )
     check_writable(out)
+    files = {cell: out / cell / f"importances{suffix}" for cell in circuits}
+    there = {path for cell in MIB_CELLS for path in (out / cell).glob("*")}
+    if others := sorted(there - set(files.values())):
+        raise InputError(f"{others[0]}: is of another submission, and would be uploaded with this one; remove it")
     notes = list[str]()
     for cell, circuit in circuits.items():
-        folder = out / cell
-        folder.mkdir(parents=True, exist_ok=True)
-        changed = write_mib(circuit, folder / f"importances{suffix}", _SHAPES[cell.split("_")[1]].d_model)
+        changed = write_mib(circuit, files[cell], _SHAPES[cell.split("_")[1]].d_model)
         notes += [f"{cell}: {change}" for change in changed]
     return notes
 
@@ -78,7 +84,7 @@ def _check(cell: str, circuit: Circuit) -> None:
     """Refuse what the track would, or would misjudge. Raises `InputError`."""
     if cell not in MIB_CELLS:
         raise InputError(f"{cell}: no cell of MIB's track; choose {', '.join(MIB_CELLS)}")
-    if circuit.scores is None or bool((circuit.scores == circuit.scores[0]).all()):
+    if circuit.scores is None or len(circuit.scores[circuit.scores.isfinite()].unique()) < _AT_LEAST:
         raise InputError(f"{cell}: its circuit has no scores to rank edges by; give one that a method scored")
     if circuit.ablation_kind != "interchange":
         raise InputError(
@@ -87,9 +93,10 @@ def _check(cell: str, circuit: Circuit) -> None:
         )
     as_format_has_it(circuit, "MIB's track")  # which refuses features and neurons
     model, spec = cell.split("_")[1], circuit.graph.spec
-    shape = _SHAPES[model]
-    if (spec.n_layers, spec.n_heads) != shape[:2] or spec.parallel:
-        raise InputError(
-            f"{cell}: its circuit is of {spec.n_layers} layers of {spec.n_heads} heads; {model} has {shape.n_layers} "
-            f"of {shape.n_heads}"
-        )
+    wanted = _SHAPES[model]._asdict() | {"parallel": False}
+    del wanted["d_model"]  # which a circuit does not say
+    if spec.kv == "expanded":  # nor, where each query head has keys and values, how many the model has
+        del wanted["n_kv_heads"]
+    for name, value in wanted.items():
+        if getattr(spec, name) != value:
+            raise InputError(f"{cell}: its circuit's graph has {name}={getattr(spec, name)}; {model} has {value}")

@@ -101,13 +101,19 @@ class Batch:
         """The same batch, knowing what the full model says."""
         return replace(self, full_logits=full_logits)
 
-    def with_own_groups(self, kind: Int[Tensor, " B"], n_groups: int) -> Batch:
-        """The same batch with the position groups of its examples apart by kind: of kind k, group g of `n_groups` is
-        `k * n_groups + g`, so that one mask of k times as many groups is another circuit for each kind.
+    def with_circuits(self, circuit: Int[Tensor, " B"], n_groups: int) -> Batch:
+        """Give each example the position groups of its own circuit: group g of `n_groups` becomes `circuit * n_groups +
+        g`. One mask with the groups of several circuits, one circuit after the other, then runs all of them at once.
+
+        Raises `InputError` where a token is in none of the groups.
         """
-        first = (kind.to(self.clean.ids.device) * n_groups)[:, None]
-        own = self.span_id if n_groups > 1 else None
-        return replace(self, span_id=first.expand_as(self.clean.ids) if own is None else own + first)
+        first = (circuit.to(self.clean.ids.device) * n_groups)[:, None]
+        if n_groups == 1:
+            return replace(self, span_id=first.expand_as(self.clean.ids))
+        if self.span_id is None or not 0 <= int(self.span_id.min()) <= int(self.span_id.max()) < n_groups:
+            found = "there is none" if self.span_id is None else f"it has 0 to {int(self.span_id.max())}"
+            raise InputError(f"span_id: groups must lie in 0 to {n_groups - 1}, as many as the mask has; {found}")
+        return replace(self, span_id=self.span_id + first)
 
 
 def collate(pairs: Sequence[Pair], index: Sequence[int], pad_side: PadSide = "right") -> Batch:
