@@ -47,9 +47,10 @@ def test_absolute_scores_are_the_mean_size_of_each_examples_own(name: str):
     assert bool((signed.abs() < expected * (1 - 1e-3)).any())  # some cancel
 
 
+@pytest.mark.parametrize("name", ["mask-ig", "eap-ig", "eap-ig-activations", "relevance"])
 @pytest.mark.parametrize("family", ["llama-gqa", "gpt2"])
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
-def test_positions_stay_apart_and_padding_is_no_matter(family: str, ablation: Any):
+def test_positions_stay_apart_and_padding_is_no_matter(name: str, family: str, ablation: Any):
     model, task = tiny(family, torch.float64), spanned_task(4)
     longer = [
         replace(pair, clean=(*pair.clean, 3), corrupted=(*pair.corrupted, 4), spans=(*(pair.spans or ()), 2))
@@ -58,7 +59,7 @@ def test_positions_stay_apart_and_padding_is_no_matter(family: str, ablation: An
     task = replace(task, train=[*longer, *task.train[2:]])
     for spans in (SPANS, ()):
         engine = Engine(model, model.graph(spans=spans), Ablation(ablation))
-        near(scores(engine, task, "mask-ig", average="absolute"), one_by_one(engine, task, "mask-ig"), 1e-6)
+        near(scores(engine, task, name, average="absolute"), one_by_one(engine, task, name), 1e-6)
 
 
 def test_a_token_in_no_group_is_refused_and_not_taken_for_another_examples():

@@ -35,13 +35,13 @@ def eap_ig(engine: Engine, task: Task, config: EapIgConfig, cost: Cost) -> Float
     """
     points = quadrature(config.points, config.quadrature)
 
-    def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " E"]:
+    def scores_of(stream: Stream, objective: Objective) -> Tensor:
         paths = [stream.inputs()] if config.path == "inputs" else stream.components(config.heads)
-        total = torch.zeros(engine.graph.n_edges, dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64)
         for component in paths:
             share = 1 - component.block / len(engine.graph.blocks)
-            total += stream.edge_gradients(objective, component, points).cpu().double()
+            total = total + stream.edge_gradients(objective, component, points).cpu().double()
             cost.spend(stream.n_examples, share * config.points, share * config.points)
         return total
 
-    return explain(engine, task, config, scores_of, cost, positions=True)
+    return explain(engine, task, config, scores_of, cost, positions=True, by_example=True)

@@ -26,18 +26,20 @@ def explain(
     *,
     at_full_model: bool = False,
     positions: bool = False,
+    by_example: bool = False,
 ) -> Tensor:
     """The mean over the examples of what a method says about each batch, on the CPU (float64 where the model is).
 
     Args:
         engine: model, graph and ablation.
         task: its `metric` is explained; where less of it is better, the sign is turned.
-        config: which examples, and how many at a time; `pairs` and `explains` are `asked_of`'s. Absolute effects are
-            averaged one example at a time.
+        config: which examples, and how many at a time; `pairs` and `explains` are `asked_of`'s.
         explained: from a batch's stream and the metric's sum over its examples to numbers that sum over examples.
         cost: where passes are counted; the two forwards of each batch are counted here.
         at_full_model: whether the method takes gradients at the full model alone, where KL to it has none.
         positions: whether the method tells position groups apart.
+        by_example: whether, of a stream that keeps its examples apart, the method gives a row for each; absolute
+            effects are otherwise averaged with one example at a time.
 
     Raises:
         InputError: the metric has no gradient, or the graph's edges carry positions that the task or the method has
@@ -53,12 +55,15 @@ def explain(
 
     def of_batch(batch: Batch) -> Tensor:
         batch = batch.to(engine.model.device)
-        found = metric.sign * explained(Stream(engine, batch, groups=positions), metric_sum(engine, task, batch))
+        stream = Stream(engine, batch, groups=positions, by_example=absolute and by_example)
+        found = metric.sign * explained(stream, metric_sum(engine, task, batch))
         cost.spend(len(batch.index), forwards=1 + metric.needs_full_model + (engine.ablation.kind == "interchange"))
         found = found.detach().cpu().double()
-        return found.abs() if absolute else found
+        found = found.abs() if absolute else found
+        return found.sum(0) if stream.by_example else found
 
-    for found in in_turn(task.batches(config.split, 1 if absolute else config.batch_size), of_batch, ranks):
+    size = 1 if absolute and not by_example else config.batch_size
+    for found in in_turn(task.batches(config.split, size), of_batch, ranks):
         total = total + found
     cost.examples = len(task.split(config.split))
     cost.shared(ranks)

@@ -25,8 +25,8 @@ def relevance(engine: Engine, task: Task, config: RelevanceConfig, cost: Cost) -
     """
     rules = Rules(**dict.fromkeys(config.rules, True))
 
-    def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " E"]:
+    def scores_of(stream: Stream, objective: Objective) -> Tensor:
         cost.spend(stream.n_examples, forwards=1, backwards=1)
         return stream.edge_gradients(objective, rules=rules)
 
-    return explain(engine, task, config, scores_of, cost, at_full_model=True, positions=True)
+    return explain(engine, task, config, scores_of, cost, at_full_model=True, positions=True, by_example=True)

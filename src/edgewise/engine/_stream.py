@@ -90,13 +90,14 @@ class Stream:
     """A batch's clean run of the full model, and what its writers write beyond their ablated values."""
 
     @torch.no_grad()
-    def __init__(self, engine: Engine, batch: Prompts, *, groups: bool = False) -> None:
+    def __init__(self, engine: Engine, batch: Prompts, *, groups: bool = False, by_example: bool = False) -> None:
         """Run the clean prompts once.
 
         Args:
             engine: model, graph and ablation.
             batch: paired prompts and targets.
             groups: whether what is asked of it tells position groups apart, as `edge_gradients` does.
+            by_example: whether `edge_gradients` gives each example's, in place of their sum.
 
         Raises:
             InputError: the graph's edges carry positions, and nothing here would tell them apart; or it has features
@@ -118,6 +119,9 @@ class Stream:
         self.contexts = attention_contexts(self.parts, self.packing)
         self.example: Int[Tensor, " N"] = self.packing.cell // self.packing.grid[1]
         self.n_examples = self.packing.grid[0]
+        self.by_example, self.sum = by_example, self.group  # which sum each token's edges count in
+        if by_example:
+            self.sum = self.example * self.graph.n_groups + (0 if self.group is None else self.group)
         self.dtype = torch.promote_types(engine.model.dtype, torch.float32)
         ablated, layers = engine.constants_of(batch, self.packing), range(len(self.parts.layers))
         with matmul_precision(engine.execution.matmul):  # as the ablated values: of equal prompts the difference is 0
@@ -250,8 +254,9 @@ class Stream:
         component: Component | None = None,
         points: Sequence[tuple[float, float]] = ((1.0, 1.0),),
         rules: Rules = PLAIN,
-    ) -> Float[Tensor, " E"]:
-        """⟨∂objective/∂x_r, Δ_w⟩ for every edge w → r, the gradients summed over points of a component's path.
+    ) -> Float[Tensor, " E"] | Float[Tensor, "B E"]:
+        """⟨∂objective/∂x_r, Δ_w⟩ for every edge w → r, the gradients summed over points of a component's path: the
+        batch's, or `by_example` each example's.
 
         Args:
             objective: what is explained.
@@ -260,7 +265,7 @@ class Stream:
             rules: how to go backwards.
         """
         writers = slice(0, self.graph.n_writers) if component is None else component.writers
-        scores, waiting = self.clean[0].new_zeros(self.graph.n_edges), []
+        scores, waiting = self.clean[0].new_zeros(self.n_examples if self.by_example else 1, self.graph.n_edges), []
         for alpha, weight in points:
             waiting.append(self._gradients(objective, component, alpha, weight, rules))
             if len(waiting) * waiting[0].n_bytes > POINT_BYTES:
@@ -268,7 +273,7 @@ class Stream:
                 waiting = []
         if waiting:
             self._contract(waiting, writers, rules, scores)
-        return scores
+        return scores if self.by_example else scores[0]
 
     def _gradients(
         self, objective: Objective, component: Component | None, alpha: float, weight: float, rules: Rules
@@ -279,42 +284,42 @@ class Stream:
         return Point(run.inputs, found)
 
     @torch.no_grad()
-    def _contract(self, points: list[Point], writers: slice, rules: Rules, scores: Float[Tensor, " E"]) -> None:
+    def _contract(self, points: list[Point], writers: slice, rules: Rules, scores: Float[Tensor, "rows E"]) -> None:
         """Add the products of the points' summed gradients with the differences."""
         n_tokens, d_model, last = self.packing.n_tokens, self.parts.d_model, self.graph.final.number
         step = max(1, CHUNK_BYTES // ((writers.stop - writers.start) * d_model * scores.element_size()))
         for start in range(0, n_tokens, step):
             tokens = slice(start, min(start + step, n_tokens))
             differences = self.differences(tokens, writers)  # (w, T, D)
-            group = None if self.group is None else self.group[tokens]
+            sums = None if self.sum is None else self.sum[tokens]
             for number in points[0].gradients:
                 if number != last:
                     each = (self._to_input(point, number, tokens, rules) for point in points)
                     g_x = reduce(torch.add, each)  # (n, T, D)
-                    self._add(scores, number, writers, g_x, differences, group)
+                    self._add(scores, number, writers, g_x, differences, sums)
         at_end = [point.gradients[last] for point in points if last in point.gradients]
         if at_end:
             differences = self.differences(self.targets, writers)
-            group = None if self.group is None else self.group[self.targets]
-            self._add(scores, last, writers, torch.stack(at_end).sum(0)[None], differences, group)
+            sums = None if self.sum is None else self.sum[self.targets]
+            self._add(scores, last, writers, torch.stack(at_end).sum(0)[None], differences, sums)
 
     def _add(
         self,
-        scores: Float[Tensor, " E"],
+        scores: Float[Tensor, "rows E"],
         number: int,
         writers: slice,
         g_x: Float[Tensor, "n T D"],
         differences: Float[Tensor, "w T D"],
-        group: Int[Tensor, " T"] | None,
+        sums: Int[Tensor, " T"] | None,
     ) -> None:
         block = self.graph.blocks[number]
         n = min(writers.stop, block.n_writers) - writers.start
         if n <= 0:
             return
         columns = slice(writers.start, writers.start + n)
-        for p, own in enumerate(scores.view(self.graph.n_groups, -1)):
+        for s, own in enumerate(scores.view(-1, self.graph.n_plain)):
             table = block.table(own)
-            at = slice(None) if group is None else group == p  # an edge acts where its reader reads
+            at = slice(None) if sums is None else sums == s  # an edge acts where its reader reads
             table[:, columns] += g_x[:, at].flatten(1) @ differences[:n, at].flatten(1).T
 
     def _to_input(self, point: Point, number: int, tokens: slice, rules: Rules) -> Float[Tensor, "n T D"]:
