@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.discovery import EdgePruningConfig, learn_ranking, mask_ig, method, methods, run_method
+from edgewise.discovery import EdgePruningConfig, Scores, learn_ranking, mask_ig, method, methods, run_method
 from edgewise.discovery._configs import AveragedConfig
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.discovery._scores import normal_scores
@@ -23,6 +23,7 @@ AVERAGED = [each.name for each in methods().values() if issubclass(each.config, 
 def scores(engine: Engine, task: Task, name: str, **settings: Any) -> torch.Tensor:
     chosen = method(name)
     found = run_method(chosen, engine, task, chosen.configure(settings), options=quiet())
+    assert isinstance(found, Scores)
     return found.values if found.writers is None else found.writers
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
-from edgewise.discovery._configs import configured
+from edgewise.discovery._configs import MaskIgConfig, configured
 from edgewise.discovery._learned_configs import RankingConfig
 from edgewise.discovery._learned_constants import with_constants
 from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
@@ -157,8 +157,8 @@ class RankingLearner(GradientLearner[RankingConfig]):
             explains = self.loss if self.config.warm_metric == "loss" else learnable(few)
             few = replace(few, metric=explains, loss=self.loss)
             with torch.enable_grad():
-                settings = {"points": self.config.warm_points, "batch_size": self.config.batch_size}
-                start = mask_ig(self.engine, few, average="absolute", **settings)
+                settings = MaskIgConfig(points=self.config.warm_points, batch_size=self.config.batch_size)
+                start = mask_ig(self.engine, few, settings, average="absolute")
             self.scores.copy_(normal_scores(start.values))
         else:
             for row, config in zip(self.scores, self.configs, strict=True):
