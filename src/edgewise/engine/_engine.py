@@ -21,9 +21,11 @@ from edgewise.engine._constants import (
     partners,
 )
 from edgewise.engine._execution import Execution
-from edgewise.engine._executor import ArrangedModel, Executor, MaskedBatch
+from edgewise.engine._executor import Executor
 from edgewise.engine._live import FixedTokens, split_tokens
-from edgewise.engine._matmul import Matmul, matmul_precision
+from edgewise.engine._masked_batch import ArrangedModel, MaskedBatch
+from edgewise.engine._masked_run import MaskedRun, mask_dtype, only_value
+from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._plan import make_plan
 from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
@@ -106,7 +108,7 @@ class Engine:
         self.features: dict[int, FeatureLayer] = feature_layers(model, own, self.ablation.kind, transcoders)
         self.neurons: dict[int, NeuronLayer] = neuron_layers(model, own, self.ablation.kind)
         self._transcoders = transcoders
-        dtype = self.execution.dtype or _mask_dtype(model)
+        dtype = self.execution.dtype or mask_dtype(model)
         nodes: dict[int, FeatureBlock | NeuronBlock] = {}
         nodes |= {layer: FeatureBlock.of(model.parts, each) for layer, each in self.features.items()}
         nodes |= {layer: NeuronBlock.of(model.parts, each, dtype) for layer, each in self.neurons.items()}
@@ -310,7 +312,7 @@ class Engine:
         masks, ablated = masked.masks, () if self.constants is None else self.constants.tensors()
         learned = any(x.requires_grad for x in ablated)
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
-        scale = 1.0 if learned or not skip else _only_value(masks)
+        scale = 1.0 if learned or not skip else only_value(masks)
         masked = masked._replace(masks=masks.detach() if scale == 1 else torch.ones_like(masks), scale=scale)
         plan = make_plan(
             self._plain,
@@ -321,7 +323,7 @@ class Engine:
             share=skip,
         )
         executor = Executor(self._arranged, masked, plan)
-        return _MaskedRun.apply(executor, self.execution.matmul, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
+        return MaskedRun.apply(executor, self.execution.matmul, keep, masks, *ablated)  # pyright: ignore[reportReturnType] (untyped)
 
     def _by_group(self, mask: Tensor) -> Shaped[Tensor, "C P n"]:
         """A mask with a row for each circuit and position group."""
@@ -337,7 +339,7 @@ class Engine:
         return mask.reshape(-1, graph.n_groups, graph.n_plain) if fits else mask
 
     def _rows(self, mask: Shaped[Tensor, "C P n"], gradients: str) -> Float[Tensor, "CP n"]:
-        rows = mask.reshape(-1, mask.shape[-1]).to(self.model.device, _mask_dtype(self.model))
+        rows = mask.reshape(-1, mask.shape[-1]).to(self.model.device, mask_dtype(self.model))
         return torch.where((rows > 0) & (rows < 1), rows, rows.detach()) if gradients == "fractional" else rows
 
     @torch.no_grad()
@@ -395,40 +397,3 @@ class Engine:
                 "average over prompts that are as long"
             )
         return Constants([AblatedRun(self.constants, base, {})]).at(packing.token_positions())
-
-
-def _mask_dtype(model: Model) -> torch.dtype:
-    return model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
-
-
-def _only_value(masks: Float[Tensor, "CP E"]) -> float:
-    """The fraction that all masks are, as under integrated gradients; 1 where they are not one fraction."""
-    first = float(masks.detach()[0, 0])
-    return first if 0 < first < 1 and bool((masks == first).all()) else 1.0
-
-
-class _MaskedRun(torch.autograd.Function):
-    """The executor as one differentiable operation of the masks and of the ablated values."""
-
-    @staticmethod
-    def forward(ctx: Any, executor: Executor, matmul: Matmul, keep: bool, masks: Tensor, *ablated: Tensor) -> Tensor:
-        with matmul_precision(matmul):
-            final = executor.forward(keep)
-        if keep:
-            ctx.executor, ctx.matmul = executor, matmul
-        return final
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
-        (gradient,) = grad_outputs
-        executor, ctx.executor = ctx.executor, None
-        if executor is None:
-            raise RuntimeError(
-                "a masked run can be differentiated once, since its stacks are freed on the way; run it again"
-            )
-        _, _, _, _, *needed = ctx.needs_input_grad  # of the ablated values
-        with matmul_precision(ctx.matmul):
-            gradients = executor.backward(gradient, ablated=any(needed))
-        rest = gradients.ablated.tensors() if gradients.ablated is not None else (None,) * len(needed)
-        return None, None, None, gradients.masks, *rest

@@ -11,84 +11,25 @@ norms are layer norms, everything that is written is centred first (which commut
 by the root mean square.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise.engine._constants import Constants
-from edgewise.engine._execution import Execution
 from edgewise.engine._group import LayerGroup, layer_groups
-from edgewise.engine._live import FixedTokens
+from edgewise.engine._masked_batch import ArrangedModel, Gradients, MaskedBatch
 from edgewise.engine._matmul import matmul_precision
 from edgewise.engine._plan import LayerPlan, NodePlan, Plan
 from edgewise.engine._reads import BlockRead, ReadRun
-from edgewise.engine._stack import HeadSlots, LeanStack, Stack, Workspace
-from edgewise.engine._token_share import TokenShare
+from edgewise.engine._stack import HeadSlots, LeanStack, Stack
 from edgewise.engine._trees import mapped
 from edgewise.engine._writes import Writes, attention_contexts
-from edgewise.engine.features import FeatureRun, NeuronBlock, NeuronRun, NodeBlock
-from edgewise.graph import Graph
-from edgewise.models import Layer, Parts
+from edgewise.engine.features import FeatureRun, NeuronBlock, NeuronRun
+from edgewise.models import Layer
 from edgewise.models.block import centre, mix
 from edgewise.models.folded import FoldedHeads, FoldedMlp, MlpRun
-
-
-@dataclass
-class Gradients:
-    """What a backward gives."""
-
-    masks: Float[Tensor, "CP E"]
-    ablated: Writes | None
-    """Gradients of the ablated values, for values that all tokens share; None if not asked for."""
-
-
-class ArrangedModel:
-    """A model arranged for masked runs, and what one run leaves for the next."""
-
-    def __init__(
-        self,
-        parts: Parts,
-        graph: Graph,
-        execution: Execution,
-        splits_bias: bool,
-        nodes: Mapping[int, NodeBlock],
-    ) -> None:
-        """Nothing is made before it is needed; `splits_bias`: heads carry shares of b_O (see `Ablation.bias`); `nodes`:
-        by layer, the features or neurons that stand in an MLP's place.
-        """
-        self.parts, self.graph, self.splits_bias, self.nodes = parts, graph, splits_bias, nodes
-        self.lean, self.dtype = execution.memory == "lean", execution.dtype
-        self.heads: dict[int, FoldedHeads] = {}
-        """By layer, the attention readers' projections."""
-        self.workspace = Workspace()
-        """Where the stack's buffers come from."""
-
-
-class MaskedBatch(NamedTuple):
-    """What a masked run is given."""
-
-    share: TokenShare
-    """N packed tokens, this process's."""
-    masks: Float[Tensor, "CP E"]
-    """One row per circuit and position group."""
-    targets: Int[Tensor, " A"]
-    """The packed tokens whose predictions are wanted; −1 for another process's."""
-    clean: tuple[Float[Tensor, "N D"], ...]
-    """The embedding terms."""
-    constants: Constants
-    """What removed edges carry."""
-    nodes: Mapping[int, FeatureRun | NeuronRun]
-    """By layer that has them, what is fixed of its features or neurons."""
-    kept: Mapping[int, Float[Tensor, "N D"]]
-    """By block of readers, what kept error terms add to what removed edges carry; empty where none are kept."""
-    fixed: FixedTokens | None = None
-    """Tokens that are not packed, since nothing changes there, but are looked at."""
-    scale: float = 1.0
-    """All differences are multiplied by this: masks that are all α give what masks that are all 1 give of α Δ."""
 
 
 class Executor:
