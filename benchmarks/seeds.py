@@ -5,8 +5,8 @@
     python benchmarks/seeds.py --out runs/seeds --write                              # docs/results/seeds.md
 
 For each task: EAP, EAP-IG and mask-path IG of KL, each also by absolute effects, and a ranking of `--steps` steps for
-each seed, found in bfloat16 where the processor has it and judged in float32 on the test split; and the rankings' mean
-(`ensemble`), which costs what they do together. Circuits are compared at the same actual size, of the sign that the
+each seed, found in bfloat16 where the processor has it and judged in float32 on the test split; and the rankings fused
+(`ensemble`), which cost what they do together. Circuits are compared at the same actual size, of the sign that the
 method names first. The best attribution of a size is the best *on test*: the ranking is held against more than anybody
 could have chosen. Each run is a process of its own (`time_to_quality.py`); what is done is not done again, and the
 command may be stopped.
@@ -55,24 +55,27 @@ def study(args: argparse.Namespace) -> None:
             scores_of(args),
         ]
         subprocess.run([*command, "--split", "test", *ATTRIBUTIONS, *ABSOLUTE, *rankings(args)], check=True)
-        judge_mean(args, task)
+        judge_fused(args, task)
 
 
-def judge_mean(args: argparse.Namespace, task: str) -> None:
-    """Judge the mean of the rankings, if that is not done; its seconds are those of all together."""
+def judge_fused(args: argparse.Namespace, task: str) -> None:
+    """Judge the rankings fused, if that is not done; its seconds are those of all together."""
     seeds = ",".join(map(str, args.seeds))
-    file, name = args.out / "seeds.jsonl", f"ranking steps={args.steps} engine.dtype={args.dtype} mean of seeds {seeds}"
+    file, name = (
+        args.out / "seeds.jsonl",
+        f"ranking steps={args.steps} engine.dtype={args.dtype} fused from seeds {seeds}",
+    )
     rows = [row for row in read(file) if (row["model"], row["task"]) == (args.model, task)]
     own = rankings(args)
     files = [scores_of(args) / f"{task} {run}.safetensors" for run in own]
     if any(row["run"] == name for row in rows) or not all(path.exists() for path in files):
         return
-    mean = ew.discovery.ensemble([ew.Scores.load(path) for path in files], absolute=False)
+    fused = ew.discovery.ensemble([ew.Scores.load(path) for path in files], absolute=False)
     model = ew.load_model(args.model)
     pairs = ew.tasks.TASKS[task](model.tokenizer, **time_to_quality.SPLITS, seed=0)
     told = argparse.Namespace(model=args.model, task=task, split="test", sizes=time_to_quality.SIZES)
     row = {"run": name, "seconds": sum(row["seconds"] for row in rows if row["run"] in own)}
-    row |= time_to_quality.judged(mean, False, model, pairs, told)
+    row |= time_to_quality.judged(fused, False, model, pairs, told)
     with file.open("a") as into:
         into.write(json.dumps(row) + "\n")
 

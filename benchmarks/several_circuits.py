@@ -97,17 +97,17 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     scores = {name: ew.Scores.load(file_of(name, args)) for name in names}
     single = {name: scores[name].at(SPARSITY, actual=True) for name in names}
     agreed = stability(list(single.values()))
-    average = ew.discovery.ensemble(list(scores.values()), absolute=False)
+    fused = ew.discovery.ensemble(list(scores.values()), absolute=False)
     circuits, first = dict(single), single["0"]
     for share in SHARES:
         core = replace(agreed.consensus, kept=agreed.frequency > (share - 0.5) / RUNS)
         circuits[f"core {share}"] = core
         if core.n_actual > 0:
-            circuits[f"mean {share}"] = average.top_actual(core.n_actual)
+            circuits[f"fused {share}"] = fused.top_actual(core.n_actual)
             circuits[f"first {share}"] = scores["0"].top_actual(core.n_actual)
-    places = average.values.argsort().argsort() / len(average.values)
-    votes = replace(average, values=agreed.frequency * RUNS + places)
-    circuits |= {"mean": average.at(SPARSITY, actual=True), "vote": votes.at(SPARSITY, actual=True)}
+    places = fused.values.argsort().argsort() / len(fused.values)
+    votes = replace(fused, values=agreed.frequency * RUNS + places)
+    circuits |= {"fused": fused.at(SPARSITY, actual=True), "vote": votes.at(SPARSITY, actual=True)}
     circuits |= {name: circuit_of(name, args) for name in ("second", "third")}
     circuits |= {"no edge": replace(first, kept=torch.zeros_like(first.kept), scores=None)}
     values = judge(engine, circuits, task, "test", names=HEADLINE)
@@ -202,7 +202,7 @@ def tables(found: dict[str, Any]) -> str:
         name = str(number)
         seconds, size = f"{found['seconds'][name]:.0f}", f"{edges[name]:,}"
         lines.append(row(name, str(number + 1), start_of(number), seconds, size))
-    for name, shown in (("mean", "mean of their ranks"), ("vote", "edges in most of them")):
+    for name, shown in (("fused", "their ensemble"), ("vote", "edges in most of them")):
         lines.append(row(name, shown, "", f"{sum(found['seconds'].values()):.0f}", f"{edges[name]:,}"))
     lines.append(row("no edge", "no edge", "", "", "0"))
     groups = list(next(iter(found["agreement"].values())))[2:]
@@ -212,11 +212,11 @@ def tables(found: dict[str, Any]) -> str:
         own = " | ".join(f"{each[group]:.3f}" for group in groups)
         lines.append(f"| {size} | {_interval(each['all'])} | {each['chance']:.3f} | {own} |")
     lines += ["", "## What several have in common", ""]
-    lines += ["| edges in at least | edges | KL | the mean's, as many | the first's, as many |", "|---" * 5 + "|"]
+    lines += ["| edges in at least | edges | KL | the ensemble's, as many | the first's, as many |", "|---" * 5 + "|"]
     for share in SHARES:
         cells = (
             _interval(found["judged"][who]["kl"]) if who in found["judged"] else "–"
-            for who in (f"core {share}", f"mean {share}", f"first {share}")
+            for who in (f"core {share}", f"fused {share}", f"first {share}")
         )
         lines.append(f"| {share} of {RUNS} | {edges[f'core {share}']:,} | {' | '.join(cells)} |")
     lines += ["", "## Circuits without the first one's edges", ""]

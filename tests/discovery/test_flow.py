@@ -60,6 +60,17 @@ def test_an_ensemble_of_one_has_its_order_and_units_do_not_matter():
     assert [m["name"] for m in ensemble([one, other]).provenance["method"]["of"]] == ["eap", "random"]
 
 
+def test_an_ensemble_is_the_sum_of_reciprocal_ranks():
+    graph = uniform_scores(SMALLEST).graph
+    one, other = (torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(s)).float() for s in (0, 1))
+    found = ensemble([Scores(graph, one, {}), Scores(graph, -other, {})], weights=(2, 1), absolute=(False, True))
+    ranks = [graph.n_edges - x.argsort().argsort() for x in (one, other)]  # 1 for the highest
+    expected = 2 / (60 + ranks[0]) + 1 / (60 + ranks[1])
+    in_order = expected[found.values.argsort()]
+    assert bool((in_order.diff() > -1e-9).all()) and float(in_order[-1]) > 2 * float(in_order[0])
+    assert abs(float(found.values.mean())) < 1e-3 and found.values.isfinite().all()
+
+
 def test_an_ensemble_starts_a_learned_ranking():
     engine, task = toy_engine(), random_task()
     start = ensemble([eap(engine, task), information_flow(engine, task)])

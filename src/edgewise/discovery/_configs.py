@@ -248,14 +248,14 @@ class InformationFlowConfig(ExamplesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleConfig(PathConfig):
-    """The mean of several methods' ranks.
+    """Several methods' ranks, fused.
 
     Settings of attribution go to every member that has them, where they are changed.
     """
 
     title: ClassVar[str] = "ensemble"
     methods: tuple[str, ...] = ("eap-ig", "mask-ig", "relevance")
-    """Whose ranks are averaged: methods that give scores without learning."""
+    """Whose ranks are fused: methods that give scores without learning."""
     weights: tuple[float, ...] | None = None
     """One for each method; none for all equal."""
 

@@ -165,7 +165,7 @@ OURS = (
     _ours("exact-patching", "Exact patching", configs.ExactPatchingConfig, "exact_patching", "some E F / 3",
           "Conmy et al. 2023", signs=_BOTH, resumes=True),
     _ours("ensemble", "Ensemble", configs.EnsembleConfig, "find_ensemble", "its members'",
-          "after the BlackboxNLP shared task 2025", positions=True, features=True, joint="as they do"),
+          "Cormack, Clarke & Büttcher 2009", positions=True, features=True, joint="as they do"),
     _ours("acdc", "ACDC", configs.AcdcConfig, "acdc", "at most E F, mostly far less", "Conmy et al. 2023",
           gives="circuit", resumes=True, joint="greedily",
           ladder=Ladder("threshold", "edgewise.discovery:acdc_ladder", (0.1, 0.03, 0.01, 0.003, 0.001))),
