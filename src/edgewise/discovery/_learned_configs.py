@@ -140,7 +140,7 @@ class RankingConfig(BudgetConfig):
         return self.joint > 0 and float(uniform(1, self.seed, step, _COIN)) < self.joint
 
 
-QUICK: dict[str, Any] = {"steps": 50, "warm_examples": 32}
+QUICK: dict[str, Any] = {"steps": 30, "warm_examples": 32}
 """A ranking for a first look."""
 MIB: dict[str, Any] = {
     "objective": "metric",
