@@ -255,6 +255,7 @@ def test_scores_are_of_the_split_asked_for():
     said = {"name": "mask-ig", "config": MaskIgConfig(points=3).record()}
     assert mask_ig(toy_engine(), task, points=3).provenance["method"] == said
     assert said["config"] == {
+        "average": "signed",
         "points": 3,
         "quadrature": "gauss-legendre",
         "split": "train",

@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.discovery import EdgePruningConfig, Scores, learn_ranking, mask_ig, method, methods, run_method
+from edgewise.discovery import Scores, mask_ig, method, methods, run_method
 from edgewise.discovery._configs import AveragedConfig
-from edgewise.discovery._edge_pruning import EdgePruningLearner
-from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import Task
 from tests.discovery.test_positions import SPANS
@@ -80,16 +78,6 @@ def test_graphs_with_neurons_have_absolute_scores_too():
         near(scores(engine, task, "mask-ig", average="absolute"), one_by_one(engine, task, "mask-ig"), 1e-6)
 
 
-def test_edge_prunings_warm_start_is_of_absolute_effects():
-    engine, task = toy_engine("gpt2"), random_task(6)
-    learner = EdgePruningLearner(engine, task, EdgePruningConfig(warm_start=1.0, initial_spread=0.0))
-    learner.prepare()
-    learner.begin()
-    start = normal_scores(mask_ig(engine, task, average="absolute").values)
-    both = torch.stack([learner.edges.detach(), start])
-    assert float(torch.corrcoef(both)[0, 1]) > 0.99999  # moved by as much everywhere, to the size that is asked for
-
-
 def test_the_keys_fix_has_absolute_scores_too():
     engine, task = toy_engine("gpt2", torch.float64), random_task(4)
     found = scores(engine, task, "eap", average="absolute", qk_fix=True)
@@ -100,14 +88,6 @@ def test_the_sign_of_a_distance_is_no_matter():
     engine, task = toy_engine("gpt2", torch.float64), random_task(4)
     found = scores(engine, task, "mask-ig", average="absolute", explains="kl")
     assert bool((found >= 0).all()) and bool((found > 0).any())
-
-
-def test_rankings_start_from_absolute_effects():
-    engine, task = toy_engine("gpt2"), random_task(6)
-    ranking = learn_ranking(engine, task, steps=1, learning_rate=1e-12, warm_examples=4, warm_points=2, options=quiet())
-    few = replace(task, train=task.train[:4], metric="kl")
-    start = mask_ig(engine, few, points=2, average="absolute").values
-    torch.testing.assert_close(ranking.values, normal_scores(start), atol=1e-5, rtol=0)
 
 
 def test_another_average_is_refused():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edgewise.discovery import (
+    MaskIgConfig,
     RankingConfig,
     Scores,
     eap,
@@ -202,7 +203,8 @@ def test_it_starts_from_the_ranks_of_mask_ig(explained):
     assert isinstance(begun, RankingLearner)
     task = random_task()
     task = replace(task, metric=task.loss) if explained == "loss" else task
-    attribution = mask_ig(toy_engine(), task, points=3).values.abs()
+    absolute = MaskIgConfig(average="absolute", batch_size=RANKING.batch_size)
+    attribution = mask_ig(toy_engine(), task, absolute, points=3).values
     assert torch.equal(begun.scores.detach()[0], normal_scores(attribution))
 
 
@@ -210,7 +212,8 @@ def test_it_starts_from_as_many_examples_as_asked():
     few = RankingLearner(toy_engine(), random_task(), replace(RANKING, warm_examples=5))
     few.begin()
     task = random_task()
-    attribution = mask_ig(toy_engine(), replace(task, train=task.train[:5], metric=task.loss)).values.abs()
+    absolute = MaskIgConfig(average="absolute", batch_size=RANKING.batch_size)
+    attribution = mask_ig(toy_engine(), replace(task, train=task.train[:5], metric=task.loss), absolute).values
     assert torch.equal(few.scores.detach()[0], normal_scores(attribution))
 
 
