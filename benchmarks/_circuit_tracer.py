@@ -15,14 +15,14 @@ from typing import Any
 import torch
 import yaml
 from _measure import processor_seconds, rss_bytes, rss_now
-from circuit_tracer.attribution.attribute import attribute  # pyright: ignore[reportMissingImports]
-from circuit_tracer.graph import Graph, compute_graph_scores, prune_graph  # pyright: ignore[reportMissingImports]
-from circuit_tracer.replacement_model import ReplacementModel  # pyright: ignore[reportMissingImports]
-from circuit_tracer.transcoder.cross_layer_transcoder import load_clt  # pyright: ignore[reportMissingImports]
-from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set  # pyright: ignore[reportMissingImports]
+from circuit_tracer.attribution.attribute import attribute  # pyright: ignore[reportMissingImports] (theirs)
+from circuit_tracer.graph import Graph, compute_graph_scores, prune_graph  # pyright: ignore[reportMissingImports] (theirs)
+from circuit_tracer.replacement_model import ReplacementModel  # pyright: ignore[reportMissingImports] (theirs)
+from circuit_tracer.transcoder.cross_layer_transcoder import load_clt  # pyright: ignore[reportMissingImports] (theirs)
+from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set  # pyright: ignore[reportMissingImports] (theirs)
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformer_lens import loading_from_pretrained as loading  # pyright: ignore[reportMissingImports]
+from transformer_lens import loading_from_pretrained as loading  # pyright: ignore[reportMissingImports] (theirs)
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 PACKAGES = ("circuit-tracer", "transformer-lens", "nnsight", "transformers", "torch", "numpy")

@@ -78,9 +78,9 @@ def ours(args: argparse.Namespace, precision: str, dead: int = 0) -> Step:
 
 def saelens(args: argparse.Namespace, *, sparse: bool = False, autocast: bool = False) -> Step:
     """The step of SAELens' own trainer, on its TopK autoencoder."""
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig  # pyright: ignore[reportMissingImports]
-    from sae_lens.config import SAETrainerConfig  # pyright: ignore[reportMissingImports]
-    from sae_lens.training.sae_trainer import SAETrainer  # pyright: ignore[reportMissingImports]
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig  # pyright: ignore[reportMissingImports] (theirs)
+    from sae_lens.config import SAETrainerConfig  # pyright: ignore[reportMissingImports] (theirs)
+    from sae_lens.training.sae_trainer import SAETrainer  # pyright: ignore[reportMissingImports] (theirs)
 
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
@@ -101,9 +101,9 @@ def saelens(args: argparse.Namespace, *, sparse: bool = False, autocast: bool = 
 
 def sparsify(args: argparse.Namespace, optimizer: str, *, autocast: bool = False) -> Step:
     """sparsify's trainer's step with its transcoder: the body of its loop, without the language model around it."""
-    from schedulefree import ScheduleFreeWrapper  # pyright: ignore[reportMissingImports]
-    from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
-    from sparsify.sign_sgd import SignSGD  # pyright: ignore[reportMissingImports]
+    from schedulefree import ScheduleFreeWrapper  # pyright: ignore[reportMissingImports] (theirs)
+    from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports] (theirs)
+    from sparsify.sign_sgd import SignSGD  # pyright: ignore[reportMissingImports] (theirs)
 
     config = SparseCoderConfig(num_latents=args.features, k=args.k, transcode=True)
     coder = SparseCoder(args.width, config, args.device, dtype=torch.float32)

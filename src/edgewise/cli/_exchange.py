@@ -79,7 +79,9 @@ def export_circuit(
 def mib_submission(
     cells: Annotated[list[str], Argument(help="CELL=FILE each, as in ioi_gpt2=runs/ioi/circuit.safetensors.")],
     out: Annotated[Path, Option(help="The folder to write, a folder for each cell in it.")],
-    format: Annotated[Literal["json", "pt"], Option(help="What each is written as; pt is a tenth as large.")] = "json",
+    format: Annotated[
+        Literal["json", "pt"], Option(help="What each is written as; pt is some four times smaller.")
+    ] = "json",
     force: options.Force = False,
 ) -> None:
     """Write a submission to MIB's circuit track: importances of all edges, for at least two tasks and two models."""

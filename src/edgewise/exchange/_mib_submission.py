@@ -35,7 +35,7 @@ MIB_CELLS = (
 )
 """Its tasks on its models, as the folders of a submission are called (README of github.com/hannamw/MIB-circuit-track).
 """
-_AT_LEAST = 2  # models and tasks that a submission must have, and different scores of each circuit
+_AT_LEAST = 2  # models and tasks that a submission must have
 
 
 def write_mib_submission(
@@ -47,7 +47,7 @@ def write_mib_submission(
     Args:
         circuits: by cell, one of `MIB_CELLS`; each has scores and is of that model's shape.
         out: the folder, which is uploaded to the Hugging Face hub as it is.
-        suffix: `.json`, or `.pt`, a tenth as large.
+        suffix: `.json`, or `.pt`, some four times smaller.
 
     Returns:
         What had to be changed in which cell, a line each.
@@ -84,7 +84,7 @@ def _check(cell: str, circuit: Circuit) -> None:
     """Refuse what the track would, or would misjudge. Raises `InputError`."""
     if cell not in MIB_CELLS:
         raise InputError(f"{cell}: no cell of MIB's track; choose {', '.join(MIB_CELLS)}")
-    if circuit.scores is None or len(circuit.scores[circuit.scores.isfinite()].unique()) < _AT_LEAST:
+    if circuit.scores is None or len(circuit.scores[circuit.scores.isfinite()].unique()) < 2:
         raise InputError(f"{cell}: its circuit has no scores to rank edges by; give one that a method scored")
     if circuit.ablation_kind != "interchange":
         raise InputError(
