@@ -80,10 +80,11 @@ def tables(rows: Rows) -> str:
     lines = [
         "",
         "*CPR* is the area under faithfulness by signed score: more is more, and above 1 circuits do the behaviour",
-        "more than the model. *CMD* is the area between faithfulness and 1 by absolute score (0 is best). In both, half",
-        "the weight is on circuits of more than half of all edges. *To EAP-IG* is the ratio of CPRs. *1 %* and *10 %* are",
-        "faithfulness at these sizes, by signed score. On MIB's twelve cells the mean CPR of EAP-IG is 1.63, and that",
-        "of Matryoshka Attribution with logarithmic budgets 6.37 (validation, 5,000 steps, its authors' figures).",
+        "more than the model. *CMD* is the area between faithfulness and 1 by absolute score (0 is best). In both,",
+        "half the weight is on circuits of more than half of all edges. *To EAP-IG* is the ratio of CPRs. *1 %*",
+        "and *10 %* are faithfulness at these sizes, by signed score. On MIB's twelve cells the mean CPR of EAP-IG",
+        "is 1.63, and that of Matryoshka Attribution with logarithmic budgets 6.37 (validation, 5,000 steps, its",
+        "authors' figures).",
     ]
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
         own = [row for row in rows if (row["model"], row["task"]) == (model, task)]
