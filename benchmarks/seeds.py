@@ -54,7 +54,7 @@ def study(args: argparse.Namespace) -> None:
             "--scores",
             scores_of(args),
         ]
-        subprocess.run([*command, "--split", "test", *ATTRIBUTIONS, *ABSOLUTE, *rankings(args)], check=True)
+        subprocess.run([*command, "--split", "test", *rankings(args), *ABSOLUTE, *ATTRIBUTIONS], check=True)
         judge_fused(args, task)
 
 

@@ -3,22 +3,24 @@
 The case study of Bhaskar et al. 2024 (arXiv 2406.16778, section 5), on boolean expressions in CodeLlama-13B.
 
     python examples/prompting.py --behaviour capitals --out runs/prompting --write docs/results/prompting.md
+    python examples/prompting.py --model FILE.gguf --sparsities 0.98 0.998 --seeds 0 1 2 --out runs/prompting-other
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from random import Random
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from edgewise import Circuit, InputError
 from edgewise.bench import BenchConfig, cells, prepare, run_bench
-from edgewise.evaluation import Ability, Comparison, compare, score
+from edgewise.evaluation import Ability, Comparison, compare, score, stability
 from edgewise.models import load_tokenizer
 from edgewise.runs import write_atomically
 from edgewise.tasks import CAPITALS, SPLITS, Encoder, has_chat, in_chat, words_of
@@ -30,6 +32,7 @@ BEHAVIOURS = ("capitals", "boolean-expressions")
 FORMS = ("instruction", "few-shot")
 _N_SHOTS = 3
 _LEAST = 2  # pairs of a split without which there is nothing to learn or judge
+_METRICS = {"kl": "KL", "logit_diff": "logit difference", "accuracy": "accuracy", "exact_match": "exact match"}
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,17 @@ class Prompting:
     behaviour: str
     ability: dict[str, Ability]
     """How well the full model does each form."""
-    comparison: Comparison
-    """The two circuits, their intersection and their union on both forms; tasks and circuits are named by form."""
+    comparisons: dict[str, tuple[Comparison, ...]]
+    """By sparsity, one for each seed: the two circuits, their intersection and their union on both forms; tasks and
+    circuits are named by form."""
+    seeds_iou: dict[str, dict[str, float]]
+    """By sparsity and form: the mean IoU of two seeds' circuits. Empty for one seed."""
 
     def to_json(self) -> str:
         """As JSON."""
         ability = {form: asdict(each) | {"complaint": each.complaint} for form, each in self.ability.items()}
-        row = {"behaviour": self.behaviour, "ability": ability, "comparison": json.loads(self.comparison.to_json())}
+        comparisons = {size: [json.loads(each.to_json()) for each in found] for size, found in self.comparisons.items()}
+        row = {"behaviour": self.behaviour, "ability": ability, "comparisons": comparisons, "seeds_iou": self.seeds_iou}
         return json.dumps(row, indent=2, allow_nan=False)
 
 
@@ -54,10 +61,10 @@ def study_prompting(
     out: str | Path,
     *,
     behaviour: str = "capitals",
-    sparsity: float = 0.98,
+    sparsities: Sequence[float] = (0.98,),
     method: str | Mapping[str, Any] = "ranking",
     sizes: tuple[int, int, int] = (200, 100, 200),
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     jobs: int = 1,
     threads: int | None = None,
     device: str | None = None,
@@ -72,17 +79,17 @@ def study_prompting(
         out: the folder.
         behaviour: `capitals` (the capital of a country, which small models know), or `boolean-expressions` (the
             paper's).
-        sparsity: of both circuits, in actual edges.
+        sparsities: of both circuits, in actual edges.
         method: a bench's method, or a mapping with its settings.
         sizes: training, validation and test pairs of each form, at most.
-        seed: of the pairs and of the method.
+        seeds: of the method; the first is also the pairs'.
         jobs: processes.
         threads: of each.
         device: where the model goes.
         say: told a line per circuit.
 
     Returns:
-        The comparison; it is also written to `OUT/study.json`.
+        The comparisons; they are also written to `OUT/study.json`.
 
     Raises:
         InputError: a setting is wrong, or the tokenizer allows no pairs of this behaviour.
@@ -93,10 +100,10 @@ def study_prompting(
     config = BenchConfig.of(
         {
             "models": [model],
-            "tasks": _tasks(behaviour, model, out, sizes, seed),
+            "tasks": _tasks(behaviour, model, out, sizes, seeds[0]),
             "methods": [method],
-            "sparsities": [sparsity],
-            "seeds": [seed],
+            "sparsities": list(sparsities),
+            "seeds": list(seeds),
         }
     )
     _, ran = run_bench(config, out, jobs=jobs, threads=threads, device=device, say=say)
@@ -105,29 +112,40 @@ def study_prompting(
     prepared = prepare(config, model, device)
     engine = next(iter(prepared.values()))[0]
     named = [replace(task, name=form) for form, (_, task) in prepared.items()]
-    circuits = {
-        cell.task.name: Circuit.load(cell.folder / f"chosen {cell.sizes()[0]}.safetensors")
-        for cell in cells(config, out)
-        if cell.method.method != "empty"
-    }
     ability = {task.name: score(engine, task) for task in named}
-    found = Prompting(behaviour, ability, compare(engine, circuits, named))
-    write_atomically(out / "study.json", found.to_json() + "\n")
-    return found
+    found = [cell for cell in cells(config, out) if cell.method.method != "empty"]
+    comparisons = dict[str, tuple[Comparison, ...]]()
+    seeds_iou = dict[str, dict[str, float]]()
+    for size in found[0].sizes():
+        circuits = {
+            seed: {
+                cell.task.name: Circuit.load(cell.folder / f"chosen {size}.safetensors")
+                for cell in found
+                if cell.seed == seed
+            }
+            for seed in seeds
+        }
+        say(f"{size}: comparing")
+        comparisons[size] = tuple(compare(engine, circuits[seed], named) for seed in seeds)
+        if len(seeds) > 1:
+            seeds_iou[size] = {form: stability([circuits[seed][form] for seed in seeds]).iou.value for form in FORMS}
+    study = Prompting(behaviour, ability, comparisons, seeds_iou)
+    write_atomically(out / "study.json", study.to_json() + "\n")
+    return study
 
 
 def prompting_page(found: Prompting, *, command: str) -> str:
     """The study as Markdown."""
-    comparison = found.comparison
-    total = comparison.total_edges["union"]
-    pair = comparison.pairs[0]
-    model = comparison.conditions["model"]
+    several = max(len(each) for each in found.comparisons.values())
+    conditions = next(iter(found.comparisons.values()))[0].conditions
+    model = conditions["model"]
     name = model["id"] + (f" ({model['note']})" if model["note"] else "")
+    spread = f"{several} seeds: mean (lowest to highest)" if several > 1 else "means with 95 % bootstrap intervals"
     lines = [
         f"# One behaviour, two ways to ask for it: {found.behaviour}",
         "",
-        f"Written by `{command}`. Model: {name}, {comparison.conditions['ablation']['kind']} ablation, test split,",
-        "hard masks, at the answers; means with 95 % bootstrap intervals over the examples.",
+        f"Written by `{command}`. Model: {name}, {conditions['ablation']['kind']} ablation, test split,",
+        f"hard masks, at the answers; {spread}{' over the examples' if several == 1 else ''}.",
         "",
         "| form | examples | prefers the right answer | likeliest token is right | does the model do it? |",
         "|---|---|---|---|---|",
@@ -136,24 +154,73 @@ def prompting_page(found: Prompting, *, command: str) -> str:
         chosen, right = ability.metrics.get("choice"), ability.metrics["accuracy"]
         shown = "" if chosen is None else f"{chosen.value:.2f} (chance {chosen.chance:.2f})"
         lines.append(f"| {form} | {ability.n} | {shown} | {right.value:.2f} | {'no' if ability.complaint else 'yes'} |")
-    lines += [
-        "",
-        f"The circuits share {pair.shared:,} edges: IoU {pair.iou:.3f}, {pair.of_one:.1%} of the {pair.one} circuit's",
-        f"and {pair.of_other:.1%} of the {pair.other} circuit's. (Two random sets of edges of these sizes would share "
-        f"{comparison.edges[pair.one] * comparison.edges[pair.other] / total:,.0f}.)",
-        "",
-        "| circuit | actual edges | judged on | KL | logit difference | accuracy | exact match |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for task, rows in comparison.judged.items():
-        for who, row in rows.items():
-            cells_ = [
-                f"{row[name].value:.3f} [{row[name].low:.3f}, {row[name].high:.3f}]" if name in row else ""
-                for name in ("kl", "logit_diff", "accuracy", "exact_match")
-            ]
-            edges = comparison.actual.get(who, total)
-            lines.append(f"| {who} | {edges:,} | {task} | " + " | ".join(cells_) + " |")
+    lines += _shared(found) + _judged(found)
     return "\n".join([*lines, ""])
+
+
+def _shared(found: Prompting) -> list[str]:
+    """What the two circuits share, by sparsity."""
+    lines = [
+        "",
+        "What the two circuits share, and, where there are several seeds, how alike two seeds of one form are. *By",
+        "chance*: what two random sets of edges of these sizes would share.",
+        "",
+        "| sparsity | shared edges | by chance | of the instruction's | of the few-shot's | IoU |"
+        + "".join(f" IoU of two seeds, {form} |" for form in FORMS),
+        "|---" * (6 + len(FORMS)) + "|",
+    ]
+    for size, seeds in found.comparisons.items():
+        one, other = (mean(each.edges[form] for each in seeds) for form in FORMS)
+        chance = one * other / seeds[0].total_edges["union"]
+        two = [each.pairs[0] for each in seeds]
+        row = [
+            f"{float(size):.1%}",
+            _spread([pair.shared for pair in two], ",.0f"),
+            f"{chance:,.0f}",
+            _spread([pair.of_one for pair in two], ".1%"),
+            _spread([pair.of_other for pair in two], ".1%"),
+            _spread([pair.iou for pair in two], ".3f"),
+            *(f"{found.seeds_iou[size][form]:.3f}" if size in found.seeds_iou else "–" for form in FORMS),
+        ]
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def _judged(found: Prompting) -> list[str]:
+    """How each circuit does on each form, by sparsity."""
+    lines = [
+        "",
+        f"| sparsity | judged on | circuit | actual edges | {' | '.join(_METRICS.values())} |",
+        "|---" * (4 + len(_METRICS)) + "|",
+    ]
+    for size, seeds in found.comparisons.items():
+        for task, rows in seeds[0].judged.items():
+            for who in rows:
+                if who == "full" and size != next(iter(found.comparisons)):
+                    continue  # it is the same at every sparsity
+                each = [comparison.judged[task][who] for comparison in seeds]
+                edges = [comparison.actual.get(who, comparison.total_edges["union"]) for comparison in seeds]
+                if len(seeds) == 1:
+                    row = each[0]
+                    shown = [
+                        f"{row[name].value:.3f} [{row[name].low:.3f}, {row[name].high:.3f}]" if name in row else ""
+                        for name in _METRICS
+                    ]
+                else:
+                    shown = [
+                        _spread([one[name].value for one in each], ".3f") if name in each[0] else ""
+                        for name in _METRICS
+                    ]
+                cells_ = [f"{float(size):.1%}", task, who, f"{mean(edges):,.0f}", *shown]
+                lines.append(f"| {' | '.join(cells_)} |")
+    return lines
+
+
+def _spread(values: Sequence[float], style: str) -> str:
+    """The mean, and the range of several values that differ."""
+    shown = format(mean(values), style)
+    low, high = format(min(values), style), format(max(values), style)
+    return shown if low == high else f"{shown} ({low} to {high})"
 
 
 def _tasks(behaviour: str, model: str, out: Path, sizes: tuple[int, int, int], seed: int) -> list[dict[str, Any]]:
@@ -252,12 +319,12 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, a hub id, or a local directory")
     parser.add_argument("--out", type=Path, default=Path("runs/prompting"), help="folder of all results")
     parser.add_argument("--behaviour", choices=BEHAVIOURS, default=BEHAVIOURS[0])
-    parser.add_argument("--sparsity", type=float, default=0.98, help="of both circuits")
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.98], help="of both circuits")
     parser.add_argument("--method", default="ranking", help="a method of `edgewise methods`")
     parser.add_argument("--steps", type=int, help="of a learned method; its own if not given")
     for name, most in (("train", 200), ("validation", 100), ("test", 200)):
         parser.add_argument(f"--{name}", type=int, default=most, help="pairs of each form, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the method")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the method; the first is also the pairs'")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with a model of its own")
     parser.add_argument("--threads", type=int, help="of each; the cores shared out if not given")
     parser.add_argument("--device")
@@ -267,10 +334,10 @@ def main() -> None:
         given.model,
         given.out,
         behaviour=given.behaviour,
-        sparsity=given.sparsity,
+        sparsities=given.sparsities,
         method={"method": given.method} | ({} if given.steps is None else {"steps": given.steps}),
         sizes=(given.train, given.validation, given.test),
-        seed=given.seed,
+        seeds=given.seeds,
         jobs=given.jobs,
         threads=given.threads,
         device=given.device,

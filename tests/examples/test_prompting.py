@@ -62,29 +62,40 @@ def test_both_forms_ask_the_same_and_no_country_is_in_two_splits():
 
 def test_the_study_judges_both_circuits_on_both_forms_and_goes_on(model: Path, tmp_path: Path):
     method = {"method": "ranking", "steps": 4, "batch_size": 4}
-    run: dict[str, Any] = {"sparsity": 0.5, "method": method, "sizes": (12, 6, 6), "say": lambda _: None}
+    run: dict[str, Any] = {"sparsities": (0.5, 0.7), "seeds": (0, 1), "method": method, "sizes": (12, 6, 6)}
+    run["say"] = lambda _: None
     found = study_prompting(str(model), tmp_path, **run)
-    assert set(found.comparison.judged) == set(found.ability) == set(FORMS)
-    for form in FORMS:
-        assert set(found.comparison.judged[form]) == {"full", *FORMS, "intersection", "union"}
-        assert found.comparison.n[form] == 6
+    assert list(found.comparisons) == ["0.5", "0.7"] and set(found.ability) == set(FORMS)
+    for size, seeds in found.comparisons.items():
+        files = sorted(tmp_path.rglob(f"chosen {size}.safetensors"))
+        paths = {(path.parents[1].parent.name, path.parent.name): Circuit.load(path) for path in files}
+        for (form, _), circuit in paths.items():
+            assert circuit.provenance["task"]["name"] == form
+        assert paths.keys() == {(form, f"seed-{seed}") for form in FORMS for seed in (0, 1)}
+        for seed, comparison in enumerate(seeds):
+            circuits = [paths[form, f"seed-{seed}"] for form in FORMS]
+            assert comparison.pairs[0].iou == pytest.approx(circuits[0].iou(circuits[1]))
+            for form in FORMS:
+                assert set(comparison.judged[form]) == {"full", *FORMS, "intersection", "union"}
+                assert comparison.n[form] == 6
+        for form in FORMS:
+            assert found.seeds_iou[size][form] == pytest.approx(paths[form, "seed-0"].iou(paths[form, "seed-1"]))
     paths = sorted(tmp_path.rglob("chosen 0.5.safetensors"))
-    one, other = (Circuit.load(path) for path in paths)
-    assert found.comparison.pairs[0].iou == pytest.approx(one.iou(other))
-    assert {one.provenance["task"]["name"], other.provenance["task"]["name"]} == set(FORMS)
     before = [path.stat().st_mtime_ns for path in paths]
     again = study_prompting(str(model), tmp_path, **run)
     assert [path.stat().st_mtime_ns for path in paths] == before and again.to_json() == found.to_json()
-    assert json.loads((tmp_path / "study.json").read_text())["comparison"]["judged"].keys() == set(FORMS)
-    page = prompting_page(found, command="edgewise study prompting")
-    assert sum(line.startswith("| intersection | ") for line in page.splitlines()) == 2
-    assert f"share {found.comparison.pairs[0].shared:,} edges" in page
+    assert json.loads((tmp_path / "study.json").read_text())["comparisons"].keys() == {"0.5", "0.7"}
+    page = prompting_page(found, command="the command")
+    assert sum("| intersection | " in line for line in page.splitlines()) == 4
+    assert f"{found.seeds_iou['0.7']['few-shot']:.3f} |" in page
+    kl = [each.judged["few-shot"]["union"]["kl"].value for each in found.comparisons["0.5"]]
+    assert f"| {sum(kl) / 2:.3f}" in page
 
 
 def test_the_command_writes_a_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out, page = tmp_path / "out", tmp_path / "page.md"
     sizes = ("--train", 8, "--validation", 4, "--test", 4)
-    arguments = ("--model", model, "--out", out, "--method", "eap", "--sparsity", 0.5, *sizes, "--write", page)
+    arguments = ("--model", model, "--out", out, "--method", "eap", "--sparsities", 0.5, *sizes, "--write", page)
     monkeypatch.setattr("sys.argv", ["prompting.py", *map(str, arguments)])
     main()
     assert "| few-shot |" in page.read_text() and (out / "study.json").is_file()
