@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -45,7 +45,7 @@ def complaint(command: str) -> str | None:
             return f"there is no {words[0]}"
         text = script.read_text("utf-8") + "".join(path.read_text("utf-8") for path in script.parent.glob("_*.py"))
         return next((f"{words[0]} has no {each}" for each in OPTION.findall(command) if not has(text, each)), None)
-    group: click.Command = get_command(app)
+    group: Any = get_command(app)
     options = {"--help"}
     while True:
         options |= {each for parameter in group.params for each in (*parameter.opts, *parameter.secondary_opts)}

@@ -1,6 +1,8 @@
 """Methods on graphs with neurons and with places: the effects that choose candidates, and what runs on them."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,25 @@ def test_an_effect_counts_all_places_of_a_feature(ablation: str):
         handle.remove()
     found = ew.feature_effects(model, TASK, transcoder, ablation=ABLATIONS[ablation], batch_size=5)[0]
     near(found, total / len(TASK.train), 1e-8)
+
+
+def test_absolute_effects_are_the_mean_size_of_the_examples():
+    model = tiny("gpt2")
+    single = [replace(TASK, train=TASK.train[i : i + 1]) for i in range(len(TASK.train))]
+
+    def checked(effects: Callable[..., dict[int, torch.Tensor]]) -> None:
+        wanted = torch.stack([torch.cat(list(effects(task).values())) for task in single]).abs().mean(0)
+        found = torch.cat(list(effects(TASK, average="absolute", batch_size=3).values()))
+        near(found, wanted, 1e-8)
+        assert (found > torch.cat(list(effects(TASK).values())).abs() + 1e-6).any()
+
+    checked(partial(ew.discovery.neuron_effects, model))
+    checked(lambda task, **how: ew.feature_effects(model, task, crossing(model)[:2], **how))
+    chosen = ew.choose_neurons(model, TASK, 5, average="absolute")
+    effects = ew.discovery.neuron_effects(model, TASK, average="absolute")
+    assert chosen == {layer: tuple(sorted(x.topk(5).indices.tolist())) for layer, x in effects.items()}
+    assert chosen.record["by"] == "absolute first-order effect"
+    assert "choose" in refused(lambda: ew.choose_neurons(model, TASK, 5, average="both"))  # pyright: ignore[reportArgumentType]
 
 
 def test_choosing_takes_the_largest_and_says_what_it_cost():

@@ -16,6 +16,8 @@ from edgewise.tasks import SPLITS, loss_function, metric_function, score_name
 Config = TypeVar("Config", bound="MethodConfig")
 Quadrature = Literal["gauss-legendre", "left", "right", "midpoint", "trapezoid"]
 """How an integral over a path is taken from a few of its points."""
+Average = Literal["signed", "absolute"]
+"""Whether effects are averaged over the examples, or their sizes."""
 Rule = Literal["norm", "attention", "activation", "gate"]
 RULES: tuple[Rule, ...] = ("norm", "attention", "activation", "gate")
 
@@ -112,7 +114,7 @@ class AttributionConfig(ExamplesConfig):
 class AveragedConfig(AttributionConfig):
     """Settings of a method that averages the examples' effects."""
 
-    average: Literal["signed", "absolute"] = "signed"
+    average: Average = "signed"
     """`signed`: the mean effect. `absolute`: the mean size of the effects, which do not cancel where an edge helps in
     one example and hurts in another; such scores have no sign, and do not add up to the whole effect."""
 

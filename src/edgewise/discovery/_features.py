@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest_candidates
-from edgewise.discovery._configs import AttributionConfig
+from edgewise.discovery._configs import Average, AveragedConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import explain
 from edgewise.engine import Ablation, Engine, Objective, Stream
@@ -29,6 +29,7 @@ def feature_effects(
     transcoders: Transcoder | Sequence[Transcoder],
     *,
     ablation: Ablation | None = None,
+    average: Average = "signed",
     split: str = "train",
     batch_size: int = 32,
 ) -> dict[int, Float[Tensor, " F"]]:
@@ -41,6 +42,7 @@ def feature_effects(
         task: its `metric` is explained, or where that has no gradient at the full model the field's own.
         transcoders: at most one per layer.
         ablation: interchange (the default) or zero.
+        average: `signed`: the mean effect; `absolute`: the mean size of the examples' effects, which do not cancel.
         split: which examples.
         batch_size: how many at a time; it does not change the effects.
 
@@ -51,7 +53,8 @@ def feature_effects(
         edgewise.InputError: a transcoder does not fit the model or cannot be taken apart, two are of one layer, or the
             ablation is another.
     """
-    return _all_effects(model, task, transcoders, ablation, split, batch_size, Cost())
+    config = AveragedConfig(average=average, split=split, batch_size=batch_size)
+    return _all_effects(model, task, transcoders, ablation, config, Cost())
 
 
 def _all_effects(
@@ -59,8 +62,7 @@ def _all_effects(
     task: Task,
     transcoders: Transcoder | Sequence[Transcoder],
     ablation: Ablation | None,
-    split: str,
-    batch_size: int,
+    config: AveragedConfig,
     cost: Cost,
 ) -> dict[int, Float[Tensor, " F"]]:
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
@@ -73,10 +75,10 @@ def _all_effects(
     features = [FeatureLayer.of(model, each) for each in sorted(given, key=lambda each: each.spec.reads.layer)]
     written = sorted({layer for each in features for layer in each.decoders})
 
-    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, " n"]:
-        return torch.cat([_effects(stream, each, gradients) for each in features])
+    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, "rows n"]:
+        return torch.cat([_effects(stream, each, gradients) for each in features], 1)
 
-    found = effects_per_batch(engine, task, written, of_layers, split, batch_size, cost)
+    found = effects_per_batch(engine, task, written, of_layers, config, cost)
     sizes = [len(each.encoder) for each in features]
     return dict(zip(layers, found.split(sizes), strict=True))
 
@@ -93,48 +95,68 @@ def effects_per_batch(
     engine: Engine,
     task: Task,
     layers: Sequence[int],
-    of_layers: Callable[[Stream, dict[int, Tensor]], Float[Tensor, " n"]],
-    split: str,
-    batch_size: int,
+    of_layers: Callable[[Stream, dict[int, Tensor]], Float[Tensor, "rows n"]],
+    config: AveragedConfig,
     cost: Cost,
 ) -> Float[Tensor, " n"]:
     """The mean over the examples of what is made of ∂metric/∂(what the MLPs of these layers write), `[N, D]` each, at
-    the full model.
+    the full model: `by_example` a row for each, otherwise one (see `TokenSums`).
     """
     metric = metric_function(task.metric)
     if metric.distance or not metric.differentiable:  # it has no gradient at the full model
         task = replace(task, metric=task.explained)
 
-    def effects_of(stream: Stream, objective: Objective) -> Float[Tensor, " n"]:
+    def effects_of(stream: Stream, objective: Objective) -> Tensor:
         run = stream.run(inner=True)
         outputs = [run.written[stream.graph.mlp(layer).number] for layer in layers]
         gradients = torch.autograd.grad(stream.value(run, objective), outputs)
         cost.spend(stream.n_examples, forwards=1, backwards=1)
-        return of_layers(stream, dict(zip(layers, gradients, strict=True)))
+        found = of_layers(stream, dict(zip(layers, gradients, strict=True)))
+        return found if stream.by_example else found[0]
 
-    return explain(engine, task, AttributionConfig(split=split, batch_size=batch_size), effects_of, cost)
+    return explain(engine, task, config, effects_of, cost, by_example=True)
+
+
+class TokenSums:
+    """Sums over the tokens of each example, where the stream keeps examples apart, or over all of a batch."""
+
+    def __init__(self, stream: Stream, width: int, dtype: torch.dtype) -> None:
+        self.example = stream.example if stream.by_example else None
+        rows = stream.n_examples if stream.by_example else 1
+        self.total = torch.zeros(rows, width, dtype=dtype, device=stream.engine.model.device)
+
+    def add(self, tokens: slice, values: Float[Tensor, "n F"]) -> None:
+        """What is to be summed, of these tokens."""
+        if self.example is None:
+            self.total[0] += values.sum(0)
+        else:
+            self.total.index_add_(0, self.example[tokens], values.to(self.total.dtype))
+
+    @property
+    def chunk(self) -> int:
+        """How many tokens to take at a time."""
+        return max(1, _CHUNK_BYTES // (self.total.shape[1] * self.total.element_size()))
 
 
 @torch.no_grad()
-def _effects(stream: Stream, features: FeatureLayer, gradients: dict[int, Tensor]) -> Float[Tensor, " F"]:
-    """One transcoder's, over all layers that it writes to, summed over a batch's tokens."""
+def _effects(stream: Stream, features: FeatureLayer, gradients: dict[int, Tensor]) -> Float[Tensor, "rows F"]:
+    """One transcoder's, over all layers that it writes to, summed over tokens."""
     block, model = stream.graph.mlp(features.index).number, stream.engine.model
     clean, off = stream.clean[block].to(model.dtype), features.off(model, stream.packing)
     corrupted = None
     if stream.engine.ablation.kind == "interchange":
         corrupted = stream.ablated.base(block).to(model.dtype)
-    total = torch.zeros(len(features.encoder), dtype=model.dtype, device=model.device)
-    step = max(1, _CHUNK_BYTES // (len(features.encoder) * total.element_size()))
-    for start in range(0, len(clean), step):
-        tokens = slice(start, start + step)
+    sums = TokenSums(stream, len(features.encoder), model.dtype)
+    for start in range(0, len(clean), sums.chunk):
+        tokens = slice(start, start + sums.chunk)
         x = features.read(clean[tokens])
         bound = features.bound(x, None if off is None else off[tokens])
         change = activate(features.pre_activations(x), bound)
         if corrupted is not None:
             change -= activate(features.pre_activations(features.read(corrupted[tokens])), bound)
         for layer, decoder in features.decoders.items():
-            total += (change * (gradients[layer][tokens].to(model.dtype) @ decoder.T)).sum(0)
-    return total
+            sums.add(tokens, change * (gradients[layer][tokens].to(model.dtype) @ decoder.T))
+    return sums.total
 
 
 def choose_features(
@@ -145,6 +167,7 @@ def choose_features(
     *,
     per: Literal["layer", "all"] = "layer",
     ablation: Ablation | None = None,
+    average: Average = "signed",
     split: str = "train",
     batch_size: int = 32,
 ) -> Candidates:
@@ -158,6 +181,7 @@ def choose_features(
         per: `layer`: so many of each transcoder; `all`: so many of all together. A layer may then have none, and all of
             its MLP's output is the error term's.
         ablation: see `feature_effects`.
+        average: likewise.
         split: likewise.
         batch_size: likewise.
 
@@ -170,8 +194,9 @@ def choose_features(
     """
     check_choice(per, "features")
     cost = Cost()
-    effects = _all_effects(model, task, transcoders, ablation, split, batch_size, cost)
-    found = largest_candidates(effects, n, per, "features", choice_record("first-order effect", split, cost))
+    config = AveragedConfig(average=average, split=split, batch_size=batch_size)
+    effects = _all_effects(model, task, transcoders, ablation, config, cost)
+    found = largest_candidates(effects, n, per, "features", choice_record(f"{average} first-order effect", split, cost))
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     written = {site.layer for each in given for site in each.spec.writes}
     return Candidates({layer: found.get(layer, ()) for layer in sorted(written | found.keys())}, found.record)

@@ -9,15 +9,13 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.discovery._candidates import Candidates, check_choice, choice_record, largest_candidates
+from edgewise.discovery._configs import Average, AveragedConfig
 from edgewise.discovery._cost import Cost
-from edgewise.discovery._features import effects_engine, effects_per_batch
+from edgewise.discovery._features import TokenSums, effects_engine, effects_per_batch
 from edgewise.engine import Ablation, Stream
 from edgewise.engine.features import activations, check_neurons
 from edgewise.models import Model
 from edgewise.tasks import Task
-
-_CHUNK_BYTES = 64 << 20
-"""How much all neurons' activations of a chunk of tokens may take, a few times."""
 
 
 def neuron_effects(
@@ -26,6 +24,7 @@ def neuron_effects(
     layers: Sequence[int] | None = None,
     *,
     ablation: Ablation | None = None,
+    average: Average = "signed",
     split: str = "train",
     batch_size: int = 32,
 ) -> dict[int, Float[Tensor, " F"]]:
@@ -38,6 +37,7 @@ def neuron_effects(
         task: its `metric` is explained, or where that has no gradient at the full model the field's own.
         layers: of which MLPs; all if None.
         ablation: interchange (the default) or zero.
+        average: `signed`: the mean effect; `absolute`: the mean size of the examples' effects, which do not cancel.
         split: which examples.
         batch_size: how many at a time; it does not change the effects.
 
@@ -47,7 +47,8 @@ def neuron_effects(
     Raises:
         edgewise.InputError: an MLP is no sum of neurons, there is no such layer, or the ablation is another.
     """
-    return _effects(model, task, layers, ablation, split, batch_size, Cost())
+    config = AveragedConfig(average=average, split=split, batch_size=batch_size)
+    return _effects(model, task, layers, ablation, config, Cost())
 
 
 def choose_neurons(
@@ -58,6 +59,7 @@ def choose_neurons(
     *,
     per: Literal["layer", "all"] = "layer",
     ablation: Ablation | None = None,
+    average: Average = "signed",
     split: str = "train",
     batch_size: int = 32,
 ) -> Candidates:
@@ -70,6 +72,7 @@ def choose_neurons(
         layers: of which MLPs; all if None.
         per: `layer`: so many of each MLP; `all`: so many of all together.
         ablation: see `neuron_effects`.
+        average: likewise.
         split: likewise.
         batch_size: likewise.
 
@@ -81,8 +84,9 @@ def choose_neurons(
     """
     check_choice(per, "neurons")
     cost = Cost()
-    effects = _effects(model, task, layers, ablation, split, batch_size, cost)
-    return largest_candidates(effects, n, per, "neurons", choice_record("first-order effect", split, cost))
+    config = AveragedConfig(average=average, split=split, batch_size=batch_size)
+    effects = _effects(model, task, layers, ablation, config, cost)
+    return largest_candidates(effects, n, per, "neurons", choice_record(f"{average} first-order effect", split, cost))
 
 
 def _effects(
@@ -90,8 +94,7 @@ def _effects(
     task: Task,
     layers: Sequence[int] | None,
     ablation: Ablation | None,
-    split: str,
-    batch_size: int,
+    config: AveragedConfig,
     cost: Cost,
 ) -> dict[int, Float[Tensor, " F"]]:
     n_layers = len(model.parts.layers)
@@ -102,28 +105,27 @@ def _effects(
         check_neurons(model.parts.layers[layer].mlp, layer)
     engine = effects_engine(model, ablation, "neurons")
 
-    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, " n"]:
-        return torch.cat([_of_layer(stream, layer, gradients[layer]) for layer in chosen])
+    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, "rows n"]:
+        return torch.cat([_of_layer(stream, layer, gradients[layer]) for layer in chosen], 1)
 
-    found = effects_per_batch(engine, task, chosen, of_layers, split, batch_size, cost)
+    found = effects_per_batch(engine, task, chosen, of_layers, config, cost)
     widths = [len(model.parts.layers[layer].mlp.inputs[0][0].T) for layer in chosen]
     return dict(zip(chosen, found.split(widths), strict=True))
 
 
 @torch.no_grad()
-def _of_layer(stream: Stream, layer: int, gradient: Float[Tensor, "N D"]) -> Float[Tensor, " F"]:
-    """One layer's effects, summed over a batch's tokens."""
+def _of_layer(stream: Stream, layer: int, gradient: Float[Tensor, "N D"]) -> Float[Tensor, "rows F"]:
+    """One layer's effects, summed over tokens."""
     mlp, block, dtype = stream.parts.layers[layer].mlp, stream.graph.mlp(layer).number, stream.engine.model.dtype
     assert mlp.down is not None
     clean, corrupted = stream.clean[block].to(dtype), None
     if stream.engine.ablation.kind == "interchange":
         corrupted = stream.ablated.base(block).to(dtype)
-    total = torch.zeros(len(mlp.down), dtype=stream.dtype, device=clean.device)
-    step = max(1, _CHUNK_BYTES // (len(total) * total.element_size()))
-    for start in range(0, len(clean), step):
-        tokens = slice(start, start + step)
+    sums = TokenSums(stream, len(mlp.down), stream.dtype)
+    for start in range(0, len(clean), sums.chunk):
+        tokens = slice(start, start + sums.chunk)
         change = activations(mlp, clean[tokens])
         if corrupted is not None:
             change = change - activations(mlp, corrupted[tokens])
-        total += (change * (gradient[tokens].to(dtype) @ mlp.down.T)).sum(0).to(stream.dtype)
-    return total
+        sums.add(tokens, change * (gradient[tokens].to(dtype) @ mlp.down.T))
+    return sums.total
