@@ -79,7 +79,7 @@ def test_an_effect_is_the_sum_of_eaps_scores_of_the_features_edges(name: str, ki
 def test_choosing_takes_the_largest_of_each_or_of_all():
     model = tiny("gpt2")
     transcoders = [transcoder_of(model, layer) for layer in (0, 2)]
-    effects = {layer: each.abs() for layer, each in ew.feature_effects(model, TASK, transcoders).items()}
+    effects = ew.feature_effects(model, TASK, transcoders, average="absolute")
     each = ew.choose_features(model, TASK, transcoders, 5)
     assert each == {layer: tuple(sorted(x.topk(5).indices.tolist())) for layer, x in effects.items()}
     together = ew.choose_features(model, TASK, transcoders, 9, per="all")

@@ -167,11 +167,11 @@ def choose_features(
     *,
     per: Literal["layer", "all"] = "layer",
     ablation: Ablation | None = None,
-    average: Average = "signed",
     split: str = "train",
     batch_size: int = 32,
 ) -> Candidates:
-    """The features with the largest absolute effects (see `feature_effects`), for `model.graph(features=…)`.
+    """The features whose effects are the largest, by the mean of their sizes (`average="absolute"` of `feature_effects`),
+    for `model.graph(features=…)`.
 
     Args:
         model: the model.
@@ -181,7 +181,6 @@ def choose_features(
         per: `layer`: so many of each transcoder; `all`: so many of all together. A layer may then have none, and all of
             its MLP's output is the error term's.
         ablation: see `feature_effects`.
-        average: likewise.
         split: likewise.
         batch_size: likewise.
 
@@ -194,9 +193,9 @@ def choose_features(
     """
     check_choice(per, "features")
     cost = Cost()
-    config = AveragedConfig(average=average, split=split, batch_size=batch_size)
+    config = AveragedConfig(average="absolute", split=split, batch_size=batch_size)
     effects = _all_effects(model, task, transcoders, ablation, config, cost)
-    found = largest_candidates(effects, n, per, "features", choice_record(f"{average} first-order effect", split, cost))
+    found = largest_candidates(effects, n, per, "features", choice_record("absolute first-order effect", split, cost))
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     written = {site.layer for each in given for site in each.spec.writes}
     return Candidates({layer: found.get(layer, ()) for layer in sorted(written | found.keys())}, found.record)

@@ -59,11 +59,11 @@ def choose_neurons(
     *,
     per: Literal["layer", "all"] = "layer",
     ablation: Ablation | None = None,
-    average: Average = "signed",
     split: str = "train",
     batch_size: int = 32,
 ) -> Candidates:
-    """The neurons with the largest absolute effects (see `neuron_effects`), for `model.graph(neurons=…)`.
+    """The neurons whose effects are the largest, by the mean of their sizes (`average="absolute"` of `neuron_effects`),
+    for `model.graph(neurons=…)`.
 
     Args:
         model: the model.
@@ -72,7 +72,6 @@ def choose_neurons(
         layers: of which MLPs; all if None.
         per: `layer`: so many of each MLP; `all`: so many of all together.
         ablation: see `neuron_effects`.
-        average: likewise.
         split: likewise.
         batch_size: likewise.
 
@@ -84,9 +83,9 @@ def choose_neurons(
     """
     check_choice(per, "neurons")
     cost = Cost()
-    config = AveragedConfig(average=average, split=split, batch_size=batch_size)
+    config = AveragedConfig(average="absolute", split=split, batch_size=batch_size)
     effects = _effects(model, task, layers, ablation, config, cost)
-    return largest_candidates(effects, n, per, "neurons", choice_record(f"{average} first-order effect", split, cost))
+    return largest_candidates(effects, n, per, "neurons", choice_record("absolute first-order effect", split, cost))
 
 
 def _effects(
