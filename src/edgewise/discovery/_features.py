@@ -170,8 +170,8 @@ def choose_features(
     split: str = "train",
     batch_size: int = 32,
 ) -> Candidates:
-    """The features whose effects are the largest, by the mean of their sizes (`average="absolute"` of `feature_effects`),
-    for `model.graph(features=…)`.
+    """The features whose effects are the largest by the mean of their sizes (`average="absolute"` of
+    `feature_effects`), for `model.graph(features=…)`.
 
     Args:
         model: the model.
