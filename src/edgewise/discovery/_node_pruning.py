@@ -89,9 +89,9 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
     def _attribution(self, task: Task) -> Float[Tensor, " W"]:
         graph = self.engine.graph
         if graph.spec.apart:  # which those do not run; ∂metric/∂(a writer's mask) is the sum over its edges
-            edges = mask_ig(self.engine, task).values
+            edges = mask_ig(self.engine, task, average="absolute").values
             return edges.new_zeros(graph.n_writers).index_add_(0, graph.edge_writer.long(), edges)
-        start = (node_ig if graph.n_embeddings else node_eap)(self.engine, task).writers
+        start = (node_ig if graph.n_embeddings else node_eap)(self.engine, task, average="absolute").writers
         assert start is not None
         return start
 

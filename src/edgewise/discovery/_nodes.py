@@ -6,7 +6,6 @@ instead.)
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.discovery._attributing import attribution
@@ -30,10 +29,10 @@ def node_eap(engine: Engine, task: Task, config: NodeEapConfig, cost: Cost) -> t
         edgewise.InputError: a setting is wrong, or the metric is KL or has no gradient.
     """
 
-    def scores_of(stream: Stream, objective: Objective) -> Float[Tensor, " W"]:
+    def scores_of(stream: Stream, objective: Objective) -> Tensor:
         return _effects(stream, objective, None, 1.0, cost)
 
-    writers = explain(engine, task, config, scores_of, cost, at_full_model=True)
+    writers = explain(engine, task, config, scores_of, cost, at_full_model=True, by_example=True)
     return edges_of_nodes(engine.graph, writers), writers
 
 
@@ -53,13 +52,13 @@ def node_ig(engine: Engine, task: Task, config: NodeIgConfig, cost: Cost) -> tup
         path = stream.inputs()
         return torch.stack([w * _effects(stream, objective, path, alpha, cost) for alpha, w in points]).sum(0)
 
-    writers = explain(engine, task, config, scores_of, cost)
+    writers = explain(engine, task, config, scores_of, cost, by_example=True)
     return edges_of_nodes(engine.graph, writers), writers
 
 
-def _effects(
-    stream: Stream, objective: Objective, component: Component | None, alpha: float, cost: Cost
-) -> Float[Tensor, " W"]:
+def _effects(stream: Stream, objective: Objective, component: Component | None, alpha: float, cost: Cost) -> Tensor:
+    """Of each example, where the stream keeps them apart, `[B, W]`; otherwise their sum, `[W]`."""
     cost.spend(stream.n_examples, forwards=1, backwards=1)
     run = stream.run(component, alpha, inner=True)
-    return stream.writer_effects(run, stream.value(run, objective)).writers.sum(0)
+    found = stream.writer_effects(run, stream.value(run, objective)).writers
+    return found if stream.by_example else found.sum(0)
