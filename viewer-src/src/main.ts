@@ -1,6 +1,10 @@
 /** Begins: reads what the page carries and shows it, or says why it cannot. In a worker, it does the worker's sums. */
 
-import "./style.css";
+import "./style/frame.css";
+import "./style/panel.css";
+import "./style/graph.css";
+import "./style/features.css";
+import "./style/screens.css";
 import { type App, type Documents } from "./shell";
 import { parse, readFile } from "./attribution/foreign";
 import { type PageData, readPage, textOf } from "./data";
