@@ -22,7 +22,7 @@ from edgewise.transcoders import Site, Transcoder
 from edgewise.transcoders.formats import read
 from tests.models.test_load import _saved, _tokenizer
 from tests.tiny import VOCABULARY, random_model
-from tests.transcoders.test_exchange import F, X, weights
+from tests.transcoders.files import F, X, weights
 from tests.transcoders.test_file_sites import rows
 
 PAGE = (Path(__file__).parents[1] / "docs" / "public-reports.md").read_text("utf-8")

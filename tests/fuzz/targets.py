@@ -27,7 +27,7 @@ from edgewise.viewer import read_dashboards, view
 from tests.discovery.toys import random_task
 from tests.tasks.conftest import ROWS, WORDS, word_tokenizer
 from tests.tiny import tiny
-from tests.transcoders.test_exchange import CASES
+from tests.transcoders.files import CASES
 
 ROOT = Path(__file__).parents[1]
 OLD = ROOT / "files-0.1"

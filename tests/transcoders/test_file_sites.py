@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from edgewise import InputError
 from edgewise.transcoders import Site
 from edgewise.transcoders.formats import read, write
+from tests.transcoders.files import D, F, N, as_authors, made, normalized, weights
 from tests.transcoders.reference import draw
-from tests.transcoders.test_exchange import D, F, N, as_authors, made, normalized, weights
 
 
 def rows(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from edgewise.transcoders import Transcoder
 from edgewise.transcoders.formats import read, write
+from tests.transcoders.files import D, as_authors, at_layer_0, cross_layer, made, signed, tied
 from tests.transcoders.reference import draw
-from tests.transcoders.test_exchange import D, as_authors, at_layer_0, cross_layer, made, signed, tied
 
 X = draw(50, D, seed=9, dtype=torch.float32)
 
