@@ -4,10 +4,12 @@
     python benchmarks/mib.py --out runs/mib --model FILE.gguf --tasks ioi arithmetic # Qwen2.5-Coder-0.5B
     python benchmarks/mib.py --out runs/mib --write                                  # docs/results/mib.md
 
-As the track has it: keys and values for every query head, a BOS where the tokenizer has one, ten sizes; the logit
-difference, by which everything is found but the rankings of KL, and judged; CPR by signed score, CMD by absolute. Ours:
-test pairs of unseen templates, and interchange with our own counterfactuals. Rankings are found in bfloat16 where the
-processor has it; all are judged in float32. What is done is not done again, and the command may be stopped.
+As the track has it: keys and values for every query head, a BOS where the tokenizer has one, ten sizes, faithfulness by
+the logit difference; CPR by signed score, CMD by absolute. Ours: test pairs of unseen templates, and interchange with
+our own counterfactuals. Everything is found by the logit difference but what is named after the KL, and the plain
+ranking, which learns by it. The size of a ranking's score means nothing, so its CMD is that of its signed order.
+Rankings are found in bfloat16 where the processor has it; all are judged in float32. What is done is not done again,
+and the command may be stopped.
 """
 
 import argparse
@@ -53,8 +55,8 @@ def found(model: ew.Model, task: ew.tasks.Task, name: str, args: argparse.Namesp
 
 def key(task: str, method: str, args: argparse.Namespace) -> tuple[str | int, ...]:
     """What tells one row from the others."""
-    steps = args.steps if ew.discovery.method(METHODS[method][0]).learns else 0
-    return (model_name(args.model), task, method, args.seed, steps, *args.pairs)
+    seed, steps = (args.seed, args.steps) if ew.discovery.method(METHODS[method][0]).learns else (0, 0)
+    return (model_name(args.model), task, method, seed, steps, *args.pairs)
 
 
 KEY = ("model", "task", "method", "seed", "steps", "train", "validation", "test")
@@ -80,11 +82,12 @@ def tables(rows: Rows) -> str:
     lines = [
         "",
         "*CPR* is the area under faithfulness by signed score: more is more, and above 1 circuits do the behaviour",
-        "more than the model. *CMD* is the area between faithfulness and 1 by absolute score (0 is best). In both,",
-        "half the weight is on circuits of more than half of all edges. *To EAP-IG* is the ratio of CPRs. *1 %*",
-        "and *10 %* are faithfulness at these sizes, by signed score. On MIB's twelve cells the mean CPR of EAP-IG",
-        "is 1.63, and that of Matryoshka Attribution with logarithmic budgets 6.37 (validation, 5,000 steps, its",
-        "authors' figures).",
+        "more than the model. *CMD* is the area between faithfulness and 1 by absolute score, of rankings by signed",
+        "(0 is best). In both, half the weight is on circuits of more than half of all edges. *To EAP-IG* is the ratio",
+        "of CPRs. *1 %* and *10 %* are faithfulness at these sizes, by signed score. Interchange ablation, hard masks.",
+        "Rankings are found in bfloat16 where the processor has it, so seconds compare loosely. On MIB's twelve cells",
+        "the mean CPR of EAP-IG is 1.63, and that of Matryoshka Attribution with logarithmic budgets 6.37 (validation,",
+        "5,000 steps, its authors' figures).",
     ]
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
         own = [row for row in rows if (row["model"], row["task"]) == (model, task)]
@@ -94,14 +97,16 @@ def tables(rows: Rows) -> str:
 
 def table(rows: Rows) -> list[str]:
     """One model's and task's."""
-    lines = ["| method | steps | seconds | CPR | to EAP-IG | CMD | 1 % | 10 % |", "|---" * 8 + "|"]
+    lines = ["| method | steps | seed | seconds | CPR | to EAP-IG | CMD | 1 % | 10 % |", "|---" * 9 + "|"]
     reference = next((row["signed"]["cpr"] for row in rows if row["method"].startswith("EAP-IG")), float("nan"))
     for row in sorted(rows, key=lambda row: list(METHODS).index(row["method"])):
-        signed = row["signed"]
+        method = ew.discovery.method(METHODS[row["method"]][0])
+        signed, cmd = row["signed"], row["signed" if method.signs == ("signed",) else "absolute"]["cmd"]
         kept = dict(zip(signed["shares"], signed["faithfulness"], strict=True))
-        numbers = (signed["cpr"], signed["cpr"] / reference, row["absolute"]["cmd"], kept[0.01], kept[0.1])
+        numbers = (signed["cpr"], signed["cpr"] / reference, cmd, kept[0.01], kept[0.1])
         shown = " | ".join(f"{x:.2f}" for x in numbers)
-        lines.append(f"| {row['method']} | {row['steps'] or ''} | {row['seconds']:.0f} | {shown} |")
+        settings = f"{row['steps']} | {row['seed']}" if row["steps"] else " | "
+        lines.append(f"| {row['method']} | {settings} | {row['seconds']:.0f} | {shown} |")
     return lines
 
 

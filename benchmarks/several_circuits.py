@@ -74,7 +74,7 @@ def without(engine: ew.Engine, task: ew.tasks.Task, others: list[ew.Circuit]) ->
 
 
 def find(name: str, args: argparse.Namespace) -> None:
-    """One ranking: `3` is the third of the twelve, counted from 0, `second` and `third` are disjoint from the first."""
+    """One ranking: `3` is number 3 of the twelve, from 0; `second` shares no edge with `0`, `third` none with both."""
     precision = fastest_precision(torch.device("cpu"))
     model = ew.load_model(MODEL, dtype=getattr(torch, precision))
     engine, number = ew.Engine(model), int(name) if name.isdigit() else 0
@@ -95,6 +95,9 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     engine, task = ew.Engine(model), task_of(model, args)
     names = [str(number) for number in range(RUNS)]
     scores = {name: ew.Scores.load(file_of(name, args)) for name in names}
+    steps = {each.provenance["method"]["config"]["steps"] for each in scores.values()}
+    if steps != {args.steps}:
+        sys.exit(f"{args.out}: its rankings took {steps} steps, not {args.steps}; choose another --out")
     single = {name: scores[name].at(SPARSITY, actual=True) for name in names}
     agreed = stability(list(single.values()))
     fused = ew.discovery.ensemble(list(scores.values()), absolute=False)
@@ -114,7 +117,7 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "steps": args.steps,
         "train": args.train,
-        "n": args.test,
+        "n": len(task.test),
         "edges": {name: circuit.n_actual for name, circuit in circuits.items()},
         "judged": {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()},
         "seconds": {name: each.provenance["cost"]["seconds"] for name, each in scores.items()},
@@ -145,7 +148,7 @@ def agreement(scores: dict[str, ew.Scores]) -> dict[str, dict[str, Any]]:
 def in_common(one: ew.Circuit, other: ew.Circuit) -> dict[str, int]:
     """Components that write an actual edge: in each of two circuits, and in both."""
     writers = [set(each.graph.edge_writer[each.actual].tolist()) for each in (one, other)]
-    return {"first": len(writers[0]), "other": len(writers[1]), "both": len(writers[0] & writers[1])}
+    return {"first": len(writers[0]), "both": len(writers[0] & writers[1])}
 
 
 @torch.no_grad()
@@ -189,8 +192,11 @@ def behaviour(
 def tables(found: dict[str, Any]) -> str:
     """All of them."""
     edges = found["edges"]
-    said = f"Rankings of {found['steps']} steps, {found['train']} training pairs each; {found['n']} test pairs; means"
-    lines = ["", said + " with 95 % bootstrap intervals over the examples."]
+    lines = [
+        "",
+        f"`{TASK}` on {MODEL}, interchange ablation, hard masks. Rankings of {found['steps']} steps, {found['train']}",
+        f"training pairs each; {found['n']} test pairs; means with 95 % bootstrap intervals over the examples.",
+    ]
 
     def row(who: str, shown: str, *more: str) -> str:
         cells = " | ".join(_interval(found["judged"][who][name]) for name in HEADLINE)
@@ -202,7 +208,7 @@ def tables(found: dict[str, Any]) -> str:
         name = str(number)
         seconds, size = f"{found['seconds'][name]:.0f}", f"{edges[name]:,}"
         lines.append(row(name, str(number + 1), start_of(number), seconds, size))
-    for name, shown in (("fused", "their ensemble"), ("vote", "edges in most of them")):
+    for name, shown in (("fused", "their ensemble"), ("vote", "the edges that most of them have")):
         lines.append(row(name, shown, "", f"{sum(found['seconds'].values()):.0f}", f"{edges[name]:,}"))
     lines.append(row("no edge", "no edge", "", "", "0"))
     groups = list(next(iter(found["agreement"].values())))[2:]

@@ -96,6 +96,8 @@ def study_prompting(
     """
     if behaviour not in BEHAVIOURS:
         raise InputError(f"behaviour {behaviour!r}: choose {' or '.join(BEHAVIOURS)}")
+    if not seeds:
+        raise InputError("study: no seeds; give at least one")
     out = Path(out)
     config = BenchConfig.of(
         {
@@ -114,6 +116,7 @@ def study_prompting(
     named = [replace(task, name=form) for form, (_, task) in prepared.items()]
     ability = {task.name: score(engine, task) for task in named}
     found = [cell for cell in cells(config, out) if cell.method.method != "empty"]
+    seeds = sorted({cell.seed for cell in found})  # a method that draws nothing has one
     comparisons = dict[str, tuple[Comparison, ...]]()
     seeds_iou = dict[str, dict[str, float]]()
     for size in found[0].sizes():
@@ -160,27 +163,27 @@ def prompting_page(found: Prompting, *, command: str) -> str:
 
 def _shared(found: Prompting) -> list[str]:
     """What the two circuits share, by sparsity."""
+    forms = FORMS if found.seeds_iou else ()
     lines = [
         "",
-        "What the two circuits share, and, where there are several seeds, how alike two seeds of one form are. *By",
-        "chance*: what two random sets of edges of these sizes would share.",
+        "What the two circuits share. *By chance*: what two random sets of edges of these sizes would share.",
         "",
         "| sparsity | shared edges | by chance | of the instruction's | of the few-shot's | IoU |"
-        + "".join(f" IoU of two seeds, {form} |" for form in FORMS),
-        "|---" * (6 + len(FORMS)) + "|",
+        + "".join(f" IoU of two seeds, {form} |" for form in forms),
+        "|---" * (6 + len(forms)) + "|",
     ]
     for size, seeds in found.comparisons.items():
         one, other = (mean(each.edges[form] for each in seeds) for form in FORMS)
         chance = one * other / seeds[0].total_edges["union"]
         two = [each.pairs[0] for each in seeds]
         row = [
-            f"{float(size):.1%}",
+            _percent(size),
             _spread([pair.shared for pair in two], ",.0f"),
             f"{chance:,.0f}",
             _spread([pair.of_one for pair in two], ".1%"),
             _spread([pair.of_other for pair in two], ".1%"),
             _spread([pair.iou for pair in two], ".3f"),
-            *(f"{found.seeds_iou[size][form]:.3f}" if size in found.seeds_iou else "–" for form in FORMS),
+            *(f"{found.seeds_iou[size][form]:.3f}" for form in forms),
         ]
         lines.append(f"| {' | '.join(row)} |")
     return lines
@@ -211,9 +214,13 @@ def _judged(found: Prompting) -> list[str]:
                         _spread([one[name].value for one in each], ".3f") if name in each[0] else ""
                         for name in _METRICS
                     ]
-                cells_ = [f"{float(size):.1%}", task, who, f"{mean(edges):,.0f}", *shown]
+                cells_ = ["–" if who == "full" else _percent(size), task, who, f"{mean(edges):,.0f}", *shown]
                 lines.append(f"| {' | '.join(cells_)} |")
     return lines
+
+
+def _percent(size: str) -> str:
+    return f"{100 * float(size):g} %"
 
 
 def _spread(values: Sequence[float], style: str) -> str:

@@ -13,6 +13,7 @@ from edgewise.cli._app import app
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")))
 SCRIPTS = [path for folder in ("src", "benchmarks", "examples") for path in sorted((ROOT / folder).rglob("*.py"))]
+COMMANDS = get_command(app)
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
@@ -45,7 +46,7 @@ def complaint(command: str) -> str | None:
             return f"there is no {words[0]}"
         text = script.read_text("utf-8") + "".join(path.read_text("utf-8") for path in script.parent.glob("_*.py"))
         return next((f"{words[0]} has no {each}" for each in OPTION.findall(command) if not has(text, each)), None)
-    group: Any = get_command(app)
+    group: Any = COMMANDS
     options = {"--help"}
     while True:
         options |= {each for parameter in group.params for each in (*parameter.opts, *parameter.secondary_opts)}

@@ -1,5 +1,6 @@
 """Learned constants and node masks: at a minimum, saved whole, resumed exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from edgewise.discovery import (
     learn_ranking,
     learned_engine,
     load_constants,
+    mask_ig,
+    node_ig,
     node_pruning,
     optimal_constants,
     save_constants,
@@ -22,9 +25,11 @@ from edgewise.discovery import (
 from edgewise.discovery._learned_constants import Jointly
 from edgewise.discovery._node_pruning import NodePruningConfig, NodePruningLearner
 from edgewise.discovery._objective import example_scores
+from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import loss_function
 from tests.discovery.toys import Killed, near, quiet, random_task, refused, toy_engine
+from tests.engine.apart import with_neurons
 from tests.tiny import tiny
 
 
@@ -140,6 +145,22 @@ def test_a_writer_s_mask_is_that_of_all_its_edges():
         assert len(mask[graph.edge_writer == writer].unique()) == 1
     one_each = torch.stack([mask[graph.edge_writer == w][0] for w in range(graph.n_writers)])
     assert float(one_each.sum()) == pytest.approx(5.0, rel=1e-3)
+
+
+def test_node_pruning_starts_from_the_mean_sizes_of_effects():
+    task, config = random_task(), NodePruningConfig(steps=3, warm_examples=5, batch_size=2)
+    few = replace(task, train=task.train[:5])
+    whole = NodePruningLearner(toy_engine(), task, config)
+    whole.begin()
+    wanted = node_ig(toy_engine(), few, average="absolute").writers
+    assert wanted is not None and torch.equal(whole.scores.detach(), normal_scores(wanted))
+    assert whole.start_passes == {"forwards": 7, "backwards": 5}
+    engine = with_neurons(tiny("gpt2", torch.float32), "interchange", {0: (1, 4), 2: (0,)})
+    apart = NodePruningLearner(engine, task, config)
+    apart.begin()
+    edges = mask_ig(engine, few, average="absolute").values
+    sums = [edges[engine.graph.edge_writer == writer].sum() for writer in range(engine.graph.n_writers)]
+    assert torch.equal(apart.scores.detach().argsort(), torch.stack(sums).argsort())
 
 
 def test_node_pruning_lowers_the_loss_of_its_circuits():

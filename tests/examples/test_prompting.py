@@ -95,10 +95,26 @@ def test_the_study_judges_both_circuits_on_both_forms_and_goes_on(model: Path, t
 def test_the_command_writes_a_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out, page = tmp_path / "out", tmp_path / "page.md"
     sizes = ("--train", 8, "--validation", 4, "--test", 4)
-    arguments = ("--model", model, "--out", out, "--method", "eap", "--sparsities", 0.5, *sizes, "--write", page)
+    arguments = (
+        "--model",
+        model,
+        "--out",
+        out,
+        "--method",
+        "eap",
+        "--sparsities",
+        0.5,
+        "--seeds",
+        0,
+        1,
+        *sizes,
+        "--write",
+        page,
+    )
     monkeypatch.setattr("sys.argv", ["prompting.py", *map(str, arguments)])
     main()
-    assert "| few-shot |" in page.read_text() and (out / "study.json").is_file()
+    assert "| few-shot |" in page.read_text() and "| 50 % |" in page.read_text() and (out / "study.json").is_file()
+    assert "two seeds" not in page.read_text()
 
 
 def test_what_a_tokenizer_cannot_ask_is_refused(model: Path, tmp_path: Path):

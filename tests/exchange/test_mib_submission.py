@@ -39,6 +39,22 @@ def test_a_submission_has_a_folder_for_each_cell_and_every_edges_score(tmp_path:
     ) == 12
 
 
+def test_a_rankings_scores_have_its_order_by_size_too(tmp_path: Path):
+    """The track's CMD goes by size, and a ranking's lowest scores are the most negative."""
+    plain = circuit(QWEN, kv="expanded")
+    assert plain.scores is not None and plain.scores.min() < 0
+    given = {
+        "ioi_gpt2": replace(circuit(GPT2), provenance={"method": {"name": "eap"}}),
+        "mcqa_qwen2.5": replace(plain, provenance={"method": {"name": "ranking"}}),
+    }
+    (note,) = write_mib_submission(given, tmp_path / "s")
+    assert note.startswith("mcqa_qwen2.5: scores: ranking's became their ranks")
+    read = read_mib(tmp_path / "s" / "mcqa_qwen2.5" / "importances.json", n_kv_heads=2).scores
+    assert read is not None and torch.equal(read.abs().argsort(), plain.scores.argsort(stable=True))
+    as_they_were = read_mib(tmp_path / "s" / "ioi_gpt2" / "importances.json").scores
+    assert as_they_were is not None and as_they_were.min() < 0
+
+
 def test_what_the_track_would_not_take_is_refused_before_anything_is_written(tmp_path: Path):
     good, other = circuit(GPT2), circuit(QWEN)
     pair = {"ioi_gpt2": good, "mcqa_qwen2.5": other}

@@ -263,7 +263,8 @@ def mib(found: ew.evaluation.MibScores, graph: ew.Graph, conditions: dict[str, A
     title = f"faithfulness (of {found.metric}), {found.n} examples, {graph.n_edges:,} edges"
     raw = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; keys and values {graph.spec.kv}"
     raw += f"; prompts begin with{'' if conditions['bos'] else 'out'} a BOS token"
-    said = f"{raw}\n{_how(conditions)}\nCPR is MIB's by signed score, CMD by absolute"
+    said = f"{raw}\n{_how(conditions)}\nCPR is MIB's by signed score, CMD by absolute; of learned"
+    said += " scores, whose sizes mean nothing, by signed"
     signed, absolute, rows = found.signed, found.absolute, list[tuple[str, ...]]()
     for place, share in enumerate(signed.shares):
         sides = [(each.faithfulness[place], each.actual[place]) for each in (signed, absolute)]

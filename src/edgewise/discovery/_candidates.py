@@ -30,7 +30,7 @@ def largest_candidates(
     what: Literal["features", "neurons"],
     record: Mapping[str, Any],
 ) -> Candidates:
-    """The candidates with the largest absolute effects.
+    """The candidates whose effects are the largest in size.
 
     Args:
         effects: by layer.

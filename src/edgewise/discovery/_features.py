@@ -20,7 +20,7 @@ from edgewise.tasks import Task, metric_function
 from edgewise.transcoders import Transcoder
 
 _CHUNK_BYTES = 64 << 20
-"""How much all features' activations of a chunk of tokens may take, a few times."""
+"""How much all features' or neurons' activations of a chunk of tokens may take, a few times."""
 
 
 def feature_effects(
@@ -75,8 +75,8 @@ def _all_effects(
     features = [FeatureLayer.of(model, each) for each in sorted(given, key=lambda each: each.spec.reads.layer)]
     written = sorted({layer for each in features for layer in each.decoders})
 
-    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, "rows n"]:
-        return torch.cat([_effects(stream, each, gradients) for each in features], 1)
+    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, " n"]:
+        return torch.cat([_effects(stream, each, gradients) for each in features])
 
     found = effects_per_batch(engine, task, written, of_layers, config, cost)
     sizes = [len(each.encoder) for each in features]
@@ -95,12 +95,12 @@ def effects_per_batch(
     engine: Engine,
     task: Task,
     layers: Sequence[int],
-    of_layers: Callable[[Stream, dict[int, Tensor]], Float[Tensor, "rows n"]],
+    of_layers: Callable[[Stream, dict[int, Tensor]], Float[Tensor, " n"]],
     config: AveragedConfig,
     cost: Cost,
 ) -> Float[Tensor, " n"]:
     """The mean over the examples of what is made of ∂metric/∂(what the MLPs of these layers write), `[N, D]` each, at
-    the full model: `by_example` a row for each, otherwise one (see `TokenSums`).
+    the full model.
     """
     metric = metric_function(task.metric)
     if metric.distance or not metric.differentiable:  # it has no gradient at the full model
@@ -112,35 +112,40 @@ def effects_per_batch(
         gradients = torch.autograd.grad(stream.value(run, objective), outputs)
         cost.spend(stream.n_examples, forwards=1, backwards=1)
         found = of_layers(stream, dict(zip(layers, gradients, strict=True)))
-        return found if stream.by_example else found[0]
+        return found[None] if stream.by_example else found  # the sum of sizes, as one row
 
     return explain(engine, task, config, effects_of, cost, by_example=True)
 
 
 class TokenSums:
-    """Sums over the tokens of each example, where the stream keeps examples apart, or over all of a batch."""
+    """Sums of effects over a batch's tokens; where the stream keeps examples apart, of the sizes of each one's."""
 
     def __init__(self, stream: Stream, width: int, dtype: torch.dtype) -> None:
         self.example = stream.example if stream.by_example else None
         rows = stream.n_examples if stream.by_example else 1
-        self.total = torch.zeros(rows, width, dtype=dtype, device=stream.engine.model.device)
+        self.rows = torch.zeros(rows, width, dtype=dtype, device=stream.engine.model.device)
 
     def add(self, tokens: slice, values: Float[Tensor, "n F"]) -> None:
-        """What is to be summed, of these tokens."""
+        """The effects of these tokens."""
         if self.example is None:
-            self.total[0] += values.sum(0)
+            self.rows[0] += values.sum(0)
         else:
-            self.total.index_add_(0, self.example[tokens], values.to(self.total.dtype))
+            self.rows.index_add_(0, self.example[tokens], values.to(self.rows.dtype))
+
+    @property
+    def total(self) -> Float[Tensor, " F"]:
+        """Of the whole batch."""
+        return self.rows[0] if self.example is None else self.rows.abs().sum(0)
 
     @property
     def chunk(self) -> int:
         """How many tokens to take at a time."""
-        return max(1, _CHUNK_BYTES // (self.total.shape[1] * self.total.element_size()))
+        return max(1, _CHUNK_BYTES // (self.rows.shape[1] * self.rows.element_size()))
 
 
 @torch.no_grad()
-def _effects(stream: Stream, features: FeatureLayer, gradients: dict[int, Tensor]) -> Float[Tensor, "rows F"]:
-    """One transcoder's, over all layers that it writes to, summed over tokens."""
+def _effects(stream: Stream, features: FeatureLayer, gradients: dict[int, Tensor]) -> Float[Tensor, " F"]:
+    """One transcoder's, over all layers that it writes to, summed over a batch (see `TokenSums`)."""
     block, model = stream.graph.mlp(features.index).number, stream.engine.model
     clean, off = stream.clean[block].to(model.dtype), features.off(model, stream.packing)
     corrupted = None

@@ -190,8 +190,8 @@ class NodePruningConfig(BudgetConfig):
     """The largest budget, as a share of all writers."""
     smallest: float = 0.02
     warm_examples: NotNegative = 64
-    """Training examples for the attribution (`node_ig`, 5 points) whose ranks the scores start from; 0 to start all
-    alike."""
+    """Training examples for the attribution by absolute effects whose ranks the scores start from (`node_ig`, 5 points;
+    `node_eap` where embeddings are no writers, mask-path IG where MLPs are taken apart); 0 to start all alike."""
 
 
 PAPER: dict[str, Any] = {

@@ -104,8 +104,8 @@ def _effects(
         check_neurons(model.parts.layers[layer].mlp, layer)
     engine = effects_engine(model, ablation, "neurons")
 
-    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, "rows n"]:
-        return torch.cat([_of_layer(stream, layer, gradients[layer]) for layer in chosen], 1)
+    def of_layers(stream: Stream, gradients: dict[int, Tensor]) -> Float[Tensor, " n"]:
+        return torch.cat([_of_layer(stream, layer, gradients[layer]) for layer in chosen])
 
     found = effects_per_batch(engine, task, chosen, of_layers, config, cost)
     widths = [len(model.parts.layers[layer].mlp.inputs[0][0].T) for layer in chosen]
@@ -113,8 +113,8 @@ def _effects(
 
 
 @torch.no_grad()
-def _of_layer(stream: Stream, layer: int, gradient: Float[Tensor, "N D"]) -> Float[Tensor, "rows F"]:
-    """One layer's effects, summed over tokens."""
+def _of_layer(stream: Stream, layer: int, gradient: Float[Tensor, "N D"]) -> Float[Tensor, " F"]:
+    """One layer's effects, summed over a batch (see `TokenSums`)."""
     mlp, block, dtype = stream.parts.layers[layer].mlp, stream.graph.mlp(layer).number, stream.engine.model.dtype
     assert mlp.down is not None
     clean, corrupted = stream.clean[block].to(dtype), None

@@ -10,6 +10,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._configs import configured
+from edgewise.discovery._cost import MASK_IG_PASSES
 from edgewise.discovery._learned_configs import NodePruningConfig
 from edgewise.discovery._learned_constants import with_constants
 from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
@@ -56,8 +57,8 @@ def node_pruning(
         )
     learner = NodePruningLearner(engine, task, config)
     warm = None
-    if config.warm_examples:  # by `node_ig`
-        warm = {"n_examples": min(config.warm_examples, len(task.train)), "forwards": 7, "backwards": 5}
+    if config.warm_examples:
+        warm = {"n_examples": min(config.warm_examples, len(task.train)), **learner.start_passes}
     experiment = Experiment("node-pruning", engine, task, config.record())
     found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     ranks = learner.scores.detach().cpu().argsort(stable=True).argsort() + 1
@@ -84,16 +85,27 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
             few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=self.task.explained)
             with torch.enable_grad():
                 start = self._attribution(few)
-            self.scores.copy_(normal_scores(start.abs()))
+            self.scores.copy_(normal_scores(start))
 
     def _attribution(self, task: Task) -> Float[Tensor, " W"]:
-        graph = self.engine.graph
-        if graph.spec.apart:  # which those do not run; ∂metric/∂(a writer's mask) is the sum over its edges
-            edges = mask_ig(self.engine, task, average="absolute").values
+        """The mean sizes of the writers' effects; of graphs that those methods do not run, of their edges' together."""
+        graph, size = self.engine.graph, self.config.batch_size
+        if graph.spec.apart:
+            edges = mask_ig(self.engine, task, average="absolute", batch_size=size).values
             return edges.new_zeros(graph.n_writers).index_add_(0, graph.edge_writer.long(), edges)
-        start = (node_ig if graph.n_embeddings else node_eap)(self.engine, task, average="absolute").writers
+        method = node_ig if graph.n_embeddings else node_eap
+        start = method(self.engine, task, average="absolute", batch_size=size).writers
         assert start is not None
         return start
+
+    @property
+    def start_passes(self) -> dict[str, int]:
+        """Forwards and backwards of each example for attribution."""
+        graph = self.engine.graph
+        if graph.spec.apart:
+            return MASK_IG_PASSES
+        points = 5 if graph.n_embeddings else 1
+        return {"forwards": points + 1 + (self.engine.ablation.kind == "interchange"), "backwards": points}
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One step at one budget."""

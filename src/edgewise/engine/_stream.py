@@ -97,7 +97,8 @@ class Stream:
             engine: model, graph and ablation.
             batch: paired prompts and targets.
             groups: whether what is asked of it tells position groups apart, as `edge_gradients` does.
-            by_example: whether `edge_gradients` gives each example's, in place of their sum.
+            by_example: whether each example's effects are told apart, in place of their sum: `edge_gradients` then
+                gives a row for each.
 
         Raises:
             InputError: the graph's edges carry positions, and nothing here would tell them apart; or it has features

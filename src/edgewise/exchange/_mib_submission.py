@@ -1,14 +1,18 @@
 """A submission to MIB's circuit track: one folder of importance scores for each task and model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
+
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
+from edgewise.discovery import methods
 from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._mib import write_mib
-from edgewise.runs import check_writable
+from edgewise.runs import check_writable, record_of
 
 
 class _Shape(NamedTuple):
@@ -42,7 +46,8 @@ def write_mib_submission(
     circuits: Mapping[str, Circuit], out: str | Path, *, suffix: Literal[".json", ".pt"] = ".json"
 ) -> list[str]:
     """Write what MIB's circuit track takes: `OUT/TASK_MODEL/importances.json` for each cell, all edges with their
-    scores. The track chooses the circuits of its sizes itself, for CPR by the highest scores.
+    scores. The track chooses the circuits of its sizes itself, for CPR by the highest scores, for CMD by the largest in
+    size. So scores of which only the order means something, as a ranking's, are written as ranks.
 
     Args:
         circuits: by cell, one of `MIB_CELLS`; each has scores and is of that model's shape.
@@ -75,9 +80,23 @@ def write_mib_submission(
         raise InputError(f"{others[0]}: is of another submission, and would be uploaded with this one; remove it")
     notes = list[str]()
     for cell, circuit in circuits.items():
+        circuit, shifted = _by_size_too(circuit)
         changed = write_mib(circuit, files[cell], _SHAPES[cell.split("_")[1]].d_model)
-        notes += [f"{cell}: {change}" for change in changed]
+        notes += [f"{cell}: {change}" for change in (*shifted, *changed)]
     return notes
+
+
+def _by_size_too(circuit: Circuit) -> tuple[Circuit, list[str]]:
+    """The circuit with scores that order edges by size as by sign, where only their order means something."""
+    known = methods().get(str(record_of(circuit.provenance, "method").get("name")))
+    if circuit.scores is None or known is None or "absolute" in known.signs:
+        return circuit, []
+    if not (circuit.scores < 0).any():
+        return circuit, []
+    ranks = circuit.scores.nan_to_num(nan=-torch.inf).argsort(stable=True).argsort() + 1
+    return replace(circuit, scores=ranks.float()), [
+        f"scores: {known.name}'s became their ranks, since CMD goes by size"
+    ]
 
 
 def _check(cell: str, circuit: Circuit) -> None:
