@@ -80,6 +80,23 @@ def test_a_card_says_what_the_circuit_is_and_how_it_was_judged(hub: Path):
     assert [line for line in body.splitlines() if line.startswith("# ")] == [body.splitlines()[1]]
 
 
+def test_folders_of_this_machine_stay_here(hub: Path):
+    said = {
+        "model": {"id": "/home/anna/models/own.gguf"},
+        "candidates": {"features": {"transcoders": ["/data/sets/layer5", "~/sets/layer6", "owner/name"], "n": 3}},
+        "note": "a / b",
+    }
+    judged = {"metrics": {}, "conditions": {"model": {"id": "/home/anna/models/own.gguf"}}}
+    push(Circuit(GRAPH, torch.ones(GRAPH.n_edges), None, said), "me/own", evaluation=judged)
+    found = pull("me/own").provenance
+    assert found["model"] == {"id": "own.gguf"} and found["note"] == "a / b"
+    assert found["candidates"]["features"] == {"transcoders": ["layer5", "layer6", "owner/name"], "n": 3}
+    assert (
+        "anna" not in (hub / "me/own/README.md").read_text() and "`own.gguf`" in (hub / "me/own/README.md").read_text()
+    )
+    assert said["model"]["id"].startswith("/home"), "the circuit at hand is as it was"
+
+
 def test_a_card_that_somebody_wrote_stays(hub: Path):
     (hub / "me" / "ioi").mkdir(parents=True)
     (hub / "me" / "ioi" / "README.md").write_text("mine")

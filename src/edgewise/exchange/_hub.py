@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from edgewise._errors import InputError
@@ -21,7 +22,8 @@ def push(
     token: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload a circuit, making the repository if it is not there, and a model card where the repository has none.
+    """Upload a circuit, making the repository if it is not there, and a model card where the repository has none. Of
+    this machine's paths, as of a model or transcoders in a folder, only the last part goes along.
 
     Args:
         circuit: the circuit.
@@ -39,7 +41,8 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
+    api, circuit = HfApi(token=token), replace(circuit, provenance=_without_folders(circuit.provenance))
+    evaluation = None if evaluation is None else _without_folders(evaluation)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE
         circuit.save(path)
@@ -52,6 +55,17 @@ def push(
         except Exception as error:  # the hub client raises many kinds; the user needs one line
             raise InputError(f"{repository}: cannot upload ({_first_line(error)})") from error
     return str(commit.commit_url)
+
+
+def _without_folders(value: Any) -> Any:
+    """Plain values, with only the last part of texts that are paths of this machine."""
+    if isinstance(value, Mapping):
+        return {name: _without_folders(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(each) for each in value]
+    if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")):
+        return PurePath(value).name or value
+    return value
 
 
 def pull(repository: str, *, file: str = FILE, revision: str | None = None, token: str | None = None) -> Circuit:
