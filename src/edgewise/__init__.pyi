@@ -28,6 +28,7 @@ from .discovery import Method as Method
 from .discovery import NodePruningConfig as NodePruningConfig
 from .discovery import OptimalConfig as OptimalConfig
 from .discovery import RankingConfig as RankingConfig
+from .discovery import RankingEnsembleConfig as RankingEnsembleConfig
 from .discovery import RefineConfig as RefineConfig
 from .discovery import Scores as Scores
 from .discovery import acdc as acdc
@@ -44,6 +45,7 @@ from .discovery import false_negatives as false_negatives
 from .discovery import feature_effects as feature_effects
 from .discovery import information_flow as information_flow
 from .discovery import learn_ranking as learn_ranking
+from .discovery import learn_ranking_ensemble as learn_ranking_ensemble
 from .discovery import learn_rankings as learn_rankings
 from .discovery import learned_engine as learned_engine
 from .discovery import load_constants as load_constants

@@ -51,6 +51,7 @@ from ._learned_configs import LearnedConfig as LearnedConfig
 from ._learned_configs import NodePruningConfig as NodePruningConfig
 from ._learned_configs import OptimalConfig as OptimalConfig
 from ._learned_configs import RankingConfig as RankingConfig
+from ._learned_configs import RankingEnsembleConfig as RankingEnsembleConfig
 from ._learned_configs import RefineConfig as RefineConfig
 from ._methods import Ladder as Ladder
 from ._methods import Method as Method
@@ -75,6 +76,7 @@ from ._random import random_scores as random_scores
 from ._random import uniform_scores as uniform_scores
 from ._ranking import learn_ranking as learn_ranking
 from ._ranking import learn_rankings as learn_rankings
+from ._ranking_ensemble import learn_ranking_ensemble as learn_ranking_ensemble
 from ._refine import refine_at_size as refine_at_size
 from ._relevance import relevance as relevance
 from ._run import run_method as run_method

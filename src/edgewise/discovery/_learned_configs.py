@@ -158,6 +158,17 @@ and learning rates that fall. Scores that are nearly alike give small budgets' m
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankingEnsembleConfig(RankingConfig):
+    """Learn several rankings, each from pairs drawn anew, and fuse them: what one gets wrong, others do not."""
+
+    title: ClassVar[str] = "ranking-ensemble"
+    members: Count = 8
+    """How many rankings."""
+    steps: Count = 100
+    """Of each ranking."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RefineConfig(RankingConfig):
     """Fit a ranking to one size by some more steps on hard circuits of that size.
 
