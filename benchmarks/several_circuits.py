@@ -7,8 +7,9 @@
 Each of the twelve learns from pairs of its own (a twelfth of the training split), with a seed of its own, and starts
 from attribution of the KL, from attribution of the logit difference, or from noise, in turn. Two more learn what the
 first one does with the edges of the first circuit out of reach, and with those of the first two such. Circuits are of
-98 % sparsity, actual edges, and judged on the test split, whose templates no other has. Rankings are found in bfloat16
-where the processor has it, and judged in float32. Each is a process of its own; what is done is not done again.
+98 % sparsity, actual edges, and judged on the test split, whose templates no other has. What several have in common is
+asked of those that work, whose KL is less than half of no circuit's. Rankings are found in bfloat16 where the processor
+has it, and judged in float32. Each is a process of its own; what is done is not done again.
 """
 
 import argparse
@@ -36,8 +37,10 @@ STARTS: dict[str, dict[str, Any]] = {
     "logit difference": {"warm_metric": "metric"},
     "noise": {"warm_examples": 0},
 }
-SHARES = (12, 9, 6, 3, 1)
-"""Edges in at least so many of the twelve."""
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Edges in at least such a share of the circuits that work; 0 for those in any."""
+WORKS = 0.5
+"""A circuit works if its KL is less than this share of no circuit's."""
 OUT_OF_REACH = -50.0
 """A score so far below all others that its soft mask, and with it its gradient, is 0."""
 
@@ -99,33 +102,43 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     if steps != {args.steps}:
         sys.exit(f"{args.out}: its rankings took {steps} steps, not {args.steps}; choose another --out")
     single = {name: scores[name].at(SPARSITY, actual=True) for name in names}
-    agreed = stability(list(single.values()))
-    fused = ew.discovery.ensemble(list(scores.values()), absolute=False)
-    circuits, first = dict(single), single["0"]
-    for share in SHARES:
-        core = replace(agreed.consensus, kept=agreed.frequency > (share - 0.5) / RUNS)
-        circuits[f"core {share}"] = core
-        if core.n_actual > 0:
-            circuits[f"fused {share}"] = fused.top_actual(core.n_actual)
-            circuits[f"first {share}"] = scores["0"].top_actual(core.n_actual)
-    places = fused.values.argsort().argsort() / len(fused.values)
-    votes = replace(fused, values=agreed.frequency * RUNS + places)
-    circuits |= {"fused": fused.at(SPARSITY, actual=True), "vote": votes.at(SPARSITY, actual=True)}
-    circuits |= {name: circuit_of(name, args) for name in ("second", "third")}
-    circuits |= {"no edge": replace(first, kept=torch.zeros_like(first.kept), scores=None)}
+    first = single["0"]
+    circuits = single | {"no edge": replace(first, kept=torch.zeros_like(first.kept), scores=None)}
     values = judge(engine, circuits, task, "test", names=HEADLINE)
+    none = values["no edge"]["kl"].mean()
+    able = [name for name in names if values[name]["kl"].mean() < WORKS * none] or names  # of tiny ones none may
+    agreed = stability([single[name] for name in able])
+    fused = ew.discovery.ensemble([scores[name] for name in able], absolute=False)
+    more: dict[str, ew.Circuit] = {name: circuit_of(name, args) for name in ("second", "third")}
+    for share in SHARES:
+        core = replace(agreed.consensus, kept=agreed.frequency > share - 0.5 / len(able))
+        if share == 0:
+            core = replace(core, kept=agreed.frequency > 0)
+        more[f"core {share}"] = core
+        more[f"fused {share}"] = fused.top_actual(max(1, core.n_actual))
+        more[f"first {share}"] = scores["0"].top_actual(max(1, core.n_actual))
+    more |= {"fused": fused.at(SPARSITY, actual=True), "vote": votes(fused, agreed.frequency)}
+    values |= judge(engine, more, task, "test", names=HEADLINE)
+    circuits |= more
     return {
+        "able": able,
         "steps": args.steps,
         "train": args.train,
         "n": len(task.test),
         "edges": {name: circuit.n_actual for name, circuit in circuits.items()},
         "judged": {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()},
         "seconds": {name: each.provenance["cost"]["seconds"] for name, each in scores.items()},
-        "agreement": agreement(scores),
+        "agreement": agreement({name: scores[name] for name in able}),
         "shared": {name: (first & circuits[name]).n_edges for name in ("second", "third")},
         "nodes": {name: in_common(first, circuits[name]) for name in ("1", "second", "third")},
-        "behaviour": behaviour(engine, task, single | {"second": circuits["second"]}, values),
+        "behaviour": behaviour(engine, task, {name: single[name] for name in able}, values),
     }
+
+
+def votes(fused: ew.Scores, frequency: torch.Tensor) -> ew.Circuit:
+    """The edges that most circuits have, of those that equally many have the first of the ensemble."""
+    places = fused.values.argsort().argsort() / len(fused.values)
+    return replace(fused, values=frequency * RUNS + places).at(SPARSITY, actual=True)
 
 
 def agreement(scores: dict[str, ew.Scores]) -> dict[str, dict[str, Any]]:
@@ -138,6 +151,7 @@ def agreement(scores: dict[str, ew.Scores]) -> dict[str, dict[str, Any]]:
             " and ".join(dict.fromkeys((one, other))): mean(x for a, b, x in pairs if {a, b} == {one, other})
             for number, one in enumerate(STARTS)
             for other in list(STARTS)[number:]
+            if any({a, b} == {one, other} for a, b, _ in pairs)
         }
         n, total = circuits["0"].n_edges, circuits["0"].graph.n_edges
         chance = n / (2 * total - n)
@@ -173,7 +187,6 @@ def behaviour(
                     same.setdefault((one, other), []).append(reduce(alike[None], batch)[0].numpy())
     far = {key: float(np.concatenate(each).mean()) for key, each in rows.items()}
     alike = {key: float(np.concatenate(each).mean()) for key, each in same.items()}
-    own = [name for name in circuits if name.isdigit()]
 
     def summary(pairs: list[tuple[str, str]]) -> dict[str, float]:
         found = {"kl": mean(far[pair] for pair in pairs), "same token": mean(alike[pair] for pair in pairs)}
@@ -183,9 +196,8 @@ def behaviour(
         return found
 
     return {
-        "the model and each of the twelve": summary([("model", name) for name in own]),
-        "each two of the twelve": summary([(a, b) for a in own for b in own if a != b]),
-        "the first and the second, which share no edge": summary([("0", "second"), ("second", "0")]),
+        "the model and each of those that work": summary([("model", name) for name in circuits]),
+        "each two of those that work": summary([(a, b) for a in circuits for b in circuits if a != b]),
     }
 
 
@@ -208,11 +220,12 @@ def tables(found: dict[str, Any]) -> str:
         name = str(number)
         seconds, size = f"{found['seconds'][name]:.0f}", f"{edges[name]:,}"
         lines.append(row(name, str(number + 1), start_of(number), seconds, size))
-    for name, shown in (("fused", "their ensemble"), ("vote", "the edges that most of them have")):
-        lines.append(row(name, shown, "", f"{sum(found['seconds'].values()):.0f}", f"{edges[name]:,}"))
+    seconds, n_able = sum(found["seconds"][name] for name in found["able"]), len(found["able"])
+    for name, shown in (("fused", "the ensemble"), ("vote", "the edges that most have")):
+        lines.append(row(name, f"{shown} of the {n_able} that work", "", f"{seconds:.0f}", f"{edges[name]:,}"))
     lines.append(row("no edge", "no edge", "", "", "0"))
     groups = list(next(iter(found["agreement"].values())))[2:]
-    lines += ["", "## Overlap (IoU of actual edges, mean of every two)", ""]
+    lines += ["", f"## Overlap of the {n_able} that work (IoU of actual edges, mean of every two)", ""]
     lines += [f"| sparsity | all | by chance | {' | '.join(groups)} |", "|---" * (3 + len(groups)) + "|"]
     for size, each in found["agreement"].items():
         own = " | ".join(f"{each[group]:.3f}" for group in groups)
@@ -220,11 +233,9 @@ def tables(found: dict[str, Any]) -> str:
     lines += ["", "## What several have in common", ""]
     lines += ["| edges in at least | edges | KL | the ensemble's, as many | the first's, as many |", "|---" * 5 + "|"]
     for share in SHARES:
-        cells = (
-            _interval(found["judged"][who]["kl"]) if who in found["judged"] else "–"
-            for who in (f"core {share}", f"fused {share}", f"first {share}")
-        )
-        lines.append(f"| {share} of {RUNS} | {edges[f'core {share}']:,} | {' | '.join(cells)} |")
+        whose = (f"core {share}", f"fused {share}", f"first {share}")
+        cells = " | ".join(_interval(found["judged"][who]["kl"]) for who in whose)
+        lines.append(f"| {max(1, round(share * n_able))} of {n_able} | {edges[f'core {share}']:,} | {cells} |")
     lines += ["", "## Circuits without the first one's edges", ""]
     lines += [f"| circuit | edges | shared with the first | nodes shared | {head} |", "|---" * 8 + "|"]
     lines.append(row("0", "the first of the twelve", f"{edges['0']:,}", "", ""))
@@ -236,7 +247,7 @@ def tables(found: dict[str, Any]) -> str:
     nodes = found["nodes"]["1"]
     lines += ["", f"Of the first circuit's {nodes['first']} nodes the second of the twelve has {nodes['both']}."]
     lines += ["", "## Do they do the same?", ""]
-    columns = list(found["behaviour"]["each two of the twelve"])
+    columns = list(found["behaviour"]["each two of those that work"])
     lines += [f"| between | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for what, each in found["behaviour"].items():
         lines.append(f"| {what} | {' | '.join(f'{each[name]:.3f}' if name in each else '' for name in columns)} |")
