@@ -14,7 +14,7 @@ from edgewise.transcoders.formats import write as write_transcoders
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.bench.toys import bench_file, save_model, save_pairs
-from tests.transcoders.test_exchange import made
+from tests.transcoders.files import made
 from tests.transcoders.toys import learn
 
 

@@ -221,7 +221,7 @@ def tables(found: dict[str, Any]) -> str:
         seconds, size = f"{found['seconds'][name]:.0f}", f"{edges[name]:,}"
         lines.append(row(name, str(number + 1), start_of(number), seconds, size))
     seconds, n_able = sum(found["seconds"][name] for name in found["able"]), len(found["able"])
-    for name, shown in (("fused", "the ensemble"), ("vote", "the edges that most have")):
+    for name, shown in (("fused", "the ensemble"), ("vote", "the edges with most votes")):
         lines.append(row(name, f"{shown} of the {n_able} that work", "", f"{seconds:.0f}", f"{edges[name]:,}"))
     lines.append(row("no edge", "no edge", "", "", "0"))
     groups = list(next(iter(found["agreement"].values())))[2:]

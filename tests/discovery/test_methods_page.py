@@ -16,7 +16,7 @@ from tests.tiny import tiny
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 SMALLER = {"top(500": "top(50"}
 """The tiny model has 262 edges."""
-LEARNED = ("edge_pruning", "learn_ranking", "node_pruning", "optimal_constants")
+LEARNED = ("edge_pruning", "learn_ranking", "learn_ranking_ensemble", "node_pruning", "optimal_constants")
 STEPS = 12
 """That the lines run and give what they should is seen in a few steps."""
 

@@ -2,14 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from edgewise.discovery import RankingConfig, RankingEnsembleConfig, ensemble, learn_ranking, learn_ranking_ensemble
+from edgewise.discovery import (
+    RankingConfig,
+    RankingEnsembleConfig,
+    Scores,
+    ensemble,
+    learn_ranking,
+    learn_ranking_ensemble,
+    learned_engine,
+)
 from edgewise.discovery import _ranking_ensemble as room
+from edgewise.discovery._ranking import RankingLearner
 from edgewise.runs import RunOptions
-from tests.discovery.toys import quiet, random_task, refused, toy_engine
+from tests.discovery.toys import Killed, quiet, random_task, refused, stop, toy_engine
+from tests.tiny import tiny
 
 CONFIG = RankingEnsembleConfig(members=3, steps=4, batch_size=3, warm_examples=4, seed=2)
 
@@ -42,27 +53,55 @@ def test_pairs_are_drawn_with_replacement_by_the_seed_alone():
 
 
 def test_it_goes_on_in_the_member_that_it_was_stopped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    engine, task = toy_engine(), random_task()
+    engine, task, learned = toy_engine(), random_task(), list[object]()
     whole = learn_ranking_ensemble(engine, task, CONFIG, options=quiet())
-    options, learned = RunOptions(out=tmp_path, progress=False), []
+    options = RunOptions(out=tmp_path, progress=False, checkpoint_seconds=0)
 
-    def cut_short(*given, options: RunOptions, **more):
+    def killed(*given: Any, options: RunOptions, **more: Any) -> Scores:
         learned.append(options.out)
-        found = learn_ranking(*given, options=options, **more)
-        if len(learned) == 2:
-            said = {**found.provenance["method"], "stop": "interrupted", "stopped": "interrupted after 2 steps"}
-            found = replace(found, provenance={**found.provenance, "method": said})
-        return found
+        with monkeypatch.context() as patch:
+            if len(learned) == 2:
+                stop(patch, 2, Killed())
+            return learn_ranking(*given, options=options, **more)
 
-    monkeypatch.setattr(room, "learn_ranking", cut_short)
-    part = learn_ranking_ensemble(engine, task, CONFIG, options=options)
-    assert part.provenance["method"]["stopped"] == "interrupted after 2 steps"
-    assert part.provenance["method"]["learned"] == 2 and learned == [tmp_path / "member-0", tmp_path / "member-1"]
-    monkeypatch.setattr(room, "learn_ranking", learn_ranking)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "learn_ranking", killed)
+        with pytest.raises(Killed):
+            learn_ranking_ensemble(engine, task, CONFIG, options=options)
+    assert learned == [tmp_path / "member-0", tmp_path / "member-1"]
     again = learn_ranking_ensemble(engine, task, CONFIG, options=options)
     assert torch.equal(again.values, whole.values) and "stopped" not in again.provenance["method"]
+    assert again.provenance["method"]["steps"] == 12
     other = replace(CONFIG, learning_rate=0.5)
     assert "checkpoint" in refused(lambda: learn_ranking_ensemble(engine, task, other, options=options))
+    (tmp_path / "member-0" / "checkpoint.safetensors").unlink()  # as the message says; it begins anew
+    assert learn_ranking_ensemble(engine, task, other, options=options).provenance["method"]["learned"] == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "says"), [("step", "ranking 2 of 3: interrupted"), ("begin", "before ranking 2 of 3")]
+)
+def test_an_interrupt_gives_what_was_learned(monkeypatch: pytest.MonkeyPatch, where: str, says: str):
+    begun, begin = list[object](), RankingLearner.begin
+
+    def begins(learner: RankingLearner) -> None:
+        begun.append(learner)
+        if where == "begin" and len(begun) == 2:
+            raise KeyboardInterrupt
+        begin(learner)
+        if where == "step" and len(begun) == 2:
+            stop(monkeypatch, 2, KeyboardInterrupt())
+
+    monkeypatch.setattr(RankingLearner, "begin", begins)
+    found = learn_ranking_ensemble(toy_engine(), random_task(), CONFIG, options=quiet())
+    method = found.provenance["method"]
+    assert says in method["stopped"] and method["stop"] == "interrupted"
+    assert method["learned"] == (2 if where == "step" else 1) == len(begun) - (where == "begin")
+
+
+def test_it_refuses_constants_that_all_would_learn():
+    engine = learned_engine(tiny("gpt2", torch.float32), random_task())
+    assert "takes no optimal ablation" in refused(lambda: learn_ranking_ensemble(engine, random_task(), CONFIG))
 
 
 def test_it_refuses_no_members():

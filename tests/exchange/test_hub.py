@@ -84,12 +84,13 @@ def test_folders_of_this_machine_stay_here(hub: Path):
     said = {
         "model": {"id": "/home/anna/models/own.gguf"},
         "candidates": {"features": {"transcoders": ["/data/sets/layer5", "~/sets/layer6", "owner/name"], "n": 3}},
-        "note": "a / b",
+        "task": {"arguments": {"path": "../anna/pairs.jsonl", "templates": ["/usr/{a} is", "~{b}"]}},
     }
     judged = {"metrics": {}, "conditions": {"model": {"id": "/home/anna/models/own.gguf"}}}
     push(Circuit(GRAPH, torch.ones(GRAPH.n_edges), None, said), "me/own", evaluation=judged)
     found = pull("me/own").provenance
-    assert found["model"] == {"id": "own.gguf"} and found["note"] == "a / b"
+    assert found["model"] == {"id": "own.gguf"} and "id" in found["model"]
+    assert found["task"]["arguments"] == {"path": "pairs.jsonl", "templates": ["/usr/{a} is", "~{b}"]}
     assert found["candidates"]["features"] == {"transcoders": ["layer5", "layer6", "owner/name"], "n": 3}
     assert (
         "anna" not in (hub / "me/own/README.md").read_text() and "`own.gguf`" in (hub / "me/own/README.md").read_text()

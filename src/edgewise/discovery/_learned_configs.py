@@ -159,7 +159,7 @@ and learning rates that fall. Scores that are nearly alike give small budgets' m
 
 @dataclass(frozen=True, kw_only=True)
 class RankingEnsembleConfig(RankingConfig):
-    """Learn several rankings, each from pairs drawn anew, and fuse them: what one gets wrong, others do not."""
+    """Learn several rankings, each from pairs drawn anew, and fuse them: what one gets wrong, others often do not."""
 
     title: ClassVar[str] = "ranking-ensemble"
     members: Count = 8

@@ -132,7 +132,7 @@ OURS = (
           "after Matryoshka Attribution, 2026", presets={"quick": learned.QUICK, "mib": learned.MIB}, positions=True,
           start="may", **_LEARNED),
     _ours("ranking-ensemble", "Ranking ensemble", learned.RankingEnsembleConfig, "learn_ranking_ensemble",
-          "the same, for each member", "ours", positions=True, **_LEARNED),
+          "the same, for each member", "ours", positions=True, ablations="all but optimal", **_LEARNED),
     _ours("edge-pruning", "Edge Pruning", learned.EdgePruningConfig, "edge_pruning", "the same", "Bhaskar et al. 2024",
           presets={"paper": learned.PAPER}, gives="circuit", positions=True, start="may", **_LEARNED),
     _ours("node-pruning", "Node pruning", learned.NodePruningConfig, "node_pruning", "the same", "ours", **_LEARNED),

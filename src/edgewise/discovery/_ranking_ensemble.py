@@ -1,8 +1,10 @@
 """Several learned rankings as one: each of pairs drawn anew, fused by their ranks."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
+from edgewise._errors import InputError
 from edgewise.discovery._configs import configured
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._ensemble import ensemble
@@ -12,7 +14,7 @@ from edgewise.discovery._ranking import learn_ranking
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import RunOptions, settings_of, uniform
+from edgewise.runs import CHECKPOINT, RunOptions, settings_of, uniform
 from edgewise.tasks import Task
 
 _DRAWN = 13  # the noise stream that draws pairs
@@ -29,7 +31,7 @@ def learn_ranking_ensemble(
     """Learn several rankings in turn and fuse them (see `ensemble`).
 
     Each learns from pairs drawn from the training pairs with replacement, as many as there are, and has a seed and a
-    start of its own (bagging, Breiman 1996), so that their errors are not the same ones.
+    start of its own (bagging, Breiman 1996), so that their errors are not all the same.
 
     Args:
         model: the model, or an engine that also says which graph and ablation.
@@ -43,26 +45,57 @@ def learn_ranking_ensemble(
         provenance says where and why.
 
     Raises:
-        edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
+        edgewise.InputError: a setting is out of range, a checkpoint belongs to another run, or the engine's constants
+            are learned, which each ranking would change for all.
     """
     config, engine = configured(RankingEnsembleConfig, config, changes), Engine.of(model)
+    if engine.ablation.kind == "learned":
+        raise InputError(
+            f"{config.title}: takes no optimal ablation, whose constants all rankings would learn; use ranking"
+        )
     each = RankingConfig(**{name: getattr(config, name) for name in settings_of(RankingConfig)})
-    options = options or RunOptions()
+    options, first = options or RunOptions(), engine.execution.ranks.rank == 0
+    if first:
+        _make_way(options)
     found, report = list[Scores](), dict[str, Any]()
     for number in range(config.members):
-        seed = config.seed * config.members + number
+        seed, place = config.seed * config.members + number, f"ranking {number + 1} of {config.members}"
         own = replace(options, out=None if options.out is None else options.out / f"member-{number}")
-        found.append(learn_ranking(engine, resampled(task, seed), replace(each, seed=seed), options=own))
+        if options.progress and first:
+            print(f"{config.title}: {place}", file=sys.stderr)
+        try:
+            found.append(learn_ranking(engine, resampled(task, seed), replace(each, seed=seed), options=own))
+        except KeyboardInterrupt:  # in what a ranking begins with
+            if not found:
+                raise
+            report = {"stop": "interrupted", "stopped": f"interrupted before {place}"}
+            break
         said = found[-1].provenance["method"]
         if "stopped" in said:
-            report = {name: said[name] for name in ("stop", "stopped")}
+            report = {"stop": said["stop"], "stopped": f"{place}: {said['stopped']}"}
             break
-    cost = Cost(examples=len(task.train), seconds=sum(one.provenance["cost"]["seconds"] for one in found))
-    for one in found:
-        own_cost = one.provenance["cost"]
-        cost.spend(own_cost["examples"], own_cost["forwards_per_example"], own_cost["backwards_per_example"])
-    method = method_record(config.title, config, learned=len(found), **report)
-    return replace(ensemble(found, absolute=False), provenance=provenance(engine, task, method, cost))
+    sums = {name: sum(one.provenance["method"][name] for one in found) for name in ("steps", "examples_seen")}
+    method = method_record(config.title, config, learned=len(found), **sums, **report)
+    return replace(ensemble(found, absolute=False), provenance=provenance(engine, task, method, _spent(found, task)))
+
+
+def _make_way(options: RunOptions) -> None:
+    """Remove the checkpoints of another run where this one begins anew, since each would be refused after the ranking
+    before it.
+    """
+    if options.out is not None and not (options.resume and (options.out / "member-0" / CHECKPOINT).exists()):
+        for old in options.out.glob(f"member-*/{CHECKPOINT}"):
+            old.unlink()
+
+
+def _spent(found: list[Scores], task: Task) -> Cost:
+    """What all rankings took together."""
+    costs = [one.provenance["cost"] for one in found]
+    examples = min(len(task.train), sum(each["examples"] for each in costs))
+    cost = Cost(examples=examples, seconds=sum(each["seconds"] for each in costs))
+    for each in costs:
+        cost.spend(each["examples"], each["forwards_per_example"], each["backwards_per_example"])
+    return cost
 
 
 def resampled(task: Task, seed: int) -> Task:

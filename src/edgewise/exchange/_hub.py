@@ -1,5 +1,6 @@
 """Circuits on the Hugging Face hub: one `.safetensors` file in a repository, with a page about it."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,8 @@ from edgewise.circuit import Circuit
 from edgewise.exchange._card import CARD, card
 
 FILE = "circuit.safetensors"
+_PLACES = ("id", "path", "transcoders")
+"""Keys of a circuit's record whose values may be places."""
 
 
 def push(
@@ -57,13 +60,17 @@ def push(
     return str(commit.commit_url)
 
 
-def _without_folders(value: Any) -> Any:
-    """Plain values, with only the last part of texts that are paths of this machine."""
+def _without_folders(value: Any, place: bool = False) -> Any:
+    """Plain values, with only the last part of places on this machine, of a model, a task's file or transcoders."""
     if isinstance(value, Mapping):
-        return {name: _without_folders(each) for name, each in value.items()}
+        return {name: _without_folders(each, name in _PLACES) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_folders(each) for each in value]
-    if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")):
+        return [_without_folders(each, place) for each in value]
+    if (
+        place
+        and isinstance(value, str)
+        and (PurePath(value).is_absolute() or value[:1] in "~." or os.path.exists(value))
+    ):
         return PurePath(value).name or value
     return value
 

@@ -47,7 +47,7 @@ def write_mib_submission(
 ) -> list[str]:
     """Write what MIB's circuit track takes: `OUT/TASK_MODEL/importances.json` for each cell, all edges with their
     scores. The track chooses the circuits of its sizes itself, for CPR by the highest scores, for CMD by the largest in
-    size. So scores of which only the order means something, as a ranking's, are written as ranks.
+    size. So scores of methods that rank by sign alone, as learned ones, are written as ranks.
 
     Args:
         circuits: by cell, one of `MIB_CELLS`; each has scores and is of that model's shape.
@@ -87,11 +87,11 @@ def write_mib_submission(
 
 
 def _by_size_too(circuit: Circuit) -> tuple[Circuit, list[str]]:
-    """The circuit with scores that order edges by size as by sign, where only their order means something."""
+    """The circuit with scores that order edges by size as by sign, where its method ranks by sign alone."""
     known = methods().get(str(record_of(circuit.provenance, "method").get("name")))
     if circuit.scores is None or known is None or "absolute" in known.signs:
         return circuit, []
-    if not (circuit.scores < 0).any():
+    if circuit.scores.isfinite().all() and not (circuit.scores < 0).any():
         return circuit, []
     ranks = circuit.scores.nan_to_num(nan=-torch.inf).argsort(stable=True).argsort() + 1
     return replace(circuit, scores=ranks.float()), [
