@@ -142,7 +142,8 @@ def prompting_page(found: Prompting, *, command: str) -> str:
     several = max(len(each) for each in found.comparisons.values())
     conditions = next(iter(found.comparisons.values()))[0].conditions
     model = conditions["model"]
-    name = model["id"] + (f" ({model['note']})" if model["note"] else "")
+    given = Path(model["id"])
+    name = (given.name if given.is_absolute() else model["id"]) + (f" ({model['note']})" if model["note"] else "")
     spread = f"{several} seeds: mean (lowest to highest)" if several > 1 else "means with 95 % bootstrap intervals"
     lines = [
         f"# One behaviour, two ways to ask for it: {found.behaviour}",
