@@ -46,7 +46,10 @@ def test_find_writes_a_circuit_of_at_most_the_size_asked_for(
     assert f"{circuit.n_edges:,} edges, {circuit.n_actual:,} actual" in ran.out
     # What the user is told has a line each, with the path in one piece, so that it can be copied.
     assert str(tmp_path / "circuit.safetensors") in ran.out
-    assert {path.name for path in tmp_path.iterdir()} <= {"circuit.safetensors", "checkpoint.safetensors"}
+    beside = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert beside <= {"circuit.safetensors", "checkpoint.safetensors"}
+    folders = {f"member-{i}" for i in range(8)} if name == "ranking-ensemble" else set()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == folders
     # The same command again, even for another size of the same scores, is taken as the same run.
     monkeypatch.setattr("edgewise.discovery.run_method", _taken)
     command = find(model, pairs, tmp_path, "--method", name, *options, size=0.6 if record.sized else 0.5)

@@ -39,7 +39,7 @@ def test_a_shell_is_offered_methods_and_tasks(cli: Cli, monkeypatch: pytest.Monk
     monkeypatch.setenv("_EDGEWISE_COMPLETE", "complete_bash")
     for words, wanted in {
         "edgewise fi": ["find"],
-        "edgewise find --method rank": ["ranking"],
+        "edgewise find --method rank": ["ranking", "ranking-ensemble"],
         "edgewise methods ac": ["acdc"],
         "edgewise find --sparsi": ["--sparsity"],
     }.items():

@@ -182,7 +182,9 @@ def test_methods_that_do_not_tell_positions_apart_say_so(name):
         found(name, engine)
     assert len(str(refusal.value).splitlines()) == 1
     for record, changes in ((method(name), {}), (method("ensemble"), {"methods": ("eap", "node-eap")})):
-        with pytest.raises(InputError, match="^--positions: .* does not tell positions apart; choose ranking, edge-"):
+        with pytest.raises(
+            InputError, match="^--positions: .* does not tell positions apart; choose ranking, ranking-"
+        ):
             check_able(record, record.configure(changes), "positions", "--positions")
 
 
