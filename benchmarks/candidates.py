@@ -1,6 +1,6 @@
 """Which neurons stand for their MLPs: those of the largest mean effect, or of the largest mean size of effect?
 
-    python benchmarks/candidates.py                        # twenty minutes, one thread
+    python benchmarks/candidates.py                        # all tasks, on the test split
     python benchmarks/candidates.py --split validation     # to choose by
 
 For each task: the effects of all neurons on the training pairs, once by each average (`neuron_effects`), the largest of

@@ -111,9 +111,7 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     fused = ew.discovery.ensemble([scores[name] for name in able], absolute=False)
     more: dict[str, ew.Circuit] = {name: circuit_of(name, args) for name in ("second", "third")}
     for share in SHARES:
-        core = replace(agreed.consensus, kept=agreed.frequency > share - 0.5 / len(able))
-        if share == 0:
-            core = replace(core, kept=agreed.frequency > 0)
+        core = replace(agreed.consensus, kept=agreed.frequency > max(0.0, share - 0.5 / len(able)))
         more[f"core {share}"] = core
         more[f"fused {share}"] = fused.top_actual(max(1, core.n_actual))
         more[f"first {share}"] = scores["0"].top_actual(max(1, core.n_actual))

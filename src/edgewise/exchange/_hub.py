@@ -66,13 +66,10 @@ def _without_folders(value: Any, place: bool = False) -> Any:
         return {name: _without_folders(each, name in _PLACES) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_folders(each, place) for each in value]
-    if (
-        place
-        and isinstance(value, str)
-        and (PurePath(value).is_absolute() or value[:1] in "~." or os.path.exists(value))
-    ):
-        return PurePath(value).name or value
-    return value
+    if not place or not isinstance(value, str):
+        return value
+    here = PurePath(value).is_absolute() or value.startswith(("~", ".")) or os.path.exists(value)
+    return PurePath(value).name or value if here else value
 
 
 def pull(repository: str, *, file: str = FILE, revision: str | None = None, token: str | None = None) -> Circuit:
