@@ -6,9 +6,10 @@
 
 A run is a method's name and its settings as `edgewise find --set` takes them; those of the engine begin with `engine.`
 (`engine.matmul=medium`; with `engine.dtype=bfloat16` it is found in a model of that type, and judged in float32 as all
-are). Each is a process of its own. Its seconds are those of the method alone, start and constants included, model and
-task loaded. Circuits are compared at the same actual size, of the sign that the method names first.
-Settings are chosen on `--split validation`. A run that the file holds is not done again.
+are). `start=FILE` starts from the scores that a file holds (no space in its name). Each run is a process of its own.
+Its seconds are those of the method alone, its own start and constants included, model and task loaded. Circuits are
+compared at the same actual size, of the sign that the method names first. Settings are chosen on `--split validation`.
+A run that the file holds is not done again.
 """
 
 import argparse
@@ -55,13 +56,14 @@ def measured(run: str, args: argparse.Namespace) -> dict[str, Any]:
     task = ew.tasks.TASKS[args.task](model.tokenizer, **SPLITS, seed=0)
     searched = model if "dtype" not in execution else ew.load_model(args.model, dtype=execution["dtype"])
     engine, method = ew.Engine(searched, **execution), ew.discovery.method(name)
-    start = time.perf_counter()
-    found = ew.discovery.run_method(method, engine, task, method.configure(settings))
-    seconds = time.perf_counter() - start
+    file = settings.pop("start", None)
+    start, began = None if file is None else ew.Scores.load(file), time.perf_counter()
+    found = ew.discovery.run_method(method, engine, task, method.configure(settings), start=start)
+    seconds = time.perf_counter() - began
     assert isinstance(found, ew.Scores)
     if args.scores is not None:
         args.scores.mkdir(parents=True, exist_ok=True)
-        found.save(args.scores / f"{args.task} {run}.safetensors")
+        found.save(args.scores / f"{args.task} {run.replace('/', '_')}.safetensors")
     return {"run": run, "seconds": seconds} | judged(found, method.signs[0] == "absolute", model, task, args)
 
 
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/time.jsonl"))
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="ioi")
-    parser.add_argument("--split", default="validation", choices=["validation", "test"])
+    parser.add_argument("--split", default="validation", choices=["train", "validation", "test"])
     parser.add_argument("--scores", type=Path, help="a folder that keeps the scores that were found")
     parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="sparsities of the circuits")
     parser.add_argument("--table", action="store_true")

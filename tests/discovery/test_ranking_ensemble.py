@@ -52,6 +52,12 @@ def test_pairs_are_drawn_with_replacement_by_the_seed_alone():
     assert room.resampled(task, 5).test is task.test
 
 
+def test_progress_says_which_ranking_learns(capsys: pytest.CaptureFixture[str]):
+    learn_ranking_ensemble(toy_engine(), random_task(), CONFIG)
+    shown = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert list(dict.fromkeys(shown)) == [f"ranking-ensemble, ranking {number} of 3" for number in (1, 2, 3)]
+
+
 def test_it_goes_on_in_the_member_that_it_was_stopped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     engine, task, learned = toy_engine(), random_task(), list[object]()
     whole = learn_ranking_ensemble(engine, task, CONFIG, options=quiet())

@@ -1,6 +1,5 @@
 """Several learned rankings as one: each of pairs drawn anew, fused by their ranks."""
 
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -54,15 +53,14 @@ def learn_ranking_ensemble(
             f"{config.title}: takes no optimal ablation, whose constants all rankings would learn; use ranking"
         )
     each = RankingConfig(**{name: getattr(config, name) for name in settings_of(RankingConfig)})
-    options, first = options or RunOptions(), engine.execution.ranks.rank == 0
-    if first:
+    options = options or RunOptions()
+    if engine.execution.ranks.rank == 0:
         _make_way(options)
     found, report = list[Scores](), dict[str, Any]()
     for number in range(config.members):
         seed, place = config.seed * config.members + number, f"ranking {number + 1} of {config.members}"
-        own = replace(options, out=None if options.out is None else options.out / f"member-{number}")
-        if options.progress and first:
-            print(f"{config.title}: {place}", file=sys.stderr)
+        folder = None if options.out is None else options.out / f"member-{number}"
+        own = replace(options, out=folder, title=f"{config.title}, {place}")
         try:
             found.append(learn_ranking(engine, resampled(task, seed), replace(each, seed=seed), options=own))
         except KeyboardInterrupt:  # in what a ranking begins with

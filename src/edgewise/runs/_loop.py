@@ -37,6 +37,8 @@ class RunOptions:
     """Show how far the run is, on the error stream: a bar on a terminal, elsewhere a line now and then."""
     log: tuple[str, ...] = ()
     """Also write the metrics to `tensorboard` or `wandb`, if installed."""
+    title: str = ""
+    """What progress and messages call the run, where the method's name does not say enough."""
 
     def __post_init__(self) -> None:
         """Take a path or a single log given as text."""
@@ -61,7 +63,7 @@ def run_steps(
         n_steps: how many.
         settings: what decides the run's numbers, as plain values; a checkpoint of other settings is refused.
         options: how to behave.
-        title: what the progress says that it is.
+        title: what progress and messages call it, unless the options do.
         ranks: the processes that share the run, all of which call this. The first alone writes; they stop together.
 
     Returns:
@@ -74,7 +76,7 @@ def run_steps(
         KeyboardInterrupt: interrupted before the first step, where there is nothing to give; or, while a step is being
             finished, a second time.
     """
-    first = ranks.rank == 0
+    first, title = ranks.rank == 0, options.title or title
     if options.out is not None and first:
         check_writable(options.out)
     with loggers(options.log if first else (), options.out, settings, resume=options.resume) as logs:
