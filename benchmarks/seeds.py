@@ -6,10 +6,10 @@
 
 For each task: EAP, EAP-IG and mask-path IG of KL, each also by absolute effects, and a ranking of `--steps` steps for
 each seed, found in bfloat16 where the processor has it and judged in float32 on the test split; and the rankings fused
-(`ensemble`), which cost what they do together. Circuits are compared at the same actual size, of the sign that the
-method names first. The best attribution of a size is the best *on test*: the ranking is held against more than anybody
-could have chosen. Each run is a process of its own (`time_to_quality.py`); what is done is not done again, and the
-command may be stopped.
+(`ensemble`), which cost what they do together. `--ensemble` adds one `ranking-ensemble`, half an hour a task. Circuits
+are compared at the same actual size, of the sign that the method names first. The best attribution of a size is the
+best *on test*: the ranking is held against more than anybody could have chosen. Each run is a process of its own
+(`time_to_quality.py`); what is done is not done again, and the command may be stopped.
 """
 
 import argparse
@@ -34,6 +34,11 @@ def rankings(args: argparse.Namespace) -> list[str]:
     return [f"ranking steps={args.steps} seed={seed} engine.dtype={args.dtype}" for seed in args.seeds]
 
 
+def ensembles(args: argparse.Namespace) -> list[str]:
+    """Of one task, where asked for."""
+    return [f"ranking-ensemble engine.dtype={args.dtype}"] if args.ensemble else []
+
+
 def scores_of(args: argparse.Namespace) -> Path:
     """The folder of a model's scores."""
     return args.out / "scores" / model_name(args.model)
@@ -54,7 +59,8 @@ def study(args: argparse.Namespace) -> None:
             "--scores",
             scores_of(args),
         ]
-        subprocess.run([*command, "--split", "test", *rankings(args), *ABSOLUTE, *ATTRIBUTIONS], check=True)
+        runs = [*rankings(args), *ensembles(args), *ABSOLUTE, *ATTRIBUTIONS]
+        subprocess.run([*command, "--split", "test", *runs], check=True)
         judge_fused(args, task)
 
 
@@ -129,6 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="in which rankings are found"
     )
+    parser.add_argument("--ensemble", action="store_true", help="also one ranking-ensemble a task")
     parser.add_argument("--write", action="store_true", help="write docs/results/seeds.md and .json from what there is")
     args = parser.parse_args()
     if not args.write:

@@ -15,7 +15,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.cli._app import app
 from edgewise.cli._compare import _told_apart
-from edgewise.discovery import method, methods
+from edgewise.discovery import Scores, method, methods
 from edgewise.runs import settings_of
 from tests.cli.commands import PNG, Cli, find
 from tests.discovery.toys import random_task
@@ -54,6 +54,24 @@ def test_find_writes_a_circuit_of_at_most_the_size_asked_for(
     monkeypatch.setattr("edgewise.discovery.run_method", _taken)
     command = find(model, pairs, tmp_path, "--method", name, *options, size=0.6 if record.sized else 0.5)
     assert "taken as the same run" in cli.refused(*command)
+
+
+def test_find_starts_from_saved_scores_as_from_a_circuit_that_has_them(
+    cli: Cli, model: Path, pairs: Path, tmp_path, found: Path
+):
+    circuit = Circuit.load(found)
+    Scores.of(circuit).save(tmp_path / "scores.safetensors")
+    replace(circuit, scores=None).save(tmp_path / "bare.safetensors")
+    made = dict[str, Circuit]()
+    for name, start in {"circuit": found, "scores": tmp_path / "scores.safetensors"}.items():
+        own = ("--method", "refine", "--steps", 2, "--batch-size", 4, "--start", start)
+        assert cli(*find(model, pairs, tmp_path / name, *own)).status == 0
+        made[name] = Circuit.load(tmp_path / name / "circuit.safetensors")
+    assert torch.equal(made["circuit"].kept, made["scores"].kept)
+    refused = cli.refused(
+        *find(model, pairs, tmp_path / "none", "--method", "refine", "--start", tmp_path / "bare.safetensors")
+    )
+    assert "with scores" in refused
 
 
 def _taken(*_: Any, **__: Any) -> None:

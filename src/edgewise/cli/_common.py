@@ -128,9 +128,19 @@ def task_of(
 
 def load_circuit(path: Path) -> ew.Circuit:
     """A saved circuit; a file that is not there is refused before PyTorch is imported."""
+    _check_there(path)
+    return ew.Circuit.load(path)
+
+
+def load_scores(path: Path) -> ew.Scores:
+    """Saved scores, or a saved circuit's; a file that is not there is refused before PyTorch is imported."""
+    _check_there(path)
+    return ew.Scores.load(path)
+
+
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise ew.InputError(f"{path}: no such file; give a circuit.safetensors that `edgewise find` wrote")
-    return ew.Circuit.load(path)
 
 
 def load_for(

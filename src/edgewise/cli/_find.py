@@ -12,7 +12,16 @@ from typer import Argument, Exit, Option
 import edgewise as ew
 from edgewise.cli import _complete, _features, _show
 from edgewise.cli import _options as options
-from edgewise.cli._common import cache_size, check_task, load, load_circuit, make_task, ranks_of, scores_of, torch_type
+from edgewise.cli._common import (
+    cache_size,
+    check_task,
+    load,
+    load_circuit,
+    load_scores,
+    make_task,
+    ranks_of,
+    torch_type,
+)
 from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line
 from edgewise.cli._tasks import warn_if_unable
@@ -49,7 +58,8 @@ def find(
         ),
     ] = "default",
     start: Annotated[
-        Path | None, Option(help="Start from these scores, such as a ranking's circuit.safetensors.")
+        Path | None,
+        Option(help="Start from these scores: a circuit.safetensors of `find`, or a file of `Scores.save`."),
     ] = None,
     steps: Annotated[int | None, Option(help=f"Steps of a learned method; {_DEFAULT}.")] = None,
     batch_size: Annotated[int | None, Option(help=f"Examples at a time; {_DEFAULT}.")] = None,
@@ -108,7 +118,7 @@ def find(
     check_task(task)
     ew.runs.check_writable(out)
     held = None if force else _held(out / "circuit.safetensors")
-    begin = None if start is None else scores_of(start, load_circuit(start))
+    begin = None if start is None else load_scores(start)
     features = _features.read(transcoders, exclude_special)
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
