@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _page import RESULTS, write_page
 from numpy.typing import NDArray
 
 import edgewise as ew
@@ -14,27 +15,13 @@ from edgewise.evaluation import Point
 from edgewise.report import curve
 from edgewise.runs import bootstrap, write_atomically
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
-HEADING = (
-    "SmolLM2-135M-Instruct in Q4_1 weights; KL(full ‖ circuit) in nats at the answers, hard masks, interchange",
-    "ablation, on 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap intervals",
-    "over examples; actual edges of 70,651. *Best attribution* is of the logit difference, as the literature has it:",
-    "EAP, EAP-IG or mask-path IG (those with a row of costs), signed or absolute; *attribution of KL* is mask-path IG",
-    "of the distance itself (at the full model that has no gradient, so that EAP cannot). Method and sign are chosen",
-    "on validation, size by size. Attribution has the first 200 of the 2,000 training pairs, learned methods have all.",
-    "`6.1 ×, 3.3 ×`: how many times as far from the model these two are.",
-    "Seconds are of one thread, on a machine in other use; of `ranking, 550 steps`, of two threads with nothing else",
-    "running: all that it prepares included, loading the model and judging not.",
-    "",
-)
 ATTRIBUTED = ("best attribution", "attribution of KL")
 LEARNED = (
     "ranking",
     "ranking, 550 steps",
     "ranking + polish",
     "edge pruning",
-    "edge pruning, fast",
 )
 PUBLISHED = ("edge pruning, paper in short", "edge pruning, paper")
 """Whose circuits have a size of their own."""
@@ -53,10 +40,7 @@ class Cell(NamedTuple):
 
 def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, tuple[str, Path]]]) -> None:
     """Write `quality.md`, `quality.json` and a picture per task."""
-    command = f"python benchmarks/quality.py --tasks {' '.join(tasks)} --write"
-    lines = ["# How faithful circuits are, by method and size", ""]
-    lines += [f"Written by `{command}` from what the study has so far (in brackets: how many seeds).", *HEADING]
-    data = {}
+    lines, data = [""], {}
     for task in tasks:
         folder = root / task
         table = {(m, s): cell for m, s in product(("random", *LEARNED), SPARSITIES) if (cell := _cell(folder, m, s))}
@@ -91,7 +75,7 @@ def write(root: Path, tasks: list[str], best: Callable[[Path, float], dict[str, 
         data[task] = {f"{m} {s}": {"kl": float(c.kl.mean()), "actual": c.actual} for (m, s), c in table.items()}
         _draw(table, folder, task)
         lines += [f"![KL by size on {task}](quality-{task}.png)", "", *_published(folder, task), ""]
-    write_atomically(RESULTS / "quality.md", "\n".join(lines))
+    write_page("quality", "How faithful circuits are, by method and size", "quality", "\n".join(lines))
     write_atomically(RESULTS / "quality.json", json.dumps(data, indent=1) + "\n")
 
 

@@ -226,7 +226,7 @@ def circuits_of(out: Path, row: dict[str, Any]) -> dict[str, ew.Circuit]:
 
 def top(scores: ew.Scores, cell: Cell, n: int) -> ew.Circuit:
     """A circuit of so many actual edges, of the sign that its method names first."""
-    return scores.top_actual(n, absolute=ew.discovery.method(METHODS[cell.method][0]).signs[0] == "absolute")
+    return scores.top_actual(n, absolute=ew.discovery.method(METHODS[cell.method][0]).absolute)
 
 
 def sizes_of(args: argparse.Namespace) -> Size:

@@ -43,7 +43,7 @@ def measured(name: str, pairs: int, steps: int) -> dict[str, Any]:
         record = ew.discovery.method(method_name)
         config = record.configure(settings | ({"steps": steps} if method_name == "ranking" else {}))
         took, found = seconds(lambda r=record, c=config: ew.discovery.run_method(r, engine, task, c))
-        circuit = found.at(SPARSITY, actual=True, absolute=record.signs[0] == "absolute")
+        circuit = found.at(SPARSITY, actual=True, absolute=record.absolute)
         judged_s, judged = seconds(lambda c=circuit: ew.evaluate(engine, c, task, baselines=()))
         values = [judged.metrics[metric].value for metric in ("kl", "logit_diff", "accuracy")]
         row["methods"].append([method_name, circuit.n_edges, circuit.n_actual, *values, took, judged_s])

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from _quality_report import RESULTS, SPARSITIES
+from _page import RESULTS, write_page
+from _quality_report import SPARSITIES
 from quality import SIZE, SPLITS, best_attribution, find_all, judge_all, match_sizes
 
 import edgewise as ew
-from edgewise.runs import bootstrap, write_atomically
+from edgewise.runs import bootstrap
 
 TASK, METHOD = "ioi", "edge pruning, paper"
 FITTED = "polished at that size"
@@ -78,13 +79,6 @@ def write(out: Path) -> None:
     cut = "Edge Pruning's circuit cut to 98 % by edge mask × writer mask (not learned at that size)"
     smaller = rows["cut"]["actual"] < rows[str(SIZE)]["actual"]
     lines = [
-        "# Beside the quality study: Edge Pruning's published settings in full, and EAP-IG",
-        "",
-        "Written by `python benchmarks/quality_paper.py --write`. SmolLM2-135M-Instruct in Q4_1 weights, `ioi`; pairs,",
-        "splits and judgement are those of [the quality study](quality.md): KL(full ‖ circuit) in nats, hard masks,",
-        "interchange ablation, 256 test pairs whose templates, names and objects no other split has; 95 % bootstrap",
-        "intervals over examples. Edge Pruning and the ranking are one run each (seed 0): the intervals know nothing",
-        "of seeds.",
         "",
         "## Edge Pruning",
         "",
@@ -115,14 +109,15 @@ def write(out: Path) -> None:
         "## EAP-IG",
         "",
         "Of the logit difference over the first 200 training pairs at five points, signed or absolute by validation.",
-        "The other rows are the study's: of EAP and mask-path IG the better, and the ranking (mean of three seeds).",
+        "The other rows are the study's: its best attribution, and the ranking (mean of three seeds).",
         "",
         "| method | " + " | ".join(f"{s:.1%}" for s in SPARSITIES) + " |",
         "|---|" + "---|" * len(SPARSITIES),
         *_attributed(out),
         "",
     ]
-    write_atomically(RESULTS / "quality-paper.md", "\n".join(lines))
+    title = "Beside the quality study: Edge Pruning's published settings in full, and EAP-IG"
+    write_page("quality-paper", title, "quality_paper", "\n".join(lines))
 
 
 def _attributed(out: Path) -> list[str]:
@@ -139,7 +134,7 @@ def _attributed(out: Path) -> list[str]:
         ratios.append(f"{min(mean, other[sparsity]) / ranking[sparsity]:.1f} ×")
     return [
         "| EAP-IG | " + " | ".join(cells) + " |",
-        "| best of EAP and mask-path IG | " + " | ".join(f"{x:.3f}" for x in other.values()) + " |",
+        "| best attribution of the study | " + " | ".join(f"{x:.3f}" for x in other.values()) + " |",
         "| ranking | " + " | ".join(f"{x:.3f}" for x in ranking.values()) + " |",
         "| the lowest of these attributions, in multiples of the ranking's | " + " | ".join(ratios) + " |",
     ]

@@ -151,7 +151,7 @@ def agreement(scores: dict[str, ew.Scores]) -> dict[str, dict[str, Any]]:
             for other in list(STARTS)[number:]
             if any({a, b} == {one, other} for a, b, _ in pairs)
         }
-        n, total = circuits["0"].n_edges, circuits["0"].graph.n_edges
+        n, total = (first := next(iter(circuits.values()))).n_edges, first.graph.n_edges
         chance = n / (2 * total - n)
         found[f"{size:.0%}"] = {"all": stability(list(circuits.values())).iou, "chance": chance, **groups}
     return found

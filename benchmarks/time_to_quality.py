@@ -64,7 +64,7 @@ def measured(run: str, args: argparse.Namespace) -> dict[str, Any]:
     if args.scores is not None:
         args.scores.mkdir(parents=True, exist_ok=True)
         found.save(args.scores / f"{args.task} {run.replace('/', '_')}.safetensors")
-    return {"run": run, "seconds": seconds} | judged(found, method.signs[0] == "absolute", model, task, args)
+    return {"run": run, "seconds": seconds} | judged(found, method.absolute, model, task, args)
 
 
 def judged(found: ew.Scores, absolute: bool, model: ew.Model, task: ew.tasks.Task, args: argparse.Namespace) -> Any:

@@ -29,11 +29,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from _page import RESULTS
+
 from edgewise import transcoders
 from edgewise.runs import Interval, write_atomically
 from edgewise.transcoders import Loss
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE = RESULTS / "transcoders.md"
 
 

@@ -116,6 +116,14 @@ def test_a_circuit_under_means_is_judged_with_them(cli: Cli, model: Path, pairs:
     ablation = json.loads(ran.out)["conditions"]["ablation"]
     assert (ablation["kind"], ablation["source"]) == (kind, "means over pairs train, clean")
     assert cli("curve", tmp_path / "circuit.safetensors", tmp_path / "c.png", "--sparsities", "0.5").status == 0
+    assert cli("mib", tmp_path / "circuit.safetensors", "--no-bos").status == 0
+    other = tmp_path / "other"
+    assert cli(*find(model, pairs, other, "--method", "random", "--ablation", kind)).status == 0
+    both = (tmp_path / "circuit.safetensors", other / "circuit.safetensors")
+    assert cli("compare", *both).status == 0
+    (fewer := tmp_path / "fewer.jsonl").write_text("".join(pairs.read_text().splitlines(keepends=True)[1:]))
+    assert cli(*find(model, fewer, other, "--method", "random", "--ablation", kind, "--force")).status == 0
+    assert "constants are not those of" in cli.refused("compare", *both)
 
 
 def test_settings_are_given_by_name(cli: Cli, model: Path, pairs: Path, tmp_path):

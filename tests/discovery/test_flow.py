@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from edgewise.discovery import Scores, eap, ensemble, information_flow, learn_ranking, uniform_scores
+from edgewise.discovery import (
+    EnsembleConfig,
+    Scores,
+    eap,
+    ensemble,
+    find_ensemble,
+    information_flow,
+    learn_ranking,
+    method,
+    run_method,
+    uniform_scores,
+)
 from edgewise.discovery._ensemble import mean_ranks
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
@@ -84,3 +95,14 @@ def test_what_ensembles_refuse():
     assert "different graphs" in refused(lambda: ensemble([one, other]))
     assert "weights" in refused(lambda: ensemble([one, one], weights=(1,)))
     assert "weights" in refused(lambda: ensemble([one, one], weights=(0, 0)))
+
+
+def test_the_method_says_what_its_members_took_together_and_refuses_weights_at_once():
+    engine, task = toy_engine(), random_task()
+    cost = find_ensemble(engine, task, methods=("eap", "information-flow")).provenance["cost"]
+    members = map(method, ("eap", "information-flow"))
+    each = [run_method(one, engine, task, one.configure()).provenance["cost"] for one in members]
+    assert cost["examples"] == len(task.train)
+    assert cost["forwards_per_example"] == sum(one["forwards_per_example"] for one in each)
+    for weights in ((1.0,), (1.0, -1.0), (0.0, 0.0), ()):
+        assert "weights" in refused(lambda weights=weights: EnsembleConfig(methods=("eap", "mask-ig"), weights=weights))

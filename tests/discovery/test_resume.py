@@ -13,12 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgewise.discovery import edge_pruning
+from edgewise.discovery import edge_pruning, engine_under, learn_ranking
 from edgewise.engine import Ablation
 from edgewise.runs import CHECKPOINT
 from tests.discovery.toys import (
     LEARNED,
     PRESETS,
+    RANKING,
     Killed,
     differing,
     find,
@@ -30,6 +31,7 @@ from tests.discovery.toys import (
     toy_engine,
 )
 from tests.processes import killed_once_there_is
+from tests.tiny import tiny
 
 
 @pytest.mark.parametrize(
@@ -258,3 +260,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, good: Path, spoil: Callable[
     spoil(tmp_path / CHECKPOINT)
     message = refused(lambda: find(tmp_path, PRESETS["ours"]))
     assert str(tmp_path / CHECKPOINT) in message and "remove it" in message
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean"])
+def test_a_bfloat16_model_is_learned_on_under_constants(tmp_path: Path, kind: str):
+    task = random_task()
+    engine = engine_under(tiny("gpt2", torch.bfloat16), task, kind)
+    found = learn_ranking(engine, task, RANKING, options=quiet(tmp_path))
+    again = learn_ranking(engine, task, RANKING, options=quiet(tmp_path))
+    assert torch.equal(found.values, again.values)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import EdgePruningConfig, Scores, edge_pruning, learn_ranking
+from edgewise.discovery import EdgePruningConfig, Scores, edge_pruning, learn_ranking, method, run_method
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
@@ -58,3 +58,12 @@ def test_starts_that_do_not_fit_are_refused():
     graph = Graph(GraphSpec(1, 1, 1))
     other = Scores(graph, torch.zeros(graph.n_edges))
     assert "scores of the graph" in refused(lambda: edge_pruning(toy_engine(), task, WARM, start=other))
+
+
+@pytest.mark.parametrize("name", ["eap", "mask-ig", "edge-pruning", "node-pruning", "ranking"])
+def test_where_the_metric_has_no_gradient_another_is_explained(name: str):
+    record, task = method(name), random_task(metric="accuracy")
+    few = {"steps": 2, "batch_size": 4} if record.learns else {}
+    few |= {"warm_start": 1.0} if name == "edge-pruning" else {}
+    options = quiet() if record.resumes else None
+    run_method(record, toy_engine(), task, record.configure(few), options=options)

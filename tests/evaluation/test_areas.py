@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgewise.discovery import eap
-from edgewise.engine import Ablation
-from edgewise.evaluation import MIB_SHARES, areas, faithfulness, judge, mib_scores
+from edgewise.engine import Ablation, Engine
+from edgewise.evaluation import MIB_SHARES, areas, both_curves, faithfulness, judge, mib_scores
 from tests.discovery.toys import random_task, refused, toy_engine
 
 
@@ -75,3 +75,13 @@ def test_scores_are_judged_under_the_ablation_they_were_found_under():
     scores = eap(engine, task)
     assert mib_scores(engine.model, scores, task) == mib_scores(engine, scores, task)
     assert "ablation" in refused(lambda: mib_scores(toy_engine(), scores, task))
+
+
+def test_sizes_that_do_not_rise_are_refused_before_anything_is_judged(monkeypatch: pytest.MonkeyPatch):
+    engine, task = toy_engine(), random_task()
+    scores = eap(engine, task)
+    monkeypatch.setattr(Engine, "run", None)
+    assert "rising sizes" in refused(lambda: mib_scores(engine, scores, task, shares=(0.5, 0.1)))
+    assert "no share" in refused(lambda: mib_scores(engine, scores, task, shares=(0.0, 0.1)))
+    assert "rising sizes" in refused(lambda: both_curves(engine, scores, task, shares=(0.5, 0.1)))
+    assert "rising sizes" in refused(lambda: both_curves(engine, scores, task, shares=(0.5,)))

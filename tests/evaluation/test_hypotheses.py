@@ -211,8 +211,9 @@ def test_random_circuits_have_the_circuits_actual_size():
         assert torch.equal(masks[f"without random {number}"], ~drawn.kept)
 
 
-def test_what_says_nothing_of_the_model_is_refused():
+def test_what_says_nothing_of_the_model_is_refused_before_circuits_run(monkeypatch: pytest.MonkeyPatch):
     engine, task = _planted()
+    monkeypatch.setattr(Engine, "run", None)
     assert "kl is 0 for every example" in refused(
         lambda: hypothesis_tests(engine, _edges_among(LIVE), task, metric="kl", n_random=1, max_edges=1)
     )

@@ -1,5 +1,6 @@
 """Completeness and minimality: against what the definitions say of circuits run by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,18 @@ def test_a_circuit_without_edges_has_nothing_to_knock_out():
     engine = toy_engine()
     empty = Circuit(engine.graph, torch.zeros(engine.graph.n_edges, dtype=torch.bool))
     assert "nothing can be knocked out" in refused(lambda: completeness(engine, empty, random_task()))
+
+
+def test_what_no_set_can_be_learned_by_is_refused_before_any_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    engine, task = toy_engine(), random_task()
+    circuit = half(engine)
+    monkeypatch.setattr(Engine, "run", None)
+    assert "no gradient" in refused(lambda: completeness(engine, circuit, task, metric="accuracy"))
+    assert "test split is empty" in refused(lambda: completeness(engine, circuit, replace(task, test=())))
+
+
+def test_a_metric_without_a_gradient_serves_where_no_set_is_learned():
+    engine = toy_engine()
+    settings = QUICK | {"learned_steps": 0}
+    found = completeness(engine, half(engine), random_task(), metric="accuracy", **settings)
+    assert [each.how for each in found.knockouts] == ["none", "random", "greedy"]

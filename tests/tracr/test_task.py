@@ -89,3 +89,19 @@ def test_eap_explains_an_output_but_not_a_distance():
     with pytest.raises(InputError, match="value where the output is a number"):
         ew.eap(engine, task)
     assert bool((ew.eap(engine, replace(task, metric=task.explained)).values != 0).any())
+
+
+def test_circuits_of_a_program_of_numbers_are_told_apart_everywhere():
+    model = ew.load_model("tracr:xproportion")
+    task = ew.tasks.program(model.tokenizer)
+    engine = ew.Engine(model)
+    circuits = {str(size): ew.random_scores(engine, task).top(size) for size in (4, 20)}
+    curve = ew.size_curve(engine, circuits={"random": list(circuits.values())}, task=task)
+    assert curve.metric == "l2" and curve.full == 0 < curve.empty
+    found = ew.compare(engine, circuits, [task]).judged[task.name]
+    assert list(found["full"]) == ["l2", "close"] and found["4"]["l2"].value == curve.points[0].value > 0
+    with pytest.raises(InputError, match="kl.*use l2, close"):
+        ew.size_curve(engine, {"random": list(circuits.values())}, task, metric="kl")
+    assert not task.allows("kl") and not task.allows("logit_diff") and task.allows("value")
+    words = ew.tasks.program(ew.load_model("tracr:reverse").tokenizer)
+    assert words.headline == ("l2", "exact_match", "accuracy") and words.allows("kl") and words.allows("l2")

@@ -142,7 +142,7 @@ def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkp
     found: dict[str, dict[str, Circuit]] = {}
     for sparsity, size in zip(method.sparsities, cell.sizes(), strict=True):
         found[size] = candidates(method, parts, sparsity)
-    metrics = tuple(name for name in config.metrics if name != "logit_diff" or task.contrastive)
+    metrics = tuple(filter(task.allows, config.metrics))
     metrics = tuple(dict.fromkeys((task.distance, *metrics)))
     chosen = {size: next(iter(each)) for size, each in found.items()}
     if any(len(each) > 1 for each in found.values()):
@@ -187,9 +187,10 @@ def _judge(
     wanted = {f"{size} {selection}".strip(): (size, selection) for size, each in found.items() for selection in each}
     known = {key for key, row in judged.items() if set(metrics) <= row["values"].keys()}
     missing = {key: found[size][selection] for key, (size, selection) in wanted.items() if key not in known}
-    if missing:
+    forbidden = sorted({*content.get("forbidden", []), *asked} - set(metrics))
+    if missing or forbidden != content.get("forbidden"):
         start = time.perf_counter()
-        values = judge(engine, missing, task, split, names=metrics)
+        values = judge(engine, missing, task, split, names=metrics) if missing else {"full": {}}
         seconds = content.get("seconds", None if judged else 0.0)  # earlier versions did not time it
         timed = {} if seconds is None else {"seconds": seconds + time.perf_counter() - start}
         for key, circuit in missing.items():
@@ -203,7 +204,6 @@ def _judge(
                 "values": before | {metric: x.tolist() for metric, x in values[key].items()},
             }
         full = content.get("full", {}) | {metric: float(x.mean()) for metric, x in values["full"].items()}
-        forbidden = sorted({*content.get("forbidden", []), *asked} - set(metrics))
         row = {"split": split, "distance": task.distance, "forbidden": forbidden, "full": full} | timed
         cell.write(name, row | {"circuits": judged})
     return {key: judged[key] for key in wanted}

@@ -11,7 +11,7 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
-from edgewise.cli._common import check_task, load_circuit, load_for, make_task
+from edgewise.cli._common import check_task, engine_of, load_circuit, load_for, make_task
 from edgewise.runs import record_of
 
 
@@ -49,10 +49,25 @@ def compare(
         _show.compare_weights(each, loaded)
     with _show.working("judging the circuits"):
         named = dict(zip(_names(circuits), found, strict=True))
-        result = ew.compare(loaded, named, tasks, transcoders=features, split=split)
+        result = ew.compare(_judge_of(circuits, found, loaded), named, tasks, transcoders=features, split=split)
     if out is not None:
         result.save(out)
     _show.result(result, as_json, _show.comparison)
+
+
+def _judge_of(paths: list[Path], circuits: list[ew.Circuit], model: ew.Model) -> ew.Model | ew.Engine:
+    """The model, or an engine with the constants that lie beside all circuits alike. Raises `InputError`."""
+    if any(each.ablation_kind in ("interchange", "zero", "mixed") for each in circuits):
+        return model
+    engines = [engine_of(path, circuit, model) for path, circuit in zip(paths, circuits, strict=True)]
+    constants = [() if engine.constants is None else engine.constants.tensors() for engine in engines]
+    for path, own in zip(paths, constants, strict=True):
+        if len(own) != len(constants[0]) or not all(a.equal(b) for a, b in zip(own, constants[0], strict=True)):
+            raise ew.InputError(
+                f"{path}: its constants are not those of {paths[0]}, so the two cannot be judged alike; give circuits "
+                "that were found with the same"
+            )
+    return engines[0]
 
 
 def _told_apart(tasks: list[ew.tasks.Task]) -> list[ew.tasks.Task]:

@@ -142,7 +142,7 @@ def find(
     run = ew.RunOptions(out=out, resume=not force, log=tuple(each.value for each in log or ()))
     found = ew.discovery.run_method(record, engine, examples, config, options=run, start=begin)
     if isinstance(found, ew.Scores):
-        found = found.at(size_of(sparsity), actual=True, absolute=record.signs[0] == "absolute")
+        found = found.at(size_of(sparsity), actual=True, absolute=record.absolute)
     if choice:
         found = replace(found, provenance=found.provenance | {"candidates": choice})
     found = replace(found, provenance=found.provenance | {"asked": asked})
@@ -204,8 +204,8 @@ def _check_able(
     """Refuse options that a method has no use for, or a missing one that it needs. Raises `InputError`."""
     if positions:
         ew.discovery.check_able(record, config, "positions", "--positions")
-    if ablation == "optimal" and not record.learns:
-        able = ", ".join(name for name, each in ew.discovery.methods().items() if each.learns)
+    if ablation == "optimal" and not record.optimal:
+        able = ", ".join(name for name, each in ew.discovery.methods().items() if each.optimal)
         raise ew.InputError(f"--ablation optimal: constants are learned with masks, by {able}")
     if start is None and record.start == "must":
         raise ew.InputError(f"--method {record.name}: it starts from scores; give the ranking's circuit as --start")

@@ -12,7 +12,7 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load, load_for, scores_of, task_of
+from edgewise.cli._common import check_task, engine_of, load, load_for, scores_of, task_of
 from edgewise.cli._exchange import foreign_circuit
 
 
@@ -53,7 +53,7 @@ def mib(
     if own:  # said once nothing is refused any more
         _show.compare_weights(circuit, loaded)
     with _show.working("judging circuits of ten sizes, signed and absolute"):
-        result = ew.evaluation.mib_scores(loaded, scores, pairs, metric=metric, split=split)
+        result = ew.evaluation.mib_scores(engine_of(file, circuit, loaded), scores, pairs, metric=metric, split=split)
     ablation = (circuit.stated_ablation or ew.Ablation()).to_dict()
     conditions = {"split": split, "ablation": ablation, "graph": circuit.graph.spec.to_dict()}
     conditions["bos"] = pairs.provenance.get("bos", False)

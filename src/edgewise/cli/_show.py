@@ -221,17 +221,18 @@ def comparison(found: ew.evaluation.Comparison) -> None:
     columns = ("circuits", "shared", "IoU", "of the first", "of the second", "nodes", "IoU")
     table(f"shared edges (nominal{total}) and nodes", columns, shares, "\n".join(_of_shares(found)))
     for task, judged in found.judged.items():
-        metrics, rows = list(next(iter(judged.values()))), []
+        (distance, *metrics), rows = next(iter(judged.values())), []
         for who, each in judged.items():
             edges = found.actual.get(who, "" if differ else next(iter(found.total_edges.values())))
-            value, low, high = each["kl"]
-            shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics[1:])]
+            value, low, high = each[distance]
+            shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics)]
             rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges else "", *shown))
         title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
-        caption = f"actual edges; kl in nats, full ‖ circuit; {BOOTSTRAP}\n{_how(found.conditions)}"
+        unit = ew.tasks.metric_function(distance).unit
+        caption = f"actual edges; {distance}: {unit}; {BOOTSTRAP}\n{_how(found.conditions)}"
         if differ:
             caption += "\neach circuit in its own graph; graphs differ, so there is no intersection and no union"
-        columns = ("circuit", "edges", "kl", "95 %", *(name.replace("_", " ") for name in metrics[1:]))
+        columns = ("circuit", "edges", distance, "95 %", *(name.replace("_", " ") for name in metrics))
         table(title, columns, rows, caption, whole=True)
 
 

@@ -259,7 +259,17 @@ class EnsembleConfig(PathConfig):
     methods: tuple[str, ...] = ("eap-ig", "mask-ig", "relevance")
     """Whose ranks are fused: methods that give scores without learning."""
     weights: tuple[float, ...] | None = None
-    """One for each method; none for all equal."""
+    """One for each method, none below 0 and not all 0; none for all equal."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.methods) or min(self.weights, default=-1) < 0 or not sum(self.weights):
+            given, n = ", ".join(map(str, self.weights)) or "none", len(self.methods)
+            raise InputError(
+                f"ensemble: weights {given} for {n} methods; give one for each, none below 0 and not all 0"
+            )
 
 
 # ----------------------------------------------------------------------------------------------------------- searches

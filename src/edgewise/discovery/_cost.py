@@ -1,6 +1,7 @@
 """What a method spent: passes, examples and seconds, for every result."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,14 @@ class Cost:
             "examples": self.examples,
             "seconds": round(seconds, 3),
         }
+
+    @staticmethod
+    def together(records: Sequence[Mapping[str, Any]], examples: int) -> "Cost":
+        """What several runs of one task took, by their records; `examples` is how many different ones they saw."""
+        cost = Cost(examples=examples, seconds=sum(each["seconds"] for each in records))
+        for each in records:
+            cost.spend(each["examples"], each["forwards_per_example"], each["backwards_per_example"])
+        return cost
 
 
 MASK_IG_PASSES = {"forwards": 5, "backwards": 5}

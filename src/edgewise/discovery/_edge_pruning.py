@@ -103,7 +103,8 @@ class EdgePruningLearner(GradientLearner[EdgePruningConfig]):
             return
         if self.start is None:
             with torch.enable_grad():
-                values = mask_ig(self.engine, self.task, average="absolute", batch_size=config.batch_size).values
+                task = self.task.explainable(at_full_model=False)
+                values = mask_ig(self.engine, task, average="absolute", batch_size=config.batch_size).values
         else:
             values = self.start.values
         self.edges += config.warm_start * normal_scores(values.to(self.edges.device))

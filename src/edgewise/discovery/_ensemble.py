@@ -1,6 +1,7 @@
 """Several methods' scores as one, by reciprocal ranks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import ranked
 from edgewise.discovery._catalogue import members
 from edgewise.discovery._configs import EnsembleConfig, configured
+from edgewise.discovery._cost import Cost
 from edgewise.discovery._run import run_method
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
@@ -89,7 +91,9 @@ def find_ensemble(model: Model | Engine, task: Task, config: EnsembleConfig | No
     for member in members(config):
         own = {name: value for name, value in changed.items() if name in settings_of(member.config)}
         found.append(run_method(member, engine, task, member.configure(own)))
-    return ensemble(found, weights=config.weights)
+    fused, costs = ensemble(found, weights=config.weights), [each.provenance["cost"] for each in found]
+    cost = Cost.together(costs, max(each["examples"] for each in costs))  # all look at the same pairs
+    return replace(fused, provenance=fused.provenance | {"cost": cost.record()})
 
 
 def mean_ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -92,11 +92,13 @@ def exact_effects(
         **changes: fields of `ExactPatchingConfig` to change.
 
     Raises:
-        edgewise.InputError: a setting is wrong.
+        edgewise.InputError: a setting is wrong, or there is no such edge.
     """
     config = configured(ExactPatchingConfig, config, changes)
     task, engine = asked_of(task, config), Engine.of(model)
     metric, graph = metric_function(task.metric), engine.graph
+    if bad := [edge for edge in edges if not 0 <= edge < graph.n_edges]:
+        raise InputError(f"exact effects: there is no edge {bad[0]}; the graph has {graph.n_edges:,}, from 0")
     search = Search(engine, task, config, metric)
     search.prepare()
     full, whole = search.full(), torch.ones(graph.n_edges, dtype=torch.bool)

@@ -1,7 +1,6 @@
 """Which features of a transcoder matter to a task: the first-order effect of ablating each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from edgewise.discovery._explain import explain
 from edgewise.engine import Ablation, Engine, Objective, Stream
 from edgewise.engine.features import FeatureLayer, activate, check_features
 from edgewise.models import Model
-from edgewise.tasks import Task, metric_function
+from edgewise.tasks import Task
 from edgewise.transcoders import Transcoder
 
 _CHUNK_BYTES = 64 << 20
@@ -102,9 +101,7 @@ def effects_per_batch(
     """The mean over the examples of what is made of ∂metric/∂(what the MLPs of these layers write), `[N, D]` each, at
     the full model.
     """
-    metric = metric_function(task.metric)
-    if metric.distance or not metric.differentiable:  # it has no gradient at the full model
-        task = replace(task, metric=task.explained)
+    task = task.explainable(at_full_model=True)
 
     def effects_of(stream: Stream, objective: Objective) -> Tensor:
         run = stream.run(inner=True)

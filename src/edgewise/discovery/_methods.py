@@ -47,7 +47,9 @@ class Method:
     """Where gradients of the metric are taken: at the full model alone (where KL to it has none), along a path of
     activations, along the masks, or nowhere."""
     learns: bool = False
-    """Whether it learns by gradient descent, so that constants of optimal ablation can be learned with it."""
+    """Whether it learns by gradient descent."""
+    optimal: bool = False
+    """Whether constants of optimal ablation can be learned with it."""
     positions: bool = False
     """Whether it tells position groups apart."""
     features: bool = False
@@ -79,6 +81,11 @@ class Method:
     def sized(self) -> bool:
         """Whether it finds a circuit of one size."""
         return "sparsity" in settings_of(self.config)
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the size of a score says how much an edge matters, by its own choice."""
+        return self.signs[0] == "absolute"
 
     @property
     def attributes(self) -> bool:
@@ -116,7 +123,7 @@ def imported(place: str) -> Callable[..., Any]:
 # ---------------------------------------------------------------------------------------------------------------- ours
 
 _BOTH: tuple[Literal["absolute", "signed"], ...] = ("absolute", "signed")
-_LEARNED: dict[str, Any] = {"learns": True, "features": True, "resumes": True, "joint": "yes"}
+_LEARNED: dict[str, Any] = {"learns": True, "optimal": True, "features": True, "resumes": True, "joint": "yes"}
 _HANNA = "Hanna, Pezzelle & Belinkov 2024"
 
 
@@ -132,7 +139,8 @@ OURS = (
           "after Matryoshka Attribution, 2026", presets={"quick": learned.QUICK, "mib": learned.MIB}, positions=True,
           start="may", **_LEARNED),
     _ours("ranking-ensemble", "Ranking ensemble", learned.RankingEnsembleConfig, "learn_ranking_ensemble",
-          "the same, for each member", "ours", positions=True, ablations="all but optimal", **_LEARNED),
+          "the same, for each member", "ours", positions=True, ablations="all but optimal",
+          **_LEARNED | {"optimal": False}),
     _ours("edge-pruning", "Edge Pruning", learned.EdgePruningConfig, "edge_pruning", "the same", "Bhaskar et al. 2024",
           presets={"paper": learned.PAPER}, gives="circuit", positions=True, start="may", **_LEARNED),
     _ours("node-pruning", "Node pruning", learned.NodePruningConfig, "node_pruning", "the same", "ours", **_LEARNED),

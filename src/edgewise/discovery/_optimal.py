@@ -158,7 +158,8 @@ def load_constants(model: Model, path: str | Path, **choices: Any) -> Engine:
         **choices: for `Engine`.
 
     Raises:
-        InputError: there is no such file, or its constants are of another model.
+        InputError: there is no such file, or its constants do not have the model's sizes; whose they are it does
+            not say.
     """
     with reading_tensors(
         path, "the constants of an ablation", "give the constants of an ablation that `find` wrote"

@@ -49,7 +49,7 @@ def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]
         "pairs": pairs_hash(task.train),
         "functions": [score_code(task.loss), score_code(task.metric)],
         "cache_bytes": engine.execution.cache_bytes,
-        "constants": hashlib.sha256(b"".join(x.detach().cpu().numpy().tobytes() for x in constants)).hexdigest(),
+        "constants": hashlib.sha256(b"".join(map(_bytes, constants))).hexdigest(),
     }
     return provenance(engine, task, {}) | identity | config
 
@@ -88,5 +88,10 @@ def _parts(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, dict):
         return sorted((repr(_parts(key, above)), repr(_parts(each, above))) for key, each in value.items())
     if isinstance(value, torch.Tensor):
-        return [list(value.shape), hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()]
+        return [list(value.shape), hashlib.sha256(_bytes(value)).hexdigest()]
     return [type(value).__qualname__, *inner(vars(type(value)).get("__call__"), getattr(value, "__dict__", None))]
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """As they lie in memory, of any type: NumPy has no bfloat16."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

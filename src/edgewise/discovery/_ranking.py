@@ -24,7 +24,7 @@ from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import NothingToGainError, RunOptions, finest, uniform
-from edgewise.tasks import Metric, Task, metric_function, pairs_hash
+from edgewise.tasks import Task, metric_function, pairs_hash
 
 _ABSENCE = replace(metric_function("presence"), lower_is_better=True)  # what removing the top edges should lower
 _VALIDATED = (0.0, 0.5, 1.0)  # sizes to validate at, as places between the smallest and the largest on a log scale
@@ -129,7 +129,7 @@ class RankingLearner(GradientLearner[RankingConfig]):
     ) -> None:
         self.configs = [replace(config, seed=seed) for seed in (seeds or (config.seed,))]
         if config.objective == "metric":
-            task = replace(task, loss=learnable(task).as_loss)
+            task = replace(task, loss=metric_function(task.explainable(at_full_model=False).metric).as_loss)
         super().__init__(engine, task, self.configs[0])
         self.start = start
         self.state = ("scores", *(("best", "best_loss", "worse") if config.patience else ()))
@@ -154,7 +154,7 @@ class RankingLearner(GradientLearner[RankingConfig]):
             return
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
-            explains = self.loss if self.config.warm_metric == "loss" else learnable(few)
+            explains = self.loss if self.config.warm_metric == "loss" else few.explainable(at_full_model=False).metric
             few = replace(few, metric=explains, loss=self.loss)
             with torch.enable_grad():
                 settings = MaskIgConfig(points=self.config.warm_points, batch_size=self.config.batch_size)
@@ -216,12 +216,6 @@ class RankingLearner(GradientLearner[RankingConfig]):
             return self.scores
         self.validate()
         return self.best
-
-
-def learnable(task: Task) -> Metric:
-    """The task's metric, or one in its place where that has no gradient."""
-    metric = metric_function(task.metric)
-    return metric if metric.differentiable else metric_function(task.explained)
 
 
 def soft_top(scores: Float[Tensor, " E"], budget: float, temperature: float) -> Float[Tensor, " E"]:

@@ -74,7 +74,9 @@ def learn_ranking_ensemble(
             break
     sums = {name: sum(one.provenance["method"][name] for one in found) for name in ("steps", "examples_seen")}
     method = method_record(config.title, config, learned=len(found), **sums, **report)
-    return replace(ensemble(found, absolute=False), provenance=provenance(engine, task, method, _spent(found, task)))
+    costs = [one.provenance["cost"] for one in found]
+    cost = Cost.together(costs, min(len(task.train), sum(each["examples"] for each in costs)))
+    return replace(ensemble(found, absolute=False), provenance=provenance(engine, task, method, cost))
 
 
 def _make_way(options: RunOptions) -> None:
@@ -84,16 +86,6 @@ def _make_way(options: RunOptions) -> None:
     if options.out is not None and not (options.resume and (options.out / "member-0" / CHECKPOINT).exists()):
         for old in options.out.glob(f"member-*/{CHECKPOINT}"):
             old.unlink()
-
-
-def _spent(found: list[Scores], task: Task) -> Cost:
-    """What all rankings took together."""
-    costs = [one.provenance["cost"] for one in found]
-    examples = min(len(task.train), sum(each["examples"] for each in costs))
-    cost = Cost(examples=examples, seconds=sum(each["seconds"] for each in costs))
-    for each in costs:
-        cost.spend(each["examples"], each["forwards_per_example"], each["backwards_per_example"])
-    return cost
 
 
 def resampled(task: Task, seed: int) -> Task:

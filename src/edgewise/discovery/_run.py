@@ -1,6 +1,5 @@
 """Running a method of the catalogue by its record."""
 
-from dataclasses import replace
 from typing import Any
 
 from edgewise._errors import InputError
@@ -10,7 +9,7 @@ from edgewise.discovery._methods import Method
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
 from edgewise.runs import RunOptions
-from edgewise.tasks import Task, metric_function
+from edgewise.tasks import Task
 
 
 def run_method(
@@ -24,8 +23,7 @@ def run_method(
 ) -> Scores | Circuit:
     """Run a method as the command line and benches do.
 
-    Where a method takes gradients at the full model and the task's metric has none there, `Task.explained` is explained
-    instead.
+    Where a method takes gradients of the task's metric and there are none, `Task.explained` is explained instead.
 
     Args:
         method: its record.
@@ -42,9 +40,8 @@ def run_method(
         raise InputError(f"{method.name}: it starts from scores; give some")
     if start is not None and method.start == "no":
         raise InputError(f"{method.name}: it takes no scores to start from; leave them out")
-    asked = getattr(config, "explains", None) is not None
-    if method.gradient_at == "full" and metric_function(task.metric).distance and not asked:
-        task = replace(task, metric=task.explained)
+    if method.gradient_at is not None and getattr(config, "explains", None) is None:
+        task = task.explainable(at_full_model=method.gradient_at == "full")
     given: dict[str, Any] = {"options": options} if method.resumes else {}
     if start is not None:
         given["start"] = start

@@ -125,9 +125,8 @@ class Engine:
     def _checked_constants(self, constants: Writes | None) -> Writes | None:
         needs = self.ablation.kind not in ("interchange", "zero")
         if needs != (constants is not None):
-            raise InputError(
-                f"ablation {self.ablation.kind!r}: " + ("pass its constants" if needs else "takes no constants")
-            )
+            want = "pass its constants, as `load_constants` reads them" if needs else "takes no constants"
+            raise InputError(f"ablation {self.ablation.kind!r}: {want}")
         if self.ablation.kind == "zero":
             constants = constant_writes(self.model.parts, self._plain)
         if constants is not None:

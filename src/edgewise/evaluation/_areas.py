@@ -9,6 +9,7 @@ exaggerate a behaviour; so the areas over the logarithm of the size, where every
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,14 @@ def faithfulness(circuit: Any, full: float, empty: float) -> Any:
     return (circuit - empty) / (full - empty)
 
 
+def check_shares(what: str, shares: Sequence[float], *, zero: bool = False) -> None:
+    """Refuse sizes that are no rising shares of all edges, two or more. Raises `InputError`."""
+    if bad := [share for share in shares if not (share >= 0 if zero else share > 0) or not share <= 1]:
+        raise InputError(f"{what}: {bad[0]} is no share of all edges; give numbers above 0 and up to 1")
+    if len(shares) < 2 or any(one >= other for one, other in pairwise(shares)):
+        raise InputError(f"{what}: sizes {', '.join(map(str, shares)) or 'none'}; give rising sizes, two or more")
+
+
 def areas(shares: Sequence[float], values: Sequence[float], *, log: bool = False) -> tuple[float, float]:
     """The areas under f and under |1 − f| by the trapezoid rule.
 
@@ -91,8 +100,9 @@ def areas(shares: Sequence[float], values: Sequence[float], *, log: bool = False
         The two areas, CPR and CMD.
     """
     x, f = np.asarray(shares, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if len(x) < 2 or len(x) != len(f) or (np.diff(x) <= 0).any() or (log and x[0] <= 0):
-        raise InputError(f"areas: sizes {list(shares)} with {len(f)} values; give rising sizes, two or more")
+    check_shares("areas", shares, zero=not log)
+    if len(x) != len(f):
+        raise InputError(f"areas: {len(x)} sizes with {len(f)} values; give one for each")
     axis = np.log(x) if log else x
     length = float(axis[-1] - axis[0]) if log else 1.0
     cpr, cmd = _trapezoids(axis, f)
@@ -132,11 +142,10 @@ def mib_scores(
         edgewise.InputError: the metric is unknown or says nothing here.
     """
     metric_function(metric)
+    check_shares("shares", shares)
     none = scores.top(0)
     engine = Engine.of(model, scores.graph, none.stated_ablation)
     n_edges, sizes = scores.graph.n_edges, [int(share * scores.graph.n_edges) for share in shares]
-    if bad := [share for share in shares if not 0 < share <= 1]:
-        raise InputError(f"shares: {bad[0]} is no share of {n_edges} edges; give numbers above 0 and up to 1")
     kinds = ("signed", "absolute")
     circuits = {
         f"{kind} {place}": scores.top(size, absolute=kind == "absolute").pruned()

@@ -10,7 +10,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
 from edgewise.engine import Engine
-from edgewise.evaluation._areas import areas, faithfulness
+from edgewise.evaluation._areas import areas, check_shares, faithfulness
 from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, score_masks, task_metrics
 from edgewise.models import Model
 from edgewise.runs import Interval, SavedAsJson, bootstrap
@@ -88,14 +88,13 @@ def both_curves(
     Raises:
         edgewise.InputError: fewer than two sizes, no examples, another graph, or a metric that says nothing here.
     """
+    check_shares("shares", shares)
     if isinstance(scores, Scores):
-        if bad := [share for share in shares if not 0 < share <= 1]:
-            raise InputError(f"shares: {bad[0]} is no share of all edges; give numbers above 0 and up to 1")
         circuits = [scores.at(1 - share, actual=True, absolute=absolute) for share in shares]
     else:
         circuits = list(scores)
-    if len(circuits) < 2 or len(circuits) != len(shares):
-        raise InputError(f"both_curves: {len(circuits)} circuits for {len(shares)} shares; give one for each, and two")
+    if len(circuits) != len(shares):
+        raise InputError(f"both_curves: {len(circuits)} circuits for {len(shares)} shares; give one for each")
     engine = Engine.of(model, circuits[0].graph, circuits[0].stated_ablation)
     check_examples(task, split)
     name = metric or task.explained

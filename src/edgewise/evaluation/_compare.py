@@ -12,7 +12,7 @@ from edgewise.evaluation._judge import check_examples, conditions, judge, one_ki
 from edgewise.evaluation._shared import Pair, in_all, nodes, pairs
 from edgewise.models import Model
 from edgewise.runs import Interval, SavedAsJson, bootstrap, record_of
-from edgewise.tasks import HEADLINE, Task
+from edgewise.tasks import Task
 from edgewise.transcoders import Transcoder
 
 _APART = ("features", "neurons", "cross_layer", "error")
@@ -106,8 +106,7 @@ def compare(
 def _judged(
     engine: Engine, circuits: Mapping[str, Circuit], task: Task, split: str, batch_size: int
 ) -> dict[str, dict[str, Interval]]:
-    names = tuple(name for name in HEADLINE if name != "logit_diff" or task.contrastive)
-    values = judge(engine, circuits, task, split, batch_size, names=names)
+    values = judge(engine, circuits, task, split, batch_size, names=task.headline)
     return {who: {name: bootstrap(x) for name, x in each.items()} for who, each in values.items()}
 
 

@@ -68,7 +68,7 @@ def size_curve(
     circuits: Mapping[str, Sequence[Circuit]],
     task: Task,
     *,
-    metric: str = "kl",
+    metric: str | None = None,
     split: str = "test",
     batch_size: int = 32,
 ) -> SizeCurve:
@@ -78,19 +78,21 @@ def size_curve(
         model: the model, or an engine of the circuits' graph and ablation.
         circuits: for each method its circuits, such as `[scores.at(s, actual=True) for s in (0.9, 0.98)]`.
         task: the behaviour.
-        metric: one of `edgewise.tasks.metric_names()`.
+        metric: one of `edgewise.tasks.metric_names()`; the task's distance from the full model if None.
         split: which examples.
         batch_size: how many at a time; it does not change the numbers.
 
     Raises:
-        edgewise.InputError: there are no circuits, no examples or no such metric, or a circuit is of another graph.
+        edgewise.InputError: there are no circuits, no examples or no such metric, the pairs lack what it needs, or a
+            circuit is of another graph.
     """
     named = {f"{method} {number}": each for method, found in circuits.items() for number, each in enumerate(found)}
     if not named:
         raise InputError("size_curve: no circuits; give at least one")
-    metric_function(metric)
-    if metric == "logit_diff" and not task.contrastive:
-        raise InputError(f"metric 'logit_diff': {task.name} has no wrong answers; use kl or log_prob")
+    metric = metric or task.distance
+    if not task.allows(metric):
+        needs, known = metric_function(metric).needs, ", ".join(task.reported)
+        raise InputError(f"metric {metric!r}: {task.name} has no {needs}; use {known}")
     first = one_kind("size_curve", named)
     engine = Engine.of(model, first.graph, first.stated_ablation)
     check_examples(task, split)

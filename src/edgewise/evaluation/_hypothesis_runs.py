@@ -72,16 +72,17 @@ def hypothesis_tests(
         raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
     if not 0 < circuit.n_edges < circuit.graph.n_edges:
         raise InputError(f"hypothesis tests: the circuit has {circuit.n_edges} of {circuit.graph.n_edges} edges")
+    own = performances(engine, {"model": circuit.kept}, task, metric, split, batch_size)["model"]
+    if np.ptp(own) == 0:  # the distance to the model, say: any circuit would pass for independent
+        raise InputError(
+            f"hypothesis tests: the model's {metric or task.metric} is {own[0]:g} for every example; "
+            "choose a metric that tells the model's own answers apart, such as logit_diff"
+        )
     generator = np.random.default_rng(seed)
     edges = circuit.kept.nonzero()[:, 0].numpy()
     tested = edges if max_edges is None else np.sort(generator.permutation(edges)[:max_edges])
     masks = _masks(circuit, tested, n_random, engine.ablation.kind, seed, generator)
     values = performances(engine, masks, task, metric, split, batch_size, progress)
-    if np.ptp(values["model"]) == 0:  # the distance to the model, say: any circuit would pass for independent
-        raise InputError(
-            f"hypothesis tests: the model's {metric or task.metric} is {values['model'][0]:g} for every example; "
-            "choose a metric that tells the model's own answers apart, such as logit_diff"
-        )
 
     def distance(one: str, other: str) -> float:
         return float(np.abs(values[one] - values[other]).mean())

@@ -17,7 +17,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import performances
+from edgewise.evaluation._judge import check_examples, performances
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, uniform
 from edgewise.tasks import Batch, Task, metric_function, reduce
@@ -106,6 +106,12 @@ def completeness(
         )
     shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
     name = metric or task.explained
+    for each in (search_split, split):
+        check_examples(shown, each)
+    if learned_steps and not metric_function(name).differentiable:
+        raise InputError(
+            f"completeness: {name} has no gradient for the learned set; choose another, or 0 learned steps"
+        )
     search, judge = (_Search(engine, circuit, shown, name, each) for each in (search_split, split))
     found = {"none": [torch.zeros_like(circuit.kept)]}
     found["random"] = [search.random(seed, number) for number in range(n_random)]

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 INTERVAL = "95 % percentile bootstrap over examples, 10,000 resamples, seed 0"
 """What `bootstrap` gives if nothing else is asked of it, for a result's conditions."""
 
+_HELD = 1 << 24
+"""How many numbers of resamples are held at a time: 134 MB."""
+
 
 class Interval(NamedTuple):
     """A mean and a bootstrap interval around it."""
@@ -38,10 +41,19 @@ def resampled_means(values: NDArray[np.floating], *, resamples: int = 10_000, se
     Returns:
         `[resamples]` or `[resamples, k]`; the order of the resamples depends on n and the seed alone.
     """
-    return _counts(len(values), resamples, seed) @ values / len(values)
+    n = len(values)
+    if n * resamples <= _HELD:
+        return _counts(n, resamples, seed) @ values / n
+    random, rows = np.random.default_rng(seed), max(1, _HELD // n)  # in blocks, which draw on where the last one ended
+    sizes = (min(rows, resamples - done) for done in range(0, resamples, rows))
+    return np.concatenate([_drawn(random, n, size) @ values for size in sizes]) / n
 
 
 @lru_cache(maxsize=2)  # a table has thousands of means over the same number of examples
 def _counts(n: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    return _drawn(np.random.default_rng(seed), n, resamples)
+
+
+def _drawn(random: np.random.Generator, n: int, resamples: int) -> NDArray[np.int64]:
     """How often each example is in each resample: exact, and far less memory than gathering n values each time."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return random.multinomial(n, np.full(n, 1 / n), size=resamples)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.graph import Graph
-from edgewise.tasks._metric import Score, loss_function, metric_function, metric_names
+from edgewise.tasks._metric import HEADLINE, Score, loss_function, metric_function, metric_names
 from edgewise.tasks._pairs import Batch, PadSide, Pair, collate
 from edgewise.tasks._splits import SPLITS
 
@@ -76,16 +76,42 @@ class Task:
         return tuple(metric.name for metric in known if metric.reported and has[metric.needs])
 
     @property
+    def headline(self) -> tuple[str, ...]:
+        """The names of the metrics of tables with little room, the distance first."""
+        known = self.metrics or tuple(name for name in HEADLINE if self.allows(name))
+        return tuple(dict.fromkeys((self.distance, *known)))
+
+    def allows(self, metric: str) -> bool:
+        """Whether the pairs have what a metric needs. Raises `InputError` where there is no such metric."""
+        needs = metric_function(metric).needs
+        if needs == "outputs" or self._numeric:
+            return needs == "outputs" and "l2" in (self.metrics or ())
+        return needs != "wrong answers" or self.contrastive
+
+    @property
     def distance(self) -> str:
         """The metric that says how far a circuit is from the full model."""
-        return "l2" if self.metrics is not None and "l2" in self.metrics else "kl"
+        return "l2" if "l2" in (self.metrics or ()) else "kl"
+
+    @property
+    def _numeric(self) -> bool:
+        """Whether the outputs are numbers, which no answer is among."""
+        return "l2" in (self.metrics or ()) and "accuracy" not in (self.metrics or ())
 
     @property
     def explained(self) -> str:
         """A metric that attribution can explain whatever the task's own is: it has a gradient at the full model."""
-        if self.metrics is not None and "accuracy" not in self.metrics:
-            return "value"  # the outputs are numbers, which no answer is among
+        if self._numeric:
+            return "value"
         return "logit_diff" if self.contrastive else "log_prob"
+
+    def explainable(self, *, at_full_model: bool) -> Task:
+        """The task itself, or with `explained` for its metric where that has no gradient: nowhere, or not at the full
+        model.
+        """
+        metric = metric_function(self.metric)
+        has_one = metric.differentiable and not (at_full_model and metric.distance)
+        return self if has_one else replace(self, metric=self.explained)
 
     def split(self, name: str) -> Sequence[Pair]:
         """The pairs of a split.
