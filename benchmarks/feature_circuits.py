@@ -28,6 +28,7 @@ from typing import Any
 
 import _feature_circuits_report as report
 import torch
+from _page import model_name
 
 import edgewise as ew
 from edgewise.evaluation import both_curves
@@ -170,16 +171,11 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
         for n, number, point in zip(asked, writers, curves.points, strict=True)
     ]
     areas = {"sufficiency": curves.sufficiency, "necessity": curves.necessity}
-    about: dict[str, Any] = {"model": name_of(args.model), "total_edges": graph.n_edges, "error": graph.spec.error}
+    about: dict[str, Any] = {"model": model_name(args.model), "total_edges": graph.n_edges, "error": graph.spec.error}
     about |= {"pairs": size.pairs, "settings": scores.provenance["method"].get("config", {})}
     return (
         asdict(cell) | about | areas | {"points": points, "cost": scores.provenance["cost"], "candidates": candidates}
     )
-
-
-def name_of(model: str) -> str:
-    """A model's name, without folders."""
-    return Path(model).name.removesuffix(".gguf")
 
 
 def agreement(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.discovery._learned_configs import OptimalConfig
 from edgewise.discovery._objective import finite
 from edgewise.engine import Engine
 from edgewise.runs import Learner, optimizer_tensors, restore_optimizer
-
-LEARNING_RATE = 2e-3  # Li & Janson 2024, section 4.2
 
 
 class LearnedConstants:
@@ -49,8 +48,9 @@ class Jointly(Learner):
     The constants move after the masks do, by the gradients that the masks' own step took.
     """
 
-    def __init__(self, learner: Learner, engine: Engine, steps: int, rate: float = LEARNING_RATE) -> None:
-        self.learner, self.steps, self.constants = learner, steps, LearnedConstants(engine, rate)
+    def __init__(self, learner: Learner, engine: Engine, steps: int) -> None:
+        self.learner, self.steps = learner, steps
+        self.constants = LearnedConstants(engine, OptimalConfig.learning_rate)
 
     def prepare(self) -> None:
         self.learner.prepare()

@@ -1,5 +1,6 @@
 """Judging one circuit: each metric beside the full model's, the empty circuit's, random circuits' and attribution's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -146,16 +147,9 @@ def evaluate(
     without = values.pop("removed", None)
     farthest = _worst(task, split, values["circuit"].get(task.distance))
     shown = task_metrics(task, metrics)
-    measured = {name: _measured(each, {who: x[name] for who, x in values.items()}) for name, each in shown.items()}
+    measured = _all_measured(shown, values)
     ends = {who: values[who] for who in ("full", "empty")}
-    removed = (
-        {}
-        if without is None
-        else {
-            name: _measured(each, {who: x[name] for who, x in (ends | {"circuit": without}).items()})
-            for name, each in shown.items()
-        }
-    )
+    removed = {} if without is None else _all_measured(shown, ends | {"circuit": without})
     under |= conditions(engine, split) | {
         "task": dict(task.provenance) | {"name": task.name},
         "positions": "the task's targets",
@@ -207,6 +201,12 @@ def _scores_from(attribution: Scores | None) -> str:
 
 def _choosing_split(task: Task) -> str:
     return "validation" if len(task.validation) else "train"
+
+
+def _all_measured(
+    metrics: Mapping[str, Metric], values: Mapping[str, Mapping[str, NDArray[np.float64]]]
+) -> dict[str, Measured]:
+    return {name: _measured(each, {who: x[name] for who, x in values.items()}) for name, each in metrics.items()}
 
 
 def _measured(metric: Metric, values: dict[str, NDArray[np.float64]]) -> Measured:
