@@ -14,7 +14,7 @@ from torch import Tensor
 from edgewise.circuit import Circuit
 from edgewise.discovery import eap, uniform_scores
 from edgewise.engine import Ablation, Engine
-from edgewise.evaluation import best_attribution, evaluate, judge
+from edgewise.evaluation import eap_baseline, evaluate, judge
 from edgewise.runs import bootstrap
 from edgewise.tasks import Batch, Target, Task
 from tests.discovery.toys import random_task, refused, toy_engine
@@ -114,7 +114,7 @@ def test_baselines_have_the_circuits_actual_size():
     result = evaluate(engine, circuit, task)
     chance = [uniform_scores(engine.graph, seed) for seed in range(3)]
     randoms = {str(seed): scores.top_actual(circuit.n_actual) for seed, scores in enumerate(chance)}
-    selection, attributed = best_attribution(engine, task, circuit.n_actual, None)
+    selection, attributed = eap_baseline(engine, task, circuit.n_actual, None)
     ranked = [*zip(chance, randoms.values(), [False] * 3, strict=True)]
     ranked += [(eap(engine, task), attributed, selection == "absolute")]
     for scores, chosen, absolute in ranked:
@@ -131,7 +131,7 @@ def test_baselines_have_the_circuits_actual_size():
 def test_attribution_is_the_better_of_the_two_orders_on_validation():
     engine, task = toy_engine(), random_task()
     scores = eap(engine, task)
-    selection, best = best_attribution(engine, task, 100, scores)
+    selection, best = eap_baseline(engine, task, 100, scores)
     circuits = {"signed": scores.top_actual(100), "absolute": scores.top_actual(100, absolute=True)}
     values = judge(engine, circuits, task, "validation", names=("kl",))
     other = {"signed": "absolute", "absolute": "signed"}[selection]

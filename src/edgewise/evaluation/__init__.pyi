@@ -18,7 +18,7 @@ from ._curve import size_curve as size_curve
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import Measured as Measured
 from ._evaluate import WorstExample as WorstExample
-from ._evaluate import best_attribution as best_attribution
+from ._evaluate import eap_baseline as eap_baseline
 from ._evaluate import evaluate as evaluate
 from ._hypotheses import Verdict as Verdict
 from ._hypotheses import equivalence as equivalence

@@ -41,7 +41,7 @@ class Measured:
     """The mean under random circuits of at most the same actual size (the largest such of each order), which take the
     examples in turn."""
     eap: float | None
-    """That of EAP's circuit of at most the same actual size (see `best_attribution`)."""
+    """That of EAP's circuit of at most the same actual size (see `eap_baseline`)."""
     lower_is_better: bool
     faithfulness: float | None = None
     """The share of the behaviour that the circuit keeps, a ratio of means (see `faithfulness`); None for a distance, or
@@ -131,7 +131,7 @@ def evaluate(
         orders = (uniform_scores(engine.graph, seed, engine.ablation.kind) for seed in range(N_RANDOM))
         randoms = [scores.top_actual(circuit.n_actual) for scores in orders]
     if "eap" in baselines:
-        selection, chosen["eap"] = best_attribution(engine, task, circuit.n_actual, attribution, batch_size)
+        selection, chosen["eap"] = eap_baseline(engine, task, circuit.n_actual, attribution, batch_size)
         under["eap"] = {
             "selection": selection,
             "scores_from": _scores_from(attribution),
@@ -173,7 +173,7 @@ def _worst(task: Task, split: str, distances: NDArray[np.float64] | None) -> tup
     return tuple(WorstExample(i, float(distances[i]), pairs[i].clean_text, pairs[i].corrupted_text) for i in order)
 
 
-def best_attribution(
+def eap_baseline(
     engine: Engine, task: Task, n_actual: int, scores: Scores | None, batch_size: int = 32
 ) -> tuple[str, Circuit]:
     """EAP's circuit of an actual size: by signed or absolute score, whichever is nearer to the model on the first
