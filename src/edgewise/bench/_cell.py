@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgewise._errors import InputError
 from edgewise.bench._config import REMOVED, BenchConfig, TaskSpec, folder_name
@@ -19,6 +20,8 @@ from edgewise.evaluation import judge
 from edgewise.runs import write_atomically
 from edgewise.tasks import Task, pairs_hash
 
+BATCH = 32
+"""How many pairs are judged at a time; it decides no number but for the last bits."""
 SETTINGS, FOUND, FAILED = "settings.json", "found.json", "failed.json"
 
 
@@ -134,6 +137,7 @@ def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkp
     method = cell.method
     finder = engine
     if method.matmul != engine.execution.matmul:
+        engine.prepare(())  # the memory is for one of them at a time
         execution = replace(engine.execution, matmul=method.matmul)
         finder = Engine(engine.model, engine.graph, engine.ablation, constants=engine.constants, execution=execution)
     parts = find_parts(Job(finder, task, cell.seed, method, cell.folder, checkpoint_seconds))
@@ -190,7 +194,7 @@ def _judge(
     forbidden = sorted({*content.get("forbidden", []), *asked} - set(metrics))
     if missing or forbidden != content.get("forbidden"):
         start = time.perf_counter()
-        values = judge(engine, missing, task, split, names=metrics) if missing else {"full": {}}
+        values = _judged(engine, missing, task, split, metrics) if missing else {"full": {}}
         seconds = content.get("seconds", None if judged else 0.0)  # earlier versions did not time it
         timed = {} if seconds is None else {"seconds": seconds + time.perf_counter() - start}
         for key, circuit in missing.items():
@@ -209,6 +213,14 @@ def _judge(
     return {key: judged[key] for key in wanted}
 
 
+def _judged(
+    engine: Engine, circuits: Mapping[str, Circuit], task: Task, split: str, metrics: tuple[str, ...]
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """The metrics of circuits and of the full model; what depends on the pairs alone is kept for the next cells."""
+    engine.prepare(task.batches(split, BATCH), beside=True)
+    return judge(engine, circuits, task, split, BATCH, metrics)
+
+
 def _judge_removed(
     cell: Cell, best: dict[str, dict[str, Circuit]], engine: Engine, task: Task, metrics: tuple[str, ...]
 ) -> None:
@@ -223,7 +235,7 @@ def _judge_removed(
     }
     if missing:
         start = time.perf_counter()
-        values = judge(engine, missing, task, "test", names=metrics)
+        values = _judged(engine, missing, task, "test", metrics)
         if "seconds" in content:
             content["seconds"] += time.perf_counter() - start
         for key in missing:

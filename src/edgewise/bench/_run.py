@@ -126,8 +126,11 @@ def one_process(
         for cell in pending:
             cell.check(cell_settings(cell, config, *prepared[cell.task.name]))
         while pending:
-            waiting = []
+            waiting, at_work = [], ""
             for cell in pending:
+                if cell.task.name != at_work:
+                    at_work = cell.task.name
+                    prepared[at_work][0].prepare(())  # forget the last task's pairs
                 ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, earlier)
                 if ended:
                     give_back_memory()

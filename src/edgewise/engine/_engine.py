@@ -189,19 +189,20 @@ class Engine:
         return {str(layer): each.identity() for layer, each in self.features.items()}
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[Prompts], *, full: bool = True) -> None:
+    def prepare(self, batches: Iterable[Prompts], *, full: bool = True, beside: bool = False) -> None:
         """Compute what depends on the examples alone (ablated values, the full model's predictions) and keep it, in
-        place of what was kept before.
+        place of what was kept before or beside it.
 
         Without it, that is computed anew for every other batch. What does not fit into `cache_bytes` is left out.
 
         Args:
             batches: the examples; in what batches they come decides the last bits.
             full: whether the full model's predictions will be asked for.
+            beside: keep what was kept before; an example that is kept already costs nothing.
         """
-        self._hidden.clear()
-        self._store.clear()
-        self._clean.clear()
+        if not beside:
+            for store in (self._hidden, self._store, self._clean):
+                store.clear()
         hidden, clean, ablated = (
             full,
             bool(self.graph.spec.features),
