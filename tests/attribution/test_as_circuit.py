@@ -8,6 +8,7 @@ import torch
 import edgewise as ew
 from edgewise.attribution import (
     AttributionConfig,
+    _choose,
     attribute,
     choose_by_influence,
     edge_influence,
@@ -87,7 +88,7 @@ def test_positions_are_refused():
 
 
 @pytest.mark.parametrize("kind", ["neurons", "features"])
-def test_candidates_by_influence_are_those_that_the_graphs_name(kind: str):
+def test_candidates_by_influence_are_those_that_the_graphs_name(kind: str, monkeypatch: pytest.MonkeyPatch):
     model = tiny("gpt2")
     nodes: Any = "neurons" if kind == "neurons" else [transcoder_of(model, layer) for layer in (0, 2)]
     chosen = choose_by_influence(model, TASK, 6, nodes, per="all", max_nodes=40)
@@ -99,4 +100,6 @@ def test_candidates_by_influence_are_those_that_the_graphs_name(kind: str):
     into = torch.zeros(engine.graph.n_readers).index_add_(0, engine.graph.edge_reader.long(), values)
     own = [into[i] for i, name in enumerate(engine.graph.reader_names) if f".{kind[0]}" in name]
     assert len(own) == 6 and min(own) > 0  # each is a node of the graphs, with edges of its own
-    assert "n=-1" in refused(lambda: choose_by_influence(model, TASK, -1, nodes))
+    monkeypatch.setattr(_choose, "graph_of_pair", None)  # what is wrong is refused before a graph is made
+    for n, per in ((-1, "layer"), (10**6, "layer"), (1, "layers")):
+        assert refused(lambda n=n, per=per: choose_by_influence(model, TASK, n, nodes, per=per))

@@ -69,7 +69,7 @@ def test_open_edits_of_neurons_are_what_the_module_does(name: str) -> None:
 @pytest.mark.parametrize(
     ("read", "kind"), [("mlp_in", "topk:4"), ("mlp_normalized", "jumprelu"), ("resid_mid", "batch_topk:4")]
 )
-@pytest.mark.parametrize("name", ["gpt2", "neox-parallel", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "neox-parallel", "gemma3", "gpt-oss"])
 def test_open_edits_of_features_are_what_the_module_does(name: str, read: str, kind: str) -> None:
     model, ids = tiny(name), prompt()
     sets = sets_of(model, kind, read, input_bias=True, exclude_special=True)

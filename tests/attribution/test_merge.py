@@ -255,6 +255,25 @@ def test_of_other_nodes_by_places():
         difference(merge([neurons]), features, by="places")
 
 
+def test_features_of_other_transcoders_are_not_the_same_by_number():
+    one, other = (replace(made_up(0, "feature"), provenance={"transcoders": [{"weights_hash": x}]}) for x in "ab")
+    assert difference(one, other).by == "places" and difference(one, other, by="nodes").by == "nodes"
+    with pytest.raises(InputError, match="merge them by='places'"):
+        merge([one, other])
+    with pytest.raises(InputError, match="merged by nodes, but of different ones"):
+        difference(merge([one]), merge([other]))
+    assert difference(merge([one]), merge([other]), by="nodes").by == "nodes"
+
+
+def test_a_difference_is_of_one_model_and_of_one_kind_of_spans():
+    graph = made_up(0)
+    smaller = replace(graph, nodes=graph.nodes._replace(layer=(graph.nodes.layer - 1).clamp(min=0)))
+    with pytest.raises(InputError, match="layers"):
+        difference(graph, smaller)
+    with pytest.raises(InputError, match="over the spans end and start"):
+        difference(merge([graph]), merge([graph], "start"))
+
+
 def test_consensus_over_thresholds():
     graph, thresholds = made_up(0, n_inner=9), [(0.5, 0.9), (0.7, 0.95), (0.9, 0.98)]
     found = consensus(graph, thresholds)

@@ -62,3 +62,16 @@ def test_a_checkpoint_of_another_graph_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="other settings|another"):
             made(tmp_path, seed, config)
         assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_checkpoint_of_another_direction_or_type_is_refused(tmp_path: Path) -> None:
+    model, options = tiny("gpt2"), RunOptions(out=tmp_path, checkpoint_seconds=0, progress=False)
+    directions = torch.randn(2, model.parts.d_model, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = [("it", each) for each in directions]
+    first = attribute(model, prompt(), target=targets[0], config=CONFIG, options=options)
+    again = attribute(model, prompt(), target=targets[0], config=CONFIG, options=options)
+    assert torch.equal(first.weight, again.weight)
+    with pytest.raises(InputError, match="other settings .direction"):
+        attribute(model, prompt(), target=targets[1], config=CONFIG, options=options)
+    with pytest.raises(InputError, match="other settings .dtype"):
+        attribute(model, prompt(), target=targets[0], config=CONFIG, options=options, dtype=torch.float32)

@@ -174,6 +174,11 @@ def test_what_cannot_be_validated_is_refused(monkeypatch) -> None:
         validate(graph.subgraph(~graph.nodes.is_kind("neuron")))
     with pytest.raises(InputError, match="none given"):
         validate([])
+    pruned = graph.subgraph(~graph.nodes.is_kind("error"))
+    with pytest.raises(InputError, match="has no error of layer 0.*give the whole graph"):
+        validate(pruned, SMALL)
+    with pytest.raises(InputError, match="a node does not change in a frozen run"):
+        validate(graph_of(tiny("llama-gqa"), target="m2.n4@5"), replace(SMALL, propagation="frozen"))
     with pytest.raises(InputError, match="validation: top 0; give at least 1"):
         ValidationConfig(top=0)
     monkeypatch.setattr(EditedRun, "read_out", lambda _, change: change + torch.inf)

@@ -34,6 +34,15 @@ def test_many_prompts_and_a_contrast(cli: Cli, model: Path, tmp_path: Path):
     assert (out / "0001" / "graph.safetensors").is_file()
 
 
+def test_prompts_with_other_numbers_of_roots_are_validated_and_not_merged(cli: Cli, model: Path, tmp_path: Path):
+    path, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    rows = [{"prompt": PROMPT, "target": [" mat"]}, {"prompt": PROMPT, "target": [" mat", " rug"]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = cli("attribute", path, "--model", model, "--out", out, "--validate", "--max-nodes", 40)
+    assert ran.status == 0 and "not merged: the prompts have different numbers of roots" in ran.out
+    assert (out / "validation.json").is_file() and not (out / "merged.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -20,7 +20,7 @@ from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids, 
 from edgewise.attribution._sparse_rows import Cut
 from edgewise.attribution._targets import Explained, Target, roots, settled
 from edgewise.models import Model
-from edgewise.runs import ONE_PROCESS, Ranks, RunOptions, run_steps, software
+from edgewise.runs import ONE_PROCESS, Ranks, RunOptions, run_steps, software, tensor_hash
 from edgewise.transcoders import Transcoder
 
 
@@ -83,6 +83,10 @@ def attribute(
     provenance = {"model": model.identity, "transcoders": transcoder_records(kinds), "software": software()}
     identity = {**settings, "transcoders": provenance["transcoders"], "ids": ids.tolist(), "model": model.identity}
     identity["roots"] = [each.name for each in explained]
+    if isinstance(known, tuple):
+        identity["direction"] = tensor_hash(known[1])
+    if dtype is not None:
+        identity["dtype"] = str(dtype)
     run_steps(growth, growth.n_steps, identity, options, "attribution", ranks)
     kinds.forget()
     return replace(assembled(growth, settings, provenance), explained=Explained(kinds, explained))

@@ -50,6 +50,8 @@ def choose_by_influence(
     pairs = asked_of(task, config).split(config.split)
     if not len(pairs):
         raise InputError(f"{task.name}: the {config.split} split is empty; choose another, or give the task pairs")
+    what = "neurons" if nodes == "neurons" else "features"
+    largest_candidates(found, n, per, what, {})  # refuses n and per before any graph is made
     for pair in pairs:
         graph = graph_of_pair(model, pair, nodes, config)
         cost.spend(1, forwards=1, backwards=float((graph.offsets.diff() > 0).sum()))
@@ -59,7 +61,7 @@ def choose_by_influence(
             total.index_add_(0, table.index[own], reached[own] / len(pairs))
     cost.examples = len(pairs)
     record = {"by": "attribution graph's influence", "split": config.split, "cost": cost.record()}
-    chosen = largest_candidates(found, n, per, "neurons" if nodes == "neurons" else "features", record)
+    chosen = largest_candidates(found, n, per, what, record)
     written = () if isinstance(nodes, str) else {site.layer for each in nodes for site in each.spec.writes}
     return Candidates({layer: chosen.get(layer, ()) for layer in sorted({*chosen, *written})}, chosen.record)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
-from edgewise.attribution._merge import MergedGraph, distinct, merge
+from edgewise.attribution._merge import MergedGraph, distinct, kind_of_nodes, merge
 from edgewise.attribution._over_prompts import RESAMPLES, OverPrompts, unpaired_intervals
 from edgewise.attribution._whole import check_columns, check_range
 from edgewise.runs import reading_tensors, write_tensors
@@ -134,10 +134,11 @@ def difference(first: Graphs, second: Graphs, spans: Spans = "end", by: By | Non
         second: another; its weights are taken off. Over equally many prompts the two are taken to be pairs.
         spans: what stands for a position, where graphs are not merged yet; by names only for graphs of one prompt
             each, or equally many.
-        by: what is the same in both; None: `nodes` if both have the same kind of nodes, else `places`.
+        by: what is the same in both; None: `nodes` if both have neurons or features of the same transcoders, else
+            `places`. Say `nodes` for the same features of changed transcoders, as before and after tuning.
 
     Raises:
-        InputError: they are of different models, or were merged by something else.
+        InputError: they are of unlike models, or were merged by something else or over other spans.
     """
     by = by or _by(first, second)
     both = _merged(first, spans, by), _merged(second, spans, by)
@@ -145,6 +146,12 @@ def difference(first: Graphs, second: Graphs, spans: Spans = "end", by: By | Non
         raise InputError(
             f"difference by {by}: of graphs merged by {both[0].by} and {both[1].by}; give the graphs themselves"
         )
+    if both[0].nodes.n_layers != both[1].nodes.n_layers:
+        sizes = f"{both[0].nodes.n_layers} and of {both[1].nodes.n_layers} layers"
+        raise InputError(f"difference: of graphs of {sizes}; give graphs of one model, or of two checkpoints")
+    if both[0].settings["spans"] != both[1].settings["spans"]:
+        spanned = " and ".join(each.settings["spans"] for each in both)
+        raise InputError(f"difference: of graphs merged over the spans {spanned}; merge both over the same")
     roots, places = same_roots([each.nodes.roots for each in both])
     keys, where = joined([each.nodes.with_roots(place) for each, place in zip(both, places, strict=True)], roots)
     n = len(keys)
@@ -168,14 +175,17 @@ def difference(first: Graphs, second: Graphs, spans: Spans = "end", by: By | Non
 
 
 def _by(first: Graphs, second: Graphs) -> By:
-    """As they were merged, else `nodes` if both have the same kind of them."""
-    kinds = []
+    """As they were merged, else `nodes` if both have the same. Raises `InputError` where merged ones have not."""
+    kinds, merged = [], list[By]()
     for each in (first, second):
         if isinstance(each, MergedGraph):
-            return each.by
-        graph = each if isinstance(each, AttributionGraph) else next(iter(each), None)
-        kinds.append(None if graph is None else graph.settings.get("nodes"))
-    return "nodes" if kinds[0] == kinds[1] else "places"
+            merged.append(each.by)
+        graph = each if isinstance(each, (AttributionGraph, MergedGraph)) else next(iter(each), None)
+        kinds.append(None if graph is None else kind_of_nodes(graph))
+    same = kinds[0] == kinds[1]
+    if merged and merged[0] == "nodes" and not same:
+        raise InputError("difference: merged by nodes, but of different ones; merge by='places', or say by='nodes'")
+    return merged[0] if merged else "nodes" if same else "places"
 
 
 def _merged(graphs: Graphs, spans: Spans, by: By) -> MergedGraph:

@@ -74,9 +74,13 @@ def _hook(stack: ExitStack, forward: "_Forward", layer: int) -> None:
     def edit(_module: nn.Module, given: tuple[Any, ...]) -> None:
         forward.edit(layer, given[0])
 
-    def add(_module: nn.Module, _given: tuple[Any, ...], output: Tensor) -> Tensor:
+    def add(_module: nn.Module, _given: tuple[Any, ...], output: Any) -> Any:
         change = forward.pending.pop(layer, None)
-        return output if change is None else output + change.to(output)
+        if change is None:
+            return output
+        if isinstance(output, tuple):  # a mixture of experts gives its router's choices too
+            return output[0] + change.to(output[0]), *output[1:]
+        return output + change.to(output)
 
     stack.callback(modules.norm.register_forward_pre_hook(keep_stream).remove)
     stack.callback(modules.mlp.register_forward_pre_hook(edit).remove)

@@ -194,12 +194,18 @@ class GraphData:
 
         Args:
             keep: which neurons and features; all other nodes stay.
+
+        Raises:
+            InputError: an error is missing, as in a pruned graph.
         """
         nodes = self.nodes
         keep = keep | ~nodes.is_kind("neuron", "feature")
         is_error = nodes.is_kind("error")
         place = nodes.layer * len(self.tokens) + nodes.position
         errors = dict(zip(place[is_error].tolist(), is_error.nonzero()[:, 0].tolist(), strict=True))
+        if missing := set(place[~keep].tolist()) - errors.keys():
+            layer, position = divmod(min(missing), len(self.tokens))
+            raise InputError(f"graph: it has no error of layer {layer}, position {position}; give the whole graph")
         instead = torch.arange(self.n_nodes)
         instead[~keep] = torch.tensor([errors[each] for each in place[~keep].tolist()], dtype=torch.long)
         moved = csr_array(

@@ -43,6 +43,11 @@ class Keys:
     def __len__(self) -> int:
         return len(self.kind)
 
+    @property
+    def n_layers(self) -> int:
+        """How many layers the model has."""
+        return int(self.layer.max()) if len(self) else 0  # the roots', and the final norm's bias's
+
     def take(self, chosen: Tensor) -> "Keys":
         """Some of them."""
         return replace(self, **{name: getattr(self, name)[chosen] for name in _COLUMNS})
@@ -81,7 +86,7 @@ class Keys:
     def names(self) -> list[str]:
         """As a graph's nodes are called, with spans for positions: `m12.f410@-1`, `m3.nodes@subject`, `a5.bias`."""
         columns = zip(self.kind.tolist(), self.layer.tolist(), self.index.tolist(), self.span.tolist(), strict=True)
-        last = int(self.layer.max()) if len(self) else 0  # the roots', and the final norm's bias's
+        last = self.n_layers
         return [
             "final.bias" if MERGED_KINDS[kind] == "reading bias" and layer == last else self._name(kind, layer, *rest)
             for kind, layer, *rest in columns

@@ -282,6 +282,11 @@ def _by_prompt(columns: Sequence[Tensor], rows: Sequence[np.ndarray], n: int) ->
     return csr_array((content, (np.concatenate(rows), prompt)), shape=(n, len(columns)))
 
 
+def kind_of_nodes(graph: AttributionGraph | MergedGraph) -> tuple[Any, Any]:
+    """What tells a graph's nodes from those of the same number: neurons, or of which transcoders."""
+    return graph.settings.get("nodes"), graph.provenance.get("transcoders")
+
+
 def _check(graphs: Sequence[AttributionGraph], by: By) -> None:
     if not graphs:
         raise InputError("graphs: none given; give one at least")
@@ -292,5 +297,5 @@ def _check(graphs: Sequence[AttributionGraph], by: By) -> None:
         if graph.n_layers != first.n_layers:
             sizes = f"{graph.n_layers} layers, the first of {first.n_layers}"
             raise InputError(f"graphs[{i}]: of {sizes}; give graphs of one model")
-        if by == "nodes" and graph.settings.get("nodes") != first.settings.get("nodes"):
+        if by == "nodes" and kind_of_nodes(graph) != kind_of_nodes(first):
             raise InputError(f"graphs[{i}]: its nodes are not those of the first; merge them by='places'")

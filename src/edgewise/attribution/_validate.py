@@ -104,6 +104,9 @@ class _Prompt:
         self.inner = graph.nodes.is_kind("neuron", "feature")
         if not self.inner.any():
             raise InputError("graph: it has no neurons or features to ablate; make it with more nodes")
+        graph.with_errors(~self.inner)  # refuses a pruned graph, of which sizes and scores would say something else
+        if self.root.measure is None and config.propagation == "frozen":
+            raise InputError(f"root {self.root.name}: a node does not change in a frozen run; use propagation 'open'")
 
     def validation(self, number: int) -> PromptValidation:
         """All of it; the number is the prompt's, for its random sets."""

@@ -109,15 +109,19 @@ def attribute(
         _show(each.prompt, graph, pruned[-1], graph.with_errors(nodes_kept), folder)
     if ranks.rank:
         return  # the rest is not shared out
-    if len(asked) > 1:
-        merged = ew.attribution.merge(pruned)
-        merged.save(out / "merged.safetensors")
-        line(f"{merged!r}, written to {out / 'merged.safetensors'}")
     if validate:
         how = ew.attribution.ValidationConfig(nodes=node_threshold, edges=edge_threshold)
         found = ew.attribution.validate(graphs, how)
         found.save(out / "validation.json")
         line(str(found))
+    if len(asked) == 1:
+        return
+    if len({len(graph.roots) for graph in graphs}) > 1:
+        line("not merged: the prompts have different numbers of roots; give --target or --contrast to merge them")
+        return
+    merged = ew.attribution.merge(pruned)
+    merged.save(out / "merged.safetensors")
+    line(f"{merged!r}, written to {out / 'merged.safetensors'}")
 
 
 def _settings(texts: list[str] | None, **given: Any) -> ew.AttributionConfig:

@@ -1,6 +1,5 @@
 """Exact leave-one-out patching: every edge's own effect, by running the model without it."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from edgewise.discovery._scores import Scores
 from edgewise.discovery._search import Search, SearchLearner, chunks
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import RunOptions
+from edgewise.runs import RunOptions, tensor_hash
 from edgewise.tasks import Task, metric_function, pairs_hash
 
 
@@ -64,7 +63,7 @@ def exact_patching(
     metric = metric_function(task.metric)
     search = Search(engine, task, config, metric)
     learner = ExactLearner(search, chosen)
-    patched = {"edges": int(chosen.sum()), "chosen": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
+    patched = {"edges": int(chosen.sum()), "chosen": tensor_hash(chosen)}
     examples = {"examples": pairs_hash(task.split(config.split))}
     experiment = Experiment("exact-patching", engine, task, config.record(), settings=patched | examples)
     report = experiment.run(learner, engine.graph.n_readers, options)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -24,6 +23,7 @@ from edgewise.runs import (
     optimizer_tensors,
     restore_optimizer,
     run_steps,
+    tensor_hash,
 )
 from edgewise.tasks import Metric, Task, loss_function
 
@@ -48,7 +48,7 @@ class Experiment:
         """Take the steps, from the checkpoint of the same run if there is one. Raises as `run_steps`."""
         settings = run_settings(self.engine, self.task, self.method, self.config | dict(self.settings))
         if self.start is not None:
-            settings["start"] = sha256(self.start.values.numpy().tobytes()).hexdigest()
+            settings["start"] = tensor_hash(self.start.values)
         ranks = self.engine.execution.ranks
         return run_steps(learner, n_steps, settings, options or RunOptions(), self.method, ranks)
 

@@ -4,7 +4,6 @@ One constant per writer, in place of what it writes on any edge that is removed:
 or jointly with the masks of a learned method, whose engine has the ablation `learned` (`learned_engine`).
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from edgewise.discovery._learning import Experiment, GradientLearner, backward, 
 from edgewise.engine import Ablation, Engine, Writes, mean_writes
 from edgewise.graph import Graph, GraphSpec
 from edgewise.models import Model
-from edgewise.runs import RunOptions, reading_tensors, write_tensors
+from edgewise.runs import RunOptions, reading_tensors, tensor_hash, write_tensors
 from edgewise.tasks import Task
 
 
@@ -110,7 +109,7 @@ def optimal_constants(
     if engine.ablation.kind != "learned" or engine.graph != circuit.graph:
         raise InputError("optimal ablation: the engine has another graph or ablation; give the model or learned_engine")
     learner = ConstantsLearner(engine, task, circuit, config)
-    kept = {"kept": hashlib.sha256(circuit.kept.numpy().tobytes()).hexdigest()}
+    kept = {"kept": tensor_hash(circuit.kept)}
     experiment = Experiment("optimal", engine, task, config.record(), settings=kept)
     found = learn(experiment, learner, options, None, of=circuit.provenance.get("method", {}))
     return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, found)

@@ -10,7 +10,7 @@ import torch
 from edgewise.discovery._configs import MethodConfig
 from edgewise.discovery._cost import Cost
 from edgewise.engine import Engine
-from edgewise.runs import software
+from edgewise.runs import software, tensor_hash
 from edgewise.tasks import Task, pairs_hash, score_name
 
 
@@ -49,7 +49,7 @@ def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]
         "pairs": pairs_hash(task.train),
         "functions": [score_code(task.loss), score_code(task.metric)],
         "cache_bytes": engine.execution.cache_bytes,
-        "constants": hashlib.sha256(b"".join(map(_bytes, constants))).hexdigest(),
+        "constants": tensor_hash(*constants),
     }
     return provenance(engine, task, {}) | identity | config
 
@@ -88,10 +88,5 @@ def _parts(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, dict):
         return sorted((repr(_parts(key, above)), repr(_parts(each, above))) for key, each in value.items())
     if isinstance(value, torch.Tensor):
-        return [list(value.shape), hashlib.sha256(_bytes(value)).hexdigest()]
+        return [list(value.shape), tensor_hash(value)]
     return [type(value).__qualname__, *inner(vars(type(value)).get("__call__"), getattr(value, "__dict__", None))]
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    """As they lie in memory, of any type: NumPy has no bfloat16."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

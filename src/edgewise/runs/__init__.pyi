@@ -58,4 +58,5 @@ from ._statistics import bootstrap as bootstrap
 from ._statistics import resampled_means as resampled_means
 from ._tensors import names_in as names_in
 from ._tensors import reading_tensors as reading_tensors
+from ._tensors import tensor_hash as tensor_hash
 from ._tensors import write_tensors as write_tensors

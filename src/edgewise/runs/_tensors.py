@@ -1,11 +1,13 @@
 """Files of tensors that say what they are: `.safetensors` whose metadata has one entry of JSON, the header."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -88,3 +90,11 @@ def names_in(path: str | Path) -> set[str]:
             return {*file.keys(), *(file.metadata() or {})}
     except (OSError, SafetensorError):
         return set()
+
+
+def tensor_hash(*tensors: Tensor) -> str:
+    """SHA-256 of tensors as they lie in memory, of any type (NumPy has no bfloat16), one after the other."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
