@@ -131,7 +131,8 @@ def test_settings_are_given_by_name(cli: Cli, model: Path, pairs: Path, tmp_path
     assert cli(*find(model, pairs, tmp_path, "--method", "eap", *given)).status == 0
     said = Circuit.load(tmp_path / "circuit.safetensors").provenance
     assert said["method"]["config"]["qk_fix"] is True and said["cost"]["examples"] == 3
-    assert said["task"]["metric"] == "log_prob" and said["method"]["selection"] == "absolute"
+    assert said["method"]["config"]["explains"] == "log_prob" and said["task"]["metric"] == "logit_diff"
+    assert said["method"]["selection"] == "absolute"
 
 
 @pytest.mark.parametrize(("has_it", "kind"), [("bfloat16", "bfloat16"), ("float32", "float32")])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,21 @@ def test_a_circuit_that_names_no_model_or_task_is_refused(cli: Cli, found: Path,
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--split", "magic"), ("--baselines", "magic"), ("--batch-size", "0"), ("--task", "magic")]
+    ("option", "value", "said"),
+    [
+        ("--split", "magic", "magic"),
+        ("--baselines", "magic", "magic"),
+        ("--batch-size", "0", "0"),
+        ("--task", "magic", "magic"),
+        ("--metrics", "value", "has no outputs"),
+        ("--test", "10", "give --task to draw others"),
+        ("--seed", "1", "give --task to draw others"),
+    ],
 )
-def test_a_wrong_option_of_evaluate_is_refused(cli: Cli, found: Path, tmp_path, option: str, value: str):
+def test_a_wrong_option_of_evaluate_is_refused(cli: Cli, found: Path, tmp_path, option: str, value: str, said: str):
     copy = tmp_path / "circuit.safetensors"
     copy.write_bytes(found.read_bytes())
-    assert value in cli.refused("evaluate", copy, option, value)
+    assert said in cli.refused("evaluate", copy, option, value)
     assert files(tmp_path) == [copy]
 
 
@@ -166,6 +176,14 @@ def test_a_picture_that_cannot_be_drawn_is_refused(cli: Cli, found: Path, tmp_pa
     for out in (tmp_path / "circuit.txt", blocked / "circuit.png"):
         assert out.name in cli.refused("draw", found, out)
     assert files(tmp_path) == [blocked]
+
+
+def test_pictures_without_matplotlib_are_refused_before_the_work(cli: Cli, found: Path, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("edgewise.cli._app.find", lambda **_: pytest.fail("demo began"))
+    for command in (("curve", found, tmp_path / "c.png"), ("demo", "--out", tmp_path / "demo")):
+        assert "needs matplotlib" in cli.refused(*command)
+    assert files(tmp_path) == []
 
 
 def test_a_circuit_that_a_full_disk_cuts_short_leaves_nothing(

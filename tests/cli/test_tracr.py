@@ -79,3 +79,10 @@ def test_a_program_of_the_users_own_is_compiled_and_found(
     assert ran.status == 0, ran
     ran = cli("evaluate", "found/circuit.safetensors", "--json")
     assert json.loads(ran.out)["metrics"]["exact_match"]["value"] == 1, ran
+
+
+def test_what_a_program_has_no_use_for_is_refused(cli: Cli, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    run = ("find", "--model", "tracr:reverse", "--task", "program", *out)
+    assert "a BOS token of their own" in cli.refused(*run, "--bos")
+    assert "--train 0: give at least 1" in cli.refused("tracr", "find", "tracr:reverse", "--train", "0", *out)

@@ -52,6 +52,18 @@ def test_positional_means_are_averages_over_the_prompts_that_are_long_enough(nam
                 assert_close(mean[position], torch.stack(there).mean(0))
 
 
+def test_positions_that_no_prompt_reaches_have_the_mean_over_all_tokens():
+    model = tiny("gpt2")
+    batches = list(_batches(side="right", extra=0))
+    plain, short, long = (
+        mean_writes(model, model.graph(), batches, **choice).tensors()
+        for choice in ({}, {"positional": True}, {"positional": True, "longest": 8})
+    )
+    for overall, own, padded in zip(plain, short, long, strict=True):
+        assert len(own) == 6 and len(padded) == 8 and torch.equal(padded[:6], own)
+        assert_close(padded[6:], overall.expand(2, *overall.shape[1:]))
+
+
 @pytest.mark.parametrize("positional", [False, True])
 def test_how_prompts_are_batched_does_not_matter(positional: bool):
     model = tiny("llama-gqa")

@@ -95,6 +95,7 @@ def test_evaluation_reports_what_is_asked_for():
     row = found.metrics["logit_diff"]
     assert row.faithfulness == pytest.approx((row.value - row.empty) / (row.full - row.empty))
     assert "choose" in refused(lambda: evaluate(engine, circuit, task, metrics=("beauty",)))
+    assert "has no outputs" in refused(lambda: evaluate(engine, circuit, task, metrics=("kl", "close")))
 
 
 def test_several_circuits_in_one_pass_are_each_what_they_are_alone(monkeypatch: pytest.MonkeyPatch):

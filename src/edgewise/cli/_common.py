@@ -101,6 +101,8 @@ def make_task(
         raise ew.InputError(
             f"--task {name!r}: the model is a compiled program, which has a task of its own; use program"
         )
+    if compiled and bos is not None:
+        raise ew.InputError("--bos, --no-bos: a compiled program's inputs have a BOS token of their own; leave it out")
     if name in ew.tasks.TASK_NAMES:
         return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed, **told)
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
@@ -115,14 +117,17 @@ def task_of(
     circuit: ew.Circuit,
     tokenizer: Any,
     name: str | None = None,
-    test: int = 256,
-    seed: int = 0,
+    test: int | None = None,
+    seed: int | None = None,
     bos: bool | None = None,
     longest: int | None = None,
 ) -> ew.tasks.Task:
-    """The task that a circuit was found on, or another by name; see `make_task`."""
+    """The task that a circuit was found on, or another by name; see `make_task`. Raises `InputError`."""
+    drawn: dict[str, int] = {key: value for key, value in (("test", test), ("seed", seed)) if value is not None}
     if name is not None:
-        return make_task(name, tokenizer, test=test, seed=seed, bos=bos, longest=longest)
+        return make_task(name, tokenizer, **drawn, bos=bos, longest=longest)
+    if drawn:
+        raise ew.InputError(f"--{min(drawn)}: a circuit's own task keeps its pairs; give --task to draw others")
     return ew.tasks.from_provenance(record_of(circuit.provenance, "task"), tokenizer, bos=bos)
 
 

@@ -24,8 +24,8 @@ def evaluate(
         str | None, Option(help="Another task, or a file of pairs or templates. Default: the circuit's own.")
     ] = None,
     split: options.SplitName = "test",
-    test: options.TestPairs = 256,
-    seed: options.PairsSeed = 0,
+    test: options.JudgedPairs = None,
+    seed: options.JudgedSeed = None,
     bos: options.Bos = None,
     batch_size: options.BatchSize = 32,
     baselines: Annotated[

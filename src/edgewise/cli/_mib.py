@@ -22,7 +22,7 @@ def mib(
     task: Annotated[str | None, Option(help="The task. Needed for other tools' files.")] = None,
     metric: Annotated[str, Option(help="The metric; it must rise with the behaviour.")] = "logit_diff",
     split: options.SplitName = "test",
-    test: options.TestPairs = 256,
+    test: options.JudgedPairs = None,
     bos: Annotated[
         bool, Option("--bos/--no-bos", help="Put a BOS token before every prompt, as MIB does where there is one.")
     ] = True,

@@ -86,5 +86,12 @@ TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in
 ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task or of templates.")]
 TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task or of templates.")]
 PairsSeed = Annotated[int, Option("--seed", help="Seed of the pairs, for a built-in task or templates.")]
+JudgedPairs = Annotated[
+    int | None, Option("--test", help="With --task: test pairs of a built-in task or of templates; or 256.")
+]
+JudgedSeed = Annotated[
+    int | None,
+    Option("--seed", help="With --task: seed of the pairs of a built-in task or of templates; or 0."),
+]
 BatchSize = Annotated[int, Option("--batch-size", help="Examples at a time. The numbers do not depend on it.")]
 Sparsities = Annotated[str, Option("--sparsities", help="The sizes, as actual sparsities between commas.")]

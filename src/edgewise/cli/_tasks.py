@@ -114,7 +114,7 @@ def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: s
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
         return ew.tasks.from_template_file(name, tokenizer, seed=seed, **sizes)
     if name not in ew.tasks.TASKS:
-        return ew.tasks.from_file(name, tokenizer, seed=seed)
+        return ew.tasks.from_file(name, tokenizer)  # dealt out as `find` deals them out
     return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
 
 

@@ -87,6 +87,8 @@ def find(
     seed: Annotated[int, Option(help="Seed of the pairs and of the method.")] = 0,
 ) -> None:
     """Find the smallest circuit that gives the model's output on every input. You need not know its size."""
+    if train < 1:
+        raise ew.InputError(f"--train {train}: give at least 1")
     ew.runs.check_writable(out)
     engine = _engine(model, ablation, embeddings)
     task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)

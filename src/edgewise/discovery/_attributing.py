@@ -48,9 +48,7 @@ def attribution(
     def of(score: Callable[[Engine, Task, Config, Cost], Tensor | tuple[Tensor, ...]]) -> Attribution[Config]:
         def run(model: Model | Engine, task: Task, config: Config | None = None, **changes: Any) -> Scores:
             chosen, engine, cost = configured(make, config, changes), Engine.of(model), Cost()
-            if isinstance(chosen, ExamplesConfig):
-                task = asked_of(task, chosen)
-            found = score(engine, task, chosen, cost)
+            found = score(engine, asked_of(task, chosen) if isinstance(chosen, ExamplesConfig) else task, chosen, cost)
             values, *ends = found if isinstance(found, tuple) else (found,)
             check_values(chosen.title, values)
             said = provenance(engine, task, method_record(chosen.recorded_name, chosen), cost)

@@ -16,7 +16,7 @@ from edgewise.discovery._search import Search, SearchLearner, chunks
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import RunOptions, tensor_hash
-from edgewise.tasks import Task, metric_function, pairs_hash
+from edgewise.tasks import Task, metric_function, pairs_hash, score_name
 
 
 def exact_patching(
@@ -50,7 +50,7 @@ def exact_patching(
             a checkpoint belongs to another run.
     """
     config = configured(ExactPatchingConfig, config, changes)
-    task, engine = asked_of(task, config), Engine.of(model)
+    own, task, engine = score_name(task.metric), asked_of(task, config), Engine.of(model)
     n_edges = engine.graph.n_edges
     chosen = torch.ones(n_edges, dtype=torch.bool) if edges is None else edges.cpu().bool()
     if chosen.shape != (n_edges,):
@@ -69,6 +69,7 @@ def exact_patching(
     report = experiment.run(learner, engine.graph.n_readers, options)
     search.cost.seconds = report.seconds
     found = experiment.record(report, search.cost, edges=patched["edges"])
+    found["task"]["metric"] = own  # what was explained stands with the method
     values = metric.sign * learner.effect
     values = values if engine.model.dtype == torch.float64 else values.float()
     return Scores(engine.graph, values, found)

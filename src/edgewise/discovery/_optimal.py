@@ -20,7 +20,7 @@ from edgewise.engine import Ablation, Engine, Writes, mean_writes
 from edgewise.graph import Graph, GraphSpec
 from edgewise.models import Model
 from edgewise.runs import RunOptions, reading_tensors, tensor_hash, write_tensors
-from edgewise.tasks import Task
+from edgewise.tasks import SPLITS, Task
 
 
 def learned_engine(
@@ -52,7 +52,8 @@ def engine_under(
     Args:
         model: the model.
         task: its clean training prompts are averaged over.
-        ablation: a kind of `Ablation`; `mean` and `mean-positional` are means over the training prompts; `optimal` or
+        ablation: a kind of `Ablation`; `mean` and `mean-positional` are means over the training prompts (at positions
+            of longer validation and test prompts, the mean over all tokens); `optimal` or
             `learned`, constants that are learned with masks (`learned_engine`).
         graph: the model's graph; `model.graph()` if None.
         batch_size: how many prompts at a time.
@@ -74,7 +75,8 @@ def engine_under(
 
 def _means(model: Model, task: Task, graph: Graph, batch_size: int, positional: bool = False) -> Writes:
     prompts = (batch.clean.to(model.device) for batch in task.batches("train", batch_size))
-    return mean_writes(model, graph, prompts, positional=positional)
+    longest = max((len(pair.clean) for split in SPLITS for pair in task.split(split)), default=0)
+    return mean_writes(model, graph, prompts, positional=positional, longest=longest)
 
 
 def optimal_constants(

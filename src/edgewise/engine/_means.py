@@ -13,7 +13,9 @@ from edgewise.models import Model, Tokens
 
 
 @torch.no_grad()
-def mean_writes(model: Model, graph: Graph, prompts: Iterable[Tokens], *, positional: bool = False) -> Writes:
+def mean_writes(
+    model: Model, graph: Graph, prompts: Iterable[Tokens], *, positional: bool = False, longest: int = 0
+) -> Writes:
     """The writers' mean outputs over all tokens of some prompts, padding left out.
 
     Args:
@@ -22,6 +24,8 @@ def mean_writes(model: Model, graph: Graph, prompts: Iterable[Tokens], *, positi
         prompts: batches of prompts.
         positional: average position by position, counted from the first token; positions that few prompts reach rest on
             those few.
+        longest: position by position, for so many positions at least: those that no prompt reaches have the mean over
+            all tokens.
 
     Returns:
         Writes of shapes `[1, …]`, or `[S, …]` by position, for `Engine(constants=…)`.
@@ -47,6 +51,10 @@ def mean_writes(model: Model, graph: Graph, prompts: Iterable[Tokens], *, positi
         sums = mapped(add, sums, written)
     if sums is None:
         raise InputError("mean ablation: no prompts to average over; give at least one")
+    if positional and longest > len(counts):
+        more, n_tokens = longest - len(counts), float(counts.sum())
+        sums = mapped(lambda x: torch.cat([x, (x.sum(0, keepdim=True) / n_tokens).expand(more, *x.shape[1:])]), sums)
+        counts = torch.cat([counts, counts.new_ones(more)])
     means = mapped(lambda x: (x / counts.view(-1, *[1] * (x.ndim - 1))).to(model.device, model.dtype), sums)
     return means if graph.n_embeddings else means._replace(embeds=())
 

@@ -11,7 +11,7 @@ from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap, check_record, read_record
-from edgewise.tasks import Task, metric_function
+from edgewise.tasks import Task
 
 
 class Point(NamedTuple):
@@ -90,9 +90,7 @@ def size_curve(
     if not named:
         raise InputError("size_curve: no circuits; give at least one")
     metric = metric or task.distance
-    if not task.allows(metric):
-        needs, known = metric_function(metric).needs, ", ".join(task.reported)
-        raise InputError(f"metric {metric!r}: {task.name} has no {needs}; use {known}")
+    task.check_metric(metric)
     first = one_kind("size_curve", named)
     engine = Engine.of(model, first.graph, first.stated_ablation)
     check_examples(task, split)

@@ -118,11 +118,14 @@ def evaluate(
             all others together.
 
     Raises:
-        InputError: the circuit is of another graph or ablation than the engine, or a baseline or metric is unknown.
+        InputError: the circuit is of another graph or ablation than the engine, a baseline or metric is unknown, or
+            the pairs do not allow a metric.
     """
     engine = Engine.of(model, circuit.graph, circuit.stated_ablation)
     check_transcoders(engine, circuit, "circuit")
     check_examples(task, split)
+    for name in metrics or ():
+        task.check_metric(name)
     if unknown := set(baselines) - {"random", "eap"}:
         raise InputError(f"baselines: {min(unknown)!r} is unknown; choose random, eap")
     chosen, randoms = dict[str, Circuit]({"circuit": circuit}), list[Circuit]()

@@ -186,7 +186,9 @@ def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any
         return wrap(model, tokenizer, {"id": name})
     if str(model) in DEFAULT_MODELS:
         module, own_tokenizer, source = load_default(str(model))
-        module.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue] (transformers' wrapper hides the signature)
+        module.to(device)
+        for parameter in module.parameters():  # buffers keep their type, as rotary frequencies must
+            parameter.data = parameter.data.to(dtype)
         return wrap(module, tokenizer or own_tokenizer, source)
     if (path := find_compiled(model)) is not None:
         module = load_compiled(path).to(device=device, dtype=dtype)

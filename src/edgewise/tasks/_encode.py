@@ -129,9 +129,13 @@ class Encoder:
                 raise InputError(f"the answer {quote(answer.text)} has no token")
             self._refuse_unknown(answer.text, ids[:1])
             return ids[0]
-        if self.tokenizer is not None and answer >= len(self.tokenizer):
-            raise InputError(f"the answer {answer} is no token; the tokenizer has {len(self.tokenizer)}")
-        return answer
+        return self.known(answer, "answer")
+
+    def known(self, token: int, key: str) -> int:
+        """A token by its number, which a record gives under a key. Raises `InputError` where there is none."""
+        if self.tokenizer is not None and token >= len(self.tokenizer):
+            raise InputError(f"the {key} {token} is no token; the tokenizer has {len(self.tokenizer)}")
+        return token
 
     def single_tokens(self, words: Sequence[str]) -> dict[str, int]:
         """The words that are one known token of their own after a space, each with that token's id."""

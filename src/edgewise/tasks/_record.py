@@ -30,7 +30,7 @@ def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] |
     """
     _check_keys(record)
     if isinstance(record.get("clean"), (list, tuple)):
-        return _given_as_tokens(record)
+        return _given_as_tokens(record, encoder)
     clean, clean_marks = unmarked(_text(record, "clean"), "clean")
     corrupted, corrupted_marks = unmarked(_text(record, "corrupted"), "corrupted")
     pair = _pair_of(record, clean, corrupted, bool(clean_marks or corrupted_marks), encoder)
@@ -48,24 +48,28 @@ def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] |
     return replace(pair, spans=spans, align=align)
 
 
-def _given_as_tokens(record: Mapping[str, Any]) -> Pair:
+def _given_as_tokens(record: Mapping[str, Any], encoder: Encoder) -> Pair:
     """The pair of prompts that are token ids already, judged after the last one or, for `positions`, everywhere."""
-    clean, corrupted, right, wrong = (_numbers(record, key) for key in ("clean", "corrupted", "answer", "wrong_answer"))
+    clean, corrupted, right, wrong = (
+        _numbers(record, key, encoder) for key in ("clean", "corrupted", "answer", "wrong_answer")
+    )
     if not clean or bool(right) == (record.get("positions") == "all"):
         raise InputError('of token ids, give "clean", "corrupted", and the id of an "answer" or "positions": "all"')
+    if clean == corrupted:
+        raise InputError("clean and corrupted are the same tokens; change what the behaviour rests on")
     targets = [Target(place, (token,)) for place, token in enumerate(clean[1:])]
     targets = [Target(len(clean) - 1, right, wrong)] if right else targets
     shown = [" ".join(map(str, ids)) for ids in (clean, corrupted)]
     return Pair(clean, corrupted, tuple(targets), shown[0], shown[1])
 
 
-def _numbers(record: Mapping[str, Any], key: str) -> Ids:
+def _numbers(record: Mapping[str, Any], key: str, encoder: Encoder) -> Ids:
     """None, one or several token ids."""
     value = record.get(key)
     numbers = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise InputError(f'"{key}" is {quote(str(value))}; where "clean" is a list of token ids, give ids there too')
-    return numbers
+    return tuple(encoder.known(number, key) for number in numbers)
 
 
 def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: bool, encoder: Encoder) -> Pair:

@@ -88,6 +88,12 @@ class Task:
             return needs == "outputs" and "l2" in (self.metrics or ())
         return needs != "wrong answers" or self.contrastive
 
+    def check_metric(self, metric: str) -> None:
+        """Refuse a metric that the pairs do not allow, or that there is none of. Raises `InputError`."""
+        if not self.allows(metric):
+            needs, known = metric_function(metric).needs, ", ".join(self.reported)
+            raise InputError(f"metric {metric!r}: {self.name} has no {needs}; use {known}")
+
     @property
     def distance(self) -> str:
         """The metric that says how far a circuit is from the full model."""
