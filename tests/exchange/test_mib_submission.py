@@ -9,7 +9,7 @@ import torch
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
-from edgewise.exchange import MIB_CELLS, read_mib, write_mib_submission
+from edgewise.exchange import MIB_CELLS, from_edge_table, read_mib, write_mib_submission
 from edgewise.graph import Ablation, Graph, GraphSpec
 
 GPT2 = {"n_layers": 12, "n_heads": 12, "n_kv_heads": 12}
@@ -55,8 +55,27 @@ def test_a_rankings_scores_have_its_order_by_size_too(tmp_path: Path):
     assert as_they_were is not None and as_they_were.min() < 0
 
 
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+def test_an_edge_without_a_score_is_last_by_size_and_by_sign(tmp_path: Path, suffix: Any):
+    plain = circuit(QWEN, kv="expanded")
+    assert plain.scores is not None
+    names = plain.graph.edge_name(3).split(" -> "), plain.graph.edge_name(7).split(" -> ")
+    table = {"writer": [each[0] for each in names], "reader": [each[1] for each in names], "score": [0.2, 0.1]}
+    given = {
+        "ioi_gpt2": circuit(GPT2),
+        "mcqa_qwen2.5": replace(from_edge_table(table, plain.graph), ablation=Ablation()),
+    }
+    (note,) = write_mib_submission(given, tmp_path / "s", suffix=suffix)
+    assert note == "mcqa_qwen2.5: scores: those not finite became 0, the least by sign and by size"
+    read = read_mib(tmp_path / "s" / "mcqa_qwen2.5" / f"importances{suffix}", n_kv_heads=2).scores
+    assert read is not None
+    for order in (read, read.abs()):
+        assert order.topk(2).indices.tolist() == [3, 7] and (order > 0).sum() == 2
+
+
 def test_what_the_track_would_not_take_is_refused_before_anything_is_written(tmp_path: Path):
     good, other = circuit(GPT2), circuit(QWEN)
+    assert good.scores is not None
     pair = {"ioi_gpt2": good, "mcqa_qwen2.5": other}
     wrong = {
         "no cell": {"ioi_gpt3": good, "mcqa_qwen2.5": other},
@@ -68,6 +87,8 @@ def test_what_the_track_would_not_take_is_refused_before_anything_is_written(tmp
         "n_kv_heads=14; qwen2.5 has 2": pair | {"mcqa_qwen2.5": circuit(QWEN | {"n_kv_heads": 14})},
         "no scores to rank": pair
         | {"ioi_gpt2": replace(good, scores=torch.full_like(good.kept, torch.nan, dtype=torch.float))},
+        "1 of its edges have no score and others a negative one": pair
+        | {"ioi_gpt2": replace(good, scores=good.scores.index_fill(0, torch.tensor(5), torch.nan))},
         "one model, qwen2.5": {"ioi_qwen2.5": other, "mcqa_qwen2.5": other},
         "one task, ioi": {"ioi_gpt2": good, "ioi_qwen2.5": other},
         "neurons": pair | {"ioi_gpt2": circuit(GPT2, neurons=((0, ((1,),)),))},

@@ -1,6 +1,7 @@
 """Small transcoders of every kind, and which file format can hold each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ def tied(transcoder: Transcoder) -> Transcoder:
     return transcoder.folded(transcoder.b_dec.detach())
 
 
-def signed() -> Transcoder:
-    base = made("topk:4")
-    spec = TranscoderSpec(**{**base.spec.__dict__, "activation": Activation("topk", 4, rectified=False)})
+def signed(k: int = 4) -> Transcoder:
+    base = made(f"topk:{k}")
+    spec = TranscoderSpec(**{**base.spec.__dict__, "activation": Activation("topk", k, rectified=False)})
     other = Transcoder(spec)
     other.load_state_dict(base.state_dict())
     return other
@@ -71,7 +72,7 @@ CASES: dict[str, tuple[str, str, Callable[[], list[Transcoder]]]] = {
         "t",
         lambda: [made("jumprelu", layer=layer, skip=True, reads="hook_normalized") for layer in range(3)],
     ),
-    "circuit-tracer topk": ("circuit-tracer", "t", lambda: [at_layer_0(signed())]),
+    "circuit-tracer topk": ("circuit-tracer", "t", lambda: layers(signed(), signed())),
     "circuit-tracer cross-layer": ("circuit-tracer", "t", lambda: cross_layer("relu")),
     "circuit-tracer cross-layer jumprelu": ("circuit-tracer", "t", lambda: cross_layer("jumprelu")),
     "gemma-scope": ("gemma-scope", "layer_3.npz", lambda: [made("jumprelu", reads="mlp_normalized")]),
@@ -89,10 +90,18 @@ CASES: dict[str, tuple[str, str, Callable[[], list[Transcoder]]]] = {
 
 
 def at_layer_0(transcoder: Transcoder) -> Transcoder:
-    spec = {**transcoder.spec.__dict__, "reads": Site("mlp_in", 0), "writes": (Site("mlp_out", 0),)}
-    other = Transcoder(TranscoderSpec(**spec))
-    other.load_state_dict(transcoder.state_dict())
-    return other
+    (moved,) = layers(transcoder)
+    return moved
+
+
+def layers(*transcoders: Transcoder) -> list[Transcoder]:
+    """The same, one a layer from 0 on."""
+    found = []
+    for layer, each in enumerate(transcoders):
+        reads, writes = replace(each.spec.reads, layer=layer), (replace(each.spec.writes[0], layer=layer),)
+        found.append(Transcoder(replace(each.spec, reads=reads, writes=writes)))
+        found[-1].load_state_dict(each.state_dict())
+    return found
 
 
 def same(a: Transcoder, b: Transcoder) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import struct
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from edgewise.models import Model
 from edgewise.runs import CHECKPOINT, RunOptions, random_keys
-from edgewise.transcoders import TokenRows, Transcoder, capture, describe, real_tokens
+from edgewise.transcoders import Activation, Site, TokenRows, Transcoder, capture, describe, real_tokens
 from edgewise.transcoders.dashboards import (
     DashboardConfig,
     FeatureSet,
@@ -180,6 +181,26 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
         assert differing(load_file(tmp_path / str(at) / CHECKPOINT), load_file(tmp_path / "whole" / CHECKPOINT)) == []
     with pytest.raises(Exception, match=r"other settings \(seed\)"):
         gather(model, transcoders, rows, config(seed=1), RunOptions(tmp_path / "whole", progress=False))
+
+
+def test_the_same_weights_at_another_site_and_another_text_are_other_runs(tmp_path: Path):
+    model, transcoders, rows = parts()
+    options, own = RunOptions(tmp_path, progress=False), TokenRows(rows.ids)
+    gather(model, transcoders[:1], own, config(), options)
+    assert "(text)" in refused(lambda: gather(model, transcoders[:1], TokenRows(rows.ids.flip(0)), config(), options))
+    longer = TokenRows(rows.ids.view(-1, 2 * CONTEXT))  # the same tokens, in other rows
+    assert "(text)" in refused(lambda: gather(model, transcoders[:1], longer, config(), options))
+    spec = transcoders[0].spec
+    for changed in (
+        replace(spec, reads=Site("resid_mid", 0)),
+        replace(spec, reads=Site("mlp_in", 0, centred=True)),
+        replace(spec, activation=Activation("topk", 2)),
+        replace(spec, exclude_special=True),
+    ):
+        other = Transcoder(changed)
+        other.load_state_dict(transcoders[0].state_dict())
+        assert "(transcoders)" in refused(lambda other=other: gather(model, [other], own, config(), options))
+    assert gather(model, transcoders[:1], TokenRows(rows.ids.clone()), config(), options).seen[0].on.any()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "neox-parallel"])

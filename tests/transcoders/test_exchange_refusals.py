@@ -10,7 +10,7 @@ from edgewise import InputError
 from edgewise.transcoders import Site
 from edgewise.transcoders.formats import FORMATS, read, save, write
 from edgewise.transcoders.formats._site_names import layer_of, site_of
-from tests.transcoders.files import CASES, cross_layer, made, weights
+from tests.transcoders.files import CASES, cross_layer, layers, made, signed, weights
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,11 @@ from tests.transcoders.files import CASES, cross_layer, made, weights
         (lambda: cross_layer("relu"), "saelens", "one at a time"),
         (lambda: cross_layer("relu")[0], "authors", "no cross-layer decoder"),
         (lambda: [made("relu", layer=2), made("relu", layer=4)], "circuit-tracer", "every layer from 0 on"),
+        (lambda: layers(made("relu"), made("relu", reads="resid_mid")), "circuit-tracer", "layer 1 hook_resid_mid"),
+        (lambda: layers(signed(4), signed(8)), "circuit-tracer", "topk:4, layer 1 .*topk:8"),
+        (lambda: layers(made("relu"), signed(4)), "circuit-tracer", "relu, layer 1 .*topk:4"),
+        (lambda: layers(made("relu"), made("jumprelu")), "circuit-tracer", "relu, layer 1 .*jumprelu"),
+        (lambda: [cross_layer("relu")[0], *cross_layer("jumprelu")[1:]], "circuit-tracer", "once for a whole set"),
         (lambda: made("relu"), "safetensors", "choose edgewise"),
         (list, "edgewise", "at least one"),
     ],

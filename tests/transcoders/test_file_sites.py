@@ -1,6 +1,8 @@
 """Which vector a file's features read and write: what the file says, or nothing; never a guess that may be wrong."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from edgewise import InputError
-from edgewise.transcoders import Site
+from edgewise.transcoders import Site, Transcoder
 from edgewise.transcoders.formats import read, write
-from tests.transcoders.files import D, F, N, as_authors, made, normalized, weights
+from tests.transcoders.files import D, F, N, as_authors, cross_layer, layers, made, normalized, weights
 from tests.transcoders.reference import draw
 
 
@@ -120,6 +122,44 @@ def test_a_site_given_in_place_of_the_file_s_is_written_again(tmp_path):
     write(read(tmp_path / "x", reads=reads, writes=writes), tmp_path / "y", "saelens")
     (again,) = read(tmp_path / "y")
     assert again.spec.reads == reads and again.spec.writes == (writes,)
+
+
+SETS: dict[str, tuple[Callable[[], list[Transcoder]], str]] = {
+    "circuit-tracer": (lambda: layers(made("relu"), made("relu"), made("relu")), "circuit-tracer"),
+    "circuit-tracer cross-layer": (lambda: cross_layer("relu"), "circuit-tracer"),
+    "gemma-scope-2 cross-layer": (lambda: cross_layer("jumprelu"), "gemma-scope-2"),
+    "sparsify": (lambda: layers(made(), made(), made()), "sparsify"),
+}
+
+
+@pytest.mark.parametrize("case", SETS)
+@pytest.mark.parametrize("named", [Site("hook_normalized", 0), Site("resid_mid", 7, centred=True)])
+def test_of_a_set_the_kind_of_a_named_site_counts_and_each_keeps_its_layer(tmp_path, case: str, named: Site):
+    make, name = SETS[case]
+    write(make(), tmp_path / "x", name)
+    writes = Site("mlp_out", 0, before_post_norm=True)
+    for written in (None, writes):
+        found = read(tmp_path / "x", reads=named, writes=written)
+        assert [each.spec.reads for each in found] == [replace(named, layer=layer) for layer in range(3)]
+        for before, after in zip(make(), found, strict=True):
+            assert [site.layer for site in after.spec.writes] == [site.layer for site in before.spec.writes]
+            assert all(site.before_post_norm for site in after.spec.writes) or written is None
+
+
+def test_of_a_set_of_ours_too(tmp_path):
+    write(layers(made("relu", reads="mlp_normalized"), made("relu", reads="mlp_normalized")), tmp_path / "x")
+    hook = Site("hook_normalized", 0)
+    assert [each.spec.reads for each in read(tmp_path / "x", reads=hook)] == [hook, replace(hook, layer=1)]
+    with pytest.raises(InputError, match="it reads layer 0 mlp_normalized and says so; layer 0 resid_mid was named"):
+        read(tmp_path / "x", reads=Site("resid_mid", 1))
+
+
+def test_one_of_several_that_does_not_say_its_layer_is_refused(tmp_path):
+    for name in ("one", "two"):
+        sparsify(tmp_path, name)
+    with pytest.raises(InputError, match="one: one of 2, and its name does not say of which layer"):
+        read(tmp_path, reads=Site("mlp_in", 3), writes=Site("mlp_out", 3))
+    assert read(tmp_path / "one", reads=Site("mlp_in", 3), writes=Site("mlp_out", 3))[0].spec.reads.layer == 3
 
 
 def test_a_file_of_ours_may_be_named_as_the_hook_that_its_site_is_in_its_model(tmp_path):

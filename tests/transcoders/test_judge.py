@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.runs import bootstrap
-from edgewise.transcoders import Site, capture, modules_of
+from edgewise.transcoders import Site, TokenRows, capture, modules_of
 from edgewise.transcoders._replacement import substituted
 from edgewise.transcoders.judging import evaluate_transcoders
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
@@ -147,6 +148,26 @@ def test_it_is_saved_as_json_with_its_conditions(judged, tmp_path):
     read = json.loads((tmp_path / "evaluation.json").read_text())
     assert read["conditions"]["text"]["seed"] == 0
     assert read["transcoders"][0]["replaced"]["loss"] == found.transcoders[0].replaced.loss
+
+
+@pytest.mark.parametrize(
+    ("provenance", "known"),
+    [
+        ({}, False),
+        ({"format": "sparsify", "config": {}}, False),
+        ({"method": {"text": {}}}, False),
+        ({"method": {"text": {"text": ["another"]}}}, True),
+        ({"method": {"text": {"text": ["another"]}, "tuned": {"text": {"text": ["random"]}}}}, False),
+    ],
+)
+def test_rows_count_as_held_out_only_where_the_training_text_is_known(provenance: dict[str, Any], known: bool):
+    model = tiny("gpt2")
+    transcoders = [for_model(model, 1), for_model(model, 0)]
+    transcoders[0].provenance = {"method": {"text": {"text": ["another"]}}}
+    transcoders[1].provenance = provenance
+    rows = TokenRows(ROWS.ids, {**ROWS.source, "sha256": ROWS.digest})
+    found = evaluate_transcoders(model, transcoders, rows, alone=False, together=False, ablations=False)
+    assert found.conditions["held_out"] is known
 
 
 def test_a_set_is_judged_by_itself():

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from edgewise.transcoders import read_tokens
+from edgewise.transcoders import TokenRows, read_tokens
 from edgewise.transcoders._text import held_out
 from tests.transcoders.toys import refused
 
@@ -79,6 +79,18 @@ def test_whether_rows_were_held_out_is_known_or_not(tmp_path, tokenizer):
     assert not held_out(shorter.split(0.1)[1].source, first.source)
     other = read_tokens(tmp_path / "2.txt", tokenizer, context=4)
     assert held_out(other.source, first.source)
+
+
+def test_what_has_no_name_is_not_known_to_have_been_held_out(tmp_path, tokenizer):
+    (tmp_path / "1.txt").write_text("a b c d " * 100)
+    rows = read_tokens(tmp_path / "1.txt", tokenizer, context=5)
+    own, other = TokenRows(rows.ids), TokenRows(rows.ids.flip(1))
+    assert not held_out(rows.source, {}) and not held_out(own.source, rows.source) and not held_out({}, {})
+    assert held_out(own.split(0.1)[1].source, own.split(0.1)[0].source)
+    assert not held_out(other.split(0.1)[1].source, own.split(0.1)[0].source)
+    first, _ = rows.split(0.2)
+    again, last = first.split(0.1)  # last is of what the first split trains on
+    assert not held_out(last.source, first.source) and held_out(last.source, again.source)
 
 
 def test_lines_of_json_may_hold_any_character(tmp_path, tokenizer):

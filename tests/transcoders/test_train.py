@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from edgewise.models import Model
 from edgewise.runs import CHECKPOINT, RunOptions
-from edgewise.transcoders import Site, TranscoderLoss, capture
+from edgewise.transcoders import Site, TokenRows, TranscoderLoss, capture
 from edgewise.transcoders.formats import load
 from edgewise.transcoders.training import TrainingConfig, train, write_cache
 from edgewise.transcoders.training._train import TranscoderLearner
@@ -246,6 +246,7 @@ def test_other_settings_or_another_model_are_refused(tmp_path):
     learn(tmp_path)
     assert "(learning_rate)" in refused(lambda: learn(tmp_path, learning_rate=1e-2))
     assert "(text)" in refused(lambda: learn(tmp_path, rows=text(seed=3)))
+    assert "(text)" in refused(lambda: learn(tmp_path, rows=TokenRows(text().ids.flip(0), text().source)))
     assert "(model)" in refused(lambda: learn(tmp_path, model=random_model("gpt2", torch.float32, seed=3)))
     file = tmp_path / CHECKPOINT
     file.write_bytes(file.read_bytes()[:-50])

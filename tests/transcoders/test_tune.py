@@ -11,7 +11,16 @@ from torch.nn import functional
 
 from edgewise.models import Model
 from edgewise.runs import CHECKPOINT, RunOptions
-from edgewise.transcoders import Replacement, Transcoder, evaluate_transcoders, load, written
+from edgewise.transcoders import (
+    Replacement,
+    Site,
+    TokenRows,
+    Transcoder,
+    capture,
+    evaluate_transcoders,
+    load,
+    written,
+)
 from edgewise.transcoders.training import TuningConfig, tune
 from edgewise.transcoders.training._refit import refit
 from edgewise.transcoders.training._tune import TuningLearner
@@ -43,11 +52,14 @@ def test_what_is_written_has_the_gradients_of_the_dense_form(activation: str):
     assert all(p.grad is None for p in t.parameters())
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
-def test_the_loss_is_the_replaced_models_kl_and_the_model_gets_no_gradient(name: str):
+def test_the_loss_is_the_replaced_models_kl_and_the_model_gets_no_gradient(name: str, centred: bool):
     model = random_model(name)  # whose parameters no other test has left gradients at
     transcoders = [random_transcoder(d_in=d, d_out=d, n_features=48, layer=i, skip=True, seed=i)
                    for i, d in enumerate([model.parts.d_model] * 2)]  # fmt: skip
+    for layer, each in enumerate(transcoders):
+        each.spec = replace(each.spec, reads=Site("resid_mid", layer, centred))
     ids = text(6).ids
     learner = TuningLearner(model, transcoders, text(6), SETTINGS)
     loss, found = learner.gradients(ids)
@@ -90,6 +102,37 @@ def test_a_fit_in_closed_form_brings_the_replaced_model_nearer(name: str):
     before = wrong()
     refit(model, transcoders, fitted.ids, exclude_special=True, bf16=False)
     assert wrong() < 0.8 * before
+
+
+def test_a_fit_in_closed_form_sees_centred_inputs_where_those_are_read():
+    """An encoder whose rows have no mean makes the same of both; without a skip connection the fits are then equal."""
+    model, ids, fitted = tiny("gpt2"), text(64).ids, list[Transcoder]()
+    width, reads, writes = model.parts.d_model, Site("resid_mid", 0, centred=True), Site("mlp_out", 0)
+    found = capture(model, [reads, writes], ids)
+    for centred in (True, False):
+        transcoder = random_transcoder("relu", d_in=width, d_out=width, n_features=48)
+        transcoder.spec = replace(transcoder.spec, reads=Site("resid_mid", 0, centred))
+        with torch.no_grad():
+            z = transcoder.encode(found[reads]).flatten(0, 1)
+            transcoder.W_dec.copy_(torch.linalg.lstsq(z, found[writes].flatten(0, 1)).solution)
+            if not centred:
+                transcoder.W_enc.sub_(transcoder.W_enc.mean(1, keepdim=True))
+        refit(model, [transcoder], ids, exclude_special=True, bf16=False)
+        fitted.append(transcoder)
+    assert fitted[0].W_dec.any()
+    torch.testing.assert_close(fitted[0].W_dec, fitted[1].W_dec)
+    torch.testing.assert_close(fitted[0].b_dec, fitted[1].b_dec)
+
+
+def test_another_text_and_the_same_weights_at_another_site_are_other_runs(tmp_path: Path):
+    model, options = tiny("gpt2", torch.float32), RunOptions(tmp_path, progress=False)
+    few = replace(SETTINGS, tokens=64 * 2)
+    tune(model, a_set(model), text(), few, options=options)
+    turned = TokenRows(text().ids.flip(0), text().source)
+    assert "(text)" in refused(lambda: tune(model, a_set(model), turned, few, options=options))
+    moved = a_set(model)
+    moved[0].spec = replace(moved[0].spec, reads=Site("resid_mid", 0))
+    assert "(transcoders)" in refused(lambda: tune(model, moved, text(), few, options=options))
 
 
 def test_a_cut_run_goes_on_to_the_same_bits_and_says_what_it_was(tmp_path: Path, monkeypatch):

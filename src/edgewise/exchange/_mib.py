@@ -77,8 +77,10 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
     scores = circuit.kept.float() if circuit.scores is None else circuit.scores.float()
     if not scores.isfinite().all():  # NaN and infinity are no JSON, and sort differently in every reader
         lowest = float(scores[scores.isfinite()].min()) if scores.isfinite().any() else 0.0
-        scores = torch.where(scores.isfinite(), scores, lowest - 1)
-        changed = [*changed, f"scores: those not finite became {lowest - 1:g}, below all others by signed score"]
+        # Where no score is negative, 0 is last by size too; where some are, no number is last both ways.
+        missing, order = (0.0, "the least by sign and by size") if lowest >= 0 else (lowest - 1, "the least by sign")
+        scores = torch.where(scores.isfinite(), scores, missing)
+        changed = [*changed, f"scores: those not finite became {missing:g}, {order}"]
     cfg = {"n_layers": spec.n_layers, "n_heads": spec.n_heads, "parallel_attn_mlp": spec.parallel, "d_model": d_model}
     used = torch.zeros(graph.n_writers, dtype=torch.bool)
     used[graph.edge_writer[circuit.actual].long()] = True

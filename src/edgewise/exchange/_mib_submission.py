@@ -59,8 +59,9 @@ def write_mib_submission(
 
     Raises:
         edgewise.InputError: a cell is unknown, its circuit is of another shape than that model, has no scores, or was
-            found under another ablation than the track's, interchange; fewer than two tasks or two models; the folder
-            has other cells or files in another format, which would be uploaded too. Nothing is written then.
+            found under another ablation than the track's, interchange; edges without a score stand beside negative
+            ones, so that no score is last both ways; fewer than two tasks or two models; the folder has other cells or
+            files in another format, which would be uploaded too. Nothing is written then.
     """
     out = Path(out)
     if suffix not in (".json", ".pt"):
@@ -88,23 +89,34 @@ def write_mib_submission(
 
 def _by_size_too(circuit: Circuit) -> tuple[Circuit, list[str]]:
     """The circuit with scores that order edges by size as by sign, where its method ranks by sign alone."""
-    known = methods().get(str(record_of(circuit.provenance, "method").get("name")))
-    if circuit.scores is None or known is None or "absolute" in known.signs:
+    method = _ranks_by_sign_alone(circuit)
+    if circuit.scores is None or method is None:
         return circuit, []
     if circuit.scores.isfinite().all() and not (circuit.scores < 0).any():
         return circuit, []
     ranks = circuit.scores.nan_to_num(nan=-torch.inf).argsort(stable=True).argsort() + 1
-    return replace(circuit, scores=ranks.float()), [
-        f"scores: {known.name}'s became their ranks, since CMD goes by size"
-    ]
+    return replace(circuit, scores=ranks.float()), [f"scores: {method}'s became their ranks, since CMD goes by size"]
+
+
+def _ranks_by_sign_alone(circuit: Circuit) -> str | None:
+    """The name of its method, if the size of its scores means nothing."""
+    known = methods().get(str(record_of(circuit.provenance, "method").get("name")))
+    return None if known is None or "absolute" in known.signs else known.name
 
 
 def _check(cell: str, circuit: Circuit) -> None:
     """Refuse what the track would, or would misjudge. Raises `InputError`."""
     if cell not in MIB_CELLS:
         raise InputError(f"{cell}: no cell of MIB's track; choose {', '.join(MIB_CELLS)}")
-    if circuit.scores is None or len(circuit.scores[circuit.scores.isfinite()].unique()) < 2:
+    finite = None if circuit.scores is None else circuit.scores[circuit.scores.isfinite()]
+    if finite is None or len(finite.unique()) < 2:
         raise InputError(f"{cell}: its circuit has no scores to rank edges by; give one that a method scored")
+    missing = len(circuit.kept) - len(finite)
+    if missing and bool((finite < 0).any()) and _ranks_by_sign_alone(circuit) is None:
+        raise InputError(
+            f"{cell}: {missing:,} of its edges have no score and others a negative one; the track ranks by sign and by "
+            "size, and no score is last both ways: score every edge, or give those without one a score, such as 0"
+        )
     if circuit.ablation_kind != "interchange":
         raise InputError(
             f"{cell}: found under {circuit.ablation_kind} ablation; the track judges under interchange, from its "

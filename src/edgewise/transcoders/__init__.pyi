@@ -8,6 +8,7 @@ from ._gradients import Outcome as Outcome
 from ._gradients import TranscoderLoss as TranscoderLoss
 from ._gradients import loss_and_gradients as loss_and_gradients
 from ._gradients import written as written
+from ._inputs import run_inputs as run_inputs
 from ._on_model import MlpModules as MlpModules
 from ._on_model import centre as centre
 from ._on_model import changed_forwards as changed_forwards

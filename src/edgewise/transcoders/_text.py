@@ -48,26 +48,30 @@ class TokenRows:
         last = max(1, round(len(self) * share))
         if last >= len(self):
             raise InputError(f"text: {len(self)} rows of {self.ids.shape[1]} tokens are too few to hold some out")
-        first = TokenRows(self.ids[:-last], self.source | {"rows": f"all but the last {last}"})
-        return first, TokenRows(self.ids[-last:], self.source | {"rows": f"the last {last}"})
+        # The digest of what is split, which may be rows of one's own or a part already: `held_out` knows both by it.
+        source = self.source | {"sha256": self.digest}
+        first = TokenRows(self.ids[:-last], source | {"rows": f"all but the last {last}"})
+        return first, TokenRows(self.ids[-last:], source | {"rows": f"the last {last}"})
 
     @property
     def digest(self) -> str:
         """SHA-256 of the tokens."""
-        return hashlib.sha256(self.ids.numpy().astype(np.int32).tobytes()).hexdigest()
+        return hashlib.sha256(self.ids.cpu().numpy().astype(np.int32).tobytes()).hexdigest()
 
 
 def held_out(judged: dict[str, Any], trained: dict[str, Any]) -> bool:
     """Whether rows are known to have been held out from a training, by the `source` of either: the same text, of which
-    they are among the last that the training left alone; or texts of other names.
+    they are among the last that the training left alone; or texts of other names. A source that says no text, as of a
+    transcoder without a record of its training, is not known to be another.
     """
-    if trained.get("sha256") == judged.get("sha256"):
+    if "sha256" in trained and trained["sha256"] == judged.get("sha256"):
         left, last = (
             each.get("rows", "").removeprefix(start)
             for each, start in ((trained, "all but the last "), (judged, "the last "))
         )
         return left.isdigit() and last.isdigit() and int(last) <= int(left)
-    return not set(trained.get("text", [])) & set(judged.get("text", []))
+    names = [set(each.get("text", [])) for each in (trained, judged)]
+    return all(names) and names[0].isdisjoint(names[1])
 
 
 def read_tokens(

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models import Model, weights_hash
+from edgewise.models import Model
 from edgewise.runs import (
     Count,
     Learner,
@@ -36,7 +36,16 @@ from edgewise.runs import (
     software,
     write_tensors,
 )
-from edgewise.transcoders import Codes, TokenRows, Transcoder, capture, check_length, check_transcoder, real_tokens
+from edgewise.transcoders import (
+    Codes,
+    TokenRows,
+    Transcoder,
+    capture,
+    check_length,
+    check_transcoder,
+    real_tokens,
+    run_inputs,
+)
 from edgewise.transcoders.analysis._connections import pullback
 from edgewise.transcoders.analysis._on_text import VirtualWeights
 from edgewise.transcoders.analysis._reader import Reader, reader
@@ -129,9 +138,7 @@ def virtual_weights(
         learner = _Pairs(model, sets, tokens, config, pairs, folder / "codes")
         settings = {
             "method": "virtual weights",
-            "model": model.identity,
-            "text": tokens.source,
-            "transcoders": {str(at): weights_hash(each) for at, each in sets.items()},
+            **run_inputs(model, tokens, list(sets.values())),
             "pairs": pairs,
             **asdict(config),
         }

@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.models import Model, weights_hash
+from edgewise.models import Model
 from edgewise.runs import Learner, RunOptions, RunReport, fastest_precision, run_steps
-from edgewise.transcoders import TokenRows, Transcoder, capture, check_length, check_transcoder, real_tokens
+from edgewise.transcoders import (
+    TokenRows,
+    Transcoder,
+    capture,
+    check_length,
+    check_transcoder,
+    real_tokens,
+    run_inputs,
+)
 from edgewise.transcoders.dashboards._config import DashboardConfig
 from edgewise.transcoders.dashboards._seen import Counts, Seen
 
@@ -52,9 +60,7 @@ def gather(
     learner = _Stream(model, transcoders, tokens, config)
     settings = {
         "method": "dashboards",
-        "model": model.identity,
-        "text": tokens.source,
-        "transcoders": [weights_hash(each) for each in transcoders],
+        **run_inputs(model, tokens, transcoders),
         **config.gathered(),
         "precision": learner.precision,
     }

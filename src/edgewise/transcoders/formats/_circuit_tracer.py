@@ -45,7 +45,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
         return [_read_layer(path, sites, {})]
     config = _config(path)
     if (path / _ENCODER.format(0)).is_file():
-        return _read_cross_layer(path, config)
+        return _read_cross_layer(path, config, sites)
     if "transcoders" in config:
         files = [_resolved(path, str(each)) for each in config["transcoders"]]
     else:
@@ -53,7 +53,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
         files = [path / f"layer_{layer}.safetensors" for layer in range(n)]
     if not files:
         raise InputError(f"{path}: holds neither layer_0.safetensors nor {_ENCODER.format(0)}")
-    return [_read_layer(file, _sites(config, layer, sites), config) for layer, file in enumerate(files)]
+    named = [_sites(config, layer, sites.in_set(layer, len(files))) for layer in range(len(files))]
+    return [_read_layer(file, each, config) for file, each in zip(files, named, strict=True)]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -111,26 +112,27 @@ def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
     return files.built(path, found, activation, reads, [writes], format="circuit-tracer", config=config)
 
 
-def _read_cross_layer(path: Path, config: dict[str, Any]) -> list[Transcoder]:
+def _read_cross_layer(path: Path, config: dict[str, Any], given: Sites) -> list[Transcoder]:
     n_layers = len(list(path.glob(_ENCODER.format("*"))))
-    return [_read_part(path, config, layer, n_layers) for layer in range(n_layers)]
+    hooks = {"feature_input_hook": "hook_resid_mid"} | config
+    sites = [_sites(hooks, layer, given.in_set(layer, n_layers)) for layer in range(n_layers)]
+    return [_read_part(path, config, layer, sites) for layer in range(n_layers)]
 
 
 def _names_in_set(layer: int) -> dict[str, str]:
     return {name: f"{name}_{layer}" for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 
 
-def _read_part(path: Path, config: dict[str, Any], layer: int, n_layers: int) -> Transcoder:
+def _read_part(path: Path, config: dict[str, Any], layer: int, sites: Sequence[Sites]) -> Transcoder:
     file = path / _ENCODER.format(layer)
     decoder_file = path / f"W_dec_{layer}.safetensors"
     tensors = files.tensors_of(file) | files.tensors_of(decoder_file)
     found = files.weights_in(tensors, file, _names_in_set(layer))
     decoder = found["W_dec"]  # (F, L − l, D)
-    if decoder.ndim != 3 or decoder.shape[1] != n_layers - layer:
-        raise InputError(f"{decoder_file}: {list(decoder.shape)}, wanted [F, {n_layers - layer}, D]")
+    if decoder.ndim != 3 or decoder.shape[1] != len(sites) - layer:
+        raise InputError(f"{decoder_file}: {list(decoder.shape)}, wanted [F, {len(sites) - layer}, D]")
     found["W_dec"] = decoder.flatten(1)
-    both = [_sites({"feature_input_hook": "hook_resid_mid"} | config, i, Sites()) for i in range(layer, n_layers)]
-    reads, writes = both[0].reads, [each.writes for each in both if each.writes is not None]
+    reads, writes = sites[layer].reads, [each.writes for each in sites[layer:] if each.writes is not None]
     assert reads is not None
     activation = _activation(config, {}, "threshold" in found)
     return files.built(file, found, activation, reads, writes, format="circuit-tracer", config=config)
@@ -148,6 +150,13 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         return
     if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):
         raise InputError("circuit-tracer: a set must have every layer from 0 on; write single layers to a .safetensors")
+    first = _kinds(ordered[0])
+    if other := next((each for each in ordered if _kinds(each) != first), None):
+        raise InputError(
+            f"circuit-tracer: {_CONFIG} says sites and activation once for a whole set, and layer 0 has "
+            f"{', '.join(first)}, layer {other.spec.reads.layer} {', '.join(_kinds(other))}; write another format, "
+            "such as edgewise"
+        )
     for layer, each in enumerate(ordered):
         if is_cross:
             if len(each.spec.writes) != len(ordered) - layer:
@@ -155,16 +164,23 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
             _write_part(path, layer, each)
         else:
             _write_layer(path / f"layer_{layer}.safetensors", each)
-    first = ordered[0].spec
     config: dict[str, Any] = {
         "model_name": ordered[0].provenance.get("model", {}).get("id", ""),
         "model_kind": "cross_layer_transcoder" if is_cross else "transcoder_set",
-        "feature_input_hook": hook_name(first.reads).split(".", 2)[2],
-        "feature_output_hook": hook_name(first.writes[0]).split(".", 2)[2],
+        "feature_input_hook": first[0],
+        "feature_output_hook": first[1],
     }
-    if first.activation.kind == "topk":
-        config |= {"activation": "topk", "k": first.activation.k}
+    activation = ordered[0].activation
+    if activation.kind == "topk":
+        config |= {"activation": "topk", "k": activation.k}
     write_atomically(path / _CONFIG, yaml.safe_dump(config))
+
+
+def _kinds(transcoder: Transcoder) -> tuple[str, ...]:
+    """The hooks that it reads and writes, and its activation as it is written: all that a set has in common."""
+    spec = transcoder.spec
+    reads, *writes = (hook_name(site).split(".", 2)[2] for site in (spec.reads, *spec.writes))
+    return reads, *dict.fromkeys(writes), "jumprelu" if spec.activation.thresholded else str(spec.activation)
 
 
 def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAMED) -> None:

@@ -1,7 +1,7 @@
 """What a file format is, and the sites that a user may name beside its files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgewise.transcoders import Site, Transcoder
@@ -15,6 +15,13 @@ class Sites:
     writes: Site | None = None
     exclude_special: bool | None = None
     """See `TranscoderSpec`."""
+
+    def in_set(self, layer: int, n_transcoders: int) -> "Sites":
+        """Those of one transcoder of several: of the kinds named, in its own layer. Of one alone as they are."""
+        if n_transcoders == 1:
+            return self
+        reads, writes = (site and replace(site, layer=layer) for site in (self.reads, self.writes))
+        return replace(self, reads=reads, writes=writes)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     files = sorted(path.glob("*.safetensors"), key=lambda file: (_layer(file), file.name))
     if not files or [_layer(file) for file in files] != list(range(len(files))):
         raise InputError(f"{path}: holds neither params.safetensors nor one file for each layer from 0 on")
-    return [_read_part(file, layer, len(files)) for layer, file in enumerate(files)]
+    return [_read_part(file, layer, len(files), sites) for layer, file in enumerate(files)]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -123,14 +123,15 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")
 
 
-def _read_part(path: Path, layer: int, n_layers: int) -> Transcoder:
+def _read_part(path: Path, layer: int, n_layers: int, sites: Sites) -> Transcoder:
     tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
     decoder = tensors["W_dec"]
     if decoder.ndim != 3 or decoder.shape[1] != n_layers:
         raise InputError(f"{path}: w_dec is {list(decoder.shape)}, wanted [F, {n_layers}, D] (is a layer missing?)")
     tensors["W_dec"] = decoder[:, layer:].flatten(1)
-    writes = tuple(Site("mlp_out", later) for later in range(layer, n_layers))
-    reads = Site("mlp_in", layer)
+    named = [sites.in_set(each, n_layers) for each in range(layer, n_layers)]
+    reads = named[0].reads or Site("mlp_in", layer)
+    writes = tuple(each.writes or Site("mlp_out", later) for later, each in enumerate(named, layer))
     return files.built(path, tensors, Activation("jumprelu"), reads, writes, format="gemma-scope-2")
 
 

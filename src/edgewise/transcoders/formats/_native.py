@@ -63,6 +63,8 @@ def _read(path: Path, sites: Sites) -> list[Transcoder]:
             ("reads", sites.reads, each.spec.reads),
             ("writes", sites.writes, each.spec.writes[0]),
         ):
+            if named is not None and len(found) > 1:  # of a set the kind alone is named
+                named = replace(named, layer=own.layer)
             if what == "reads" and named is not None and _is_hook_of(named, own):
                 each.spec = replace(each.spec, reads=named)
             elif named not in (None, own):

@@ -66,7 +66,8 @@ def read(
     Args:
         source: a file, a folder, or a hub id: `org/name`, with `/folder` and `@revision` if wanted (or `hf://…`).
         format: a key of `FORMATS`; found out if None.
-        reads: the site read, where the files do not say it or say it wrongly.
+        reads: the site read, where the files do not say it or say it wrongly. Of several transcoders its kind alone
+            counts: each keeps its own layer.
         writes: the site written, likewise.
         exclude_special: whether its features are off at special tokens and the first of each row (see
             `TranscoderSpec`); None for what the file says, and where it says nothing no. (circuit-tracer, whose files

@@ -61,7 +61,17 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     folders = _found_in(path)
     if not folders:
         raise InputError(f"{path}: holds no {_WEIGHTS}, nor does a folder in it")
-    return [_read(folder, sites) for folder in folders]
+    return [_read(folder, _named(folder, sites, len(folders))) for folder in folders]
+
+
+def _named(path: Path, given: Sites, n: int) -> Sites:
+    """The sites that the user names, for one of `n` directories. Raises `InputError` where its layer is not known."""
+    if n == 1 or (given.reads is None and given.writes is None):
+        return given
+    layer = layer_of(path.name)
+    if layer is None:
+        raise InputError(f"{path}: one of {n}, and its name does not say of which layer; read it by itself")
+    return given.in_set(layer, n)
 
 
 def _read(path: Path, sites: Sites) -> Transcoder:

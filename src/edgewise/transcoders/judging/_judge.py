@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import Interval, SavedAsJson, bootstrap
+from edgewise.runs import Interval, SavedAsJson, bootstrap, record_of
 from edgewise.transcoders import (
     Replacement,
     Site,
@@ -146,7 +146,6 @@ def evaluate_transcoders(
     changes = _changes(counts, means, exclude_special, alone, together)
     own, rows = _run(counts, tokens, changes, exclude_special, progress)
     losses = {name: _loss(values, own) for name, values in rows.items()}
-    texts = [each.provenance.get("method", {}).get("text", {"text": []}) for each in transcoders]
     return TranscoderEvaluation(
         _loss(torch.stack([own, torch.zeros_like(own)]), own),
         tuple(_judged(counts, i, losses.get(f"alone {i}")) for i in range(len(transcoders))),
@@ -157,7 +156,7 @@ def evaluate_transcoders(
         {
             "model": model.identity,
             "text": tokens.source,
-            "held_out": all(held_out(tokens.source, text) for text in texts),
+            "held_out": all(held_out(tokens.source, text) for each in transcoders for text in _texts(each)),
             "positions": "all but each row's first are predicted",
             "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",
             "interval": "of the loss added: 95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
@@ -167,6 +166,12 @@ def evaluate_transcoders(
             "histogram_bins": [str(edge) for edge in BINS],
         },
     )
+
+
+def _texts(transcoder: Transcoder) -> list[dict[str, Any]]:
+    """The sources of what it was trained on, and tuned on; an empty one where it has no record of its training."""
+    method = record_of(transcoder.provenance, "method")
+    return [method.get("text", {}), *([method["tuned"].get("text", {})] if "tuned" in method else [])]
 
 
 def _judged(counts: Counts, i: int, replaced: Loss | None) -> Judged:

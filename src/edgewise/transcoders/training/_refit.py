@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise.models import Model
-from edgewise.transcoders import Site, Substitute, Transcoder, capture, input_at, real_tokens, substituted
+from edgewise.transcoders import Site, Substitute, Transcoder, capture, centre, input_at, real_tokens, substituted
 from edgewise.transcoders.training._start import common_factor, ridge, token_weights
 
 
@@ -64,11 +64,12 @@ def _fitting(
     model: Model, transcoder: Transcoder, after: Float[Tensor, "B S D"], keep: Bool[Tensor, "B S"], *, last: bool
 ) -> Substitute:
     """A transcoder that is fitted as soon as its inputs are there, and then writes; the last ends the run."""
-    layer, kind = model.parts.layers[transcoder.spec.reads.layer], transcoder.spec.reads.kind
+    reads = transcoder.spec.reads
+    layer = model.parts.layers[reads.layer]
 
     def substitute(residual: Tensor | None, given: Tensor, mlp: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.autocast(given.device.type, enabled=False):
-            x = input_at(layer, kind, residual, given).to(transcoder.W_enc.dtype)  # (B, S, D)
+            x = centre(input_at(layer, reads.kind, residual, given), reads).to(transcoder.W_enc.dtype)  # (B, S, D)
             y = transcoder(x)
             if residual is not None:  # without a norm there is no saying what the stream is
                 # First how long the features are, then what is linear.

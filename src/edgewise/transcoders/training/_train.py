@@ -12,7 +12,16 @@ from edgewise import runs
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import ONE_PROCESS, Learner, NotFiniteError, Ranks, RunOptions
-from edgewise.transcoders import Outcome, Site, TokenRows, Transcoder, check_transcoder, loss_and_gradients, real_tokens
+from edgewise.transcoders import (
+    Outcome,
+    Site,
+    TokenRows,
+    Transcoder,
+    check_transcoder,
+    loss_and_gradients,
+    real_tokens,
+    run_inputs,
+)
 from edgewise.transcoders.formats import save
 from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
 from edgewise.transcoders.training._cache import CachedActivations
@@ -72,8 +81,7 @@ def train(
         learner = TranscoderLearner(model, tokens, config, cache, ranks)
         settings = {
             "method": "transcoders",
-            "model": model.identity,
-            "text": tokens.source,
+            **run_inputs(model, tokens),
             "cache": None if cache is None else {key: cache.header[key] for key in ("dtype", "low")},
             **asdict(config),
         }

@@ -4,7 +4,6 @@ Transcoders trained one by one see only inputs of the untouched model. Replaced 
 before it got wrong, and none is told which of its mistakes matter. Here they are.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -23,9 +22,11 @@ from edgewise.transcoders import (
     Substitute,
     TokenRows,
     Transcoder,
+    centre,
     check_length,
     check_transcoder,
     input_at,
+    run_inputs,
     substituted,
     written,
 )
@@ -116,11 +117,9 @@ def tune(
     learner = TuningLearner(model, transcoders, tokens, config)
     settings = {
         "method": "tuning",
-        "model": model.identity,
-        "text": tokens.source,
+        **run_inputs(model, tokens, transcoders),
         **asdict(config),
         "precision": learner.precision,
-        "weights": [_digest(each) for each in transcoders],
     }
     report = runs.run_steps(learner, config.steps, settings, options, "tuning")
     for each in transcoders:
@@ -195,10 +194,11 @@ class TuningLearner(Learner):
         return loss.detach(), torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
     def _substitute(self, transcoder: Transcoder) -> Substitute:
-        layer, kind = self.model.parts.layers[transcoder.spec.reads.layer], transcoder.spec.reads.kind
+        reads = transcoder.spec.reads
+        layer = self.model.parts.layers[reads.layer]
 
         def substitute(residual: Tensor | None, given: Tensor, mlp: Callable[[Tensor], Tensor]) -> Tensor:
-            x = input_at(layer, kind, residual, given)
+            x = centre(input_at(layer, reads.kind, residual, given), reads)
             y = written(transcoder, x.flatten(0, -2).to(transcoder.W_enc.dtype), bf16=self.precision == "bfloat16")
             return y.view(given.shape).to(given.dtype)
 
@@ -234,14 +234,6 @@ class TuningLearner(Learner):
         runs.restore_optimizer(self.optimizer, tensors)
         for parameter, state in self.optimizer.state.items():
             state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
-
-
-def _digest(transcoder: Transcoder) -> str:
-    """Of the weights."""
-    found = hashlib.sha256()
-    for x in transcoder.state_dict().values():
-        found.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
 
 
 def _check(model: Model, transcoders: Sequence[Transcoder]) -> None:
