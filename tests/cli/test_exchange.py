@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
+from edgewise.discovery import uniform_scores
 from edgewise.graph import Ablation, Graph, GraphSpec
 from tests.cli.commands import Cli
 
@@ -58,6 +59,23 @@ def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow
     assert "is of a model of" in cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
     assert "--task" in cli.refused("import", tmp_path / "c.json", "--model", model, "--task", "no")
     assert "--ablation" in cli.refused("import", tmp_path / "c.json", "--model", model, "--ablation", "none")
+
+
+# --------------------------------------------------------------------------------------------------------------- push
+
+
+def test_a_card_has_numbers_of_this_circuit_alone(cli: Cli, found: Path, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    given = []
+    monkeypatch.setattr("edgewise.exchange.push", lambda *_, evaluation, **others: given.append(evaluation))
+    path, circuit = tmp_path / "circuit.safetensors", Circuit.load(found)
+    circuit.save(path)
+    assert cli("evaluate", path, "--baselines", "none").status == 0
+    assert "no numbers" not in cli("push", path, "me/ioi").out and given[0]["n"]
+    drawn = (uniform_scores(circuit.graph, seed).top_actual(circuit.n_actual) for seed in range(50))
+    sizes = circuit.n_edges, circuit.n_actual
+    other = next(each for each in drawn if (each.n_edges, each.n_actual) == sizes)
+    other.save(path)
+    assert "no numbers" in cli("push", path, "me/ioi").out and given[1] is None
 
 
 # ------------------------------------------------------------------------------------------------------------ compare

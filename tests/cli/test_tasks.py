@@ -53,6 +53,18 @@ def test_score_says_what_chance_is_and_writes_a_page(cli: Cli, model: Path, pair
     assert row["n"] == 6 and set(row["metrics"]) == {"accuracy", "choice", "logit_diff", "prob_diff", "log_prob"}
 
 
+@pytest.mark.parametrize("record", [{"clean": "a cat"}, {"clean": "a", "corrupted": "on", "answer": " mat"}], ids=str)
+def test_score_refuses_a_file_before_it_scores_others(
+    cli: Cli, model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, str]
+):
+    """One that cannot be read, and one without pairs in the split."""
+    monkeypatch.setattr("edgewise.evaluation.score", lambda *_, **others: pytest.fail("a task was scored"))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps(record | {"split": "train"}) + "\n")
+    page = tmp_path / "tasks.md"
+    assert "bad" in cli.refused("tasks", "score", pairs, bad, "--model", model, "--out", page)
+
+
 def test_check_explains_every_refusal(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     good = cli("tasks", "check", pairs, "--model", model)
     assert good.status == 0 and "10 of 10 pairs can be used" in good.out

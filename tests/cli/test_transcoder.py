@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def test_sweep_draws_loss_against_active_features(cli: Cli, model: Path, text: P
     assert (tmp_path / "sweep-layer1.png").read_bytes().startswith(PNG)
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert len(found["jobs"]) == 4 and found["config"]["tokens_seen"] == 128
+
+
+def test_a_sweep_without_matplotlib_has_no_pictures(
+    cli: Cli, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = cli("transcoder", "sweep", "--model", model, "--text", text, *SMALL, "--layers", 1, "--activation", "topk:1",
+              "--out", tmp_path)  # fmt: skip
+    assert ran.status == 0 and "held-out loss" in ran.out and "note: no pictures: drawing needs matplotlib" in ran.err
+    assert (tmp_path / "sweep.json").is_file() and not list(tmp_path.glob("*.png"))
 
 
 def test_a_preset_keeps_what_is_not_asked_for(model: Path):

@@ -177,6 +177,17 @@ def test_it_says_under_which_conditions():
     assert said["eap"]["selection"] in ("signed", "absolute") and said["task"]["name"] == "toy"
 
 
+def test_it_is_known_of_which_circuit_it_is():
+    engine = toy_engine()
+    circuit = _circuit(engine)
+    found = evaluate(engine, circuit, random_task(), baselines=())
+    other = replace(circuit, kept=circuit.kept.roll(1))
+    same_size = replace(found, actual_edges=other.n_actual)
+    assert found.is_of(circuit) and not same_size.is_of(other)
+    assert replace(same_size, conditions={}).is_of(other), "files of earlier versions go by their sizes"
+    assert not replace(found, total_edges=3).is_of(circuit)
+
+
 # ------------------------------------------------------------------------------ what the numbers hang on, or not
 
 

@@ -1,6 +1,7 @@
 """Faithfulness against size: the numbers are those of each circuit judged alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,17 @@ def test_what_cannot_be_judged_is_refused():
     zero = eap(toy_engine(ablation=Ablation("zero")), task).at(0.5)
     mixed = {"eap": [circuit], "zero": [zero]}
     assert "zero 0 was found under zero ablation" in refused(lambda: size_curve(engine.model, mixed, task))
+
+
+def test_it_is_known_of_which_scores_it_is():
+    engine, task = toy_engine(), random_task()
+    scores, other = eap(engine, task), uniform_scores(engine.graph, 0)
+    found = size_curve(engine, {"eap": [scores.at(s, actual=True) for s in SIZES]}, task)
+    assert found.is_of(scores.at(0.5)) and not found.is_of(other.at(0.5))
+    assert not found.is_of(scores.at(0.5, absolute=True)), "whose circuits of other sizes are others"
+    assert not found.is_of(replace(scores.at(0.5), scores=None))
+    both = size_curve(engine, {"eap": [scores.at(0.5)], "random": [other.at(0.5)]}, task)
+    assert both.is_of(scores.at(0.9)) and both.is_of(other.at(0.9))
+    before = replace(found, conditions={"split": "test"})
+    assert before.is_of(other.at(0.5)), "files of earlier versions go by the number of edges"
+    assert not replace(before, total_edges=3).is_of(scores.at(0.5))

@@ -9,7 +9,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.graph import GraphSpec
-from edgewise.report import draw
+from edgewise.report import check_path, draw
 from edgewise.report._caption import conditions, heading
 from edgewise.report._strokes import strokes
 
@@ -207,6 +207,12 @@ def test_missing_matplotlib_is_said_plainly(small, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"pip install edgewise\[plot\]"):
         draw(small, tmp_path / "circuit.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_missing_matplotlib_is_said_before_there_is_anything_to_draw(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"pip install edgewise\[plot\]"):
+        check_path("circuit.png")
 
 
 def test_a_failure_leaves_the_old_file(small, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from edgewise import InputError
 from edgewise.discovery import eap, exact_patching
 from edgewise.evaluation import WorstExample
 from edgewise.viewer import Evidence, Viewed, gather, looks
+from edgewise.viewer._circuits import pack_circuits
+from edgewise.viewer._pack import Packer
 from tests.discovery.toys import random_task, toy_engine
 from tests.viewer.conftest import measured
 
@@ -87,6 +89,26 @@ def test_it_is_saved_and_read_again(found: tuple[Any, Any, Any, Evidence], tmp_p
     (tmp_path / "wrong.json").write_text("{}")
     with pytest.raises(InputError, match="not what `edgewise view --evidence` wrote"):
         Evidence.load(tmp_path / "wrong.json")
+
+
+def test_it_is_known_of_which_circuit_it_is(found: tuple[Any, Any, Any, Evidence]):
+    _, _, circuit, evidence = found
+    other = replace(circuit, kept=circuit.kept.roll(1))
+    same_size = replace(evidence, actual_edges=other.n_actual)
+    assert evidence.is_of(circuit) and not same_size.is_of(other)
+    assert replace(same_size, kept="").is_of(other), "files of earlier versions go by their sizes"
+
+
+@pytest.mark.parametrize(("split", "name"), [("test", ""), ("train", "the train split")])
+def test_examples_of_another_split_are_not_shown_as_those_that_were_predicted(
+    found: tuple[Any, Any, Any, Evidence], split: str, name: str
+):
+    """The page looks predictions up by number, for an evaluation without a name."""
+    _, _, circuit, evidence = found
+    judged = replace(measured(circuit), conditions={"split": split})
+    for known in (evidence, None):
+        packed = pack_circuits([Viewed(circuit, "toy", {"": judged}, evidence=known)], Packer())["circuits"][0]
+        assert [each["name"] for each in packed["evaluations"]] == [name]
 
 
 def test_the_page_says_both(found: tuple[Any, Any, Any, Evidence], open_page: Callable[..., Any]):

@@ -60,6 +60,21 @@ def test_measurements_of_another_circuit_are_left_out_and_named(folder: Path):
     assert list(found.evaluations) == [""] and "evaluation-other.json" in found.notes[0]
 
 
+def test_the_circuits_own_numbers_come_first(folder: Path):
+    """The size panel shows the first."""
+    measured(run("ioi").circuit).save(folder / "evaluation-other.json")
+    assert list(read(folder).evaluations) == ["", "other"]
+
+
+def test_what_was_measured_without_the_circuit_is_read(folder: Path):
+    judged = measured(run("ioi").circuit)
+    replace(judged, removed=judged.metrics).save(folder / "evaluation.json")
+    assert read(folder).evaluations[""].removed == judged.metrics
+    (folder / "evaluation.json").write_text(judged.to_json().replace('"removed": {}', '"removed": {"kl": 1}'))
+    with pytest.raises(InputError, match="evaluation.json: not what `edgewise evaluate` wrote"):
+        read(folder)
+
+
 def test_a_page_is_written_beside_the_run_or_where_it_is_asked_for(folder: Path, tmp_path: Path):
     assert ew.view(folder, show=False) == folder / "circuit.html"
     assert ew.view(folder, folder, show=False) == folder / "circuits.html"

@@ -99,6 +99,7 @@ def demo(out: _options.Out = Path("runs/demo")) -> None:
     """Find, judge and draw the indirect-object circuit of SmolLM2-135M at 98 % sparsity, then the curve over sizes
     and a page that says why its strongest edges are there. The seed decides everything.
     """
+    edgewise.report.check_path(out / "curve.png")  # before the minutes of work, not after them
     with kept_models():
         find(out=out, preset="quick", test=DEMO_TEST, dtype="auto")
         evaluate(out / "circuit.safetensors")

@@ -86,7 +86,12 @@ def swept(result: ew.transcoders.Sweep, layers: tuple[int, ...], out: Path) -> N
         rows.append((name, f"{each.active:.1f}", f"{each.explained:.4f}", *_cells(each.replaced)))
     title = f"held-out loss; the model's own is {result.original.loss:.4f} nats"
     table(title, ("trained", "active", "explained", *_LOSSES), rows)
-    draw_sweep(result, layers, out)
+    try:
+        ew.report.check_path(out / "sweep.png")
+    except ew.InputError as error:
+        line(f"note: no pictures: {error}", errors=True)
+    else:
+        draw_sweep(result, layers, out)
 
 
 def draw_sweep(result: ew.transcoders.Sweep, layers: tuple[int, ...], out: Path) -> None:

@@ -66,14 +66,17 @@ def score(
     if out is not None:
         ew.runs.check_writable(out.parent)
     loaded = load(model, device)
+    variants = [(name, variant) for name in names for variant in _VARIANTS.get(name, ({},))]
+    # All are made before any is scored, so that a wrong file is refused before the work.
+    made = [_made(name, loaded.tokenizer, split, n, seed, **variant) for name, variant in variants]
+    for task in made:
+        task.batch(split, (0,))  # refuses an empty split
     rows = []
-    for name in names:
-        for variant in _VARIANTS.get(name, ({},)):
-            task = _made(name, loaded.tokenizer, split, n, seed, **variant)
-            ability = ew.evaluation.score(loaded, task, split=split, batch_size=batch_size)
-            row = {"task": task.name, "options": variant, **asdict(ability), "complaint": ability.complaint}
-            _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
-            rows.append(row)
+    for task, (_, variant) in zip(made, variants, strict=True):
+        ability = ew.evaluation.score(loaded, task, split=split, batch_size=batch_size)
+        row = {"task": task.name, "options": variant, **asdict(ability), "complaint": ability.complaint}
+        _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
+        rows.append(row)
     if out is not None:
         ew.runs.write_atomically(out, _markdown(rows, loaded.identity, split, seed))
 

@@ -12,9 +12,10 @@ from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import engine_of, load, load_for, task_of
 from edgewise.cli._print import line
-from edgewise.runs import record_of
+from edgewise.runs import check_writable, record_of
 
 if TYPE_CHECKING:
+    from edgewise.attribution import AttributionGraph
     from edgewise.viewer import GraphArrays
 
 CIRCUIT, EVIDENCE, REASONS = "circuit.safetensors", "evidence.json", "reasons.safetensors"
@@ -61,10 +62,12 @@ def view(
     from edgewise.viewer import is_graph
     from edgewise.viewer import view as write
 
+    seen = [*runs, *([_difference(runs)] if difference else [])]
+    if evidence:
+        _check(runs, out, dashboards, labels)
     for run in runs if evidence else ():
         if run.suffix != ".json":
             (_explain if is_graph(run) else _gather)(run, evidence, model, transcoders, device)
-    seen = [*runs, *([_difference(runs)] if difference else [])]
     line(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards, labels=labels)}")
 
 
@@ -82,14 +85,41 @@ def _difference(runs: list[Path]) -> GraphArrays:
     return difference_arrays(differ(graphs[0], graphs[1]), f"{first} − {second}", (first, second))
 
 
-def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:
-    """Write the reasons of a graph's most influential edges beside it; graphs of several prompts have none."""
-    from edgewise.attribution import AttributionGraph, edge_reasons
+def _check(runs: list[Path], out: Path | None, dashboards: Path | None, labels: Path | None) -> None:
+    """Refuse before edges are examined, which takes long, what could not be shown after it."""
+    from edgewise.viewer import check_page, is_graph, read, read_dashboards, read_foreign, read_labels
+
+    if out is not None:
+        check_writable(check_page(out).parent)
+    if dashboards is not None:
+        read_dashboards(dashboards)
+    if labels is not None:
+        read_labels(labels)
+    for run in runs:
+        if run.suffix == ".json":
+            read_foreign(run)
+        elif is_graph(run):
+            _graph(run)
+        else:
+            read(run)
+
+
+def _graph(run: Path) -> AttributionGraph:
+    """A graph whose edges have heads; those of several prompts have none. Raises `InputError`."""
+    from edgewise.attribution import AttributionGraph
     from edgewise.viewer import load_graph
 
     graph = load_graph(run)
     if not isinstance(graph, AttributionGraph):
         raise InputError(f"{run}: a graph of several prompts, whose edges have no heads; give one of its prompts'")
+    return graph
+
+
+def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:
+    """Write the reasons of a graph's most influential edges beside it."""
+    from edgewise.attribution import edge_reasons
+
+    graph = _graph(run)
     loaded = load(model or str(record_of(graph.provenance, "model").get("id", "")), device)
     features = _features.as_recorded(_features.read(transcoders), graph.provenance.get("transcoders"))
     whole = graph.attach(loaded, features or None)
@@ -99,7 +129,9 @@ def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.
 
 
 def _gather(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:
-    """Write a run's evidence beside its circuit; predictions are those of the examples that it is worst at."""
+    """Write a run's evidence beside its circuit; predictions are those of the test examples that it is worst at, where
+    they are known.
+    """
     from edgewise.viewer import gather, read
 
     path = run / CIRCUIT if run.is_dir() else run
@@ -109,7 +141,8 @@ def _gather(run: Path, n_edges: int, model: str | None, transcoders: _features.S
     loaded = load_for(circuit, model, device)
     engine = engine_of(path, circuit, loaded, transcoders=features)
     task = task_of(circuit, loaded.tokenizer)
-    worst = None if judged is None else [each.number for each in judged.worst if each.number < len(task.test)]
+    known = judged.worst if judged is not None and judged.conditions.get("split", "test") == "test" else ()
+    worst = [each.number for each in known if each.number < len(task.test)]
     with _show.working("patching edges one by one"):
-        found = gather(engine, circuit, task, n_edges, examples=worst)
+        found = gather(engine, circuit, task, n_edges, examples=worst or None)
     found.save(path.parent / EVIDENCE)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit, empty_circuit
+from edgewise.circuit import Circuit, empty_circuit, ranked
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap, check_record, read_record
+from edgewise.runs import SavedAsJson, bootstrap, check_record, read_record, tensor_hash
 from edgewise.tasks import Task
 
 
@@ -41,7 +41,15 @@ class SizeCurve(SavedAsJson):
     n: int
     """Examples judged."""
     conditions: dict[str, Any] = field(default_factory=dict)
-    """Split, task, ablation, graph and model."""
+    """Split, task, ablation, graph and model; `scores`, the hashes of what the circuits were chosen by."""
+
+    def is_of(self, circuit: Circuit) -> bool:
+        """Whether a circuit's scores are among those that the sizes were chosen by; of what earlier versions wrote,
+        whether its graph has as many edges.
+        """
+        known = self.conditions.get("scores")
+        same = not isinstance(known, list) or not known or _scores_hash(circuit) in known
+        return same and self.total_edges == circuit.graph.n_edges
 
     @staticmethod
     def load(path: str | Path) -> "SizeCurve":
@@ -102,5 +110,13 @@ def size_curve(
         for number, each in enumerate(found)
     ]
     under = conditions(engine, split) | {"task": dict(task.provenance) | {"name": task.name}, "edges": "actual"}
+    under["scores"] = sorted({_scores_hash(each) for each in named.values()} - {""})
     full, none = float(values["full"][metric].mean()), float(values[""][metric].mean())
     return SizeCurve(metric, tuple(points), full, none, engine.graph.n_edges, len(task.split(split)), under)
+
+
+def _scores_hash(circuit: Circuit) -> str:
+    """Of what its edges are ranked by, which decides its other sizes; empty where it has no scores."""
+    if circuit.scores is None:
+        return ""
+    return tensor_hash(ranked(circuit.scores, absolute=circuit.selection == "absolute"))

@@ -13,7 +13,7 @@ from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap, record_of, software
+from edgewise.runs import SavedAsJson, bootstrap, record_of, software, tensor_hash
 from edgewise.tasks import Metric, Task
 
 EAP_PAIRS = 64
@@ -73,11 +73,17 @@ class Evaluation(SavedAsJson):
     """Examples judged."""
     metrics: dict[str, Measured]
     conditions: dict[str, Any] = field(default_factory=dict)
-    """Split, ablation, graph, positions, model, baselines and seeds."""
+    """Split, ablation, graph, positions, model, baselines and seeds; `kept`, the hash of the circuit's edges."""
     worst: tuple[WorstExample, ...] = ()
     """The examples on which the circuit is farthest from the model, the farthest first."""
     removed: dict[str, Measured] = field(default_factory=dict)
     """The same metrics of the model without the circuit's actual edges, where that was asked for: necessity."""
+
+    def is_of(self, circuit: Circuit) -> bool:
+        """Whether a circuit is the one that was judged; of what earlier versions wrote, whether its sizes are."""
+        sizes = circuit.n_actual, circuit.graph.n_edges
+        same = self.conditions.get("kept") in (None, tensor_hash(circuit.kept))
+        return same and sizes == (self.actual_edges, self.total_edges)
 
     def __str__(self) -> str:
         """The sizes and one line per metric; `to_json` has everything."""
@@ -154,6 +160,7 @@ def evaluate(
     ends = {who: values[who] for who in ("full", "empty")}
     removed = {} if without is None else _all_measured(shown, ends | {"circuit": without})
     under |= conditions(engine, split) | {
+        "kept": tensor_hash(circuit.kept),
         "task": dict(task.provenance) | {"name": task.name},
         "positions": "the task's targets",
         "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},

@@ -6,6 +6,7 @@ as they are.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
+_MISSING = "drawing needs matplotlib, which is not installed: pip install edgewise[plot]"
+
 
 @contextmanager
 def canvas(path: str | Path, page: tuple[float, float, float, float], dpi: int) -> Iterator["Axes"]:
@@ -43,7 +46,7 @@ def canvas(path: str | Path, page: tuple[float, float, float, float], dpi: int) 
         import matplotlib.style
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("drawing needs matplotlib, which is not installed: pip install edgewise[plot]") from error
+        raise InputError(_MISSING) from error
     with matplotlib.style.context(["default", {"svg.hashsalt": "edgewise", "text.usetex": False}]):
         left, right, bottom, top = page
         figure = Figure(figsize=(right - left, top - bottom), facecolor="white")
@@ -58,11 +61,15 @@ def canvas(path: str | Path, page: tuple[float, float, float, float], dpi: int) 
 
 
 def check_path(path: str | Path) -> Path:
-    """`path` as a `Path`, once its suffix is one that can be drawn. Raises `InputError` otherwise."""
+    """`path` as a `Path`, once its suffix is one that can be drawn and matplotlib is there, which is not imported.
+    Raises `InputError` otherwise.
+    """
     path = Path(path)
     if path.suffix.lower() not in _METADATA:
         given = f"a {path.suffix} file" if path.suffix else "a name without a suffix"
         raise InputError(f"{path}: cannot draw to {given}; choose .png, .svg or .pdf")
+    if find_spec("matplotlib") is None:
+        raise InputError(_MISSING)
     return path
 
 

@@ -18,5 +18,6 @@ from ._page import page as page
 from ._read import Viewed as Viewed
 from ._read import read as read
 from ._several import difference_arrays as difference_arrays
+from ._view import check_page as check_page
 from ._view import view as view
 from ._write_sets import write_dashboards as write_dashboards

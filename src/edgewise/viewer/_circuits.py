@@ -117,7 +117,9 @@ def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:
         "signed": signed,
         "score": "" if circuit.scores is None else _score(circuit),
         "about": _about(circuit.provenance, circuit.ablation_kind),
-        "evaluations": [_evaluation(name, each) for name, each in run.evaluations.items()],
+        "evaluations": [
+            _evaluation(_evaluation_name(name, each, run.evidence), each) for name, each in run.evaluations.items()
+        ],
         "curve": None if run.curve is None else _curve(run.curve),
         "evidence": None if run.evidence is None else _evidence(run.evidence),
         "notes": list(run.notes),
@@ -142,6 +144,14 @@ def _score(circuit: Circuit) -> str:
     metric = own or record_of(circuit.provenance, "task").get("metric", "the task's metric")
     how = "what" if exact else f"an estimate, by {name}, of what"
     return f"{how} keeping the edge adds to {metric}, in its unit: above 0 the edge raises it. {order}"
+
+
+def _evaluation_name(name: str, result: Evaluation, evidence: Evidence | None) -> str:
+    """What an evaluation is called. The page takes the worst examples of one without a name for those that evidence has
+    predictions of, by number; of another split than the evidence's, it is named after its split.
+    """
+    split = result.conditions.get("split", "test")
+    return name or ("" if split == (evidence.split if evidence else "test") else f"the {split} split")
 
 
 def _evaluation(name: str, result: Evaluation) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
-from edgewise.runs import SavedAsJson, check_record, read_record
+from edgewise.runs import SavedAsJson, check_record, read_record, tensor_hash
 from edgewise.tasks import Task
 from edgewise.viewer._looks import Look, looks
 
@@ -45,7 +45,7 @@ class Evidence(SavedAsJson):
     """Exact effects of a circuit's edges, and its predictions."""
 
     actual_edges: int
-    """Of the circuit, by which it is known again."""
+    """Of the circuit."""
     total_edges: int
     metric: str
     """What the effects are of."""
@@ -63,6 +63,13 @@ class Evidence(SavedAsJson):
     """The pairs' clean prompts, by token."""
     looks: tuple[Look | None, ...] = ()
     """Of each edge into a head: where the head looks on the pair on which the edge does most."""
+    kept: str = ""
+    """The hash of the circuit's edges; empty in files of earlier versions."""
+
+    def is_of(self, circuit: Circuit) -> bool:
+        """Whether a circuit is the one that was examined; of what earlier versions wrote, whether its sizes are."""
+        sizes = circuit.n_actual, circuit.graph.n_edges
+        return self.kept in ("", tensor_hash(circuit.kept)) and sizes == (self.actual_edges, self.total_edges)
 
     @staticmethod
     def load(path: str | Path) -> "Evidence":
@@ -134,6 +141,7 @@ def gather(
         tuple(tuple(row) for row in found.float().tolist()),
         tuple(_texts(engine, task.split(split)[number].clean) for number in range(n_pairs)),
         tuple(looks(engine, task, split, strongest, found.abs().argmax(1).tolist())),
+        tensor_hash(circuit.kept),
     )
 
 

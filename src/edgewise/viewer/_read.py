@@ -42,20 +42,20 @@ def read(path: str | Path) -> Viewed:
         raise InputError(f"{path}: no {CIRCUIT} there; give the folder that `edgewise find` wrote to")
     circuit, folder, notes = Circuit.load(file), file.parent, list[str]()
     evaluations = {}
-    for each in sorted(folder.glob("evaluation*.json")):
+    # By stem, so that the circuit's own is first: among whole names `evaluation-…` comes before `evaluation.json`.
+    for each in sorted(folder.glob("evaluation*.json"), key=lambda file: file.stem):
         result, name = read_evaluation(each), each.stem.removeprefix("evaluation").removeprefix("-")
-        if result.actual_edges == circuit.n_actual and result.total_edges == circuit.graph.n_edges:
+        if result.is_of(circuit):
             evaluations[name] = result
         else:
-            notes.append(f"{each.name} is of a circuit of {result.actual_edges:,} edges, so it is not shown.")
+            notes.append(f"{each.name} is of another circuit, of {result.actual_edges:,} edges, so it is not shown.")
     curve = SizeCurve.load(folder / CURVE) if (folder / CURVE).is_file() else None
-    if curve is not None and curve.total_edges != circuit.graph.n_edges:
-        notes.append(f"{CURVE} is of a graph of {curve.total_edges:,} edges, so it is not shown.")
+    if curve is not None and not curve.is_of(circuit):
+        notes.append(f"{CURVE} is of other scores, of {curve.total_edges:,} edges, so it is not shown.")
         curve = None
     evidence = Evidence.load(folder / EVIDENCE) if (folder / EVIDENCE).is_file() else None
-    sizes = circuit.n_actual, circuit.graph.n_edges
-    if evidence is not None and (evidence.actual_edges, evidence.total_edges) != sizes:
-        notes.append(f"{EVIDENCE} is of a circuit of {evidence.actual_edges:,} edges, so it is not shown.")
+    if evidence is not None and not evidence.is_of(circuit):
+        notes.append(f"{EVIDENCE} is of another circuit, of {evidence.actual_edges:,} edges, so it is not shown.")
         evidence = None
     label = file.resolve().parent.name if file.name == CIRCUIT else file.stem
     return Viewed(circuit, label, evaluations, curve, evidence, tuple(notes))
@@ -65,9 +65,11 @@ def read_evaluation(path: str | Path) -> Evaluation:
     """What `edgewise evaluate` wrote. Raises `InputError` for another file."""
     try:
         row = read_record(path)
-        metrics = {name: Measured(**each) for name, each in row["metrics"].items()}
+        metrics, removed = (
+            {name: Measured(**each) for name, each in rows.items()} for rows in (row["metrics"], row.get("removed", {}))
+        )
         worst = tuple(WorstExample(**each) for each in row.get("worst", ()))
-        found = Evaluation(**row | {"metrics": metrics, "worst": worst})
+        found = Evaluation(**row | {"metrics": metrics, "worst": worst, "removed": removed})
         check_record(found)
         return found
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
