@@ -131,6 +131,12 @@ def test_the_measured_value_stands_beside_the_size(open_page: Open):
     assert said(tab).startswith(f"{one.circuit.n_actual} of")
 
 
+def test_another_tasks_value_is_not_taken_for_the_circuits(open_page: Open):
+    one = run("ioi")
+    tab = open_page(replace(one, curve=None, evaluations={"other": one.evaluations[""]}))
+    assert "Nothing was measured of this circuit" in tab.locator(".size .fact").inner_text()
+
+
 def test_a_component_lists_its_edges_in_and_out_sorted(open_page: Open):
     one = run("ioi", absolute=True, share=0.5)
     circuit, graph = one.circuit, one.circuit.graph

@@ -46,6 +46,8 @@ export interface WorstExample {
 
 export interface EvaluationHeader {
   name: string;
+  /** Of the circuit's own task and model. */
+  own: boolean;
   actual: number;
   n: number;
   split: string | null;

@@ -186,6 +186,7 @@ def check_page(write: Path | None) -> None:
         return
     if write.suffix != ".md":
         raise ew.InputError(f"--write {write}: give a .md file")
+    ew.report.check_path(write.with_suffix(".png"))
     ew.runs.check_writable(write.parent)
 
 

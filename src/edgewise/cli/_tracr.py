@@ -116,6 +116,8 @@ def compare(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare a circuit with the true one."""
+    if picture is not None:
+        ew.report.check_path(picture)
     found, true = load_circuit(circuit), tracr.Truth.load(truth)
     if found.ablation_kind != true.ablation:
         raise ew.InputError(f"{circuit}: found under {found.ablation_kind} ablation, the truth is of {true.ablation}")

@@ -118,7 +118,8 @@ def _pack_circuit(run: Viewed, prefix: str, packer: Packer) -> dict[str, Any]:
         "score": "" if circuit.scores is None else _score(circuit),
         "about": _about(circuit.provenance, circuit.ablation_kind),
         "evaluations": [
-            _evaluation(_evaluation_name(name, each, run.evidence), each) for name, each in run.evaluations.items()
+            {"name": _evaluation_name(name, each, run.evidence), "own": not name} | _evaluation(each)
+            for name, each in run.evaluations.items()
         ],
         "curve": None if run.curve is None else _curve(run.curve),
         "evidence": None if run.evidence is None else _evidence(run.evidence),
@@ -154,10 +155,9 @@ def _evaluation_name(name: str, result: Evaluation, evidence: Evidence | None) -
     return name or ("" if split == (evidence.split if evidence else "test") else f"the {split} split")
 
 
-def _evaluation(name: str, result: Evaluation) -> dict[str, Any]:
+def _evaluation(result: Evaluation) -> dict[str, Any]:
     conditions = result.conditions
     return {
-        "name": name,
         "actual": result.actual_edges,
         "n": result.n,
         "split": conditions.get("split"),

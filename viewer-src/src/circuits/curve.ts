@@ -20,7 +20,7 @@ const BOX = { left: 44, right: 12, top: 10, bottom: 30 };
 /** What was measured: the curve, or the one size that was judged. */
 export function measurement(header: CircuitHeader): Measurement | null {
   if (header.curve) return header.curve;
-  const judged = header.evaluations[0];
+  const judged = header.evaluations.find((each) => each.own);
   if (!judged) return null;
   const name = Object.hasOwn(judged.metrics, "kl") ? "kl" : Object.keys(judged.metrics)[0];
   const row = name === undefined ? undefined : judged.metrics[name];
