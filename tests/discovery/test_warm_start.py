@@ -11,7 +11,7 @@ from edgewise.discovery import EdgePruningConfig, Scores, edge_pruning, learn_ra
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
-from tests.discovery.toys import RANKING, Killed, quiet, random_task, refused, stop, toy_engine
+from tests.discovery.toys import RANKING, Killed, quiet, random_task, refused, scores_of, stop, toy_engine
 
 SHORT: dict[str, Any] = {"steps": 8, "batch_size": 5, "lr_warmup": 2, "sparsity_warmup": 5, "sparsity": 0.8}
 WARM = EdgePruningConfig(**SHORT, warm_start=6.0)
@@ -66,4 +66,9 @@ def test_where_the_metric_has_no_gradient_another_is_explained(name: str):
     few = {"steps": 2, "batch_size": 4} if record.learns else {}
     few |= {"warm_start": 1.0} if name == "edge-pruning" else {}
     options = quiet() if record.resumes else None
-    run_method(record, toy_engine(), task, record.configure(few), options=options)
+    found = run_method(record, toy_engine(), task, record.configure(few), options=options)
+    assert found.provenance["task"]["metric"] == "accuracy"
+    values = scores_of(found) if isinstance(found, Circuit) else found.values
+    assert bool(values.isfinite().all()) and len(values.unique()) > 10
+    if not record.learns:
+        assert found.provenance["method"]["config"]["explains"] == task.explained

@@ -6,16 +6,24 @@ import pytest
 from edgewise.runs import _statistics, bootstrap
 
 
-def test_resamples_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch):
-    values = np.random.default_rng(0).normal(size=30)
-    whole = bootstrap(values, resamples=100)
-    monkeypatch.setattr(_statistics, "_HELD", 7 * 30)  # blocks of seven, and a rest
-    assert bootstrap(values, resamples=100) == pytest.approx(whole, rel=1e-12)
+@pytest.mark.parametrize("held", [0, 1 << 27])
+def test_resamples_in_blocks_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch, held: int):
+    values, _ = np.random.default_rng(0).normal(size=30), _statistics._held.cache_clear()
+    at_once = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=100) @ values / 30
+    monkeypatch.setattr(_statistics, "_HELD", held)
+    monkeypatch.setattr(_statistics, "_BLOCK", 7 * 30)  # blocks of seven, and a rest
+    assert [len(block) for block in _statistics._drawn(30, 100, 0)] == [7] * 14 + [2]
+    assert _statistics.resampled_means(values, resamples=100) == pytest.approx(at_once, rel=1e-12)
+    found = bootstrap(values, resamples=100)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(at_once, [0.025, 0.975])), rel=1e-12)
 
 
-def test_no_more_is_held_at_a_time_than_said(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_kept_is_drawn_once(monkeypatch: pytest.MonkeyPatch):
     drawn, draw = list[int](), _statistics._drawn
-    monkeypatch.setattr(_statistics, "_drawn", lambda random, n, size: drawn.append(n * size) or draw(random, n, size))
-    monkeypatch.setattr(_statistics, "_HELD", 1000)
-    bootstrap(np.arange(400.0), resamples=5)
-    assert drawn == [800, 800, 400]
+    monkeypatch.setattr(_statistics, "_drawn", lambda n, *more: drawn.append(n) or draw(n, *more))
+    for n in (41, 41, 43, 43):
+        bootstrap(np.arange(float(n)), resamples=10)
+    assert drawn == [41, 43]
+    monkeypatch.setattr(_statistics, "_HELD", 0)
+    bootstrap(np.arange(41.0), resamples=10)
+    assert drawn == [41, 43, 41]

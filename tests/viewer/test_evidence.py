@@ -96,7 +96,7 @@ def test_it_is_known_of_which_circuit_it_is(found: tuple[Any, Any, Any, Evidence
     other = replace(circuit, kept=circuit.kept.roll(1))
     same_size = replace(evidence, actual_edges=other.n_actual)
     assert evidence.is_of(circuit) and not same_size.is_of(other)
-    assert replace(same_size, kept="").is_of(other), "files of earlier versions go by their sizes"
+    assert replace(same_size, circuit="").is_of(other), "files of earlier versions go by their sizes"
 
 
 @pytest.mark.parametrize(("split", "name"), [("test", ""), ("train", "the train split")])

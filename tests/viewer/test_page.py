@@ -61,7 +61,6 @@ def test_measurements_of_another_circuit_are_left_out_and_named(folder: Path):
 
 
 def test_the_circuits_own_numbers_come_first(folder: Path):
-    """The size panel shows the first."""
     measured(run("ioi").circuit).save(folder / "evaluation-other.json")
     assert list(read(folder).evaluations) == ["", "other"]
 

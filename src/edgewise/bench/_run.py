@@ -130,7 +130,8 @@ def one_process(
             for cell in pending:
                 if cell.task.name != at_work:
                     at_work = cell.task.name
-                    prepared[at_work][0].prepare(())  # forget the last task's pairs
+                    for engine, _ in prepared.values():
+                        engine.prepare(())  # forget the last task's pairs
                 ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, earlier)
                 if ended:
                     give_back_memory()

@@ -59,15 +59,16 @@ def _judge_of(paths: list[Path], circuits: list[ew.Circuit], model: ew.Model) ->
     """The model, or an engine with the constants that lie beside all circuits alike. Raises `InputError`."""
     if any(each.ablation_kind in ("interchange", "zero", "mixed") for each in circuits):
         return model
-    engines = [engine_of(path, circuit, model) for path, circuit in zip(paths, circuits, strict=True)]
-    constants = [() if engine.constants is None else engine.constants.tensors() for engine in engines]
-    for path, own in zip(paths, constants, strict=True):
-        if len(own) != len(constants[0]) or not all(a.equal(b) for a, b in zip(own, constants[0], strict=True)):
+    engine = engine_of(paths[0], circuits[0], model)
+    for path, circuit in zip(paths[1:], circuits[1:], strict=True):
+        both = [one.constants for one in (engine, engine_of(path, circuit, model))]
+        mine, other = (() if each is None else each.tensors() for each in both)
+        if len(mine) != len(other) or not all(a.equal(b) for a, b in zip(mine, other, strict=True)):
             raise ew.InputError(
                 f"{path}: its constants are not those of {paths[0]}, so the two cannot be judged alike; give circuits "
                 "that were found with the same"
             )
-    return engines[0]
+    return engine
 
 
 def _told_apart(tasks: list[ew.tasks.Task]) -> list[ew.tasks.Task]:

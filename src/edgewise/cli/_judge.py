@@ -95,8 +95,8 @@ def curve(
     offload: options.Offload = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge circuits of several sizes, all from one run's scores, and draw KL(full ‖ circuit) against edges. Under
-    torchrun, on all its processes.
+    """Judge circuits of several sizes, all from one run's scores, and draw their distance from the model (KL; of
+    numbers l2) against edges. Under torchrun, on all its processes.
     """
     sizes = _common.parse_sparsities(sparsities)
     ew.report.check_path(out)

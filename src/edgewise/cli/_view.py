@@ -73,7 +73,7 @@ def view(
 
 def _difference(runs: list[Path]) -> GraphArrays:
     """What differs between two graphs."""
-    from edgewise.attribution import Difference
+    from edgewise.attribution import Difference, MergedGraph
     from edgewise.attribution import difference as differ
     from edgewise.viewer import difference_arrays, is_graph, load_graph, title_of
 
@@ -82,7 +82,9 @@ def _difference(runs: list[Path]) -> GraphArrays:
     if len(runs) != 2 or len(graphs) != 2:
         raise InputError("--difference: give two attribution graphs of edgewise, or two merged ones")
     first, second = (title_of(run) for run in runs)
-    return difference_arrays(differ(graphs[0], graphs[1]), f"{first} − {second}", (first, second))
+    # As they were merged, whatever changed since: transcoders that were tuned have the same features.
+    by = graphs[0].by if isinstance(graphs[0], MergedGraph) else None
+    return difference_arrays(differ(graphs[0], graphs[1], by=by), f"{first} − {second}", (first, second))
 
 
 def _check(runs: list[Path], out: Path | None, dashboards: Path | None, labels: Path | None) -> None:

@@ -82,9 +82,9 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
     def begin(self) -> None:
         """Start from attribution's ranks."""
         if self.config.warm_examples:
-            few = replace(self.task, train=self.task.train[: self.config.warm_examples])
+            few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=self.task.explained)
             with torch.enable_grad():
-                start = self._attribution(few.explainable(at_full_model=True))
+                start = self._attribution(few)
             self.scores.copy_(normal_scores(start))
 
     def _attribution(self, task: Task) -> Float[Tensor, " W"]:

@@ -1,10 +1,11 @@
 """Running a method of the catalogue by its record."""
 
+from dataclasses import replace
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery._configs import MethodConfig
+from edgewise.discovery._configs import AttributionConfig, MethodConfig
 from edgewise.discovery._methods import Method
 from edgewise.discovery._scores import Scores
 from edgewise.engine import Engine
@@ -40,8 +41,9 @@ def run_method(
         raise InputError(f"{method.name}: it starts from scores; give some")
     if start is not None and method.start == "no":
         raise InputError(f"{method.name}: it takes no scores to start from; leave them out")
-    if method.gradient_at is not None and getattr(config, "explains", None) is None:
-        task = task.explainable(at_full_model=method.gradient_at == "full")
+    if method.gradient_at is not None and isinstance(config, AttributionConfig) and config.explains is None:
+        explained = task.explainable(at_full_model=method.gradient_at == "full")
+        config = config if explained is task else replace(config, explains=explained.metric)
     given: dict[str, Any] = {"options": options} if method.resumes else {}
     if start is not None:
         given["start"] = start

@@ -73,7 +73,7 @@ class Evaluation(SavedAsJson):
     """Examples judged."""
     metrics: dict[str, Measured]
     conditions: dict[str, Any] = field(default_factory=dict)
-    """Split, ablation, graph, positions, model, baselines and seeds; `kept`, the hash of the circuit's edges."""
+    """Split, ablation, graph, positions, model, baselines and seeds; `circuit`, the hash of its actual edges."""
     worst: tuple[WorstExample, ...] = ()
     """The examples on which the circuit is farthest from the model, the farthest first."""
     removed: dict[str, Measured] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Evaluation(SavedAsJson):
     def is_of(self, circuit: Circuit) -> bool:
         """Whether a circuit is the one that was judged; of what earlier versions wrote, whether its sizes are."""
         sizes = circuit.n_actual, circuit.graph.n_edges
-        same = self.conditions.get("kept") in (None, tensor_hash(circuit.kept))
+        same = self.conditions.get("circuit") in (None, tensor_hash(circuit.actual))
         return same and sizes == (self.actual_edges, self.total_edges)
 
     def __str__(self) -> str:
@@ -160,7 +160,7 @@ def evaluate(
     ends = {who: values[who] for who in ("full", "empty")}
     removed = {} if without is None else _all_measured(shown, ends | {"circuit": without})
     under |= conditions(engine, split) | {
-        "kept": tensor_hash(circuit.kept),
+        "circuit": tensor_hash(circuit.actual),
         "task": dict(task.provenance) | {"name": task.name},
         "positions": "the task's targets",
         "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},

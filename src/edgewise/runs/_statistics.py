@@ -1,5 +1,6 @@
 """Intervals: how much a mean would change with other examples."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 INTERVAL = "95 % percentile bootstrap over examples, 10,000 resamples, seed 0"
 """What `bootstrap` gives if nothing else is asked of it, for a result's conditions."""
 
-_HELD = 1 << 24
-"""How many numbers of resamples are held at a time: 134 MB."""
+_HELD, _BLOCK = 1 << 27, 1 << 22
+"""How many counts are kept, of a byte each, and how many are drawn and multiplied at a time."""
 
 
 class Interval(NamedTuple):
@@ -42,18 +43,19 @@ def resampled_means(values: NDArray[np.floating], *, resamples: int = 10_000, se
         `[resamples]` or `[resamples, k]`; the order of the resamples depends on n and the seed alone.
     """
     n = len(values)
-    if n * resamples <= _HELD:
-        return _counts(n, resamples, seed) @ values / n
-    random, rows = np.random.default_rng(seed), max(1, _HELD // n)  # in blocks, which draw on where the last one ended
-    sizes = (min(rows, resamples - done) for done in range(0, resamples, rows))
-    return np.concatenate([_drawn(random, n, size) @ values for size in sizes]) / n
+    blocks = _held(n, resamples, seed) if n * resamples <= _HELD else _drawn(n, resamples, seed)
+    return np.concatenate([block @ values for block in blocks]) / n
 
 
 @lru_cache(maxsize=2)  # a table has thousands of means over the same number of examples
-def _counts(n: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    return _drawn(np.random.default_rng(seed), n, resamples)
+def _held(n: int, resamples: int, seed: int) -> list[NDArray[np.uint8]]:
+    return list(_drawn(n, resamples, seed))
 
 
-def _drawn(random: np.random.Generator, n: int, resamples: int) -> NDArray[np.int64]:
-    """How often each example is in each resample: exact, and far less memory than gathering n values each time."""
-    return random.multinomial(n, np.full(n, 1 / n), size=resamples)
+def _drawn(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each example is in each resample: exact, and far less memory than gathering n values each time. In
+    blocks, each of which draws on where the last one ended; no count comes near 255.
+    """
+    random, rows = np.random.default_rng(seed), max(1, _BLOCK // n)
+    for done in range(0, resamples, rows):
+        yield random.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - done)).astype(np.uint8)

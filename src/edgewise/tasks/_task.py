@@ -84,6 +84,8 @@ class Task:
     def allows(self, metric: str) -> bool:
         """Whether the pairs have what a metric needs. Raises `InputError` where there is no such metric."""
         needs = metric_function(metric).needs
+        if metric in (self.metrics or ()):
+            return True
         if needs == "outputs" or self._numeric:
             return needs == "outputs" and "l2" in (self.metrics or ())
         return needs != "wrong answers" or self.contrastive

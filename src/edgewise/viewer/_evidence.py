@@ -63,13 +63,13 @@ class Evidence(SavedAsJson):
     """The pairs' clean prompts, by token."""
     looks: tuple[Look | None, ...] = ()
     """Of each edge into a head: where the head looks on the pair on which the edge does most."""
-    kept: str = ""
-    """The hash of the circuit's edges; empty in files of earlier versions."""
+    circuit: str = ""
+    """The hash of its actual edges; empty in files of earlier versions."""
 
     def is_of(self, circuit: Circuit) -> bool:
         """Whether a circuit is the one that was examined; of what earlier versions wrote, whether its sizes are."""
         sizes = circuit.n_actual, circuit.graph.n_edges
-        return self.kept in ("", tensor_hash(circuit.kept)) and sizes == (self.actual_edges, self.total_edges)
+        return self.circuit in ("", tensor_hash(circuit.actual)) and sizes == (self.actual_edges, self.total_edges)
 
     @staticmethod
     def load(path: str | Path) -> "Evidence":
@@ -141,7 +141,7 @@ def gather(
         tuple(tuple(row) for row in found.float().tolist()),
         tuple(_texts(engine, task.split(split)[number].clean) for number in range(n_pairs)),
         tuple(looks(engine, task, split, strongest, found.abs().argmax(1).tolist())),
-        tensor_hash(circuit.kept),
+        tensor_hash(circuit.actual),
     )
 
 

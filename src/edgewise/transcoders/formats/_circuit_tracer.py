@@ -177,10 +177,11 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 
 
 def _kinds(transcoder: Transcoder) -> tuple[str, ...]:
-    """The hooks that it reads and writes, and its activation as it is written: all that a set has in common."""
+    """The hooks that it reads and writes, and k of top-k: all that a set says once. Thresholds tell JumpReLU."""
     spec = transcoder.spec
     reads, *writes = (hook_name(site).split(".", 2)[2] for site in (spec.reads, *spec.writes))
-    return reads, *dict.fromkeys(writes), "jumprelu" if spec.activation.thresholded else str(spec.activation)
+    activation = str(spec.activation) if spec.activation.kind == "topk" else "no top-k"
+    return reads, *dict.fromkeys(writes), activation
 
 
 def _require(transcoder: Transcoder, is_cross: bool, reads: Sequence[str] = NAMED) -> None:
