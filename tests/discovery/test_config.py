@@ -52,6 +52,10 @@ def test_impossible_settings_are_refused():
     _refused("steps 0; give at least 1", steps=0)
     _refused("batch_size 0; give at least 1", batch_size=0)
     _refused("dual='exact' works on edges alone", nodes=True)
+    _refused("node_sparsity .* wants nodes=True", node_sparsity=0.5)
+    _refused("weight_decay -0.1, clip None", weight_decay=-0.1)
+    _refused("weight_decay 0.0, clip -1", clip=-1.0)
+    _refused("sparsity_warmup -1", sparsity_warmup=-1)
 
 
 @pytest.mark.unchecked

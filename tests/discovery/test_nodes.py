@@ -15,6 +15,7 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.discovery._scores import edges_of_nodes
 from edgewise.engine import Ablation, Engine, Stream
+from edgewise.graph import Graph, GraphSpec
 from edgewise.tasks import Task, metric_function
 from tests.discovery.hook_scores import FAMILIES, node_scores, patched_softmax_scores
 from tests.discovery.hooks import LAYOUTS, reader_gradients, write_differences
@@ -280,3 +281,12 @@ def test_node_methods_count_their_passes():
     assert atp_star(toy_engine(), task, graddrop=False).provenance["cost"]["backwards_per_example"] == 1
     cost = node_ig(toy_engine(), task, points=4).provenance["cost"]
     assert (cost["forwards_per_example"], cost["backwards_per_example"]) == (6, 4)
+
+
+def test_a_cross_layer_feature_s_reader_has_its_best_place():
+    graph = Graph(GraphSpec(2, 1, 1, features=((0, (0,)), (1, ())), cross_layer=((0, (1,)),)))
+    own, later = (graph.writer_names.index(name) for name in ("m0.f0", "m0.f0>1"))
+    writers = torch.full((graph.n_writers,), 0.2)
+    writers[0], writers[own], writers[later] = 0.9, 0.1, 1.0
+    circuit = Scores(graph, edges_of_nodes(graph, writers)).top(2)
+    assert circuit.n_actual == 2  # the place and its feature's input: what the two best components are

@@ -134,6 +134,24 @@ def test_what_optimal_ablation_refuses(tmp_path: Path):
     assert "constants of an ablation" in refused(lambda: load_constants(model, tmp_path / "none.safetensors"))
 
 
+def test_the_same_call_twice_is_the_same_run_although_the_constants_moved(tmp_path: Path):
+    engine, task = learned_engine(tiny("gpt2", torch.float32), random_task(8)), random_task(8)
+    runs = [learn_ranking(engine, task, options=quiet(tmp_path), steps=3, batch_size=4) for _ in range(2)]
+    assert torch.equal(runs[0].values, runs[1].values)
+
+
+def test_patience_is_refused_with_learned_constants():
+    engine = learned_engine(tiny("gpt2", torch.float32), random_task(4))
+    assert "learned constants are the last" in refused(lambda: learn_ranking(engine, random_task(4), patience=1))
+
+
+def test_constants_of_a_half_precision_model_are_learned_in_single(monkeypatch: pytest.MonkeyPatch):
+    model = tiny("gpt2", torch.float16)
+    engine = learned_engine(model, random_task(4))
+    assert engine.constants is not None
+    assert {x.dtype for x in engine.constants.tensors()} == {torch.float32}
+
+
 # ---------------------------------------------------------------------------------------------------------------- nodes
 
 

@@ -380,3 +380,10 @@ def test_a_run_that_is_over_prepares_nothing(tmp_path: Path, monkeypatch: pytest
 def test_patience_without_validation_pairs_is_refused():
     task = replace(random_task(), validation=[])
     assert "validation split is empty" in refused(lambda: learn_ranking(toy_engine(), task, VALIDATED))
+
+
+def test_a_budget_of_all_edges_has_a_finite_gradient():
+    leaf = torch.randn(400, requires_grad=True)
+    mask = soft_top(leaf, 400.0, 0.05)
+    (gradient,) = torch.autograd.grad(mask.sum(), leaf)
+    assert bool(mask.isfinite().all() and gradient.isfinite().all()) and float(mask.detach().min()) > 0.999

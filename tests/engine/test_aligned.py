@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from edgewise._errors import InputError
+from edgewise.discovery import exact_effects
 from edgewise.engine import Ablation, Engine
-from edgewise.tasks import Pair, Target
+from edgewise.tasks import Pair, Target, Task, metric_function, reduce
 from edgewise.tasks._pairs import collate
 
-from ..tiny import ONE_OF_EACH, tiny
+from ..tiny import ONE_OF_EACH, random_model, tiny
 
 # Two clean tokens for one corrupted one, one for two, and equally many.
 PAIRS = [
@@ -59,6 +60,47 @@ def test_fast_path_is_the_reference(name):
         results.append((logits.detach(), gradient))
     for fast, reference in zip(*results, strict=True):
         torch.testing.assert_close(fast, reference, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+@torch.no_grad()
+def test_hard_circuits_are_the_references(name):
+    """Between prompts of unequal length a head that nothing clean reaches may still change."""
+    model = tiny(name)
+    fast, reference = Engine(model), Engine(model, path="reference")
+    draw = torch.Generator().manual_seed(0)
+    for share in (0.02, 0.1, 0.3):
+        mask = (torch.rand(fast.graph.n_edges, generator=draw) < share).double()
+        torch.testing.assert_close(fast.run(BATCH, mask), reference.run(BATCH, mask), rtol=0, atol=1e-9)
+    for reader in fast.graph.blocks[-1].edges.start, fast.graph.n_edges - 1:
+        alone = torch.zeros(fast.graph.n_edges, dtype=torch.float64)
+        alone[reader] = 1
+        torch.testing.assert_close(fast.run(BATCH, alone), reference.run(BATCH, alone), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "olmo2"])
+def test_what_a_search_leaves_changes_the_loss_as_it_says(name):
+    """The search runs candidates by formulas of its own; the engine's reference runs what it kept."""
+    engine, reference = Engine(tiny(name)), Engine(tiny(name), path="reference")
+    task = Task("aligned", PAIRS, PAIRS, PAIRS, metric="log_prob")
+    chosen = torch.arange(0, engine.graph.n_edges, 7).tolist()
+    found = exact_effects(engine, task, chosen, pairs=3)
+    with torch.no_grad():
+        full = metric_function("log_prob")(reference.full(BATCH), BATCH)
+    for edge, effect in zip(chosen, found, strict=True):
+        without = torch.ones(engine.graph.n_edges, dtype=torch.float64)
+        without[edge] = 0
+        with torch.no_grad():
+            change = full - metric_function("log_prob")(reference.run(BATCH, without), BATCH)
+        torch.testing.assert_close(effect.double(), reduce(change, BATCH), rtol=0, atol=1e-7)
+
+
+def test_a_corrupted_prompt_longer_than_the_model_is_refused():
+    model = random_model("gpt2", torch.float32)
+    long = (1, 2) * (model.parts.n_positions // 2 + 1)
+    pair = Pair((1, 2, 3), long, (Target(2, (4,)),), "", "", align=(0, 1, 2))
+    with pytest.raises(InputError, match="the model has"):
+        Engine(model).run(collate([pair], [0]), torch.ones(Engine(model).graph.n_edges))
 
 
 @torch.no_grad()

@@ -382,6 +382,8 @@ def test_mlp_and_its_backward(kind: str, gated: bool, biased: bool, post: str | 
         assert_close(written, plain(x))
         found = folded.back(gradient, run)
         assert_close(block.centre(found) if kind == "layer" else found, expected)
+    none = x[:0]  # of a process that has no token of a batch
+    assert folded.back(none, folded.write(none)[1]).shape == none.shape
 
 
 def test_relevance_shares_a_gated_product_out():

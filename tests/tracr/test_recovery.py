@@ -17,9 +17,11 @@ from edgewise.tracr import (
     Agreement,
     Truth,
     _search,
+    _truth,
     agreeing_size,
     compare,
     eliminate,
+    find_truth,
     idle_edges,
     live_edges,
     rank_program,
@@ -65,6 +67,9 @@ def test_comparison_counts_actual_edges():
     assert not found.exact and found.auroc is None
     assert found.missing == ("embed -> m0",) and found.extra == ("embed -> logits",)
     assert found.precision == found.recall == 0.8
+    signed = torch.where(truth.edges, -2.0, 1.0)  # negative effects of what matters
+    for selection, area in (("absolute", 1.0), ("signed", 0.0)):
+        assert compare(ew.Circuit(graph, truth.edges, signed, selection=selection), truth).auroc == area
     nothing = compare(ew.Circuit(graph, torch.zeros_like(other)), truth)
     assert (nothing.precision, nothing.recall) == (1, 0)
     split = engine.model.graph("split")
@@ -190,3 +195,14 @@ def test_a_recovery_is_drawn_the_same_each_time(tmp_path: Path):
         assert colour in text
     with pytest.raises(InputError, match="the circuit's graph has 23 edges"):
         ew.draw_recovery(found, truth.edges[:3], tmp_path / "three.svg")
+
+
+def test_a_graph_without_embeddings_has_no_truth_and_everything_may_go(monkeypatch: pytest.MonkeyPatch):
+    model = ew.load_model("tracr:reverse")
+    with pytest.raises(InputError, match="leaves out embeddings"):
+        find_truth(ew.Engine(model, model.graph("off")))
+
+    agreement = Agreement(ew.Engine(model))
+    monkeypatch.setattr(Agreement, "holds", lambda _, kept: torch.ones(len(kept), dtype=torch.bool))
+    minimal, _ = _truth._by_deletion(agreement, torch.ones(agreement.engine.graph.n_edges, dtype=torch.bool))
+    assert len(minimal) == 1 and not minimal[0].any()

@@ -240,9 +240,9 @@ class EdgePruningConfig(LearnedConfig):
     """Steps of gradient descent. On the command line and in benches, other steps keep the warm-ups' shares."""
     learning_rate: Positive = 0.4
     """Of the masks' log α. (Paper: 0.8.)"""
-    lr_warmup: int = 10
+    lr_warmup: NotNegative = 10
     """Steps of linear warm-up, before a linear decay to 0."""
-    sparsity_warmup: int = 160
+    sparsity_warmup: NotNegative = 160
     """Steps until the target sparsity is reached. (Paper: 2,500.)"""
     schedule: Literal["linear", "logarithmic"] = "logarithmic"
     """Of the target: linear in the sparsity (paper), or in the logarithm of the edges kept."""
@@ -308,6 +308,11 @@ class EdgePruningConfig(LearnedConfig):
             raise InputError(
                 "edge pruning: node_sparsity rises with the edges' target, which is 0; give it one above 0"
             )
+        if self.node_sparsity is not None and not self.nodes:
+            raise InputError("edge pruning: node_sparsity is the writers' masks' target; it wants nodes=True")
+        if self.weight_decay < 0 or (self.clip is not None and not self.clip > 0):
+            given = f"weight_decay {self.weight_decay}, clip {self.clip}"
+            raise InputError(f"edge pruning: {given}; the first is at least 0, the second above 0 or none")
         if self.dual == "exact" and self.nodes:
             raise InputError("edge pruning: dual='exact' works on edges alone; use dual='ascent' with node masks")
 

@@ -81,8 +81,10 @@ class Jointly(Learner):
 
 def with_constants(learner: Learner, engine: Engine, steps: int) -> Learner:
     """The learner itself, or, where its engine's constants are to be learned, both together."""
-    constants = engine.constants
-    learned = engine.ablation.kind == "learned" and constants is not None
-    if learned and constants is not None and all(x.requires_grad for x in constants.tensors()):
-        return Jointly(learner, engine, steps)
-    return learner
+    return Jointly(learner, engine, steps) if learns_constants(engine) else learner
+
+
+def learns_constants(engine: Engine) -> bool:
+    """Whether an engine's constants are learned with masks."""
+    tensors = () if engine.constants is None else engine.constants.tensors()
+    return bool(tensors) and engine.ablation.kind == "learned" and all(x.requires_grad for x in tensors)

@@ -164,7 +164,7 @@ OURS = (
           features=True, joint="along frozen paths", ablations="interchange and zero for EAP's part"),
     _ours("relevance", "Relevance", configs.RelevanceConfig, "relevance", "3 F + B", "RelP, Jafari et al. 2025",
           signs=_BOTH, gradient_at="full", positions=True),
-    _ours("node-eap", "Node attribution", configs.NodeEapConfig, "node_eap", "as EAP", "Nanda 2023",
+    _ours("node-eap", "Node attribution", configs.NodeEapConfig, "node_eap", "3 F + B", "Nanda 2023",
           signs=_BOTH, gradient_at="full"),
     _ours("node-ig", "Node attribution", configs.NodeIgConfig, "node_ig", "as EAP-IG", "Mueller et al. 2025",
           signs=_BOTH, gradient_at="path", joint="along one path"),

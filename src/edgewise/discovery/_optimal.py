@@ -38,7 +38,7 @@ def learned_engine(
     """
     graph = graph or model.graph()
     means = _means(model, task, graph, batch_size)
-    started = (x.float() if x.dtype == torch.bfloat16 else x.clone() for x in means.tensors())
+    started = (x.float() if x.element_size() < 4 else x.clone() for x in means.tensors())
     constants = Writes.from_tensors((x.requires_grad_() for x in started), graph)
     ablation = Ablation("learned", source=f"started at the means over {task.name} train, clean")
     return Engine(model, graph, ablation, constants=constants, **choices)

@@ -43,13 +43,12 @@ def method_record(name: str, config: MethodConfig, **more: Any) -> dict[str, Any
 def run_settings(engine: Engine, task: Task, method: str, config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's numbers: a checkpoint of other settings is of another run."""
     task.check_spans(engine.graph)
-    constants = () if engine.constants is None else engine.constants.tensors()
     identity = {
         "method": method,
         "pairs": pairs_hash(task.train),
         "functions": [score_code(task.loss), score_code(task.metric)],
         "cache_bytes": engine.execution.cache_bytes,
-        "constants": tensor_hash(*constants),
+        "constants": engine.constants_hash,
     }
     return provenance(engine, task, {}) | identity | config
 

@@ -17,7 +17,7 @@ from edgewise._errors import InputError
 from edgewise.discovery._attribution import mask_ig
 from edgewise.discovery._configs import MaskIgConfig, configured
 from edgewise.discovery._learned_configs import RankingConfig
-from edgewise.discovery._learned_constants import with_constants
+from edgewise.discovery._learned_constants import learns_constants, with_constants
 from edgewise.discovery._learning import Experiment, GradientLearner, backward, learn
 from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import Scores, check_start, normal_scores
@@ -89,7 +89,8 @@ def learn_rankings(
         The scores for each seed, as `learn_ranking` gives them.
 
     Raises:
-        edgewise.InputError: there are no seeds, a setting is out of range, or a checkpoint belongs to another run.
+        edgewise.InputError: there are no seeds, a setting is out of range or does not go with learned constants, or a
+            checkpoint belongs to another run.
     """
     config = configured(RankingConfig, config, changes)
     if not seeds:
@@ -97,6 +98,8 @@ def learn_rankings(
     if config.joint and task.explained == "value":
         raise InputError(f"{config.title}: joint: the task's outputs are numbers, of which none is absent; use joint=0")
     engine = Engine.of(model)
+    if config.patience and learns_constants(engine):
+        raise InputError(f"{config.title}: patience gives the best scores, and learned constants are the last; use 0")
     if start is not None:
         check_start(engine, start)
     learner = RankingLearner(engine, task, config, start, seeds)
@@ -234,6 +237,6 @@ def soft_top(scores: Float[Tensor, " E"], budget: float, temperature: float) -> 
         threshold = ((low + high) / 2).to(scores.dtype) * temperature
         slope = torch.sigmoid((scores - threshold) / temperature)
         slope = slope * (1 - slope)
-        share = slope / slope.sum()
+        share = slope / slope.sum().clamp(min=torch.finfo(slope.dtype).tiny)  # all 0 where the budget is all edges
     moving = threshold + ((scores - scores.detach()) * share).sum()  # τ, with its gradient
     return torch.sigmoid((scores - moving) / temperature)

@@ -159,7 +159,7 @@ def edges_of_nodes(
 
     So the edges of highest absolute score are all the edges among the nodes of highest absolute score. `logits` is an
     end that every circuit has. Without scores of its own, a reader has that of the component that it feeds (a shared
-    key or value that of the head of highest absolute score).
+    key or value that of the head of highest absolute score, a cross-layer feature that of its place of highest).
     """
     if readers is None:
         readers = writers.new_full((graph.n_readers,), torch.inf)
@@ -169,6 +169,11 @@ def edges_of_nodes(
                 shared = fed.view(graph.n_kv_readers, -1)
                 shared = shared.gather(1, shared.abs().argmax(1, keepdim=True))[:, 0]
                 fed = torch.cat([fed, shared, shared])
+            if block.number in graph.places:
+                rows, places = graph.places[block.number]
+                for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+                    fed = fed.clone()
+                    fed[row] = max(fed[row], writers[place], key=abs)
             readers[block.readers] = fed
     ends = torch.stack([writers[graph.edge_writer.long()], readers[graph.edge_reader.long()]])
     return ends.gather(0, ends.abs().argmin(0, keepdim=True))[0]

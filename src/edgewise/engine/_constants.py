@@ -145,7 +145,16 @@ def check_batch(batch: Prompts, ablation: str, n_positions: int | None) -> None:
     check_targets(batch.clean, batch.row, batch.position)
     check_length(batch.clean, n_positions)
     if ablation == "interchange":
+        check_length(batch.corrupted, n_positions)
         check_pairs(batch.clean, batch.corrupted, batch.align)
+
+
+def what_prunes(ablation: str, batch: Prompts) -> str:
+    """As what ablation edges that cannot carry signal are dropped in a batch (see `Graph.prune`). Between prompts of
+    unequal length a head looks at keys that stand elsewhere, so it may write something else than its ablated value
+    although nothing clean reaches it.
+    """
+    return ablation if batch.align is None else "aligned"
 
 
 def check_length(tokens: Tokens, n_positions: int | None) -> None:

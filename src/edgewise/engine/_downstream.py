@@ -52,7 +52,7 @@ class Downstream:
         self.layer, last = self.block.layer, self.block.kind == "logits"
         whole = kept.clone()  # so that later blocks run alike, whichever readers of this one are decided
         whole[: self.block.edges.stop] = True
-        self.alive = graph.prune(whole, self.stream.engine.ablation.kind)
+        self.alive = graph.prune(whole, self.stream.prunes)
         self.live = graph.running(self.alive)
         self.everywhere = needed_everywhere(graph, self.alive, number)
         self.start = graph.n_writers if last else graph.writers_of(self.block).start

@@ -19,6 +19,7 @@ from edgewise.engine._constants import (
     check_length,
     check_targets,
     partners,
+    what_prunes,
 )
 from edgewise.engine._execution import Execution
 from edgewise.engine._executor import Executor
@@ -53,6 +54,7 @@ from edgewise.engine.features import (
 )
 from edgewise.graph import Graph
 from edgewise.models import Model, block
+from edgewise.runs import tensor_hash
 from edgewise.transcoders import Transcoder
 
 
@@ -105,6 +107,9 @@ class Engine:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         self.constants: Writes | None = self._checked_constants(constants)
+        # As they are now: a run's checkpoint knows them by it, and the run may move them.
+        known = () if self.constants is None or model.device.type == "meta" else self.constants.tensors()
+        self.constants_hash: str = tensor_hash(*known)
         self.features: dict[int, FeatureLayer] = feature_layers(model, own, self.ablation.kind, transcoders)
         self.neurons: dict[int, NeuronLayer] = neuron_layers(model, own, self.ablation.kind)
         self._transcoders = transcoders
@@ -287,7 +292,7 @@ class Engine:
         if self.execution.path == "reference":
             logits = self._reference(masked)
         else:
-            final = self._execute(masked, all_edges=gradients == "all", skip=skip)
+            final = self._execute(masked, what_prunes(self.ablation.kind, batch), gradients == "all", skip)
             logits = self.model.parts.unembed(block.normed(self.model.parts.final_norm, final))
         return logits if single else logits.view(n_copies, -1, logits.shape[-1])
 
@@ -307,8 +312,8 @@ class Engine:
             TakenApart(self.features, self.neurons, masked.nodes),
         )
 
-    def _execute(self, masked: MaskedBatch, *, all_edges: bool, skip: bool) -> Float[Tensor, "A D"]:
-        """The final norm's inputs at the targets."""
+    def _execute(self, masked: MaskedBatch, prunes: str, all_edges: bool, skip: bool) -> Float[Tensor, "A D"]:
+        """The final norm's inputs at the targets; `prunes` as `Graph.prune` takes an ablation."""
         masks, ablated = masked.masks, () if self.constants is None else self.constants.tensors()
         learned = any(x.requires_grad for x in ablated)
         keep = torch.is_grad_enabled() and (masks.requires_grad or learned)
@@ -317,7 +322,7 @@ class Engine:
         plan = make_plan(
             self._plain,
             masked.masks,
-            self.ablation.kind,
+            prunes,
             all_edges=all_edges or scale != 1,
             skip=skip and not all_edges and not learned,
             share=skip,

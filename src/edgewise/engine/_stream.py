@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.engine._constants import Prompts, check_batch
+from edgewise.engine._constants import Prompts, check_batch, what_prunes
 from edgewise.engine._engine import Engine
 from edgewise.engine._live import changed
 from edgewise.engine._matmul import matmul_precision
@@ -116,6 +116,7 @@ class Stream:
         if self.graph.spec.spans and batch.span_id is not None:
             self.group = batch.span_id[batch.clean.mask]
         check_batch(batch, engine.ablation.kind, self.parts.n_positions)
+        self.prunes: str = what_prunes(engine.ablation.kind, batch)
         self.targets = self.packing.where(batch.row, batch.position)
         self.contexts = attention_contexts(self.parts, self.packing)
         self.example: Int[Tensor, " N"] = self.packing.cell // self.packing.grid[1]

@@ -108,6 +108,9 @@ class Graph(Numbering):
         `logits`, the inputs of all of them count, and where anything reaches one of them from an embedding, all of them
         carry signal. (Edges *from* a head that nobody needs are dropped as ever.)
 
+        Under interchange this is said of prompts that correspond token by token. Between prompts of unequal length the
+        engine drops by reachability of the logits alone.
+
         Args:
             kept: which edges the circuit keeps, `[E]`.
             ablation: the ablation's kind.

@@ -131,6 +131,8 @@ class FoldedMlp(NamedTuple):
             gradient = normed_back(mlp.post_norm, run.raw, gradient)
         gradient = gradient.to(self.dtype)
         if mlp.down is None or run.inverse is None:
+            if not len(x):  # experts of no token give a number without a gradient
+                return torch.zeros_like(x)
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
                 written = mlp.run_module(normed(mlp.norm, leaf).to(self.dtype))

@@ -33,13 +33,13 @@ class Recovery:
     """Edges that it has and that are not true."""
 
 
-def compare(circuit: Circuit, truth: Truth, *, absolute: bool = False) -> Recovery:
+def compare(circuit: Circuit, truth: Truth, *, absolute: bool | None = None) -> Recovery:
     """Hold a circuit's actual edges against the truth.
 
     Args:
         circuit: the circuit; its scores, if it has any, are those of all edges.
         truth: what is true of the same graph.
-        absolute: rank by absolute score.
+        absolute: rank by absolute score; as the circuit was chosen if None.
 
     Raises:
         InputError: they are of different graphs.
@@ -49,6 +49,7 @@ def compare(circuit: Circuit, truth: Truth, *, absolute: bool = False) -> Recove
     found = circuit.graph.prune(circuit.kept, truth.ablation)
     true = max(truth.minimal, key=lambda edges: int((edges & found).sum()) - int((edges ^ found).sum()))
     both, names = int((found & true).sum()), circuit.graph.edge_names
+    absolute = circuit.selection == "absolute" if absolute is None else absolute
     scores = None if circuit.scores is None else ranked(circuit.scores, absolute=absolute)
     return Recovery(
         exact=bool((found == true).all()),

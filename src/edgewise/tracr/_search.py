@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import (
     EdgePruningConfig,
     RankingConfig,
@@ -187,7 +187,7 @@ def eliminate(circuit: Circuit, agreement: Agreement) -> Circuit:
     if circuit.scores is None:
         raise InputError("elimination: the circuit has no scores, which say where to begin; give one with scores")
     kept = circuit.kept.clone()
-    for edge in circuit.scores.argsort(stable=True).tolist():
+    for edge in ranked(circuit.scores, absolute=circuit.selection == "absolute").argsort(stable=True).tolist():
         if kept[edge]:
             kept[edge] = False
             if agreement.first(kept[None]) is None:

@@ -108,8 +108,10 @@ def find_truth(engine: Engine, output: Output = "decoded", most: int = MOST_CIRC
         most: try all circuits if they are at most so many.
 
     Raises:
-        InputError: the model is not a compiled program.
+        InputError: the model is not a compiled program, or its graph leaves embeddings out.
     """
+    if not engine.graph.n_embeddings:
+        raise InputError("truth: the graph leaves out embeddings, where a program's circuits begin; use joint or split")
     agreement = Agreement(engine, output)
     graph, live = engine.graph, live_edges(engine)
     numbers = live.nonzero()[:, 0]
@@ -203,6 +205,8 @@ def _by_deletion(agreement: Agreement, live: Bool[Tensor, " E"]) -> tuple[tuple[
                 break
             numbers = kept.nonzero()[:, 0].tolist()
             fewer = [[edge] for edge in numbers] + [list(two) for two in combinations(numbers, 2)]
+            if not fewer:  # everything can go
+                break
             masks = torch.stack([kept.index_fill(0, torch.tensor(edges), False) for edges in fewer])
             tried += len(masks)
             good = torch.cat([agreement.holds(some) for some in masks.split(_AT_A_TIME)])
