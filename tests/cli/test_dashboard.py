@@ -111,3 +111,26 @@ def test_generated_text_is_the_models_own_and_is_kept(tmp_path: Path, monkeypatc
     for wrong, limit in ((["generated"], None), (["generated", "a.txt"], 80), (["generated:x"], 80)):
         with pytest.raises(InputError, match="how many tokens with --limit"):
             text_rows(given, wrong, 8, limit)
+
+
+def test_a_set_of_another_tools_files_has_its_pages(cli: Cli, model: Path, text: Path, trained: Path, tmp_path: Path):
+    source = tmp_path / "few"
+    source.mkdir()
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    for file in files:
+        (source / file.name).write_bytes(file.read_bytes())
+    assert cli("transcoder", "convert", source, tmp_path / "set", "--to", "sparsify").status == 0
+    run = ("transcoder", "dashboard", "--model", model, "--text", text, *SHORT, "--out", tmp_path / "pages")
+    ran = cli(*run, tmp_path / "set", "--connections", 0)
+    assert ran.status == 0, ran
+    assert sorted(path.name for path in (tmp_path / "pages").glob("*.html")) == ["set.layer0.html", "set.layer1.html"]
+    page = (tmp_path / "pages" / "set.layer1.html").read_text("utf-8")
+    (shown,) = json.loads(page.split('id="edgewise-header">')[1].split("</script>")[0])["features"]
+    assert shown["files"] == {"0": "set.layer0.html"}
+    named_alike = [tmp_path / str(layer) / "mine.safetensors" for layer in (0, 1)]
+    for file, place in zip(files, named_alike, strict=True):
+        place.parent.mkdir()
+        place.write_bytes(file.read_bytes())
+    refused = cli.refused(*run[:-1], tmp_path / "other", *named_alike)
+    assert "two transcoders are named mine, which would be one page" in refused
+    assert not (tmp_path / "other" / "checkpoint.safetensors").exists(), "before the work"

@@ -42,7 +42,7 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     found = json.loads((tmp_path / "e.json").read_text())
     assert [each["active"] for each in found["transcoders"]] == pytest.approx([2, 2], abs=0.5)
     assert [each["name"] for each in found["transcoders"]] == [file.stem for file in files]
-    assert found["conditions"]["held_out"] and "trained on another cut" not in ran.err
+    assert found["conditions"]["held_out"] and "another cut" not in ran.err
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--json")
     assert json.loads(ran.out)["original"] == found["original"]
     ran = cli("transcoder", "evaluate", *files, "--text", text, "--context", 8, "--no-ablations", "--json")
@@ -62,7 +62,7 @@ def test_train_evaluate_and_convert(cli: Cli, text: Path, trained: Path, tmp_pat
     assert "belongs to a run with other settings" in cli.refused(*tune, "--tokens", 2000)
     assert "one transcoder can be tuned" in cli.refused(*tune, files[0])
     ran = cli("transcoder", "evaluate", files[0], "--text", text, "--context", 8, "--hold-out", 0.2)
-    assert ran.status == 0 and "trained on another cut" in ran.err
+    assert ran.status == 0 and "trained or tuned on another cut" in ran.err
     where = ("--out", tmp_path / "e.json" / "x.json")
     assert "e.json" in cli.refused("transcoder", "evaluate", files[0], "--text", text, *where)
     ran = cli("transcoder", "convert", files[1], tmp_path / "layers.1.mlp", "--to", "sparsify")
@@ -157,6 +157,8 @@ def test_what_a_user_can_get_wrong(cli: Cli, model: Path, text: Path, tmp_path: 
     for extra, says in (
         (("--layers", "7"), "the model has 2 layers"),
         (("--layers", "x"), "4-9, or all"),
+        (("--layers", "²"), "4-9, or all"),
+        (("--layers", "0-²"), "4-9, or all"),
         (("--layers", "1-0"), "4-9, or all"),
         (("--features", 0), "at least one feature"),
         (("--features", "nanx"), "at least one feature"),
@@ -270,3 +272,58 @@ def _paths(cli: Cli, files: list[Path]):
     first = found["paths"][0]["nodes"][-1]
     assert first["contribution"] == pytest.approx(first["activation"] * first["scale"] * first["connection"], rel=1e-5)
     assert "no setting 'n'" in cli.refused(*paths, "--root", "mat", "--set", "n=2")  # before the model is loaded
+
+
+def test_a_set_is_not_tuned_into_its_own_folder(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    before = {path: path.read_bytes() for path in trained.iterdir()}
+    for sources, out in ((files, trained), ([trained], trained), (files, trained / ".." / trained.name)):
+        said = cli.refused("transcoder", "tune", *sources, "--text", text, "--context", 8, "--out", out)
+        assert "would be written over; choose another folder" in said
+    assert {path: path.read_bytes() for path in trained.iterdir()} == before
+    (tmp_path / "link").symlink_to(trained)
+    assert "written over" in cli.refused("transcoder", "tune", *files, "--text", text, "--out", tmp_path / "link")
+
+
+def test_a_converted_set_is_what_is_then_read(cli: Cli, trained: Path, tmp_path: Path):
+    source, out = tmp_path / "set", tmp_path / "out"
+    source.mkdir()
+    for layer in (0, 1):
+        file = trained / f"layer{layer}.transcoder.relu@0.01.safetensors"
+        (source / file.name).write_bytes(file.read_bytes())
+    convert = ("transcoder", "convert", source, out, "--to", "circuit-tracer")
+    assert cli(*convert).status == 0
+    (source / file.name).unlink()
+    assert "is there already" in cli.refused(*convert)
+    ran = cli(*convert, "--force")
+    assert ran.status == 0 and "1 transcoder " in ran.out, ran
+    assert len(cli("transcoder", "show", out).out.splitlines()) == 1
+    assert "holds files of circuit-tracer" in cli.refused(*convert[:-1], "edgewise", "--force")
+
+
+def test_a_folder_in_a_files_place_is_refused_before_the_work(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"m0.f3": "a"}')
+    file = trained / "layer0.transcoder.topk2.safetensors"
+    for command in (
+        ("transcoder", "evaluate", file, "--text", text),
+        ("transcoder", "score", file, rules, "--text", text),
+        ("compare", "a.safetensors", "b.safetensors"),
+        ("mib", "a.json"),
+        ("tasks", "score"),
+    ):
+        assert f"{tmp_path}: is a folder; give a file" in cli.refused(*command, "--out", tmp_path)
+
+
+def test_text_that_it_was_tuned_on_is_told(cli: Cli, text: Path, trained: Path, tmp_path: Path):
+    files = [trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1)]
+    shown = cli("transcoder", "show", files[0]).out
+    assert "trained on 128 tokens" in shown
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text()[::-1])
+    tune = ("transcoder", "tune", *files, "--text", other, "--context", 8, "--out", tmp_path / "tuned")
+    assert cli(*tune, "--tokens", 32, "--set", "batch_tokens=16").status == 0
+    judge = ("transcoder", "evaluate", tmp_path / "tuned" / "layer0.safetensors", "--no-ablations", "--context", 8)
+    ran = cli(*judge, "--text", other, "--hold-out", 0.2, "--json")
+    assert "was trained or tuned on another cut" in ran.err and not json.loads(ran.out)["conditions"]["held_out"], ran
+    assert "another cut" not in cli(*judge, "--text", other).err

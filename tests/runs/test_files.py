@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgewise import InputError
-from edgewise.runs import _files, atomic_path, check_writable, write_atomically
+from edgewise.runs import _files, atomic_path, check_file, check_writable, write_atomically
 from tests.disk import little_disk
 
 
@@ -128,3 +128,15 @@ def test_a_folder_is_checked_before_the_work(tmp_path):
     with little_disk(0), pytest.raises(InputError, match="cannot be written"):
         check_writable(tmp_path / "new")
     assert _only(tmp_path / "new")
+
+
+def test_a_file_is_checked_before_the_work(tmp_path):
+    check_file(tmp_path / "new" / "e.json")
+    assert _only(tmp_path / "new")
+    (tmp_path / "new" / "e.json").write_text("mine")
+    check_file(tmp_path / "new" / "e.json")
+    with pytest.raises(InputError, match="new: is a folder; give a file"):
+        check_file(tmp_path / "new")
+    with pytest.raises(InputError, match="cannot be written"):
+        check_file(tmp_path / "new" / "e.json" / "f.json")
+    assert _only(tmp_path / "new", "e.json")

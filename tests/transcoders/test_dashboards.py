@@ -17,7 +17,17 @@ from torch import Tensor
 
 from edgewise.models import Model
 from edgewise.runs import CHECKPOINT, RunOptions, random_keys
-from edgewise.transcoders import Activation, Site, TokenRows, Transcoder, capture, describe, real_tokens
+from edgewise.transcoders import (
+    Activation,
+    Site,
+    TokenRows,
+    Transcoder,
+    VirtualTable,
+    capture,
+    describe,
+    real_tokens,
+    virtual_weights,
+)
 from edgewise.transcoders.dashboards import (
     DashboardConfig,
     FeatureSet,
@@ -34,6 +44,8 @@ from edgewise.transcoders.dashboards import (
     write_neuronpedia,
 )
 from edgewise.viewer import read_dashboards
+from edgewise.viewer._feature_sets import ShownSet, pack_sets
+from edgewise.viewer._pack import Packer
 from tests.tiny import VOCABULARY, tiny
 from tests.transcoders.test_analysis import made
 from tests.transcoders.toys import differing, refused, text
@@ -294,3 +306,45 @@ def test_what_is_wrong_is_said_in_one_line():
     assert "sample 0; give at least 1" in refused(lambda: DashboardConfig(sample=0))
     empty = TokenRows(torch.zeros(0, 4, dtype=torch.long))
     assert "one row of text" in refused(lambda: gather(model, transcoders, empty))
+
+
+def test_virtual_weights_of_others_are_refused_before_the_text_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, transcoders, rows = parts()
+    table = virtual_weights(model, transcoders[:2], rows, options=QUIET)
+    table.save(tmp_path / "v.safetensors")
+    read = VirtualTable.load(tmp_path / "v.safetensors")
+
+    def shown(table: VirtualTable, model: Model = model, *given: Transcoder, others: Any = transcoders) -> Any:
+        return make_dashboards(model, given or transcoders[:2], rows, config(), others=others, virtual=table,
+                               options=QUIET)  # fmt: skip
+
+    assert all(each.inputs is not None or each.outputs is not None for each in shown(read))
+    monkeypatch.setattr("edgewise.transcoders.dashboards._feature_set.gather", lambda *_: pytest.fail("was run"))
+    other = made(model, 1, n=7).float()  # of the same sizes at the same site
+    with torch.no_grad():
+        other.W_enc.add_(1)
+    for wrong in (table, read):
+        assert "not of this transcoder of layer 1" in refused(lambda wrong=wrong: shown(wrong, model, other))
+        assert "not of this transcoder of layer 1" in refused(
+            lambda wrong=wrong: shown(wrong, model, transcoders[0], others=[other])
+        )
+    assert "not of this transcoder of layer 2" in refused(lambda: shown(read, model, transcoders[2]))
+    moved = tiny("gpt2", torch.float64)
+    assert "of another model" in refused(lambda: shown(read, moved))
+    for conditions in ({}, {"text": {}}, {"transcoders": "mine", "text": {}}):
+        assert "do not say" in refused(lambda c=conditions: shown(replace(read, conditions=c)))
+    assert "two transcoders read one layer" in refused(lambda: shown(read, others=[*transcoders, other]))
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("by hand", None),
+        ({"tokens": 1000, "batch_tokens": 300, "steps": 2, "stop": "interrupted"}, "600 tokens, stopped early"),
+    ],
+)
+def test_a_page_says_how_many_tokens_were_seen(method: Any, says: str | None):
+    transcoder = made(parts()[0], 1, n=7).float()
+    transcoder.provenance = {"method": method}
+    packed = pack_sets([ShownSet(replace(sets()[1], transcoder=transcoder))], Packer())
+    assert dict(packed["features"][0]["about"]).get("trained on") == says

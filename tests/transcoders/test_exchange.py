@@ -18,7 +18,7 @@ from torch import Tensor
 from edgewise import InputError
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import read, round_trip_differences, write
-from tests.transcoders.files import CASES, D, F, N, X, made, same, weights
+from tests.transcoders.files import CASES, D, F, N, X, cross_layer, layers, made, same, weights
 from tests.transcoders.reference import draw
 
 
@@ -193,3 +193,71 @@ def test_a_dictionary_learning_training_backup(tmp_path):
     (transcoder,) = read(tmp_path)
     z = ((X - state["b_dec"]) @ state["W_enc"] + state["b_enc"]).relu()
     close(transcoder, z @ state["W_dec"] + state["b_dec"])
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        ("circuit-tracer set", ["t.layer0", "t.layer1", "t.layer2"]),
+        ("gemma-scope-2 cross-layer", ["clt.layer0", "clt.layer1", "clt.layer2"]),
+        ("sparsify several", ["t.layer2", "t.layer10"]),
+        ("edgewise set", ["layer0", "layer1", "layer2"]),
+        ("sparsify", ["layers.3"]),
+    ],
+)
+def test_each_of_a_set_has_a_name_of_its_own(tmp_path, case: str, names: list[str]):
+    name, place, make = CASES[case]
+    write(make(), tmp_path / place, name)
+    assert [each.name for each in read(tmp_path / place)] == names
+
+
+def per_layer(kind: str, n: int) -> list[Transcoder]:
+    return layers(*(made(kind, seed=9 + i) for i in range(n)))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "stale"),
+    [
+        ("circuit-tracer", lambda: cross_layer("relu"), lambda: per_layer("relu", 2), "W_dec_0.safetensors"),
+        ("circuit-tracer", lambda: per_layer("relu", 3), lambda: per_layer("relu", 2), "layer_2.safetensors"),
+        ("circuit-tracer", lambda: per_layer("relu", 2), lambda: cross_layer("relu"), "layer_0.safetensors"),
+        ("gemma-scope-2", lambda: cross_layer("jumprelu"), lambda: cross_layer("jumprelu", 2), "params_layer_2.saf"),
+        ("gemma-scope-2", lambda: made("jumprelu"), lambda: cross_layer("jumprelu", 2), "params.safetensors"),
+        ("sparsify", lambda: per_layer("topk:4", 3), lambda: per_layer("topk:4", 2), "layers.2.mlp/sae.safetensors"),
+        ("sparsify", lambda: made("topk:4"), lambda: per_layer("topk:4", 2), "sae.safetensors"),
+        ("edgewise", lambda: per_layer("relu", 3), lambda: per_layer("topk:4", 2), "layer2.safetensors"),
+    ],
+)
+def test_what_is_written_over_another_set_is_what_is_read(tmp_path, name: str, old, new, stale: str):
+    write(old(), tmp_path / "t", name)
+    (tmp_path / "t" / "model.safetensors").write_bytes(b"somebody's own, no transcoder")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"t: holds {stale}.*, of another set"):
+        write(new(), tmp_path / "t", name)
+    with pytest.raises(InputError):
+        write(made("relu", autoencoder=True, skip=True), tmp_path / "t", name, force=name != "edgewise")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    write(new(), tmp_path / "t", name, force=True)
+    assert (tmp_path / "t" / "model.safetensors").read_bytes().startswith(b"somebody")
+    (tmp_path / "t" / "model.safetensors").unlink()
+    for wanted, found in zip(new(), read(tmp_path / "t"), strict=True):
+        same(wanted, found)
+    write(new(), tmp_path / "t", name)  # over itself
+
+
+def test_a_folder_of_another_format_is_not_written_to(tmp_path):
+    write(made("relu"), tmp_path, "saelens")
+    for force in (False, True):
+        with pytest.raises(InputError, match="holds files of saelens, and of two formats one would be read"):
+            write(per_layer("relu", 2), tmp_path, "circuit-tracer", force=force)
+    same(read(tmp_path)[0], made("relu"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_records_that_are_texts_are_no_hindrance(tmp_path, case: str):
+    name, place, make = CASES[case]
+    transcoders = make()
+    for each in transcoders:
+        each.provenance = dict.fromkeys(("model", "method", "metadata", "settings"), "mine")
+    write(transcoders, tmp_path / place, name)
+    assert len(read(tmp_path / place)) == len(transcoders)

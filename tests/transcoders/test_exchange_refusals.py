@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgewise import InputError
-from edgewise.transcoders import Site
+from edgewise.transcoders import Activation, Site
 from edgewise.transcoders.formats import FORMATS, read, save, write
 from edgewise.transcoders.formats._site_names import layer_of, site_of
 from tests.transcoders.files import CASES, cross_layer, layers, made, signed, weights
@@ -32,6 +32,16 @@ from tests.transcoders.files import CASES, cross_layer, layers, made, signed, we
         (lambda: layers(made("relu"), made("relu", reads="resid_mid")), "circuit-tracer", "layer 1 hook_resid_mid"),
         (lambda: layers(signed(4), signed(8)), "circuit-tracer", "topk:4, layer 1 .*topk:8"),
         (lambda: layers(made("relu"), signed(4)), "circuit-tracer", "no top-k, layer 1 .*topk:4"),
+        (
+            lambda: [*cross_layer("relu", 2)[:1], made("relu", layer=1, n_sites=2)],
+            "circuit-tracer",
+            "layer 1 must write",
+        ),
+        (
+            lambda: [*cross_layer("jumprelu", 2)[:1], made("jumprelu", layer=1, reads="resid_mid")],
+            "gemma-scope-2",
+            "no name for layer 1 resid_mid",
+        ),
         (lambda: made("relu"), "safetensors", "choose edgewise"),
         (list, "edgewise", "at least one"),
     ],
@@ -121,3 +131,11 @@ def test_names_of_sites():
 
 def test_every_format_has_a_case():
     assert {name for name, _, _ in CASES.values()} == set(FORMATS)
+
+
+def test_a_layer_is_a_number():
+    for key in ("².mlp_in", "x.mlp_in", ".mlp_in"):
+        with pytest.raises(InputError, match="write LAYER.KIND"):
+            Site.parse(key)
+    with pytest.raises(InputError, match="topk"):
+        Activation.parse("topk:²")

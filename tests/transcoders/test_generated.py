@@ -52,6 +52,8 @@ def test_a_later_token_sees_those_before_it():
 def test_what_is_refused(tmp_path):
     assert "no BOS and no EOS" in refused(lambda: generated_tokens(model(None, None), 80, context=8))
     assert "no BOS and no EOS" in refused(lambda: generated_tokens(replace(model(), tokenizer=None), 80, context=8))
+    of_a_program = replace(model(), tokenizer=SimpleNamespace())  # it has neither attribute
+    assert "no BOS and no EOS" in refused(lambda: generated_tokens(of_a_program, 80, context=8))
     assert "less than one row" in refused(lambda: generated_tokens(model(), 7, context=8))
     assert "positions" in refused(lambda: generated_tokens(model(), 10**6, context=10**5))
     generated_tokens(model(), 80, context=8, cache=tmp_path)

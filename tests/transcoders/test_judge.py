@@ -178,3 +178,15 @@ def test_a_set_is_judged_by_itself():
 
 def test_nothing_to_judge_is_refused():
     assert "at least one" in refused(lambda: evaluate_transcoders(tiny("gpt2"), [], ROWS))
+
+
+def test_what_cannot_be_judged_is_refused_before_the_text_is_run(monkeypatch: pytest.MonkeyPatch):
+    model = tiny("gpt2")
+    monkeypatch.setattr("edgewise.transcoders.judging._judge.capture", lambda *_: pytest.fail("was run"))
+    gap = for_model(model, 0, n_sites=2)
+    assert "layer 1, which has none" in refused(lambda: evaluate_transcoders(model, [gap], ROWS))
+    only_firsts = TokenRows(ROWS.ids[:, :1])
+    one = TokenRows(ROWS.ids[:1, :2])
+    for rows in (only_firsts, one):
+        said = refused(lambda rows=rows: evaluate_transcoders(model, [for_model(model, 1)], rows))
+        assert "fewer than two of its tokens count" in said

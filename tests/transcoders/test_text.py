@@ -81,6 +81,20 @@ def test_whether_rows_were_held_out_is_known_or_not(tmp_path, tokenizer):
     assert held_out(other.source, first.source)
 
 
+def test_a_folders_files_and_a_split_left_out_are_texts_of_the_same_name(tmp_path, tokenizer):
+    (tmp_path / "corpus").mkdir()
+    for place in ("corpus/a.txt", "b.txt"):
+        (tmp_path / place).write_text("a b c d " * 100)
+    whole, part, other = (read_tokens(tmp_path / place, tokenizer, context=5, limit=limit) for place, limit in
+                          (("corpus", None), ("corpus/a.txt", 50), ("b.txt", 50)))  # fmt: skip
+    assert whole.source["files"] == ["a.txt"] and "files" not in part.source
+    assert not held_out(part.source, whole.source) and not held_out(whole.source, part.source)
+    assert held_out(other.source, whole.source) and held_out(whole.source, other.source)
+    hub = {name: {"text": [name]} for name in ("hf:a/b", "hf:a/b::train", "hf:a/b::test", "hf:a/b:c")}
+    assert not held_out(hub["hf:a/b::train"], hub["hf:a/b"]) and not held_out(hub["hf:a/b"], hub["hf:a/b::train"])
+    assert held_out(hub["hf:a/b::test"], hub["hf:a/b"]) and held_out(hub["hf:a/b:c"], hub["hf:a/b"])
+
+
 def test_what_has_no_name_is_not_known_to_have_been_held_out(tmp_path, tokenizer):
     (tmp_path / "1.txt").write_text("a b c d " * 100)
     rows = read_tokens(tmp_path / "1.txt", tokenizer, context=5)
@@ -96,6 +110,15 @@ def test_what_has_no_name_is_not_known_to_have_been_held_out(tmp_path, tokenizer
 def test_lines_of_json_may_hold_any_character(tmp_path, tokenizer):
     (tmp_path / "x.jsonl").write_text('{"text": "a b\u2028c\u0085d"}\n\n{"text": "a"}\r\n', encoding="utf-8")
     assert read_tokens(tmp_path / "x.jsonl", tokenizer, context=3).n_tokens >= 3
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path, tokenizer):
+    for name, content in (("x.jsonl", '{"text": "a b c d"}'), ("x.txt", "a b c d")):
+        plain, marked = ((tmp_path / f"{i}{name}") for i in range(2))
+        plain.write_text(content, encoding="utf-8")
+        marked.write_text(content, encoding="utf-8-sig")
+        wanted, found = (read_tokens(path, tokenizer, context=5).ids for path in (plain, marked))
+        assert torch.equal(wanted, found)
 
 
 def test_a_stream_refuses_what_a_file_refuses(monkeypatch, tokenizer):
@@ -116,6 +139,8 @@ def test_what_is_no_text_is_refused(tmp_path, tokenizer):
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1") * 10)
     (tmp_path / "short.txt").write_text("a b")
     (tmp_path / "empty").mkdir()
+    for name in ("docs.json", "docs.csv", "docs"):
+        (tmp_path / name).write_text('[{"text": "a b c d a b c d a b c d"}]' * 9)
     for name, says in (
         ("missing.txt", "no such file"),
         ("bad.jsonl", "line 2"),
@@ -124,8 +149,12 @@ def test_what_is_no_text_is_refused(tmp_path, tokenizer):
         ("latin.txt", "UTF-8"),
         ("short.txt", "less than one row"),
         ("empty", "holds no"),
+        ("docs.json", "no file of text; give builtin, a .txt, .md or .jsonl file"),
+        ("docs.csv", "no file of text"),
+        ("docs", "no file of text"),
     ):
         assert says in refused(lambda name=name: read_tokens(tmp_path / name, tokenizer, context=8))
     assert "no tokenizer" in refused(lambda: read_tokens(tmp_path / "short.txt", None))
+    assert "reads symbols" in refused(lambda: read_tokens(tmp_path / "short.txt", object()))  # a compiled program's
     assert "only source" in refused(lambda: read_tokens(["x.npy", "builtin"], tokenizer))
     assert "at least one" in refused(lambda: read_tokens([], tokenizer))

@@ -19,6 +19,7 @@ from edgewise.transcoders import (
     capture,
     evaluate_transcoders,
     load,
+    texts_seen,
     written,
 )
 from edgewise.transcoders.training import TuningConfig, tune
@@ -176,3 +177,24 @@ def test_special_tokens_keep_the_mlps_own_output_in_bfloat16_too():
     low = replace(SETTINGS, precision="bfloat16", tokens=64, refit_tokens=64)
     tuned = tune(model, a_set(model), text(), low, options=RunOptions(progress=False))
     assert tuned.kl is not None and 0 < tuned.kl < 10
+
+
+def test_the_text_of_an_earlier_tuning_is_kept():
+    model, few = tiny("gpt2", torch.float32), replace(SETTINGS, tokens=64 * 2)
+    transcoders, unseen = a_set(model), text(8, seed=7)
+    sources = [{"text": [name]} for name in ("first", "second", "third")]
+    for source in sources[:2]:
+        tune(model, transcoders, TokenRows(text().ids, source), few, options=RunOptions(progress=False))
+    assert [each.get("text") for each in texts_seen(transcoders[0])] == [["random"], ["second"], ["first"]]
+    for source in sources:
+        rows = TokenRows(unseen.ids, source)
+        found = evaluate_transcoders(model, transcoders, rows, alone=False, together=False, ablations=False)
+        assert found.conditions["held_out"] is (source == sources[2])
+
+
+def test_a_record_of_somebodys_own_is_no_hindrance():
+    model, few = tiny("gpt2", torch.float32), replace(SETTINGS, tokens=64)
+    transcoders = a_set(model)
+    transcoders[0].provenance = {"method": "by hand"}
+    tune(model, transcoders, text(), few, options=RunOptions(progress=False))
+    assert transcoders[0].provenance["method"]["tuned"]["steps"] == 1

@@ -68,7 +68,7 @@ def plot(
     if not table.is_file():
         what = "not a curve that `edgewise curve` wrote (no such file)" if table.suffix == ".json" else "no such file"
         raise ew.InputError(f"{table}: {what}; give the bench.parquet that bench wrote, or the .json of curve")
-    ew.runs.check_writable(out.parent)
+    ew.runs.check_file(out)
     if table.suffix == ".json":
         found = ew.evaluation.SizeCurve.load(table)
         if metric not in (None, found.metric):

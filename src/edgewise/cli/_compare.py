@@ -35,7 +35,7 @@ def compare(
     if len(circuits) < 2:
         raise ew.InputError(f"compare: {len(circuits)} circuit; give at least two")
     if out is not None:
-        ew.runs.check_writable(out.parent)
+        ew.runs.check_file(out)
     found = [load_circuit(path) for path in circuits]
     features = _features.for_circuits(found, transcoders)
     loaded = load_for(found[0], model, device)

@@ -55,6 +55,7 @@ def dashboard(
     ew.runs.check_writable(out)
     found = [each.to(device) for each in _features.read(transcoders)]
     chosen = _of_layers(found, layers)
+    _check_names(chosen)
     loaded = load(_features.model_of(found, model), device)
     compare_weights(found, loaded)
     rows = _features.text_rows(loaded, text, context, limit)
@@ -133,6 +134,13 @@ def _connections(
     options = ew.RunOptions(out / "connections", checkpoint_seconds=60.0)
     layers = [each.spec.reads.layer for each in chosen]
     return ew.transcoders.virtual_weights(model, found, some, layers=layers, options=options)
+
+
+def _check_names(chosen: list[ew.transcoders.Transcoder]) -> None:
+    """Refuse transcoders whose pages would be one file, before the work. Raises `InputError`."""
+    names = [each.name for each in chosen]
+    if again := next((name for name in names if name and names.count(name) > 1), None):
+        raise ew.InputError(f"dashboard: two transcoders are named {again}, which would be one page; rename a file")
 
 
 def _of_layers(found: list[ew.transcoders.Transcoder], layers: str | None) -> list[ew.transcoders.Transcoder]:

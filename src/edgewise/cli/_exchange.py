@@ -64,7 +64,7 @@ def export_circuit(
 ) -> None:
     """Write a circuit for another tool, and say what had to change."""
     check_free(out, force)
-    ew.runs.check_writable(out.parent)
+    ew.runs.check_file(out)
     loaded = load_circuit(circuit)
     if out.name == "edges.json":
         changed = ew.exchange.write_edges(loaded, out)

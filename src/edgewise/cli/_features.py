@@ -118,7 +118,7 @@ def text_rows(model: Any, text: list[str], context: int, limit: int | None) -> e
         vocabulary = int(model.module.config.vocab_size)
         return ew.transcoders.read_tokens(text, model.tokenizer, context=context, limit=limit, vocabulary=vocabulary)
     seed = own[0].partition(":")[2] or "0"
-    if len(text) > 1 or limit is None or not seed.isdigit():
+    if len(text) > 1 or limit is None or not seed.isdecimal():
         raise ew.InputError(
             f"text {', '.join(text)}: give generated, or generated:SEED with a number, alone, and how many tokens "
             "with --limit"

@@ -100,7 +100,7 @@ def curve(
     """
     sizes = _common.parse_sparsities(sparsities)
     ew.report.check_path(out)
-    ew.runs.check_writable(out.parent)
+    ew.runs.check_file(out)
     loaded_circuit = _common.load_circuit(circuit)
     scores = _common.scores_of(circuit, loaded_circuit)
     features = _features.for_circuit(loaded_circuit, transcoders)

@@ -32,7 +32,7 @@ def mib(
 ) -> None:
     """Judge scores as MIB's circuit track does: faithfulness at ten sizes, CPR (signed) and CMD (absolute)."""
     if out is not None:
-        ew.runs.check_writable(out.parent)
+        ew.runs.check_file(out)
     if task is not None:
         check_task(task)
     own = file.suffix == ".safetensors"

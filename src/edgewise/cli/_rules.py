@@ -46,7 +46,7 @@ def score(
     if len(transcoders) < 2:
         raise ew.InputError(f"{transcoders[0]}: give transcoders before the rules, such as runs/transcoders rules.json")
     if out is not None:
-        ew.runs.check_writable(out.parent)
+        ew.runs.check_file(out)
     layers = {int(found[0]) for name in rules if (found := _features.parse(name)) is not None}
     every = [each.to(device) for each in _features.read(transcoders[:-1])]
     found = [each for each in every if each.spec.reads.layer in layers] or every

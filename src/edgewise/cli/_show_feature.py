@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import edgewise as ew
 from edgewise.cli._print import flat, line, table
-from edgewise.runs import record_of
 
 if TYPE_CHECKING:
     from edgewise.transcoders.analysis import Named
@@ -23,11 +22,11 @@ def files(transcoders: Sequence[ew.transcoders.Transcoder]) -> None:
     """What a file or folder holds, a line each."""
     width = max(len(each.name) for each in transcoders)
     for each in transcoders:
-        spec, tokens = each.spec, record_of(each.provenance, "method").get("tokens")
+        spec, seen = each.spec, ew.transcoders.trained_on(each)
         last = "" if len(spec.writes) == 1 else f" to {spec.writes[-1].key}"
         said = [f"{spec.n_features:,} features", str(spec.activation)]
         said += [name for name, has in (("skip", spec.skip), ("input bias", spec.input_bias)) if has]
-        said += [f"trained on {tokens:,} tokens"] if tokens else []
+        said += [f"trained on {seen}"] if seen else []
         line(f"{each.name:{width}} {spec.reads.key} -> {spec.writes[0].key}{last}; {', '.join(said)}")
 
 
@@ -138,7 +137,7 @@ def paths(found: ew.attribution.PathSearch, most: int) -> None:
 def _node(name: str, tokens: Sequence[str]) -> str:
     """With the token that it stands at."""
     _, at, position = name.rpartition("@")
-    return f"{name} {tokens[int(position)]!r}" if at and position.isdigit() else name
+    return f"{name} {tokens[int(position)]!r}" if at and position.isdecimal() else name
 
 
 _Cells = list[tuple[str, str]]

@@ -144,13 +144,13 @@ def passed_over(source: str) -> None:
 
 
 def seen(transcoders: Sequence[ew.transcoders.Transcoder], rows: ew.transcoders.TokenRows) -> None:
-    """Say so if the rows may be among those that a transcoder was trained on."""
+    """Say so if the rows may be among those that a transcoder was trained or tuned on."""
     for each in transcoders:
-        text = record_of(each.provenance, "method").get("text")
-        if text and not ew.transcoders.held_out(rows.source, text):
+        texts = ew.transcoders.texts_seen(each)
+        if any(text and not ew.transcoders.held_out(rows.source, text) for text in texts):
             line(
-                f"note: {each.spec.reads} was trained on another cut of this text: these rows may be among those it "
-                "was trained on; give the text, --context, --limit and --hold-out of the training",
+                f"note: {each.spec.reads} was trained or tuned on another cut of this text: these rows may be among "
+                "those that it has seen; give the text, --context, --limit and --hold-out of its training",
                 errors=True,
             )
             return

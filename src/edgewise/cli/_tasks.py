@@ -64,7 +64,7 @@ def score(
     if n < 1:
         raise ew.InputError(f"-n {n}: use at least 1")
     if out is not None:
-        ew.runs.check_writable(out.parent)
+        ew.runs.check_file(out)
     loaded = load(model, device)
     variants = [(name, variant) for name in names for variant in _VARIANTS.get(name, ({},))]
     # All are made before any is scored, so that a wrong file is refused before the work.

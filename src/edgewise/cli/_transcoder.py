@@ -196,6 +196,7 @@ def tune(
     out: options.Out = Path("runs/tuned"),
 ) -> None:
     """Tune a set as a whole: all its MLPs replaced at once, towards the model's own predictions."""
+    _check_apart(transcoders, out)
     found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
     given = {"tokens": tokens, "learning_rate": learning_rate, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -231,7 +232,7 @@ def evaluate(
     found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
     name = model_of(found, model)
     if out is not None:
-        ew.runs.check_writable(out.parent)
+        ew.runs.check_file(out)
     loaded = load(name, device)
     others, held_out = _rows(loaded, text, context, limit, hold_out)
     rows = others if held_out is None else held_out
@@ -318,11 +319,13 @@ def convert(
     ] = None,
     force: options.Force = False,
 ) -> None:
-    """Convert transcoders from one tool's files to another's."""
+    """Convert transcoders from one tool's files to another's. With --force, files of another set of the same format
+    that lie in the folder are removed: they would be read with what is written.
+    """
     check_free(out, force)
     site_read, site_written = (ew.transcoders.Site.parse(key) if key else None for key in (reads, writes))
     found = ew.transcoders.read(source, origin, reads=site_read, writes=site_written, exclude_special=exclude_special)
-    ew.transcoders.write(found, out, to)
+    ew.transcoders.write(found, out, to, force=force)
     for note in ew.transcoders.round_trip_differences(found, out, to):
         line(f"note: {note}", errors=True)
     sites = ", ".join(str(each.spec.reads) for each in found[:3]) + (", …" if len(found) > 3 else "")
@@ -342,6 +345,18 @@ def _rows(model: Any, text: list[str], context: int, limit: int | None, hold_out
     return rows.split(hold_out) if hold_out else (rows, None)
 
 
+def _check_apart(sources: list[str], out: Path) -> None:
+    """Refuse to tune a set into its own folder: its files would be lost, and the run could not be taken up again.
+
+    Raises:
+        InputError: a source is the folder `out`, or lies in it.
+    """
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.exists() and out.resolve() == (path if path.is_dir() else path.parent).resolve():
+            raise ew.InputError(f"--out {out}: {source} lies there and would be written over; choose another folder")
+
+
 def _layers(model: Any, text: str) -> tuple[int, ...]:
     n = len(model.parts.layers)
     if text == "all":
@@ -349,7 +364,7 @@ def _layers(model: Any, text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not (high.isdigit() and int(low) <= int(high))):
+        if not low.isdecimal() or (dash and not (high.isdecimal() and int(low) <= int(high))):
             raise ew.InputError(f"--layers {text!r}: write 8,12 or 4-9, or all")
         found += range(int(low), int(high or low) + 1)
     if not found or max(found) >= n:

@@ -5,6 +5,7 @@ from ._checkpoint import optimizer_tensors as optimizer_tensors
 from ._checkpoint import restore_optimizer as restore_optimizer
 from ._files import SavedAsJson as SavedAsJson
 from ._files import atomic_path as atomic_path
+from ._files import check_file as check_file
 from ._files import check_writable as check_writable
 from ._files import write_atomically as write_atomically
 from ._foreign import Keys as Keys

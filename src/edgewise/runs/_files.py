@@ -81,6 +81,17 @@ def _umask() -> int:
     return mask
 
 
+def check_file(path: str | Path) -> None:
+    """Check that a file could be written there, before the work whose end it is.
+
+    Raises:
+        InputError: there is a folder of that name, or its own folder cannot be made or written.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder; give a file")
+    check_writable(Path(path).parent)
+
+
 def check_writable(folder: str | Path) -> None:
     """Make a folder and write to it, so that a run does not find out at its end that it cannot.
 

@@ -9,6 +9,7 @@ from ._gradients import TranscoderLoss as TranscoderLoss
 from ._gradients import loss_and_gradients as loss_and_gradients
 from ._gradients import written as written
 from ._inputs import run_inputs as run_inputs
+from ._inputs import transcoder_record as transcoder_record
 from ._on_model import MlpModules as MlpModules
 from ._on_model import centre as centre
 from ._on_model import changed_forwards as changed_forwards
@@ -19,6 +20,8 @@ from ._on_model import modules_of as modules_of
 from ._on_model import norm_before as norm_before
 from ._on_model import reads_no_mean as reads_no_mean
 from ._on_model import special_tokens as special_tokens
+from ._records import texts_seen as texts_seen
+from ._records import trained_on as trained_on
 from ._replacement import Replacement as Replacement
 from ._replacement import Substitute as Substitute
 from ._replacement import substituted as substituted

@@ -49,6 +49,6 @@ class Activation:
     def parse(text: str) -> "Activation":
         """`relu`, `jumprelu`, `topk:32` or `batch_topk:32`. Raises `InputError`."""
         kind, _, k = text.strip().replace("-", "_").partition(":")
-        if k and not k.isdigit():
+        if k and not k.isdecimal():
             raise InputError(f"activation {text!r}: after the colon comes a number, such as topk:32")
         return Activation({"batchtopk": "batch_topk"}.get(kind, kind), int(k) if k else None)

@@ -41,8 +41,9 @@ def generated_tokens(
     """
     n_rows = n_tokens // context
     tokenizer = model.tokenizer
-    first = None if tokenizer is None else tokenizer.bos_token_id
-    first = tokenizer.eos_token_id if first is None and tokenizer is not None else first
+    # A compiled program's tokenizer has neither attribute.
+    found = (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    first = next((token for token in found if token is not None), None)
     if first is None:
         raise InputError("text generated: the model has no BOS and no EOS to begin with; give text of your own")
     if context < 2 or n_rows < 1:

@@ -25,5 +25,10 @@ def run_inputs(model: Model, tokens: TokenRows, transcoders: Sequence[Transcoder
         "text": {**tokens.source, "shape": list(tokens.ids.shape), "ids_sha256": tokens.digest},
     }
     if transcoders:
-        found["transcoders"] = [{**each.spec.to_dict(), "weights_hash": weights_hash(each)} for each in transcoders]
+        found["transcoders"] = [transcoder_record(each) for each in transcoders]
     return found
+
+
+def transcoder_record(transcoder: Transcoder) -> dict[str, Any]:
+    """What tells a transcoder from all others, as plain values."""
+    return {**transcoder.spec.to_dict(), "weights_hash": weights_hash(transcoder)}

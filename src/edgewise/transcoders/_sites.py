@@ -53,6 +53,6 @@ class Site:
         """The inverse of `key`. Raises `InputError`."""
         layer, _, rest = key.partition(".")
         kind, _, centred = rest.partition(".")
-        if not layer.isdigit() or centred not in ("", "centred"):
+        if not layer.isdecimal() or centred not in ("", "centred"):
             raise InputError(f"site {key!r}: write LAYER.KIND or LAYER.KIND.centred, such as 8.mlp_in")
         return Site(kind, int(layer), bool(centred))

@@ -16,6 +16,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.transcoders._corpus import builtin_documents
 
+_KINDS = (".txt", ".md", ".jsonl")  # how files of text end
 _PIECE = 1 << 16  # characters of a text file that are tokenised at once
 _SOURCES = "builtin, a .txt, .md or .jsonl file, a folder of them, a .npy array of tokens, or hf:NAME[:CONFIG[:SPLIT]]"
 
@@ -61,17 +62,32 @@ class TokenRows:
 
 def held_out(judged: dict[str, Any], trained: dict[str, Any]) -> bool:
     """Whether rows are known to have been held out from a training, by the `source` of either: the same text, of which
-    they are among the last that the training left alone; or texts of other names. A source that says no text, as of a
-    transcoder without a record of its training, is not known to be another.
+    they are among the last that the training left alone; or texts of other names, those of a folder's files included.
+    A source that says no text, as of a transcoder without a record of its training, is not known to be another.
     """
     if "sha256" in trained and trained["sha256"] == judged.get("sha256"):
         left, last = (
             each.get("rows", "").removeprefix(start)
             for each, start in ((trained, "all but the last "), (judged, "the last "))
         )
-        return left.isdigit() and last.isdigit() and int(last) <= int(left)
-    names = [set(each.get("text", [])) for each in (trained, judged)]
-    return all(names) and names[0].isdisjoint(names[1])
+        return left.isdecimal() and last.isdecimal() and int(last) <= int(left)
+    names = [{_spelt_out(str(name)) for name in each.get("text", [])} for each in (trained, judged)]
+    files = [set(each.get("files", [])) for each in (trained, judged)]
+    return all(names) and (names[0] | files[0]).isdisjoint(names[1] | files[1])
+
+
+def _spelt_out(name: str) -> str:
+    """The name of a text on the hub with its split, which may be left out: other splits are other texts."""
+    if not name.startswith("hf:"):
+        return name
+    dataset, config, split = _hub_parts(name)
+    return f"hf:{dataset}:{config}:{split}"
+
+
+def _hub_parts(source: str) -> list[str]:
+    """Dataset, configuration (empty for the dataset's own) and split."""
+    dataset, config, split = [*source[3:].split(":"), "", ""][:3]
+    return [dataset, config, split or "train"]
 
 
 def read_tokens(
@@ -117,7 +133,9 @@ def read_tokens(
         raise InputError(f"text {', '.join(map(str, given))}: less than one row of {context} tokens; give more")
     names = [str(each) if str(each).startswith(("builtin", "hf:")) else Path(each).name for each in given]
     rows = TokenRows(ids, {"text": names, "context": context})
-    return TokenRows(ids, rows.source | {"tokens": ids.numel(), "sha256": rows.digest})
+    source = rows.source | {"tokens": ids.numel(), "sha256": rows.digest}
+    files = {file.name for each in given for file in _files(Path(each).expanduser())}
+    return TokenRows(ids, source | ({"files": sorted(files)} if files else {}))  # of folders, for `held_out`
 
 
 def _check(sources: Sequence[str | Path], tokenizer: Any) -> None:
@@ -125,6 +143,8 @@ def _check(sources: Sequence[str | Path], tokenizer: Any) -> None:
         raise InputError(f"text: give at least one source: {_SOURCES}")
     if tokenizer is None:
         raise InputError("text: the model has no tokenizer to read it with; load one with the model")
+    if not hasattr(tokenizer, "bos_token_id"):
+        raise InputError("text: a compiled program's tokenizer reads symbols, not text; give a .npy array of tokens")
     for each in map(str, sources):
         if each == "builtin" or each.startswith("hf:"):
             continue
@@ -133,10 +153,13 @@ def _check(sources: Sequence[str | Path], tokenizer: Any) -> None:
             raise InputError(f"text {each!r}: no such file; give {_SOURCES}")
         if path.is_dir() and not _files(path):
             raise InputError(f"text {each!r}: the folder holds no .txt, .md or .jsonl file")
+        if not path.is_dir() and path.suffix not in _KINDS:
+            raise InputError(f"text {each!r}: no file of text; give {_SOURCES}")
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for kind in ("txt", "md", "jsonl") for path in folder.rglob(f"*.{kind}"))
+    """A folder's files of text; none of what is no folder."""
+    return sorted(path for kind in _KINDS for path in folder.rglob(f"*{kind}"))
 
 
 def _documents(source: str) -> Iterator[str]:
@@ -153,7 +176,7 @@ def _documents(source: str) -> Iterator[str]:
 
 def _pieces(path: Path) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors begin a file with a byte order mark
             while lines := file.readlines(_PIECE):
                 yield "".join(lines)
     except (OSError, UnicodeDecodeError) as error:
@@ -192,9 +215,9 @@ def _streamed(source: str) -> Iterator[str]:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
         raise InputError(f"text {source!r}: it needs the package datasets; pip install 'edgewise[data]'") from error
-    name, config, split = [*source[3:].split(":"), "", ""][:3]
+    name, config, split = _hub_parts(source)
     try:
-        for number, record in enumerate(load_dataset(name, config or None, split=split or "train", streaming=True)):
+        for number, record in enumerate(load_dataset(name, config or None, split=split, streaming=True)):
             yield _text_of(record, f"text {source!r} row {number}")
     except InputError:
         raise

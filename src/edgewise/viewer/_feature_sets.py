@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from edgewise.transcoders import FeatureSet
+from edgewise.transcoders import FeatureSet, trained_on
 from edgewise.transcoders.analysis import VirtualWeights
 from edgewise.transcoders.dashboards import Others, Ranked, Shares, bin_edges, quantile_bins, top_examples
 from edgewise.viewer._pack import Packer
@@ -81,13 +81,12 @@ def _pack_set(shown: ShownSet, prefix: str, packer: Packer) -> dict[str, Any]:
 
 def _about(found: FeatureSet) -> Iterable[tuple[str, str]]:
     spec, conditions = found.transcoder.spec, found.conditions
-    trained = found.transcoder.provenance.get("method", {}).get("tokens")
     text = conditions.get("text", {})
     yield "reads", str(spec.reads)
     yield "writes", ", ".join(map(str, spec.writes))
     yield "features", f"{spec.n_features:,}, {spec.activation}"
-    if trained:
-        yield "trained on", f"{trained:,} tokens"
+    if trained := trained_on(found.transcoder):
+        yield "trained on", trained
     yield "model", str(conditions.get("model", {}).get("id", ""))
     yield "text", ", ".join(text.get("text", []))
     yield "tokens", f"{found.seen.n_tokens:,} that count, in rows of {found.rows.ids.shape[1]}"

@@ -1,13 +1,14 @@
 """All that is shown of one transcoder's features, and the one call that makes it."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import RunOptions, software
-from edgewise.transcoders import TokenRows, Transcoder
+from edgewise.runs import RunOptions, record_of, software
+from edgewise.transcoders import TokenRows, Transcoder, transcoder_record
 from edgewise.transcoders.analysis import VirtualTable, VirtualWeights
 from edgewise.transcoders.dashboards._config import DashboardConfig
 from edgewise.transcoders.dashboards._examples import Shares, tokens_at
@@ -75,16 +76,19 @@ def make_dashboards(
         progress: of what follows the run: called with the features done and all.
 
     Raises:
-        InputError: two transcoders are of one layer, one is not the model's or an autoencoder, there is no text, or the
-            folder holds another run's checkpoint.
+        InputError: two transcoders are of one layer, one is not the model's or an autoencoder, `virtual` is of another
+            model or other transcoders, there is no text, or the folder holds another run's checkpoint.
         KeyboardInterrupt: the run was cut short; the same call goes on from its checkpoint.
     """
     config = config or DashboardConfig()
     known = {each.spec.reads.layer: each for each in (*transcoders, *others)}
-    if len({each.spec.reads.layer for each in transcoders}) < len(transcoders):
-        raise InputError("dashboard: two transcoders read one layer; give one for each, such as single files")
+    for given in (transcoders, others):
+        if len({each.spec.reads.layer for each in given}) < len(given):
+            raise InputError("dashboard: two transcoders read one layer; give one for each, such as single files")
     if wrong := next((each for each in known.values() if each.spec.is_autoencoder), None):
         raise InputError(f"autoencoder of {wrong.spec.reads}: its features do not stand for an MLP; give transcoders")
+    if virtual is not None:
+        _check_table(virtual, model, transcoders, others)
     seen, report = gather(model, transcoders, tokens, config, options)
     if report.stopped:
         raise KeyboardInterrupt(report.message)
@@ -124,6 +128,28 @@ def make_dashboards(
             )
         )
     return tuple(found)
+
+
+def _check_table(
+    virtual: VirtualTable, model: Model, transcoders: Sequence[Transcoder], others: Sequence[Transcoder]
+) -> None:
+    """Refuse virtual weights of another model or other transcoders, whose features have the same names.
+
+    Raises:
+        InputError: they are, or the table does not say what it is of.
+    """
+    said = virtual.conditions
+    if not isinstance(said.get("transcoders"), list) or not isinstance(said.get("text"), dict):
+        raise InputError("virtual weights: they do not say of which transcoders they are; compute them anew")
+    if record_of(said, "model").get("weights_hash") != model.identity["weights_hash"]:
+        raise InputError("virtual weights: of another model; compute them with this one")
+    known = {record_of(each, "reads").get("layer"): each for each in said["transcoders"] if isinstance(each, dict)}
+    for each in dict.fromkeys((*transcoders, *others)):
+        layer = each.spec.reads.layer
+        # As JSON has it, which is how a table that was saved says it. Others need not be in the table.
+        own = json.loads(json.dumps(transcoder_record(each)))
+        if (layer in known or each in transcoders) and json.loads(json.dumps(known.get(layer))) != own:
+            raise InputError(f"virtual weights: not of this transcoder of {each.spec.reads}; compute them with it")
 
 
 def _first(table: VirtualWeights | None, n: int) -> VirtualWeights | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, atomic_path, read_pickle
+from edgewise.runs import Keys, Only, atomic_path, read_pickle, record_of
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -116,9 +116,9 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 def _settings(transcoder: Transcoder) -> dict[str, Any]:
     """What their code reads of a configuration, and what it was trained with where that is known."""
     spec = transcoder.spec
-    known = dict(transcoder.provenance.get("settings", {}))
+    known = record_of(transcoder.provenance, "settings")
     return known | {
-        "model_name": known.get("model_name") or transcoder.provenance.get("model", {}).get("id", ""),
+        "model_name": known.get("model_name") or record_of(transcoder.provenance, "model").get("id", ""),
         "hook_point": hook_name(spec.reads, folded=True),
         "hook_point_layer": spec.reads.layer,
         "hook_point_head_index": None,

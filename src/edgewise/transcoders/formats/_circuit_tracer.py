@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, names_in, read_yaml, whole_number, write_atomically
+from edgewise.runs import Keys, Only, names_in, read_yaml, record_of, whole_number, write_atomically
 from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats import _gemma_scope
@@ -36,7 +36,7 @@ KEYS = Keys(
     },
 )
 _NAMES = {"threshold": "activation_function.threshold"}
-_ENCODER = "W_enc_{}.safetensors"
+_FILE, _ENCODER, _DECODER = "layer_{}.safetensors", "W_enc_{}.safetensors", "W_dec_{}.safetensors"
 
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
@@ -49,8 +49,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     if "transcoders" in config:
         files = [_resolved(path, str(each)) for each in config["transcoders"]]
     else:
-        n = len(list(path.glob("layer_*.safetensors")))
-        files = [path / f"layer_{layer}.safetensors" for layer in range(n)]
+        n = len(list(path.glob(_FILE.format("*"))))
+        files = [path / _FILE.format(layer) for layer in range(n)]
     if not files:
         raise InputError(f"{path}: holds neither layer_0.safetensors nor {_ENCODER.format(0)}")
     named = [_sites(config, layer, sites.in_set(layer, len(files))) for layer in range(len(files))]
@@ -125,7 +125,7 @@ def _names_in_set(layer: int) -> dict[str, str]:
 
 def _read_part(path: Path, config: dict[str, Any], layer: int, sites: Sequence[Sites]) -> Transcoder:
     file = path / _ENCODER.format(layer)
-    decoder_file = path / f"W_dec_{layer}.safetensors"
+    decoder_file = path / _DECODER.format(layer)
     tensors = files.tensors_of(file) | files.tensors_of(decoder_file)
     found = files.weights_in(tensors, file, _names_in_set(layer))
     decoder = found["W_dec"]  # (F, L − l, D)
@@ -157,15 +157,16 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
             f"{', '.join(first)}, layer {other.spec.reads.layer} {', '.join(_kinds(other))}; write another format, "
             "such as edgewise"
         )
+    for layer, each in enumerate(ordered):  # before any is written
+        if is_cross and len(each.spec.writes) != len(ordered) - layer:
+            raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
     for layer, each in enumerate(ordered):
         if is_cross:
-            if len(each.spec.writes) != len(ordered) - layer:
-                raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
             _write_part(path, layer, each)
         else:
-            _write_layer(path / f"layer_{layer}.safetensors", each)
+            _write_layer(path / _FILE.format(layer), each)
     config: dict[str, Any] = {
-        "model_name": ordered[0].provenance.get("model", {}).get("id", ""),
+        "model_name": record_of(ordered[0].provenance, "model").get("id", ""),
         "model_kind": "cross_layer_transcoder" if is_cross else "transcoder_set",
         "feature_input_hook": first[0],
         "feature_output_hook": first[1],
@@ -214,7 +215,15 @@ def _write_part(path: Path, layer: int, transcoder: Transcoder) -> None:
     tensors = files.weights_of(form, _names_in_set(layer))
     decoder = tensors.pop(f"W_dec_{layer}").unflatten(1, (len(form.spec.writes), -1))
     files.write_weights(path / _ENCODER.format(layer), tensors)
-    files.write_weights(path / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": decoder})
+    files.write_weights(path / _DECODER.format(layer), {f"W_dec_{layer}": decoder})
+
+
+def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
+    is_cross = any(len(each.spec.writes) > 1 for each in transcoders)
+    names = (_ENCODER, _DECODER) if is_cross else (_FILE,)
+    written = {name.format(each.spec.reads.layer) for each in transcoders for name in names}
+    lie = (file for name in (_FILE, _ENCODER, _DECODER) for file in path.glob(name.format("*")))
+    return [file for file in lie if file.name not in written]
 
 
 def _is_theirs(path: Path) -> bool:
@@ -229,4 +238,5 @@ FORMAT = Format(
     _is_theirs,
     read,
     write,
+    _left,
 )

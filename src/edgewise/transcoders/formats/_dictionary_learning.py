@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, atomic_path, read_pickle, whole_number, yes_or_no
+from edgewise.runs import Keys, Only, atomic_path, read_pickle, record_of, whole_number, yes_or_no
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -122,7 +122,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         "activation_dim": spec.d_in,
         "dict_size": spec.n_features,
         "layer": spec.reads.layer,
-        "lm_name": transcoder.provenance.get("model", {}).get("id", ""),
+        "lm_name": record_of(transcoder.provenance, "model").get("id", ""),
         "submodule_name": hook_name(spec.reads),
     }
     trainer |= {} if k is None else {"k": k}

@@ -37,3 +37,6 @@ class Format:
     """Raises `InputError`; what else it raises for a file that is not as it should be becomes one."""
     write: Callable[[Sequence[Transcoder], Path], None]
     """Raises `InputError` for what the format cannot hold."""
+    left: Callable[[Sequence[Transcoder], Path], list[Path]] = lambda _transcoders, _path: []
+    """The files of other sets that `write` would leave in a folder, and that `read` would read with these or instead.
+    None by default: the format has one file, which is written over."""

@@ -32,6 +32,7 @@ KEYS = Keys(
 )
 _NAMES_2 = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": "affine_skip_connection"}
 _TURNED = ("W_enc", "W_skip")
+_WHOLE, _PART = "params.safetensors", "params_layer_{}.safetensors"
 MOST_PACKED, MOST_UNPACKED = 20, 64 << 20
 """Up to how many times its own size an archive may unpack, and how many bytes in any case."""
 
@@ -74,8 +75,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     """Read Gemma Scope 2: a `.safetensors`, the folder of a `params.safetensors`, or a cross-layer set's folder."""
     if path.is_file():
         return [_read(path, sites)]
-    if (path / "params.safetensors").is_file():
-        return [_read(path / "params.safetensors", sites)]
+    if (path / _WHOLE).is_file():
+        return [_read(path / _WHOLE, sites)]
     files = sorted(path.glob("*.safetensors"), key=lambda file: (_layer(file), file.name))
     if not files or [_layer(file) for file in files] != list(range(len(files))):
         raise InputError(f"{path}: holds neither params.safetensors nor one file for each layer from 0 on")
@@ -141,21 +142,32 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     n_layers = len(ordered)
     if n_layers == 1:
         tensors = files.weights_of(_required(ordered[0], "gemma-scope-2"), _NAMES_2, turned=_TURNED)
-        files.write_weights(path if path.suffix == ".safetensors" else path / "params.safetensors", tensors)
+        files.write_weights(path if path.suffix == ".safetensors" else path / _WHOLE, tensors)
         return
     for layer, each in enumerate(ordered):
         if each.spec.reads.layer != layer or len(each.spec.writes) != n_layers - layer:
             raise InputError("gemma-scope-2: several transcoders must be one whole cross-layer set from layer 0 on")
+        _require(each, "gemma-scope-2", cross_layer=True)  # all before any is written
     for layer, each in enumerate(ordered):
-        form = _required(each, "gemma-scope-2", cross_layer=True)
-        tensors = files.weights_of(form, _NAMES_2, turned=_TURNED)
+        tensors = files.weights_of(files.without_input_bias(each), _NAMES_2, turned=_TURNED)
         decoder = each.W_dec.unflatten(1, (n_layers - layer, -1))
         tensors["w_dec"] = torch.cat([decoder.new_zeros(len(decoder), layer, decoder.shape[2]), decoder], 1)
-        files.write_weights(path / f"params_layer_{layer}.safetensors", tensors)
+        files.write_weights(path / _PART.format(layer), tensors)
 
 
-def _required(transcoder: Transcoder, name: str, cross_layer: bool = False) -> Transcoder:
+def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
+    n_layers = len(transcoders)
+    written = {_WHOLE} if n_layers == 1 else {_PART.format(layer) for layer in range(n_layers)}
+    return [file for file in path.glob("*.safetensors") if file.name not in written and _is_second(file)]
+
+
+def _required(transcoder: Transcoder, name: str) -> Transcoder:
     """The form in which a transcoder is written. Raises `InputError` for one that these files cannot hold."""
+    _require(transcoder, name)
+    return files.without_input_bias(transcoder)
+
+
+def _require(transcoder: Transcoder, name: str, cross_layer: bool = False) -> None:
     files.require(
         transcoder,
         name,
@@ -165,12 +177,11 @@ def _required(transcoder: Transcoder, name: str, cross_layer: bool = False) -> T
         autoencoder=False,
         reads=["mlp_in" if name == "gemma-scope-2" else "mlp_normalized"],
     )
-    return files.without_input_bias(transcoder)
 
 
 def _is_second(path: Path) -> bool:
     if path.is_dir():
-        return (path / "params.safetensors").is_file() or any(map(_is_second, path.glob("*.safetensors")))
+        return (path / _WHOLE).is_file() or any(map(_is_second, path.glob("*.safetensors")))
     return path.suffix == ".safetensors" and "w_enc" in names_in(path)
 
 
@@ -180,5 +191,10 @@ def _is_first(path: Path) -> bool:
 
 FORMAT = Format("gemma-scope", "Gemma Scope 1 params.npz: jumprelu", _is_first, read_npz, write_npz)
 FORMAT_2 = Format(
-    "gemma-scope-2", "Gemma Scope 2 params.safetensors, or a cross-layer folder: jumprelu", _is_second, read, write
+    "gemma-scope-2",
+    "Gemma Scope 2 params.safetensors, or a cross-layer folder: jumprelu",
+    _is_second,
+    read,
+    write,
+    _left,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
-from edgewise.runs import names_in, reading_tensors, write_tensors
+from edgewise.runs import names_in, reading_tensors, record_of, write_tensors
 from edgewise.transcoders import Site, Transcoder, TranscoderSpec
 from edgewise.transcoders.formats._files import build
 from edgewise.transcoders.formats._format import Format, Sites
@@ -43,7 +43,7 @@ def load(path: str | Path, *, exclude_special: bool | None = None) -> Transcoder
 def _of_0_1(header: dict[str, Any], given: bool | None) -> bool:
     """What files of version 0.1 say in the record of their training, and those of other tools need not say."""
     provenance = header["provenance"]
-    recorded = provenance.get("method", {}).get("exclude_special", False if "format" in provenance else given)
+    recorded = record_of(provenance, "method").get("exclude_special", False if "format" in provenance else given)
     if recorded is None:
         raise InputError(
             "written by edgewise 0.1, and the record of its training is lost, so that nothing says whether its "
@@ -82,7 +82,16 @@ def _write(transcoders: Sequence[Transcoder], path: Path) -> None:
         save(transcoders[0], path)
         return
     for each in transcoders:
-        save(each, path / f"layer{each.spec.reads.layer}.safetensors")
+        save(each, path / _file(each))
+
+
+def _file(transcoder: Transcoder) -> str:
+    return f"layer{transcoder.spec.reads.layer}.safetensors"
+
+
+def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
+    written = set(map(_file, transcoders))
+    return [file for file in path.glob("*.safetensors") if file.name not in written and _is_ours(file)]
 
 
 def _is_ours(path: Path) -> bool:
@@ -91,4 +100,4 @@ def _is_ours(path: Path) -> bool:
     return path.suffix == ".safetensors" and _HEADER in names_in(path)
 
 
-FORMAT = Format("edgewise", "one .safetensors with a header, or a folder of them", _is_ours, _read, _write)
+FORMAT = Format("edgewise", "one .safetensors with a header, or a folder of them", _is_ours, _read, _write, _left)

@@ -97,22 +97,28 @@ def read(
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: not as {name} writes it ({type(error).__name__}: {reason[:120]})") from error
     for each in found:
+        if len(found) > 1:  # of a set each by its layer, or all would have the folder's name
+            each.name = each.name or f"{path.resolve().name}.layer{each.spec.reads.layer}"
         each.name = each.name or path.stem
         if exclude_special is not None:
             each.spec = replace(each.spec, exclude_special=exclude_special)
     return found
 
 
-def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, format: str = "edgewise") -> None:
+def write(
+    transcoders: Transcoder | Sequence[Transcoder], path: str | Path, format: str = "edgewise", *, force: bool = False
+) -> None:
     """Write transcoders in any format.
 
     Args:
         transcoders: one, or a set where the format has sets.
         path: the file or folder, as the format has it.
         format: a key of `FORMATS`.
+        force: remove files of another set of the format that lie in the folder, once this one is written.
 
     Raises:
-        InputError: the format cannot hold them, or the place cannot be written.
+        InputError: the format cannot hold them, the place cannot be written, or files of another set lie there, which
+            would be read with this one or in its place.
     """
     _known(format)
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
@@ -121,7 +127,30 @@ def write(transcoders: Transcoder | Sequence[Transcoder], path: str | Path, form
     layers = [each.spec.reads.layer for each in given]
     if again := [layer for layer in layers if layers.count(layer) > 1]:
         raise InputError(f"write: two are of layer {again[0]}, which would be one file; write one at a time")
+    left = _left(given, Path(path), format, force)
     FORMATS[format].write(given, Path(path))
+    for file in left:
+        file.unlink()
+
+
+def _left(transcoders: Sequence[Transcoder], path: Path, format: str, force: bool) -> list[Path]:
+    """Files of another set in a folder, to be removed once this one is written.
+
+    Raises:
+        InputError: there are some and they must not be removed, or the folder is one of another format.
+    """
+    if not path.is_dir():
+        return []
+    other = next((each.name for each in FORMATS.values() if each.finds(path)), format)
+    if other != format:  # which may be the one that is then read; what all of its files are is not known here
+        raise InputError(f"{path}: holds files of {other}, and of two formats one would be read; choose another folder")
+    left = sorted(FORMATS[format].left(transcoders, path))
+    if left and not force:
+        raise InputError(
+            f"{path}: holds {left[0].relative_to(path)}, of another set, which would be read too or instead; choose "
+            "another folder, or force=True to remove it"
+        )
+    return left
 
 
 def round_trip_differences(transcoders: Sequence[Transcoder], path: Path, format: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Keys, Only, whole_number, yes_or_no
+from edgewise.runs import Keys, Only, record_of, whole_number, yes_or_no
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
@@ -212,13 +212,13 @@ def _architecture(spec: TranscoderSpec) -> str:
 def _metadata(transcoder: Transcoder) -> dict[str, Any]:
     """SAELens' own keys. Without a version of 6 or later it would take the file for an old one and rewrite it."""
     spec, provenance = transcoder.spec, transcoder.provenance
-    known = provenance.get("metadata", {})
-    settings = provenance.get("method", {})
+    known = record_of(provenance, "metadata")
+    settings = record_of(provenance, "method")
     own = {
         "sae_lens_version": "6.54.12",
         "sae_lens_training_version": None,
-        "model_name": provenance.get("model", {}).get("id"),
-        "context_size": settings.get("text", {}).get("context"),
+        "model_name": record_of(provenance, "model").get("id"),
+        "context_size": record_of(settings, "text").get("context"),
         "prepend_bos": True,
         "dataset_path": None,
     }

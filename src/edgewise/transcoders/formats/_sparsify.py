@@ -120,8 +120,19 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     for each in transcoders:
         kind = "mlp_out" if each.spec.is_autoencoder else "mlp_in"
         files.require(each, "sparsify", ["topk"], skip=True, reads=[kind])
-    for each in transcoders:
-        _write(each, path if len(transcoders) == 1 else path / f"layers.{each.spec.reads.layer}.mlp")
+    for each, folder in zip(transcoders, _folders(transcoders, path), strict=True):
+        _write(each, folder)
+
+
+def _folders(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
+    layers = [each.spec.reads.layer for each in transcoders]
+    return [path] if len(layers) == 1 else [path / f"layers.{layer}.mlp" for layer in layers]
+
+
+def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
+    written = _folders(transcoders, path)  # one that is the folder itself is read without those in it
+    lie = [] if path in written else [path / _WEIGHTS, *path.glob(f"*/{_WEIGHTS}")]
+    return [file for file in lie if file.is_file() and file.parent not in written]
 
 
 def _write(transcoder: Transcoder, path: Path) -> None:
@@ -143,4 +154,4 @@ def _write(transcoder: Transcoder, path: Path) -> None:
     files.write_json(path / _CONFIG, config)
 
 
-FORMAT = Format("sparsify", "sparsify folder: topk", lambda path: bool(_found_in(path)), read, write)
+FORMAT = Format("sparsify", "sparsify folder: topk", lambda path: bool(_found_in(path)), read, write, _left)

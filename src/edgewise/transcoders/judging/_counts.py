@@ -1,5 +1,6 @@
 """How often features fire and how much they explain, summed over tokens."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,10 +58,10 @@ class Counts:
         return float(self.fired[i].sum()) / self.n
 
     def explained(self, i: int) -> float:
-        """1 − squared error / variance at the transcoder's own site."""
+        """1 − squared error / variance at the transcoder's own site; NaN where that does not vary."""
         own = self.transcoders[i].spec.writes[0]
         variance = self.squares[own] - float(self.sums[own].square().sum()) / self.n
-        return 1 - self.errors[i] / variance
+        return 1 - self.errors[i] / variance if variance else math.nan
 
     def live(self, i: int) -> int:
         """Features that fire on more than one token in 10,000."""

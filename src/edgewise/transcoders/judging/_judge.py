@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import Interval, SavedAsJson, bootstrap, record_of
+from edgewise.runs import Interval, SavedAsJson, bootstrap
 from edgewise.transcoders import (
     Replacement,
     Site,
@@ -27,6 +27,7 @@ from edgewise.transcoders import (
     held_out,
     real_tokens,
     substituted,
+    texts_seen,
 )
 from edgewise.transcoders.judging._counts import BINS, Counts
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
@@ -127,7 +128,8 @@ def evaluate_transcoders(
         progress: called with the rows done and all rows.
 
     Raises:
-        InputError: a transcoder is not the model's, or there is no text.
+        InputError: a transcoder is not the model's, they cannot be replaced at once, or fewer than two of the text's
+            tokens count.
     """
     if not transcoders or not len(tokens):
         raise InputError("evaluate: give at least one transcoder and one row of text")
@@ -141,9 +143,12 @@ def evaluate_transcoders(
         raise InputError("evaluate: beside a cross-layer set there are others of its layers; judge one set at a time")
     if is_set:
         transcoders = sorted(transcoders, key=lambda each: each.spec.writes[0].layer)
-    means = _means(model, tokens, layers, exclude_special) if ablations else {}
+    if int(real_tokens(model, tokens.ids, exclude_special=exclude_special).sum()) < 2:  # one has no variance
+        raise InputError("text: fewer than two of its tokens count; give longer rows, or exclude_special=False")
     counts = Counts(model, transcoders, add_up=is_set)
-    changes = _changes(counts, means, exclude_special, alone, together)
+    changes = _replacements(counts, exclude_special, alone, together)  # which refuse what is no set, before the text
+    means = _means(model, tokens, layers, exclude_special) if ablations else {}
+    changes |= _ablations(means, together="all replaced" in changes)
     own, rows = _run(counts, tokens, changes, exclude_special, progress)
     losses = {name: _loss(values, own) for name, values in rows.items()}
     return TranscoderEvaluation(
@@ -156,7 +161,7 @@ def evaluate_transcoders(
         {
             "model": model.identity,
             "text": tokens.source,
-            "held_out": all(held_out(tokens.source, text) for each in transcoders for text in _texts(each)),
+            "held_out": all(held_out(tokens.source, text) for each in transcoders for text in texts_seen(each)),
             "positions": "all but each row's first are predicted",
             "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",
             "interval": "of the loss added: 95 % percentile bootstrap over rows, 10,000 resamples, seed 0",
@@ -166,12 +171,6 @@ def evaluate_transcoders(
             "histogram_bins": [str(edge) for edge in BINS],
         },
     )
-
-
-def _texts(transcoder: Transcoder) -> list[dict[str, Any]]:
-    """The sources of what it was trained on, and tuned on; an empty one where it has no record of its training."""
-    method = record_of(transcoder.provenance, "method")
-    return [method.get("text", {}), *([method["tuned"].get("text", {})] if "tuned" in method else [])]
 
 
 def _judged(counts: Counts, i: int, replaced: Loss | None) -> Judged:
@@ -207,22 +206,26 @@ def _constant(value: Float[Tensor, " D"]) -> Substitute:
     return lambda residual, given, mlp: value.to(given.dtype).expand_as(given)
 
 
-def _changes(
-    counts: Counts, means: Mapping[int, Float[Tensor, " D"]], exclude: bool, alone: bool, together: bool
-) -> dict[str, Change]:
-    """By name: `alone 0` (the first transcoder), `zero 8` and `mean 8` (an ablated layer), `all zero` and so on."""
+def _replacements(counts: Counts, exclude: bool, alone: bool, together: bool) -> dict[str, Change]:
+    """By name: `alone 0` (the first transcoder) and so on, and `all replaced`."""
     model, transcoders = counts.model, counts.transcoders
-    zeros = {layer: _constant(torch.zeros_like(mean)) for layer, mean in means.items()}
-    constants = {layer: _constant(mean) for layer, mean in means.items()}
     changes: dict[str, Change] = {}
     for i, each in enumerate(transcoders if alone and not counts.add_up else ()):
         changes[f"alone {i}"] = Replacement(model, each, exclude_special=exclude)
-    for layer in means:
-        changes |= {f"zero {layer}": {layer: zeros[layer]}, f"mean {layer}": {layer: constants[layer]}}
     if together and len({each.spec.writes[0].layer for each in transcoders}) == len(transcoders):
         changes["all replaced"] = Replacement(model, transcoders, exclude_special=exclude)
-        if means:
-            changes |= {"all zero": zeros, "all mean": constants}
+    return changes
+
+
+def _ablations(means: Mapping[int, Float[Tensor, " D"]], together: bool) -> dict[str, Change]:
+    """By name: `zero 8` and `mean 8` (an ablated layer) and so on, and `all zero` and `all mean`."""
+    zeros = {layer: _constant(torch.zeros_like(mean)) for layer, mean in means.items()}
+    constants = {layer: _constant(mean) for layer, mean in means.items()}
+    changes: dict[str, Change] = {}
+    for layer in means:
+        changes |= {f"zero {layer}": {layer: zeros[layer]}, f"mean {layer}": {layer: constants[layer]}}
+    if together and means:
+        changes |= {"all zero": zeros, "all mean": constants}
     return changes
 
 

@@ -123,8 +123,10 @@ def tune(
     }
     report = runs.run_steps(learner, config.steps, settings, options, "tuning")
     for each in transcoders:
-        method = {**each.provenance.get("method", {}), "tuned": settings | report.record()}
-        each.provenance = {**each.provenance, "method": method, "software": runs.software()}
+        method = runs.record_of(each.provenance, "method")
+        before = runs.record_of(method, "tuned")  # of an earlier tuning, whose text it has seen too
+        tuned = settings | report.record() | ({"before": before} if before else {})
+        each.provenance = {**each.provenance, "method": method | {"tuned": tuned}, "software": runs.software()}
         if options.out is not None:
             save(each, options.out / f"layer{each.spec.reads.layer}.safetensors")
     return Tuned(tuple(transcoders), learner.kl, report.steps, report.seconds, report.message)
