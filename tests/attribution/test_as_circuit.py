@@ -101,5 +101,6 @@ def test_candidates_by_influence_are_those_that_the_graphs_name(kind: str, monke
     own = [into[i] for i, name in enumerate(engine.graph.reader_names) if f".{kind[0]}" in name]
     assert len(own) == 6 and min(own) > 0  # each is a node of the graphs, with edges of its own
     monkeypatch.setattr(_choose, "graph_of_pair", None)  # what is wrong is refused before a graph is made
-    for n, per in ((-1, "layer"), (10**6, "layer"), (1, "layers")):
+    wrong: list[tuple[int, Any]] = [(-1, "layer"), (10**6, "layer"), (1, "layers")]
+    for n, per in wrong:
         assert refused(lambda n=n, per=per: choose_by_influence(model, TASK, n, nodes, per=per))

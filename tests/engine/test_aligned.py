@@ -97,7 +97,7 @@ def test_what_a_search_leaves_changes_the_loss_as_it_says(name):
 
 def test_a_corrupted_prompt_longer_than_the_model_is_refused():
     model = random_model("gpt2", torch.float32)
-    long = (1, 2) * (model.parts.n_positions // 2 + 1)
+    long = (1, 2) * ((model.parts.n_positions or 0) // 2 + 1)
     pair = Pair((1, 2, 3), long, (Target(2, (4,)),), "", "", align=(0, 1, 2))
     with pytest.raises(InputError, match="the model has"):
         Engine(model).run(collate([pair], [0]), torch.ones(Engine(model).graph.n_edges))

@@ -104,6 +104,6 @@ def test_what_no_set_can_be_learned_by_is_refused_before_any_is_looked_for(monke
 
 def test_a_metric_without_a_gradient_serves_where_no_set_is_learned():
     engine = toy_engine()
-    settings = QUICK | {"learned_steps": 0}
+    settings: dict[str, Any] = QUICK | {"learned_steps": 0}
     found = completeness(engine, half(engine), random_task(), metric="accuracy", **settings)
     assert [each.how for each in found.knockouts] == ["none", "random", "greedy"]

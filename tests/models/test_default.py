@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -281,7 +282,8 @@ def test_a_package_without_the_weights(monkeypatch: pytest.MonkeyPatch):
 
 def test_in_another_type_its_rotary_frequencies_stay_as_they_are():
     """As `from_pretrained` leaves them: rounded to bfloat16 they would be off by up to a third of a percent."""
-    plain, half = (load_model("smollm2-135m", dtype=dtype).module for dtype in (None, torch.bfloat16))
+    loaded: list[Any] = [load_model("smollm2-135m", dtype=dtype).module for dtype in (None, torch.bfloat16)]
+    plain, half = loaded
     assert half.model.embed_tokens.weight.dtype == torch.bfloat16
     assert torch.equal(half.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
     assert half.model.rotary_emb.inv_freq.dtype == torch.float32

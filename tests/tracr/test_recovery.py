@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import edgewise as ew
 from edgewise import InputError
+from edgewise.circuit import Selection
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.evaluation import auroc
 from edgewise.tracr import (
@@ -68,8 +70,8 @@ def test_comparison_counts_actual_edges():
     assert found.missing == ("embed -> m0",) and found.extra == ("embed -> logits",)
     assert found.precision == found.recall == 0.8
     signed = torch.where(truth.edges, -2.0, 1.0)  # negative effects of what matters
-    for selection, area in (("absolute", 1.0), ("signed", 0.0)):
-        assert compare(ew.Circuit(graph, truth.edges, signed, selection=selection), truth).auroc == area
+    by_size, by_sign = (ew.Circuit(graph, truth.edges, signed, selection=how) for how in get_args(Selection))
+    assert (compare(by_size, truth).auroc, compare(by_sign, truth).auroc) == (1.0, 0.0)
     nothing = compare(ew.Circuit(graph, torch.zeros_like(other)), truth)
     assert (nothing.precision, nothing.recall) == (1, 0)
     split = engine.model.graph("split")
