@@ -107,9 +107,8 @@ class Engine:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         self.constants: Writes | None = self._checked_constants(constants)
-        # As they are now: a run's checkpoint knows them by it, and the run may move them.
         known = () if self.constants is None or model.device.type == "meta" else self.constants.tensors()
-        self.constants_hash: str = tensor_hash(*known)
+        self.constants_hash: str = tensor_hash(*known)  # as they are now: a run, whose checkpoint has it, may move them
         self.features: dict[int, FeatureLayer] = feature_layers(model, own, self.ablation.kind, transcoders)
         self.neurons: dict[int, NeuronLayer] = neuron_layers(model, own, self.ablation.kind)
         self._transcoders = transcoders
@@ -208,11 +207,8 @@ class Engine:
         if not beside:
             for store in (self._hidden, self._store, self._clean):
                 store.clear()
-        hidden, clean, ablated = (
-            full,
-            bool(self.graph.spec.features),
-            self.ablation.kind == "interchange",
-        )  # what still fits
+        # What still fits.
+        hidden, clean, ablated = full, bool(self.graph.spec.features), self.ablation.kind == "interchange"
         for batch in batches:
             check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
             hidden = hidden and self._hidden.pin(batch.clean)
