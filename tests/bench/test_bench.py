@@ -373,21 +373,3 @@ def test_memory_that_a_cell_needed_is_given_back():
     del blocks[:-1]  # the last one keeps the heap from shrinking by itself
     give_back_memory()
     assert held() < full - 150_000_000
-
-
-def test_a_metric_that_the_pairs_forbid_may_be_asked_for_later(folder: Path, tmp_path: Path):
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    task = tmp_path / "no-wrong.jsonl"
-    task.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "wrong_answer"}) + "\n" for row in rows))
-    asked = {"tasks": {"name": "names", "task": str(task)}, "methods": ["random"], "seeds": [0]}
-    for metrics in (["kl"], ["kl", "logit_diff"], ["kl", "logit_diff"]):
-        path = bench_file(folder, tmp_path / "b.yaml", metrics=metrics, **asked)
-        table, found = run_bench(path, tmp_path / "out", say=lambda _: None)
-        assert not found.failed and {row["metric"] for row in BenchTable.load(table).rows} == {"kl"}
-    assert found.done == ()
-
-
-def test_an_ensemble_of_methods_is_a_method_too(folder: Path, tmp_path: Path):
-    methods = [{"method": "ensemble", "methods": ["eap", "information-flow"]}]
-    table = quietly(bench_file(folder, tmp_path / "b.yaml", methods=methods, seeds=[0]), tmp_path / "out")
-    assert {row["method"] for row in table.rows} >= {"ensemble"}
