@@ -1,4 +1,4 @@
-"""The page of attribution graphs on real prompts, from what `attribution_prompts.py` left."""
+"""The tables of attribution graphs on real prompts, from what `attribution_prompts.py` left."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,40 +13,12 @@ TOP = 20
 """How many heads of a graph are held against another's or the circuit's."""
 Found = dict[str, dict[str, Any]]
 Rows = list[tuple[str, ...]]
-HEADING = """# Attribution graphs of real prompts, held against the model
-
-Written by `python benchmarks/attribution_prompts.py --write`, whose docstring has the commands. SmolLM2-135M-Instruct
-in Q4_1 weights, prompts of the tasks' test splits, seed 0. A graph explains the mean logit of the right answers minus
-that of the wrong ones. *Ablated* is set to the node's mean over the prompt, the first token left out; nothing is frozen
-then. Means over prompts, with 95 % bootstrap intervals.
-"""
-
-READING = """## What this says, and what fails
-
-Read after the run of three prompts a task; the tables below have the figures.
-
-* **What is in the graph matters.** Ablating a pruned graph's few hundred neurons costs most of the difference or all of
-  it. As many random neurons cost little or nothing. With these transcoders the gap is smaller.
-* **It does not stand alone.** When all other active nodes are ablated, no kind of graph keeps more of the difference
-  than random sets do, by more than the intervals. A pruned graph says what matters; it is no circuit. Those are learned
-  (`edgewise find`).
-* **Single effects are predicted moderately**: see *later tokens*. An attribution is a slope with attention and norms
-  frozen, and an ablation is no small step.
-* **Shares of a difference near 0 say nothing.** On induction the model's difference is about 0 on two of three prompts.
-* **No rule for gated products is better than another** by more than the intervals.
-* **Transcoders' errors carry four fifths of the influence**: those used here saw little text. Their single effects are
-  predicted no worse than neurons'.
-* **Heads that move the name are found** (most of their loading ends at an earlier answer token). **Those that decide
-  where others look are not**: no head with a large loading looks at the same token or after it, and the circuit's heads
-  that are missing, listed at the end, stand mostly below the movers. With attention frozen, what reaches a query or a
-  key has no edge. `graph.why` and `edgewise view RUN --evidence` say where a head's query gets its match.
-"""
 
 
-def page(found: Found, circuit: dict[str, int], trained_on: int | None = None) -> str:
-    """All of it, as Markdown; the transcoders saw so many tokens."""
-    parts = [HEADING, READING, *_validation(found), *_gates(found), *_kinds(found, trained_on), *_heads(found, circuit)]
-    return "\n".join(parts) + "\n"
+def tables(found: Found, circuit: dict[str, int], trained_on: int | None = None) -> str:
+    """All of them, as Markdown; the transcoders saw so many tokens."""
+    parts = [*_validation(found), *_gates(found), *_kinds(found, trained_on), *_heads(found, circuit)]
+    return "\n".join(("", *parts))
 
 
 def _groups(found: Found) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -14,6 +15,7 @@ from edgewise.runs import write_atomically
 FIGURES = RESULTS / "feature-circuits.json"
 CIRCUITS = RESULTS / "feature-circuits"
 KEY = ("model", "task", "nodes", "method", "seed")
+SETTINGS = ("pairs", "per_layer", "steps", "prompts", "rows", "error")
 SHOWN = {"kept": (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000), "removed": (1, 2, 5, 10, 20, 50, 200, 1000)}
 SIZES = (50, 200, 1000, 5000, 10_000)
 """Of tables that show few."""
@@ -25,11 +27,25 @@ def keep(rows: Rows, agreements: Rows) -> None:
     """Put cells into the file of figures, in place of those of the same name, and write the page from it."""
     old = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"cells": [], "agreement": []}
     cells = {tuple(row[name] for name in KEY): row for row in [*old["cells"], *rows]}
+    check_alike(list(cells.values()))
     found = {tuple(row[name] for name in KEY[:4]): row for row in [*old["agreement"], *agreements]}
     lines = [",\n".join(json.dumps(row) for row in each.values()) for each in (cells, found)]
     write_atomically(FIGURES, f'{{"cells": [\n{lines[0]}\n],\n"agreement": [\n{lines[1]}\n]}}\n')
     written = tables(list(cells.values()), list(found.values()))
     write_page("feature-circuits", "Circuits of features", "feature_circuits", written)
+
+
+def check_alike(rows: Rows) -> None:
+    """End the command where a table would mix settings: a task's cells need the same pairs, seeds the same of all."""
+    for key, names in ((KEY[:2], ("pairs",)), (KEY[:4], SETTINGS)):
+        first: dict[tuple[str, ...], dict[str, Any]] = {}
+        for row in rows:
+            known = row | row.get("size", {})  # where earlier versions kept them
+            other = first.setdefault(group := tuple(row[name] for name in key), known)
+            for name in names:
+                if name in known and name in other and known[name] != other[name]:
+                    values = f"{name} {other[name]} and {name} {known[name]}"
+                    sys.exit(f"{', '.join(group)}: cells of {values}; find all of them with the same, then --write")
 
 
 def tables(rows: Rows, agreements: Rows) -> str:

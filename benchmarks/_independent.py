@@ -99,6 +99,18 @@ class Study:
         """The published figure; of a few examples, the library's."""
         return published(page, pattern) if self.examples is None else self.library(task, kept, metric)
 
+    def ability(self, task: Any) -> dict[str, Any] | None:
+        """Of a few examples, what the library says of how well the model does them; of all of them the page says it."""
+        return None if self.examples is None else ew.evaluation.score(self.model, task).metrics
+
+    def difference(self, task: Any, page: str, pattern: str) -> str:
+        """The published difference of the answers' mean logits; of a few examples, the library's."""
+        if self.examples is None:
+            return published(page, pattern)
+        engine = ew.Engine(self.model)
+        said = [engine.full(task.batch("test", [number]))[0] for number in range(len(task.test))]
+        return f"{sum(map(_difference, task.test, said)) / len(said):.6f}"
+
     def at_size(self, scores: list[float], size: int, absolute: bool) -> set[Edge]:
         """The circuit of the highest scores with at most so many edges that can carry signal, by bisection."""
         spec = self.module.config
@@ -206,7 +218,7 @@ def tasks(study: Study) -> Iterator[Figure]:
         clean, corrupted = (means(each) for each in rows.values())
         columns = {2: ("accuracy", clean), 3: ("choice", clean), 4: ("choice", corrupted), 6: ("logit_diff", clean)}
         columns |= {7: ("logit_diff", corrupted), 9: ("prob_diff", clean), 10: ("prob_diff", corrupted)}
-        ability = None if study.examples is None else ew.evaluation.score(study.model, task).metrics
+        ability = study.ability(task)
         for place, (metric, found) in columns.items():
             beside = cells[place].split()[0]
             if ability is not None:
@@ -224,12 +236,14 @@ def models(study: Study) -> Iterator[Figure]:
     page = (RESULTS / "models.md").read_text()
     rows = re.findall(r"^\| smollm2-135m \| ([a-z0-9-]+) \| ([\d.]+) \| ([\d.]+) \| (-?[\d.]+) \| \d+ \|$", page, re.M)
     for name, *said in rows:
-        found = []
-        for pair in study.task(name, train=0, validation=0, test=32).test:
+        task, found = study.task(name, train=0, validation=0, test=32), []
+        for pair in task.test:
             logits = own_logits(study.module, torch.tensor([pair.clean]))[0]
             found.append(of_pair(pair, logits, logits))
+        ability = study.ability(task)
         for metric, value in zip(("accuracy", "choice", "logit_diff"), said, strict=True):
-            yield Figure("models.md", f"{name}: {metric}", value, means(found)[metric])
+            beside = value if ability is None else f"{ability[metric].value:.6f}"
+            yield Figure("models.md", f"{name}: {metric}", beside, means(found)[metric])
     task = study.task("ioi", train=32, validation=16, test=32)
     scores = _summed(study, task.train[: study.examples], None)
     kept = study.at_size(scores, 1413, absolute=True)
@@ -247,11 +261,17 @@ def attribution(study: Study) -> Iterator[Figure]:
     for name in ("capital-country", "greater-than", "induction", "ioi"):
         task, found = study.task(name, train=1, validation=1, test=3, seed=0), []
         for pair in task.test:
-            here = pair.targets[0]
-            logits = own_logits(study.module, torch.tensor([pair.clean]))[0, here.position]
-            found.append(float(logits[list(here.answers)].mean() - logits[list(here.wrong)].mean()))
-        said = published("attribution.md", rf"\| {name} \| neurons \| 3 \| (-?[\d.]+) \[")
+            logits = own_logits(study.module, torch.tensor([pair.clean]))[0]
+            found.append(_difference(pair, logits[pair.targets[0].position]))
+        row = rf"\| {name} \| neurons \| 3 \| (-?[\d.]+) \["
+        said = study.difference(task, "attribution.md", row)
         yield Figure("attribution.md", f"difference on `{name}`", said, sum(found) / len(found))
+
+
+def _difference(pair: Any, logits: torch.Tensor) -> float:
+    """The mean logit of a pair's right answers minus that of its wrong ones, from the logits at its first target."""
+    here = pair.targets[0]
+    return float(logits[list(here.answers)].mean() - logits[list(here.wrong)].mean())
 
 
 def tracr(study: Study | None) -> Iterator[Figure]:

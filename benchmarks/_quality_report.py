@@ -178,7 +178,7 @@ def _reading(folder: Path, table: dict[tuple[str, float], Cell]) -> list[str]:
         ours, ours_there, theirs = (ew.stability([ew.Circuit.load(f) for f in files]).iou for files in alike)
         said.append(
             f"* How far runs agree (mean pairwise IoU): rankings {ours.value:.3f} at 98 %, {ours_there.value:.3f} at "
-            f"the size of Edge Pruning's circuits; those {theirs.value:.3f}, from 300 steps, which see a third more."
+            f"the size of Edge Pruning's circuits; those {theirs.value:.3f}, from 300 steps."
         )
     return said
 

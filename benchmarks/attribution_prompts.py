@@ -2,13 +2,14 @@
 
     edgewise transcoder train --text builtin --text TEXT --hold-out 0.01 --tokens 204800 --pool-tokens 32768 \\
         --precision float32 --out runs/set
-    python benchmarks/attribution_prompts.py --out runs/prompts [--transcoders runs/set] [--prompts 6]
+    python benchmarks/attribution_prompts.py --out runs/prompts --transcoders runs/set --prompts 3
     python benchmarks/attribution_prompts.py --out runs/prompts --transcoders runs/set --write  # docs/results/
 
 Each prompt's graph explains the mean logit of the right answers minus that of the wrong ones, and is validated by
 ablating its nodes to their mean over the prompt. Neurons' graphs are made by each of the three rules for gated
-products. What is judged is kept; the command may be stopped, and goes on. The page is `_attribution_report.py`. TEXT is
-a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016).
+products. What is judged is kept; the command may be stopped, and goes on. What was judged with other settings ends it.
+`_attribution_report.py` makes the tables of docs/results/attribution.md; what stands before them is written by hand.
+TEXT is a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016).
 """
 
 import argparse
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _attribution_report import page
+from _attribution_report import tables
+from _page import RESULTS, held_to, write_page
 
 import edgewise as ew
 from edgewise.attribution import (
@@ -34,9 +36,7 @@ from edgewise.attribution import (
 from edgewise.runs import RunOptions, write_atomically
 from edgewise.tasks import Pair
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results" / "attribution.md"
-CIRCUIT = ROOT / "docs" / "results" / "circuits" / "ioi-ranking.safetensors"
+CIRCUIT = RESULTS / "circuits" / "ioi-ranking.safetensors"
 TASKS = ("ioi", "greater-than", "capital-country", "induction")
 QUIET = RunOptions(progress=False)
 FEW = 128
@@ -102,7 +102,7 @@ def judged(graph: AttributionGraph) -> dict[str, Any]:
 
 
 def circuit_heads() -> dict[str, int]:
-    """The heads of the checked-in circuit of `ioi`, and the best rank of an edge that leaves or enters each."""
+    """The heads of the checked-in circuit of `ioi`, and the best rank of an edge that leaves each."""
     circuit = ew.Circuit.load(CIRCUIT)
     graph, scores = circuit.graph, circuit.scores
     assert scores is not None
@@ -131,7 +131,8 @@ def main() -> None:
         seen = None
         if args.transcoders:
             seen = min(each.provenance["method"]["tokens"] for each in ew.transcoders.read(args.transcoders))
-        write_atomically(PAGE, page(found, circuit_heads(), seen))
+        title = "Attribution graphs of real prompts, held against the model"
+        write_page("attribution", title, "attribution_prompts", tables(found, circuit_heads(), seen))
         return
     model = ew.load_model("smollm2-135m")
     plain = AttributionConfig(max_nodes=args.max_nodes)
@@ -141,10 +142,14 @@ def main() -> None:
         kinds.append(Kind("transcoders", plain, ew.transcoders.read(args.transcoders)))
     args.out.mkdir(parents=True, exist_ok=True)
     for name, pair, kind in jobs(model, kinds, args.prompts):
-        path = args.out / f"{name}.json"
-        if not path.exists():
+        path, asked = args.out / f"{name}.json", dict[str, Any](max_nodes=args.max_nodes)
+        if kind.nodes != "neurons":
+            asked["transcoders"] = args.transcoders.name
+        if path.exists():
+            held_to(path, json.loads(path.read_text()), asked)
+        else:
             graph = graph_of(model, pair, kind)
-            write_atomically(path, json.dumps(judged(graph)))
+            write_atomically(path, json.dumps(judged(graph) | asked))
             print(path, flush=True)
 
 

@@ -2,55 +2,21 @@
 
     python benchmarks/attribution_truth.py [--programs reverse …] [--inputs 12] [--write]
 
-Programs other than `reverse` and `xproportion` need the extra `tracr`. `--write` makes
-docs/results/attribution-truth.md.
+Programs other than `reverse` and `xproportion` need the extra `tracr`. `--write` makes the tables of
+docs/results/attribution-truth.md; what stands before them is written by hand.
 """
 
 import argparse
 from pathlib import Path
 
+from _page import write_page
+
 import edgewise as ew
 from edgewise import tracr
 from edgewise.models import SHIPPED, save_compiled
-from edgewise.runs import write_atomically
 from edgewise.tracr import ComponentRecovery, GraphRecovery
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "attribution-truth.md"
 ABLATIONS = ("interchange", "zero")
-HEADING = """# Attribution graphs beside true circuits
-
-Written by `python benchmarks/attribution_truth.py --write`. Compiled programs have a true circuit, which is computed
-([docs/tracr.md](../tracr.md)). Here the heads and MLPs that attribution graphs use are held against those with an edge
-in it. Joint embeddings, decoded outputs.
-
-* One graph for each input, of neurons, explaining the output at the last position: the answer's minus the mean of all
-  outputs, or the number. Inputs are spread evenly over the program's. Attention is not causal, there are
-  no norms, and the ledger closes: see the largest residual, in float32, of all graphs.
-* *Found* is what any input's graph uses, pruned to a *share* of the influence: an MLP with a neuron left, and a head
-  through which `1 − share` of the edges' influence goes, or more.
-* *With reasons*, for each head that is used, a further graph explains why its query looks at its key and not evenly at
-  all keys, by what the query reads and by what the keys read; and so on down (`components_of`). Without them a graph is
-  blind to queries and keys, since attention is frozen.
-* *EAP* is the same number of components, those with the largest absolute score of an edge that leaves them, under the
-  truth's ablation. *Random* is what sets of this size have on average.
-
-"""
-NOTES = """
-What this shows, and what not:
-
-* **Without reasons a graph finds what the circuit under interchange has**, the components that move what differs
-  between equally long inputs, and nothing else. In `reverse` that is one head. It misses all four components that
-  compute, from the length, at which position that head looks: they reach it through its query alone.
-* **With reasons it finds the circuit under zero ablation**, from a share of 0.95 on. At 0.8 the first two of the chain
-  `a0.h0 → m0 → m1 → m2` are pruned, at 0.5 all. Held against the circuit under interchange, the same components are not
-  true: an input of the same length makes the head look at the same position.
-* The reasons that `why` gives hold a key against all keys as much as each is looked at. On compiled programs, whose
-  attention is all at one key or even over some, that contrast is 0 but for round-off. Against all keys evenly it is
-  not.
-* EAP has the same precision and recall wherever it is given the graphs' size, so on these two programs graphs are not
-  better at finding components. Both are far above random sets.
-* Two programs of 8 and 4 components are little. Only the last position is explained, while the truth holds at all.
-"""
 
 
 def recovery_of(name: str, inputs: int) -> GraphRecovery:
@@ -117,7 +83,8 @@ def main() -> None:
     lines = [*programs(found), "", *recovered(found)]
     print("\n".join(lines))
     if args.write:
-        write_atomically(PAGE, HEADING + "\n".join(lines) + "\n" + NOTES)
+        tables = "\n".join(("", *lines, ""))
+        write_page("attribution-truth", "Attribution graphs beside true circuits", "attribution_truth", tables)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
     python benchmarks/feature_circuits.py --out runs/feature-circuits --transcoders runs/set
     python benchmarks/feature_circuits.py --out runs/coder --model FILE.gguf --nodes components,neurons
     python benchmarks/feature_circuits.py --write          # docs/results/feature-circuits.md and .json
-    python benchmarks/feature_circuits.py --out runs/try --try                          # a few minutes, tiny sizes
+    python benchmarks/feature_circuits.py --try              # a few minutes, tiny sizes, in a folder `try` under --out
 
 For each task, kind of nodes, method and seed: find scores on the training pairs, take circuits of the same numbers of
 actual edges, and judge them on the test split, whose templates are in no other: KL, the behaviour, and both without the
 circuit. Methods are the learned ranking (and the joint one), first-order selection (EAP, as FAP has it), the merged
 attribution graph of the same nodes, and random edges; candidates are of the largest first-order effects, or random
 (`random-neurons`, `random-features`), and their cost stands in the circuits. What is done is not done again; the
-command may be stopped, and goes on. (A cell whose file is taken out of `cells/` is judged again, by the scores that it
-had.)
+command may be stopped, and goes on. Cells that were found with other settings end it. (A cell whose file is taken out
+of `cells/` is judged again, by the scores that it had.)
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 
 import _feature_circuits_report as report
 import torch
-from _page import model_name
+from _page import held_to, model_name
 
 import edgewise as ew
 from edgewise.evaluation import both_curves
@@ -92,6 +92,28 @@ class Cell:
         return f"{self.task} · {self.nodes} · {self.method} · {self.seed}"
 
 
+def settings_of(cell: Cell, size: Size, args: argparse.Namespace) -> dict[str, Any]:
+    """What a cell's figures depend on beside its name."""
+    used = {"ranking": ("steps",), "attribution-graph": ("prompts", "rows")}.get(METHODS[cell.method][0], ())
+    found: dict[str, Any] = {name: getattr(size, name) for name in ("pairs", "edges", *used)}
+    if cell.nodes != "components":
+        found["per_layer"] = size.per_layer
+    if "features" in cell.nodes:
+        found["transcoders"] = Path(args.transcoders).name
+        found["error"] = "corrupted" if cell.nodes == "features-only" else args.error
+    return found | {"model": model_name(args.model)}
+
+
+def waiting(wanted: list[Cell], size: Size, args: argparse.Namespace) -> list[Cell]:
+    """The cells that are not done. Ends the command where one is there with other settings."""
+    files = {cell: args.out / "cells" / f"{cell.name}.json" for cell in wanted}
+    for cell, file in files.items():
+        if file.is_file():
+            row = json.loads(file.read_text())
+            held_to(file, row.get("settings", {}) | row, settings_of(cell, size, args))
+    return [cell for cell, file in files.items() if not file.is_file()]
+
+
 def cells(size: Size, nodes: tuple[str, ...], tasks: tuple[str, ...]) -> Iterator[Cell]:
     """All of the study; random candidates are ranked by the learned ranking alone."""
     for task in tasks:
@@ -149,8 +171,13 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
     """Find and judge one cell; its scores are kept beside the record, and serve where it is judged again."""
     n_train, n_validation, n_test = size.pairs
     task = ew.tasks.TASKS[cell.task](model.tokenizer, train=n_train, validation=n_validation, test=n_test, seed=0)
-    file = Path(args.out) / "scores" / f"{cell.name}.safetensors"
+    file, settings = Path(args.out) / "scores" / f"{cell.name}.safetensors", settings_of(cell, size, args)
     scores = ew.Scores.load(file) if file.is_file() else None
+    if scores is not None:  # whose circuits may be of other sizes than those that were judged before
+        record = scores.provenance
+        pairs = [record["task"]["arguments"][split] for split in ("train", "validation", "test")]
+        known = record["method"].get("config", {}) | {"pairs": pairs} | record.get("asked", {})
+        held_to(file, known, {name: value for name, value in settings.items() if name != "edges"})
     graph, candidates = (
         graph_of(model, task, cell, size, transcoders, args.error)
         if scores is None
@@ -159,7 +186,7 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
     engine = ew.Engine(model, graph, transcoders=transcoders if graph.spec.features else (), memory=args.memory)
     if scores is None:
         scores = found(engine, task, cell, size, args.out)
-        scores = replace(scores, provenance=scores.provenance | {"candidates": candidates})
+        scores = replace(scores, provenance=scores.provenance | {"candidates": candidates, "asked": settings})
         scores.save(file)
     asked = [n for n in size.edges if n < graph.n_edges]
     circuits = [top(scores, cell, n) for n in asked]
@@ -171,8 +198,8 @@ def judged(model: ew.Model, cell: Cell, size: Size, args: argparse.Namespace, tr
         for n, number, point in zip(asked, writers, curves.points, strict=True)
     ]
     areas = {"sufficiency": curves.sufficiency, "necessity": curves.necessity}
-    about: dict[str, Any] = {"model": model_name(args.model), "total_edges": graph.n_edges, "error": graph.spec.error}
-    about |= {"pairs": size.pairs, "settings": scores.provenance["method"].get("config", {})}
+    about: dict[str, Any] = {"total_edges": graph.n_edges, "error": graph.spec.error}
+    about |= {"settings": scores.provenance["method"].get("config", {})} | settings
     return (
         asdict(cell) | about | areas | {"points": points, "cost": scores.provenance["cost"], "candidates": candidates}
     )
@@ -253,13 +280,17 @@ def parsed() -> argparse.Namespace:
         default = ",".join(map(str, getattr(Size(), name)))
         parser.add_argument(f"--{name}", help=f"between commas; default: {default}")
     parser.add_argument("--write", action="store_true", help="put what the folder holds into the page and its figures")
-    parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--try", dest="small", action="store_true", help="tiny sizes, to see that it runs, in OUT/try")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name, known in (("nodes", NODES), ("methods", METHODS), ("tasks", ew.tasks.TASKS)):
         for given in (getattr(args, name) or "").split(","):
             if given and given not in known:
                 parser.error(f"--{name} {given}: choose {', '.join(known)}")
+    if args.small and args.write:
+        parser.error("--try --write: tiny figures are not for the page; leave one of the two out")
+    if args.small:
+        args.out = args.out / "try"
     return args
 
 
@@ -271,7 +302,7 @@ def main() -> None:
         (out / folder).mkdir(parents=True, exist_ok=True)
     kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or "features" not in kind)
     wanted = [cell for cell in cells(size, kinds, size.tasks) if cell.method in args.methods.split(",")]
-    missing = [cell for cell in wanted if not args.write and not (out / "cells" / f"{cell.name}.json").is_file()]
+    missing = [] if args.write else waiting(wanted, size, args)
     if args.one and missing:
         transcoders = ew.transcoders.read(args.transcoders) if args.transcoders else []
         row = judged(ew.load_model(args.model), missing[0], size, args, transcoders)

@@ -3,17 +3,19 @@
     python benchmarks/gpu.py [--minutes 8] [--out gpu.json] [--device cuda] [--shapes gpt2,llama-1.4b,…]
     python benchmarks/gpu.py --device cpu --tiny          # the same in a minute on a CPU, at a tiny shape
 
-Models have random weights. For each shape, in this order and as far as the minutes last:
+Models have random weights. As far as the minutes last, first exactness, of the shapes with a case in float32: a
+circuit's logits and its masks' gradients on the device beside those of the same weights on the CPU, in float32 and in
+bfloat16, and each beside the CPU's float64: how far they are, as a share of the largest. Then for each case, in this
+order:
 
-* exactness: a circuit's logits and its masks' gradients on the device beside those of the same weights on the CPU, in
-  float32 and in bfloat16, and each beside the CPU's float64: how far they are, as a share of the largest;
+* loading it and planning its step, without which none of the others is measured;
 * an Edge-Pruning step and an EAP pass, with seconds, and the most memory above the weights beside `plan`'s;
-* the step with layers offloaded to main memory, which gives the same numbers;
-* rows of an attribution graph of neurons, a second each;
-* a transcoder's training step at the shape's width.
+* rows of an attribution graph of neurons, with seconds of them all;
+* a transcoder's training step at the shape's width;
+* of `llama-1.4b`, the step with layers offloaded to main memory, which gives the same numbers.
 
-What fails is a line of the result with its error, and the rest goes on. The JSON is written after every measurement, so
-that nothing is lost where the time is cut short.
+What fails is a line of the result with its error, and the rest goes on. The JSON is written after every measurement,
+whole or not at all, so that nothing is lost where the time is cut short.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from edgewise.discovery import EdgePruningConfig, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.engine import Engine, Placement, footprint, measured_rates
 from edgewise.models import Model, PlainConfig, PlainTransformer, load
+from edgewise.runs import write_atomically
 from edgewise.transcoders import Site, TokenRows
 from edgewise.transcoders.training import TrainingConfig
 from edgewise.transcoders.training._train import TranscoderLearner
@@ -100,7 +103,7 @@ class Bench:
                 row |= {"error": f"{type(error).__name__}: {error}"[:500], "traceback": traceback.format_exc()[-2000:]}
         row["at_s"] = time.monotonic() - self.start
         self.found["rows"].append(row)
-        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        write_atomically(self.out, json.dumps(self.found, indent=1) + "\n")
         print(json.dumps({key: value for key, value in row.items() if key != "traceback"}), flush=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -157,7 +160,7 @@ def _stack(case: Case) -> torch.dtype | None:
 
 
 def plans(model: Model, case: Case, kind: Kind, room: int) -> Any:
-    """The plan of the fastest memory mode that fits, and its name."""
+    """The plan of the fastest memory mode that fits; of the last where none does."""
     found = [
         footprint(
             model,
@@ -251,6 +254,28 @@ def transcoder_step(model: Model, case: Case, device: str) -> dict[str, Any]:
     return {"step_s": statistics.median(times), "features": case.features, "tokens": batch}
 
 
+def measure(bench: Bench, case: Case, args: argparse.Namespace, kind: Kind, room: int) -> None:
+    """All of a case but its exactness; nothing of it where its model cannot be had, or there is no time for it."""
+    found = list[Any]()
+
+    def loading() -> dict[str, Any]:
+        s, model = seconds(lambda: load(random_weights(SHAPES[case.shape](), case.dtype, args.device)))
+        plan = plans(model, case, kind, room)
+        found.extend((model, plan))
+        return {"s": s, "memory": plan.memory, "planned_bytes": plan.total_bytes}
+
+    bench.run("loading", case, loading)
+    if not found:
+        return
+    model, plan = found
+    bench.run("edge-pruning step", case, lambda: step(model, case, plan, args.device))
+    bench.run("eap", case, lambda: attribution_pass(model, case, plan))
+    bench.run("attribution rows", case, lambda: rows(model, case, 32 if args.tiny else 512))
+    bench.run("transcoder step", case, lambda: transcoder_step(model, case, args.device))
+    if args.tiny or case.shape == "llama-1.4b":
+        bench.run("offloaded step", case, lambda: offloaded_step(case, args.device, model))
+
+
 def about(device: str) -> dict[str, Any]:
     """The machine."""
     found = {"device": device, "torch": torch.__version__, "python": platform.python_version()}
@@ -278,15 +303,7 @@ def main() -> None:
         if case.dtype == torch.float32 or args.tiny:
             bench.run("exactness", case, lambda case=case: exactness(case, args.device))
     for case in cases:
-        model = load(random_weights(SHAPES[case.shape](), case.dtype, args.device))
-        plan = plans(model, case, kind, room)
-        bench.run("edge-pruning step", case, lambda c=case, m=model, p=plan: step(m, c, p, args.device))
-        bench.run("eap", case, lambda c=case, m=model, p=plan: attribution_pass(m, c, p))
-        bench.run("attribution rows", case, lambda c=case, m=model: rows(m, c, 32 if args.tiny else 512))
-        bench.run("transcoder step", case, lambda c=case, m=model: transcoder_step(m, c, args.device))
-        if args.tiny or case.shape == "llama-1.4b":
-            bench.run("offloaded step", case, lambda c=case, m=model: offloaded_step(c, args.device, m))
-        del model
+        measure(bench, case, args, kind, room)
 
 
 if __name__ == "__main__":

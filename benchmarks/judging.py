@@ -4,8 +4,8 @@
 
 *Floor*: the full model's pass over the clean and over the corrupted prompts of the test split, and four circuits:
 this one, a random one, EAP's and the empty one, EAP's scores at hand. *Evaluate*: `edgewise.evaluate` with its default
-baselines, which also scores EAP, chooses its sign on validation, and judges two random circuits more. Both are timed in
-turn, in seconds and in the processor's.
+baselines, which also scores EAP, chooses its sign on validation, and draws three random circuits, which take the
+examples in turn. Both are timed in turn, in seconds and in the processor's.
 """
 
 import argparse

@@ -119,20 +119,20 @@ class Trial:
         for ended in forked(lambda: self.job.run(folder), beside=2):
             if not ended.clean:
                 self.failures.append(f"{self.job.name}, two at once: status {ended.status}\n{ended.said[-1500:]}")
+        self.whole(folder, "two at once")
         self.goes_on(folder, "two at once")
 
     def whole(self, folder: Path, how: str) -> None:
-        """Every file that has its own name can be read."""
+        """Every file that has its own name can be read; a page, which a browser reads to any end, is the right one."""
         for path in folder.rglob("*"):
-            if (
-                path.is_file()
-                and not path.name.startswith(".")
-                and path.suffix in (".safetensors", ".json", ".parquet")
-            ):
+            if path.is_file() and not path.name.startswith("."):
                 try:
-                    numbers(path)
+                    said = numbers(path)
                 except Exception as error:
                     self.failures.append(f"{self.job.name}, {how}: {path.name} is half written ({error})")
+                    continue
+                if path.suffix == ".html" and said != self.right.get(path.name):
+                    self.failures.append(f"{self.job.name}, {how}: {path.name} is not the whole page")
 
     def goes_on(self, folder: Path, how: str) -> None:
         """The same command gives the right result."""

@@ -70,13 +70,6 @@ def pruning(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: 
     return smallest_agreeing(tracr.prune_program(engine, task, seed=seed, options=_quiet()), agreement), False
 
 
-def pruning_by_kl(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
-    """By KL at every position."""
-    return smallest_agreeing(
-        tracr.prune_program(engine, task, loss="kl", seed=seed, options=_quiet()), agreement
-    ), False
-
-
 def pruning_as_published(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed: int) -> Found:
     """The masks' own circuit, under the loss L2."""
     settings = PUBLISHED.get(task.name, PUBLISHED["xproportion"])
@@ -112,14 +105,11 @@ def at_random(engine: ew.Engine, task: ew.tasks.Task, agreement: Agreement, seed
 
 
 ELIMINATED = " + elimination"
-BY_KL = "edge pruning, KL"
-"""For programs whose outputs are logits of several values; the others give a number."""
 CONTROLLED = 400
 """Elimination from a random order is run on graphs of fewer edges; the largest take ten minutes a seed."""
 METHODS: dict[str, Callable[[ew.Engine, ew.tasks.Task, Agreement, int], Found]] = {
     "ranking": ranking,
     "edge pruning": pruning,
-    BY_KL: pruning_by_kl,
     "edge pruning, published": pruning_as_published,
     "acdc": acdc,
     "exact": exact,
@@ -165,8 +155,6 @@ def study(name: str, methods: list[str], seeds: list[int] | None, out: Path) -> 
         truth = truth_of(engine, "decoded", out)
         agreement = Agreement(engine)
         for method in methods:
-            if method == BY_KL and agreement.program.outputs is None:
-                continue
             for seed in seeds or (MANY_SEEDS if f"tracr:{name}" in SHIPPED else SEEDS):
                 run(engine, agreement, truth, method, seed, out / "runs")
 

@@ -1,7 +1,7 @@
 """Real models on the built-in tasks, and three methods on `ioi`, with seconds and memory: docs/results/models.md.
 
-python benchmarks/models.py smollm2-135m qwen2.5-coder-0.5b-instruct-q4_k_m.gguf gemma-3-270m-q4_k_m.gguf \
-    --out docs/results/models.md
+    python benchmarks/models.py smollm2-135m qwen2.5-coder-0.5b-instruct-q4_k_m.gguf gemma-3-270m-q4_k_m.gguf \\
+        --pairs 32 --steps 30 --machine "two cores of an AMD EPYC that did other work too" --out docs/results/models.md
 
 Each model runs in a process of its own, whose largest memory is told. What was measured is kept in `--rows`, a line
 each, and not done again. `--pairs 4 --steps 2` is a try of a minute.
@@ -17,6 +17,7 @@ from typing import Any
 from _measure import rss_bytes, seconds
 
 import edgewise as ew
+from edgewise.runs import write_atomically
 
 SPARSITY = 0.98
 SETTINGS: dict[str, dict[str, Any]] = {"eap": {}, "eap-ig": {"points": 5}, "ranking": {}}
@@ -55,8 +56,9 @@ def page(rows: list[dict[str, Any]], pairs: int, steps: int, machine: str) -> st
     lines = [
         "# Three real models",
         "",
-        f"Written by `python benchmarks/models.py`, {pairs} pairs in each split, float32. The engine's largest errors",
-        "with all masks 1 and all masks 0 stand beside the module's own, which is counted from its weights in float64.",
+        f"Written by `python benchmarks/models.py`, {pairs} pairs to judge on, as many to find circuits on and half as",
+        "many for validation; float32. The engine's largest errors with all masks 1 and all masks 0 stand beside the",
+        "module's own, which is counted from its weights in float64.",
         f"GB is the process's peak. Seconds are of one run on {machine}.",
         "",
         "| model | weights | edges | masks 1 | masks 0 | own | largest logit | load, s | scoring, GB | methods, GB |",
@@ -119,7 +121,7 @@ def main() -> None:
         print(f"{name}: done", file=sys.stderr)
     rows = [done[name] for name in options.models]
     text = page(rows, options.pairs, options.steps, options.machine)
-    print(text) if options.out is None else options.out.write_text(text)
+    print(text) if options.out is None else write_atomically(options.out, text)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from edgewise.discovery import EdgePruningConfig, eap
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.engine import Engine, Footprint, Placement, Rates, footprint, measured_rates
 from edgewise.models import Model, OffloadedLayers, from_config, load
+from edgewise.runs import write_atomically
 from edgewise.tasks import Task
 
 INDEX = "model.safetensors.index.json"
@@ -168,13 +169,13 @@ def measured(model: Model, run: Callable[[], Any]) -> dict[str, Any]:
     assert isinstance(layers, OffloadedLayers)
     asked, read, before, memory = layers.fetched_bytes, bytes_read(), own_memory(), Memory()
     s, _ = seconds(run)
-    row = {
+    return {
         "before_bytes": before,
         "s": s,
         "layer_bytes": layers.fetched_bytes - asked,
         "disk_bytes": bytes_read() - read,
+        "own_memory_bytes": memory.stop(),
     }
-    return row | {"disk_bytes": bytes_read() - read, "own_memory_bytes": memory.stop()}
 
 
 def planned(plan: Footprint, rates: Rates, read: float) -> dict[str, float]:
@@ -250,7 +251,7 @@ def main() -> None:
     text = json.dumps(row, indent=2)
     print(text)
     if args.out is not None:
-        args.out.write_text(f"{text}\n")
+        write_atomically(args.out, f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Learned rankings of several seeds beside the best attribution, on unseen templates: KL by size, and the seconds.
 
-    python benchmarks/seeds.py --out runs/seeds                                     # SmolLM2-135M, ioi and greater-than
+    python benchmarks/seeds.py --out runs/seeds --ensemble                          # SmolLM2-135M, ioi and greater-than
     python benchmarks/seeds.py --out runs/seeds --model FILE.gguf --steps 80        # another model
-    python benchmarks/seeds.py --out runs/seeds --write                              # docs/results/seeds.md
+    python benchmarks/seeds.py --out runs/seeds --write                             # docs/results/seeds.md
 
 For each task: EAP, EAP-IG and mask-path IG of KL, each also by absolute effects, and a ranking of `--steps` steps for
 each seed, found in bfloat16 where the processor has it and judged in float32 on the test split; and the rankings fused

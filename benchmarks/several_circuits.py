@@ -8,8 +8,9 @@ Each of the twelve learns from pairs of its own (a twelfth of the training split
 from attribution of the KL, from attribution of the logit difference, or from noise, in turn. Two more learn what the
 first one does with the edges of the first circuit out of reach, and with those of the first two such. Circuits are of
 98 % sparsity, actual edges, and judged on the test split, whose templates no other has. What several have in common is
-asked of those that work, whose KL is less than half of no circuit's. Rankings are found in bfloat16 where the processor
-has it, and judged in float32. Each is a process of its own; what is done is not done again.
+asked of those that work, whose KL on validation is less than half of no circuit's. Rankings are found in bfloat16 where
+the processor has it, and judged in float32. Each is a process of its own; what is done is not done again, and what was
+done with other sizes ends the command.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _page import write_page
+from _page import held_to, write_page
 
 import edgewise as ew
 from edgewise.evaluation import judge, stability
@@ -40,7 +41,7 @@ STARTS: dict[str, dict[str, Any]] = {
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 """Edges in at least such a share of the circuits that work; 0 for those in any."""
 WORKS = 0.5
-"""A circuit works if its KL is less than this share of no circuit's."""
+"""A circuit works if its KL on validation is less than this share of no circuit's."""
 OUT_OF_REACH = -50.0
 """A score so far below all others that its soft mask, and with it its gradient, is 0."""
 
@@ -52,13 +53,24 @@ def start_of(number: int) -> str:
 
 def task_of(model: ew.Model, args: argparse.Namespace, number: int = 0) -> ew.tasks.Task:
     """The task with the training pairs of one ranking; validation and test are everyone's."""
-    task = ew.tasks.TASKS[TASK](model.tokenizer, train=args.train * RUNS, validation=0, test=args.test, seed=0)
+    sizes = {"train": args.train * RUNS, "validation": args.test, "test": args.test}
+    task = ew.tasks.TASKS[TASK](model.tokenizer, **sizes, seed=0)
     return replace(task, train=task.train[number * args.train : (number + 1) * args.train])
 
 
 def file_of(name: str, args: argparse.Namespace) -> Path:
     """Where scores are kept."""
     return args.out / f"{name}.safetensors"
+
+
+def is_found(name: str, args: argparse.Namespace) -> bool:
+    """Whether a ranking is there. Ends the command if it was learned with other steps or pairs."""
+    file = file_of(name, args)
+    if file.is_file():
+        record = ew.Scores.load(file).provenance
+        sizes = {"steps": record["method"]["config"]["steps"], "train": record["task"]["arguments"]["train"] // RUNS}
+        held_to(file, sizes, {"steps": args.steps, "train": args.train})
+    return file.is_file()
 
 
 def circuit_of(name: str, args: argparse.Namespace, sparsity: float = SPARSITY) -> ew.Circuit:
@@ -98,15 +110,12 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     engine, task = ew.Engine(model), task_of(model, args)
     names = [str(number) for number in range(RUNS)]
     scores = {name: ew.Scores.load(file_of(name, args)) for name in names}
-    steps = {each.provenance["method"]["config"]["steps"] for each in scores.values()}
-    if steps != {args.steps}:
-        sys.exit(f"{args.out}: its rankings took {steps} steps, not {args.steps}; choose another --out")
     single = {name: scores[name].at(SPARSITY, actual=True) for name in names}
     first = single["0"]
     circuits = single | {"no edge": replace(first, kept=torch.zeros_like(first.kept), scores=None)}
-    values = judge(engine, circuits, task, "test", names=HEADLINE)
-    none = values["no edge"]["kl"].mean()
-    able = [name for name in names if values[name]["kl"].mean() < WORKS * none] or names  # of tiny ones none may
+    chosen = judge(engine, circuits, task, "validation", names=("kl",))
+    none = chosen["no edge"]["kl"].mean()
+    able = [name for name in names if chosen[name]["kl"].mean() < WORKS * none] or names  # of tiny ones none may
     agreed = stability([single[name] for name in able])
     fused = ew.discovery.ensemble([scores[name] for name in able], absolute=False)
     more: dict[str, ew.Circuit] = {name: circuit_of(name, args) for name in ("second", "third")}
@@ -116,8 +125,8 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
         more[f"fused {share}"] = fused.top_actual(max(1, core.n_actual))
         more[f"first {share}"] = scores["0"].top_actual(max(1, core.n_actual))
     more |= {"fused": fused.at(SPARSITY, actual=True), "vote": votes(fused, agreed.frequency)}
-    values |= judge(engine, more, task, "test", names=HEADLINE)
     circuits |= more
+    values = judge(engine, circuits, task, "test", names=HEADLINE)
     return {
         "able": able,
         "steps": args.steps,
@@ -268,6 +277,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the page from what there is")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tiny and args.write:
+        parser.error("--try --write: tiny figures are not for the page; leave one of the two out")
     if args.tiny:
         args.steps, args.train, args.test, args.out = 2, 8, 8, args.out / "try"
     if args.one:
@@ -275,7 +286,7 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     for name in [*map(str, range(RUNS)), "second", "third"] if not args.write else []:
-        if not file_of(name, args).is_file():
+        if not is_found(name, args):
             sizes = ("--steps", str(args.steps), "--train", str(args.train), "--test", str(args.test))
             subprocess.run([sys.executable, __file__, "--out", args.out, "--one", name, *sizes], check=True)
             print(f"{name}: found", flush=True)
@@ -283,6 +294,8 @@ def main() -> None:
     if not args.write and not results.is_file():
         write_atomically(results, json.dumps(judged(args), indent=1))
     found = json.loads(results.read_text())
+    if not args.write:
+        held_to(results, found, {"steps": args.steps, "train": args.train, "n": args.test})
     if args.write:
         write_page("several-circuits", "Several circuits", "several_circuits", tables(found))
     print(tables(found))

@@ -1,7 +1,7 @@
 """One training step of Edge Pruning, beside a plain forward and backward of the same model on the same batch.
 
     python benchmarks/step.py --shape gpt2 --batch 32 --length 20 [--memory default|lean] [--matmul highest|medium]
-    [--dtype float32|bf16] [--preset default|paper] [--steps 16] [--eap] [--dense] [--together 64] [--json]
+    [--dtype float32|bf16] [--preset default|paper] [--steps 16] [--eap] [--together 64] [--json]
     python benchmarks/step.py --shape smollm2 --ranking docs/results/circuits/ioi-ranking.safetensors [--shared 0.7]
     python benchmarks/step.py --shape gpt2 --growth          # tables over batch, length and layers
     python benchmarks/step.py --shape gpt2 --all             # the cases of compare.py: EAP, ACDC …
@@ -9,8 +9,7 @@
 `step_s` is the median over a whole schedule shortened to `--steps` (masks from all kept to 2 %), on 64 pairs seen in
 turn; `step_mean_s` is the mean, the examples' constants (computed beforehand) included once. `plain_s` is the median of
 plain passes made after every step, so that both see the same machine: forward + backward of the user's own module,
-SDPA, frozen parameters, gradient to the input embeddings alone, unembedding at the answers alone. `dense_*` is
-`_dense.py`.
+SDPA, frozen parameters, gradient to the input embeddings alone, unembedding at the answers alone.
 
 With `--ranking` the steps are a learned ranking's, from the scores of a file (or `start`: from its own attribution),
 by its whole schedule of budgets and temperatures shortened to `--steps`. `--shared` is the share of a prompt's tokens
@@ -25,7 +24,6 @@ from typing import Any
 
 import torch
 from _cases import CASES, VISITED, case_bytes, case_seconds, random_task
-from _dense import dense_logits
 from _measure import peak_tensor_bytes, rss_bytes, seconds
 from _shapes import SHAPES, random_weights
 from transformers import PretrainedConfig
@@ -36,8 +34,6 @@ from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.discovery._learning import GradientLearner
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.engine import Engine, Execution, _group, footprint
-from edgewise.engine._packing import pack
-from edgewise.engine._writes import trace
 from edgewise.models import Model, load
 from edgewise.tasks import Task
 
@@ -54,22 +50,6 @@ def plain_step(model: Model, task: Task, batch_size: int):
         hidden = module.base_model(inputs_embeds=x, use_cache=False).last_hidden_state[batch.row, batch.position]
         log_probs = head(hidden).log_softmax(-1)
         torch.autograd.grad((full.exp() * (full - log_probs)).sum(-1).mean(), x)
-
-    return run
-
-
-def dense_step(model: Model, task: Task, batch_size: int):
-    """A step of the straightforward formulation, its corrupted run and reference included as constants."""
-    engine = Engine(model)
-    batch = task.batch("train", range(batch_size)).to(model.device)
-    packing = pack(batch.clean)
-    ablated = trace(model.parts, engine.graph, pack(batch.corrupted))
-    full, targets = engine.full(batch).log_softmax(-1), packing.where(batch.row, batch.position)
-    mask = torch.rand(engine.graph.n_edges, device=model.device, requires_grad=True)
-
-    def run() -> None:
-        logits = dense_logits(model.parts, engine.graph, packing, mask, ablated, targets).log_softmax(-1)
-        torch.autograd.grad((full.exp() * (full - logits)).sum(-1).mean(), mask)
 
     return run
 
@@ -150,10 +130,6 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
         ]
         row["eap_s"], eap_plain_s = (statistics.median(column) for column in zip(*pairs, strict=True))
         row["eap_ratio"] = row["eap_s"] / eap_plain_s
-    if args.dense:
-        dense = dense_step(model, task, args.batch)
-        row["dense_step_s"] = seconds(dense)[0]
-        row["dense_bytes"] = peak_tensor_bytes(dense)
     return row
 
 
@@ -208,7 +184,6 @@ def main() -> None:
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--ranking", help="a circuit with scores, or start: steps of a ranking")
     parser.add_argument("--shared", type=float, default=0.0, help="share of its tokens that a pair begins with alike")
-    parser.add_argument("--dense", action="store_true", help="also the straightforward formulation (slow, large)")
     parser.add_argument("--eap", action="store_true", help="also EAP over one batch")
     parser.add_argument("--growth", action="store_true", help="tables over batch, length and layers instead")
     parser.add_argument("--all", action="store_true", help="the shape's cases of compare.py instead")

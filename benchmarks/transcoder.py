@@ -20,7 +20,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from _measure import rss_bytes, seconds
@@ -46,7 +46,7 @@ def batches(args: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]
     return [(x, functional.gelu(x @ up.to(args.device)) @ down.to(args.device)) for x in inputs]
 
 
-def ours(args: argparse.Namespace, precision: str, dead: int = 0) -> Step:
+def ours(args: argparse.Namespace, precision: Literal["bfloat16", "float32"], dead: int = 0) -> Step:
     """The learner that `edgewise transcoder train` runs, fed with the batches; with so many features kept dead."""
     shape = PlainConfig(8, 16, 1, 1, args.width, 8, 8)
     model = load(PlainTransformer(shape).eval().to(args.device))

@@ -1,12 +1,18 @@
 """Transcoders beside autoencoders of the MLP's output at equal numbers of active features, on one layer of a model:
 
-    python benchmarks/transcoder_pareto.py smollm2-135m --layer 15 --text builtin --text TEXT --out runs/pareto/smollm2
-    python benchmarks/transcoder_pareto.py FILE.gguf --layer 12 --text builtin --text TEXT --out runs/pareto/qwen
+    python benchmarks/transcoder_pareto.py smollm2-135m --layer 15 --text builtin --text TEXT \\
+        --tokens 131072 --tried-tokens 32768 --judged 48 --out runs/pareto/smollm2
+    python benchmarks/transcoder_pareto.py gemma-3-270m-q4_k_m.gguf --layer 9 --text builtin --text TEXT \\
+        --tokens 65536 --tried-tokens 16384 --judged 24 --out runs/pareto/gemma
+    python benchmarks/transcoder_pareto.py qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --layer 12 --text builtin \\
+        --text TEXT --tokens 65536 --tried-tokens 16384 --judged 24 --out runs/pareto/qwen
 
 The model runs once over the text that is trained on; its vectors stay on disk. Every kind of `KINDS` then tries each of
 `TRIES` at one sparsity, and takes the one with the lowest training loss for all sparsities. All are judged in the MLP's
 place on the same rows, which are blocks from all over the text. `transcoder_studies.py --pareto` makes the tables. A
-run that was cut short goes on when the command is given again.
+run that was cut short goes on when the command is given again; with other settings the command ends. TEXT is a folder
+with WikiText-2's validation and test texts. The sizes above are the page's (tries of a quarter of the tokens); the
+defaults are larger.
 """
 
 import argparse
@@ -17,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _page import held_to
 
 import edgewise as ew
 from edgewise.runs import fastest_precision, write_atomically
@@ -102,11 +109,16 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=64, help="rows to judge on")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    asked = {name: getattr(args, name) for name in ("layer", "text", "features", "tokens", "tried_tokens", "judged")}
+    asked |= {"model": args.model}
+    if (settings_file := args.out / "asked.json").is_file():
+        held_to(settings_file, json.loads(settings_file.read_text()), asked)
     begin, model = time.monotonic(), ew.load_model(args.model)
     rows, judged = pieces(ew.transcoders.read_tokens(args.text, model.tokenizer), args.tokens, args.judged)
     sites, folder = [Site(kind, args.layer) for kind in ("mlp_in", "mlp_out")], args.out / "cache"
     bf16 = fastest_precision(model.device) == "bfloat16"
     args.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(settings_file, json.dumps(asked))
     if not folder.is_dir():
         write_cache(model, rows, sites, folder, dtype="bfloat16", bf16=bf16)
         print(f"{rows.n_tokens:,} tokens through the model, {time.monotonic() - begin:.0f} s", flush=True)

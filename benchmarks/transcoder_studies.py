@@ -2,7 +2,6 @@
 
     edgewise transcoder sweep --layers 5,15,25 --text builtin --text TEXT --hold-out 0.02 --tokens 1024000 \\
         --pool-tokens 32768 --out runs/sweep
-    python benchmarks/transcoder_tries.py TEXT --out runs/tries
     edgewise transcoder train --text builtin --text TEXT --hold-out 0.04 --tokens 30720 --batch-tokens 1024 \\
         --pool-tokens 16384 --skip --learning-rate 2e-3 --set start=tokens --set schedule=triangle --out runs/best
     (seven layers anew, with --layers 1,2,8,9,10,11,28 --set objective.normalization=target_norm; all in runs/set)
@@ -12,14 +11,15 @@
         --out runs/set.json
     edgewise transcoder evaluate runs/tuned (likewise, to runs/tuned.json)
     python benchmarks/transcoder_studies.py --set runs/tuned --untuned runs/set.json --judged runs/tuned.json \\
-        [--tries runs/tries] [--sweep runs/sweep]
-    python benchmarks/transcoder_pareto.py (its docstring has the commands)
+        [--sweep runs/sweep]
+    python benchmarks/transcoder_pareto.py (its docstring has the commands, one for each model)
     python benchmarks/transcoder_studies.py --pareto runs/pareto/smollm2 runs/pareto/gemma runs/pareto/qwen
     python benchmarks/greater_than_features.py runs/set --out runs/greater-than.json
     python benchmarks/transcoder_studies.py --greater-than runs/greater-than.json
 
 TEXT is a folder with WikiText-2's validation and test texts (2.4 MB; Merity et al. 2016). Each command may be cut
-short and goes on when it is given again. A section of the page whose runs are not given stays as it is.
+short and goes on when it is given again. A section of the page whose runs are not given stays as it is, and so does
+what stands before the sections, by hand.
 """
 
 import argparse
@@ -29,13 +29,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from _page import RESULTS
+from _page import RESULTS, mark_of, parts_of, write_page
 
 from edgewise import transcoders
-from edgewise.runs import Interval, write_atomically
+from edgewise.runs import Interval
 from edgewise.transcoders import Loss
 
-PAGE = RESULTS / "transcoders.md"
+NAME, TITLE, SCRIPT = "transcoders", "Transcoders of SmolLM2-135M", "transcoder_studies"
 
 
 def sweep_lines(folder: Path) -> list[str]:
@@ -55,11 +55,11 @@ def sweep_lines(folder: Path) -> list[str]:
         "kept of mean, of zero ablation |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    added: dict[tuple[int, str, str], float] = {}
+    added: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
     for name, job in found["jobs"].items():
         where, kind, activation = name.split(".", 2)
         layer, loss = int(where.removeprefix("layer")), job["replaced"]
-        added[layer, activation, kind] = loss["added"]
+        added.setdefault((layer, activation), {})[kind] = loss
         kept = _kept(loss["loss"], own, found["mean"][str(layer)]["loss"], found["zero"][str(layer)]["loss"])
         lines.append(
             f"| {layer} | {kind}, {activation} | {job['active']:.1f} | {job['explained']:.3f} | {_loss(loss)} | "
@@ -69,45 +69,19 @@ def sweep_lines(folder: Path) -> list[str]:
         zero, mean = found["zero"][str(layer)], found["mean"][str(layer)]
         lines.append(f"| {layer} | mean ablation | | | {_loss(mean)} | {mean['kl']:.4f} | |")
         lines.append(f"| {layer} | zero ablation | | | {_loss(zero)} | {zero['kl']:.4f} | |")
-    ahead = sum(
-        added[layer, a, "transcoder"] < added[layer, a, "autoencoder"] for layer, a, k in added if k == "transcoder"
-    )
+    pairs = [(each["transcoder"], each["autoencoder"]) for each in added.values()]
+    ahead = sum(one["added"] < other["added"] for one, other in pairs)
+    alike = sum(max(one["low"], other["low"]) <= min(one["high"], other["high"]) for one, other in pairs)
     lines += [
         "",
-        f"At equal k the transcoder's mean loss is below the autoencoder's in {ahead} of {len(added) // 2} pairs; "
-        "the single intervals of some pairs overlap. (An autoencoder is given the very vector that it is to write, a "
-        "transcoder has to compute it.)",
+        f"At equal k the transcoder's mean loss is below the autoencoder's in {ahead} of {len(pairs)} pairs; the "
+        f"intervals of {alike} overlap. (An autoencoder is given the very vector that it is to write, a transcoder has "
+        "to compute it.)",
     ]
     for layer in config["layers"]:
         picture = f"transcoders-layer{layer}.png"
         shutil.copy(folder / f"sweep-layer{layer}.png", RESULTS / picture)
         lines += ["", f"![Loss by active features, layer {layer}]({picture})"]
-    return lines
-
-
-def tries_lines(folder: Path) -> list[str]:
-    """The table of changes tried on single layers."""
-    files = sorted(folder.glob("layer*.json"), key=lambda path: int(path.stem.removeprefix("layer")))
-    each = {int(path.stem.removeprefix("layer")): json.loads(path.read_text()) for path in files}
-    first = next(iter(each.values()))
-    lines = [
-        "## What makes one better",
-        "",
-        f"`benchmarks/transcoder_tries.py`: a layer at a time, {first['transcoders'][0]['n_features']:,} features, 32 "
-        f"active, {first['tokens_seen']:,} tokens each. Judged on a piece of the text that is neither trained on nor "
-        f"judged on elsewhere, {first['tokens']:,} next tokens; the model's own loss there is "
-        f"{first['original']['loss']:.4f}.",
-        "",
-        "| layer | what | active | explained | loss added | KL |",
-        "|---|---|---|---|---|---|",
-    ]
-    for layer, found in each.items():
-        for job in found["transcoders"]:
-            loss = job["replaced"]
-            lines.append(
-                f"| {layer} | {job['name']} | {job['active']:.1f} | {job['explained']:.3f} | {loss['added']:.4f} "
-                f"[{loss['low']:.4f}, {loss['high']:.4f}] | {loss['kl']:.4f} |"
-            )
     return lines
 
 
@@ -120,9 +94,10 @@ def set_lines(folder: Path, untuned: Path, judged: Path) -> list[str]:
         "## A transcoder for every layer",
         "",
         f"{len(after['transcoders'])} transcoders of {after['transcoders'][0]['n_features']:,} features, "
-        f"{after['transcoders'][0]['activation']}, with skip connections, started in closed form, trained on "
-        f"{method['steps'] * method['batch_tokens']:,} tokens in {method['seconds'] / 60:.0f} minutes; then fitted as "
-        f"a whole to {tuned['refit_tokens']:,} tokens and tuned on {tuned['steps'] * tuned['batch_tokens']:,}, in "
+        f"{after['transcoders'][0]['activation']}, {'with' if method['skip'] else 'without'} skip connections, start "
+        f"`{method['start']}`, trained on {method['steps'] * method['batch_tokens']:,} tokens in "
+        f"{method['seconds'] / 60:.0f} minutes; then fitted as a whole to {tuned['refit_tokens']:,} "
+        f"tokens and tuned on {tuned['steps'] * tuned['batch_tokens']:,}, in "
         f"{tuned['seconds'] / 60:.0f} minutes; {_text(after)}, {after['tokens']:,} next tokens. The model's own loss: "
         f"{own:.4f} nats per token.",
         "",
@@ -140,7 +115,7 @@ def set_lines(folder: Path, untuned: Path, judged: Path) -> list[str]:
             f"| {layer} | {two['active']:.1f} | {one['explained']:.3f} | {two['explained']:.3f} | {one['live']:,} | "
             f"{two['live']:,} |"
         )
-    return [*lines, "", OF_THE_SET]
+    return lines
 
 
 def pareto_lines(folders: list[Path]) -> list[str]:
@@ -186,7 +161,8 @@ def _pareto_of(found: dict[str, Any], folder: Path) -> list[str]:
         f"{n_features:,} features each; weights {model['weights_hash'][:12]}; trained on {study['tokens_seen']:,} "
         f"tokens of {study['text_tokens']:,} ({study['precision']}); judged on {study['rows']} rows of 128 tokens, "
         f"{found['tokens']:,} next tokens. The model's own loss is {found['original']['loss']:.4f}; zero ablation adds "
-        f"{zero['added']:.4f}, mean ablation {mean['added']:.4f}. Settings of lowest training loss: "
+        f"{zero['added']:.4f}, mean ablation {mean['added']:.4f}. Settings of lowest training loss on "
+        f"{study['tried_tokens']:,} tokens: "
         + "; ".join(f"{kind}: {said}" for kind, said in tried.items())
         + f". All in {study['seconds'] / 60:.0f} minutes.",
     ]
@@ -228,7 +204,6 @@ def greater_than_lines(path: Path) -> list[str]:
     layer, own, curves = found["layer"], found["own"], found["curves"]
     features, skip, neurons = curves.values()
     n, few = found["n_features"], [each for each in neurons if each["kept"] <= 20]
-    reached = next((each["kept"] for each in neurons if each["score"] >= own["low"]), None)
     lines = [
         "## Greater-than in one MLP",
         "",
@@ -243,13 +218,16 @@ def greater_than_lines(path: Path) -> list[str]:
     for i, each in enumerate(few):
         lines.append(f"| {each['kept']} | {_score(features[i])} | {_score(skip[i])} | {_score(each)} |")
     lines.append(f"| all | {_score(features[-1])} | {_score(skip[-1])} | {_score(neurons[-1])} |")
-    best = max(each["score"] for each in features)
-    lines += [
-        "",
-        f"**The neurons explain what this MLP does, the features do not.** {reached} neurons give back what ablation "
-        f"takes, all features together come to {best:.4f}. {OF_GREATER_THAN}",
-    ]
-    return lines
+    return [*lines, "", f"{_reaches('neurons', neurons, own)} {_reaches('features', features, own)}"]
+
+
+def _reaches(units: str, curve: list[dict[str, float]], own: dict[str, float]) -> str:
+    """How many units reach the interval of the model itself, or how far any number of them comes."""
+    enough = next((each["kept"] for each in curve if each["score"] >= own["low"]), None)
+    if enough is None:
+        most = max(each["score"] for each in curve)
+        return f"**No number of {units} gives back what ablation takes**: they come to {most:.4f}."
+    return f"**{enough} {units} give back what ablation takes.**"
 
 
 def _score(each: dict[str, float], name: str = "score") -> str:
@@ -281,7 +259,6 @@ def _kept(loss: float, own: float, *ablated: float) -> str:
 def main() -> None:
     """Parse and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tries", type=Path, help="what `transcoder_tries.py` wrote")
     parser.add_argument("--set", type=Path, help="what `edgewise transcoder tune` wrote")
     parser.add_argument("--untuned", type=Path, help="what `edgewise transcoder evaluate` wrote of the set before that")
     parser.add_argument("--judged", type=Path, help="and of the tuned set")
@@ -289,20 +266,20 @@ def main() -> None:
     parser.add_argument("--greater-than", type=Path, help="what `greater_than_features.py` wrote")
     parser.add_argument("--pareto", type=Path, nargs="+", help="what `transcoder_pareto.py` wrote of each model")
     args = parser.parse_args()
-    made = [tries_lines(args.tries) if args.tries else [], sweep_lines(args.sweep) if args.sweep else []]
+    made = [sweep_lines(args.sweep) if args.sweep else []]
     made.append(set_lines(args.set, args.untuned, args.judged) if args.set else [])
     made.append(pareto_lines(args.pareto) if args.pareto else [])
     made.append(greater_than_lines(args.greater_than) if args.greater_than else [])
     fresh = {lines[0]: "\n".join(lines) for lines in made if lines}
-    kept = {text.splitlines()[0]: text.strip() for text in re.split(r"(?m)^(?=## )", PAGE.read_text())[1:]}
+    _, before = parts_of(RESULTS / f"{NAME}.md", TITLE, mark_of(SCRIPT))
+    kept = {text.splitlines()[0]: text.strip() for text in re.split(r"(?m)^(?=## )", before)[1:]}
     titles = [title for title in ORDER if title in fresh or title in kept]
-    write_atomically(PAGE, "\n\n".join([HEADING.strip(), *((kept | fresh)[title] for title in titles)]) + "\n")
+    write_page(NAME, TITLE, SCRIPT, "".join(f"\n{(kept | fresh)[title]}\n" for title in titles))
 
 
 ORDER = (
     "## Transcoder and autoencoder at equal L0",
     "## A transcoder for every layer",
-    "## What makes one better",
     "## Greater-than in one MLP",
     "## Transcoder and autoencoder, by sparsity",
 )
@@ -310,60 +287,16 @@ PARETO = """\
 `benchmarks/transcoder_pareto.py`, one thread beside other work. A transcoder reads the MLP's input, an autoencoder the
 very output that it is to write; with the same number of active features, which of the two costs the model less when
 it stands in the MLP's place? Dunefsky et al. 2024 found the two equal, or transcoders ahead. Each kind tries six
-settings (two starts, rates of 0.001, 0.002 and 0.004) on a quarter of the tokens and keeps the one of lowest training
-loss, which may be at the edge of those tried. In a cell: loss added with its 95 % interval over rows, then explained
-variance; differences are taken row by row. A skip connection is a linear map beside the features, which no active
-feature stands for: where its column hardly changes with k, the map does most of it. Rows judged are blocks from all
-over the text, so their neighbours were trained on, by all kinds alike. Trained on few tokens: what more would change
-was not measured."""
-OF_THE_SET = """\
-The set that stood here before (no skip connection, random start, 2,048,000 tokens, each of the text seen 2.3 times)
-added 1.92 [1.77, 2.09] on the same rows. The aim of at most 1.2 is not reached. The three changes tried last:
-
-* **A start in closed form**: the skip connection from ridge regression, each feature as the detector of one token. With
-  it, one by one, a sixtieth of the tokens gives what there was without; the intervals overlap.
-* **Tokens of enormous outputs weigh less in that start.** In layers 1, 2, 8 to 11 and 28 a few of them, up to a
-  thousand times as large as the others, decided the whole fit. These seven were trained anew with the weights, and
-  with errors divided by D·‖y‖; the others are from before the weights were there.
-* **The set fitted and tuned as a whole.** The loss falls, and single MLPs are explained far less: linear maps and
-  biases that mend what lower layers got wrong are no longer those of their own MLP. So a tuned set is one for running
-  the replaced model; for reading features and for attribution graphs, whose errors are per MLP, take the set
-  before tuning.
-
-What more tokens would give was not measured here."""
-
-
+settings (two starts, rates of 0.001, 0.002 and 0.004) on fewer tokens and keeps the one of lowest training loss, which
+may be at the edge of those tried. In a cell: loss added with its 95 % interval over rows, then explained variance;
+differences are taken row by row. A skip connection is a linear map beside the features, which no active feature stands
+for: where its column hardly changes with k, the map does most of it. Rows judged are blocks from all over the text, so
+their neighbours were trained on, by all kinds alike."""
 GREATER_THAN = """\
 `benchmarks/greater_than_features.py`: of all MLPs the one whose mean ablation at the last token costs most. Prompts:
 "The war lasted from the year 1732 to the year 17". Score: P(right tens digits) − P(wrong), among the ten digits.
 Features, and neurons, are ranked by the variance of their activation at the last token over the years; all but the
 first k are held at their mean over the years."""
-OF_GREATER_THAN = """\
-Dunefsky et al. 2024 found features ahead of neurons up to some 24 in GPT-2, with a transcoder of 60 million tokens.
-This one saw 30,720. It was not tested whether more training would change it; and no single MLP does much here: the loss
-by ablation is small."""
-HEADING = """\
-# Transcoders of SmolLM2-135M
-
-Written by `benchmarks/transcoder_studies.py`, whose docstring has the commands; one thread of two CPU cores for each,
-beside other work. SmolLM2-135M-Instruct in Q4_1 weights, from the MLP module's input to its output. Text: the
-documentation of the installed Python (`builtin`) and WikiText-2's test and validation texts, in which rare words (6 %
-of all) stand as `<unk>`, three tokens each; some 0.89 million tokens. Loss and KL are of the next token; what is added
-to the model's own loss has its 95 % bootstrap interval over rows. Special and first tokens keep the MLP's own output.
-Explained: 1 − squared error / variance about the mean. Live: features active on more than one judged token in 10,000.
-
-**What the intervals are worth.** Held out are the last rows, which are pieces of WikiText's last articles. So the
-intervals say how sure the numbers are for such articles, not for other text. Tables that are judged on different rows
-cannot be compared with each other.
-
-**Scale.** Some ten thousand to two million tokens, where the published transcoders of GPT-2 saw 60 million. The numbers
-show what a start in closed form is worth and how kinds compare when short of data; they are not what longer training on
-more text would give.
-
-**The sweep by sparsity** is of the settings before: no skip connection, random start, the default's learning rate,
-chosen on the training loss of one transcoder. Means of mean ablation: over the judged tokens. Kept: 1 − loss added /
-loss that an ablation adds, beside mean ablation and beside zero ablation (the kinder number).
-"""
 
 
 if __name__ == "__main__":
