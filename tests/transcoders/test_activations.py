@@ -90,6 +90,15 @@ def test_tokens_that_do_not_count_are_never_seen():
     assert {n for step in range(60) for n in numbers(batches.batch(step))} <= wanted
 
 
+def test_the_first_batches_are_those_of_the_first_pool_that_has_one():
+    keep = torch.ones(40, CONTEXT, dtype=torch.bool)
+    keep[stream()._pool_rows(0).flatten()] = False
+    batches = stream(keep=keep)
+    assert batches.n_batches(0) == 0 and batches.n_batches(1) == 4
+    first = batches.first(SITES[0], 99).flatten().long().tolist()
+    assert sorted(first) == sorted(chain(*(numbers(batches.batch(step)) for step in range(4))))
+
+
 def test_what_cannot_be_divided_or_filled_is_refused():
     assert "lanes" in refused(lambda: stream(batch_tokens=18))
     assert "processes" in refused(lambda: stream(ranks=Rank(0, 3)))

@@ -1,5 +1,6 @@
 """What features read and write, from weights alone, equals products of the modules' own matrices."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +12,7 @@ from edgewise import transcoders as tc
 from edgewise.models import Model, PlainTransformer
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from tests.tiny import VOCABULARY, tiny
+from tests.transcoders.reference import random_transcoder
 from tests.transcoders.toys import refused, text
 
 MODELS = ("gpt2", "llama-gqa", "neox-parallel", "gemma2", "plain")
@@ -196,6 +198,23 @@ def test_a_description_lists_the_strongest_connections() -> None:
     assert not lowest.features and all(not each.features for each in lowest.heads) and lowest.n_heads == 4
     assert "are of 0, 1, 2" in refused(lambda: tc.describe(model, sets, 7, 1))
     assert "two read layer 2" in refused(lambda: tc.describe(model, [*sets, sets[0]], 1, 1))
+    encoder, ids = random_transcoder("relu", d_in=32, autoencoder=True, n_features=9), text(4)
+    for run in (lambda: tc.describe(model, [encoder, own], 1, 5), lambda: tc.on_text(model, [encoder, own], 1, 5, ids)):
+        assert "autoencoder of layer 0 mlp_out: its features do not stand for an MLP" in refused(run)
+    assert list(tc.on_prompt(model, [encoder, own], ids.ids[0])) == [0, 1]
+
+
+def test_a_description_names_tokens_that_are_parts_of_characters() -> None:
+    class Parts:
+        def decode(self, ids: list[int]) -> str:
+            return "\ufffd"
+
+        def convert_ids_to_tokens(self, token: int) -> str:
+            return "âĢ"
+
+    model = tiny("gpt2")
+    found = tc.describe(replace(model, tokenizer=Parts()), [made(model, 1)], 1, 5, most=2)
+    assert [each.name for each in found.raising] == [r"\xe2\x80"] * 2
 
 
 def test_features_on_a_text_and_their_virtual_weights(tmp_path: Path) -> None:
@@ -236,6 +255,7 @@ def test_features_on_a_text_and_their_virtual_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(sets[0].pre_activations(x)[:, (4, 7)[j]].detach(), largest, **TOLERANCE)
     found.save(tmp_path / "features.safetensors")
     again = tc.FeaturesOnText.load(tmp_path / "features.safetensors")
+    assert [each["reads"]["layer"] for each in found.conditions["transcoders"]] == [0, 1]
     assert again.conditions == found.conditions and again.virtual.twera.equal(found.virtual.twera)
     assert again.examples.row.equal(found.examples.row) and again.n_tokens == found.n_tokens
     assert tc.on_text(model, sets, 0, 3, rows).virtual.twera.shape == (1, 0)

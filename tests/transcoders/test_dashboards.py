@@ -21,6 +21,7 @@ from edgewise.transcoders import (
     Activation,
     Site,
     TokenRows,
+    TokenTexts,
     Transcoder,
     VirtualTable,
     capture,
@@ -32,7 +33,6 @@ from edgewise.transcoders.dashboards import (
     DashboardConfig,
     FeatureSet,
     Seen,
-    TokenTexts,
     _gather,
     bin_edges,
     from_weights,
@@ -301,7 +301,7 @@ def test_tokens_are_texts_with_their_blanks_or_the_bytes_that_they_are():
 
 def test_what_is_wrong_is_said_in_one_line():
     model, transcoders, rows = parts()
-    assert "two transcoders read one layer" in refused(lambda: make_dashboards(model, [transcoders[0]] * 2, rows))
+    assert "two read layer 0" in refused(lambda: make_dashboards(model, [transcoders[0]] * 2, rows))
     assert "at least one transcoder" in refused(lambda: gather(model, [], rows))
     assert "sample 0; give at least 1" in refused(lambda: DashboardConfig(sample=0))
     empty = TokenRows(torch.zeros(0, 4, dtype=torch.long))
@@ -318,7 +318,11 @@ def test_virtual_weights_of_others_are_refused_before_the_text_is_run(tmp_path: 
         return make_dashboards(model, given or transcoders[:2], rows, config(), others=others, virtual=table,
                                options=QUIET)  # fmt: skip
 
-    assert all(each.inputs is not None or each.outputs is not None for each in shown(read))
+    sets = shown(read, others=[transcoders[2], made(model, 0, n=5).float()])
+    assert all(each.inputs is not None or each.outputs is not None for each in sets)
+    assert sets[0].conditions["precision"] == "float32"
+    own = from_weights(model, transcoders[1], transcoders, config().listed)
+    assert sets[1].weights.upstream.feature.equal(own.upstream.feature)  # those given, not others of their layer
     monkeypatch.setattr("edgewise.transcoders.dashboards._feature_set.gather", lambda *_: pytest.fail("was run"))
     other = made(model, 1, n=7).float()  # of the same sizes at the same site
     with torch.no_grad():
@@ -333,7 +337,7 @@ def test_virtual_weights_of_others_are_refused_before_the_text_is_run(tmp_path: 
     assert "of another model" in refused(lambda: shown(read, moved))
     for conditions in ({}, {"text": {}}, {"transcoders": "mine", "text": {}}):
         assert "do not say" in refused(lambda c=conditions: shown(replace(read, conditions=c)))
-    assert "two transcoders read one layer" in refused(lambda: shown(read, others=[*transcoders, other]))
+    assert "two read layer 1" in refused(lambda: shown(read, others=[*transcoders, other]))
 
 
 @pytest.mark.parametrize(

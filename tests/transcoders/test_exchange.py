@@ -245,6 +245,16 @@ def test_what_is_written_over_another_set_is_what_is_read(tmp_path, name: str, o
     write(new(), tmp_path / "t", name)  # over itself
 
 
+def test_what_was_trained_is_not_removed(tmp_path):
+    trained = made("relu", layer=2)
+    trained.provenance = {"method": {"method": "transcoders", "steps": 12}}
+    write(trained, tmp_path / "layer2.transcoder.relu.safetensors")
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"holds layer2\.transcoder\.relu\.safetensors, which was trained"):
+            write(per_layer("relu", 2), tmp_path, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["layer2.transcoder.relu.safetensors"]
+
+
 def test_a_folder_of_another_format_is_not_written_to(tmp_path):
     write(made("relu"), tmp_path, "saelens")
     for force in (False, True):

@@ -120,12 +120,13 @@ def test_names_of_sites():
         "blocks.0.hook_resid_mid": Site("resid_mid", 0),
         "model.layers.3.mlp": Site("mlp_in", 3),
         "h.3.mlp": Site("mlp_in", 3),
-        "layers.12": Site("resid_post", 12),
+        "layers.12": Site("resid_pre", 12),
         "embed": None,
         "blocks.2.attn.hook_z": None,
     }.items():
         assert site_of(name) == site, name
     assert site_of("h.3.mlp", output=True) == Site("mlp_out", 3)
+    assert site_of("layers.12", output=True) == Site("resid_post", 12)
     assert layer_of("layer_12_width_16k_l0_small") == 12 and layer_of("width_16k") is None
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+import yaml
+from safetensors.torch import load_file, save_file
 
 from edgewise import InputError
 from edgewise.transcoders import Site, Transcoder
 from edgewise.transcoders.formats import read, write
-from tests.transcoders.files import D, F, N, as_authors, cross_layer, layers, made, normalized, weights
+from tests.transcoders.files import D, F, N, as_authors, cross_layer, layers, made, normalized, same, signed, weights
 from tests.transcoders.reference import draw
 
 
@@ -199,6 +200,58 @@ def test_a_set_may_list_files_of_gemma_scope(tmp_path):
     assert [each.spec.reads for each in read(tmp_path)] == [Site("hook_normalized", layer) for layer in range(2)]
 
 
+def test_a_file_of_a_set_is_read_as_the_set_is(tmp_path):
+    write(layers(signed(), signed()), tmp_path / "set", "circuit-tracer")
+    said = yaml.safe_load((tmp_path / "set" / "config.yaml").read_text())
+    hooks = {"feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "mlp.hook_out"}
+    (tmp_path / "set" / "config.yaml").write_text(yaml.safe_dump(said | hooks))
+    file = tmp_path / "set" / "layer_1.safetensors"
+    (_, whole), (alone,) = read(tmp_path / "set"), read(file)
+    same(alone, whole)
+    assert alone.spec.reads == Site("hook_normalized", 1) and alone.spec.writes[0].before_post_norm
+    assert read(file, reads=Site("resid_mid", 1))[0].spec.reads == Site("resid_mid", 1)
+    with pytest.raises(InputError, match=r"layer_1\.safetensors: beside it lies a set's config\.yaml"):
+        write(made("relu", layer=1), file, "circuit-tracer")
+    same(read(file)[0], whole)
+
+
+def test_a_transcoder_of_a_whole_layer_is_no_autoencoder(tmp_path):
+    with pytest.raises(InputError, match="reads layer 8 resid_pre and writes layer 8 resid_post; it must read an MLP"):
+        read(sparsify(tmp_path / "transcoder", "layers.8"))
+    (found,) = read(sparsify(tmp_path / "autoencoder", "layers.8", transcode=False))
+    assert found.spec.is_autoencoder and found.spec.reads == Site("resid_post", 8)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [({"architecture": "topk"}, "only JumpReLU is read"), ({"affine_connection": True}, "its tensors say otherwise")],
+)
+def test_a_cross_layer_folder_of_gemma_scope_is_what_its_config_says(tmp_path, said: dict, message: str):
+    write(cross_layer("jumprelu"), tmp_path, "gemma-scope-2")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "jump_relu", "affine_connection": False}))
+    assert len(read(tmp_path)) == 3
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+def test_what_a_cross_layer_file_writes_below_its_layer_is_not_passed_over(tmp_path):
+    write(cross_layer("jumprelu"), tmp_path, "gemma-scope-2")
+    tensors = load_file(tmp_path / "params_layer_2.safetensors")
+    tensors["w_dec"][0, 1, 0] = 1
+    save_file(tensors, tmp_path / "params_layer_2.safetensors")
+    with pytest.raises(InputError, match="params_layer_2.*w_dec writes to layers below 2"):
+        read(tmp_path)
+
+
+def test_thresholds_are_as_exact_as_they_are_stored(tmp_path):
+    state = weights() | {"threshold": torch.full((F,), 0.4001)}
+    kinds = {name: x.bfloat16() if name == "W_enc" else x for name, x in state.items()}
+    save_file({name.replace("W", "w"): x.contiguous() for name, x in kinds.items()}, tmp_path / "layer_3.safetensors")
+    (found,) = read(tmp_path / "layer_3.safetensors")
+    assert found.W_enc.dtype == torch.float32 and torch.equal(found.threshold, state["threshold"])
+
+
 def test_a_folder_of_folders_says_which_to_give(tmp_path):
     write([made("topk:4", layer=layer) for layer in (2, 4)], tmp_path / "run" / "set", "edgewise")
     with pytest.raises(InputError, match=r"of no format that is known; give .*set"):
@@ -232,10 +285,13 @@ def test_a_hub_repository_of_folders_is_not_fetched_as_a_whole(monkeypatch: pyte
     assert not fetched
     with pytest.raises(InputError, match="holds no layer_3"):
         read("org/set/layer_3")
-    assert fetched == [["layer_3", "layer_3/*"]]
+    with pytest.raises(InputError, match="holds no layer_3/params.npz"):
+        read("org/set/layer_3/params.npz")
+    beside = ["layer_3/config.yaml", "layer_3/config.json"]
+    assert fetched == [["layer_3", "layer_3/*"], ["layer_3/params.npz", *beside]]
     write([made("topk:4", layer=layer) for layer in (0, 1)], tmp_path, "sparsify")
     names[:] = ["layers.0.mlp/sae.safetensors", "layers.1.mlp/sae.safetensors"]
     assert [each.spec.reads.layer for each in read("org/set")] == [0, 1] and fetched[-1] is None
     names[:] = ["config.yaml", "layer_0/params.npz"]
     read("org/set")  # a set may list files in its folders
-    assert len(fetched) == 3
+    assert len(fetched) == 4

@@ -24,6 +24,7 @@ from edgewise.transcoders.formats import (
     _authors,
     _circuit_tracer,
     _dictionary_learning,
+    _gemma_scope,
     _saelens,
     _sparsify,
     round_trip_differences,
@@ -116,7 +117,7 @@ def test_a_model_reads_that_hook_as_the_site_that_it_is_there(name: str, kind: s
 def test_files_that_left_special_tokens_out_say_so(tmp_path: Path, said: dict, excludes: bool):
     place = saelens(tmp_path / "x", **said)
     (found,) = read(place)
-    assert found.spec.exclude_special == Replacement(tiny_sized("gpt2"), found).exclude_special == excludes
+    assert found.spec.exclude_special == bool(Replacement(tiny_sized("gpt2"), found).exclude_special) == excludes
     assert read(place, exclude_special=not excludes)[0].spec.exclude_special is not excludes
     write(found, tmp_path / "y", "saelens")
     assert read(tmp_path / "y")[0].spec == found.spec
@@ -219,6 +220,13 @@ def _of_authors(folder: Path, **changes: Any) -> Path:
     return folder / "t.pt"
 
 
+def _of_gemma_scope(folder: Path, **given: Any) -> Path:
+    place = folder / "layer_1_width_64"
+    write(random_transcoder("jumprelu", d_in=D, d_out=D, n_features=F, dtype=torch.float32), place, "gemma-scope-2")
+    (place / "config.json").write_text(json.dumps(given))
+    return place
+
+
 READERS: dict[str, tuple[Keys, Callable[..., Path]]] = {
     "saelens": (_saelens.KEYS, lambda at, **given: saelens(at, given)),
     "saelens metadata": (_saelens.METADATA, lambda at, **given: saelens(at, **given)),
@@ -229,6 +237,7 @@ READERS: dict[str, tuple[Keys, Callable[..., Path]]] = {
     "dictionary-learning": (_dictionary_learning.KEYS, lambda at, **given: _learned(at, "trainer", **given)),
     "dictionary-learning buffer": (_dictionary_learning.BUFFER, lambda at, **given: _learned(at, "buffer", **given)),
     "authors": (_authors.KEYS, _of_authors),
+    "gemma-scope-2": (_gemma_scope.KEYS, _of_gemma_scope),
 }
 
 

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.runs import bootstrap
-from edgewise.transcoders import Site, TokenRows, capture, modules_of
+from edgewise.transcoders import Site, TokenRows, capture, modules_of, transcoder_record
 from edgewise.transcoders._replacement import substituted
 from edgewise.transcoders.judging import evaluate_transcoders
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
 from tests.tiny import CONFIGURATIONS, tiny
 from tests.transcoders.test_replacement import for_model
-from tests.transcoders.toys import refused, text
+from tests.transcoders.toys import refused, text, writing
 
 ROWS = text(24)
 
@@ -142,8 +142,17 @@ def test_a_model_run_again_from_a_layer_on_is_the_same(name):
     assert not any("forward" in block.__dict__ for block in blocks)
 
 
+def test_what_does_not_vary_is_not_explained(tmp_path):
+    model, rows = tiny("gpt2"), text(2)
+    with writing(model, lambda _given, out: torch.full_like(out, 0.3)):
+        found = evaluate_transcoders(model, [for_model(model, 0)], rows, alone=False, together=False, ablations=False)
+    found.save(tmp_path / "evaluation.json")
+    assert json.loads((tmp_path / "evaluation.json").read_text())["transcoders"][0]["explained"] is None
+
+
 def test_it_is_saved_as_json_with_its_conditions(judged, tmp_path):
     found = judged[2]
+    assert found.conditions["transcoders"] == [transcoder_record(each) for each in judged[1]]
     found.save(tmp_path / "evaluation.json")
     read = json.loads((tmp_path / "evaluation.json").read_text())
     assert read["conditions"]["text"]["seed"] == 0

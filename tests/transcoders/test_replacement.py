@@ -210,12 +210,28 @@ def test_special_and_first_tokens_keep_the_mlps_own_output():
         padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), ids], 1)
         mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1]])
         Replacement(model, transcoder, exclude_special=True).logits(padded, mask)
+        model.module(input_ids=padded, attention_mask=mask)
     handle.remove()
-    own, kept, all_replaced, left_padded = seen
+    own, kept, all_replaced, left_padded, own_padded = seen
     same = [bool(torch.allclose(own[0, i], kept[0, i])) for i in range(5)]
     assert same == [True, False, True, False, False]
     assert not any(torch.allclose(own[0, i], all_replaced[0, i]) for i in range(5))
-    assert not torch.allclose(left_padded[0, 0], left_padded[0, 2])
+    same = [bool(torch.allclose(own_padded[0, i], left_padded[0, i])) for i in range(7)]
+    assert same == [False, False, True, False, True, False, False]
+
+
+def test_a_context_entered_again_within_itself_ends_where_it_began():
+    model = tiny("gpt2")
+
+    def double(_: Transcoder, codes: Codes) -> Codes:
+        return codes.with_values(2 * codes.value)
+
+    replaced = Replacement(model, for_model(model, 1), errors=True, edit=double)
+    once, before = replaced.logits(IDS), own_logits(model)
+    with replaced:
+        assert torch.equal(replaced.logits(IDS), once)
+        torch.testing.assert_close(own_logits(model), once.detach())
+    assert torch.equal(own_logits(model), before) and not torch.allclose(before, once)
 
 
 def test_how_it_was_trained_decides_about_special_tokens():
@@ -224,6 +240,29 @@ def test_how_it_was_trained_decides_about_special_tokens():
     assert not Replacement(model, transcoder).exclude_special
     transcoder.spec = replace(transcoder.spec, exclude_special=True)
     assert Replacement(model, transcoder).exclude_special
+
+
+def test_in_a_mixed_set_each_layer_is_as_it_was_trained():
+    model = tiny("gpt2")
+    low, high = for_model(model, 0), for_model(model, 1)
+    low.spec = replace(low.spec, exclude_special=True)
+    seen: dict[int, list[Tensor]] = {0: [], 1: []}
+    mlps = [modules_of(layer).mlp for layer in model.parts.layers[:2]]
+    handles = [mlp.register_forward_hook(lambda *given, i=i: seen[i].append(given[2])) for i, mlp in enumerate(mlps)]
+    own_logits(model)
+    for excluded in (None, False):
+        with torch.no_grad(), Replacement(model, [low, high], exclude_special=excluded) as module:
+            module(input_ids=IDS)
+    for handle in handles:
+        handle.remove()
+    own, trained, none = zip(seen[0], seen[1], strict=True)
+    assert torch.allclose(trained[0][:, 0], own[0][:, 0]) and not torch.allclose(none[0][:, 0], own[0][:, 0])
+    assert not torch.allclose(trained[1][:, 0], own[1][:, 0])
+    crossing = for_model(model, 0, n_sites=2)
+    crossing.spec = replace(crossing.spec, exclude_special=True)
+    said = "cross-layer set: some of it was trained without special tokens and some with them"
+    assert said in refused(lambda: Replacement(model, [crossing, high]))
+    assert not Replacement(model, [crossing, high], exclude_special=False).exclude_special
 
 
 def test_what_does_not_fit_is_refused():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.transcoders import Site, TokenRows, capture, score_rules
+from edgewise.transcoders import Site, TokenRows, capture, score_rules, transcoder_record
 from tests.tiny import tiny
 from tests.transcoders.test_replacement import for_model
 from tests.transcoders.toys import refused, text
@@ -117,7 +117,9 @@ def test_a_rule_sees_the_text_before_a_token_and_not_after_it(given):
     exact = "|".join(re.escape(t) for row, each in zip(prefixes(), own, strict=True) for t in np.array(row)[each])
     rules = (rf"\A({exact})", "", "nowhere", r"(?s).", r"\n(?= t)")
     rules = {f"m1.f{i}": rule for i, rule in zip(names, rules, strict=True)}
-    perfect, every, none, other, after = score_rules(model, [transcoder], rules, ROWS).scores
+    found = score_rules(model, [transcoder], rules, ROWS)
+    assert found.conditions["transcoders"] == [transcoder_record(transcoder)]
+    perfect, every, none, other, after = found.scores
     assert perfect.balanced == perfect.precision == perfect.recall == (1, 1, 1) and perfect.better == 0
     assert perfect.activation == 1
     assert every.named == other.named == own.size and every.balanced == (0.5, 0.5, 0.5)

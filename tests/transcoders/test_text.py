@@ -42,9 +42,10 @@ def test_files_and_folders_and_limits(tmp_path, tokenizer):
     assert len(read_tokens([tmp_path / "1.txt", tmp_path / "2.md"], tokenizer, context=5, limit=33)) == 6
 
 
-def test_an_array_is_taken_as_it_is(tmp_path):
+def test_an_array_is_taken_as_it_is(tmp_path, monkeypatch):
     np.save(tmp_path / "t.npy", np.arange(25, dtype=np.uint16))
-    rows = read_tokens(tmp_path / "t.npy", None, context=8, vocabulary=25)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = read_tokens("~/t.npy", None, context=8, vocabulary=25)
     assert torch.equal(rows.ids, torch.arange(24).view(3, 8))
     assert "the model has 20" in refused(lambda: read_tokens(tmp_path / "t.npy", None, context=8, vocabulary=20))
     np.save(tmp_path / "f.npy", np.zeros(30))

@@ -101,7 +101,7 @@ def test_a_fit_in_closed_form_brings_the_replaced_model_nearer(name: str):
                 return float((own - logits()).square().sum())
 
     before = wrong()
-    refit(model, transcoders, fitted.ids, exclude_special=True, bf16=False)
+    refit(model, transcoders, fitted.ids, bf16=False)
     assert wrong() < 0.8 * before
 
 
@@ -112,13 +112,13 @@ def test_a_fit_in_closed_form_sees_centred_inputs_where_those_are_read():
     found = capture(model, [reads, writes], ids)
     for centred in (True, False):
         transcoder = random_transcoder("relu", d_in=width, d_out=width, n_features=48)
-        transcoder.spec = replace(transcoder.spec, reads=Site("resid_mid", 0, centred))
+        transcoder.spec = replace(transcoder.spec, reads=Site("resid_mid", 0, centred), exclude_special=True)
         with torch.no_grad():
             z = transcoder.encode(found[reads]).flatten(0, 1)
             transcoder.W_dec.copy_(torch.linalg.lstsq(z, found[writes].flatten(0, 1)).solution)
             if not centred:
                 transcoder.W_enc.sub_(transcoder.W_enc.mean(1, keepdim=True))
-        refit(model, [transcoder], ids, exclude_special=True, bf16=False)
+        refit(model, [transcoder], ids, bf16=False)
         fitted.append(transcoder)
     assert fitted[0].W_dec.any()
     torch.testing.assert_close(fitted[0].W_dec, fitted[1].W_dec)
@@ -169,7 +169,21 @@ def test_what_cannot_be_tuned_is_refused():
     assert "only transcoders of one layer" in refused(lambda: tune(model, auto, text()))
     assert "at least one batch" in refused(lambda: TuningConfig(tokens=10))
     assert "above 0" in refused(lambda: TuningConfig(learning_rate=0.0))
-    assert "bfloat16 or float32" in refused(lambda: TuningConfig(precision="half"))
+    assert "bfloat16 or float32" in refused(lambda: TuningConfig(precision="half"))  # pyright: ignore[reportArgumentType]
+    assert "tuning: clip -1.0; give a number above 0" in refused(lambda: TuningConfig(clip=-1.0))
+    assert "tuning: refit_tokens -1; give at least 0" in refused(lambda: TuningConfig(refit_tokens=-1))
+    few = TuningConfig(tokens=640, batch_tokens=16)
+    said = refused(lambda: tune(model, [t], text(context=24), few))
+    assert said.startswith("text: rows of 24 tokens, and a batch has 16; give shorter rows")
+
+
+def test_half_precision_is_tuned_in_float32_and_the_record_says_what_was_seen():
+    model = tiny("gpt2", torch.float32)
+    transcoders = [each.bfloat16() for each in a_set(model)]
+    few = replace(SETTINGS, tokens=64 * 2, batch_tokens=60)  # of which rows of 8 fill 56
+    tuned = tune(model, transcoders, text(), few, options=RunOptions(progress=False))
+    assert tuned.steps == 2 and all(each.W_enc.dtype == torch.float32 for each in tuned.transcoders)
+    assert transcoders[0].provenance["method"]["tuned"]["tokens_seen"] == 2 * 56
 
 
 def test_special_tokens_keep_the_mlps_own_output_in_bfloat16_too():

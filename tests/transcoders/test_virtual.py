@@ -10,7 +10,17 @@ import torch
 
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.transcoders import Site, TokenRows, Transcoder, capture, on_text, pullback, reader, real_tokens
+from edgewise.transcoders import (
+    Activation,
+    Site,
+    TokenRows,
+    Transcoder,
+    capture,
+    on_text,
+    pullback,
+    reader,
+    real_tokens,
+)
 from edgewise.transcoders.analysis import VirtualConfig, VirtualTable, _virtual, virtual_weights
 from tests.tiny import tiny
 from tests.transcoders.test_analysis import made
@@ -74,6 +84,27 @@ def test_they_are_those_of_one_layers_features_on_a_text():
     torch.testing.assert_close(table.inputs[2].twera.double(), one.virtual.twera, rtol=1e-5, atol=1e-7)
 
 
+def test_activations_below_0_count_in_neither():
+    model, _, rows = parts()
+    transcoders = [made(model, layer) for layer in LAYERS]
+    for each in transcoders:
+        each.spec = replace(each.spec, activation=Activation("topk", 7, rectified=False))
+    one = on_text(model, transcoders, 2, None, rows, most=(KEPT, 1))
+    table = virtual_weights(model, transcoders, rows, VirtualConfig(kept=KEPT), options=QUIET)
+    for name in ("era", "twera"):
+        own, other = getattr(table.inputs[2], name).double(), getattr(one.virtual, name)
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path: Path):
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes" / "mine.txt").write_text("x")
+    run(tmp_path)
+    assert [path.name for path in (tmp_path / "codes").iterdir()] == ["mine.txt"]
+    run(tmp_path / "other")
+    assert not (tmp_path / "other" / "codes").exists()
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = run(tmp_path / "whole")
     own = _virtual._Pairs.step
@@ -128,4 +159,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path):
     encoder = made(model, 1)
     encoder.spec = type(encoder.spec)(**{**encoder.spec.__dict__, "reads": Site("mlp_out", 1)})
     assert "do not stand for an MLP" in refused(lambda: virtual_weights(model, [transcoders[0], encoder], rows))
+    for layers in ([99], []):
+        said = refused(lambda layers=layers: virtual_weights(model, transcoders, rows, layers=layers))
+        assert f"layers {layers}: give some of those that transcoders are of, [0, 1, 2]" in said
     assert "saved as .safetensors" in refused(lambda: run().save(tmp_path / "x.pt"))

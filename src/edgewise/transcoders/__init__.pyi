@@ -24,6 +24,7 @@ from ._records import texts_seen as texts_seen
 from ._records import trained_on as trained_on
 from ._replacement import Replacement as Replacement
 from ._replacement import Substitute as Substitute
+from ._replacement import excluding as excluding
 from ._replacement import substituted as substituted
 from ._select import select as select
 from ._sites import CAPTURED as CAPTURED
@@ -32,6 +33,7 @@ from ._sparse import Codes as Codes
 from ._text import TokenRows as TokenRows
 from ._text import held_out as held_out
 from ._text import read_tokens as read_tokens
+from ._token_texts import TokenTexts as TokenTexts
 from ._transcoder import Transcoder as Transcoder
 from ._transcoder import TranscoderSpec as TranscoderSpec
 from ._transcoder import cross_layer as cross_layer

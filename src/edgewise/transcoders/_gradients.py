@@ -7,9 +7,10 @@ is `Σ_t w_t ‖r_t‖²`, so `g = ∂loss/∂ŷ = 2 w r`, and with z sparse
     ∂W_dec = zᵀ g        ∂z = (g W_decᵀ at the entries)        ∂W_enc = ∂preᵀ x        ∂b_in = −(Σ_t ∂pre_t) W_enc
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgewise._errors import InputError
-from edgewise.runs import ONE_PROCESS, Ranks
+from edgewise.runs import ONE_PROCESS, Bound, Count, Positive, Ranks, check_settings
 from edgewise.transcoders._select import fixed, select
 from edgewise.transcoders._sparse import Products
 from edgewise.transcoders._transcoder import Transcoder
 
 NORMALIZATIONS = ("none", "target_norm", "target_sq_norm", "batch_variance")
 """What a reconstruction error may be divided by."""
+_AtLeast0 = Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")]
 
 
 @dataclass(frozen=True)
@@ -34,28 +36,24 @@ class TranscoderLoss:
     """What a token's squared error is divided by: `none` (the sum over components, as papers write it); `target_norm`
     (D·‖y‖, as the authors' code has it: the norm, not its square); `target_sq_norm` (‖y‖²); `batch_variance` (the
     batch's variance: the loss is then the fraction of variance unexplained)."""
-    sparsity: float = 0.0
+    sparsity: _AtLeast0 = 0.0
     """Coefficient of the sparsity penalty per token: of Σ|z| for `relu`, of the number of active features for
     `jumprelu`."""
     decoder_weighted: bool = False
     """Whether |z| is weighted by the norm of the feature's decoder row, so that scale cannot be moved between them."""
-    auxiliary: float = 1 / 32
+    auxiliary: _AtLeast0 = 1 / 32
     """Coefficient of the dead features' term (Gao et al. 2024): the error of the residual's reconstruction from the
     dead features that would be most active; 0 for none."""
-    auxiliary_k: int | None = None
+    auxiliary_k: Count | None = None
     """Dead features per token that take part; half the input's width if None."""
-    bandwidth: float = 0.05
+    bandwidth: Positive = 0.05
     """Of the step's stand-in derivative, for `jumprelu` thresholds (Rajamanoharan et al. 2024)."""
 
     def __post_init__(self) -> None:
-        """Check the numbers. Raises `InputError`."""
+        """Check the values. Raises `InputError`."""
+        check_settings("objective", self)
         if self.normalization not in NORMALIZATIONS:
             raise InputError(f"normalization {self.normalization!r}: choose {', '.join(NORMALIZATIONS)}")
-        if min(self.sparsity, self.auxiliary) < 0 or self.bandwidth <= 0:
-            raise InputError(
-                f"objective: sparsity {self.sparsity} and auxiliary {self.auxiliary} must be at least 0, "
-                f"bandwidth {self.bandwidth} above 0"
-            )
 
 
 class Outcome(NamedTuple):

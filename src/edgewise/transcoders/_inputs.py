@@ -31,4 +31,5 @@ def run_inputs(model: Model, tokens: TokenRows, transcoders: Sequence[Transcoder
 
 def transcoder_record(transcoder: Transcoder) -> dict[str, Any]:
     """What tells a transcoder from all others, as plain values."""
-    return {**transcoder.spec.to_dict(), "weights_hash": weights_hash(transcoder)}
+    said = transcoder.spec.to_dict()
+    return {**said, "writes": list(said["writes"]), "weights_hash": weights_hash(transcoder)}  # as JSON has it

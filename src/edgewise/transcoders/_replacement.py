@@ -1,6 +1,6 @@
 """A model whose MLPs' outputs come from transcoders: the user's own module, changed within a context alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -36,8 +36,8 @@ class Replacement:
         with ew.transcoders.Replacement(model, transcoders) as module:
             module.generate(...)  # the user's own module; outside of the context it is as before
 
-    A special token, and the first of a sequence, keeps the MLP's own output if the transcoders were trained without
-    them.
+    A special token, and the first of a sequence, keeps the MLP's own output in those layers whose transcoders were
+    trained without them.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class Replacement:
             transcoders: at most one per layer, or a whole cross-layer set; autoencoders of `mlp_out` too.
             errors: add to each what it gets wrong, token by token: the output is then exactly the model's, and an edit
                 changes it by what the edited features write.
-            exclude_special: whether special and first tokens keep the MLP's own output; None: as in training, and
-                where that is not known, no.
+            exclude_special: whether special and first tokens keep the MLP's own output; None: in each layer as in
+                training, and where that is not known, no.
             edit: changes features on their way; for interventions.
 
         Raises:
             InputError: a site or width is not the model's, two transcoders are of one layer, or a cross-layer set has
-                gaps.
+                gaps or was trained without special tokens in part.
         """
         self.model: Model = model
         self.errors: bool = errors
@@ -80,25 +80,34 @@ class Replacement:
         for each in given:
             if gaps := [site.layer for site in each.spec.writes if site.layer not in self.transcoders]:
                 raise InputError(f"{each.spec.reads}: also writes to layer {gaps[0]}, which has none in the set")
-        if exclude_special is None:
-            settings = [each.spec.exclude_special for each in given]
-            exclude_special = bool(settings) and all(settings)
-        self.exclude_special = exclude_special
+        self.exclude_special: bool | Collection[int] = excluding(given) if exclude_special is None else exclude_special
+        """Whether special and first tokens keep the MLP's own output, or the layers in which they do."""
+        mixed = 0 < len(excluding(given)) < len(given)
+        if exclude_special is None and mixed and any(len(each.spec.writes) > 1 for each in given):
+            raise InputError(  # what is off in one layer would still write in the next
+                "cross-layer set: some of it was trained without special tokens and some with them; give "
+                "exclude_special=True or False"
+            )
         self._pending: dict[int, Tensor] = {}
+        self._entered = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> nn.Module:
-        """Replace; returns the user's module."""
-        substitutes = {layer: self._substitute(layer) for layer in self.transcoders}
-        self._stack.enter_context(substituted(self.model, substitutes, exclude_special=self.exclude_special))
+        """Replace; returns the user's module. Entered again within its own context, it changes nothing more."""
+        if not self._entered:
+            substitutes = {layer: self._substitute(layer) for layer in self.transcoders}
+            self._stack.enter_context(substituted(self.model, substitutes, exclude_special=self.exclude_special))
+        self._entered += 1
         return self.model.module
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restore the module."""
-        self._stack.close()
-        self._pending.clear()
+        """Restore the module, when the outermost context is left."""
+        self._entered -= 1
+        if not self._entered:
+            self._stack.close()
+            self._pending.clear()
 
     def logits(
         self, ids: Int[Tensor, "B S"], attention_mask: Shaped[Tensor, "B S"] | None = None
@@ -136,25 +145,35 @@ class Replacement:
         return substitute
 
 
+def excluding(transcoders: Iterable[Transcoder]) -> frozenset[int]:
+    """The layers whose transcoders were made without special and first tokens, for `substituted`."""
+    return frozenset(each.spec.writes[0].layer for each in transcoders if each.spec.exclude_special)
+
+
 @contextmanager
-def substituted(model: Model, substitutes: Mapping[int, Substitute], *, exclude_special: bool) -> Iterator[None]:
+def substituted(
+    model: Model, substitutes: Mapping[int, Substitute], *, exclude_special: bool | Collection[int]
+) -> Iterator[None]:
     """Within it, the MLPs of some layers give what substitutes make of their inputs.
 
     Args:
         model: the model; its module is as before when the context is left.
         substitutes: by layer.
-        exclude_special: special tokens, and the first of each sequence, keep the MLP's own output.
+        exclude_special: special tokens, and the first of each sequence, keep the MLP's own output; or the layers in
+            which they do.
     """
+    excluded = substitutes.keys() if exclude_special is True else exclude_special or ()
     special: list[Tensor | None] = [None]
 
     def note_tokens(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         ids = named.get("input_ids", arguments[0] if arguments else None)
-        special[0] = None if ids is None or not exclude_special else _special(model, ids, named)
+        special[0] = None if ids is None or not excluded else _special(model, ids, named)
 
     with ExitStack() as stack:
         stack.callback(model.module.register_forward_pre_hook(note_tokens, with_kwargs=True).remove)
         for layer, substitute in substitutes.items():
-            stack.enter_context(_substituted_layer(modules_of(model.parts.layers[layer]), substitute, special))
+            left = special if layer in excluded else list[Tensor | None]([None])
+            stack.enter_context(_substituted_layer(modules_of(model.parts.layers[layer]), substitute, left))
         yield
 
 

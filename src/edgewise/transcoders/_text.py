@@ -39,7 +39,7 @@ class TokenRows:
         return self.ids.numel()
 
     def split(self, share: float) -> tuple["TokenRows", "TokenRows"]:
-        """The first rows and the last: the last hold (at least) this share of all.
+        """The first rows and the last: the last are this share of all, in whole rows, and one at least.
 
         Raises:
             InputError: too few rows for both parts.
@@ -125,7 +125,7 @@ def read_tokens(
         raise InputError("text: an array of tokens must be the only source")
     n_rows = None if limit is None else max(1, limit // context)
     if any(arrays):
-        ids = _read_array(Path(given[0]), context, n_rows, vocabulary)
+        ids = _read_array(Path(given[0]).expanduser(), context, n_rows, vocabulary)
     else:
         _check(given, tokenizer)
         ids = _pack((text for each in given for text in _documents(str(each))), tokenizer, context, n_rows)

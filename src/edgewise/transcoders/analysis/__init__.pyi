@@ -13,6 +13,7 @@ from ._on_text import FeaturesOnText as FeaturesOnText
 from ._on_text import VirtualWeights as VirtualWeights
 from ._on_text import on_text as on_text
 from ._reader import Reader as Reader
+from ._reader import by_layer as by_layer
 from ._reader import check_features as check_features
 from ._reader import head_norms as head_norms
 from ._reader import reader as reader

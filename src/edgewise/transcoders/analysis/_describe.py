@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson
-from edgewise.transcoders import Transcoder
+from edgewise.transcoders import TokenTexts, Transcoder
 from edgewise.transcoders.analysis._connections import de_embedding, pullback, read_by, unembedding
 from edgewise.transcoders.analysis._reader import Reader, by_layer, head_norms, reader, reading_bias, through_head
 
@@ -83,7 +83,8 @@ def describe(
         n_heads: how many heads are.
 
     Raises:
-        InputError: two transcoders are of one layer, none is of this one, or it has no such feature.
+        InputError: two transcoders are of one layer, none is of this one, one is an autoencoder, or it has no such
+            feature.
     """
     sets = by_layer(transcoders, layer)
     own = sets[layer]
@@ -135,13 +136,10 @@ def _strongest(by_layer: Mapping[int, Float[Tensor, " F"]], most: int) -> tuple[
 
 def _tokens(model: Model, weights: Float[Tensor, " V"], most: int) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
     """The tokens with the highest weights, and those with the lowest."""
+    texts = TokenTexts(model.tokenizer)
 
     def first(order: Tensor) -> tuple[Named, ...]:
         index = order.topk(min(most, len(order))).indices.tolist()
-        return tuple(Named(_text(model, i), float(weights[i])) for i in index)
+        return tuple(Named(texts.shown(i), float(weights[i])) for i in index)
 
     return first(weights), first(-weights)
-
-
-def _text(model: Model, token: int) -> str:
-    return str(token) if model.tokenizer is None else model.tokenizer.decode([token])

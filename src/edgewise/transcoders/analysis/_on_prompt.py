@@ -25,14 +25,15 @@ def on_prompt(
         exclude_special: give 0 at special tokens and the first.
 
     Returns:
-        Activations by the layer that the features read, from below; 0 where a feature is off.
+        Activations by the layer that the features read, from below; 0 where a feature is off (of circuit-tracer's topk
+        also below 0).
 
     Raises:
         InputError: there is no transcoder, two are of one layer, one is not the model's, or no token counts.
     """
     if not transcoders:
         raise InputError("transcoders: there are none; give one at least")
-    used = by_layer(transcoders, transcoders[0].spec.reads.layer)
+    used = by_layer(transcoders, autoencoders=True)
     for each in used.values():
         check_transcoder(model, each)
     rows = ids[None].to(model.device)

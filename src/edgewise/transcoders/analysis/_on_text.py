@@ -7,6 +7,8 @@ al. 2025, "Circuit Tracing"), with a_i and a_j the activations at one token and 
 
     ERA_ij    =  mean of a_i where j is on, and of 0 elsewhere  ·  V_ij       (expected residual attribution)
     TWERA_ij  =  mean of a_i a_j  /  mean of a_j                ·  V_ij       (the same weighted by the target)
+
+A feature is on where its activation is above 0. circuit-tracer's topk keeps activations below 0 too: they count as 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +23,15 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import reading_tensors, write_tensors
-from edgewise.transcoders import TokenRows, Transcoder, capture, check_length, check_transcoder, real_tokens
+from edgewise.transcoders import (
+    TokenRows,
+    Transcoder,
+    capture,
+    check_length,
+    check_transcoder,
+    real_tokens,
+    transcoder_record,
+)
 from edgewise.transcoders.analysis._connections import pullback
 from edgewise.transcoders.analysis._reader import Features, by_layer, chosen, reader
 
@@ -68,7 +78,7 @@ class FeaturesOnText:
     n_tokens: int
     """How many count."""
     conditions: dict[str, Any] = field(default_factory=dict)
-    """The model, the text, and which tokens count."""
+    """The model, the text, the transcoders, and which tokens count."""
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
@@ -123,8 +133,8 @@ def on_text(
         progress: called with the rows done and all rows.
 
     Raises:
-        InputError: two transcoders are of one layer, none is of this one, one is not the model's, there is no such
-            feature, or there is no text.
+        InputError: two transcoders are of one layer, none is of this one, one is not the model's or an autoencoder,
+            there is no such feature, or there is no text.
     """
     if not len(tokens):
         raise InputError("text: no row of tokens; give one at least")
@@ -138,7 +148,12 @@ def on_text(
         progress(counts.rows, len(tokens))
     if not counts.n:
         raise InputError("text: none of its tokens count; give longer rows, or exclude_special=False")
-    conditions = {"model": model.identity, "text": tokens.source, "exclude_special": exclude_special}
+    conditions = {
+        "model": model.identity,
+        "text": tokens.source,
+        "transcoders": [transcoder_record(each) for each in used.values()],
+        "exclude_special": exclude_special,
+    }
     return FeaturesOnText(
         layer,
         counts.features.cpu(),
@@ -177,7 +192,7 @@ class _Counts:
         def activations(at: int) -> Float[Tensor, "N F"]:
             own = self.transcoders[at]
             x = found[own.spec.reads][keep.to(self.model.device)].to(own.W_enc)
-            return own.codes(x).dense(own.n_features).double()
+            return own.codes(x).dense(own.n_features).double().clamp(min=0)
 
         target = activations(self.layer)[:, self.features]  # (N, n)
         on = (target > 0).double()

@@ -139,18 +139,31 @@ def norm_forward(norm: Norm, change: Float[Tensor, "*n D"]) -> Float[Tensor, "*n
     return change if norm.gain is None else change * norm.gain.to(change)
 
 
-def by_layer(transcoders: Sequence[Transcoder], layer: int) -> dict[int, Transcoder]:
-    """Transcoders by the layer that they read, from below. Raises `InputError` where two are of one, or none is of the
-    layer asked for.
+def by_layer(
+    transcoders: Sequence[Transcoder], layer: int | None = None, *, autoencoders: bool = False
+) -> dict[int, Transcoder]:
+    """Transcoders by the layer that they read, from below.
+
+    Args:
+        transcoders: at most one a layer.
+        layer: one that must be among theirs.
+        autoencoders: whether these are welcome too: what their features read and write is no MLP's input and output.
+
+    Raises:
+        InputError: two are of one layer, none is of the layer asked for, or one is an unwelcome autoencoder.
     """
     found = dict[int, Transcoder]()
     for each in sorted(transcoders, key=lambda each: each.spec.reads.layer):
+        if each.spec.is_autoencoder and not autoencoders:
+            raise InputError(
+                f"autoencoder of {each.spec.reads}: its features do not stand for an MLP; give transcoders"
+            )
         if each.spec.reads.layer in found:
             raise InputError(
                 f"transcoders: two read layer {each.spec.reads.layer}; give one for each layer, such as single files"
             )
         found[each.spec.reads.layer] = each
-    if layer not in found:
+    if layer is not None and layer not in found:
         raise InputError(
             f"layer {layer}: there is no transcoder of it; those given are of {', '.join(map(str, found))}"
         )
@@ -160,7 +173,7 @@ def by_layer(transcoders: Sequence[Transcoder], layer: int) -> dict[int, Transco
 def check_features(transcoders: Sequence[Transcoder], features: Sequence[tuple[int, int]]) -> None:
     """Refuse features, by layer and number, that transcoders do not have. Raises `InputError`."""
     for layer, number in features:
-        chosen(by_layer(transcoders, layer)[layer], number)
+        chosen(by_layer(transcoders, layer, autoencoders=True)[layer], number)
 
 
 def chosen(transcoder: Transcoder, features: Features) -> Int[Tensor, " n"]:

@@ -5,14 +5,14 @@ layers after pair of layers, a part of the targets at a time, and only the stron
 activations lie on disk, which makes a product over two layers' activations at the same tokens cheap:
 
 1. Run the text, chunk after chunk, and write every layer's active features to `codes/`.
-2. For each pair of layers, add up `a_i` where j is on, and `a_i a_j`, over all tokens (see `_on_text.py`).
+2. For each pair of layers, add up `a_i` where j is on, and `a_i a_j`, over all tokens (see `_on_text.py`, also for
+   what "on" is).
 3. Times the connections, that is ERA and TWERA; of each target and of each source the largest TWERA by size are kept.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -48,7 +48,7 @@ from edgewise.transcoders import (
 )
 from edgewise.transcoders.analysis._connections import pullback
 from edgewise.transcoders.analysis._on_text import VirtualWeights
-from edgewise.transcoders.analysis._reader import Reader, reader
+from edgewise.transcoders.analysis._reader import Reader, by_layer, reader
 
 SCHEMA = 1
 _PAIRS = 1 << 21  # of active features that are added up at once
@@ -125,13 +125,15 @@ def virtual_weights(
             cut short. Otherwise activations lie in a temporary folder.
 
     Raises:
-        InputError: there are fewer than two transcoders, two of one layer, one is not the model's or an autoencoder,
-            there is no text, or the folder holds another run's checkpoint.
+        InputError: there are fewer than two transcoders, two of one layer, none of a layer asked for, one is not the
+            model's or an autoencoder, there is no text, or the folder holds another run's checkpoint.
         KeyboardInterrupt: it was cut short.
     """
     config, options = config or VirtualConfig(), options or RunOptions(checkpoint_seconds=60.0)
     sets = _checked(model, transcoders, tokens)
     wanted = set(sets) if layers is None else set(layers)
+    if not wanted or wanted - set(sets):
+        raise InputError(f"layers {sorted(wanted)}: give some of those that transcoders are of, {sorted(sets)}")
     pairs = [(low, high) for low, high in combinations(sets, 2) if low in wanted or high in wanted]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if options.out is None else options.out
@@ -143,9 +145,9 @@ def virtual_weights(
             **asdict(config),
         }
         report = run_steps(learner, learner.n_steps, settings, options, "virtual weights")
-        if report.stopped:
+        if report.interrupted or report.stopped:
             raise KeyboardInterrupt(report.message)
-        shutil.rmtree(folder / "codes", ignore_errors=True)  # the checkpoint has all that came of them
+        learner.clear()
     if not learner.n:
         raise InputError("text: none of its tokens count; give longer rows, or exclude_special=False")
     conditions = {key: settings[key] for key in ("model", "text", "transcoders", "exclude_special", "precision")}
@@ -154,16 +156,14 @@ def virtual_weights(
 
 
 def _checked(model: Model, transcoders: Sequence[Transcoder], tokens: TokenRows) -> dict[int, Transcoder]:
-    sets = {each.spec.reads.layer: each for each in sorted(transcoders, key=lambda each: each.spec.reads.layer)}
-    if len(sets) < len(transcoders) or len(sets) < 2:
+    sets = by_layer(transcoders)
+    if len(sets) < 2:
         raise InputError("virtual weights: give transcoders of two layers at least, one for each")
     if not len(tokens):
         raise InputError("text: no row of tokens; give one at least")
     check_length(model, tokens.ids)
     for each in sets.values():
         check_transcoder(model, each)
-        if each.spec.is_autoencoder:
-            raise InputError(f"autoencoder of {each.spec.reads}: its features do not stand for an MLP")
     return sets
 
 
@@ -216,12 +216,22 @@ class _Pairs(Learner):
                 parts[at].append(_on(codes))
                 self.sum[at] += parts[at][-1].feature.bincount(parts[at][-1].value.double(), each.n_features)
         tensors = {f"{at}.{name}": x for at, own in parts.items() for name, x in _joined(own)._asdict().items()}
-        write_tensors(self.folder / f"{chunk:06}.safetensors", tensors, {"chunk": chunk})
+        write_tensors(self._file(chunk), tensors, {"chunk": chunk})
+
+    def _file(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06}.safetensors"
+
+    def clear(self) -> None:
+        """Remove the chunks' files, and their folder if it is empty then: the checkpoint has all that came of them."""
+        for chunk in range(self.n_chunks):
+            self._file(chunk).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _codes(self, layer: int) -> Iterator[Codes]:
         """Those of each chunk."""
         for chunk in range(self.n_chunks):
-            with safe_open(self.folder / f"{chunk:06}.safetensors", framework="pt") as file:
+            with safe_open(self._file(chunk), framework="pt") as file:
                 yield Codes(*(file.get_tensor(f"{layer}.{name}") for name in Codes._fields))
 
     def _connect(self, low: int, high: int) -> None:

@@ -13,7 +13,6 @@ from ._gather import gather as gather
 from ._seen import Drawn as Drawn
 from ._seen import Seen as Seen
 from ._seen import bin_edges as bin_edges
-from ._texts import TokenTexts as TokenTexts
 from ._weights import N_LOGIT_BINS as N_LOGIT_BINS
 from ._weights import FromWeights as FromWeights
 from ._weights import Others as Others

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from edgewise.runs import Bound, Count, NotNegative, check_settings
 
 _Window = Annotated[int, Bound(lambda n: 0 <= n <= 100, "0 to 100")]
+_Bins = Annotated[int, Bound(lambda n: 1 <= n <= 255, "1 to 255")]  # a page numbers them in a byte, 0 being the top
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class DashboardConfig:
     """Tokens of context before the one that a feature is on at,"""
     after: _Window = 11
     """and after it."""
-    quantiles: Count = 10
+    quantiles: _Bins = 10
     """Bins of equal share, into which the sample is split by activation."""
     examples: Count = 5
     """Shown of each bin."""

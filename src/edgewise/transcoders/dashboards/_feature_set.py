@@ -1,20 +1,18 @@
 """All that is shown of one transcoder's features, and the one call that makes it."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import RunOptions, record_of, software
-from edgewise.transcoders import TokenRows, Transcoder, transcoder_record
-from edgewise.transcoders.analysis import VirtualTable, VirtualWeights
+from edgewise.runs import RunOptions, fastest_precision, record_of, software
+from edgewise.transcoders import TokenRows, TokenTexts, Transcoder, transcoder_record
+from edgewise.transcoders.analysis import VirtualTable, VirtualWeights, by_layer
 from edgewise.transcoders.dashboards._config import DashboardConfig
 from edgewise.transcoders.dashboards._examples import Shares, tokens_at
 from edgewise.transcoders.dashboards._gather import gather
 from edgewise.transcoders.dashboards._seen import Seen
-from edgewise.transcoders.dashboards._texts import TokenTexts
 from edgewise.transcoders.dashboards._weights import FromWeights, from_weights
 
 
@@ -70,7 +68,8 @@ def make_dashboards(
         transcoders: whose features; one a layer.
         tokens: the text.
         config: what is kept and shown.
-        others: transcoders of other layers, whose features are named among what a feature reads, and what reads it.
+        others: transcoders of other layers, whose features are named among what a feature reads, and what reads it;
+            of a layer that one of `transcoders` is of, that one counts.
         virtual: which of their features are on together (see `virtual_weights`); None: left out.
         options: checkpoints and progress of the run; with `out` it goes on where it was cut short.
         progress: of what follows the run: called with the features done and all.
@@ -81,14 +80,9 @@ def make_dashboards(
         KeyboardInterrupt: the run was cut short; the same call goes on from its checkpoint.
     """
     config = config or DashboardConfig()
-    known = {each.spec.reads.layer: each for each in (*transcoders, *others)}
-    for given in (transcoders, others):
-        if len({each.spec.reads.layer for each in given}) < len(given):
-            raise InputError("dashboard: two transcoders read one layer; give one for each, such as single files")
-    if wrong := next((each for each in known.values() if each.spec.is_autoencoder), None):
-        raise InputError(f"autoencoder of {wrong.spec.reads}: its features do not stand for an MLP; give transcoders")
+    known = by_layer(others) | by_layer(transcoders)
     if virtual is not None:
-        _check_table(virtual, model, transcoders, others)
+        _check_table(virtual, model, transcoders, known.values())
     seen, report = gather(model, transcoders, tokens, config, options)
     if report.stopped:
         raise KeyboardInterrupt(report.message)
@@ -97,6 +91,7 @@ def make_dashboards(
         "text": tokens.source,
         "tokens": seen[0].n_tokens,
         "exclude_special": config.exclude_special,
+        "precision": config.precision or fastest_precision(model.device),
         "seconds": round(report.seconds, 1),
         "connections": {} if virtual is None else {"tokens": virtual.n_tokens, "text": virtual.conditions["text"]},
         "software": software(),
@@ -131,9 +126,10 @@ def make_dashboards(
 
 
 def _check_table(
-    virtual: VirtualTable, model: Model, transcoders: Sequence[Transcoder], others: Sequence[Transcoder]
+    virtual: VirtualTable, model: Model, transcoders: Sequence[Transcoder], known: Iterable[Transcoder]
 ) -> None:
-    """Refuse virtual weights of another model or other transcoders, whose features have the same names.
+    """Refuse virtual weights of another model or other transcoders, whose features have the same names. Those of
+    `known` that are not among `transcoders` need not be in the table.
 
     Raises:
         InputError: they are, or the table does not say what it is of.
@@ -143,12 +139,10 @@ def _check_table(
         raise InputError("virtual weights: they do not say of which transcoders they are; compute them anew")
     if record_of(said, "model").get("weights_hash") != model.identity["weights_hash"]:
         raise InputError("virtual weights: of another model; compute them with this one")
-    known = {record_of(each, "reads").get("layer"): each for each in said["transcoders"] if isinstance(each, dict)}
-    for each in dict.fromkeys((*transcoders, *others)):
+    table = {record_of(each, "reads").get("layer"): each for each in said["transcoders"] if isinstance(each, dict)}
+    for each in known:
         layer = each.spec.reads.layer
-        # As JSON has it, which is how a table that was saved says it. Others need not be in the table.
-        own = json.loads(json.dumps(transcoder_record(each)))
-        if (layer in known or each in transcoders) and json.loads(json.dumps(known.get(layer))) != own:
+        if (layer in table or each in transcoders) and table.get(layer) != transcoder_record(each):
             raise InputError(f"virtual weights: not of this transcoder of {each.spec.reads}; compute them with it")
 
 

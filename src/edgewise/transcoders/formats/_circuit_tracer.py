@@ -40,9 +40,13 @@ _FILE, _ENCODER, _DECODER = "layer_{}.safetensors", "W_enc_{}.safetensors", "W_d
 
 
 def read(path: Path, sites: Sites) -> list[Transcoder]:
-    """Read one layer's file, or a folder with a set of them or with a cross-layer set."""
+    """Read one layer's file, or a folder with a set of them or with a cross-layer set. What a set's `config.yaml` says
+    holds for each of its files, also for one that is read alone.
+    """
     if path.is_file():
-        return [_read_layer(path, sites, {})]
+        config = _config(path.parent)
+        layer = sites_for(path, "mlp_in", "mlp_out", sites)[0].layer
+        return [_read_layer(path, _sites(config, layer, sites), config)]
     config = _config(path)
     if (path / _ENCODER.format(0)).is_file():
         return _read_cross_layer(path, config, sites)
@@ -107,9 +111,9 @@ def _read_layer(path: Path, sites: Sites, config: dict[str, Any]) -> Transcoder:
         return _gemma_scope.read(path, sites)[0]
     found = files.weights_in(tensors, path, _NAMES, also=["k"])
     found["W_dec"] = files.rows_of(found["W_dec"], len(found["b_enc"]))
-    reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
+    assert sites.reads is not None and sites.writes is not None
     activation = _activation(config, tensors, "threshold" in found)
-    return files.built(path, found, activation, reads, [writes], format="circuit-tracer", config=config)
+    return files.built(path, found, activation, sites.reads, [sites.writes], format="circuit-tracer", config=config)
 
 
 def _read_cross_layer(path: Path, config: dict[str, Any], given: Sites) -> list[Transcoder]:
@@ -146,6 +150,10 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         _require(each, is_cross)
     if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
         _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
+        if (path.parent / _CONFIG).exists():
+            raise InputError(
+                f"{path}: beside it lies a set's {_CONFIG}, by which it would be read; choose another folder"
+            )
         _write_layer(path, ordered[0])
         return
     if [each.spec.reads.layer for each in ordered] != list(range(len(ordered))):

@@ -9,7 +9,7 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.runs import Keys, Only, atomic_path, read_pickle, record_of, whole_number, yes_or_no
-from edgewise.transcoders import Activation, Site, Transcoder
+from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import hook_name, named_site, sites_named
@@ -76,9 +76,7 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     if kind == "batch_topk":
         found["threshold"] = files.take(state, "threshold", path).reshape(1)
     if buffer.get("io") == "in" and sites.reads is None:
-        read = named_site(path, config.get("submodule_name"))
-        of_layer = read is not None and read.kind == "resid_post"  # what goes into a layer is the stream before it
-        sites = replace(sites, reads=Site("resid_pre", read.layer) if read and of_layer else read)
+        sites = replace(sites, reads=named_site(path, config.get("submodule_name")))
     site, _ = sites_named(path, sites, config.get("submodule_name"), autoencoder=True)
     without_first = yes_or_no(path, "remove_bos", buffer.get("remove_bos") or False)
     excludes = without_first if sites.exclude_special is None else sites.exclude_special

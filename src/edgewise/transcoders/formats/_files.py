@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,20 @@ def rows_of(W_dec: Tensor, n_features: int) -> Tensor:
 
 
 def build(spec: TranscoderSpec, tensors: dict[str, Tensor], path: str | Path) -> Transcoder:
-    """A transcoder of these tensors, checked for names, shapes and numbers.
+    """A transcoder of these tensors, checked for names, shapes and numbers; of the type that holds all of them exactly.
 
     Raises:
-        InputError: a tensor is missing, has another shape than the sizes say, or holds NaN or infinity.
+        InputError: a tensor is missing, has another shape than the sizes say, is of whole numbers, or holds NaN or
+            infinity.
     """
-    dtype = tensors["W_enc"].dtype if "W_enc" in tensors else torch.float32
-    if not dtype.is_floating_point:
-        raise InputError(f"{path}: W_enc is of {str(dtype).removeprefix('torch.')}; weights are floating-point numbers")
-    transcoder = Transcoder(spec, dtype=dtype)
-    wanted = transcoder.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if name != "threshold" or spec.activation.thresholded}
+    for name, tensor in given.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(f"{path}: {name} is of {kind}; weights are floating-point numbers")
+    types = {each.dtype for each in given.values()} or {torch.float32}
+    transcoder = Transcoder(spec, dtype=reduce(torch.promote_types, types))
+    wanted = transcoder.state_dict()
     if not spec.activation.thresholded:
         given["threshold"] = wanted["threshold"]
     if different := sorted(wanted.keys() ^ given.keys()):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs import Keys, Only, atomic_path, names_in, yes_or_no
@@ -80,7 +81,8 @@ def read(path: Path, sites: Sites) -> list[Transcoder]:
     files = sorted(path.glob("*.safetensors"), key=lambda file: (_layer(file), file.name))
     if not files or [_layer(file) for file in files] != list(range(len(files))):
         raise InputError(f"{path}: holds neither params.safetensors nor one file for each layer from 0 on")
-    return [_read_part(file, layer, len(files), sites) for layer, file in enumerate(files)]
+    config = _config(files[0])
+    return [_read_part(file, layer, len(files), sites, config) for layer, file in enumerate(files)]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -117,18 +119,26 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     config = _config(path)
     _check_transcoder(path, config, sites)
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
+    tensors = _tensors(path, config)
+    return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")
+
+
+def _tensors(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+    """A file's tensors. Raises `InputError` where `config.json` says something else of them."""
     tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
     said = config.get("affine_connection")
     if said is not None and yes_or_no(path, "affine_connection", said) != ("W_skip" in tensors):
         raise InputError(f"{path}: affine_connection is {said}, and its tensors say otherwise")
-    return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")
+    return tensors
 
 
-def _read_part(path: Path, layer: int, n_layers: int, sites: Sites) -> Transcoder:
-    tensors = files.weights_in(files.tensors_of(path), path, _NAMES_2, turned=_TURNED)
+def _read_part(path: Path, layer: int, n_layers: int, sites: Sites, config: dict[str, Any]) -> Transcoder:
+    tensors = _tensors(path, config)
     decoder = tensors["W_dec"]
     if decoder.ndim != 3 or decoder.shape[1] != n_layers:
         raise InputError(f"{path}: w_dec is {list(decoder.shape)}, wanted [F, {n_layers}, D] (is a layer missing?)")
+    if bool(decoder[:, :layer].any()):
+        raise InputError(f"{path}: w_dec writes to layers below {layer}, which it reads; zeros are wanted there")
     tensors["W_dec"] = decoder[:, layer:].flatten(1)
     named = [sites.in_set(each, n_layers) for each in range(layer, n_layers)]
     reads = named[0].reads or Site("mlp_in", layer)

@@ -94,6 +94,11 @@ def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
     return [file for file in path.glob("*.safetensors") if file.name not in written and _is_ours(file)]
 
 
+def was_trained(path: Path) -> bool:
+    """Whether a file of ours holds what a training or a tuning made, which no conversion would make again."""
+    return bool(record_of(load(path).provenance, "method"))
+
+
 def _is_ours(path: Path) -> bool:
     if path.is_dir():
         return any(_is_ours(file) for file in path.glob("*.safetensors"))

@@ -114,7 +114,8 @@ def write(
         transcoders: one, or a set where the format has sets.
         path: the file or folder, as the format has it.
         format: a key of `FORMATS`.
-        force: remove files of another set of the format that lie in the folder, once this one is written.
+        force: remove files of another set of the format that lie in the folder, once this one is written; but none
+            that edgewise trained.
 
     Raises:
         InputError: the format cannot hold them, the place cannot be written, or files of another set lie there, which
@@ -145,6 +146,8 @@ def _left(transcoders: Sequence[Transcoder], path: Path, format: str, force: boo
     if other != format:  # which may be the one that is then read; what all of its files are is not known here
         raise InputError(f"{path}: holds files of {other}, and of two formats one would be read; choose another folder")
     left = sorted(FORMATS[format].left(transcoders, path))
+    if trained := next((file for file in left if format == "edgewise" and _native.was_trained(file)), None):
+        raise InputError(f"{path}: holds {trained.name}, which was trained and would be lost; choose another folder")
     if left and not force:
         raise InputError(
             f"{path}: holds {left[0].relative_to(path)}, of another set, which would be read too or instead; choose "

@@ -45,8 +45,8 @@ def folded(site: Site) -> Site:
 
 
 def site_of(name: str, *, output: bool = False) -> Site | None:
-    """The site of a TransformerLens hook or of a Hugging Face module's path (its input, or its output); None if it is
-    neither.
+    """The site of a TransformerLens hook or of a Hugging Face module's path (its input, or its output; a whole layer's
+    is the stream before it, or after it); None if it is neither.
     """
     found = _LAYER.search(name)
     if found is None:
@@ -56,7 +56,7 @@ def site_of(name: str, *, output: bool = False) -> Site | None:
         return hook_site(rest, layer)
     if rest in ("mlp", "feed_forward"):
         return Site("mlp_out", layer, before_post_norm=True) if output else Site("mlp_in", layer)
-    return Site("resid_post", layer) if rest == "" else None
+    return Site("resid_post" if output else "resid_pre", layer) if rest == "" else None
 
 
 def layer_of(name: str) -> int | None:

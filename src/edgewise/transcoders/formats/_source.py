@@ -7,6 +7,8 @@ from edgewise._errors import InputError
 
 WEIGHTS = (".safetensors", ".pt", ".npz")
 """How files of weights end."""
+BESIDE = ("config.yaml", "config.json")
+"""What lies beside a file of weights and says how it is to be read."""
 _PART = re.compile(r"(?!\.+$)[^\x00-\x1f\x7f\\/:]+")
 """Of a hub id or a path in a repository; none of dots alone, which would lead out of it."""
 
@@ -37,6 +39,8 @@ def _fetch(repository: str, inner: str, revision: str | None, source: str) -> Pa
     if not inner:
         _check_top(repository, revision, source)
     patterns = [inner, f"{inner}/*"] if inner else None
+    if inner.endswith(WEIGHTS):
+        patterns = [inner, *(f"{inner.rpartition('/')[0]}/{name}".lstrip("/") for name in BESIDE)]
     try:
         folder = snapshot_download(repository, revision=revision, allow_patterns=patterns)
     except Exception as error:  # the hub client raises many kinds; the user needs one line

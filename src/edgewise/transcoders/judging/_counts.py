@@ -1,6 +1,5 @@
 """How often features fire and how much they explain, summed over tokens."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from edgewise.transcoders import Site, Transcoder, capture
 
 LIVE = 1e-4
 """Firing frequency above which a feature counts as live (Dunefsky, Chlenski & Nanda 2024)."""
+_ROUNDING = 1e-12  # of a sum of squares: a smaller variance is what the sums' own rounding leaves
 BINS = (-np.inf, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
 """Edges of the histogram of log10 firing frequencies; the first bin also holds what never fires."""
 
@@ -57,11 +57,11 @@ class Counts:
         """Active features per token."""
         return float(self.fired[i].sum()) / self.n
 
-    def explained(self, i: int) -> float:
-        """1 − squared error / variance at the transcoder's own site; NaN where that does not vary."""
+    def explained(self, i: int) -> float | None:
+        """1 − squared error / variance at the transcoder's own site; None where that does not vary."""
         own = self.transcoders[i].spec.writes[0]
         variance = self.squares[own] - float(self.sums[own].square().sum()) / self.n
-        return 1 - self.errors[i] / variance if variance else math.nan
+        return 1 - self.errors[i] / variance if variance > _ROUNDING * self.squares[own] else None
 
     def live(self, i: int) -> int:
         """Features that fire on more than one token in 10,000."""

@@ -28,6 +28,7 @@ from edgewise.transcoders import (
     real_tokens,
     substituted,
     texts_seen,
+    transcoder_record,
 )
 from edgewise.transcoders.judging._counts import BINS, Counts
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
@@ -74,11 +75,11 @@ class Judged:
     activation: str
     n_features: int
     active: float
-    """L0: active features per token."""
-    explained: float
-    """1 − squared error / variance about the mean, over the tokens that count."""
+    """L0: features per token whose activation is not 0 (of circuit-tracer's topk also those below 0)."""
+    explained: float | None
+    """1 − squared error / variance about the mean, over the tokens that count; None where the output does not vary."""
     live: int
-    """Features that fire on more than one in 10,000 tokens."""
+    """Features that fire, as L0 counts, on more than one in 10,000 tokens."""
     histogram: tuple[int, ...]
     """Features by log10 of their firing frequency, in the bins of `BINS`."""
     replaced: Loss | None
@@ -161,6 +162,7 @@ def evaluate_transcoders(
         {
             "model": model.identity,
             "text": tokens.source,
+            "transcoders": [transcoder_record(each) for each in transcoders],
             "held_out": all(held_out(tokens.source, text) for each in transcoders for text in texts_seen(each)),
             "positions": "all but each row's first are predicted",
             "replaced_positions": "all but special tokens and each row's first" if exclude_special else "all",

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise.runs import random_keys
-from edgewise.transcoders.dashboards import TokenTexts
+from edgewise.transcoders import TokenTexts
 
 EXAMPLES = 3
 """Kept of each token's text."""

@@ -23,6 +23,7 @@ from edgewise.transcoders import (
     check_length,
     check_transcoder,
     real_tokens,
+    transcoder_record,
 )
 from edgewise.transcoders.judging._misses import Misses, Parting
 
@@ -159,6 +160,7 @@ def score_rules(
         {
             "model": model.identity,
             "text": tokens.source,
+            "transcoders": [transcoder_record(by_layer[layer]) for layer in layers],
             "positions": "all but special tokens and each row's first",
             "interval": INTERVAL.replace("examples", "rows"),
             "others": f"the transcoder's other features that are on, and off, at {OTHERS} of these tokens or more",

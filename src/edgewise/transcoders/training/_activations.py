@@ -105,9 +105,12 @@ class ActivationStream:
         return {site: torch.cat([lane[site][part] for lane in self._lanes]) for site in self.source.sites}
 
     def first(self, site: Site, n_batches: int) -> Float[Tensor, "b D"]:
-        """This process's part of the first batches at one site, lane after lane."""
+        """This process's part of the first batches at one site, lane after lane; at most those of the first batch's
+        pool.
+        """
         self.batch(0)
-        return torch.cat([lane[site][: n_batches * self.share] for lane in self._lanes])
+        n = min(n_batches, self.n_batches(self._current))
+        return torch.cat([lane[site][: n * self.share] for lane in self._lanes])
 
     def _pool_rows(self, pool: int) -> Int[Tensor, "lanes n"]:
         epoch, place = divmod(pool, self.n_pools)

@@ -2,18 +2,18 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import fastest_precision
+from edgewise.runs import Bound, Count, NotNegative, Positive, check_settings, fastest_precision
 from edgewise.transcoders import Activation, Site, TranscoderLoss, TranscoderSpec
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
 READS = ("resid_mid", "mlp_normalized", "mlp_in", "hook_normalized")
-STARTS = ("random", "tokens")
-SCHEDULES = ("constant", "linear", "triangle")
+_AtLeast0 = Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")]
+_Features = Bound(lambda n: 0 < n < math.inf, "a number above 0: at least one feature")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class TrainingConfig:
     kinds: tuple[str, ...] = ("transcoder",)
     """`transcoder` (MLP input to MLP output), `autoencoder` (of the MLP's output), `cross-layer` (one set over all the
     layers)."""
-    features: int | None = None
+    features: Annotated[int, _Features] | None = None
     """Features of each; `expansion` times the model's width if None."""
-    expansion: float = 8.0
+    expansion: Annotated[float, _Features] = 8.0
     reads: str = "mlp_in"
     """The MLP input's site: `resid_mid`, `mlp_normalized` or `mlp_in`; `hook_normalized` for circuit-tracer's
     `ln2.hook_normalized`."""
@@ -38,45 +38,45 @@ class TrainingConfig:
     skip: bool = False
     """Add a linear map of the input. It starts as the one nearest to the MLP (ridge regression), so that features are
     needed only for what is not linear."""
-    skip_rate: float = 0.1
+    skip_rate: _AtLeast0 = 0.1
     """The skip connection's learning rate, in the others': it starts near its end."""
-    start: str = "random"
+    start: Literal["random", "tokens"] = "random"
     """Of the features: `random` directions that write nothing yet (an autoencoder's write themselves); `tokens`: each
     detects one token of the text, and writes what is left to explain there. `relu`, `jumprelu` and cross-layer sets
     always start at random."""
     input_bias: bool = False
-    tokens: int = 1_000_000
+    tokens: Count = 1_000_000
     """To train on; rounded down to whole batches. Passes over the text are repeated as needed, in new orders."""
-    batch_tokens: int = 2048
-    learning_rate: float | None = None
+    batch_tokens: Count = 2048
+    learning_rate: Positive | None = None
     """Of Adam; `1e-3 / √(F / 2¹⁴)` if None: the slope in F is Gao et al.'s, the height is for short runs (on one layer
     of SmolLM2-135M, 0.4 million tokens, F = 4,608, twice that was better still and half of it worse)."""
-    schedule: str = "linear"
+    schedule: Literal["constant", "linear", "triangle"] = "linear"
     """After the warm-up: `constant`; `linear`: over the last fifth falling to 0 in a line; `triangle`: falling in a
     line from the start."""
-    warmup: int | None = None
+    warmup: NotNegative | None = None
     """Steps over which the learning rate rises from 0; a twentieth of all, and at most 1,000, if None."""
-    sparsity_warmup: int = 0
+    sparsity_warmup: NotNegative = 0
     """Steps over which the sparsity coefficient rises from 0."""
-    clip: float | None = 1.0
+    clip: Positive | None = 1.0
     """Largest norm of a job's gradient; None for no bound."""
     unit_norm: bool = False
     """Keep decoder rows at norm 1 and take the part along them off their gradient."""
-    objective: TranscoderLoss = field(default_factory=TranscoderLoss)
-    """The loss; its `sparsity` is what an activation without `@` gets."""
-    dead_after: int = 200_000
+    objective: TranscoderLoss | Any = field(default_factory=TranscoderLoss)  # Any: it checks its own settings
+    """The loss, a `TranscoderLoss`; its `sparsity` is what an activation without `@` gets."""
+    dead_after: NotNegative = 200_000
     """Tokens without activity after which a feature counts as dead."""
-    threshold: float = 0.5
+    threshold: _AtLeast0 = 0.5
     """Start value of `jumprelu` thresholds, in standard deviations of a start pre-activation."""
-    precision: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where the processor has instructions for it, float32 elsewhere; the run records which.
     `bfloat16`: the encoder's product proposes active features, and the language model multiplies with its weights,
     in bfloat16; all else, and all that is kept, is float32. `float32`: everything is."""
     exclude_special: bool = True
     """Leave out each row's first token and special tokens."""
-    pool_tokens: int = 65_536
+    pool_tokens: Count = 65_536
     """Tokens whose activations are shuffled together."""
-    lanes: int = 8
+    lanes: Count = 8
     """Parts of a pool; the number of processes must divide it."""
     seed: int = 0
 
@@ -88,6 +88,7 @@ class TrainingConfig:
                 raise InputError(f"{name}: name at least one")
         if isinstance(self.objective, dict):
             object.__setattr__(self, "objective", TranscoderLoss(**self.objective))
+        check_settings("training", self)
         for kind in self.kinds:
             if kind not in KINDS:
                 raise InputError(f"kind {kind!r}: choose {', '.join(KINDS)}")
@@ -95,21 +96,10 @@ class TrainingConfig:
             raise InputError("skip: an autoencoder has no skip connection, it would copy its input; train a transcoder")
         if list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers {', '.join(map(str, self.layers))}: name each once, in order")
-        if self.schedule not in SCHEDULES or self.precision not in ("auto", "bfloat16", "float32"):
-            raise InputError(
-                f"schedule {self.schedule!r}, precision {self.precision!r}: choose {', '.join(SCHEDULES)}, "
-                "and auto, bfloat16 or float32"
-            )
-        if not 0 < self.expansion < math.inf or (self.features is not None and self.features < 1):
-            raise InputError(f"features {self.features}, expansion {self.expansion}: give at least one feature")
-        if min(self.batch_tokens, self.lanes) <= 0 or self.steps < 1:
+        if not self.steps:
             raise InputError(f"tokens {self.tokens}, batch {self.batch_tokens}: give tokens for at least one batch")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise InputError(f"learning_rate {self.learning_rate}: it must be above 0")
-        if self.start not in STARTS or (self.start == "tokens" and self.unit_norm):
+        if self.start == "tokens" and self.unit_norm:
             raise InputError(f"start {self.start!r}: choose random or, without unit_norm, tokens")
-        if not self.skip_rate >= 0:
-            raise InputError(f"skip_rate {self.skip_rate}: it must be at least 0")
         if self.reads not in READS:
             raise InputError(f"reads {self.reads!r}: a transcoder must read an MLP's input: {', '.join(READS)}")
         if not isinstance(self.objective, TranscoderLoss):

@@ -10,7 +10,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise.models import Model
-from edgewise.transcoders import Site, Substitute, Transcoder, capture, centre, input_at, real_tokens, substituted
+from edgewise.transcoders import (
+    Site,
+    Substitute,
+    Transcoder,
+    capture,
+    centre,
+    excluding,
+    input_at,
+    real_tokens,
+    substituted,
+)
 from edgewise.transcoders.training._start import common_factor, ridge, token_weights
 
 
@@ -23,27 +33,26 @@ _RIDGE = 1e-2  # of the inputs' mean variance: how hard it is to move away from 
 
 
 @torch.no_grad()
-def refit(
-    model: Model, transcoders: Sequence[Transcoder], ids: Int[Tensor, "B S"], *, exclude_special: bool, bf16: bool
-) -> None:
+def refit(model: Model, transcoders: Sequence[Transcoder], ids: Int[Tensor, "B S"], *, bf16: bool) -> None:
     """Change the skip connections, the biases and one factor of each decoder so that with all MLPs replaced the stream
-    after each layer comes nearest to the model's own, whatever the layers below got wrong.
+    after each layer comes nearest to the model's own, whatever the layers below got wrong. Tokens that a transcoder was
+    made without keep the MLP's own output, and are left out of its fit.
 
     Args:
         model: the model; left as it was.
         transcoders: of one layer each; those without a skip connection get a factor and a bias alone.
         ids: tokens, in one run of the replaced model: some ten thousand.
-        exclude_special: whether special and first tokens keep the MLP's own output, and are left out.
         bf16: let products with the model's weights run in bfloat16.
     """
     layers = [each.spec.reads.layer for each in transcoders]
     after = _streams(model, layers, ids, bf16)
-    keep = real_tokens(model, ids, exclude_special=exclude_special).to(model.device)
-    pairs = zip(layers, transcoders, strict=True)
-    changes = {layer: _fitting(model, each, after[layer], keep, last=layer == max(layers)) for layer, each in pairs}
+    changes = dict[int, Substitute]()
+    for layer, each in zip(layers, transcoders, strict=True):
+        keep = real_tokens(model, ids, exclude_special=each.spec.exclude_special).to(model.device)
+        changes[layer] = _fitting(model, each, after[layer], keep, last=layer == max(layers))
     ids = ids.to(model.device)
     in_bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
-    with substituted(model, changes, exclude_special=exclude_special), in_bf16, suppress(_Fitted):
+    with substituted(model, changes, exclude_special=excluding(transcoders)), in_bf16, suppress(_Fitted):
         model.module(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))  # which tells the tokens
 
 

@@ -158,7 +158,7 @@ class TranscoderLearner(Learner):
     @torch.no_grad()
     def begin(self) -> None:
         """Give the weights their start, from the first batches' tokens (of all processes)."""
-        n_batches = min(self.stream.n_batches(0), -(-_START_TOKENS // self.config.batch_tokens))
+        n_batches = -(-_START_TOKENS // self.config.batch_tokens)
         for number, job in enumerate(self.jobs):
             found = {site: self._first(site, n_batches) for site in _sites([job])}
             for i, transcoder in enumerate(self.transcoders[job.name]):

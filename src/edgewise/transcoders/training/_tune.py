@@ -7,7 +7,7 @@ before it got wrong, and none is told which of its mistakes matter. Here they ar
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,17 @@ from torch.nn import functional
 from edgewise import runs
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import Learner, NotFiniteError, RunOptions, fastest_precision, uniform
+from edgewise.runs import (
+    Count,
+    Learner,
+    NotFiniteError,
+    NotNegative,
+    Positive,
+    RunOptions,
+    check_settings,
+    fastest_precision,
+    uniform,
+)
 from edgewise.transcoders import (
     Substitute,
     TokenRows,
@@ -25,6 +35,7 @@ from edgewise.transcoders import (
     centre,
     check_length,
     check_transcoder,
+    excluding,
     input_at,
     run_inputs,
     substituted,
@@ -40,30 +51,27 @@ _ROWS, _REFIT = 203, 209  # noise streams: the order of the rows, and which are 
 class TuningConfig:
     """How a set is tuned."""
 
-    tokens: int = 200_000
+    tokens: Count = 200_000
     """To see; rounded down to whole batches."""
-    batch_tokens: int = 1024
+    batch_tokens: Count = 1024
     """Of a step, rounded down to whole rows of the text."""
-    refit_tokens: int = 16_384
+    refit_tokens: NotNegative = 16_384
     """Before the first step, from the first layer to the last, the skip connections, the biases and one factor of each
     decoder are fitted anew to these tokens, in one run with all MLPs replaced: so that the stream after each layer is
     nearest to the model's own, whatever the layers below got wrong. 0: they start as they are."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Of Adam; it rises over the first twentieth and then falls to 0 in a line."""
-    clip: float | None = 1.0
+    clip: Positive | None = 1.0
     """Largest norm of the gradient of all parameters together; None for no bound."""
-    precision: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """As `TrainingConfig.precision`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises `InputError`."""
-        if self.precision not in ("auto", "bfloat16", "float32"):
-            raise InputError(f"precision {self.precision!r}: choose auto, bfloat16 or float32")
-        if min(self.batch_tokens, self.tokens // max(1, self.batch_tokens)) < 1:
+        check_settings("tuning", self)
+        if not self.steps:
             raise InputError(f"tokens {self.tokens}, batch {self.batch_tokens}: give tokens for at least one batch")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate {self.learning_rate}: it must be above 0")
 
     @property
     def steps(self) -> int:
@@ -100,18 +108,18 @@ def tune(
 ) -> Tuned:
     """Lower KL(model ‖ model with all these transcoders in its MLPs' places) by gradient descent on all of them.
 
-    Special and first tokens keep the MLP's own output where the transcoders were trained without them.
+    Special and first tokens keep the MLP's own output in the layers whose transcoders were trained without them.
 
     Args:
         model: the language model; left as it was.
-        transcoders: at most one a layer, each of one layer; changed in place.
+        transcoders: at most one a layer, each of one layer; changed in place. Weights in half precision become float32.
         tokens: the text.
         config: how.
         options: checkpoints, progress, logs; with `out`, the transcoders are also written there.
 
     Raises:
         InputError: a transcoder is not the model's, is an autoencoder or one of a cross-layer set, two are of one
-            layer, or the folder holds another run's checkpoint.
+            layer, rows of the text are longer than a batch, or the folder holds another run's checkpoint.
     """
     options, config = options or RunOptions(checkpoint_seconds=300.0), config or TuningConfig()
     learner = TuningLearner(model, transcoders, tokens, config)
@@ -125,7 +133,8 @@ def tune(
     for each in transcoders:
         method = runs.record_of(each.provenance, "method")
         before = runs.record_of(method, "tuned")  # of an earlier tuning, whose text it has seen too
-        tuned = settings | report.record() | ({"before": before} if before else {})
+        seen = {"tokens_seen": report.steps * learner.rows * tokens.ids.shape[1]}
+        tuned = settings | report.record() | seen | ({"before": before} if before else {})
         each.provenance = {**each.provenance, "method": method | {"tuned": tuned}, "software": runs.software()}
         if options.out is not None:
             save(each, options.out / f"layer{each.spec.reads.layer}.safetensors")
@@ -143,13 +152,19 @@ class TuningLearner(Learner):
         """Set up. Raises `InputError` as `tune` does."""
         check_length(model, tokens.ids)
         _check(model, transcoders)
+        if tokens.ids.shape[1] > config.batch_tokens:
+            raise InputError(
+                f"text: rows of {tokens.ids.shape[1]} tokens, and a batch has {config.batch_tokens}; give shorter rows "
+                "(--context) or a larger batch_tokens"
+            )
+        for each in transcoders:  # in half precision steps are lost to rounding, and closed forms do not exist
+            each.to(torch.promote_types(each.W_enc.dtype, torch.float32))
         self.model, self.transcoders, self.tokens, self.config = model, tuple(transcoders), tokens, config
         auto = config.precision == "auto"
         self.precision = fastest_precision(model.device) if auto else config.precision
-        self.exclude_special = all(each.spec.exclude_special for each in transcoders)
         self.parameters = [p for each in transcoders for p in each.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)
-        self.rows = max(1, config.batch_tokens // tokens.ids.shape[1])
+        self.rows = config.batch_tokens // tokens.ids.shape[1]
         self.kl: float | None = None
 
     @torch.no_grad()
@@ -160,7 +175,7 @@ class TuningLearner(Learner):
             return
         order = uniform(len(self.tokens), self.config.seed, 0, _REFIT).argsort()[:n_rows]
         ids, low = self.tokens.ids[order], self.precision == "bfloat16"
-        refit(self.model, self.transcoders, ids, exclude_special=self.exclude_special, bf16=low)
+        refit(self.model, self.transcoders, ids, bf16=low)
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """One batch.
@@ -190,7 +205,7 @@ class TuningLearner(Learner):
         with torch.no_grad():
             own = self._log_probabilities(ids)
         changes = {each.spec.reads.layer: self._substitute(each) for each in self.transcoders}
-        with substituted(self.model, changes, exclude_special=self.exclude_special):
+        with substituted(self.model, changes, exclude_special=excluding(self.transcoders)):
             changed = self._log_probabilities(ids)
         loss = functional.kl_div(changed, own, log_target=True, reduction="sum") / ids.numel()
         return loss.detach(), torch.autograd.grad(loss, self.parameters, materialize_grads=True)

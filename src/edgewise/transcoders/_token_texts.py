@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-REPLACEMENT = "\ufffd"
+_REPLACEMENT = "\ufffd"
 
 
 class TokenTexts:
@@ -30,10 +30,12 @@ class TokenTexts:
         if self.tokenizer is None:
             return str(token)
         text = self.tokenizer.decode([token])
+        if not hasattr(self.tokenizer, "convert_ids_to_tokens"):  # a compiled program's, whose tokens are whole words
+            return text
         piece = self.tokenizer.convert_ids_to_tokens(token)
         if not isinstance(piece, str):  # a number that the tokenizer has no token for
             return text or f"[{token}]"
-        if REPLACEMENT in text and (raw := _bytes(piece)) is not None:
+        if _REPLACEMENT in text and (raw := _bytes(piece)) is not None:
             return raw
         # SentencePiece's mark of a blank, which decoding one token alone drops.
         return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
