@@ -8,6 +8,7 @@ import torch
 import edgewise as ew
 from edgewise.attribution import (
     AttributionConfig,
+    _as_circuit,
     _choose,
     attribute,
     choose_by_influence,
@@ -18,6 +19,7 @@ from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.runs import RunOptions
 from edgewise.tasks import Task
+from tests.attribution.test_resume import interrupt_at
 from tests.discovery.toys import random_pairs, refused
 from tests.engine.apart import neurons_of
 from tests.engine.featured import featured, transcoder_of
@@ -78,6 +80,22 @@ def test_what_goes_into_a_head_comes_out_of_it(kind: str):
     assert scores.provenance["method"]["name"] == "attribution-graph"
     assert scores.provenance["cost"]["backwards_per_example"] > 10
     assert scores.at(0.9, actual=True).n_actual > 0
+
+
+@pytest.mark.parametrize("max_nodes", [40, 600])
+def test_an_interrupt_ends_all_graphs(max_nodes: int, monkeypatch: pytest.MonkeyPatch):
+    """In a graph's only step, and in the first of two."""
+    made, model = [], tiny("gpt2")
+    monkeypatch.setattr(_as_circuit, "attribute", lambda *given, **named: made.append(0) or attribute(*given, **named))
+    interrupt_at(monkeypatch, 0)
+    for of in (
+        lambda: merged_graph_scores(model, TASK, max_nodes=max_nodes),
+        lambda: choose_by_influence(model, TASK, 1, max_nodes=max_nodes),
+    ):
+        made.clear()
+        with pytest.raises(KeyboardInterrupt, match="after step 1"):
+            of()
+        assert len(made) == 1 < len(TASK.train)
 
 
 def test_positions_are_refused():

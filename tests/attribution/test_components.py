@@ -1,11 +1,15 @@
 """The heads and MLPs that a graph uses, and those that say where its heads look."""
 
+import signal
+from dataclasses import replace
+
 import pytest
 import torch
 
 from edgewise import InputError
 from edgewise.attribution import AttributionConfig, components_of
 from edgewise.attribution._frozen import frozen_run
+from edgewise.attribution._grow import Growth
 from edgewise.attribution._nodes import Neurons
 from edgewise.attribution._query_key import Contrast
 from edgewise.attribution._rows import Columns, rows
@@ -64,6 +68,21 @@ def test_what_queries_alone_read_is_found_by_reasons_alone() -> None:
     found = components_of(graph, 0.95)
     assert found.moving == ("a3.h0",)
     assert {"m0", "m1", "m2"} <= set(found.looking)
+
+
+def test_of_a_graph_whose_settings_say_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an earlier version wrote them."""
+    monkeypatch.setattr("edgewise.attribution._components.MOST_PAIRS", 1)
+    graph = graph_of(tiny("gpt2"), config=FEW, target=3)
+    old = replace(graph, settings={name: value for name, value in graph.settings.items() if name != "bos"})
+    assert components_of(old, 0.5) == components_of(graph, 0.5)
+
+
+def test_an_interrupt_gives_no_components_of_some_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, begin = graph_of(tiny("gpt2"), config=FEW, target=3), Growth.begin
+    monkeypatch.setattr(Growth, "begin", lambda self: (signal.raise_signal(signal.SIGINT), begin(self))[1])
+    with pytest.raises(KeyboardInterrupt, match="interrupted after step 1"):
+        components_of(graph, 0.99)
 
 
 @pytest.mark.parametrize("share", [0, 1, 1.5])

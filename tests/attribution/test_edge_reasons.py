@@ -1,6 +1,8 @@
 """The most influential edges of a graph, split and explained at once, are what `why` says of each; a file holds it."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,24 @@ from tests.attribution.test_why import KINDS, small
 from tests.tiny import tiny
 
 CHOSEN = [("gpt2", "cross-layer with skip"), ("llama-gqa", "neurons"), ("neox-parallel", "per layer")]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda each: {"heads": each.heads[:3]},
+        lambda each: {"past": each.past[:, :1]},
+        lambda each: {"later": each.later.flatten()},
+        lambda each: {"weight": each.weight.log().fill_(torch.nan)},
+        lambda each: {"targets": each.targets[1:]},
+        lambda each: {"whys": {len(each): next(iter(each.whys.values()))}},
+    ],
+)
+def test_a_file_whose_numbers_are_of_other_edges(wrong: Any, reasons: EdgeReasons, tmp_path: Path):
+    replace(reasons, **wrong(reasons)).save(tmp_path / "reasons.safetensors")
+    with pytest.raises(InputError, match="not the reasons of a graph's edges"):
+        EdgeReasons.load(tmp_path / "reasons.safetensors")
 
 
 @pytest.fixture(scope="module", params=CHOSEN, ids=lambda param: param[0])

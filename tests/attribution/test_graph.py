@@ -1,6 +1,7 @@
 """Graphs: influence, scores, pruning, sub-graphs, files."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from edgewise.attribution import (
     AttributionConfig,
     AttributionGraph,
     attribute,
+    check_asked,
     influence,
     prune,
     scores,
     token_ids,
 )
-from tests.attribution.test_rows import EVERYTHING, graph_of, transcoder
+from edgewise.attribution._frozen import FrozenRun
+from tests.attribution.test_rows import EVERYTHING, graph_of, prompt, transcoder
 from tests.tiny import tiny
 
 
@@ -144,6 +147,59 @@ def test_targets(target) -> None:
     graph = features(target=target)
     assert len(graph.roots) == (2 if isinstance(target, list) else 1)
     assert graph.ledger.worst < 1e-12
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"target": []}, "an empty list"),
+        ({"target": [7, 0, 7]}, "token 7 is given twice"),
+        ({"target": [0, 0]}, "token 0 is given twice"),
+        ({"target": 1.5}, "target 1.5: give a token's text, or its number"),
+        ({"target": "m2.f3@4", "contrast": True}, "contrast: of no tokens"),
+        ({"contrast": True}, "contrast: of no tokens"),
+        ({"target": [7], "contrast": True}, "contrast: of 1 tokens"),
+        ({"dtype": torch.bfloat16}, "give float32 or float64"),
+        ({"config": replace(EVERYTHING, neurons_per_token=3)}, "neurons_per_token 3: of neurons"),
+        ({"config": replace(EVERYTHING, gate="up")}, "gate up: of neurons"),
+        ({"ids": [1.9, 2.9, 3.9]}, "of type torch.float32; give whole numbers"),
+        ({"ids": [[1, 2, 3]]}, r"of shape \[1, 3\]; give those of one prompt"),
+        ({"ids": [1, "a"]}, "give whole numbers, or a text"),
+        ({"ids": [2**70, 1]}, "give whole numbers, or a text"),
+        ({"ids": []}, "prompt: 0 token"),
+    ],
+)
+def test_what_is_no_graph_is_refused(choices: dict[str, Any], said: str) -> None:
+    model = tiny("gpt2")
+    with pytest.raises(InputError, match=said):
+        graph_of(model, [transcoder(model, 1)], **choices)
+
+
+def test_what_is_asked_for_is_refused_before_a_run() -> None:
+    check_asked(tiny("gpt2"), prompt(), [7, 8], contrast=True)
+    for target in (None, "m2.f3@4", ("probe", torch.zeros(3))):
+        check_asked(tiny("gpt2"), prompt(), target)
+    asked: list[tuple[torch.Tensor, int | None, bool, str]] = [
+        (prompt()[:1], None, False, "two at least"),
+        (prompt(), 99, False, "0 to 49"),
+        (prompt(), 7, True, "of 1"),
+    ]
+    for ids, target, contrast, said in asked:
+        with pytest.raises(InputError, match=said):
+            check_asked(tiny("gpt2"), ids, target, contrast=contrast)
+
+
+def test_a_target_without_probability_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = FrozenRun.logits
+    monkeypatch.setattr(FrozenRun, "logits", lambda self, position=-1: 1e6 * logits(self, position))
+    model = tiny("gpt2")
+    probabilities = 1e6 * model.module(input_ids=prompt()[None]).logits[0, -1]
+    target = int(probabilities.argmin())
+    graph = graph_of(model, config=replace(EVERYTHING, max_nodes=20), target=target)
+    assert int(graph.nodes.is_kind("neuron").sum()) == 20
+    assert graph.root_weights.tolist() == pytest.approx([1e-30])
+    assert scores(graph).completeness == pytest.approx(1.0) and prune(graph).n_edges < graph.n_edges
 
 
 def test_a_contrast_is_the_difference_of_two_logits() -> None:

@@ -290,6 +290,8 @@ def test_edits_of_a_batch_are_each_prompts_own() -> None:
         (["m1.n2", "set", 1.0, -1], "position -1; they count from 0"),
         (["m1.n2", "set", 1.0, slice(0, 4, 2)], "in steps of 2"),
         (["m1.n2", "set", 1.0, []], "no positions"),
+        (["m1.n2@5:2", "set", 1.0], "no positions"),
+        (["m1.n2", "set", 1.0, slice(3, 3)], "no positions"),
         (["m1.error", "add", 1.0], "scale or ablate it"),
     ],
 )

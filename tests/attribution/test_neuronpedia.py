@@ -32,6 +32,12 @@ def test_graph_json_is_read_as_it_was_written(tmp_path: Path, kind: str, seed: i
     assert (again.settings, again.provenance) == (graph.settings, graph.provenance)
 
 
+def test_a_byte_order_mark_is_left_out(tmp_path: Path):
+    written(made_up(), tmp_path / "g.json")
+    (tmp_path / "marked.json").write_text((tmp_path / "g.json").read_text("utf-8"), "utf-8-sig")
+    assert numbers(import_graph(tmp_path / "marked.json")) == numbers(made_up())
+
+
 def test_ids_are_unique_and_as_published(tmp_path: Path):
     graph = made_up(n_inner=9)
     nodes = written(graph, tmp_path / "g.json")["nodes"]

@@ -1,6 +1,7 @@
 """A graph whose making was killed goes on to the same bits."""
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,37 @@ def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
         return step(self, at)
 
     patch.setattr(Growth, "step", killed)
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C in every graph's step of that number."""
+    step = Growth.step
+
+    def interrupted(self: Growth, at: int) -> dict[str, torch.Tensor | float]:
+        if at == number:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, at)
+
+    patch.setattr(Growth, "step", interrupted)
+
+
+def test_an_interrupted_graph_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        cut = made(tmp_path)
+    assert cut.provenance["run"]["stopped"] == "interrupted after step 2" and cut.provenance["run"]["steps"] == 2
+    assert int(cut.nodes.is_kind("feature").sum()) == 16
+    whole = made(tmp_path)
+    assert int(whole.nodes.is_kind("feature").sum()) == 30 and "stopped" not in whole.provenance["run"]
+
+
+def test_an_interrupt_in_the_last_step_ends_what_was_to_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt, match="after step 4, the last"):
+            made(tmp_path)
+        whole = made(tmp_path)  # from the checkpoint, without a step
+    assert int(whole.nodes.is_kind("feature").sum()) == 30 and "stopped" not in whole.provenance["run"]
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])

@@ -1,12 +1,19 @@
 """Every edge of a graph equals autograd's on the frozen model, and a target's edges add up to its value."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from edgewise.attribution import AttributionConfig, AttributionGraph, attribute
+from edgewise.attribution import AttributionConfig, AttributionGraph, _grow, attribute
+from edgewise.attribution._features import Features, by_layer
+from edgewise.attribution._frozen import frozen_run
+from edgewise.attribution._grow import Growth
+from edgewise.attribution._nodes import Neurons, Nodes
+from edgewise.attribution._sparse_rows import ALL, SparseRows
 from edgewise.models import Model
 from edgewise.runs import RunOptions
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
@@ -41,6 +48,31 @@ def transcoder(model: Model, layer: int, kind: str = "relu", read: str = "mlp_in
 
 def graph_of(model: Model, nodes: Any = "neurons", config=EVERYTHING, ids=None, **choices) -> AttributionGraph:
     return attribute(model, prompt() if ids is None else ids, nodes, config=config, options=QUIET, **choices)
+
+
+def on_meta(nodes: Nodes) -> Iterator[torch.Tensor]:
+    """What its nodes are made of, where anything of no stated device would lie on another."""
+    with torch.device("meta"):
+        for active in nodes.active:
+            yield from active
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_layers_without_nodes_lie_where_the_run_does(name: str) -> None:
+    model = tiny(name)
+    run = frozen_run(model, prompt())
+    kinds = [Neurons(run)] if name == "mixtral" else [Features(run, by_layer(model, transcoder(model, 1)))]
+    for nodes in kinds:
+        assert {each.device.type for each in on_meta(nodes)} == {"cpu"}
+
+
+def test_rows_are_numbered_where_the_run_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    growth = Growth(Neurons(frozen_run(tiny("gpt2"), prompt())), [], 4, 4, ALL)
+    growth.nodes.run = replace(growth.nodes.run, ids=growth.nodes.run.ids.to("meta"))
+    given, none = [], torch.zeros(0)
+    monkeypatch.setattr(_grow, "rows", lambda *given_: given.extend(given_[2]) or SparseRows(*[none] * 5))
+    growth.block(torch.tensor([0, 800]))
+    assert [each.row.device.type for each in given] == ["meta"] * 2
 
 
 def check(model: Model, graph: AttributionGraph, frozen: Frozen) -> None:

@@ -27,6 +27,12 @@ def collected(found: list[torch.Tensor], n_rows: int, cut: Cut) -> SparseRows:
     return collector.rows()
 
 
+def dense(rows: SparseRows, n_columns: int) -> torch.Tensor:
+    out = rows.weight.new_zeros(len(rows.total), n_columns)
+    row = torch.repeat_interleave(rows.offsets.diff())
+    return out.index_put_((row, rows.columns.long()), rows.weight)
+
+
 @pytest.mark.parametrize("keep", [1.0, 0.9, 0.5])
 @pytest.mark.parametrize("most", [1, 7, 60, 10**9])
 @pytest.mark.parametrize("sample", [16, 8192])
@@ -34,18 +40,18 @@ def test_each_rows_largest_edges_are_kept(keep: float, most: int, sample: int, m
     monkeypatch.setattr(_sparse_rows, "SAMPLE", sample)
     n_rows, widths = 5, (40, 300, 3, 90, 1000, 20, 500)
     found = pieces(n_rows, widths, joining=2)
-    dense = torch.zeros(n_rows, sum(widths), dtype=torch.float64)
-    for piece, part in zip(found, dense.split(widths, dim=1), strict=True):
+    whole = torch.zeros(n_rows, sum(widths), dtype=torch.float64)
+    for piece, part in zip(found, whole.split(widths, dim=1), strict=True):
         part[: len(piece)] = piece
     rows = collected(found, n_rows, Cut(keep, most))
-    size = dense.abs()
-    torch.testing.assert_close(rows.total, dense.sum(1))
+    size = whole.abs()
+    torch.testing.assert_close(rows.total, whole.sum(1))
     torch.testing.assert_close(rows.size, size.sum(1))
     ordered, order = size.sort(dim=1, descending=True)
     before = ordered.cumsum(1) - ordered
     stays = (ordered > 0) & (before < keep * size.sum(1, keepdim=True)) & (torch.arange(size.shape[1]) < most)
-    expected = torch.zeros_like(dense).scatter_(1, order, torch.where(stays, dense.gather(1, order), 0.0))
-    torch.testing.assert_close(rows.dense(dense.shape[1]), expected)
+    expected = torch.zeros_like(whole).scatter_(1, order, torch.where(stays, whole.gather(1, order), 0.0))
+    torch.testing.assert_close(dense(rows, whole.shape[1]), expected)
     assert rows.offsets.diff().tolist() == stays.sum(1).tolist()
 
 

@@ -40,7 +40,7 @@ def across(model: Model, **changes):
 
 def small(model: Model, nodes: Any = "neurons", **choices: Any) -> AttributionGraph:
     """A graph of few neurons, all edges in it."""
-    return graph_of(model, nodes, AttributionConfig(10**6, 70, 1.0, 10**6, 5), **choices)
+    return graph_of(model, nodes, AttributionConfig(10**6, 70, 1.0, 10**6, 5 * (nodes == "neurons")), **choices)
 
 
 KINDS: dict[str, Callable[[Model], Any]] = {
@@ -218,6 +218,29 @@ def test_why_refuses_what_is_no_edge() -> None:
             graph.why(source, target)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "neox-parallel"])
+def test_an_edge_that_was_cut_is_whole_where_no_attention_lies_between(name: str) -> None:
+    """From the last layer to a root, and between neighbouring layers of parallel blocks."""
+    model = tiny(name)
+    whole, cut = (
+        graph_of(model, per_layer(model), AttributionConfig(10**6, 70, keep, 10**6), target=[3, 4, 5, 7])
+        for keep in (1.0, 0.7)
+    )
+    n_layers, edges = len(model.parts.layers), dict[tuple[str, str], float]()
+    steps = {(n_layers - 1, n_layers)} | ({(0, 1), (1, 2)} if model.parts.parallel else set())
+    for source, target, weight in zip(whole.sources, whole.edge_targets, whole.weight.tolist(), strict=True):
+        ends = whole.names[source], whole.names[target]
+        near = (int(whole.nodes.layer[source]), int(whole.nodes.layer[target])) in steps
+        if near and ".f" in ends[0] and {*ends} <= {*cut.names} and ends[0] not in dict(cut.incoming(ends[1])):
+            edges[ends] = weight
+    assert len(edges) > 2
+    for ends, weight in edges.items():
+        found, answer = attribution.factors(cut, *ends), cut.why(*ends)
+        assert not answer.layers and not answer.in_graph
+        assert (found.weight, answer.weight) == pytest.approx((weight, weight), rel=1e-9)
+        assert abs(found.further) < 1e-9 and [each.way for each in found.factors] == ["direct"]
+
+
 def test_a_saved_graph_is_attached(tmp_path) -> None:
     model = tiny("gpt2")
     sets = per_layer(model)
@@ -250,6 +273,11 @@ def test_attaching_another_model_or_other_transcoders() -> None:
         features.attach(model, others)
     with pytest.raises(InputError, match="2; the graph has 3"):
         features.attach(model, sets[:2])
+    signed = small(model, per_layer(model, kind="topk:4"))
+    for each in (kinds := per_layer(model, kind="topk:4")):
+        each.spec = replace(each.spec, activation=replace(each.activation, rectified=False))
+    with pytest.raises(InputError, match="not the one that the graph was made with"):
+        signed.attach(model, kinds)
     direction = torch.randn(model.parts.d_model, dtype=torch.float64)
     graph = small(model, target=("somewhere", direction))
     with pytest.raises(InputError, match="direction 'somewhere'"):
@@ -273,13 +301,11 @@ def test_heads_of_a_graph(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = influence.topk(40).indices
     expected = torch.zeros(len(model.parts.layers), model.parts.n_heads, dtype=torch.float64)
     for edge in chosen.tolist():
-        source, target = graph.names[graph.sources[edge]], graph.names[graph.edge_targets[edge]]
         assert graph.explained is not None
         readers = targets_of(graph, graph.explained, graph.edge_targets[edge][None])
-        writer = source_at(graph, graph.explained, graph.node(source))
+        writer = source_at(graph, graph.explained, int(graph.sources[edge]))
         for passing in passes(graph.explained.nodes, readers, 1, [writer]):
             expected[passing.layer] += passing.heads[:, 0, 0] * influence[edge] / graph.weight[edge]
-        assert target
     expected /= influence[chosen].sum()
     for row in table.rows:
         assert row.share == pytest.approx(float(expected[row.layer, row.head]), abs=1e-9)

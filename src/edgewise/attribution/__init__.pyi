@@ -55,6 +55,7 @@ from ._reasons import LayerSplit as LayerSplit
 from ._reasons import QueryKey as QueryKey
 from ._reasons import Term as Term
 from ._reasons import Why as Why
+from ._targets import check_asked as check_asked
 from ._validate import ValidationConfig as ValidationConfig
 from ._validate import validate as validate
 from ._validation import Figure as Figure

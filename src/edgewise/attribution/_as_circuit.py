@@ -65,6 +65,7 @@ def merged_graph_scores(
 
     Raises:
         edgewise.InputError: a setting is wrong, or the graph's edges carry positions.
+        KeyboardInterrupt: it was interrupted; a mean over fewer prompts, or of cut graphs, would not be what it says.
     """
     config, engine, cost = configured(AttributionGraphConfig, config, changes), Engine.of(model), Cost()
     if engine.graph.spec.spans:
@@ -90,10 +91,10 @@ def merged_graph_scores(
 def graph_of_pair(
     model: Model, pair: Pair, nodes: Literal["neurons"] | Sequence[Transcoder], config: AttributionGraphConfig
 ) -> AttributionGraph:
-    """One prompt's."""
+    """One prompt's, whole. Raises `KeyboardInterrupt` where it was cut short."""
     last = max(pair.targets, key=lambda each: each.position)
     contrast = len(last.answers) == len(last.wrong) == 1
-    return attribute(
+    graph = attribute(
         model,
         list(pair.clean[: last.position + 1]),
         nodes,
@@ -102,6 +103,9 @@ def graph_of_pair(
         config=AttributionConfig(max_nodes=config.max_nodes),
         options=RunOptions(progress=False),
     )
+    if reason := graph.provenance["run"].get("stopped"):
+        raise KeyboardInterrupt(reason)
+    return graph
 
 
 def _direction(model: Model, target: Target) -> Float[Tensor, " D"]:

@@ -1,7 +1,7 @@
 """Making a saved graph's run again."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ def attached(
     neurons = graph.settings.get("nodes") == "neurons"
     if neurons != (transcoders is None):
         raise InputError(f"transcoders: the graph has {'neurons; give none' if neurons else 'features; give its own'}")
-    known = {each.name for each in fields(AttributionConfig)} & set(graph.settings)
-    config = AttributionConfig(**{name: graph.settings[name] for name in known})
+    config = AttributionConfig.of(graph.settings) if neurons else AttributionConfig()  # it says which neurons
     run = frozen_run(model, graph.ids.to(model.device), graph.weight.dtype)
     nodes = nodes_of(run, "neurons" if transcoders is None else transcoders, config)
     expected = graph.provenance.get("transcoders", [])

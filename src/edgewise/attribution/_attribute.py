@@ -59,15 +59,19 @@ def attribute(
         contrast: explain the first of two tokens' logit minus the second's.
         config: how the graph is made.
         options: how the run behaves; with `out` it goes on from its checkpoint when it was cut short.
-        dtype: of all activations and sums; None: the weights', and at least float32.
+        dtype: of all activations and sums, float32 or float64; None: the weights', and at least float32.
         ranks: the processes that share out the rows (see `edgewise.runs.processes`); all make the same call.
 
     Returns:
-        The whole graph; `prune` takes what matters of it.
+        The whole graph; `prune` takes what matters of it. One that Ctrl-C cut short has the rows made until then, and
+        says so: `provenance["run"]` has `stopped`.
 
     Raises:
         InputError: a prompt of fewer than two tokens or more than fit, transcoders of another model, a target that is
-            no token or node, or a model whose numbers are not finite.
+            no token or node, a setting or type that the nodes or sums cannot have, or a model whose numbers are not
+            finite.
+        KeyboardInterrupt: interrupted before the first batch of rows, or in the last; with `out` the same call then
+            takes up what was made.
     """
     config, options = config or AttributionConfig(), options or RunOptions()
     ids = token_ids(model, prompt, config.bos)
@@ -87,7 +91,10 @@ def attribute(
         identity["direction"] = tensor_hash(known[1])
     if dtype is not None:
         identity["dtype"] = str(dtype)
-    run_steps(growth, growth.n_steps, identity, options, "attribution", ranks)
+    report = run_steps(growth, growth.n_steps, identity, options, "attribution", ranks)
+    if report.interrupted and report.stopped is None:  # a whole graph has no mark by which a caller's loop would end
+        raise KeyboardInterrupt(f"interrupted after step {report.steps}, the last")
+    provenance["run"] = report.record()
     kinds.forget()
     return replace(assembled(growth, settings, provenance), explained=Explained(kinds, explained))
 

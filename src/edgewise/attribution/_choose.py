@@ -44,6 +44,7 @@ def choose_by_influence(
 
     Raises:
         edgewise.InputError: there are not so many, a setting is wrong, or a transcoder does not fit the model.
+        KeyboardInterrupt: it was interrupted; there is no choice by some of the prompts.
     """
     config, cost = configured(AttributionGraphConfig, config, changes), Cost()
     found, kind = _nothing(model, nodes), KINDS.index("neuron" if nodes == "neurons" else "feature")

@@ -12,7 +12,7 @@ read is in none of its paths. Here that is followed too, graph by graph:
 Readers of queries and keys stand below their head, so this ends.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -78,6 +78,7 @@ def components_of(graph: AttributionGraph, share: float = 0.95, *, reasons: bool
 
     Raises:
         InputError: the run is not at hand, or `share` is not above 0 and below 1.
+        KeyboardInterrupt: it was interrupted; components of some reasons would be taken for all.
     """
     if not 0 < share < 1:
         raise InputError(f"share {share}: of the influence; give a number above 0 and below 1, such as 0.95")
@@ -147,8 +148,9 @@ def _reason(graph: AttributionGraph, contrast: Contrast) -> AttributionGraph:
         )
         for name, side in zip(("query", "key"), contrast.targets(), strict=True)
     ]
-    config = AttributionConfig(**{each.name: graph.settings[each.name] for each in fields(AttributionConfig)})
+    config = AttributionConfig.of(graph.settings)
     settings = graph.settings | {"target": None, "contrast": False}
     growth = Growth(nodes, roots, config.max_nodes, config.batch, Cut(config.keep, config.most_edges))
-    run_steps(growth, growth.n_steps, {}, RunOptions(progress=False), "reasons")
+    if (report := run_steps(growth, growth.n_steps, {}, RunOptions(progress=False), "reasons")).interrupted:
+        raise KeyboardInterrupt(f"interrupted after step {report.steps}")
     return replace(assembled(growth, settings, graph.provenance), explained=Explained(nodes, roots))

@@ -15,7 +15,7 @@ from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
 from edgewise.attribution._merge import MergedGraph, distinct, kind_of_nodes, merge
 from edgewise.attribution._over_prompts import RESAMPLES, OverPrompts, unpaired_intervals
-from edgewise.attribution._whole import check_columns, check_range
+from edgewise.attribution._whole import check_columns, check_range, check_suffix
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
@@ -88,8 +88,7 @@ class Difference:
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: a difference is saved as .safetensors")
+        check_suffix(path, "a difference is")
         tensors = self.nodes.tensors()
         tensors |= {name: getattr(self, name) for name in _TENSORS}
         header = {"by": self.by, "n_prompts": self.n_prompts, **self.nodes.header()}

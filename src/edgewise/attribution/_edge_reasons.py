@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
 from edgewise.attribution._graph import GraphData
 from edgewise.attribution._head_table import loadings
 from edgewise.attribution._influence import edge_influence
 from edgewise.attribution._promoted import Promoted, promoted
 from edgewise.attribution._reasons import Why
+from edgewise.attribution._whole import check_columns, check_range, check_suffix, check_texts
 from edgewise.attribution._why import why
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
 N_EDGES, N_REASONS = 200, 20
+SAME = 1e-3
+"""How far an edge's weight may be off, relatively, to be the same: as far as other hardware puts it."""
 _TENSORS = ("weight", "heads", "past", "later")
 
 
@@ -56,11 +58,23 @@ class EdgeReasons:
         return len(self.sources)
 
     def fits(self, graph: GraphData) -> bool:
-        """Whether it is of a graph, or of one that this one was pruned from."""
-        return (self.tokens, self.roots) == (graph.tokens, graph.roots)
+        """Whether it is of a graph, or of one that this one was pruned from: of the same prompt and roots, and with the
+        same weight on most edges that both have.
+        """
+        same = self._shared(graph)[2]
+        return (self.tokens, self.roots) == (graph.tokens, graph.roots) and 2 * int(same.sum()) > len(same)
 
     def edges_in(self, graph: GraphData) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-        """Which of its edges a graph has, and where they stand among the graph's."""
+        """Which of its edges a graph has, with the same weight, and where they stand among the graph's."""
+        places, edges, same = self._shared(graph)
+        return places[same], edges[same]
+
+    def changed_in(self, graph: GraphData) -> int:
+        """How many of its edges a graph has with another weight, as with another model, setting or transcoder."""
+        return int((~self._shared(graph)[2]).sum())
+
+    def _shared(self, graph: GraphData) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Bool[Tensor, " m"]]:
+        """Which of its edges a graph has, where they stand there, and whether with the same weight."""
         number = {name: i for i, name in enumerate(graph.names)}
         found = list[tuple[int, int]]()
         for place, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
@@ -69,12 +83,11 @@ class EdgeReasons:
                 at = (graph.sources[first:end] == number[source]).nonzero()
                 found += [(place, first + int(at[0, 0]))] if len(at) else []
         places, edges = torch.tensor(found, dtype=torch.long).view(-1, 2).unbind(1)
-        return places, edges
+        return places, edges, torch.isclose(self.weight[places], graph.weight[edges].float(), rtol=SAME)
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: the reasons of edges are saved as .safetensors")
+        check_suffix(path, "the reasons of edges are")
         header: dict[str, Any] = {name: getattr(self, name) for name in ("sources", "targets", "tokens", "roots")}
         header |= {
             "schema": SCHEMA,
@@ -91,11 +104,26 @@ class EdgeReasons:
         with reading_tensors(path, what, instead, schema=SCHEMA) as (header, tensors):
             fields: dict[str, Any] = {name: tuple(header[name]) for name in ("sources", "targets", "tokens", "roots")}
             fields |= {name: tensors[name] for name in _TENSORS}
-            return EdgeReasons(
+            found = EdgeReasons(
                 whys={int(place): Why.from_dict(each) for place, each in header["whys"]},
                 writes={name: Promoted.read(each) for name, each in header["writes"].items()},
                 **fields,
             )
+            found._check()
+            return found
+
+    def _check(self) -> None:
+        """Refuse what a file made of reasons that are none. Raises `ValueError`."""
+        check_columns({"weights": self.weight}, len(self), whole=False)
+        for name in ("heads", "past", "later"):
+            numbers = getattr(self, name)
+            check_columns({name: numbers.flatten()}, numbers.numel(), whole=False)
+        of_layers = [list(each.shape) for each in (self.past, self.later)]
+        shape = list(self.heads.shape)
+        if len(shape) != 3 or shape[0] != len(self) or of_layers != [shape[:2]] * 2 or len(self.targets) != len(self):
+            raise ValueError("its numbers are not of its edges, layers and heads")
+        check_range("places of reasons", torch.tensor(list(self.whys), dtype=torch.long), 0, len(self))
+        check_texts(sources=self.sources, targets=self.targets, tokens=self.tokens, roots=self.roots)
 
 
 @torch.no_grad()

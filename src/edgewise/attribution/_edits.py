@@ -134,10 +134,11 @@ def _check_positions(node: str, where: Positions) -> None:
         given = [each for each in (where.start, where.stop) if each is not None]
     else:
         given = [] if where is None else [where] if isinstance(where, int) else list(where)
-        if where is not None and not given:
-            raise InputError(f"edit {node}: no positions; give some, or None for all")
     if wrong := [each for each in given if not isinstance(each, int) or each < 0]:
         raise InputError(f"edit {node}: position {wrong[0]!r}; they count from 0, the prompt's first token")
+    ends = isinstance(where, slice) and where.stop is not None and where.stop <= (where.start or 0)
+    if ends or (not given and not isinstance(where, slice | None)):
+        raise InputError(f"edit {node}: no positions; give some, or None for all")
 
 
 class Table(NamedTuple):

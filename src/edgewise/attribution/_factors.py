@@ -19,7 +19,7 @@ from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
 from edgewise.attribution._features import Features
 from edgewise.attribution._graph import KINDS, GraphData
-from edgewise.attribution._heads import passes
+from edgewise.attribution._heads import whole_edges
 from edgewise.attribution._reasons import aligned
 from edgewise.attribution._steps import Front, Stepper
 from edgewise.attribution._targets import Root
@@ -86,9 +86,7 @@ def factors(graph: GraphData, source: str, target: str) -> Factors:
     start, to = graph.node(source), graph.node(target)
     readers = targets_of(graph, made, torch.tensor([to]))
     front = Stepper(made.nodes).root(Root(target, 1.0, float(graph.nodes.value[to]), readers[0]))
-    passing = next(passes(made.nodes, readers, 1, [source_at(graph, made, start)]), None)
-    weight = float(graph.matrix[to, start])
-    weight = weight if passing is None else float(passing.heads.sum() + passing.past + passing.later)
+    weight = float(whole_edges(made.nodes, readers, 1, [source_at(graph, made, start)]))  # the graph may have cut it
     written = _Written(graph, made.nodes, start)
     if written.layer >= front.read.layer:
         raise InputError(f"source {source!r}: it does not come before {target!r}; give a node of a lower layer")

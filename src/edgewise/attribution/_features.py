@@ -49,7 +49,8 @@ class Features(Nodes):
     def _active(self, layer: int) -> Active:
         if layer not in self.transcoders:
             empty = self.run.final.new_zeros(0)
-            return Active(torch.zeros(len(self.run) + 1, dtype=torch.long), empty.long(), empty, empty[:, None])
+            offsets = torch.zeros(len(self.run) + 1, dtype=torch.long, device=empty.device)
+            return Active(offsets, empty.long(), empty, empty[:, None])
         transcoder, ran = self.transcoders[layer], self.run.layers[layer]
         site = transcoder.spec.reads
         x = centre(input_at(ran.layer, site.kind, ran.between, normed(ran.layer.mlp.norm, ran.between)), site)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.models import Attention, Layer, Mlp, Model, Norm
 from edgewise.models.block import (
     AttentionContext,
@@ -209,8 +210,13 @@ def frozen_run(model: Model, ids: Int[Tensor, " S"], dtype: torch.dtype | None =
     Args:
         model: the model.
         ids: the prompt's tokens, on the model's device.
-        dtype: of all activations and sums; None: the weights', and at least float32.
+        dtype: of all activations and sums, float32 or float64; None: the weights', and at least float32.
+
+    Raises:
+        InputError: another type, in which edges would not add up.
     """
+    if dtype not in (None, torch.float32, torch.float64):
+        raise InputError(f"dtype {dtype}: edges would not add up in it; give float32 or float64, or leave it out")
     parts = model.parts
     dtype = dtype or torch.promote_types(model.dtype, torch.float32)
     positions = torch.arange(len(ids), device=ids.device)
@@ -230,9 +236,13 @@ def frozen_run(model: Model, ids: Int[Tensor, " S"], dtype: torch.dtype | None =
 def _pattern(attention: Attention, context: AttentionContext, before: Float[Tensor, "S D"]) -> FrozenPattern:
     y = normed(attention.norm, before)
     query, key = project(y, attention.query), project(y, attention.key)
-    rotary = None if context.rotary is None else (context.rotary[0].to(y.dtype), context.rotary[1].to(y.dtype))
-    query, key = placed(attention, query[None], key[None], rotary)
+    query, key = placed(attention, query[None], key[None], rotary_as(y, context))
     return FrozenPattern(attention, context, query[0].to(y.dtype), key[0].to(y.dtype))
+
+
+def rotary_as(like: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor] | None:
+    """A layer's rotation, if it has one, in the type of what is rotated."""
+    return None if context.rotary is None else (context.rotary[0].to(like.dtype), context.rotary[1].to(like.dtype))
 
 
 def _run_layer(

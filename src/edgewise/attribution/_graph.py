@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._targets import Explained
-from edgewise.attribution._whole import check_columns, check_range, check_records, check_rows, check_texts
+from edgewise.attribution._whole import check_columns, check_range, check_records, check_rows, check_suffix, check_texts
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
@@ -219,8 +219,7 @@ class GraphData:
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: an attribution graph is saved as .safetensors")
+        check_suffix(path, "an attribution graph is")
         tensors = {f"nodes.{name}": column for name, column in self.nodes._asdict().items()}
         tensors |= {f"ledger.{name}": column for name, column in self.ledger._asdict().items()}
         tensors |= {name: getattr(self, name) for name in _TENSORS}

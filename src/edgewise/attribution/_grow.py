@@ -92,7 +92,7 @@ class Growth(Learner):
         for each in layer.unique().tolist():
             here = (layer == each).nonzero()[:, 0]
             within = chosen[here] - self.columns.starts[each]
-            targets.append(node_targets(self.nodes, each, within)._replace(row=here))
+            targets.append(node_targets(self.nodes, each, within)._replace(row=here.to(self.nodes.run.ids.device)))
         return rows(self.nodes, self.columns, targets, len(chosen), self.cut).cpu()
 
     def influence(self) -> Float[Tensor, " C"]:

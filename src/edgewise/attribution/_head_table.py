@@ -31,8 +31,9 @@ class HeadRow(NamedTuple):
     layer: int
     head: int
     share: float
-    """The share of the edges' influence that goes through the head; below 0 if it mostly takes away. At each layer all
-    heads' shares, with what goes past them or starts later, add up to 1."""
+    """The share of the edges' influence that goes through the head; below 0 if it mostly takes away. Of an edge, all
+    heads' shares at each layer between its source and its target, with what goes past them or is written later, add up
+    to its own; below the one and above the other there is nothing of it."""
     size: float
     """The same by absolute loadings."""
     offsets: tuple[tuple[int, float], ...]

@@ -117,10 +117,23 @@ class _Meeting(Walk):
 
 
 @torch.no_grad()
+def whole_edges(
+    nodes: Nodes, targets: Sequence[Targets], n_targets: int, sources: Sequence[Source]
+) -> Float[Tensor, "K M"]:
+    """What flows from all sources to all targets, by every way, in a graph or not; 0 where a source does not come
+    before a target. Arguments as for `passes`.
+    """
+    walk = _Meeting(nodes, targets, n_targets, sources)
+    walk.walk()
+    return walk.in_order(walk.met, 1).sum(0)
+
+
+@torch.no_grad()
 def passes(nodes: Nodes, targets: Sequence[Targets], n_targets: int, sources: Sequence[Source]) -> Iterator[Passing]:
     """Split the edges of all pairs, at each layer between the lowest source and the highest target, from below.
 
-    Of an edge, `heads.sum(0) + past + later` is its weight at each layer below its target, 0 above.
+    Of an edge, `heads.sum(0) + past + later` is its weight at each layer below its target, 0 above. There may be no
+    layer between (see `whole_edges`).
 
     Args:
         nodes: of a run.

@@ -68,10 +68,8 @@ def influence(graph: GraphData) -> Float[Tensor, " n"]:
 
 def edge_influence(graph: GraphData) -> Float[Tensor, " E"]:
     """Every edge's part in its target's influence: its normalised size times that. Edges of biases have none."""
-    _, weights, found = _parts(graph)
-    size = torch.where(graph.nodes.is_kind(*BIASES)[graph.sources], 0.0, graph.weight.double().abs())
-    sums = torch.zeros(graph.n_nodes, dtype=torch.float64).index_add_(0, graph.edge_targets, size).clamp(min=1e-30)
-    return size * (torch.from_numpy(found + weights) / sums)[graph.edge_targets]
+    matrix, weights, found = _parts(graph)
+    return torch.from_numpy(matrix.data * (found + weights)[graph.edge_targets.numpy()])
 
 
 def scores(graph: GraphData) -> GraphScores:

@@ -24,9 +24,10 @@ from edgewise._errors import InputError
 from edgewise.attribution._access import Read, access_to
 from edgewise.attribution._edits import Edit, Table, error_factors
 from edgewise.attribution._features import Features
-from edgewise.attribution._frozen import FrozenLayer, FrozenNorm, frozen_run
+from edgewise.attribution._frozen import FrozenLayer, FrozenNorm, frozen_run, rotary_as
 from edgewise.attribution._kinds import AttributionConfig, nodes_of, token_ids
 from edgewise.attribution._nodes import Nodes
+from edgewise.attribution._targets import token_id
 from edgewise.models import Mlp, Model, Norm
 from edgewise.models.block import hidden, linear, mix, normed, project, write_heads
 from edgewise.transcoders import Transcoder, norm_before
@@ -62,21 +63,8 @@ class Intervention:
         if not -len(self.after) <= position < len(self.after):
             raise InputError(f"position {position}: the prompt has {len(self.after)} tokens")
         risen = (self.after - self.before)[position]
-        found = risen[self._id(token)]
-        return float(found if minus is None else found - risen[self._id(minus)])
-
-    def _id(self, token: int | str) -> int:
-        n_tokens = self.after.shape[1]
-        if isinstance(token, str):
-            if self.tokenizer is None:
-                raise InputError(f"token {token!r}: the model has no tokenizer; give a token's number")
-            ids = self.tokenizer.encode(token, add_special_tokens=False)
-            if len(ids) != 1:
-                raise InputError(f"token {token!r}: {len(ids)} tokens; give one, mostly with its leading blank")
-            return int(ids[0])
-        if not 0 <= token < n_tokens:
-            raise InputError(f"token {token}: the model has tokens 0 to {n_tokens - 1}")
-        return token
+        found = risen[token_id(token, self.tokenizer, len(risen), "token")]
+        return float(found if minus is None else found - risen[token_id(minus, self.tokenizer, len(risen), "token")])
 
 
 def intervene(
@@ -100,10 +88,11 @@ def intervene(
         propagation: what is computed again, see above.
         from_layer: the layers below are frozen.
         config: of the graph, where the edits name errors: which neurons are nodes.
-        dtype: of all activations; None: the weights', and at least float32.
+        dtype: of all activations, float32 or float64; None: the weights', and at least float32.
 
     Raises:
-        InputError: an edit names a node or position that is not there, or there is no such propagation or layer.
+        InputError: an edit names a node or position that is not there, there is no such propagation or layer, or a
+            setting or type that the nodes or sums cannot have.
     """
     ids = token_ids(model, prompt, None if config is None else config.bos)
     if propagation not in ("frozen", "attention", "open"):
@@ -289,7 +278,6 @@ def _attend(ran: FrozenLayer, x: Float[Tensor, "S K D"]) -> Float[Tensor, "S K D
         for heads in (attention.query, attention.key, attention.value)
     )
     context = ran.pattern.context
-    rotary = None if context.rotary is None else (context.rotary[0].to(y.dtype), context.rotary[1].to(y.dtype))
-    mixed = mix(attention, query, key, value, context._replace(rotary=rotary))  # (K, H, S, v)
+    mixed = mix(attention, query, key, value, context._replace(rotary=rotary_as(y, context)))  # (K, H, S, v)
     written = write_heads(attention, mixed.transpose(1, 2).flatten(0, 1))
     return written.unflatten(0, (n, length)).transpose(0, 1)

@@ -1,7 +1,7 @@
 """What a graph is asked for: its settings, the prompt's tokens, and the kind of its nodes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import torch
@@ -34,7 +34,7 @@ class AttributionConfig:
     """How many edges a target keeps at most."""
     neurons_per_token: NotNegative = 0
     """How many neurons of a layer are nodes at each position, those that write most; what the rest writes is the
-    layer's error. 0: all."""
+    layer's error. 0: all. Like `gate` of neurons alone."""
     gate: Gate = "half"
     """To which factor of a gated MLP a neuron's edges go: half of its value to each, or all to `up` or `gate`."""
     bos: bool | None = None
@@ -45,6 +45,12 @@ class AttributionConfig:
         """Check the values. Raises `InputError`."""
         check_settings("attribution", self)
 
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> "AttributionConfig":
+        """From a graph's settings, which say more; what an earlier version did not know has its default."""
+        known = {each.name for each in fields(AttributionConfig)} & set(settings)
+        return AttributionConfig(**{name: settings[name] for name in known})
+
 
 def token_ids(
     model: Model, prompt: str | Sequence[int] | Int[Tensor, " S"], bos: bool | None = None
@@ -52,18 +58,18 @@ def token_ids(
     """A prompt's tokens, as the tokenizer gives them; see `AttributionConfig.bos`.
 
     Raises:
-        InputError: there is no tokenizer for a text, a token is not one of the model's, or there are fewer than two or
-            more than the model or memory has room for.
+        InputError: there is no tokenizer for a text, tokens are no row of whole numbers or not the model's, or there
+            are fewer than two or more than the model or memory has room for.
     """
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise InputError("prompt: the model has no tokenizer; give token ids")
         prompt = Encoder.of(model.tokenizer, bos)(prompt)
-    ids = torch.as_tensor(prompt, dtype=torch.long, device=model.device)
+    ids = _whole_numbers(prompt).to(model.device)
     config: Any = model.module.config
     n_tokens = int(config.vocab_size)
-    if ids.ndim != 1 or len(ids) < 2:
-        raise InputError(f"prompt: {ids.numel()} token; it needs two at least")
+    if len(ids) < 2:
+        raise InputError(f"prompt: {len(ids)} token; it needs two at least")
     if wrong := [each for each in (int(ids.min()), int(ids.max())) if not 0 <= each < n_tokens]:
         raise InputError(f"prompt: token {wrong[0]}; the model has tokens 0 to {n_tokens - 1}")
     most = model.parts.n_positions or getattr(config, "max_position_embeddings", None) or len(ids)
@@ -77,12 +83,29 @@ def token_ids(
     return ids
 
 
+def _whole_numbers(prompt: Sequence[int] | Tensor) -> Int[Tensor, " S"]:
+    """A row of them. Raises `InputError`."""
+    try:
+        ids = torch.as_tensor(prompt)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError("prompt: not a row of token ids; give whole numbers, or a text") from error
+    if ids.ndim != 1:
+        raise InputError(f"prompt: token ids of shape {list(ids.shape)}; give those of one prompt, as one row")
+    if len(ids) and (ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex()):
+        raise InputError(f"prompt: token ids of type {ids.dtype}; give whole numbers")
+    return ids.long()
+
+
 def nodes_of(run: FrozenRun, nodes: Any, config: AttributionConfig) -> Nodes:
-    """The kind of nodes asked for."""
+    """The kind of nodes asked for. Raises `InputError` for another, or for settings that it does not have."""
     if isinstance(nodes, str):
         if nodes != "neurons":
             raise InputError(f"nodes {nodes!r}: give 'neurons', or transcoders")
         return Neurons(run, config.neurons_per_token or None, config.gate)
+    default = AttributionConfig()
+    for name in ("neurons_per_token", "gate"):
+        if (given := getattr(config, name)) != getattr(default, name):
+            raise InputError(f"{name} {given}: of neurons, and the nodes are transcoders' features; leave it out")
     return Features(run, by_layer(run.model, nodes))
 
 
@@ -92,7 +115,7 @@ def transcoder_records(nodes: Nodes) -> list[dict[str, Any]]:
     return [
         {
             "reads": str(each.spec.reads),
-            "activation": str(each.activation),
+            "activation": f"{each.activation}{'' if each.activation.rectified else ', signed'}",
             "exclude_special": each.spec.exclude_special,
             "weights_hash": weights_hash(each),
         }

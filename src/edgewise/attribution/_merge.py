@@ -18,7 +18,7 @@ from edgewise.attribution._graph import Ledger, NodeTable
 from edgewise.attribution._influence import edge_influence, influence
 from edgewise.attribution._keys import MERGED_KINDS, By, Keys, Spans, joined, same_roots, spans_of
 from edgewise.attribution._over_prompts import OverPrompts
-from edgewise.attribution._whole import check_columns, check_range, check_records, check_texts
+from edgewise.attribution._whole import check_columns, check_range, check_records, check_suffix, check_texts
 from edgewise.runs import reading_tensors, write_tensors
 
 SCHEMA = 1
@@ -166,8 +166,7 @@ class MergedGraph:
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: a merged graph is saved as .safetensors")
+        check_suffix(path, "a merged graph is")
         tensors = self.nodes.tensors()
         tensors |= {f"ledger.{name}": column for name, column in self.ledger._asdict().items()}
         tensors |= {name: getattr(self, name) for name in _TENSORS}

@@ -190,7 +190,8 @@ class Neurons(Nodes):
         ran = self.run.layers[layer]
         if ran.layer.mlp.down is None:
             empty = ran.between.new_zeros(0)
-            return Active(torch.zeros(len(self.run) + 1, dtype=torch.long), empty.long(), empty, empty[:, None])
+            offsets = torch.zeros(len(self.run) + 1, dtype=torch.long, device=empty.device)
+            return Active(offsets, empty.long(), empty, empty[:, None])
         projected, hidden = ran.neurons()
         count = hidden.shape[1] if self.per_token is None else min(self.per_token, hidden.shape[1])
         written = hidden.abs() * ran.layer.mlp.down.to(hidden).norm(dim=1)

@@ -26,12 +26,6 @@ class SparseRows(NamedTuple):
     size: Float[Tensor, " K"]
     """The sum of their sizes (absolute values)."""
 
-    def dense(self, n_columns: int) -> Float[Tensor, "K C"]:
-        """With a column for every source."""
-        out = self.weight.new_zeros(len(self.total), n_columns)
-        row = torch.repeat_interleave(self.offsets.diff())
-        return out.index_put_((row, self.columns.long()), self.weight)
-
     def take(self, order: Int[Tensor, " K"]) -> "SparseRows":
         """The rows in another order."""
         counts, back = self.offsets.diff(), torch.empty_like(order)

@@ -1,20 +1,25 @@
 """Roots: what a graph explains. The most probable tokens, chosen tokens, a contrast of two, a direction, or a node."""
 
+import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._frozen import FrozenRun
+from edgewise.attribution._kinds import token_ids
 from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._rows import Targets
-from edgewise.models import ProgramTokenizer
+from edgewise.models import Model, ProgramTokenizer
 
 MOST, MASS = 10, 0.95  # circuit-tracer's: the most probable tokens until they have this much together
+LEAST = 1e-30
+"""The least weight of a root. A token's probability may underflow to 0, and a graph of roots that weigh nothing is
+empty."""
 _NODE = re.compile(r"(m\d+\.[nf]\d+)@(-?\d+)")
 
 Target = str | int | Sequence[str | int] | tuple[str, Tensor] | None
@@ -27,7 +32,7 @@ class Root(NamedTuple):
 
     name: str
     weight: float
-    """The token's probability; 1 for anything else."""
+    """The token's probability, `LEAST` at least; 1 for anything else."""
     value: float
     targets: Targets
     token: int = -1
@@ -48,12 +53,45 @@ def settled(run: FrozenRun, target: Target) -> str | list[int] | tuple[str, Tens
     if isinstance(target, str) and (node := _NODE.fullmatch(target)) is not None:
         position = int(node[2])
         return f"{node[1]}@{position + len(run) if -len(run) <= position < 0 else position}"
-    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], Tensor):
+    if _is_direction(target):
         return str(target[0]), target[1]
-    if target is None:
-        return _likely(run)
-    given = [target] if isinstance(target, (str, int)) else list(target)
-    return [_token(run, each) for each in given]  # pyright: ignore[reportArgumentType] (no direction is left)
+    return _likely(run) if target is None else _tokens(target, run.model.tokenizer, len(run.logits()))
+
+
+def check_asked(
+    model: Model,
+    prompt: str | Sequence[int] | Int[Tensor, " S"],
+    target: Target = None,
+    contrast: bool = False,
+    bos: bool | None = None,
+) -> None:
+    """Refuse a prompt, or what of it is to be explained, before there is any work. Nodes and directions are looked up
+    by `attribute` alone, in the prompt's run.
+
+    Args:
+        model: the model.
+        prompt: a text, or its tokens `[S]`.
+        target: what is to be explained, as for `attribute`.
+        contrast: of two tokens, the first's logit minus the second's.
+        bos: see `AttributionConfig.bos`.
+
+    Raises:
+        InputError: as `attribute` does.
+    """
+    token_ids(model, prompt, bos)
+    is_node = isinstance(target, str) and _NODE.fullmatch(target) is not None
+    of_tokens = target is not None and not is_node and not _is_direction(target)
+    ids = None
+    if of_tokens:
+        with torch.no_grad():
+            read = torch.zeros(1, model.parts.d_model, dtype=model.dtype, device=model.device)
+            ids = _tokens(target, model.tokenizer, model.parts.unembed(read).shape[1])
+    if contrast:
+        _check_two(ids)
+
+
+def _is_direction(target: Any) -> TypeGuard[tuple[str, Tensor]]:
+    return isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], Tensor)
 
 
 def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
@@ -65,20 +103,21 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
         contrast: of two tokens, the first's logit minus the second's.
 
     Raises:
-        InputError: a token or node that is not there, a direction of another width, or a contrast of other than two.
+        InputError: a token or node that is not there, no token or one twice, a direction of another width, or a
+            contrast of other than two tokens.
     """
     run, ids = nodes.run, settled(nodes.run, target)
+    if contrast:
+        _check_two(None if target is None else ids)
     if isinstance(ids, str):
         return [_node_root(nodes, ids, *map(int, re.findall(r"-?\d+", ids)))]
     if isinstance(ids, tuple):
         return [_direction(run, *ids)]
     if contrast:
-        if len(ids) != 2 or ids[0] == ids[1]:
-            raise InputError(f"contrast: of {len(ids)} tokens; give two different ones")
         name = f"{token_text(run, ids[0])} − {token_text(run, ids[1])}"
         return [_logit_root(run, name, 1.0, torch.tensor([1.0, -1.0]), ids)]
     probabilities = run.logits().softmax(-1)
-    return [_demeaned(run, each, float(probabilities[each])) for each in ids]
+    return [_demeaned(run, each, max(float(probabilities[each]), LEAST)) for each in ids]
 
 
 def _likely(run: FrozenRun) -> list[int]:
@@ -88,17 +127,38 @@ def _likely(run: FrozenRun) -> list[int]:
     return ids[: int((mass.cumsum(0) < MASS).sum()) + 1].tolist()
 
 
-def _token(run: FrozenRun, given: str | int) -> int:
-    n_tokens = len(run.logits())
-    if isinstance(given, int):
-        if not 0 <= given < n_tokens:
-            raise InputError(f"target {given}: the model has tokens 0 to {n_tokens - 1}")
-        return given
-    if run.model.tokenizer is None:
-        raise InputError(f"target {given!r}: the model has no tokenizer; give a token's number")
-    ids = run.model.tokenizer.encode(given, add_special_tokens=False)
+def _tokens(target: Any, tokenizer: Any, n_tokens: int) -> list[int]:
+    """One token's number, or those of several. Raises `InputError`."""
+    given: list[Any] = list(target) if isinstance(target, Sequence) and not isinstance(target, str) else [target]
+    ids = [token_id(each, tokenizer, n_tokens, "target") for each in given]
+    if not ids:
+        raise InputError("target: an empty list; give tokens, or None for the most probable ones")
+    if twice := [each for place, each in enumerate(ids) if each in ids[:place]]:
+        raise InputError(f"target: token {twice[0]} is given twice; give different ones")
+    return ids
+
+
+def _check_two(ids: Any) -> None:
+    """Refuse a contrast of anything but two tokens. Raises `InputError`."""
+    if not isinstance(ids, list) or len(ids) != 2:
+        raise InputError(f"contrast: of {len(ids) if isinstance(ids, list) else 'no'} tokens; give two as the target")
+
+
+def token_id(given: str | int, tokenizer: Any, n_tokens: int, what: str) -> int:
+    """A token's number, given as that or as its text. Raises `InputError`, which says as `what` it was given."""
+    if not isinstance(given, str):
+        try:
+            number = operator.index(given)
+        except TypeError as error:
+            raise InputError(f"{what} {given!r:.40}: give a token's text, or its number") from error
+        if not 0 <= number < n_tokens:
+            raise InputError(f"{what} {number}: the model has tokens 0 to {n_tokens - 1}")
+        return number
+    if tokenizer is None:
+        raise InputError(f"{what} {given!r}: the model has no tokenizer; give a token's number")
+    ids = tokenizer.encode(given, add_special_tokens=False)
     if len(ids) != 1:
-        raise InputError(f"target {given!r}: {len(ids)} tokens; give one token, mostly with its leading blank")
+        raise InputError(f"{what} {given!r}: {len(ids)} tokens; give one, mostly with its leading blank")
     return int(ids[0])
 
 

@@ -10,7 +10,7 @@ from edgewise._errors import InputError
 from edgewise.attribution._attach import explained_of
 from edgewise.attribution._columns import column_table
 from edgewise.attribution._graph import KINDS, GraphData, node_names
-from edgewise.attribution._heads import Passing, Source, passes, source_of
+from edgewise.attribution._heads import Passing, Source, passes, source_of, whole_edges
 from edgewise.attribution._query_key import Contrast, terms
 from edgewise.attribution._reasons import HeadLoading, LayerSplit, QueryKey, Term, Why
 from edgewise.attribution._rows import Columns, Targets
@@ -37,19 +37,17 @@ def why(graph: GraphData, source: str, target: str, n_heads: int = 1, most: int 
     made = explained_of(graph)
     to, start = graph.node(_target_name(graph, target)), graph.node(source)
     readers = targets_of(graph, made, torch.tensor([to]))
-    layers, weight = list[LayerSplit](), 0.0
-    for passing in passes(made.nodes, readers, 1, [source_at(graph, made, start)]):
-        layers.append(_split(passing))
-        weight = layers[-1].through + layers[-1].past + layers[-1].later
-    listed = float(graph.matrix[to, start])
-    if not layers and not listed:
+    writer = source_at(graph, made, start)
+    layers = [_split(passing) for passing in passes(made.nodes, readers, 1, [writer])]
+    weight = float(whole_edges(made.nodes, readers, 1, [writer]))
+    if not layers and not weight:
         raise InputError(f"source {source!r}: it does not come before {target!r}; give a node of a lower layer")
-    weight = weight if layers else listed
     loadings = sorted((each for split in layers for each in split.heads), key=lambda each: -abs(each.weight))
     chosen = [each for each in loadings if each.weight and each.attention < 1]  # 1: it sees no other key
     reasons = [_reason(made, each, most) for each in chosen[:n_heads]]
     share = abs(weight) / max(float(graph.ledger.size[to]), 1e-30)
-    return Why(source, graph.names[to], weight, share, listed != 0, tuple(layers), tuple(reasons), graph.tokens)
+    in_graph = float(graph.matrix[to, start]) != 0
+    return Why(source, graph.names[to], weight, share, in_graph, tuple(layers), tuple(reasons), graph.tokens)
 
 
 def _target_name(graph: GraphData, target: str) -> str:

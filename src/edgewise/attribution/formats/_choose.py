@@ -1,5 +1,6 @@
 """Writing and reading graphs in the format that a file's name, or its content, says."""
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,6 @@ def import_graph(path: str | Path, *, tokenizer: Any = None) -> AttributionGraph
         return _circuit_tracer.read(path, tokenizer)
     if path.suffix == ".safetensors":
         return AttributionGraph.load(path)
-    if head.lstrip().startswith(b"{"):
+    if head.removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
         return _neuronpedia_read.read(path)
     raise InputError(f"{path}: no attribution graph of edgewise, Neuronpedia or circuit-tracer")

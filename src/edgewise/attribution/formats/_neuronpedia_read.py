@@ -103,7 +103,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         size, text = path.stat().st_size, ""
         if size <= MOST_BYTES:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); give an existing file"
