@@ -25,6 +25,7 @@ COMMANDS = (
     "models check tracr:reverse",
     "find --model tracr:reverse --task program --method eap --sparsity 0.5 --out found",
     "evaluate found/circuit.safetensors --baselines none",
+    "mib found/circuit.safetensors --metric accuracy",
     "view found --no-open",
     "find --model tracr:reverse --task program --steps 2 --out learned",
 )

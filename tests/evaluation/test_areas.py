@@ -1,11 +1,29 @@
 """Faithfulness, CPR and CMD: against numbers worked out by hand, and against each circuit judged alone."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
+from edgewise.circuit import Circuit
 from edgewise.discovery import eap
 from edgewise.engine import Ablation, Engine
-from edgewise.evaluation import MIB_SHARES, areas, both_curves, faithfulness, judge, mib_scores
+from edgewise.evaluation import (
+    MIB_SHARES,
+    areas,
+    both_curves,
+    completeness,
+    component_effects,
+    evaluate,
+    faithfulness,
+    hypothesis_tests,
+    judge,
+    mib_scores,
+    size_curve,
+)
 from tests.discovery.toys import random_task, refused, toy_engine
 
 
@@ -85,3 +103,34 @@ def test_sizes_that_do_not_rise_are_refused_before_anything_is_judged(monkeypatc
     assert "no share" in refused(lambda: mib_scores(engine, scores, task, shares=(0.0, 0.1)))
     assert "rising sizes" in refused(lambda: both_curves(engine, scores, task, shares=(0.5, 0.1)))
     assert "rising sizes" in refused(lambda: both_curves(engine, scores, task, shares=(0.5,)))
+
+
+# ------------------------------------------------------------------------------------- what every judgement looks at
+
+
+@pytest.mark.parametrize("how", [completeness, component_effects, evaluate, hypothesis_tests, both_curves, mib_scores])
+def test_pairs_that_have_not_what_a_metric_needs_are_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, how: Callable[..., Any]
+):
+    """Where one pair of several has no wrong answer its logit difference is NaN, and so would be every mean."""
+    engine, task = toy_engine(), random_task()
+    bare = replace(task.test[0], targets=tuple(replace(each, wrong=()) for each in task.test[0].targets))
+    few, scores = replace(task, test=[bare, *task.test[1:]]), eap(engine, task)
+    named: dict[str, Any] = {"metrics": ("logit_diff",)} if how is evaluate else {"metric": "logit_diff"}
+    judged = scores if how in (both_curves, mib_scores) else scores.at(0.5)
+    monkeypatch.setattr(Engine, "run", None)
+    assert "toy has no wrong answers" in refused(lambda: how(engine, judged, few, **named))
+    if how is not evaluate:
+        assert "test split is empty" in refused(lambda: how(engine, judged, replace(task, test=[]), **named))
+
+
+def test_a_metric_that_is_not_finite_is_named_with_its_circuit():
+    def odd(logits: torch.Tensor, batch: Any) -> torch.Tensor:
+        return torch.where(batch.row == 2, torch.nan, logits[..., 0])
+
+    engine, task = toy_engine(), random_task(metric=odd)
+    circuit = Circuit(engine.graph, torch.ones(engine.graph.n_edges, dtype=torch.bool))
+    expected = "odd': it is not finite for some example of full; mend the metric or choose another"
+    assert expected in refused(lambda: judge(engine, {"it": circuit}, task, "test"))
+    assert expected in refused(lambda: evaluate(engine, circuit, task, baselines=()))
+    assert size_curve(engine, {"it": [circuit]}, task).n == 4

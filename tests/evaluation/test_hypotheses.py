@@ -219,6 +219,29 @@ def test_what_says_nothing_of_the_model_is_refused_before_circuits_run(monkeypat
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"n_random": 0}, "0 random circuits, 100 edges; give one or more of each"),
+        ({"max_edges": 0}, "100 random circuits, 0 edges; give one or more of each"),
+        ({"quantile": 1.5}, "quantile=1.5 is no share; give a number from 0 to 1"),
+        ({"alpha": -0.1}, "alpha=-0.1 is no share; give a number from 0 to 1"),
+    ],
+)
+def test_numbers_that_no_test_can_be_made_of_are_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], said: str
+):
+    engine, task = _planted()
+    monkeypatch.setattr(Engine, "full", None)
+    assert f"hypothesis tests: {said}" in refused(lambda: hypothesis_tests(engine, _edges_among(LIVE), task, **wrong))
+    values, level = np.ones(3), {key: x for key, x in wrong.items() if key in ("quantile", "alpha")}
+    random, effects = values[: wrong.get("n_random", 3)], values[: wrong.get("max_edges", 3)]
+    refused(lambda: minimality(effects, random, **level))
+    if len(effects):
+        refused(lambda: sufficiency(0.5, random, **level))
+        refused(lambda: partial_necessity(0.5, random, **level))
+
+
 @pytest.mark.parametrize("graph", [Graph(GraphSpec(2, 4, 4)), Graph(GraphSpec(2, 4, 2)), Graph(GraphSpec(2, 4, 1))])
 def test_an_inflated_circuit_has_a_path_more(graph: Graph):
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)

@@ -107,3 +107,28 @@ def test_a_metric_without_a_gradient_serves_where_no_set_is_learned():
     settings: dict[str, Any] = QUICK | {"learned_steps": 0}
     found = completeness(engine, half(engine), random_task(), metric="accuracy", **settings)
     assert [each.how for each in found.knockouts] == ["none", "random", "greedy"]
+
+
+def test_so_many_pairs_are_looked_at_of_every_split():
+    engine, task = toy_engine(), random_task()
+    circuit = half(engine)
+    settings: dict[str, Any] = {"n_random": 1, "greedy_steps": 0, "learned_steps": 0}
+    found = completeness(engine, circuit, task, split="train", search_split="train", pairs=3, **settings)
+    assert found.n == 3 < len(task.train)
+    few = replace(task, train=task.train[:3])
+    assert component_effects(engine, circuit, task, split="train", pairs=3) == component_effects(
+        engine, circuit, few, split="train"
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"pairs": 0}, {"greedy_width": 0}, {"n_random": -1}, {"learned_steps": -1}])
+def test_numbers_that_are_too_small_are_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+):
+    engine = toy_engine()
+    circuit = half(engine)
+    monkeypatch.setattr(Engine, "run", None)
+    (name, number), *_ = wrong.items()
+    said = refused(lambda: completeness(engine, circuit, random_task(), **wrong))
+    assert f"completeness: {name}={number} is too small; give" in said
+    assert "give 1 or more" in refused(lambda: component_effects(engine, circuit, random_task(), pairs=0))

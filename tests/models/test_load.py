@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from edgewise._errors import InputError
-from edgewise.models import PlainTransformer, from_config, load
+from edgewise.models import PlainTransformer, from_config, load, load_tokenizer
 from edgewise.models._load import _FAMILIES, wrap
 from tests.engines import assert_close, engine
 from tests.tiny import VOCABULARY, collate, draw_prompts, own_logits, random_model
@@ -156,10 +156,20 @@ def test_added_tokens_that_the_model_has_not_are_no_reason_to_refuse():
     assert load(random_model("gpt2").module, tokenizer).tokenizer is tokenizer
 
 
-def test_what_is_no_tokenizer_is_refused():
+@pytest.mark.parametrize("model", ["module", "smollm2-135m", "tracr:reverse", "/nowhere"])
+def test_what_is_no_tokenizer_is_refused(model: str):
     with pytest.raises(InputError, match="tokenizer: a str is no tokenizer; pass one loaded with") as caught:
-        load(random_model("gpt2").module, "gpt2")
+        load(random_model("gpt2").module if model == "module" else model, "gpt2")
     _one_line(caught.value)
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "tracr:reverse", "some.gguf", "folder"])
+def test_a_revision_of_what_has_none_is_refused(tmp_path: Path, name: str):
+    for read in (load, load_tokenizer):
+        place = name if ":" in name or name == "smollm2-135m" else str(tmp_path / name)
+        with pytest.raises(InputError, match="revision='v1' is for models of the hub; leave it out") as caught:
+            read(place, revision="v1")
+        assert place in _one_line(caught.value)
 
 
 def test_choices_that_a_module_in_memory_cannot_follow_are_refused():

@@ -17,42 +17,48 @@ from tests.engines import engine
 from tests.models.test_load import _tokenizer
 from tests.tiny import collate, draw_prompts, random_model
 
-PROMPTS = draw_prompts((6, 3))
+PROMPTS, OTHERS = draw_prompts((6, 3)), draw_prompts((2, 5), seed=1)
 
 
-def _saved(folder: Path, name: str) -> Path:
-    module: Any = random_model(name, torch.float32).module
+def _saved(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
+    module: Any = random_model(name, dtype).module
     module.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     return folder
 
 
 def _run(model: Model, **choices) -> list[Tensor]:
-    """A circuit's logits, its masks' gradients, those of all masks 1 as for attribution, the full model's logits."""
-    own, batch, found = engine(model, **choices), collate(PROMPTS), []
+    """A circuit's logits, its masks' gradients, and of other prompts those of all masks 1 as for attribution; the full
+    model's logits.
+    """
+    own, found = engine(model, **choices), list[Tensor]()
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(own.graph.n_edges, generator=generator, dtype=torch.float64)
-    for mask, gradients in ((masks, "fractional"), (torch.ones_like(masks), "all")):
+    for prompts, mask, gradients in ((PROMPTS, masks, "fractional"), (OTHERS, torch.ones_like(masks), "all")):
         mask.requires_grad_()
-        logits = own.run(batch, mask, gradients=gradients)  # pyright: ignore[reportArgumentType] (one of the two)
+        logits = own.run(collate(prompts), mask, gradients=gradients)  # pyright: ignore[reportArgumentType] (one of the two)
         logits.square().sum().backward()
         assert mask.grad is not None
         found += [logits.detach(), mask.grad]
-    return [*found, own.full(batch)]
+    return [*found, own.full(collate(PROMPTS))]
 
 
 NAMES = ("gpt2", "llama-gqa", "neox-parallel", "granite", "phi3")
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [*((name, None) for name in (*NAMES, "gemma2", "mixtral")), *((name, torch.float64) for name in NAMES)],
-)
+CASES = [
+    *((name, torch.float32, None) for name in (*NAMES, "gemma2", "mixtral")),
+    *((name, torch.float32, torch.float64) for name in NAMES),
+    ("mixtral", torch.bfloat16, torch.float32),
+]
+
+
+@pytest.mark.parametrize(("name", "stored", "dtype"), CASES)
 def test_an_offloaded_model_gives_the_numbers_of_the_model_in_memory(
-    tmp_path: Path, name: str, dtype: torch.dtype | None
+    tmp_path: Path, name: str, stored: torch.dtype, dtype: torch.dtype | None
 ):
     """Mapped from its file as it is stored, and copied layer by layer where the type is another."""
-    folder = _saved(tmp_path, name)
+    folder = _saved(tmp_path, name, stored)
     whole, parts = load(folder, dtype=dtype), load(folder, dtype=dtype, offload="disk")
     assert parts.parts.offloaded and not whole.parts.offloaded
     assert (parts.dtype, parts.device, parts.graph()) == (whole.dtype, whole.device, whole.graph())
@@ -60,6 +66,15 @@ def test_an_offloaded_model_gives_the_numbers_of_the_model_in_memory(
         for own, expected in zip(_run(parts, memory=memory), _run(whole, memory=memory), strict=True):
             assert torch.equal(own, expected)
     assert parts.identity == whole.identity
+
+
+def test_routing_is_said_before_layers_are_offloaded(tmp_path: Path):
+    """A second set of layers would swap the weights of the same modules, unaware of the first."""
+    model = load(_saved(tmp_path, "mixtral"), offload="disk", routing="differentiated")
+    assert {layer.mlp.routing for layer in model.parts.stored} == {"differentiated"}
+    assert model.identity["note"] == "routing differentiated"
+    with pytest.raises(InputError, match="routing='frozen': the model's layers are offloaded; say it where"):
+        model.routed("frozen")
 
 
 def test_few_layers_are_there_at_a_time_and_each_comes_once_a_walk(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ def test_a_module_without_a_model_type_goes_by_its_class():
     module.config.model_type = None
     with pytest.raises(InputError, match="model: family 'TwistedModel' is not supported"):
         load(module)
+
+
+@pytest.mark.unchecked
+def test_parts_of_another_kind_are_named():
+    parts = tiny("twisted").parts
+    layer = parts.layers[0]
+    norm = replace(layer.mlp, norm=parts.unembed)
+    for wrong, said in (
+        ("attention", "layers: of type str; give edgewise.models.Layer"),
+        (replace(layer, attention=layer.mlp), "layer 0's attention: of type Mlp; give edgewise.models.Attention"),
+        (replace(layer, mlp=None), "layer 0's mlp: of type NoneType; give edgewise.models.Mlp"),
+        (replace(layer, mlp=norm), "layer 0's norms of mlp: of type function; give edgewise.models.Norm"),
+    ):
+        with pytest.raises(InputError, match=f"parts: {said}"):
+            replace(parts, layers=(wrong,))
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero", "learned"])

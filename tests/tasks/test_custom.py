@@ -2,6 +2,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -324,6 +325,38 @@ def test_a_tokenizer_without_one_is_refused(toy):
         from_records([CAT], toy, bos=True)
 
 
+@pytest.mark.parametrize("bos", [None, True, False])
+def test_token_ids_are_as_they_are_unless_a_bos_token_is_asked_for(bos: bool | None, tmp_path: Path):
+    tokenizer = load_tokenizer("smollm2-135m")
+    first, path = tokenizer.bos_token_id, tmp_path / "ids.jsonl"
+    given = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9, "split": "train"}
+    begun = {"clean": [first, 6, 7], "corrupted": [first, 6, 8], "positions": "all", "split": "train"}
+    path.write_text("\n".join(map(json.dumps, (given, begun))))
+    task = from_file(path, tokenizer, bos=bos)
+    before = (first,) if bos else ()
+    assert [pair.clean for pair in task.train] == [(*before, 5, 7), (first, 6, 7)]
+    assert [pair.corrupted for pair in task.train] == [(*before, 5, 8), (first, 6, 8)]
+    assert [[(t.position, t.answers) for t in pair.targets] for pair in task.train] == [
+        [(len(before) + 1, (9,))],
+        [(0, (6,)), (1, (7,))],
+    ]
+    assert task.provenance["bos"] is bool(bos)
+    assert from_provenance(task.provenance, tokenizer).train == task.train
+    assert from_provenance(task.provenance, tokenizer, bos=True).train == from_file(path, tokenizer, bos=True).train
+
+
+def test_a_tokenizer_that_begins_with_bos_leaves_token_ids_alone_and_says_so(unigram):
+    given = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9, "split": "train"}
+    text = {"clean": "The cat", "corrupted": "The toy", "answer": " ran", "split": "train"}
+    for some, begun in (([given], False), ([text], True), ([text, given], False)):
+        task = from_records(some, unigram)
+        assert task.provenance["bos"] is begun
+        assert task.train[-1].clean == (5, 7) or begun
+    assert from_records([text, given], unigram, bos=True).train[1].clean == (unigram.bos_token_id, 5, 7)
+    with pytest.raises(InputError, match="bos=True, and no tokenizer that has such a token; write its id into"):
+        from_records([given], None, bos=True)
+
+
 # ------------------------------------------------------------------------------------------------------------ token ids
 
 
@@ -333,6 +366,8 @@ def test_token_ids_need_no_tokenizer(toy):
         (pair,) = from_records([given], tokenizer).train
         assert (pair.clean, pair.corrupted) == ((5, 7), (5, 8)) and pair.clean_text == "5 7"
         assert [(t.position, t.answers, t.wrong) for t in pair.targets] == [(1, (9,), (3, 4))]
+    twice = from_records([given | {"answer": [9, 9], "wrong_answer": [3, 4, 3]}], None).train[0].targets[0]
+    assert (twice.answers, twice.wrong) == ((9,), (3, 4))  # as texts that come twice
     every = {"clean": [5, 7, 6], "corrupted": [5, 8, 6], "positions": "all", "split": "train"}
     assert [t.answers for t in from_records([every], None).train[0].targets] == [(7,), (6,)]
 
@@ -342,6 +377,10 @@ def test_token_ids_need_no_tokenizer(toy):
     [
         ({"answer": " Mary"}, r'"answer" is " Mary"; where "clean" is a list of token ids, give ids there too'),
         ({"answer": None}, r'of token ids, give "clean", "corrupted", and the id of an "answer" or "positions"'),
+        ({"answer": None, "wrong_answer": 3}, r'of token ids, give "clean", "corrupted", and the id of an "answer"'),
+        ({"answer": None, "positions": "all", "wrong_answer": 3}, '"positions": "all" judges every next token; leave'),
+        ({"positions": "all"}, '"positions": "all" judges every next token; leave out the answers'),
+        ({"positions": "every"}, '"positions" is "every"; the only choice is "all"'),
         ({"corrupted": [5]}, "a pair's clean has 2 tokens and its corrupted 1"),
         ({"corrupted": [5, 7]}, "clean and corrupted are the same tokens"),
         ({"clean": "a cat", "corrupted": "a dog", "answer": " sat"}, "there is no tokenizer to read text with"),

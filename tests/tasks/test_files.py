@@ -368,3 +368,11 @@ def test_a_prompt_longer_than_the_model_is_refused_with_its_line(write, toy):
         from_file(path, toy, longest=4)
     assert str(refusal.value) == message == check_file(path, toy, longest=4).refusals[0]
     assert len(from_file(path, toy, longest=5).train) == 1
+
+
+def test_which_prompts_were_too_long_is_recorded(write, toy):
+    path = write(lines(*ROWS))
+    some = from_file(path, toy, longest=4, skip=True)
+    assert some.provenance["skipped"] and some.provenance["arguments"]["longest"] == 4
+    assert from_provenance(some.provenance, toy) == some
+    assert "longest" not in from_file(path, toy, longest=5, skip=True).provenance["arguments"]

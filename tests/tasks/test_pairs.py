@@ -123,6 +123,8 @@ def test_contrastive_means_a_wrong_answer_in_every_example(task):
     [
         (lambda: Target(0, ()), "a target without an answer"),
         (lambda: Target(0, (1, 2), (2,)), "token 2 is both an answer and a wrong answer"),
+        (lambda: Target(0, (7, 7)), "token 7 is named twice among the answers of a target; name it once"),
+        (lambda: Target(0, (1,), (5, 4, 5)), "token 5 is named twice"),
         (lambda: Pair((1, 2), (1,), (Target(0, (1,)),), "", ""), "clean has 2 tokens and its corrupted 1"),
         (lambda: Pair((1, 2), (1, 3), (Target(0, (1,)),), "", "", (0,)), "clean has 2 tokens and its spans 1"),
         (lambda: Pair((1, 2), (1, 3), (), "", ""), "a pair without targets"),

@@ -220,6 +220,22 @@ def test_words_of_a_file_are_text(write):
     assert {pair.clean_text.split()[0] for pair in pairs_of(task)} == {"no", "yes", "007", "05", "null", "off"}
 
 
+def test_the_longest_prompt_is_recorded_where_it_may_have_decided_which_pairs_there_are(toy):
+    templates = {
+        "train": ["{n1} ran to the", "the {n1} ran to the"],
+        "validation": ["{n1} sat to the"],
+        "test": ["a {n1} to the"],
+    }
+    words = {"n": "Mary Ann Lee Sue John cat dog mat rug on"}
+    every, some = (
+        from_template(templates, words, toy, corrupted={"n1": "n2"}, answer=" {n1}", shared=["n"], longest=longest)
+        for longest in (5, 4)
+    )
+    assert not every.provenance["left_out"] and "longest" not in every.provenance["arguments"]
+    assert some.provenance["left_out"] and some.provenance["arguments"]["longest"] == 4
+    assert len(some.train) < len(every.train) and from_provenance(some.provenance, toy) == some
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -256,6 +272,7 @@ def test_words_of_a_file_are_text(write):
         ({"words": {**CAPITALS["words"], "land": "France A B C D"}}, '"France" is in the lists place and land'),
         ({"words": ["France"]}, "give lists of words by name"),
         ({"words": {"place": {"train": ["a"], "test": ["b"]}}}, 'words, place: has "train, test"; give a list, or one'),
+        ({"shared": [["place"]]}, "shared: \"['place']\" is no text; give the names of lists of words"),
         ({"shared": ["city"]}, 'shared: there is no list "city"; words has place'),
         ({"shared": ["place"], "templates": CAPITALS["templates"][0]}, "all splits share it and its words"),
         ({"train": -1}, "capitals: train=-1 must be a whole number, 0 or more"),
@@ -284,6 +301,7 @@ def test_refusals(changes, message):
         ("? [a]\n: b\n", "line 1: a key is a list or a mapping"),
         (YAML + "both_ways: maybe\n", "both_ways is neither true nor false"),
         (YAML + "shared: {n: n}\n", "shared: give the names of lists"),
+        (YAML + "shared: [[n]]\n", "shared: give the names of lists of words"),
         (YAML + "shared: m\n", 'shared: there is no list "m"'),
         (YAML.replace("{n1: n2}", "{n1: m2}"), "no list of words for {m2}; the lists are n"),
         ("#" * (1 << 20) + "\n", "more than 1 MiB"),

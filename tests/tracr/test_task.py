@@ -71,6 +71,12 @@ def test_scores_of_numbers():
             score(full, replace(batch, full_logits=None))
 
 
+def test_a_programs_pairs_have_the_bound_of_other_tasks():
+    tokenizer = ew.load_model("tracr:reverse").tokenizer
+    with pytest.raises(InputError, match="program: 1000001 pairs in a split are too many; ask for at most 1000000"):
+        ew.tasks.program(tokenizer, train=1_000_001)
+
+
 def test_a_numbers_evaluation_reports_no_tokens():
     model = ew.load_model("tracr:xproportion")
     task = ew.tasks.program(model.tokenizer)

@@ -10,6 +10,7 @@ import torch
 
 import edgewise as ew
 from edgewise import InputError
+from edgewise.cli import _show
 from edgewise.models import CompiledTransformer, PlainTransformer, load
 from edgewise.tracr import (
     Agreement,
@@ -156,6 +157,19 @@ def test_a_truth_is_saved_and_an_impossible_edge_refused_by_name(tmp_path: Path)
             Truth.load(path)
     with pytest.raises(InputError, match="cannot be read"):
         Truth.load(tmp_path / "none.json")
+
+
+def test_what_was_found_on_a_sample_of_inputs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model, path = of_short_inputs(load("tracr:xproportion"), longest=2), tmp_path / "truth.json"
+    assert isinstance(model.module, CompiledTransformer)
+    model.module.program = replace(model.module.program, complete=False)
+    for truth in (truth_of("xproportion", "zero"), find_truth(ew.Engine(model, ablation=ew.Ablation("zero")))):
+        truth.save(path)
+        _show.truth(Truth.load(path))
+        said = capsys.readouterr().out
+        assert truth.complete == (f"on all {truth.inputs:,} inputs\n" in said) == ("(a sample)" not in said)
+    path.write_text(json.dumps({key: x for key, x in json.loads(path.read_text()).items() if key != "complete"}))
+    assert Truth.load(path).complete  # as earlier versions wrote it
 
 
 def test_where_there_are_too_many_circuits_deletion_finds_the_same():

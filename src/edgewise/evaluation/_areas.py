@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 from edgewise._errors import InputError
 from edgewise.discovery import Scores
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import judge
 from edgewise.models import Model
-from edgewise.tasks import Task, metric_function
+from edgewise.tasks import Task
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes that MIB's circuit track judges, as shares of all edges."""
@@ -110,7 +111,7 @@ def areas(shares: Sequence[float], values: Sequence[float], *, log: bool = False
 
 
 def _trapezoids(axis: NDArray[np.float64], f: NDArray[np.float64]) -> tuple[float, float]:
-    return float(np.trapezoid(f, axis)), float(np.trapezoid(np.abs(1 - f), axis))
+    return float(trapezoid(f, axis)), float(trapezoid(np.abs(1 - f), axis))
 
 
 def mib_scores(
@@ -139,9 +140,11 @@ def mib_scores(
         batch_size: how many at a time; it does not change the numbers.
 
     Raises:
-        edgewise.InputError: the metric is unknown or says nothing here.
+        edgewise.InputError: the metric is unknown, the pairs do not allow it or it says nothing here, or there are no
+            examples.
     """
-    metric_function(metric)
+    task.check_metric(metric)
+    task.check_examples(split)
     check_shares("shares", shares)
     none = scores.top(0)
     engine = Engine.of(model, scores.graph, none.stated_ablation)

@@ -11,7 +11,7 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
 from edgewise.engine import Engine
 from edgewise.evaluation._areas import areas, check_shares, faithfulness
-from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, score_masks, task_metrics
+from edgewise.evaluation._judge import check_transcoders, conditions, score_masks, task_metrics
 from edgewise.models import Model
 from edgewise.runs import Interval, SavedAsJson, bootstrap
 from edgewise.tasks import Task
@@ -86,7 +86,8 @@ def both_curves(
         batch_size: how many at a time; it does not change the numbers.
 
     Raises:
-        edgewise.InputError: fewer than two sizes, no examples, another graph, or a metric that says nothing here.
+        edgewise.InputError: fewer than two sizes, no examples, another graph, or a metric that the pairs do not allow
+            or that says nothing here.
     """
     check_shares("shares", shares)
     if isinstance(scores, Scores):
@@ -96,8 +97,9 @@ def both_curves(
     if len(circuits) != len(shares):
         raise InputError(f"both_curves: {len(circuits)} circuits for {len(shares)} shares; give one for each")
     engine = Engine.of(model, circuits[0].graph, circuits[0].stated_ablation)
-    check_examples(task, split)
+    task.check_examples(split)
     name = metric or task.explained
+    task.check_metric(name)
     masks = {"empty": circuits[0].kept & False}
     for number, circuit in enumerate(circuits):
         check_transcoders(engine, circuit, f"circuit {number}")

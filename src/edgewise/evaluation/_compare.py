@@ -8,7 +8,7 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
+from edgewise.evaluation._judge import conditions, judge, one_kind
 from edgewise.evaluation._shared import Pair, in_all, nodes, pairs
 from edgewise.models import Model
 from edgewise.runs import Interval, SavedAsJson, bootstrap, record_of
@@ -139,4 +139,4 @@ def _check_tasks(tasks: Sequence[Task], split: str) -> None:
     for task in tasks:
         if names.count(task.name) > 1:
             raise InputError(f"compare: two tasks are called {task.name!r}; give them different names")
-        check_examples(task, split)
+        task.check_examples(split)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit, ranked
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import check_examples, conditions, judge, one_kind
+from edgewise.evaluation._judge import conditions, judge, one_kind
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap, check_record, read_record, tensor_hash
 from edgewise.tasks import Task
@@ -101,7 +101,7 @@ def size_curve(
     task.check_metric(metric)
     first = one_kind("size_curve", named)
     engine = Engine.of(model, first.graph, first.stated_ablation)
-    check_examples(task, split)
+    task.check_examples(split)
     empty = empty_circuit(first)
     values = judge(engine, {**named, "": empty}, task, split, batch_size, names=(metric,))
     points = [

@@ -11,7 +11,8 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import check_examples, check_transcoders, conditions, judge, task_metrics
+from edgewise.evaluation._areas import faithfulness
+from edgewise.evaluation._judge import check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap, record_of, software, tensor_hash
 from edgewise.tasks import Metric, Task
@@ -129,7 +130,7 @@ def evaluate(
     """
     engine = Engine.of(model, circuit.graph, circuit.stated_ablation)
     check_transcoders(engine, circuit, "circuit")
-    check_examples(task, split)
+    task.check_examples(split)
     for name in metrics or ():
         task.check_metric(name)
     if unknown := set(baselines) - {"random", "eap"}:
@@ -220,13 +221,9 @@ def _all_measured(
 
 
 def _measured(metric: Metric, values: dict[str, NDArray[np.float64]]) -> Measured:
-    if bad := next((who for who, each in values.items() if not np.isfinite(each).all()), None):
-        raise InputError(
-            f"metric {metric.name!r}: it is not finite for some example of {bad}; mend the metric or leave it out"
-        )
     interval = bootstrap(values["circuit"])
     full, empty = (float(values[who].mean()) for who in ("full", "empty"))
-    share = None if metric.lower_is_better or full == empty else (interval.value - empty) / (full - empty)
+    share = None if metric.lower_is_better or full == empty else faithfulness(interval.value, full, empty)
     return Measured(
         *interval,
         full=full,

@@ -112,6 +112,9 @@ def sufficiency(
         random: those of random circuits of the same size, `[n]`.
         quantile: q*.
         alpha: the level of the test.
+
+    Raises:
+        InputError: there are no random circuits, or `quantile` or `alpha` is no share.
     """
     return _against_random("sufficiency", int((circuit < random).sum()), len(random), quantile, alpha)
 
@@ -127,6 +130,9 @@ def partial_necessity(
         random: those of the model without random circuits of the same size, `[n]`.
         quantile: q*.
         alpha: the level of the test.
+
+    Raises:
+        InputError: there are no random circuits, or `quantile` or `alpha` is no share.
     """
     return _against_random("partial necessity", int((complement > random).sum()), len(random), quantile, alpha)
 
@@ -145,7 +151,11 @@ def minimality(
 
     Returns:
         The result; `details["unnecessary"]` are the places in `effects` for which the hypothesis is rejected.
+
+    Raises:
+        InputError: there are no edges or no random circuits, or `quantile` or `alpha` is no share.
     """
+    check_numbers(len(random), len(effects), quantile, alpha)
     larger = (effects[:, None] > random[None]).sum(1)
     p_values = stats.binom.cdf(larger, len(random), quantile)
     corrected = np.minimum(1.0, p_values * len(effects))
@@ -162,7 +172,19 @@ def minimality(
     )
 
 
+def check_numbers(n_random: int, n_edges: int, quantile: float, alpha: float) -> None:
+    """Refuse what no test can be made of: no random circuits or no edges, or a q* or level that is no share. Raises
+    `InputError`.
+    """
+    if n_random < 1 or n_edges < 1:
+        raise InputError(f"hypothesis tests: {n_random} random circuits, {n_edges} edges; give one or more of each")
+    for name, share in (("quantile", quantile), ("alpha", alpha)):
+        if not 0 <= share <= 1:
+            raise InputError(f"hypothesis tests: {name}={share:g} is no share; give a number from 0 to 1")
+
+
 def _against_random(name: str, better: int, n: int, quantile: float, alpha: float) -> Verdict:
+    check_numbers(n, 1, quantile, alpha)
     p_value = float(stats.binomtest(better, n, quantile, alternative="greater").pvalue)
     rejected = p_value < alpha
     return Verdict(name, better / n, p_value, rejected, rejected, n, {"quantile": quantile, "alpha": alpha})

@@ -15,6 +15,7 @@ from edgewise.engine import Engine
 from edgewise.evaluation._hypotheses import (
     QUANTILE,
     Verdict,
+    check_numbers,
     equivalence,
     independence,
     minimality,
@@ -23,7 +24,7 @@ from edgewise.evaluation._hypotheses import (
 )
 from edgewise.evaluation._judge import performances, without
 from edgewise.models import Model
-from edgewise.tasks import Task
+from edgewise.tasks import Task, score_name
 
 
 def hypothesis_tests(
@@ -65,8 +66,12 @@ def hypothesis_tests(
         The results by name.
 
     Raises:
-        edgewise.InputError: the circuit has no edges or all of them, or the metric says nothing.
+        edgewise.InputError: the circuit has no edges or all of them, the pairs do not allow the metric or it says
+            nothing, or a number is one that no test can be made of.
     """
+    check_numbers(n_random, 1 if max_edges is None else max_edges, quantile, alpha)
+    if isinstance(name := metric or task.metric, str):
+        task.check_metric(name)
     engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
     if circuit.graph.spec.spans:
         raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
@@ -75,7 +80,7 @@ def hypothesis_tests(
     own = performances(engine, {"model": circuit.kept}, task, metric, split, batch_size)["model"]
     if np.ptp(own) == 0:  # the distance to the model, say: any circuit would pass for independent
         raise InputError(
-            f"hypothesis tests: the model's {metric or task.metric} is {own[0]:g} for every example; "
+            f"hypothesis tests: the model's {score_name(name)} is {own[0]:g} for every example; "
             "choose a metric that tells the model's own answers apart, such as logit_diff"
         )
     generator = np.random.default_rng(seed)

@@ -42,6 +42,9 @@ def judge(
 
     Returns:
         For each name (and `full`), each metric's values, `[n]`.
+
+    Raises:
+        edgewise.InputError: a value is not finite.
     """
     task.check_spans(engine.graph)
     masks = dict[str, Tensor]()
@@ -73,6 +76,9 @@ def score_masks(
 
     Returns:
         For each name (and `full`), each metric's values, `[n]`.
+
+    Raises:
+        edgewise.InputError: a value is not finite.
     """
     rows: dict[str, dict[str, list[Tensor]]] = {who: {name: [] for name in metrics} for who in ("full", *masks)}
     device, done, ranks, sizes = engine.model.device, 0, engine.execution.example_ranks, list[int]()
@@ -95,7 +101,14 @@ def score_masks(
             rows["full"][name].append(reduce(metric(full, batch), batch).cpu())
     none = torch.zeros(0, dtype=torch.float64)
     own = {who: {name: torch.cat([none, *x]).double() for name, x in each.items()} for who, each in rows.items()}
-    return {who: {name: of_all(x, sizes, ranks).numpy() for name, x in each.items()} for who, each in own.items()}
+    found = {who: {name: of_all(x, sizes, ranks).numpy() for name, x in each.items()} for who, each in own.items()}
+    for who, each in found.items():
+        for name, values in each.items():
+            if not np.isfinite(values).all():  # a mean of it would say nothing
+                raise InputError(
+                    f"metric {name!r}: it is not finite for some example of {who}; mend the metric or choose another"
+                )
+    return found
 
 
 def _logits(
@@ -127,25 +140,15 @@ def performances(
     split: str,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
-    what: str = "hypothesis tests",
 ) -> dict[str, NDArray[np.float64]]:
     """The metric of every circuit on every example, `[n]` each; `model` is the full model, whatever its mask. Raises
-    `InputError` where it is not finite.
+    `InputError` as `score_masks`.
     """
     score, batches = metric_function(metric or task.metric), list(task.batches(split, batch_size))
     run = {name: mask for name, mask in masks.items() if name != "model"}
     told = None if progress is None else lambda done: progress(done, len(run) * len(batches))
     found = score_masks(engine, run, batches, {score.name: score}, told)
-    values = {name: found["full" if name == "model" else name][score.name] for name in masks}
-    if bad := next((name for name, each in values.items() if not np.isfinite(each).all()), None):
-        raise InputError(f"{what}: the metric is not finite for some example of {bad}; choose another")
-    return values
-
-
-def check_examples(task: Task, split: str) -> None:
-    """Refuse a split without examples. Raises `InputError`."""
-    if not len(task.split(split)):
-        raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
+    return {name: found["full" if name == "model" else name][score.name] for name in masks}
 
 
 def without(kept: Bool[Tensor, " E"], edge: int) -> Bool[Tensor, " E"]:

@@ -17,10 +17,10 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
-from edgewise.evaluation._judge import check_examples, performances
+from edgewise.evaluation._judge import performances
 from edgewise.models import Model
 from edgewise.runs import Interval, bootstrap, uniform
-from edgewise.tasks import Batch, Task, metric_function, reduce
+from edgewise.tasks import SPLITS, Batch, Task, metric_function, reduce
 
 _STREAM = 31  # of the noise that draws sets
 _START, _RATE = 2.0, 0.3  # the learned mask's log odds at the start (an edge is in with 0.88), and Adam's rate
@@ -92,22 +92,25 @@ def completeness(
         learned_steps: gradient steps; 0 for none.
         search_split: where sets are looked for.
         split: where they are judged.
-        pairs: so many examples of validation and of test, the first.
+        pairs: so many examples of each split, the first.
         seed: of all that is random.
 
     Raises:
-        edgewise.InputError: the circuit has no edges, or a split none.
+        edgewise.InputError: the circuit has no edges, a split no examples, a number is too small, or the pairs do not
+            allow the metric.
     """
+    _check_least("completeness", 0, n_random=n_random, greedy_steps=greedy_steps, learned_steps=learned_steps)
+    _check_least("completeness", 1, greedy_width=greedy_width, pairs=pairs)
     engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
     if not circuit.n_edges:
         raise InputError(
             "completeness: the circuit has no actual edges, so nothing can be knocked out; give a circuit that "
             "reaches the logits"
         )
-    shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
-    name = metric or task.explained
+    shown, name = _first(task, pairs), metric or task.explained
+    task.check_metric(name)
     for each in (search_split, split):
-        check_examples(shown, each)
+        task.check_examples(each)
     if learned_steps and not metric_function(name).differentiable:
         raise InputError(
             f"completeness: {name} has no gradient for the learned set; choose another, or 0 learned steps"
@@ -126,7 +129,7 @@ def completeness(
             one, other = judge.without(worst)
             difference = bootstrap(np.abs(one - other))
             knockouts.append(Knockout(how, int(worst.sum()), float(one.mean()), float(other.mean()), difference))
-    full = performances(engine, {"model": circuit.kept}, shown, name, split, what="completeness")["model"]
+    full = performances(engine, {"model": circuit.kept}, shown, name, split)["model"]
     return Completeness(name, float(full.mean()), len(full), tuple(knockouts))
 
 
@@ -141,7 +144,7 @@ class _Search:
     def without(self, removed: Bool[Tensor, " E"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The metric of the circuit and of the model, both without K, example by example."""
         masks = {"circuit": self.circuit.kept & ~removed, "rest": ~removed}
-        values = performances(self.engine, masks, self.task, self.metric, self.split, what="completeness")
+        values = performances(self.engine, masks, self.task, self.metric, self.split)
         return values["circuit"], values["rest"]
 
     def difference(self, removed: Bool[Tensor, " E"]) -> float:
@@ -233,10 +236,16 @@ def component_effects(
 
     Returns:
         The components, those that matter least first: a minimal circuit has none near 0.
+
+    Raises:
+        edgewise.InputError: the split has no examples, a number is too small, or the pairs do not allow the metric.
     """
+    _check_least("component effects", 0, n_sets=n_sets)
+    _check_least("component effects", 1, pairs=pairs)
     engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
-    shown = replace(task, validation=task.validation[:pairs], test=task.test[:pairs])
-    name = metric or task.explained
+    shown, name = _first(task, pairs), metric or task.explained
+    task.check_metric(name)
+    task.check_examples(split)
     search = _Search(engine, circuit, shown, name, split)
     sets = [torch.zeros_like(circuit.kept), *(search.random(seed, number) for number in range(n_sets))]
     masks = {}
@@ -244,7 +253,7 @@ def component_effects(
         masks[f"{number}"] = circuit.kept & ~removed
         for writer in search.components.tolist():
             masks[f"{number} {writer}"] = circuit.kept & ~removed & (search.writer != writer)
-    values = performances(engine, masks, shown, name, split, what="component effects")
+    values = performances(engine, masks, shown, name, split)
     means = {key: float(each.mean()) for key, each in values.items()}
     found = []
     for writer in search.components.tolist():
@@ -252,3 +261,15 @@ def component_effects(
         edges = int((circuit.kept & (search.writer == writer)).sum())
         found.append(ComponentEffect(circuit.graph.writer_names[writer], edges, max(effects), effects[0]))
     return tuple(sorted(found, key=lambda each: each.effect))
+
+
+def _first(task: Task, pairs: int) -> Task:
+    """The task with so many pairs of each split, the first."""
+    return replace(task, **{name: task.split(name)[:pairs] for name in SPLITS})
+
+
+def _check_least(what: str, least: int, **numbers: int) -> None:
+    """Refuse numbers that are too small, by name. Raises `InputError`."""
+    for name, number in numbers.items():
+        if number < least:
+            raise InputError(f"{what}: {name}={number} is too small; give {least} or more")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from torch import Tensor
 
 from edgewise._errors import InputError
@@ -42,7 +43,7 @@ class Thresholds:
     @property
     def auroc(self) -> float:
         """Area under recall over the false positive rate, trapezoids (a tie counts half)."""
-        return float(np.trapezoid(self.recall, self.false_positive_rate))
+        return float(trapezoid(self.recall, self.false_positive_rate))
 
 
 def against_known(scores: Float[Tensor, " E"], known: Bool[Tensor, " E"]) -> Thresholds:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
 
 import numpy as np
@@ -38,19 +39,17 @@ def stability(circuits: Sequence[Circuit]) -> Stability:
         circuits: two or more; three or more for an interval.
 
     Raises:
-        InputError: there are fewer than two, or their graphs differ.
+        InputError: there are fewer than two, or their graphs or transcoders differ.
     """
     if len(circuits) < 2:
         raise InputError(f"stability: {len(circuits)} circuits; give at least two")
-    pairs = tuple(one.iou(other) for one, other in combinations(circuits, 2))  # graphs are compared there
+    pairs = tuple(one.iou(other) for one, other in combinations(circuits, 2))  # it compares graphs and transcoders
     kept = torch.stack([circuit.kept for circuit in circuits])  # (n, E)
     frequency = kept.float().mean(0)
-    first = circuits[0].provenance
-    shared = {key: first[key] for key in ("model", "graph", "ablation", "task") if key in first}
+    common = reduce(Circuit.__and__, circuits)  # it knows which records they share, and what mixed ablations are
     method = {"name": "consensus", "of": [circuit.provenance.get("method") for circuit in circuits]}
-    consensus = Circuit(
-        circuits[0].graph, frequency > 0.5, frequency, shared | {"method": method}, circuits[0].ablation
-    )
+    provenance = common.provenance | {"method": method}
+    consensus = Circuit(common.graph, frequency > 0.5, frequency, provenance, common.ablation)
     return Stability(frequency, pairs, _interval(np.array(pairs), len(circuits)), consensus)
 
 

@@ -34,5 +34,4 @@ from ._plain import PlainConfig as PlainConfig
 from ._plain import PlainTransformer as PlainTransformer
 from ._tokens import Tokens as Tokens
 from .block import PLAIN as PLAIN
-from .block import RELEVANCE as RELEVANCE
 from .block import Rules as Rules

@@ -51,7 +51,6 @@ def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrain
         "id": name,
         "revision": f"{_DISTRIBUTION} {version}",
         "weights_hash": digest,
-        "dtype": "float32",
         "note": DEFAULT_MODELS[name],
     }
     return _load_module(folder), _load_tokenizer(folder), identity

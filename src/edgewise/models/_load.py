@@ -18,7 +18,7 @@ from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_comp
 from edgewise.models._configuration import configuration, local_path, reached, refusing
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
 from edgewise.models._device import usable_device
-from edgewise.models._offload import Offload, OffloadedLayers, offloaded
+from edgewise.models._offload import Offload, offloaded
 from edgewise.models._parts import Parts, Routing, before_scaling
 
 Adapter = Callable[[Any], Parts]
@@ -85,14 +85,17 @@ class Model:
     def routed(self, routing: Routing) -> "Model":
         """The same, where it has experts with their routing `frozen`, a constant of the backward, or `differentiated`;
         its note says so.
+
+        Raises:
+            InputError: it has experts and is offloaded.
         """
         if all(layer.mlp.routing is None for layer in self.parts.stored):
             return self
+        if self.parts.offloaded:  # others would swap the same modules' weights beside these, unaware of one another
+            raise InputError(f"routing={routing!r}: the model's layers are offloaded; say it where the model is loaded")
         layers = tuple(
-            replace(own, mlp=replace(own.mlp, routing=own.mlp.routing and routing)) for own in self.parts.stored
+            replace(own, mlp=replace(own.mlp, routing=own.mlp.routing and routing)) for own in self.parts.layers
         )
-        if isinstance(self.parts.layers, OffloadedLayers):
-            layers = self.parts.layers.with_stored(layers)
         other = self.source.get("note", "").split("routing ")[0].removesuffix(", ")
         note = ", ".join(filter(None, (other, f"routing {routing}")))
         return replace(self, parts=replace(self.parts, layers=layers), source=self.source | {"note": note})
@@ -158,32 +161,34 @@ def load(
         return _load(model, tokenizer, dtype, device, revision).routed(routing)
     if isinstance(model, nn.Module) or find_compiled(model) is not None:
         raise InputError(f"offload={offload!r}: it is for models that are loaded from a folder or the hub")
-    usable_device(device)
-    return _offloaded(_load(model, tokenizer, None, None, revision), offload, device, dtype).routed(routing)
+    place = usable_device(device or "cpu")
+    return _offloaded(_load(model, tokenizer, None, None, revision).routed(routing), routing, offload, place, dtype)
 
 
-def _offloaded(loaded: Model, offload: Offload, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
+def _offloaded(
+    loaded: Model, routing: Routing, offload: Offload, device: torch.device, dtype: torch.dtype | None
+) -> Model:
     def find_parts(module: Any) -> Parts:
-        return wrap(module, loaded.tokenizer, loaded.source).parts
+        return wrap(module, loaded.tokenizer, loaded.source).routed(routing).parts
 
     if dtype not in (None, loaded.dtype):
         _check_buffers(loaded, dtype)
-    return replace(loaded, parts=offloaded(loaded.module, find_parts, offload, usable_device(device or "cpu"), dtype))
+    return replace(loaded, parts=offloaded(loaded.module, find_parts, offload, device, dtype))
 
 
 def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any, revision: str | None) -> Model:
     usable_device(device)
+    if tokenizer is not None and not callable(tokenizer):
+        raise InputError(
+            f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; pass one loaded with transformers.AutoTokenizer"
+        )
     if isinstance(model, nn.Module):
-        if tokenizer is not None and not callable(tokenizer):
-            raise InputError(
-                f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; pass one loaded with "
-                "transformers.AutoTokenizer"
-            )
         if dtype is not None or device is not None or revision is not None:
             raise InputError("model: dtype, device and revision are for models that are loaded; convert yours yourself")
         _check_places(model)
         name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         return wrap(model, tokenizer, {"id": name})
+    _check_revision(model, revision)
     if str(model) in DEFAULT_MODELS:
         module, own_tokenizer, source = load_default(str(model))
         module.to(device)
@@ -196,6 +201,14 @@ def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any
     folder, source = _place(model)
     loaded = _from_pretrained(folder, tokenizer, dtype, device, revision)
     return replace(loaded, source=loaded.source | source)
+
+
+def _check_revision(model: str | Path, revision: str | None) -> None:
+    """Refuse a revision of what has none: it would be passed over, or recorded as if it had been looked at."""
+    if revision is not None and (
+        str(model) in DEFAULT_MODELS or find_compiled(model) is not None or local_path(str(model)) is not None
+    ):
+        raise InputError(f"model {str(model)!r}: revision={revision!r} is for models of the hub; leave it out")
 
 
 def _place(model: str | Path) -> tuple[str, dict[str, str]]:
@@ -224,8 +237,9 @@ def load_tokenizer(model: str | Path, *, revision: str | None = None) -> Any:
     """A model's tokenizer alone, without its weights.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: it cannot be loaded, or a revision is given for a model that is not of the hub.
     """
+    _check_revision(model, revision)
     if str(model) in DEFAULT_MODELS:
         return load_default_tokenizer(str(model))
     from transformers import AutoTokenizer

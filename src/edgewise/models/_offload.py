@@ -87,10 +87,6 @@ class OffloadedLayers(Sequence[Layer]):
             self._at = number
         return found.layer
 
-    def with_stored(self, layers: Sequence[Layer]) -> "OffloadedLayers":
-        """The same with other parts of the same weights."""
-        return OffloadedLayers(layers, self.blocks, self.device, self.dtype)
-
     def _fetch(self, number: int) -> _Fetched:
         homes = self._homes[number]
         self.fetched_bytes += sum(x.numel() * x.element_size() for x in homes.values())

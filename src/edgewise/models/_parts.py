@@ -5,7 +5,7 @@ or sets a flag: a detached view shares the parameter's storage, so the user's mo
 source of truth. What a layer computes from them is in `block.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -266,16 +266,13 @@ class Parts:
 
     def __post_init__(self) -> None:
         """Check the parts' kinds. Raises `InputError`."""
-        kinds = {"layers": (self.stored, Layer), "final_norm": ((self.final_norm,), Norm)}
+        _check_kinds("layers", self.stored, Layer)
+        _check_kinds("final_norm", (self.final_norm,), Norm)
         for number, layer in enumerate(self.stored):
-            for name, part in (("attention", layer.attention), ("mlp", layer.mlp)):
+            for name, part, kind in (("attention", layer.attention, Attention), ("mlp", layer.mlp, Mlp)):
+                _check_kinds(f"layer {number}'s {name}", (part,), kind)
                 norms = (part.norm,) if part.post_norm is None else (part.norm, part.post_norm)
-                kinds[f"layer {number}'s norms of {name}"] = norms, Norm
-        for name, (parts, kind) in kinds.items():
-            if wrong := next((part for part in parts if not isinstance(part, kind)), None):
-                raise InputError(
-                    f"parts: {name}: a {type(wrong).__name__}; give a {kind.__name__} (see docs/extending.md)"
-                )
+                _check_kinds(f"layer {number}'s norms of {name}", norms, Norm)
         for name in ("embed", "unembed", "hidden"):
             if not callable(getattr(self, name)):
                 raise InputError(f"parts: {name} is a {type(getattr(self, name)).__name__}; give a function")
@@ -317,6 +314,12 @@ class Parts:
     def d_model(self) -> int:
         """D, the width of the residual stream."""
         return self.stored[0].attention.query.weight.shape[1]
+
+
+def _check_kinds(name: str, parts: Iterable[Any], kind: type) -> None:
+    """Refuse parts of another kind, before anything is asked of them. Raises `InputError`."""
+    if wrong := [type(part).__name__ for part in parts if not isinstance(part, kind)]:
+        raise InputError(f"parts: {name}: of type {wrong[0]}; give edgewise.models.{kind.__name__} (docs/extending.md)")
 
 
 def detach(tensor: Tensor | None) -> Tensor | None:

@@ -44,8 +44,6 @@ class Rules(NamedTuple):
 
 PLAIN = Rules()
 """The model's own gradients."""
-RELEVANCE = Rules(True, True, True, True)
-"""All rules: gradients as layer-wise relevance propagation has them."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- norms

@@ -102,6 +102,8 @@ def word_lists(given: Any, shared: Sequence[str]) -> dict[str, Dealt]:
     """The words of each list and split. Raises `InputError`."""
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise InputError(f"words: {quote(str(given))}; give lists of words by name")
+    if wrong := [name for name in shared if not isinstance(name, str)]:
+        raise InputError(f"shared: {quote(str(wrong[0]))} is no text; give the names of lists of words")
     if unknown := [name for name in shared if name not in given]:
         raise InputError(f"shared: there is no list {quote(str(unknown[0]))}; words has {', '.join(given)}")
     lists = {name: _dealt(name, each, name in shared) for name, each in given.items()}

@@ -57,7 +57,7 @@ def from_records(
     * `{"clean", "corrupted", "positions": "all"}`: the prediction of every next token of the clean text is judged.
 
     Or prompts and answers are token ids: `{"clean": [5, 7], "corrupted": [5, 8], "answer": 9}`, `"wrong_answer"` and
-    `"positions": "all"` as above. For these there need be no tokenizer.
+    `"positions": "all"` as above. For these there need be no tokenizer; they are run as they are, unless `bos` is True.
 
     Each record may have a `"split"`: "train", "validation" (or "val") or "test", the same for records with the same
     clean prompt. Where none has, they are dealt out at random, records with the same clean prompt to the same split.
@@ -103,13 +103,17 @@ def build_task(
     with their texts. In messages it is called `shown`; its provenance is `made_by` and what `finish` gives after the
     last record.
     """
+    if tokenizer is None and bos:
+        raise InputError(f"{name}: bos=True, and no tokenizer that has such a token; write its id into the prompts")
     found = Gathered(Encoder(None) if tokenizer is None else Encoder.of(tokenizer, bos), longest)
     splits, skipped = _splits(shown or name, placed, found, proportions, seed, skip)
     sizes = {split: len(pairs) for split, pairs in splits.items()}
-    provenance = {**made_by, **finish(), "name": name, "sizes": sizes, "bos": found.encoder.bos}
+    provenance = {**made_by, **finish(), "name": name, "sizes": sizes, "bos": found.encoder.bos and found.begun}
     provenance["sha256"] = pairs_hash(*splits.values())
     if skip:
         provenance["skipped"] = skipped
+        if skipped and longest is not None:  # it may have decided which pairs there are
+            provenance["arguments"] = {**provenance["arguments"], "longest": longest}
     span_names = tuple(found.names) if len(found.names) > 1 else ()
     task = Task(
         name, *splits.values(), loss=loss, metric=metric or "log_prob", span_names=span_names, provenance=provenance
@@ -141,6 +145,8 @@ class Gathered:
     """The split of each clean prompt, and where it first stands, where pairs ask for a split."""
     kinds: set[tuple[bool, bool]] = field(default_factory=set)
     """Whether pairs ask for a split, and whether they mark spans: every combination seen."""
+    begun: bool = True
+    """Whether all prompts begin with the encoder's prefix, which those given as token ids need not."""
 
     def take(self, placed: Iterable[Placed]) -> Iterator[tuple[str, Pair | InputError]]:
         """Take the pairs of records one by one: where each stands, and its pair or why it has none."""
@@ -169,6 +175,7 @@ class Gathered:
                 "leak into pairs that are judged; keep it in one split, or give no pair a split"
             )
         self.names = names
+        self.begun &= self.encoder.begun(pair.clean) and self.encoder.begun(pair.corrupted)
         self.store.append(pair)
         self.splits.append(split)
         self.kinds.add((split is not None, pair.spans is not None))

@@ -30,6 +30,8 @@ class Encoder:
     """None where prompts are token ids already, and no text is read."""
     prefix: Ids = ()
     """What the tokenizer puts before a text."""
+    asked: bool = False
+    """Whether the prefix was asked for: then it also stands before prompts that are token ids already."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None) -> Encoder:
@@ -50,12 +52,12 @@ class Encoder:
         if bos and first is None:
             raise InputError("bos=True: this tokenizer has no BOS token; use bos=False")
         if bos is False or not any(_ids(tokenizer, [""], special=True)):
-            return cls(tokenizer, (first,) if bos else ())
+            return cls(tokenizer, (first,) if bos else (), bool(bos))
         # It puts something around a text; only comparing shows on which side.
         (full,), (bare,) = _ids(tokenizer, ["a"], special=True), _ids(tokenizer, ["a"], special=False)
         start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
         missing = bool(bos) and first not in full[:start]
-        return cls(tokenizer, (first,) * missing + full[:start])
+        return cls(tokenizer, (first,) * missing + full[:start], bool(bos))
 
     @property
     def bos(self) -> bool:
@@ -72,15 +74,24 @@ class Encoder:
         Raises:
             InputError: a text is longer than the tokenizer's model allows.
         """
-        n = len(self.prefix)
-        bare = _ids(self.tokenizer, texts, special=False)
-        ids = [each if n and each[:n] == self.prefix else self.prefix + each for each in bare]
+        ids = [self._begun(each) for each in _ids(self.tokenizer, texts, special=False)]
         limit = getattr(self.tokenizer, "model_max_length", None) or _NO_LIMIT
         if limit < _NO_LIMIT and (longest := max(map(len, ids), default=0)) > limit:
             raise InputError(
                 f"a text has {longest} tokens, and the tokenizer's model takes at most {limit}; shorten it"
             )
         return ids
+
+    def given(self, ids: Ids) -> Ids:
+        """A prompt that is token ids already, with the prefix if that was asked for."""
+        return self._begun(ids) if self.asked else ids
+
+    def begun(self, ids: Ids) -> bool:
+        """Whether a prompt begins with the prefix."""
+        return ids[: len(self.prefix)] == self.prefix
+
+    def _begun(self, ids: Ids) -> Ids:
+        return ids if self.begun(ids) else self.prefix + ids
 
     def continuation(self, prompt: str, answer: str) -> tuple[Ids, Ids]:
         """The prompt's tokens, and the tokens with which `answer` continues it.
@@ -98,11 +109,7 @@ class Encoder:
             raise InputError(f"{quote(prompt[-20:])} and the answer {quote(answer)} meet with two spaces; keep one")
         whole, asked, stripped = self.many([prompt + answer, prompt, prompt.rstrip(" ")])
         for ids in (asked, stripped):
-            if not ids:
-                raise InputError(
-                    "the prompt is empty, and this tokenizer puts no token before it that could predict the "
-                    "answer; give a prompt"
-                )
+            check_prompt(ids)
             if len(ids) < len(whole) and whole[: len(ids)] == ids:
                 self._refuse_unknown(answer, whole[len(ids) :])
                 return ids, whole[len(ids) :]
@@ -181,6 +188,15 @@ class Opening:
     """An answer that stands for one token: the first of a text on its own, whatever comes before it."""
 
     text: str
+
+
+def check_prompt(ids: Ids) -> None:
+    """Refuse a prompt without a token to predict from. Raises `InputError`."""
+    if not ids:
+        raise InputError(
+            "the prompt is empty, and this tokenizer puts no token before it that could predict the answer; give a "
+            "prompt"
+        )
 
 
 def quote(text: str) -> str:

@@ -32,6 +32,10 @@ class Target:
             raise InputError("a target without an answer; name at least one token")
         if shared := set(self.answers) & set(self.wrong):
             raise InputError(f"token {min(shared)} is both an answer and a wrong answer; make it one of them")
+        for tokens in (self.answers, self.wrong):
+            if len(set(tokens)) < len(tokens):  # its probability would count as often
+                again = next(token for token in tokens if tokens.count(token) > 1)
+                raise InputError(f"token {again} is named twice among the answers of a target; name it once")
 
 
 @dataclass(frozen=True)

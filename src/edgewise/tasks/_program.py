@@ -10,6 +10,7 @@ import torch
 from edgewise._errors import InputError
 from edgewise.models import Program, ProgramTokenizer
 from edgewise.tasks._draw import generator, sample
+from edgewise.tasks._generate import check_sizes
 from edgewise.tasks._pairs import Pair, Target
 from edgewise.tasks._splits import SPLITS
 from edgewise.tasks._task import Task, pairs_hash
@@ -41,9 +42,7 @@ def program(tokenizer: Any, train: int = 200, validation: int = 200, test: int =
         raise InputError("program: this task is that of a compiled model, such as tracr:reverse; load one of those")
     sizes = {"train": train, "validation": validation, "test": test}
     arguments = {**sizes, "seed": seed}
-    for argument, number in arguments.items():
-        if type(number) is not int or number < 0:
-            raise InputError(f"program: {argument}={number!r} must be a whole number, 0 or more")
+    check_sizes("program", arguments)
     known = tokenizer.program
     drawn = _drawn(known, sum(sizes.values()), generator("program", known.name, seed))
     share = min(1.0, len(drawn) / max(1, sum(sizes.values())))

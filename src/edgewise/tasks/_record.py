@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from edgewise._errors import InputError
-from edgewise.tasks._encode import Encoder, Ids, Opening, quote
+from edgewise.tasks._encode import Encoder, Ids, Opening, check_prompt, quote
 from edgewise.tasks._marks import REST, Mark, groups, of_tokens, partners, unmarked
 from edgewise.tasks._pairs import Pair, Target
 from edgewise.tasks._splits import Split
@@ -22,6 +22,7 @@ _OF_OTHERS = {
 """Columns of other tools that name answers; beside ours they would be passed over."""
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _OPEN, _CLOSE = "<predict>", "</predict>"
+_NO_ANSWERS = '"positions": "all" judges every next token; leave out the answers and <predict> spans'
 
 
 def pair_of(record: Mapping[str, Any], encoder: Encoder, names: dict[str, int] | None = None) -> Pair:
@@ -53,12 +54,17 @@ def _given_as_tokens(record: Mapping[str, Any], encoder: Encoder) -> Pair:
     clean, corrupted, right, wrong = (
         _numbers(record, key, encoder) for key in ("clean", "corrupted", "answer", "wrong_answer")
     )
-    if not clean or bool(right) == (record.get("positions") == "all"):
+    everywhere = _everywhere(record)
+    if not clean or not (right or everywhere):
         raise InputError('of token ids, give "clean", "corrupted", and the id of an "answer" or "positions": "all"')
+    if everywhere and (right or wrong):
+        raise InputError(_NO_ANSWERS)
+    clean, corrupted = encoder.given(clean), encoder.given(corrupted)
     if clean == corrupted:
         raise InputError("clean and corrupted are the same tokens; change what the behaviour rests on")
     targets = [Target(place, (token,)) for place, token in enumerate(clean[1:])]
-    targets = [Target(len(clean) - 1, right, wrong)] if right else targets
+    if right:
+        targets = [Target(len(clean) - 1, *(tuple(dict.fromkeys(each)) for each in (right, wrong)))]
     shown = [" ".join(map(str, ids)) for ids in (clean, corrupted)]
     return Pair(clean, corrupted, tuple(targets), shown[0], shown[1])
 
@@ -78,11 +84,9 @@ def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: boo
         return _judged_by_tokens(record, clean, corrupted, unequal, encoder)
     answers, wrong = _texts(record, "answer"), _texts(record, "wrong_answer")
     clean_span, corrupted_span = _span(clean, "clean"), _span(corrupted, "corrupted")
-    if record.get("positions") is not None:
-        if record["positions"] != "all":
-            raise InputError(f'"positions" is {quote(str(record["positions"]))}; the only choice is "all"')
+    if _everywhere(record):
         if answers or wrong or clean_span or corrupted_span:
-            raise InputError('"positions": "all" judges every next token; leave out the answers and <predict> spans')
+            raise InputError(_NO_ANSWERS)
         return _every_position(clean, corrupted, encoder)
     if clean_span:
         if answers:
@@ -93,6 +97,14 @@ def _pair_of(record: Mapping[str, Any], clean: str, corrupted: str, unequal: boo
     if not answers:
         raise InputError('nothing to predict; give an "answer", a <predict> span in clean, or "positions": "all"')
     return _answered(clean, corrupted, answers, wrong, unequal, encoder)
+
+
+def _everywhere(record: Mapping[str, Any]) -> bool:
+    """Whether the prediction of every next token is judged."""
+    asked = record.get("positions")
+    if asked not in (None, "all"):
+        raise InputError(f'"positions" is {quote(str(asked))}; the only choice is "all"')
+    return asked is not None
 
 
 def _is_token(value: Any) -> bool:
@@ -113,11 +125,7 @@ def _judged_by_tokens(record: Mapping[str, Any], clean: str, corrupted: str, une
     if shared := set(right) & set(wrong):
         raise InputError(f"token {min(shared)} is an answer and a wrong answer; give others")
     prompt, other = encoder.many([clean, corrupted])
-    if not prompt:
-        raise InputError(
-            "the prompt is empty, and this tokenizer puts no token before it that could predict the answer; give a "
-            "prompt"
-        )
+    check_prompt(prompt)
     return _pair(prompt, other, [Target(len(prompt) - 1, right, wrong)], clean, corrupted, encoder, unequal)
 
 

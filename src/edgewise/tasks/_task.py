@@ -131,6 +131,15 @@ class Task:
             raise InputError(f"{self.name}: there is no split {name!r}; use {', '.join(SPLITS)}")
         return getattr(self, name)
 
+    def check_examples(self, split: str) -> None:
+        """Refuse a split without examples, and what is no split.
+
+        Raises:
+            InputError: it is one of them.
+        """
+        if not self.split(split):
+            raise InputError(f"{self.name}: the {split} split is empty; choose another, or give the task pairs for it")
+
     def batch(self, split: str, indices: Iterable[int], pad_side: PadSide = "right") -> Batch:
         """Examples of a split by number, as tensors on the CPU.
 
@@ -142,9 +151,8 @@ class Task:
         Raises:
             InputError: there is no such split or no such example in it.
         """
+        self.check_examples(split)
         pairs = self.split(split)
-        if not pairs:
-            raise InputError(f"{self.name}: the {split} split is empty; the task needs pairs for it")
         indices = list(indices)
         if outside := [index for index in indices if not 0 <= index < len(pairs)]:
             raise InputError(

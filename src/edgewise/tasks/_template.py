@@ -119,6 +119,8 @@ def from_template(
         drafts = _drafts(by_split[split], lists, split, both_ways, generator("template", name, seed, split))
         splits.append(stored(_pairs(name, split, sizes[split], drafts, found)))
     made: dict[str, Any] = {"sizes": dict(zip(SPLITS, map(len, splits), strict=True))}
+    if longest is not None and found.refusals:  # it may have decided which pairs there are
+        arguments["longest"] = longest
     made |= {"left_out": len(found.refusals)} | ({"first_left_out": found.refusals[0]} if found.refusals else {})
     provenance = {"task": "template", "arguments": arguments, "bos": found.encoder.bos, **made}
     span_names = tuple(found.names) if len(found.names) > 1 else ()

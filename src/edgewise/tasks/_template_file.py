@@ -91,7 +91,7 @@ def _read(path: str) -> dict[str, Any]:
             raise InputError(f"{path}: {switch} is neither true nor false; give one")
     shared = given.get("shared", [])
     given["shared"] = shared.split() if isinstance(shared, str) else shared
-    if not isinstance(given["shared"], list):
+    if not isinstance(given["shared"], list) or not all(isinstance(each, str) for each in given["shared"]):
         raise InputError(f"{path}: shared: give the names of lists of words")
     return given
 

@@ -51,6 +51,8 @@ class Truth:
     exhaustive: bool
     """True: all circuits were tried, so there are no other minimal sets. False: no part of these sets with one or two
     edges less is enough, and taking edges away in many random orders led to no others."""
+    complete: bool = True
+    """Whether the inputs are all that the program has. False: a sample; on others an edge more may be needed."""
 
     @property
     def edges(self) -> Bool[Tensor, " E"]:
@@ -139,6 +141,7 @@ def find_truth(engine: Engine, output: Output = "decoded", most: int = MOST_CIRC
         len(agreement.pairs),
         tried,
         exhaustive=circuits is not None,
+        complete=agreement.program.complete,
     )
 
 
