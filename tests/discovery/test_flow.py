@@ -97,6 +97,11 @@ def test_what_ensembles_refuse():
     assert "weights" in refused(lambda: ensemble([one, one], weights=(0, 0)))
 
 
+def test_each_member_is_ranked_as_its_record_says():
+    found = find_ensemble(toy_engine(), random_task(), methods=("eap", "random"))
+    assert found.provenance["method"]["absolute"] == [True, False]
+
+
 def test_the_method_says_what_its_members_took_together_and_refuses_weights_at_once():
     engine, task = toy_engine(), random_task()
     cost = find_ensemble(engine, task, methods=("eap", "information-flow")).provenance["cost"]

@@ -13,7 +13,9 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import (
     eap,
     edge_pruning,
+    engine_under,
     learn_ranking,
+    learn_rankings,
     learned_engine,
     load_constants,
     mask_ig,
@@ -28,7 +30,7 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import loss_function
-from tests.discovery.toys import Killed, near, quiet, random_task, refused, toy_engine
+from tests.discovery.toys import Killed, quiet, random_task, refused, toy_engine
 from tests.engine.apart import with_neurons
 from tests.tiny import tiny
 
@@ -145,6 +147,15 @@ def test_patience_is_refused_with_learned_constants():
     assert "learned constants are the last" in refused(lambda: learn_ranking(engine, random_task(4), patience=1))
 
 
+def test_steps_that_remove_edges_and_several_rankings_are_refused_with_learned_constants():
+    task = random_task(4)
+    engine = learned_engine(tiny("gpt2", torch.float32), task)
+    assert "spoil the behaviour; use joint=0" in refused(lambda: learn_ranking(engine, task, joint=0.5))
+    assert "2 seeds on one engine" in refused(lambda: learn_rankings(engine, task, (0, 1)))
+    fixed = engine_under(engine.model, task, "mean")  # which are nobody's to learn
+    assert len(learn_rankings(fixed, task, (0, 1), joint=0.5, steps=1, warm_examples=0, options=quiet())) == 2
+
+
 def test_constants_of_a_half_precision_model_are_learned_in_single(monkeypatch: pytest.MonkeyPatch):
     model = tiny("gpt2", torch.float16)
     engine = learned_engine(model, random_task(4))
@@ -199,12 +210,8 @@ def test_node_pruning_lowers_the_loss_of_its_circuits():
     assert (cost["forwards_per_example"], cost["backwards_per_example"], cost["examples"]) == (62, 60, 12)
 
 
-def test_node_pruning_resumes_and_refuses(tmp_path: Path):
+def test_node_pruning_refuses_no_steps_and_runs_without_embeddings():
     settings: dict[str, Any] = {"steps": 5, "batch_size": 4}
-    whole = node_pruning(toy_engine(), random_task(), options=quiet(), **settings).values
-    node_pruning(toy_engine(), random_task(), options=quiet(tmp_path), **settings)
-    again = node_pruning(toy_engine(), random_task(), options=quiet(tmp_path), **settings).values
-    near(again, whole, 1e-12)
     assert "node-pruning" in refused(lambda: node_pruning(toy_engine(), random_task(), steps=0))
     off = Engine(tiny("gpt2", torch.float32), tiny("gpt2", torch.float32).graph("off"), Ablation("zero"))
     assert torch.isfinite(node_pruning(off, random_task(), options=quiet(), **settings).values).all()

@@ -17,6 +17,7 @@ from edgewise.discovery import (
     learned_engine,
 )
 from edgewise.discovery import _ranking_ensemble as room
+from edgewise.discovery._objective import step_examples
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.runs import RunOptions
 from tests.discovery.toys import Killed, quiet, random_task, refused, stop, toy_engine
@@ -38,9 +39,9 @@ def test_it_is_the_ensemble_of_rankings_of_pairs_drawn_anew():
     method, cost = found.provenance["method"], found.provenance["cost"]
     assert method["name"] == "ranking-ensemble" and method["config"]["members"] == method["learned"] == 3
     assert "stopped" not in method and found.provenance["task"]["name"] == task.name
-    passes = sum(each.provenance["cost"]["backwards_per_example"] * 12 for each in members)
-    assert cost["examples"] == len(task.train)
-    assert cost["backwards_per_example"] * len(task.train) == pytest.approx(passes, rel=1e-2)
+    costs = [each.provenance["cost"] for each in members]
+    passes = sum(each["backwards_per_example"] * each["examples"] for each in costs)
+    assert cost["backwards_per_example"] * cost["examples"] == pytest.approx(passes, rel=1e-2)
 
 
 def test_pairs_are_drawn_with_replacement_by_the_seed_alone():
@@ -50,6 +51,20 @@ def test_pairs_are_drawn_with_replacement_by_the_seed_alone():
     assert all(one is other for one, other in zip(drawn, room.resampled(task, 5).train, strict=True))
     assert any(one is not other for one, other in zip(drawn, room.resampled(task, 6).train, strict=True))
     assert room.resampled(task, 5).test is task.test
+
+
+@pytest.mark.parametrize(("members", "steps", "warm"), [(2, 1, 0), (2, 1, 4), (1, 8, 0)])
+def test_the_examples_of_its_cost_are_the_different_ones_that_were_seen(members: int, steps: int, warm: int):
+    task, seen = random_task(), set[int]()
+    few = replace(CONFIG, steps=steps, warm_examples=warm, members=members)
+    for seed in range(2 * members, 3 * members):
+        own = room.resampled(task, seed).train
+        orders = [step_examples(12, 3, seed, step) for step in range(steps)]
+        seen |= {id(own[place]) for place in (*range(warm), *(place for order in orders for place in order))}
+    found = learn_ranking_ensemble(toy_engine(), task, few, options=quiet())
+    assert found.provenance["cost"]["examples"] == len(seen) < 12
+    judged = learn_ranking_ensemble(toy_engine(), task, few, patience=1, validation_examples=3, options=quiet())
+    assert judged.provenance["cost"]["examples"] == len(seen) + 3
 
 
 def test_progress_says_which_ranking_learns(capsys: pytest.CaptureFixture[str]):

@@ -11,13 +11,13 @@ from torch import Tensor
 from edgewise import InputError
 from edgewise.runs import CHECKPOINT, OneProcess, in_turn, joined, own_shares, share
 from tests.discovery.sharing import everything, long_run
-from tests.discovery.toys import differing, near
+from tests.discovery.toys import LEARNED, differing, near
 from tests.processes import begin_side_by_side, side_by_side
 
 
 def _results(folder: Path) -> dict[str, Tensor]:
     files = sorted(folder.rglob("*.safetensors"))
-    assert len(files) == 5
+    assert len(files) == len(LEARNED) + 2
     return {f"{path.relative_to(folder)} {name}": x for path in files for name, x in load_file(path).items()}
 
 

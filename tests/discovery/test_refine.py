@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgewise import InputError
-from edgewise.discovery import learn_ranking, refine_at_size
+from edgewise.discovery import _ranking, learn_ranking, refine_at_size
 from edgewise.discovery._scores import edges_at
 from edgewise.runs import RunOptions
 from edgewise.tasks import Task
@@ -28,6 +28,19 @@ def test_it_gives_the_size_asked_for_and_says_where_it_came_from():
     said = circuit.provenance["method"]
     assert said["steps"] == 6 and said["config"]["largest"] == said["config"]["smallest"] == pytest.approx(0.3)
     assert said["start"]["name"] == "ranking" and said["start"]["steps"] == RANKING.steps
+
+
+def test_validation_judges_its_one_size_once(monkeypatch):
+    task, judged, example_scores = random_task(), list[int](), _ranking.example_scores
+    start = _start(task)
+
+    def counted(engine, batch, mask, *rest, **named):
+        judged.append(int((mask > 0).sum()))
+        return example_scores(engine, batch, mask, *rest, **named)
+
+    monkeypatch.setattr(_ranking, "example_scores", counted)
+    refine_at_size(toy_engine(), task, start=start, sparsity=0.7, steps=3, patience=9, validate_every=2, options=QUIET)
+    assert judged == [round(0.3 * start.graph.n_edges)] * 2  # after two steps, and at the end
 
 
 @pytest.mark.parametrize("straight_through", [0.0, 1.0])

@@ -11,8 +11,16 @@ from torch import Tensor
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import EdgePruningConfig, RankingConfig, edge_pruning, learn_ranking
+from edgewise.discovery import (
+    EdgePruningConfig,
+    NodePruningConfig,
+    RankingConfig,
+    edge_pruning,
+    learn_ranking,
+    node_pruning,
+)
 from edgewise.discovery._edge_pruning import EdgePruningLearner
+from edgewise.discovery._node_pruning import NodePruningLearner
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
@@ -32,7 +40,12 @@ PRESETS = {
 }
 
 RANKING = RankingConfig(steps=8, batch_size=5)
-LEARNED: dict[str, EdgePruningConfig | RankingConfig] = {**PRESETS, "ranking": RANKING}
+Learned = EdgePruningConfig | RankingConfig | NodePruningConfig
+LEARNED: dict[str, Learned] = {
+    **PRESETS,
+    "ranking": RANKING,
+    "node pruning": NodePruningConfig(steps=8, batch_size=5),
+}
 """Every way to learn."""
 
 
@@ -80,7 +93,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def find(
     out: Path | None,
-    config: EdgePruningConfig | RankingConfig,
+    config: Learned,
     name: str = "gpt2",
     dtype: torch.dtype = torch.float32,
     task: Task | None = None,
@@ -91,14 +104,18 @@ def find(
     engine, task = engine or toy_engine(name, dtype), task or random_task()
     if isinstance(config, EdgePruningConfig):
         return edge_pruning(engine, task, config, options=quiet(out), **changes)
+    if isinstance(config, NodePruningConfig):
+        return node_pruning(engine, task, config, options=quiet(out), **changes).at(0.8)
     return learn_ranking(engine, task, config, options=quiet(out), **changes).at(0.8)
 
 
-def learner(config: EdgePruningConfig | RankingConfig) -> EdgePruningLearner | RankingLearner:
+def learner(config: Learned) -> EdgePruningLearner | RankingLearner | NodePruningLearner:
     """What `find` runs, at its start."""
     engine, task = toy_engine(), random_task()
     if isinstance(config, EdgePruningConfig):
         learner = EdgePruningLearner(engine, task, config)
+    elif isinstance(config, NodePruningConfig):
+        learner = NodePruningLearner(engine, task, config)
     else:
         learner = RankingLearner(engine, task, config)
     learner.prepare()
@@ -152,7 +169,7 @@ def stop(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, where: 
 
         return raising_method
 
-    for kind in (EdgePruningLearner, RankingLearner):
+    for kind in (EdgePruningLearner, RankingLearner, NodePruningLearner):
         if where != "step" and hasattr(kind, where):
             monkeypatch.setattr(kind, where, raising(getattr(kind, where)))
         monkeypatch.setattr(kind, "step", noting(kind.step))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgewise._errors import InputError
 from edgewise.bench._config import REMOVED, BenchConfig, TaskSpec, folder_name
 from edgewise.bench._methods import Job, candidates, cost, find_parts
-from edgewise.bench._settings import EMPTY, MethodSpec
+from edgewise.bench._settings import EMPTY, MethodSpec, size_name
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation import judge
@@ -23,6 +23,8 @@ from edgewise.tasks import Task, pairs_hash
 BATCH = 32
 """How many pairs are judged at a time; it decides no number but for the last bits."""
 SETTINGS, FOUND, FAILED = "settings.json", "found.json", "failed.json"
+_FILE = "task file"
+"""The setting that earlier versions did not write down."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Cell:
 
     def sizes(self) -> list[str]:
         """The names of its sizes."""
-        return [f"{sparsity:g}" for sparsity in self.method.sparsities]
+        return [size_name(sparsity) for sparsity in self.method.sparsities]
 
     def done(self, config: BenchConfig) -> bool:
         """Whether everything that the bench asks for is found and judged."""
@@ -83,12 +85,12 @@ class Cell:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuse what is there if it was found with other settings than these. Raises `InputError`."""
-        recorded = self.read(SETTINGS)
-        wanted = json.loads(json.dumps(settings))
-        if different := sorted(key for key in wanted if recorded and recorded.get(key) != wanted[key]):
+        recorded, wanted = self.read(SETTINGS), json.loads(json.dumps(settings))
+        compared = [key for key in wanted if recorded and (key != _FILE or key in recorded)]
+        if different := sorted(key for key in compared if recorded.get(key) != wanted[key]):
             raise InputError(
                 f"{self.folder}: found with other settings ({', '.join(different)}); choose another --out, give the "
-                "method another `name`, or remove that folder"
+                "method or the task another `name`, or remove that folder"
             )
 
 
@@ -105,14 +107,16 @@ def cells(config: BenchConfig, root: Path) -> list[Cell]:
 
 def file_settings(cell: Cell, config: BenchConfig) -> dict[str, Any]:
     """What decides a cell's numbers, as far as the bench's file says it; sizes and metrics may be added later."""
+    start, file = cell.method.start, cell.task.sha256
     return {
         "method": cell.method.method,
         "settings": cell.method.settings,
-        **({} if cell.method.start is None else {"start": [cell.method.start.method, cell.method.start.settings]}),
+        "start": None if start is None else [start.method, start.settings],
         "matmul": cell.method.matmul,
         "seed": cell.seed,
         "task": [cell.task.task, cell.task.options],
         "conventions": [config.ablation, config.embeddings, config.kv],
+        **({} if file is None else {_FILE: file}),
     }
 
 
@@ -141,6 +145,8 @@ def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkp
         execution = replace(engine.execution, matmul=method.matmul)
         finder = Engine(engine.model, engine.graph, engine.ablation, constants=engine.constants, execution=execution)
     parts = find_parts(Job(finder, task, cell.seed, method, cell.folder, checkpoint_seconds))
+    if finder is not engine:
+        finder.prepare(())  # what it kept of the pairs is not judged with
     row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(parts)}
     cell.write(FOUND, row | {"edges": engine.graph.n_edges})
     found: dict[str, dict[str, Circuit]] = {}

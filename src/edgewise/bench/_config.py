@@ -1,5 +1,6 @@
 """What a bench is to run, read from a YAML file and checked before anything is loaded."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ class TaskSpec:
     """A built-in task, or a file of pairs or of templates."""
     options: dict[str, Any]
     """Of its builder, sizes and seed among them."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Of its file; None where it is built in, or the file is not here."""
+        try:
+            return None if self.task in TASK_NAMES else hashlib.sha256(Path(self.task).read_bytes()).hexdigest()
+        except OSError:
+            return None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from edgewise._errors import InputError
-from edgewise.bench._settings import EMPTY, MethodSpec, config_of
+from edgewise.bench._settings import EMPTY, MethodSpec, config_of, size_name
 from edgewise.circuit import Circuit
 from edgewise.discovery import MethodConfig, Scores, edges_at, imported, method, run_method
 from edgewise.engine import Engine
@@ -88,7 +88,7 @@ def find_parts(job: Job) -> dict[str, Scores | Circuit]:
         parts[START] = start = other.scores(START, partial(_run, other, other.config(), START, None))
     if record.sized:
         for sparsity in job.spec.sparsities:
-            name = f"{sparsity:g}"
+            name = size_name(sparsity)
             parts[name] = job.circuit(name, partial(_run, job, job.config(sparsity=sparsity), name, start))
     elif record.ladder is not None:
         parts |= _ladder(job, record.ladder.setting, record.ladder.run)
@@ -104,7 +104,7 @@ def candidates(spec: MethodSpec, parts: Mapping[str, Scores | Circuit], sparsity
         return {"": circuits[EMPTY]}
     record = method(spec.method)
     if record.sized:
-        return {"": circuits[f"{sparsity:g}"].pruned()}
+        return {"": circuits[size_name(sparsity)].pruned()}
     if record.ladder is not None:
         return {"": _from_ladder(list(circuits.values()), sparsity)}
     scores = parts[SCORES]
@@ -144,7 +144,7 @@ def _run(job: Job, config: MethodConfig, part: str, start: Scores | None) -> Sco
 def _ladder(job: Job, setting: str, run: str) -> dict[str, Circuit]:
     """One run for all values of a setting."""
     values = sorted(job.spec.values, reverse=True)
-    names = [f"{setting} {value:g}" for value in values]
+    names = [f"{setting} {size_name(value)}" for value in values]
     if not all(job.path(name).is_file() for name in names):
         found = imported(run)(job.engine, job.task, values, job.config(), options=job.options("search"))
         for name, circuit in zip(names, found, strict=True):
@@ -160,7 +160,7 @@ def _empty(engine: Engine) -> Circuit:
 
 def _from_ladder(circuits: Sequence[Circuit], sparsity: float) -> Circuit:
     """A size from the circuits of several thresholds: of those that are large enough the smallest, without its edges of
-    least change; or the largest as it is, where none is large enough.
+    least change (least in size where the search compared sizes); or the largest as it is, where none is large enough.
     """
     size = edges_at(circuits[0].graph, sparsity)
     enough = [circuit for circuit in circuits if circuit.n_actual >= size]
@@ -168,5 +168,7 @@ def _from_ladder(circuits: Sequence[Circuit], sparsity: float) -> Circuit:
         return max(circuits, key=lambda circuit: circuit.n_actual).pruned()
     chosen = min(enough, key=lambda circuit: circuit.n_actual).pruned()
     assert chosen.scores is not None
-    change = chosen.scores.nan_to_num(nan=torch.inf).where(chosen.kept, torch.tensor(-torch.inf))
+    config = record_of(chosen.provenance, "method").get("config", {})
+    change = chosen.scores.abs() if config.get("absolute") else chosen.scores
+    change = change.nan_to_num(nan=torch.inf).where(chosen.kept, torch.tensor(-torch.inf))
     return Scores(chosen.graph, change, chosen.provenance).top_actual(size)

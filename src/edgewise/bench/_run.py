@@ -33,10 +33,10 @@ _WAIT = 1.0  # seconds between looks at what another process is working on
 
 @dataclass(frozen=True)
 class Pass:
-    """What one process did."""
+    """What one process did, or several."""
 
     done: tuple[str, ...]
-    """Cells that it found or judged."""
+    """Cells that it found or judged; of several processes, those that were done meanwhile."""
     failed: tuple[str, ...]
     """Cells that it could not do, each with the reason."""
 
@@ -96,11 +96,15 @@ def run_bench(
 
 
 def gather(config: BenchConfig, out: str | Path) -> Path:
-    """Write the table of what is done so far, and give its path. Raises `InputError`."""
-    table = Path(out) / TABLE
+    """Write the table of what is done so far, and give its path.
+
+    Raises:
+        InputError: a cell was found with other settings than the bench's, or the folder cannot be written.
+    """
+    table, every = Path(out) / TABLE, _checked(config, Path(out))
     check_writable(out)
     with FileLock(Path(out) / "table.lock"):
-        write_table(cells(config, Path(out)), config, table)
+        write_table(every, config, table)
     return table
 
 
@@ -116,14 +120,14 @@ def one_process(
     # Of other passes; by what the files are and not by the clock, which may be set back meanwhile.
     earlier = {cell.name: _failure(cell) for cell in cells(config, out)}
     done, failed = list[str](), list[str]()
-    for cell in cells(config, out):
-        cell.check(file_settings(cell, config))
+    every = _checked(config, out)
     for name in config.models:
-        pending = [cell for cell in cells(config, out) if cell.model == name and not cell.done(config)]
+        own = [cell for cell in every if cell.model == name]
+        pending = [cell for cell in own if not cell.done(config)]
         if not pending:
             continue
         prepared = prepare(config, name, resources.device, resources.cache_bytes)
-        for cell in pending:
+        for cell in own:  # what is done too: it stands beside what is found now
             cell.check(cell_settings(cell, config, *prepared[cell.task.name]))
         while pending:
             waiting, at_work = [], ""
@@ -144,6 +148,14 @@ def one_process(
                 time.sleep(_WAIT)
             pending = waiting
     return Pass(tuple(done), tuple(failed))
+
+
+def _checked(config: BenchConfig, out: Path) -> list[Cell]:
+    """All cells. Raises `InputError` if one was found with other settings, as far as the bench's file says them."""
+    every = cells(config, out)
+    for cell in every:
+        cell.check(file_settings(cell, config))
+    return every
 
 
 def prepare(
@@ -226,6 +238,7 @@ def _processes(config: BenchConfig, out: Path, jobs: int, resources: Resources) 
     context = get_context("spawn")  # a fork of a process whose PyTorch has threads may hang
     folder = out / "jobs"
     folder.mkdir(exist_ok=True)
+    before = [cell.name for cell in cells(config, out) if not cell.done(config)]
     arguments = (config, out, resources)
     workers: list[Any] = [
         context.Process(target=_worker, args=(folder / f"{number}.txt", arguments), daemon=True)
@@ -235,12 +248,12 @@ def _processes(config: BenchConfig, out: Path, jobs: int, resources: Resources) 
         worker.start()
     for worker in workers:
         worker.join()
-    left = [cell for cell in cells(config, out) if not cell.done(config)]
-    failed = [f"{cell.name}: {cell.read(FAILED).get('error', 'not done')}" for cell in left]
+    left = {cell.name: cell for cell in cells(config, out) if not cell.done(config)}
+    failed = [f"{name}: {cell.read(FAILED).get('error', 'not done')}" for name, cell in left.items()]
     if any(worker.exitcode for worker in workers):
         reasons = [(folder / f"{number}.txt").read_text() for number, w in enumerate(workers) if w.exitcode]
         raise InputError(f"bench: {len(reasons)} of {jobs} processes stopped early: {' '.join(reasons[0].split())}")
-    return Pass((), tuple(failed))
+    return Pass(tuple(name for name in before if name not in left), tuple(failed))
 
 
 def _worker(report: Path, arguments: tuple[Any, ...]) -> None:

@@ -1,6 +1,7 @@
 """One line of a bench's tables: a method of the catalogue with its settings, checked before anything is loaded."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,8 @@ def method_spec(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...
     known = str(row.pop("method", ""))
     name = str(row.pop("name", known))
     if known == EMPTY:
+        if row:
+            raise InputError(f"{name}: the empty circuit has no setting {next(iter(row))!r}; leave it out")
         return MethodSpec(name, EMPTY, {}, (1.0,), seeds[:1])
     if known not in methods():
         raise InputError(f"methods: {known!r} is unknown; choose {', '.join(sorted(methods()))}")
@@ -53,8 +56,8 @@ def method_spec(entry: Any, sparsities: tuple[float, ...], seeds: tuple[int, ...
     if record.ladder is not None:
         several = f"{record.ladder.setting}s"
         given_values = row.get(several, record.ladder.values)
-        if not isinstance(given_values, (list, tuple)) or not given_values or not all(map(_is_number, given_values)):
-            raise InputError(f"{name}: {several} {given_values!r}; give a list of numbers")
+        if not isinstance(given_values, (list, tuple)) or not _are_numbers(given_values):
+            raise InputError(f"{name}: {several} {given_values!r}; give a list of different numbers")
         values = tuple(float(value) for value in given_values)
     spec = MethodSpec(name, known, row, own, given, matmul, values, start)
     for sparsity in own if record.sized else ():
@@ -69,15 +72,21 @@ def config_of(spec: MethodSpec, **changes: Any) -> MethodConfig:
     if record.ladder is not None:
         row.pop(f"{record.ladder.setting}s", None)
     preset = str(row.pop("preset", "default"))
-    for own in ("seed", "sparsity"):
+    several = {} if record.ladder is None else {record.ladder.setting: f"{record.ladder.setting}s"}
+    for own, plural in (_PLURAL | several).items():
         if own in row:
-            raise InputError(f"{spec.name}: there is no setting {own!r}; give a bench's own {_PLURAL[own]}")
+            raise InputError(f"{spec.name}: there is no setting {own!r}; give a bench's own {plural}")
     kinds = settings_of(record.config)
     lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list) and name in kinds}
     return record.configure({**row, **lists, **changes}, preset=preset)
 
 
 _PLURAL = {"seed": "seeds", "sparsity": "sparsities"}
+
+
+def size_name(size: float) -> str:
+    """What a size, or the value that decides it, is called in files: as short as it can be, and no other's name."""
+    return repr(float(size)).removesuffix(".0")
 
 
 def _start(record: Method, row: dict[str, Any], sparsities: tuple[float, ...], seeds: tuple[int, ...]) -> Any:
@@ -87,6 +96,9 @@ def _start(record: Method, row: dict[str, Any], sparsities: tuple[float, ...], s
         return None
     if record.start == "no":
         raise InputError(f"{record.name}: it takes no scores to start from; leave start out")
+    for own in ("seeds", "sparsities", "matmul"):
+        if isinstance(entry, Mapping) and own in entry:
+            raise InputError(f"{record.name}: a start has no {own} but those of its line; give them there")
     start = method_spec(entry, sparsities, seeds)
     if start.method == EMPTY or method(start.method).gives != "scores":
         raise InputError(f"{record.name}: start {start.method!r} gives no scores; name a method that does")
@@ -115,18 +127,21 @@ def listed(value: Any) -> list[Any]:
 def numbers(what: str, value: Any, *, target: bool = False) -> tuple[float, ...]:
     """Shares between 0 and 1, or a target that may be larger. Raises `InputError`."""
     found = listed(value)
-    if not found or not all(_is_number(x) and x > 0 and (target or x < 1) for x in found):
-        raise InputError(f"{what}: {value!r}; give numbers between 0 and 1, such as [0.9, 0.98]")
+    if not _are_numbers(found) or not all(x > 0 and (target or x < 1) for x in found):
+        raise InputError(f"{what}: {value!r}; give different numbers between 0 and 1, such as [0.9, 0.98]")
     return tuple(float(x) for x in found)
 
 
 def whole_numbers(what: str, value: Any) -> tuple[int, ...]:
     """Different whole numbers. Raises `InputError`."""
     found = listed(value)
-    if not found or not all(isinstance(x, int) for x in found) or len(set(found)) < len(found):
+    if not _are_numbers(found) or not all(isinstance(x, int) for x in found):
         raise InputError(f"{what}: {value!r}; give different whole numbers, such as [0, 1, 2]")
     return tuple(found)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Whether there are some, all finite numbers (truth values are none), and none of them twice."""
+    numbers = [x for x in values if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    finite = {x for x in numbers if abs(x) <= sys.float_info.max}
+    return bool(values) and len(finite) == len(values)

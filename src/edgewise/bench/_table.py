@@ -87,6 +87,8 @@ def _pairs(cell: Cell) -> dict[str, int]:
 
 def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
     found, settings = cell.read(FOUND), cell.read(SETTINGS)
+    start, own = settings.get("start") or (None, {})
+    given = settings.get("settings", {}) | ({"start": {"method": start} | own if own else start} if start else {})
     for split in ("validation", "train", "test") if found else ():
         content = cell.read(f"{split}.json")
         for judged in content.get("circuits", {}).values():
@@ -120,7 +122,7 @@ def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
                     "values": values,
                     **found["cost"],
                     "ablation": settings["conventions"][0],
-                    "settings": json.dumps(settings["settings"]),
+                    "settings": json.dumps(given),
                 }
 
 
@@ -145,7 +147,7 @@ class BenchPoint:
     cost: dict[str, tuple[float, ...]]
     """What finding all of a cell's circuits took, seed by seed."""
     settings: dict[str, Any]
-    """Of the method, as the bench's file gives them."""
+    """Of the method, as the bench's file gives them, and under `start` the method that it started from."""
 
     @property
     def edges(self) -> float:

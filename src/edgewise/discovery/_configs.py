@@ -68,6 +68,13 @@ def configured(make: type[Config], config: Config | None, changes: Mapping[str, 
     return change_settings(make.title, config, changes)
 
 
+def check_points(title: str, points: int, kind: Quadrature) -> None:
+    """Refuse fewer points than a kind of quadrature has. Raises `InputError`."""
+    least = 2 if kind == "trapezoid" else 1
+    if points < least:
+        raise InputError(f"{title}: points={points}; {kind} needs at least {least}")
+
+
 # -------------------------------------------------------------------------------------------- methods without learning
 
 
@@ -147,9 +154,7 @@ class PathConfig(AveragedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = 2 if self.quadrature == "trapezoid" else 1
-        if self.points < least:
-            raise InputError(f"{self.title}: points={self.points}; {self.quadrature} needs at least {least}")
+        check_points(self.title, self.points, self.quadrature)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,12 +69,12 @@ def constant_forwards(engine: Engine) -> int:
     return int(engine.ablation.kind == "interchange") + bool(engine.graph.spec.features)
 
 
-def learned_cost(engine: Engine, task: Task, steps: int, batch_size: int, seconds: float) -> Cost:
+def learned_cost(engine: Engine, task: Task, seen: int, passes: int, seconds: float) -> Cost:
     """What a learned method's steps cost: a masked pass forwards and backwards for each example of a step, and once for
-    each example seen, the runs of `constant_forwards` and, where the loss looks at it, the full model's.
+    each of the different examples seen, those of a start and of validation too, the runs of `constant_forwards` and,
+    where the loss looks at it, the full model's.
     """
-    seen = min(steps * batch_size, len(task.train))
     cost = Cost(examples=seen, seconds=seconds)
-    cost.spend(steps * batch_size, forwards=1, backwards=1)
+    cost.spend(passes, forwards=1, backwards=1)
     cost.spend(seen, forwards=loss_function(task.loss).needs_full_model + constant_forwards(engine))
     return cost

@@ -71,7 +71,9 @@ def ensemble(
 
 
 def find_ensemble(model: Model | Engine, task: Task, config: EnsembleConfig | None = None, **changes: Any) -> Scores:
-    """Run several methods and fuse the ranks of their absolute scores (see `ensemble`).
+    """Run several methods and fuse their ranks (see `ensemble`).
+
+    Each is ranked by absolute or by signed score, as its circuits are chosen unless told otherwise (`Method.absolute`).
 
     Args:
         model: the model, or an engine that also says which graph and ablation.
@@ -91,7 +93,8 @@ def find_ensemble(model: Model | Engine, task: Task, config: EnsembleConfig | No
     for member in members(config):
         own = {name: value for name, value in changed.items() if name in settings_of(member.config)}
         found.append(run_method(member, engine, task, member.configure(own)))
-    fused, costs = ensemble(found, weights=config.weights), [each.provenance["cost"] for each in found]
+    fused = ensemble(found, weights=config.weights, absolute=[member.absolute for member in members(config)])
+    costs = [each.provenance["cost"] for each in found]
     cost = Cost.together(costs, max(each["examples"] for each in costs))  # all look at the same pairs
     return replace(fused, provenance=fused.provenance | {"cost": cost.record()})
 

@@ -129,6 +129,10 @@ class RankingConfig(BudgetConfig):
         """The learning rate at a step."""
         return super().rate(step) if self.decay else self.learning_rate
 
+    def validated(self, n: int) -> int:
+        """How many of `n` validation pairs are looked at."""
+        return min(self.validation_examples, n) if self.patience else 0
+
     def is_hard(self, step: int) -> bool:
         """Whether a step runs hard circuits."""
         return step >= self.steps - round(self.steps * self.straight_through)

@@ -1,6 +1,6 @@
 """What learned methods and searches share: what a run is of, its record, and the refusals of a gradient step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise.discovery._cost import Cost, learned_cost
 from edgewise.discovery._learned_configs import LearnedConfig
-from edgewise.discovery._objective import differentiable, example_scores, finite, step_examples
+from edgewise.discovery._objective import differentiable, example_scores, finite, seen_examples, step_examples
 from edgewise.discovery._provenance import provenance, run_settings
 from edgewise.discovery._scores import Scores
 from edgewise.discovery._shared import shared_losses
@@ -61,17 +61,25 @@ class Experiment:
 
 
 def learn(
-    experiment: Experiment, learner: Learner, options: RunOptions | None, warm: Mapping[str, int] | None, **found: Any
+    experiment: Experiment,
+    learner: Learner,
+    options: RunOptions | None,
+    warm: Mapping[str, int] | None,
+    validation: Callable[[RunReport], Mapping[str, int]] | None = None,
+    **found: Any,
 ) -> dict[str, Any]:
     """Run a learner on batches of the training split, and give the provenance of what it found: `warm` is what its
-    start cost, as arguments of `Cost.spend`, and `found` what else the record says of the method.
+    start cost, on the first training examples, and `validation` what its validations did, each as arguments of
+    `Cost.spend`; `found` is what else the record says of the method.
     """
     engine, task, config = experiment.engine, experiment.task, experiment.config
     report = experiment.run(learner, config["steps"], options)
     size = min(config["batch_size"], len(task.train))
-    cost = learned_cost(engine, task, report.steps, size, report.seconds)
-    if warm is not None:
-        cost.spend(**warm)
+    start, judged = warm or {"n_examples": 0}, {"n_examples": 0} if validation is None else validation(report)
+    seen = len(seen_examples(len(task.train), size, config["seed"], report.steps, start["n_examples"]))
+    cost = learned_cost(engine, task, seen + judged["n_examples"], report.steps * size, report.seconds)
+    for passes in (start, judged):
+        cost.spend(**passes)
     return experiment.record(report, cost, examples_seen=report.steps * size, **found)
 
 

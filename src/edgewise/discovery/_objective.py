@@ -49,6 +49,16 @@ def step_examples(n_examples: int, batch_size: int, seed: int, step: int) -> lis
     return _order(n_examples, seed, epoch)[place * batch_size : (place + 1) * batch_size].tolist()
 
 
+def seen_examples(n_examples: int, batch_size: int, seed: int, steps: int, warm: int = 0) -> set[int]:
+    """The different examples that so many steps see, and a start from the first `warm`."""
+    seen = set(range(min(warm, n_examples)))
+    for step in range(steps):
+        if len(seen) == n_examples:
+            break
+        seen.update(step_examples(n_examples, batch_size, seed, step))
+    return seen
+
+
 @lru_cache(maxsize=1)
 def _order(n_examples: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
     """The examples in an epoch's order; kept, for of 100,000 examples it takes as long as a step of a small model."""

@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 
 from edgewise._errors import InputError
-from edgewise.discovery._configs import Quadrature
+from edgewise.discovery._configs import Quadrature, check_points
 
 QUADRATURES: tuple[Quadrature, ...] = get_args(Quadrature)
 """All kinds of `Quadrature`."""
@@ -26,9 +26,7 @@ def quadrature(points: int, kind: Quadrature = "gauss-legendre") -> list[tuple[f
     """
     if kind not in QUADRATURES:
         raise InputError(f"quadrature {kind!r}: choose {', '.join(QUADRATURES)}")
-    least = 2 if kind == "trapezoid" else 1
-    if points < least:
-        raise InputError(f"points={points}: {kind} needs at least {least}")
+    check_points("quadrature", points, kind)
     if kind == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
         return [(float(x + 1) / 2, float(w) / 2) for x, w in zip(nodes, weights, strict=True)]

@@ -23,7 +23,7 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import Scores, check_start, normal_scores
 from edgewise.engine import Engine
 from edgewise.models import Model
-from edgewise.runs import NothingToGainError, RunOptions, finest, uniform
+from edgewise.runs import NothingToGainError, RunOptions, RunReport, finest, uniform
 from edgewise.tasks import Task, metric_function, pairs_hash
 
 _ABSENCE = replace(metric_function("presence"), lower_is_better=True)  # what removing the top edges should lower
@@ -89,8 +89,8 @@ def learn_rankings(
         The scores for each seed, as `learn_ranking` gives them.
 
     Raises:
-        edgewise.InputError: there are no seeds, a setting is out of range or does not go with learned constants, or a
-            checkpoint belongs to another run.
+        edgewise.InputError: there are no seeds, a setting is out of range, the engine's constants are learned and there
+            are several seeds, `patience` or `joint`, or a checkpoint belongs to another run.
     """
     config = configured(RankingConfig, config, changes)
     if not seeds:
@@ -98,10 +98,11 @@ def learn_rankings(
     if config.joint and task.explained == "value":
         raise InputError(f"{config.title}: joint: the task's outputs are numbers, of which none is absent; use joint=0")
     engine = Engine.of(model)
-    if config.patience and learns_constants(engine):
-        raise InputError(f"{config.title}: patience gives the best scores, and learned constants are the last; use 0")
+    if learns_constants(engine):
+        _check_constants(config, seeds)
     if start is not None:
         check_start(engine, start)
+    config = replace(config, seed=seeds[0])  # which orders the examples of all
     learner = RankingLearner(engine, task, config, start, seeds)
     settings: dict[str, Any] = {"seed": list(seeds)}
     if config.patience:
@@ -112,11 +113,28 @@ def learn_rankings(
         passes, few = config.warm_points, min(config.warm_examples, len(task.train))
         warm = {"n_examples": few, "forwards": passes, "backwards": passes}
     # Costs are of one ranking, whose copy of the batch is one of as many; the seconds are those of all together.
-    found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
+    validation = learner.validation_cost if config.patience else None
+    found = learn(experiment, with_constants(learner, engine, config.steps), options, warm, validation)
     return [
         Scores(engine.graph, row, found | {"method": found["method"] | {"config": replace(config, seed=seed).record()}})
         for seed, row in zip(seeds, learner.result().detach().cpu(), strict=True)
     ]
+
+
+def _check_constants(config: RankingConfig, seeds: Sequence[int]) -> None:
+    """Refuse what does not go with constants that are learned. Raises `InputError`."""
+    if config.patience:
+        raise InputError(f"{config.title}: patience gives the best scores, and learned constants are the last; use 0")
+    if config.joint:
+        raise InputError(
+            f"{config.title}: joint: steps that remove edges would learn constants that spoil the behaviour; use "
+            "joint=0, or another ablation"
+        )
+    if len(seeds) > 1:
+        raise InputError(
+            f"{config.title}: {len(seeds)} seeds on one engine with learned constants, which all would learn; use one "
+            "seed, and a learned_engine for each ranking"
+        )
 
 
 class RankingLearner(GradientLearner[RankingConfig]):
@@ -135,6 +153,9 @@ class RankingLearner(GradientLearner[RankingConfig]):
             task = replace(task, loss=metric_function(task.explainable(at_full_model=False).metric).as_loss)
         super().__init__(engine, task, self.configs[0])
         self.start = start
+        # To validate at, each once: `refine` has one size.
+        places = [config.smallest * (config.largest / config.smallest) ** place for place in _VALIDATED]
+        self.sizes = list(dict.fromkeys(round(share * engine.graph.n_edges) for share in places))
         self.state = ("scores", *(("best", "best_loss", "worse") if config.patience else ()))
         n_edges, device = engine.graph.n_edges, engine.model.device
         self.scores = torch.zeros(len(self.configs), n_edges, device=device, requires_grad=True)
@@ -199,19 +220,25 @@ class RankingLearner(GradientLearner[RankingConfig]):
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Compare the loss of hard circuits on validation, averaged over three sizes, with the best so far."""
-        config, n_edges = self.config, self.engine.graph.n_edges
-        few = replace(self.task, validation=self.task.validation[: config.validation_examples])
-        shares = [config.smallest * (config.largest / config.smallest) ** place for place in _VALIDATED]
-        masks = [self.hard([share * n_edges] * len(self.configs)) for share in shares]
+        """Compare the loss of hard circuits on validation, summed over up to three sizes, with the best so far."""
+        few = replace(self.task, validation=self.task.validation[: self.config.validation_examples])
+        masks = [self.hard([float(size)] * len(self.configs)) for size in self.sizes]
         total = torch.zeros_like(self.best_loss)
-        for batch in few.batches("validation", config.batch_size):
+        for batch in few.batches("validation", self.config.batch_size):
             for mask in masks:
                 total += example_scores(self.engine, batch, mask[:, None], self.loss).cpu().double().sum(-1)
         better = total < self.best_loss
         self.best_loss = torch.where(better, total, self.best_loss)
         self.best = torch.where(better.to(self.best.device)[:, None], self.scores.detach(), self.best)
         self.worse = torch.zeros_like(self.worse) if better.any() else self.worse + 1
+
+    def validation_cost(self, report: RunReport) -> dict[str, int]:
+        """What a run's validations took, for one ranking; by how far it came, so that a resumed one counts them all."""
+        before = max(0, report.steps - 1) // self.config.validate_every
+        ended = report.stopped is None and report.steps < self.config.steps  # by a validation
+        n_times = before + ended + 1  # and `result`'s
+        n_examples = self.config.validated(len(self.task.validation))
+        return {"n_examples": n_examples, "forwards": n_times * len(self.sizes)}
 
     def result(self) -> Float[Tensor, "C E"]:
         """The scores as they are, or with `patience` those that were best on validation."""

@@ -8,6 +8,7 @@ from edgewise.discovery._configs import configured
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._ensemble import ensemble
 from edgewise.discovery._learned_configs import RankingConfig, RankingEnsembleConfig
+from edgewise.discovery._objective import seen_examples
 from edgewise.discovery._provenance import method_record, provenance
 from edgewise.discovery._ranking import learn_ranking
 from edgewise.discovery._scores import Scores
@@ -56,7 +57,7 @@ def learn_ranking_ensemble(
     options = options or RunOptions()
     if engine.execution.ranks.rank == 0:
         _make_way(options)
-    found, report = list[Scores](), dict[str, Any]()
+    found, seen, report = list[Scores](), set[int](), dict[str, Any]()
     for number in range(config.members):
         seed, place = config.seed * config.members + number, f"ranking {number + 1} of {config.members}"
         folder = None if options.out is None else options.out / f"member-{number}"
@@ -68,14 +69,16 @@ def learn_ranking_ensemble(
                 raise
             report = {"stop": "interrupted", "stopped": f"interrupted before {place}"}
             break
-        said = found[-1].provenance["method"]
+        said, places = found[-1].provenance["method"], drawn(len(task.train), seed)
+        of_it = seen_examples(len(places), each.batch_size, seed, said["steps"], each.warm_examples)
+        seen.update(places[place] for place in of_it)
         if "stopped" in said:
             report = {"stop": said["stop"], "stopped": f"{place}: {said['stopped']}"}
             break
     sums = {name: sum(one.provenance["method"][name] for one in found) for name in ("steps", "examples_seen")}
     method = method_record(config.title, config, learned=len(found), **sums, **report)
     costs = [one.provenance["cost"] for one in found]
-    cost = Cost.together(costs, min(len(task.train), sum(each["examples"] for each in costs)))
+    cost = Cost.together(costs, len(seen) + each.validated(len(task.validation)))
     return replace(ensemble(found, absolute=False), provenance=provenance(engine, task, method, cost))
 
 
@@ -90,6 +93,9 @@ def _make_way(options: RunOptions) -> None:
 
 def resampled(task: Task, seed: int) -> Task:
     """As many training pairs, drawn from them with replacement by seed alone."""
-    n = len(task.train)
-    drawn = (uniform(n, seed, 0, _DRAWN) * n).long().tolist()
-    return replace(task, train=tuple(task.train[place] for place in drawn))
+    return replace(task, train=tuple(task.train[place] for place in drawn(len(task.train), seed)))
+
+
+def drawn(n: int, seed: int) -> list[int]:
+    """As many places of `n`, drawn with replacement."""
+    return (uniform(n, seed, 0, _DRAWN) * n).long().tolist()
