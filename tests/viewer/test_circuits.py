@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from edgewise.graph import AblationKind, GraphSpec
 from edgewise.viewer import Viewed
 from edgewise.viewer._circuits import pack_circuits
 from edgewise.viewer._pack import Packer
-from tests.viewer.conftest import SPEC, run, scored
+from tests.viewer.conftest import SPEC, measured, run, scored
 
 Open = Callable[..., Any]
 KINDS: dict[str, tuple[GraphSpec, AblationKind]] = {
@@ -129,6 +130,51 @@ def test_the_measured_value_stands_beside_the_size(open_page: Open):
     assert said(tab) != before and "Not measured at this size" in fact.inner_text()
     tab.get_by_role("button", name="as found").click()
     assert said(tab).startswith(f"{one.circuit.n_actual} of")
+
+
+def test_the_circuit_as_found_has_the_value_it_was_judged_to_have(open_page: Open):
+    """Where its size is no point of the curve."""
+    one = run("ioi")
+    assert one.curve is not None
+    tab = open_page(replace(one, curve=replace(one.curve, points=one.curve.points[1:])))
+    fact = tab.locator(".size .fact")
+    assert "kl 0.430 (95 %: 0.370 to 0.510), measured at this size on 128 test examples." in fact.inner_text()
+    assert tab.locator(".curve .point").count() == 3
+    tab.keyboard.press("]")
+    assert "Not measured at this size; between kl 0.430 at" in fact.inner_text()
+
+
+def no_size_of_its_ranking(circuit: Circuit) -> Circuit:
+    """With as many actual edges as one that is."""
+    inside, outside = circuit.actual.nonzero()[:, 0].tolist(), (~circuit.kept).nonzero()[:, 0].tolist()
+    for out, into in product(inside, outside):
+        kept = circuit.kept.clone()
+        kept[out], kept[into] = False, True
+        if (found := replace(circuit, kept=kept)).n_actual == circuit.n_actual:
+            return found
+    pytest.fail("no two edges can change places")
+
+
+@pytest.mark.parametrize("curve", [False, True])
+def test_as_many_other_edges_do_not_have_the_found_circuits_value(open_page: Open, curve: bool):
+    one = run("ioi")
+    found = no_size_of_its_ranking(one.circuit)
+    n = found.n_actual
+    tab = open_page(Viewed(found, "odd", {"": measured(found)}, one.curve if curve else None), fragment="#tab=examples")
+    fact = tab.locator(".size .fact")
+    assert "kl 0.430 (95 %: 0.370 to 0.510), measured at this size" in fact.inner_text()
+    for typed in (1, n):
+        tab.get_by_label("Actual edges, at most").fill(str(typed))
+        tab.keyboard.press("Enter")
+    assert said(tab).startswith(f"{n} of") and "size=" in address(tab)
+    if curve:
+        assert "kl 0.430 (95 %: 0.387 to 0.516), measured at this size" in fact.inner_text()
+    else:
+        assert "Not measured of these edges; as many others have kl 0.430" in fact.inner_text()
+    title = panel(tab).locator("h2").first.inner_text()
+    assert title == f"Judged measured at {n} edges; you look at as many others"
+    tab.get_by_role("button", name="as found").click()
+    assert "kl 0.430 (95 %: 0.370 to 0.510), measured at this size" in fact.inner_text()
 
 
 def test_another_tasks_value_is_not_taken_for_the_circuits(open_page: Open):

@@ -1,9 +1,11 @@
 """The page around circuits, in a real browser: addresses, undoing, files, keyboard, themes."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+import edgewise as ew
 from tests.viewer.conftest import HOSTILE, run
 from tests.viewer.test_circuits import Open, address, cell, panel, said
 
@@ -141,3 +143,28 @@ def test_light_dark_and_a_phones_width(open_page: Open):
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
     cell(tab, "m1").click()
     assert panel(tab).locator("h2").inner_text().startswith("m1")
+
+
+def test_labels_that_the_page_was_given_stand_on_the_components_and_long_ones_are_whole(
+    open_page: Open, tmp_path: Path
+):
+    one, long = run("ioi"), "w" * 150
+    one.circuit.save(tmp_path / "circuit.safetensors")
+    (tmp_path / "labels.json").write_text(f'{{"a1.h2": "{long}", "m1": "gone"}}')
+    path = ew.view(tmp_path, labels=tmp_path / "labels.json", show=False)
+    tab = open_page(text=path.read_text("utf-8"))
+    assert long in str(cell(tab, "a1.h2").get_attribute("title")) and "label=" not in tab.url
+    cell(tab, "m1").click()
+    tab.get_by_label("Label of m1").fill("")
+    tab.keyboard.press("Enter")
+    fragment = "#" + address(tab).split("#")[1]
+    again = open_page(text=path.read_text("utf-8"), fragment=fragment)
+    assert again.get_by_label("Label of m1").input_value() == "" and long not in fragment
+    saved = {"kind": "edgewise labels", "labels": [["m1", long]]}
+    again.locator("summary").click()
+    with again.expect_file_chooser() as chooser:
+        again.get_by_role("button", name="Labels from a file").click()
+    chooser.value.set_files({"name": "l.json", "mimeType": "", "buffer": json.dumps(saved).encode()})
+    again.wait_for_function("long => document.querySelector('.panel input').value === long", arg=long)
+    assert again.get_by_label("Label of m1").get_attribute("maxlength") == "200"
+    assert long in str(cell(again, "a1.h2").get_attribute("title"))

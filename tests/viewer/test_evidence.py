@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from edgewise import InputError
 from edgewise.discovery import eap, exact_patching
+from edgewise.engine import Engine
 from edgewise.evaluation import WorstExample
+from edgewise.models import load
+from edgewise.tasks import Pair, Target, Task
 from edgewise.viewer import Evidence, Viewed, gather, looks
 from edgewise.viewer._circuits import pack_circuits
 from edgewise.viewer._pack import Packer
@@ -143,3 +147,13 @@ def test_the_page_says_both(found: tuple[Any, Any, Any, Evidence], open_page: Ca
     rest = next(edge for edge in circuit.actual.nonzero()[:, 0].tolist() if edge not in evidence.edges)
     tab.evaluate("edge => { location.hash = `edge=${edge}` }", rest)
     tab.get_by_text("they were for the strongest 7 only").wait_for()
+
+
+def test_a_model_with_few_output_tokens_names_all_of_them():
+    small: Any = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "bos_token_id": 0, "eos_token_id": 0}
+    module = GPT2LMHeadModel(GPT2Config(vocab_size=4, **small))
+    pairs = [Pair((0, 1, 2), (0, 2, 1), (Target(2, (1,), (2,)),), "a b c", "a c b")]
+    engine, task = Engine(load(module.eval())), Task("few", pairs, pairs, pairs)
+    circuit = eap(engine, task).at(0.5)
+    said = gather(engine, circuit, task, 1).predictions[0]
+    assert len(said.model) == len(said.circuit) == 4

@@ -14,8 +14,8 @@ import torch
 
 import edgewise as ew
 from edgewise import InputError
-from edgewise.transcoders import DashboardConfig, FeatureSet, make_dashboards
-from edgewise.transcoders.dashboards import TokenTexts, top_examples
+from edgewise.transcoders import DashboardConfig, FeatureSet, TokenTexts, make_dashboards
+from edgewise.transcoders.dashboards import top_examples
 from edgewise.viewer import read_labels, write_dashboards
 from tests.tiny import tiny
 from tests.transcoders.test_analysis import made
@@ -186,3 +186,21 @@ def test_nothing_is_wider_than_the_screen(open_set: Callable[..., Any], width: i
     tab = open_set(fragment="#feature=3", width=width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("document.querySelector('.dashboard').scrollWidth") <= width
+
+
+@pytest.mark.parametrize("order", ["label", "token"])
+def test_what_has_no_text_comes_last_either_way(open_set: Callable[..., Any], order: str):
+    tab = open_set(labels={"m1.f3": "a", "m1.f5": "b"})
+    never_on = {f"m1.f{i}" for i in (sets()[1].seen.on == 0).nonzero().flatten().tolist()}
+    tab.get_by_label("Sort by").select_option(order)
+    for labelled in (["m1.f3", "m1.f5"], ["m1.f5", "m1.f3"]):
+        ids = tab.locator(".features .id").all_text_contents()
+        assert ids[:2] == labelled if order == "label" else {*ids[-len(never_on) :]} == never_on
+        tab.get_by_role("button", name="The other way round").click()
+
+
+def test_what_is_printed_has_the_rows_of_its_lists(open_set: Callable[..., Any]):
+    tab = open_set(fragment="#feature=3")
+    tab.emulate_media(media="print")
+    assert tab.get_by_label("Input side").locator("li.line").first.is_visible()
+    assert not tab.locator("header").first.is_visible()

@@ -11,7 +11,7 @@ import pytest
 
 from edgewise.viewer import ForeignFile, page
 from tests.viewer.conftest import HOSTILE, run
-from tests.viewer.graphs import FEATURE, ROOT, TOKEN, influence, made, matrix, neuronpedia, scores
+from tests.viewer.graphs import ERROR, FEATURE, ROOT, TOKEN, influence, made, matrix, neuronpedia, scores
 
 Open = Callable[..., Any]
 GRAPH = made()
@@ -284,3 +284,60 @@ def test_numbers_that_a_file_states_are_shown(open_page: Open):
 def test_an_address_of_an_unknown_node_says_so(open_page: Open):
     tab = open_page(text=page([GRAPH]), fragment="#node=9_9_9")
     assert "“9_9_9”, which is no node" in tab.get_by_role("alert").inner_text()
+
+
+def test_a_node_that_is_not_shown_draws_no_edges(open_page: Open, tmp_path: Path):
+    """By an address or a search; there is no place for their other end."""
+    root = int(np.flatnonzero(GRAPH.kind == ROOT)[0])
+    node = next(i for i in np.flatnonzero(GRAPH.kind == FEATURE).tolist() if matrix(GRAPH)[root, i])
+    tab = open_page(text=page([GRAPH]), fragment=f"#influence=0&node={GRAPH.ids[node]}")
+    assert "of all influence: not shown now" in panel(tab).inner_text()
+    tab.locator("summary").click()
+    with tab.expect_download() as saved:
+        tab.get_by_role("button", name="Picture as SVG").click()
+    saved.value.save_as(tmp_path / "graph.svg")
+    assert "<path" not in (tmp_path / "graph.svg").read_text("utf-8")
+
+
+def test_an_error_is_pruned_and_not_always_shown(open_page: Open):
+    error = GRAPH.ids[int(np.flatnonzero(GRAPH.kind == ERROR)[0])]
+    tab = open_page(text=page([GRAPH]), fragment=f"#node={error}")
+    assert "within the first" in panel(tab).inner_text() and "always shown" not in panel(tab).inner_text()
+
+
+def test_a_large_picture_is_made_smaller_and_one_that_fails_is_said(open_page: Open):
+    tab = open_page(text=page([GRAPH]), fragment="#zoom=8", width=2600, height=1600)
+    tab.evaluate(
+        """() => {
+            const { prototype } = HTMLCanvasElement;
+            const [real, small] = [prototype.getContext, document.createElement("canvas")];
+            prototype.getContext = function (...how) { return real.apply(this.isConnected ? this : small, how); };
+            prototype.toBlob = function (done) { window.size = [this.width, this.height]; done(null); };
+        }"""
+    )
+    tab.locator("summary").click()
+    tab.get_by_role("button", name="Picture as PNG").click()
+    width, height = tab.evaluate("() => window.size")
+    assert max(width, height) <= 32_000 and 1e8 < width * height <= 1.6e8
+    assert "save it as SVG" in tab.get_by_role("alert").inner_text()
+
+
+def test_scores_are_there_where_the_worker_fails(open_page: Open):
+    tab = open_page(text=page([GRAPH]))
+    tab.add_init_script(
+        """window.Worker = class extends EventTarget {
+            constructor() { super(); setTimeout(() => this.dispatchEvent(new Event("error")), 50); }
+            postMessage() {}
+            terminate() {}
+        };"""
+    )
+    tab.reload()
+    tab.wait_for_function("() => /replacement\\n[\\d.]+ %/.test(document.querySelector('.panel')?.innerText)")
+
+
+def test_of_nodes_with_one_id_links_and_addresses_mean_the_first(open_page: Open):
+    node = {"node_id": "twin", "layer": "0", "feature_type": "cross layer transcoder", "ctx_idx": 0}
+    nodes = [node | {"clerp": "first"}, node | {"clerp": "last"}, node | {"node_id": "out", "feature_type": "logit"}]
+    links = [{"source": "twin", "target": "out", "weight": 1}]
+    tab = open_page(text=as_page({"nodes": nodes, "links": links}), fragment="#node=twin")
+    assert panel(tab).locator("h2").inner_text().startswith("first") and rows(tab, 0)[0][0] == "out"

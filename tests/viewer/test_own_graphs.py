@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import edgewise as ew
 from edgewise.attribution import AttributionGraph, edge_reasons, influence, scores
 from edgewise.viewer import arrays_of
+from edgewise.viewer._attribution import read_graph
 from tests.tiny import tiny
 
 
@@ -98,3 +100,23 @@ def test_reasons_of_another_prompt_are_left_out_and_named(graph: AttributionGrap
     edge_reasons(other, 3, n_reasons=0).save(tmp_path / "reasons.safetensors")
     graph.save(tmp_path / "graph.safetensors")
     assert "reasons.safetensors is of another prompt" in ew.view(tmp_path, show=False).read_text("utf-8")
+
+
+def test_reasons_of_another_model_are_left_out_and_named(graph: AttributionGraph, tmp_path: Path):
+    """`attribute --force` leaves them there."""
+    reasons = edge_reasons(graph, 30, n_reasons=0)
+    reasons.save(tmp_path / "reasons.safetensors")
+    replace(graph, weight=-graph.weight).save(tmp_path / "graph.safetensors")
+    found = read_graph(tmp_path)
+    assert found.reasons is None and not found.writes
+    assert "reasons.safetensors is of another prompt's, model's or setting's graph" in found.notes[0]
+    changed = graph.weight.clone()
+    gone = reasons.edges_in(graph)[1][:3]
+    changed[gone] *= 1.1
+    replace(graph, weight=changed).save(tmp_path / "graph.safetensors")
+    found = read_graph(tmp_path)
+    assert found.reasons is not None and len(found.reasons.edge) == 27
+    assert not set(gone.tolist()) & set(found.reasons.edge.tolist())
+    assert found.notes == (
+        "3 edges of reasons.safetensors have another weight in this graph, so their heads are not shown.",
+    )

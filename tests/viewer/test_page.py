@@ -112,3 +112,16 @@ def test_the_small_picture_counts_the_inputs_of_a_feature_once():
     kept[[graph.edge_id(name) for name in names]] = True
     shown = Circuit(graph, kept)._repr_html_()
     assert "<title>m0: 2 edges" in shown and "<title>m2: 1 edges" in shown and "<title>a0.h0: 2 edges" in shown
+
+
+def test_a_name_that_utf8_cannot_hold_is_no_obstacle():
+    """As that of a folder may be."""
+    assert "<title>caf?</title>" in page([run("caf\udce9")]).encode().decode()
+
+
+def test_dashboards_without_a_graph_are_refused(folder: Path, tmp_path: Path):
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "m1.f2.json").write_text('{"top_logits": ["a"]}')
+    with pytest.raises(InputError, match="dashboards stand beside a graph's features"):
+        ew.view(folder, dashboards=tmp_path / "boards", show=False)
+    assert not (folder / "circuit.html").exists()

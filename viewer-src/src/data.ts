@@ -170,7 +170,7 @@ export interface FeatureSetHeader {
 export interface Header {
   format: number;
   title: string;
-  /** Words for the nodes of graphs, by their names or their features'. */
+  /** Words for the components of circuits and the nodes of graphs, by their names or their features'. */
   labels: [string, string][];
   features: FeatureSetHeader[];
   graphs: GraphHeader[];

@@ -30,10 +30,49 @@ export function vector<K extends keyof SVGElementTagNameMap>(
   return made;
 }
 
-/** Put these children in the place of those that are there. */
-export function fill(parent: Element, ...children: Child[]): void {
+/** Put these children in the place of those that are there; the focus stays, if it was in one of them. */
+export function fill(parent: HTMLElement, ...children: Child[]): void {
+  const lost = document.activeElement;
+  const place = parent.contains(lost) ? controls(parent).indexOf(lost as HTMLElement) : -1;
   parent.replaceChildren();
   append(parent, children);
+  if (place >= 0) refocus(parent, lost as HTMLElement, place);
+}
+
+function controls(parent: HTMLElement): HTMLElement[] {
+  return [...parent.querySelectorAll<HTMLElement>("button, input, select, textarea, summary")];
+}
+
+/** Focus what took a control's place; where that is another one, the whole, which is then read from its beginning. */
+function refocus(parent: HTMLElement, lost: HTMLElement, place: number): void {
+  const all = controls(parent);
+  const near = [...all.slice(place), ...all.slice(0, place).reverse()].find((each) => !each.matches(":disabled, [hidden]"));
+  const name = (control: HTMLElement) => control.getAttribute("aria-label") ?? control.textContent;
+  const same = near && (name(near) === name(lost) || [near, lost].every((each) => each.hasAttribute("aria-pressed")));
+  (same || parent.tabIndex < 0 ? near : parent)?.focus({ preventScroll: true });
+}
+
+let isDown = false; // a pointer
+const waiting: (() => void)[] = [];
+const goOn = () => waiting.splice(0).forEach((what) => what());
+addEventListener("pointerdown", () => { isDown = true; }, true);
+for (const end of ["pointerup", "pointercancel"]) {
+  addEventListener(end, () => {
+    isDown = false;
+    setTimeout(goOn); // after the click
+  }, true);
+}
+
+/** Do something that replaces controls once a control that is pressed has had its click, or the focus is where it goes. */
+export function afterPress(what: () => void): void {
+  waiting.push(what);
+  if (!isDown) setTimeout(goOn);
+}
+
+/** Whether what runs now was set off by a field that is being left, by a press elsewhere or with the Tab key. */
+export function isLeavingField(): boolean {
+  const field = window.event?.type === "change" ? window.event.target : null;
+  return field instanceof HTMLInputElement && field !== document.activeElement;
 }
 
 /** A button with a text, and what it does. */
@@ -47,6 +86,11 @@ export function chooser(name: string, choices: [string, string][], value: string
   select.value = value;
   select.addEventListener("change", () => choose(select.value));
   return element("span", { class: "choice" }, name, " ", select);
+}
+
+/** A list of terms, each with what is said of it. */
+export function terms(rows: readonly (readonly [string, Child])[]): HTMLElement {
+  return element("dl", {}, ...rows.flatMap(([name, what]) => [element("dt", {}, name), element("dd", {}, what)]));
 }
 
 function setAttributes(made: Element, attributes: Attributes): void {

@@ -9,7 +9,9 @@ export interface Picture {
   draw(surface: Surface): void;
 }
 
-const SHARPER = 2; // pixels of a PNG per pixel on the screen
+const SHARPER = 2; // pixels of a PNG per pixel on the screen,
+const MOST_PIXELS = 1.6e8; // fewer where it would have more than these,
+const LONGEST_SIDE = 32_000; // or a longer side: Chromium gives 16,384² and 65,535, Firefox 32,767, and nothing beyond
 
 export function saveSvg(name: string, picture: Picture): void {
   const surface = new SvgSurface(picture.width, picture.height);
@@ -17,12 +19,18 @@ export function saveSvg(name: string, picture: Picture): void {
   save(`${name}.svg`, new Blob([surface.toString()], { type: "image/svg+xml" }));
 }
 
-export function savePng(name: string, picture: Picture): void {
-  const canvas = element("canvas", { width: picture.width * SHARPER, height: picture.height * SHARPER });
+/** Save a picture as PNG; where the browser cannot make one, `failed` hears what else to do. */
+export function savePng(name: string, picture: Picture, failed: (words: string) => void): void {
+  const { width, height } = picture;
+  const scale = Math.min(SHARPER, Math.sqrt(MOST_PIXELS / (width * height)), LONGEST_SIDE / Math.max(width, height));
+  const canvas = element("canvas", { width: Math.floor(width * scale), height: Math.floor(height * scale) });
   const context = canvas.getContext("2d")!;
-  context.scale(SHARPER, SHARPER);
+  context.scale(scale, scale);
   picture.draw(new CanvasSurface(context));
-  canvas.toBlob((blob) => blob && save(`${name}.png`, blob), "image/png");
+  canvas.toBlob((blob) => {
+    if (blob) save(`${name}.png`, blob);
+    else failed("The browser can make no PNG of this size: save it as SVG, or zoom out.");
+  }, "image/png");
 }
 
 export function saveJson(name: string, value: unknown): void {

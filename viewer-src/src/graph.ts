@@ -2,7 +2,7 @@
 
 import type { GraphHeader, PageData } from "./data";
 
-export const EMBEDDING = 0;
+const EMBEDDING = 0;
 export const ERROR = 4;
 export const QUERY = 0;
 export const KEY = 1;

@@ -1,11 +1,55 @@
-/** People's words for components, in a file. */
+/** People's words for components, features and nodes: in a field, in an address, in a file. */
 
+import { element } from "./dom";
 import { saveJson } from "./files";
+import { texts } from "./store";
+
+export type Labels = ReadonlyMap<string, string>;
 
 const KIND = "edgewise labels";
-const LONGEST = 80;
+const LONGEST = 200; // as `_labels.py` reads them
+const NONE: Labels = new Map();
 
-export function labelsFile(labels: ReadonlyMap<string, string>): void {
+/** A field for one label. */
+export function labelField(name: string, labels: Labels, change: (words: string) => void, placeholder = ""): HTMLInputElement {
+  return element("input", {
+    type: "text",
+    value: labels.get(name) ?? "",
+    placeholder: placeholder || "a label of your own",
+    "aria-label": `Label of ${name}`,
+    maxlength: LONGEST,
+    onchange: (event: Event) => change((event.target as HTMLInputElement).value.trim()),
+  });
+}
+
+/** Labels with another one; without it where it has no words. */
+export function withLabel(labels: Labels, name: string, words: string): Labels {
+  const found = new Map(labels);
+  if (words) found.set(name, words);
+  else found.delete(name);
+  return found;
+}
+
+/** Put labels into a fragment, but for those that the page was given; of these, one that was taken away is empty. */
+export function writeLabels(found: URLSearchParams, labels: Labels, given = NONE): void {
+  const gone = [...given.keys()].filter((name) => !labels.has(name)).map((name) => [name, ""]);
+  const own = [...labels].filter(([name, label]) => given.get(name) !== label);
+  for (const pair of [...own, ...gone]) found.append("label", JSON.stringify(pair));
+}
+
+/** The labels of a fragment and those that the page was given. */
+export function labelsIn(found: URLSearchParams, given = NONE): Labels {
+  let labels = given;
+  for (const text of found.getAll("label")) {
+    // Circuits wrote `a9.h3=name mover`.
+    const [name, label] = text.startsWith("[") ? texts(text, 2) : text.split(/=(.*)/s);
+    if (name !== undefined && label !== undefined) labels = withLabel(labels, name, label);
+  }
+  return labels;
+}
+
+/** Save labels to a file. */
+export function labelsFile(labels: Labels): void {
   saveJson("labels", { kind: KIND, labels: [...labels] });
 }
 

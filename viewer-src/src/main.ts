@@ -26,6 +26,9 @@ interface Document {
 
 class Viewer {
   private app: App | null = null;
+  private current = 0;
+  /** Of each document that was left: what was looked at. */
+  private readonly addresses: string[] = [];
   private readonly documents: Document[];
 
   constructor(
@@ -53,29 +56,54 @@ class Viewer {
       const file = event.dataTransfer?.files[0];
       if (file) void this.openFile(file);
     });
+    // Before any view hears of it, to which the address of another document means nothing.
+    addEventListener("hashchange", () => this.follow());
   }
 
-  open(number: number): void {
+  /** Look at what the page's address names. */
+  begin(): void {
+    const address = location.hash.slice(1);
+    const number = numberIn(address);
+    const isHere = !!this.documents[number];
+    if (isHere) this.addresses[number] = address;
+    this.open(isHere ? number : 0);
+    if (!isHere) this.app?.shell.complain("The address is of a graph that was opened beside what is in this page: open its file again.");
+  }
+
+  private follow(): void {
+    const address = location.hash.slice(1);
+    const number = numberIn(address);
+    if (number === this.current || !this.documents[number]) return;
+    this.addresses[number] = address;
+    this.tryTo(this.documents[number].name, () => this.open(number), () => this.app && putAddress(this.app.address));
+  }
+
+  private open(number: number): void {
     const before = this.app;
     const place = element("div", { class: "app" });
     const chosen = this.documents[number];
     if (!chosen) throw new Error("there is nothing in it");
-    if (before) putAddress(""); // what stood there was of the other
+    if (before) this.addresses[this.current] = before.address;
     let made: App;
     try {
       made = chosen.open(place, {
         names: this.documents.map((each) => each.name),
         current: number,
+        address: this.addresses[number] ?? "",
         open: (other) => this.tryTo(this.documents[other].name, () => this.open(other)),
         openFile: (file) => void this.openFile(file),
       });
     } catch (error) {
       throw new Error(`${chosen.name}: ${(error as Error).message}`);
     }
+    const byChooser = document.activeElement?.matches("h1 select");
     before?.stop();
     this.app = made;
+    this.current = number;
     this.root.replaceChildren(place);
     made.start();
+    if (before) putAddress(made.address);
+    if (byChooser) place.querySelector<HTMLElement>("h1 select")?.focus();
   }
 
   /** A graph with the words that the page has for its nodes. */
@@ -113,11 +141,16 @@ function dashboards(page: PageData, array: string): ReadonlyMap<string, Dashboar
   return new Map(Object.entries(JSON.parse(textOf(page, `${array}/dashboards`)) as Record<string, Dashboard>));
 }
 
+/** Which of the page's documents an address is of. */
+function numberIn(address: string): number {
+  return Number(new URLSearchParams(address).get("doc") ?? 0);
+}
+
 async function main(): Promise<void> {
   const root = document.getElementById("app")!;
   followSystem();
   try {
-    new Viewer(root, await readPage()).open(0);
+    new Viewer(root, await readPage()).begin();
   } catch (error) {
     const said = element("p", { class: "message", role: "alert" }, `This page cannot be shown: ${(error as Error).message}`);
     root.replaceChildren(said);

@@ -58,6 +58,18 @@ export class Ranking {
     return this.last;
   }
 
+  /** Whether a circuit of this run is the one that was found: of sizes of one ranking, those with as many edges are one. */
+  isFound(circuit: Circuit): boolean {
+    return circuit === this.found || (this.foundAt !== null && circuit.edges.length === this.found.edges.length);
+  }
+
+  /** The sizes of the curve, the largest first, but for that of the circuit as found if it is one of them. */
+  measuredSizes(): number[] {
+    const sizes = new Set(this.header.curve?.points.map((point) => point[1]));
+    if (this.foundAt !== null) sizes.delete(this.found.edges.length);
+    return [...sizes].sort((a, b) => b - a);
+  }
+
   /** The largest nominal size with at most this many actual edges (actual edges grow with the nominal size). */
   largest(actual: number): number {
     let low = 0;
@@ -107,7 +119,7 @@ export class Ranking {
 }
 
 /** The edges by falling score, equal ones by their number; an edge without a score comes last. */
-export function orderOf(scores: Float32Array, absolute: boolean): Uint32Array {
+function orderOf(scores: Float32Array, absolute: boolean): Uint32Array {
   const keys = new Uint32Array(scores.length);
   const bits = new Uint32Array(1);
   const value = new Float32Array(bits.buffer);

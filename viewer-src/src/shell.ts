@@ -1,6 +1,6 @@
 /** What every view has around it: the bar at the top, keys, search, saving, and what is read aloud. */
 
-import { button, element, fill } from "./dom";
+import { button, element, fill, terms } from "./dom";
 import { onThemeChange, switchTheme } from "./theme";
 import { pick, type Picture, savePng, saveSvg } from "./files";
 
@@ -13,6 +13,8 @@ export interface Hit {
 export interface Documents {
   names: string[];
   current: number;
+  /** The fragment that the view begins with. */
+  address: string;
   open(number: number): void;
   /** Look at a graph in a file. */
   openFile(file: File): void;
@@ -21,6 +23,8 @@ export interface Documents {
 /** A view that holds the page until it is stopped. */
 export interface App {
   readonly shell: Shell;
+  /** What is looked at, as a fragment. */
+  readonly address: string;
   /** Show the first picture, once the view is in the page. */
   start(): void;
   stop(): void;
@@ -139,7 +143,10 @@ export class Shell {
     const { names, current, open } = this.documents;
     const select = element("select", { "aria-label": "Shown" }, ...names.map((name, i) => element("option", { value: i }, name)));
     select.value = String(current);
-    select.addEventListener("change", () => open(Number(select.value)));
+    select.addEventListener("change", () => {
+      open(Number(select.value));
+      select.value = String(current); // where the other cannot be shown, this view stays
+    });
     return element("h1", {}, select);
   }
 
@@ -155,7 +162,7 @@ export class Shell {
       return picture ? [[words, made]] : [];
     };
     const items: [string, () => void][] = [
-      ...save("Picture as PNG", savePng),
+      ...save("Picture as PNG", (name, found) => savePng(name, found, (words) => this.complain(words))),
       ...save("Picture as SVG", saveSvg),
       ["Labels to a file", () => view.saveLabels()],
       ["Labels from a file", () => pick(".json", (file) => void this.load(file))],
@@ -240,8 +247,4 @@ export class Shell {
     switchTheme();
     this.view.redraw();
   }
-}
-
-function terms(rows: [string, string][]): HTMLElement {
-  return element("dl", {}, ...rows.flatMap(([name, what]) => [element("dt", {}, name), element("dd", {}, what)]));
 }

@@ -1,5 +1,8 @@
 /** What is looked at, as one value: it can be undone, and stands in the address's fragment. */
 
+import { afterPress, isLeavingField } from "./dom";
+import type { Documents } from "./shell";
+
 /** How a state is written in a fragment, and read from one. */
 export interface Fragment<S> {
   write(state: S): URLSearchParams;
@@ -23,19 +26,21 @@ export class Store<S extends object> {
   private past: S[] = [];
   private future: S[] = [];
   private current: S;
+  private shown: S | null = null;
   private changed = { what: "", when: 0 };
   private waiting: ReturnType<typeof setTimeout> | null = null;
 
   private readonly follow = (): void => {
     const found = location.hash.slice(1);
-    if (found !== this.written()) this.keep("", this.fragment.read(new URLSearchParams(found)));
+    if (found !== this.address) this.keep("", this.fragment.read(new URLSearchParams(found)));
   };
 
   constructor(
     private readonly fragment: Fragment<S>,
+    private readonly documents: Documents,
     private readonly show: (state: S, before: S | null) => void,
   ) {
-    this.current = fragment.read(new URLSearchParams(location.hash.slice(1)));
+    this.current = fragment.read(new URLSearchParams(documents.address));
     addEventListener("hashchange", this.follow);
   }
 
@@ -49,6 +54,13 @@ export class Store<S extends object> {
     return this.current;
   }
 
+  /** The state as a fragment, which names its document if that is not the page's first. */
+  get address(): string {
+    const found = this.fragment.write(this.current);
+    if (this.documents.current) found.set("doc", String(this.documents.current));
+    return found.toString();
+  }
+
   get canUndo(): boolean {
     return this.past.length > 0;
   }
@@ -59,7 +71,7 @@ export class Store<S extends object> {
 
   /** Show the first state. */
   start(): void {
-    this.show(this.current, null);
+    this.tell();
   }
 
   change(part: Partial<S>): void {
@@ -93,18 +105,31 @@ export class Store<S extends object> {
   }
 
   private enter(state: S): void {
-    const before = this.current;
     this.current = state;
     this.waiting ??= setTimeout(() => this.writeAddress(), ADDRESS_AFTER);
-    this.show(state, before);
+    if (isLeavingField()) afterPress(() => this.tell());
+    else this.tell();
+  }
+
+  private tell(): void {
+    const before = this.shown;
+    this.shown = this.current;
+    if (before !== this.shown) this.show(this.shown, before);
   }
 
   private writeAddress(): void {
     this.waiting = null;
-    putAddress(this.written());
+    putAddress(this.address);
   }
+}
 
-  private written(): string {
-    return this.fragment.write(this.current).toString();
+/** A JSON list of texts, of so many if `n` says so; an empty one for anything else. */
+export function texts(text: string, n?: number): string[] {
+  try {
+    const value: unknown = JSON.parse(text);
+    const fits = Array.isArray(value) && (n === undefined || value.length === n) && value.every((each) => typeof each === "string");
+    return fits ? value : [];
+  } catch {
+    return [];
   }
 }

@@ -23,7 +23,7 @@ export interface Lettering {
 }
 
 const SMALLEST_DISC = 1.5; // a smaller one is seen as a square, which is drawn faster
-export const FONT = "system-ui, sans-serif";
+const FONT = "system-ui, sans-serif";
 
 export interface Surface {
   box(x: number, y: number, width: number, height: number, look: Fill): void;

@@ -46,7 +46,7 @@ function luminance(rgb: number[]): number {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-export type Theme = "light" | "dark";
+type Theme = "light" | "dark";
 
 /** The system's own choice; a worker, which runs this script too, has none. */
 const dark = typeof matchMedia === "undefined" ? null : matchMedia("(prefers-color-scheme: dark)");

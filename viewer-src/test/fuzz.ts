@@ -4,7 +4,7 @@ import { type Documents } from "../src/shell";
 import { GraphApp } from "../src/attribution/app";
 import { parse } from "../src/attribution/foreign";
 
-const documents: Documents = { names: ["graph"], current: 0, open: () => undefined, openFile: () => undefined };
+const documents: Documents = { names: ["graph"], current: 0, address: "", open: () => undefined, openFile: () => undefined };
 
 /** For each text the message with which it is refused, or nothing where it is shown. */
 function tryGraphs(texts: string[]): string[] {

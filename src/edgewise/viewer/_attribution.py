@@ -44,9 +44,12 @@ def read_graph(path: Path) -> GraphArrays:
     if not isinstance(graph, AttributionGraph) or not beside.is_file():
         return arrays
     reasons = EdgeReasons.load(beside)
-    if reasons.fits(graph):
-        return with_reasons(arrays, graph, reasons)
-    return arrays._replace(notes=(*notes, f"{beside.name} is of another prompt's graph, so it is not shown."))
+    if not reasons.fits(graph):
+        note = f"{beside.name} is of another prompt's, model's or setting's graph, so it is not shown."
+        return arrays._replace(notes=(*notes, note))
+    if changed := reasons.changed_in(graph):
+        notes += (f"{changed} edges of {beside.name} have another weight in this graph, so their heads are not shown.",)
+    return with_reasons(arrays._replace(notes=notes), graph, reasons)
 
 
 def title_of(path: Path) -> str:
@@ -106,7 +109,7 @@ def with_reasons(arrays: GraphArrays, graph: AttributionGraph, reasons: EdgeReas
         later,
         tuple(reasons.whys[place].to_dict() if place in reasons.whys else None for place in places),
     )
-    known = set(graph.names)
+    known = {name for place in places for name in (reasons.sources[place], reasons.targets[place])}
     writes = {name: each._asdict() for name, each in reasons.writes.items() if name in known}
     return arrays._replace(reasons=found, writes=writes)
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
+from edgewise.runs import is_finite
 
 N_EXAMPLES, N_TOKENS, N_LOGITS = 8, 24, 10
 """What is kept of a dashboard: contexts, their tokens around the strongest, and tokens that it speaks for."""
 LONGEST = 100
 """Characters of a token's text."""
+_DIGITS = 100
+"""Of a layer's, a feature's or a file's number."""
 Dashboards = Mapping[tuple[int, int], dict[str, Any]]
 """By layer and feature."""
 
@@ -54,7 +57,7 @@ def dashboards_of(ids: Iterable[str], dashboards: Dashboards) -> dict[str, Any]:
 def _by_numbers(name: str) -> tuple[int, int] | None:
     """Layer and index of `12_410`."""
     layer, _, index = name.partition("_")
-    return (int(layer), int(index)) if layer.isdecimal() and index.isdecimal() else None
+    return (int(layer), int(index)) if _is_number(layer) and _is_number(index) else None
 
 
 def _of_file(path: Path) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
@@ -62,22 +65,23 @@ def _of_file(path: Path) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
     if isinstance(content.get("features"), list):
         if not layer.isdecimal():
             raise InputError(f"{path}: put it into a folder that is named after its features' layer, such as 12")
-        rows = [row for row in content["features"] if isinstance(row, dict)]
-        yield from (((int(layer), int(row["feature_index"])), row) for row in rows if _is_number(row))
+        rows = (row for row in content["features"] if isinstance(row, dict) and _is_number(row.get("feature_index")))
+        yield from (((int(layer), int(row["feature_index"])), row) for row in rows)
     elif (key := _by_name(path.stem)) is not None:
         yield key, content
     elif path.stem.isdecimal():
         yield (int(layer), int(path.stem)) if layer.isdecimal() else _unpaired(int(path.stem)), content
 
 
-def _is_number(row: Mapping[str, Any]) -> bool:
-    return str(row.get("feature_index", "")).isdecimal()
+def _is_number(value: Any) -> bool:
+    """Whether it is digits; thousands of them are none that Python reads."""
+    return str(value).isdecimal() and len(str(value)) <= _DIGITS
 
 
 def _by_name(name: str) -> tuple[int, int] | None:
     """Layer and index of `m12.f410`."""
     layer, _, index = name.partition(".f")
-    known = layer[:1] == "m" and layer[1:].isdecimal() and index.isdecimal()
+    known = layer[:1] == "m" and _is_number(layer[1:]) and _is_number(index)
     return (int(layer[1:]), int(index)) if known else None
 
 
@@ -110,7 +114,7 @@ def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "top": [_text(each) for each in _list(top)[:N_LOGITS]],
         "bottom": [_text(each) for each in _list(bottom)[:N_LOGITS]],
-        "density": float(density) if isinstance(density, (int, float)) and math.isfinite(density) else None,
+        "density": float(density) if isinstance(density, (int, float)) and is_finite(density) else None,
         "contexts": contexts[:N_EXAMPLES],
     }
 
@@ -129,7 +133,7 @@ def _context(example: Any) -> dict[str, Any] | None:
     at = max(range(len(values)), key=lambda i: values[i])
     start = max(0, min(at - N_TOKENS * 2 // 3, len(tokens) - N_TOKENS))
     kept = slice(start, start + N_TOKENS)
-    numbers = [float(x) if math.isfinite(x) else 0.0 for x in values[kept]]
+    numbers = [float(x) if is_finite(x) else 0.0 for x in values[kept]]
     return {"tokens": [_text(each) for each in tokens[kept]], "values": numbers, "at": at - start}
 
 

@@ -3,7 +3,7 @@ write them, and predictions side by side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ class Evidence(SavedAsJson):
     """Of each edge into a head: where the head looks on the pair on which the edge does most."""
     circuit: str = ""
     """The hash of its actual edges; empty in files of earlier versions."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """What was run, as `Model.identity` says it; empty in files of earlier versions."""
 
     def is_of(self, circuit: Circuit) -> bool:
         """Whether a circuit is the one that was examined; of what earlier versions wrote, whether its sizes are."""
@@ -83,7 +85,7 @@ class Evidence(SavedAsJson):
             found = Evidence(**row)
             check_record(found)
             return found
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not what `edgewise view --evidence` wrote ({reason}); move it away") from error
 
@@ -142,6 +144,7 @@ def gather(
         tuple(_texts(engine, task.split(split)[number].clean) for number in range(n_pairs)),
         tuple(looks(engine, task, split, strongest, found.abs().argmax(1).tolist())),
         tensor_hash(circuit.actual),
+        dict(engine.model.identity),
     )
 
 
@@ -162,7 +165,8 @@ def _predictions(
     batch = task.batch(split, numbers).to(engine.model.device)
     logits = {"model": engine.full(batch), "circuit": engine.run(batch, circuit.kept.float().to(engine.model.device))}
     last = [int((batch.row == row).nonzero().max()) for row in range(len(numbers))]  # each example's last answer
-    best = {who: torch.topk(each[last].float().softmax(-1), N_TOKENS) for who, each in logits.items()}
+    n = min(N_TOKENS, logits["model"].shape[-1])  # a compiled program has few output tokens
+    best = {who: torch.topk(each[last].float().softmax(-1), n) for who, each in logits.items()}
 
     def said(who: str, row: int) -> tuple[tuple[str, float], ...]:
         tokens = _texts(engine, best[who].indices[row].tolist())

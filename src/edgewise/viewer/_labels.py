@@ -1,4 +1,4 @@
-"""People's and models' words for features and nodes, from a file."""
+"""People's and models' words for components, features and nodes, from a file."""
 
 import csv
 import io
@@ -16,7 +16,8 @@ _WANTED = (
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
-    """Labels by name: `m12.f410` for a feature wherever it stands, `m12.f410@7` for one node of a graph.
+    """Labels by name: `a9.h3` for a circuit's component, `m12.f410` for a feature wherever it stands, `m12.f410@7` for
+    one node of a graph.
 
     A `.csv` has the columns `id` and `label`, others are left alone. A `.json` is an object of names and labels, or the
     file that a page saves.

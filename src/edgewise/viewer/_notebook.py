@@ -6,7 +6,7 @@ import numpy as np
 
 from edgewise.circuit import Circuit
 from edgewise.report import heading
-from edgewise.viewer._page import page
+from edgewise.viewer._page import page, writable
 from edgewise.viewer._read import Viewed
 
 CELL, GAP, LEFT = 14, 2, 30
@@ -15,7 +15,7 @@ INK = "#3a6fc4"
 
 def notebook_html(circuit: Circuit) -> str:
     """What a notebook shows for a circuit: how many of its edges meet at each component, and the page on a click."""
-    title = heading(circuit.provenance)
+    title = writable(heading(circuit.provenance))
     whole = escape(page([Viewed(circuit, title)], title=title), quote=True)
     return (
         f"<p>{escape(repr(circuit))}</p>{_small(circuit)}"

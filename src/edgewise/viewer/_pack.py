@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from edgewise._errors import InputError
+
 TYPES = ("u1", "u2", "u4", "i2", "i4", "f4", "f8")
 """The types of numbers that a page's script has arrays for, as numpy calls them."""
 ALIGNED = 8
@@ -44,10 +46,20 @@ class Packer:
             name: what the script asks for.
             values: numbers that the type can hold.
             kind: one of `TYPES`.
+
+        Raises:
+            InputError: the type is of whole numbers, and a value is beyond them: it would be shown as another.
         """
         assert kind in TYPES and name not in self._entries
-        flat = np.ascontiguousarray(values).ravel().astype(f"<{kind}")
-        self._append(name, flat.tobytes(), kind, len(flat))
+        flat = np.ascontiguousarray(values).ravel()
+        if len(flat) and np.issubdtype(kind, np.integer):
+            held = np.iinfo(kind)
+            if not (held.min <= flat.min() and flat.max() <= held.max):
+                raise InputError(
+                    f"page: its {name} goes from {flat.min():g} to {flat.max():g}, and a page holds {held.min} to "
+                    f"{held.max} there; show less on one page"
+                )
+        self._append(name, flat.astype(f"<{kind}").tobytes(), kind, len(flat))
 
     def add_bytes(self, name: str, content: bytes) -> None:
         """Add bytes as they are."""

@@ -52,7 +52,7 @@ def page(
     Args:
         what: circuits, attribution graphs and feature sets to look at; the circuits stand side by side.
         title: of the page; made of the names of what is in it if None.
-        labels: words for the nodes of graphs, by their names or their features' (see `read_labels`).
+        labels: words for components and for the nodes of graphs, by their names or their features' (see `read_labels`).
     """
     packer = Packer()
     runs = [each for each in what if isinstance(each, Viewed)]
@@ -61,7 +61,7 @@ def page(
     sets = [each for each in what if isinstance(each, ShownSet)]
     names = [*(run.label for run in runs), *(graph.title for graph in graphs), *(file.name for file in foreign)]
     names += [each.found.name for each in sets]
-    title = title or ", ".join(names) or "edgewise"
+    title = writable(title or ", ".join(names) or "edgewise")
     header: dict[str, Any] = {"format": FORMAT, "title": title, "labels": list((labels or {}).items())}
     header |= pack_circuits(runs, packer) | pack_graphs(graphs, foreign, packer) | pack_sets(sets, packer)
     packed = packer.packed(header)
@@ -74,6 +74,11 @@ def page(
         data=packed.data,
         script=script,
     )
+
+
+def writable(text: str) -> str:
+    """A text as UTF-8 can hold it: a folder's name need not be UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @cache

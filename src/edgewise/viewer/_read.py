@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.evaluation import Evaluation, Measured, SizeCurve, WorstExample
-from edgewise.runs import check_record, read_record
+from edgewise.runs import check_record, of_other_weights, read_record, record_of
 from edgewise.viewer._evidence import Evidence
 
 CIRCUIT, CURVE, EVIDENCE = "circuit.safetensors", "curve.json", "evidence.json"
@@ -41,22 +42,29 @@ def read(path: str | Path) -> Viewed:
     if not file.is_file():
         raise InputError(f"{path}: no {CIRCUIT} there; give the folder that `edgewise find` wrote to")
     circuit, folder, notes = Circuit.load(file), file.parent, list[str]()
+
+    def fits(name: str, other: str, same: bool, model: Any) -> bool:
+        """Whether what a file says was measured of this circuit, on its weights; a note where it was not."""
+        elsewhere = of_other_weights(record_of(circuit.provenance, "model"), model)
+        if not same or elsewhere:
+            notes.append(f"{name} is of {'other weights of the model' if same else other}, so it is not shown.")
+        return same and not elsewhere
+
     evaluations = {}
     # By stem, so that the circuit's own is first: among whole names `evaluation-…` comes before `evaluation.json`.
     for each in sorted(folder.glob("evaluation*.json"), key=lambda file: file.stem):
         result, name = read_evaluation(each), each.stem.removeprefix("evaluation").removeprefix("-")
-        if result.is_of(circuit):
+        told = {} if name.endswith("other-weights") else record_of(result.conditions, "model")
+        if fits(each.name, f"another circuit, of {result.actual_edges:,} edges", result.is_of(circuit), told):
             evaluations[name] = result
-        else:
-            notes.append(f"{each.name} is of another circuit, of {result.actual_edges:,} edges, so it is not shown.")
     curve = SizeCurve.load(folder / CURVE) if (folder / CURVE).is_file() else None
-    if curve is not None and not curve.is_of(circuit):
-        notes.append(f"{CURVE} is of other scores, of {curve.total_edges:,} edges, so it is not shown.")
-        curve = None
+    if curve is not None:
+        other, model = f"other scores, of {curve.total_edges:,} edges", record_of(curve.conditions, "model")
+        curve = curve if fits(CURVE, other, curve.is_of(circuit), model) else None
     evidence = Evidence.load(folder / EVIDENCE) if (folder / EVIDENCE).is_file() else None
-    if evidence is not None and not evidence.is_of(circuit):
-        notes.append(f"{EVIDENCE} is of another circuit, of {evidence.actual_edges:,} edges, so it is not shown.")
-        evidence = None
+    if evidence is not None:
+        other = f"another circuit, of {evidence.actual_edges:,} edges"
+        evidence = evidence if fits(EVIDENCE, other, evidence.is_of(circuit), evidence.model) else None
     label = file.resolve().parent.name if file.name == CIRCUIT else file.stem
     return Viewed(circuit, label, evaluations, curve, evidence, tuple(notes))
 

@@ -41,13 +41,14 @@ def view(
         show: open it in the browser.
         dashboards: a folder or file of feature dashboards, of which those of the graphs' features are put into the page
             (see `read_dashboards`).
-        labels: a file of words for the graphs' features and nodes (see `read_labels`).
+        labels: a file of words for components, features and nodes (see `read_labels`).
 
     Returns:
         Where the page is.
 
     Raises:
-        InputError: nothing was given, a file is no circuit, graph, dashboard or labels, or the page cannot be written.
+        InputError: nothing was given, a file is no circuit, graph, dashboard or labels, dashboards were given and no
+            graph, or the page cannot be written.
     """
     if not what:
         raise InputError("view: nothing to look at; give a circuit or a run's folder")
@@ -55,6 +56,8 @@ def view(
     known = {} if dashboards is None else read_dashboards(dashboards)
     words = {} if labels is None else read_labels(labels)
     runs = [_with(known, _viewed(each, number)) for number, each in enumerate(what)]
+    if known and all(isinstance(each, Viewed) for each in runs):
+        raise InputError(f"{dashboards}: dashboards stand beside a graph's features; give an attribution graph too")
     write_atomically(path, page(runs, title=title, labels=words))
     if show:
         webbrowser.open(path.resolve().as_uri())

@@ -5,11 +5,11 @@ import { type Actions, name } from "./names";
 import { ALL, fragment, type GraphState, type Tab, ZOOMS } from "./state";
 import { AttributionGraph, type Parts, ROOT } from "./graph";
 import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";
-import { labelsFile, readLabels } from "../labels";
+import { labelsFile, readLabels, withLabel } from "../labels";
 import { type App, type Documents, type Hit, Shell } from "../shell";
 import { type Among, choices, importance, isAmong, lists, rankedNodes } from "./several";
 import { Background } from "./background";
-import { button, type Child, chooser, element, fill } from "../dom";
+import { afterPress, button, type Child, chooser, element, fill } from "../dom";
 import { count, percent } from "../words";
 import { type Drawn, drawn } from "./picture";
 import { edgeFacts } from "./edge";
@@ -58,7 +58,7 @@ export class GraphApp implements App {
     unpinAll: () => this.setPinned(new Set()),
     group: (label, nodes) => this.store.change({ groups: [...this.store.state.groups, [label, nodes]] }),
     ungroup: (index) => this.store.change({ groups: this.store.state.groups.filter((_, i) => i !== index) }),
-    label: (node, words) => this.label(node, words.trim()),
+    label: (node, words) => this.store.change({ labels: withLabel(this.store.state.labels, this.graph.parts.ids[node], words) }),
   };
 
   constructor(root: HTMLElement, parts: Parts, documents: Documents) {
@@ -81,7 +81,7 @@ export class GraphApp implements App {
     this.matters = several ? importance(this.graph, several) : new Float64Array();
     this.byImportance = Uint32Array.from(this.matters.keys()).sort((a, b) => this.matters[b] - this.matters[a]);
     this.background = new Background(structure, (found) => this.hear(found));
-    this.store = new Store(fragment(this.graph, (id) => (this.unknown = id)), (state, before) => this.show(state, before));
+    this.store = new Store(fragment(this.graph, (id) => (this.unknown = id)), documents, (state, before) => this.show(state, before));
     this.range.addEventListener("input", () => this.store.change({ threshold: Number(this.range.value) }));
     this.shell = new Shell({
       title: parts.title,
@@ -103,6 +103,10 @@ export class GraphApp implements App {
     const size = element("section", { class: "size", "aria-label": "How much is shown" }, this.said, element("div", { class: "line" }, this.range));
     const side = element("div", { class: "side" }, size, this.options, this.tabs, this.panel);
     root.append(this.shell.bar, element("main", {}, this.stage.root, side), this.shell.live);
+  }
+
+  get address(): string {
+    return this.store.address;
   }
 
   start(): void {
@@ -179,19 +183,17 @@ export class GraphApp implements App {
   private within(state: GraphState): Uint8Array {
     const { kind } = this.graph.parts;
     const most = state.threshold / ALL + 1e-6;
-    const found = Uint8Array.from(kind, (_, node) => (this.isPruned(node) && this.share[node] > most ? 0 : 1));
+    const found = Uint8Array.from(kind, (_, node) => (this.graph.isPruned(node) && this.share[node] > most ? 0 : 1));
     for (const node of state.pinned) found[node] = 1;
     return found;
   }
 
-  private isPruned(node: number): boolean {
-    return this.graph.isInner(node) || this.graph.isError(node);
-  }
-
   private hear(found: Scores): void {
     this.scores = found;
-    const { tab, node } = this.store.state;
-    if (tab === "pinned" || (tab === "node" && node === null)) this.showPanel(this.store.state);
+    afterPress(() => {
+      const { tab, node } = this.store.state;
+      if (tab === "pinned" || (tab === "node" && node === null)) this.showPanel(this.store.state);
+    });
   }
 
   private setPinned(pinned: ReadonlySet<number>): void {
@@ -199,13 +201,6 @@ export class GraphApp implements App {
       .map(([label, nodes]) => [label, nodes.filter((node) => pinned.has(node))] as const)
       .filter((group) => group[1].length);
     this.store.change({ pinned, groups });
-  }
-
-  private label(node: number, words: string): void {
-    const labels = new Map(this.store.state.labels);
-    if (words) labels.set(this.graph.parts.ids[node], words);
-    else labels.delete(this.graph.parts.ids[node]);
-    this.store.change({ labels });
   }
 
   private find(text: string): Hit[] {

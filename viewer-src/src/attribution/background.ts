@@ -10,6 +10,9 @@ const script = typeof document === "undefined" ? "" : (document.currentScript?.t
 export class Background {
   private worker: Worker | null = null;
   private asked = 0;
+  /** What was asked of the worker and is not answered. */
+  private open: Uint8Array | null = null;
+  private address = "";
   private readonly sorted: Uint32Array;
 
   constructor(
@@ -18,12 +21,18 @@ export class Background {
   ) {
     this.sorted = order(structure);
     try {
-      const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-      this.worker = new Worker(address);
+      this.address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+      this.worker = new Worker(this.address);
       this.worker.addEventListener("message", (event: MessageEvent<Answer>) => {
-        if (event.data.number === this.asked) told(event.data.scores); // an older one is of no interest
+        if (event.data.number !== this.asked) return; // an older one is of no interest
+        this.open = null;
+        told(event.data.scores);
       });
-      this.worker.addEventListener("error", () => this.worker = null);
+      this.worker.addEventListener("error", () => {
+        this.stop();
+        this.worker = null;
+        if (this.open) this.answer(this.open);
+      });
       this.worker.postMessage({ structure } satisfies Question);
     } catch {
       this.worker = null;
@@ -33,12 +42,19 @@ export class Background {
   /** Ask for the scores of the graph with only these features; `told` hears of them. */
   ask(kept: Uint8Array): void {
     this.asked++;
+    this.open = kept;
     if (this.worker) this.worker.postMessage({ number: this.asked, kept } satisfies Question);
-    else this.told(scores(this.structure, this.sorted, kept));
+    else this.answer(kept);
   }
 
   stop(): void {
     this.worker?.terminate();
+    URL.revokeObjectURL(this.address);
+  }
+
+  private answer(kept: Uint8Array): void {
+    this.open = null;
+    this.told(scores(this.structure, this.sorted, kept));
   }
 }
 

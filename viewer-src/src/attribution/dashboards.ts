@@ -1,7 +1,7 @@
 /** What a neuron or feature is about: the tokens that it speaks for, and those on which it fires, as text. */
 
 import type { AttributionGraph, Dashboard } from "./graph";
-import { type Child, element } from "../dom";
+import { type Child, element, terms } from "../dom";
 import { percent, signedAmount } from "../words";
 
 const FIRST = 4; // contexts before the rest are asked for
@@ -30,7 +30,7 @@ export function dashboardOf(graph: AttributionGraph, node: number): Child[] {
   const rest = found.contexts.slice(FIRST);
   return [
     element("h3", {}, "Dashboard"),
-    element("dl", {}, ...facts.filter((fact) => fact[1]).flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    terms(facts.filter((fact) => fact[1])),
     ...found.contexts.slice(0, FIRST).map(context),
     rest.length > 0 && element("details", {}, element("summary", {}, `${rest.length} more contexts`), ...rest.map(context)),
   ];

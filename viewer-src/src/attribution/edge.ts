@@ -2,8 +2,8 @@
 
 import { amount, percent, signedAmount } from "../words";
 import type { AttributionGraph, HeadLoading, QueryKey, Reasons, Term, Why } from "./graph";
-import { button, type Child, element } from "../dom";
-import { row, rowsOf } from "./rows";
+import { button, type Child, element, terms } from "../dom";
+import { row, rowsOf } from "../rows";
 import { type Actions, name } from "./names";
 import { besideEdge } from "./several";
 import type { GraphState } from "./state";
@@ -27,7 +27,7 @@ export function edgeFacts(graph: AttributionGraph, state: GraphState, edge: numb
   const known = extras.reasons && place !== undefined ? heads(graph, extras.reasons, place, weight[edge], actions) : [element("p", { class: "fact" }, without(graph))];
   return [
     element("h2", {}, `${name(graph, state, source)} → ${name(graph, state, target)}`, " ", button("×", () => actions.choose(target), { class: "close", "aria-label": "Close the edge" })),
-    element("dl", {}, ...facts.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)])),
+    terms(facts),
     ...known,
   ];
 }

@@ -7,7 +7,7 @@ export const KINDS = ["token", "position", "neuron", "feature", "error", "bias",
 export type Kind = (typeof KINDS)[number];
 export const [TOKEN, POSITION, NEURON, FEATURE, ERROR, BIAS, ROOT, NODES] = KINDS.keys();
 
-/** Whether pruning may take a node of this kind away, and people pin it. */
+/** Whether a node of this kind is a feature or neuron, which people pin. */
 export function isInnerKind(kind: number): boolean {
   return kind === FEATURE || kind === NEURON || kind === NODES;
 }
@@ -167,13 +167,18 @@ export class AttributionGraph {
     }
   }
 
-  /** Features and neurons: what pruning may take away and people pin. */
+  /** Features and neurons: what people pin. */
   isInner(node: number): boolean {
     return isInnerKind(this.parts.kind[node]);
   }
 
   isError(node: number): boolean {
     return this.parts.kind[node] === ERROR;
+  }
+
+  /** Whether pruning may take a node away. */
+  isPruned(node: number): boolean {
+    return this.isInner(node) || this.isError(node);
   }
 
   name(node: number): string {
@@ -207,9 +212,9 @@ export class AttributionGraph {
     return low;
   }
 
-  /** A node's number by its id. */
+  /** A node's number by its id; of several with one id the first, to which links go too. */
   node(id: string): number | null {
-    this.numbers ??= new Map(this.parts.ids.map((each, i) => [each, i]));
+    this.numbers ??= new Map(this.parts.ids.map((each, i) => [each, i] as const).reverse());
     return this.numbers.get(id) ?? null;
   }
 

@@ -2,6 +2,7 @@
 
 import type { AttributionGraph } from "./graph";
 import type { GraphState } from "./state";
+import type { Labels } from "../labels";
 
 export interface Actions {
   choose(node: number | null): void;
@@ -19,7 +20,7 @@ export function name(graph: AttributionGraph, state: GraphState, node: number): 
 }
 
 /** The words for a node: its own, or its feature's wherever it stands, such as `m12.f410`. */
-export function labelOf(labels: ReadonlyMap<string, string>, id: string): string | undefined {
+export function labelOf(labels: Labels, id: string): string | undefined {
   return labels.get(id) ?? (labels.size ? labels.get(featureOf(id)) : undefined);
 }
 

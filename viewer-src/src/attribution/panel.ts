@@ -4,10 +4,11 @@ import { amount, count, percent, several, signedAmount } from "../words";
 import type { AttributionGraph, Neighbour } from "./graph";
 import { besideEdge, nodeNumbers } from "./several";
 import { type Block, blocksOf, flows, suggest } from "./groups";
-import { button, type Child, element } from "../dom";
+import { button, type Child, element, terms } from "../dom";
+import { labelField } from "../labels";
 import { dashboardOf, written } from "./dashboards";
 import { type Actions, name } from "./names";
-import { row, rowsOf } from "./rows";
+import { row, rowsOf } from "../rows";
 import { tracingFacts } from "./edge";
 import { diagram } from "./diagram";
 import type { GraphState } from "./state";
@@ -27,19 +28,12 @@ export function nodeFacts(
   const { value, ids, extras } = graph.parts;
   const [into, outOf] = [graph.inputs(node, shown), graph.outputs(node, shown)];
   const pinned = state.pinned.has(node);
-  const label = element("input", {
-    type: "text",
-    value: state.labels.get(ids[node]) ?? "",
-    placeholder: graph.parts.labels[node] || "a label of your own",
-    "aria-label": `Label of ${ids[node]}`,
-    maxlength: 200,
-    onchange: (event: Event) => actions.label(node, (event.target as HTMLInputElement).value),
-  });
+  const label = labelField(ids[node], state.labels, (words) => actions.label(node, words), graph.parts.labels[node]);
   const facts: [string, string][] = [
     ["id", ids[node]],
     ["where", graph.describe(node)],
     ...(Number.isNaN(value[node]) ? [] : [["value", amount(value[node])] as [string, string]]),
-    ["rank", graph.isInner(node) ? `within the first ${percent(share[node])} of all influence` : "always shown"],
+    ["rank", graph.isPruned(node) ? `within the first ${percent(share[node])} of all influence${shown[node] ? "" : ": not shown now"}` : "always shown"],
     ...(extras.several ? nodeNumbers(extras.several, node) : []),
     ...(extras.several?.kind === "difference" ? [] : ledger(graph, node)),
     ...written(graph, node),
@@ -47,7 +41,7 @@ export function nodeFacts(
   return [
     element("h2", {}, name(graph, state, node), " ", button("×", () => actions.choose(null), { class: "close", "aria-label": "Choose nothing" })),
     element("p", { class: "line" }, label, button(pinned ? "Unpin" : "Pin", () => actions.pin(node), { "aria-pressed": String(pinned) })),
-    element("dl", {}, ...facts.flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    terms(facts),
     ...dashboardOf(graph, node),
     element("h3", {}, `Inputs (${count(into.length)})`),
     edges(graph, state, into, graph.inputSize[node], actions),
@@ -211,7 +205,7 @@ export function about(graph: AttributionGraph): Child[] {
   return [
     element("h2", {}, graph.parts.title),
     ...graph.parts.notes.map((note) => element("p", { class: "fact" }, note)),
-    element("dl", {}, ...rows.flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)])),
+    terms(rows),
     element("p", { class: "prompt" }, graph.parts.tokens.join("")),
   ];
 }

@@ -63,7 +63,7 @@ function drawBin(s: Surface, view: View, layer: number, column: number, p: Palet
 }
 
 /** The colour of a kind of node. */
-export function colourOf(kind: number, p: Palette): string {
+function colourOf(kind: number, p: Palette): string {
   if (kind === FEATURE || kind === NODES) return p.accent;
   if (kind === NEURON) return p.value;
   if (kind === ERROR) return p.shared;
@@ -117,6 +117,7 @@ export function drawFocus(s: Surface, view: View, node: number | null, p: Palett
 
 function linesOf(view: View, node: number | null): readonly Drawn[] {
   const { graph, shown, edge } = view;
+  if (node !== null && !shown[node]) return []; // it stands nowhere
   if (node === null) return view.pinned.size ? betweenPinned(view) : view.atRest;
   if (edge?.[1] === node) return shown[edge[0]] ? [edge] : [];
   return [

@@ -3,7 +3,7 @@
 import { amount, count, percent, signedAmount } from "../words";
 import type { AttributionGraph, Several } from "./graph";
 import { type Child, element } from "../dom";
-import { row, rowsOf } from "./rows";
+import { row, rowsOf } from "../rows";
 import type { Actions } from "./names";
 
 export const AMONG = ["all", "half", "every", "sure", "first", "second"] as const;

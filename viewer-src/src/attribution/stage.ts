@@ -55,6 +55,10 @@ export class Stage {
   show(shown: Shown): void {
     const before = this.shown;
     this.shown = shown;
+    if (this.hovered !== null && !shown.shown[this.hovered]) {
+      this.hovered = null;
+      this.tip.hidden = true;
+    }
     const same = before && before.graph === shown.graph && before.shown === shown.shown && before.zoom === shown.zoom;
     if (!same || !this.layout) this.arrange();
     else this.redrawTop();

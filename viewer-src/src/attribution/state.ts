@@ -1,7 +1,8 @@
 /** What is looked at in an attribution graph. */
 
 import type { AttributionGraph } from "./graph";
-import type { Fragment } from "../store";
+import { type Fragment, texts } from "../store";
+import { type Labels, labelsIn, writeLabels } from "../labels";
 import { AMONG, type Among } from "./several";
 import type { Group } from "./groups";
 
@@ -20,7 +21,7 @@ export interface GraphState {
   groups: readonly Group[];
   zoom: number;
   tab: Tab;
-  labels: ReadonlyMap<string, string>;
+  labels: Labels;
 }
 
 export const ALL = 1000;
@@ -43,13 +44,13 @@ export function fragment(graph: AttributionGraph, unknown: (id: string) => void)
       for (const [label, nodes] of state.groups) found.append("group", JSON.stringify([label, ...nodes.map((n) => graph.parts.ids[n])]));
       if (state.zoom !== 1) found.set("zoom", String(state.zoom));
       if (state.tab !== "node") found.set("tab", state.tab);
-      for (const [id, label] of state.labels) found.append("label", JSON.stringify([id, label]));
+      writeLabels(found, state.labels);
       return found;
     },
     read(found) {
       const influence = Number(found.get("influence") ?? begin / ALL);
       const pinned = new Set(known(found.getAll("pin")));
-      const groups = found.getAll("group").map(texts).filter((each) => each.length > 1);
+      const groups = found.getAll("group").map((text) => texts(text)).filter((each) => each.length > 1);
       const taken = new Set<number>();
       const chosen = found.get("node");
       if (chosen !== null && graph.node(chosen) === null) unknown(chosen);
@@ -67,18 +68,8 @@ export function fragment(graph: AttributionGraph, unknown: (id: string) => void)
         }).filter((group) => group[1].length > 0),
         zoom: ZOOMS.find((zoom) => String(zoom) === found.get("zoom")) ?? 1,
         tab: TABS.find((tab) => tab === found.get("tab")) ?? "node",
-        labels: new Map(found.getAll("label").map(texts).filter((each) => each.length === 2) as [string, string][]),
+        labels: labelsIn(found),
       };
     },
   };
-}
-
-/** A JSON list of texts; an empty one for anything else. */
-function texts(text: string): string[] {
-  try {
-    const value: unknown = JSON.parse(text);
-    return Array.isArray(value) && value.every((each) => typeof each === "string") ? value : [];
-  } catch {
-    return [];
-  }
 }

@@ -15,7 +15,7 @@ import { Stage } from "./stage";
 import { examples } from "./examples";
 import { Store } from "../store";
 import { count, percent } from "../words";
-import { labelsFile, readLabels } from "../labels";
+import { labelsFile, readLabels, withLabel } from "../labels";
 import { tally } from "./picture";
 
 const SHOWS: [Show, string][] = [
@@ -45,7 +45,7 @@ export class CircuitApp implements App {
   private readonly actions: Actions = {
     choose: (c) => this.choose(c),
     chooseEdge: (edge) => this.store.change({ edge, tab: "selection" }),
-    label: (c, words) => this.label(c, words.trim()),
+    label: (c, words) => this.store.change({ labels: withLabel(this.store.state.labels, this.run.graph.name(c), words) }),
     sizeOf: (edge) => this.store.change({ size: this.run.smallestWith(edge) }),
   };
 
@@ -53,7 +53,8 @@ export class CircuitApp implements App {
     const graphs = page.header.graphs.map((header) => new Graph(header, page));
     this.runs = page.header.circuits.map((header) => new Ranking(header, graphs[header.graph], page));
     const sizes = this.runs.map((run) => run.graph.nEdges);
-    this.store = new Store(fragment(sizes, (run) => this.runs[run].foundAt, (run, node) => this.isUnknown(run, node)), (state, before) => this.show(state, before));
+    const how = fragment(sizes, (run) => this.runs[run].foundAt, (run, node) => this.isUnknown(run, node), new Map(page.header.labels));
+    this.store = new Store(how, documents, (state, before) => this.show(state, before));
     this.shell = new Shell({
       title: page.header.title,
       search: { hint: "9.3, m4, a5 > a9", find: (text) => search(this.scene, this.store.state.labels, text).map((found) => this.hit(found)) },
@@ -70,10 +71,14 @@ export class CircuitApp implements App {
       clear: () => this.choose(null),
       resize: (by) => this.size.step(by),
       saveLabels: () => labelsFile(this.store.state.labels),
-      loadLabels: (text) => this.store.change({ labels: readLabels(text) }),
+      loadLabels: (text) => this.store.change({ labels: new Map([...this.store.state.labels, ...readLabels(text)]) }),
     }, documents);
     const side = element("div", { class: "side" }, this.size.root, this.options, this.tabs, this.panel);
     root.append(this.shell.bar, element("main", {}, this.stage.root, side), this.shell.live);
+  }
+
+  get address(): string {
+    return this.store.address;
   }
 
   start(): void {
@@ -150,13 +155,6 @@ export class CircuitApp implements App {
     this.store.change({ node, edge: null, tab: "selection" });
   }
 
-  private label(c: Component, words: string): void {
-    const labels = new Map(this.store.state.labels);
-    if (words) labels.set(this.run.graph.name(c), words);
-    else labels.delete(this.run.graph.name(c));
-    this.store.change({ labels });
-  }
-
   private hit(found: Found): { name: string; enter(): void } {
     const { graph } = this.run;
     if ("edge" in found) {
@@ -178,7 +176,7 @@ export class CircuitApp implements App {
   }
 
   private contents(state: CircuitState, aboutIt: () => Child[]): Child[] {
-    if (state.tab === "examples") return examples(this.runs[state.run].header, this.scene.circuit.edges.length);
+    if (state.tab === "examples") return examples(this.runs[state.run], this.scene.circuit);
     if (state.tab === "about") return aboutIt();
     if (state.edge !== null) {
       const runs = this.runs.filter((run) => run.graph === this.scene.graph);
@@ -194,8 +192,8 @@ export class CircuitApp implements App {
     const run = this.runs[state.run];
     const circuits = this.runs.map((each, i): [string, string] => [String(i), each.header.label]);
     const beside = circuits.filter(([i]) => i !== String(state.run) && this.runs[Number(i)].graph === run.graph);
-    const measured = run.order ? (run.header.curve?.points ?? []).map((point) => point[1]).filter((n) => n !== run.found.edges.length) : [];
-    const sizes = [...new Set(measured)].map((n): [string, string] => [`at${n}`, `itself, ${percent(1 - n / run.graph.nEdges)} removed`]);
+    const measured = run.order ? run.measuredSizes() : [];
+    const sizes = measured.map((n): [string, string] => [`at${n}`, `itself, ${percent(1 - n / run.graph.nEdges)} removed`]);
     const choices: [string, string][] = [["", "nothing"], ["found", "itself, as found"], ...sizes, ...beside];
     fill(
       this.options,

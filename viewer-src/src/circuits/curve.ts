@@ -2,63 +2,92 @@
 
 import { amount, count, percent } from "../words";
 import { element, vector } from "../dom";
-import type { CircuitHeader, CurvePoint } from "../data";
+import type { Circuit, Ranking } from "../ranking";
+import type { CircuitHeader, CurveHeader, CurvePoint } from "../data";
 
-interface Measurement {
-  metric: string;
-  points: CurvePoint[];
-  full: number;
-  empty: number;
-  n: number;
-  split: string | null;
-}
-
+/** The method of the point that is the circuit as found, judged by itself. */
+export const JUDGED = "judged";
 const WIDTH = 400;
 const HEIGHT = 150;
 const BOX = { left: 44, right: 12, top: 10, bottom: 30 };
 
-/** What was measured: the curve, or the one size that was judged. */
-export function measurement(header: CircuitHeader): Measurement | null {
-  if (header.curve) return header.curve;
-  const judged = header.evaluations.find((each) => each.own);
-  if (!judged) return null;
-  const name = Object.hasOwn(judged.metrics, "kl") ? "kl" : Object.keys(judged.metrics)[0];
-  const row = name === undefined ? undefined : judged.metrics[name];
-  if (!name || !row) return null;
-  const point: CurvePoint = ["judged", judged.actual, row.value, row.low, row.high];
-  return { metric: name, points: [point], full: row.full, empty: row.empty, n: judged.n, split: judged.split };
+/** What was measured of a run's sizes: the curve, with the circuit that was judged where it is one of them; or that alone. */
+export function measured(ranking: Ranking, circuit: Circuit): CurveHeader | null {
+  const { header, foundAt } = ranking;
+  const { curve } = header;
+  const own = judgement(header);
+  if (!curve || !own) return curve ?? own;
+  const [point] = own.points;
+  const isOne = foundAt === null ? ranking.isFound(circuit) : !curve.points.some((each) => each[1] === point[1]);
+  return isOne && own.metric === curve.metric && own.split === curve.split ? { ...curve, points: [...curve.points, point] } : curve;
 }
 
-/** What is known of a size, in a sentence. */
-export function atSize(measured: Measurement | null, edges: number): string {
-  if (!measured) return "Nothing was measured of this circuit: `edgewise evaluate` and `edgewise curve` do that.";
-  const points = [...measured.points].sort((a, b) => a[1] - b[1]);
-  const exact = points.find((point) => point[1] === edges);
-  const split = measured.split ? ` ${measured.split}` : "";
-  const where = `on ${count(measured.n)}${split} examples`;
-  if (exact) {
-    const interval = exact[3] === null || exact[4] === null ? "" : ` (95 %: ${amount(exact[3])} to ${amount(exact[4])})`;
-    return `${measured.metric} ${amount(exact[2])}${interval}, measured at this size ${where}.`;
-  }
+/** The one circuit that was judged, by the curve's metric where it has that. */
+function judgement(header: CircuitHeader): CurveHeader | null {
+  const judged = header.evaluations.find((each) => each.own);
+  if (!judged) return null;
+  const { metrics, actual, n, split } = judged;
+  const metric = [header.curve?.metric, "kl", ...Object.keys(metrics)].find((name) => name !== undefined && Object.hasOwn(metrics, name));
+  if (metric === undefined) return null;
+  const { value, low, high, full, empty } = metrics[metric];
+  return { metric, points: [[JUDGED, actual, value, low, high]], full, empty, n, split };
+}
+
+/** What is known of a circuit: in a sentence, what that rests on, and the circuit's own point if it was measured. */
+interface Known {
+  words: string;
+  from: CurveHeader | null;
+  point: CurvePoint | null;
+}
+
+/** What is known of a circuit: as many edges are not the same ones where it is no size of its run's ranking. */
+export function known(ranking: Ranking, circuit: Circuit): Known {
+  const { header, foundAt } = ranking;
+  const { curve } = header;
+  const edges = circuit.edges.length;
+  const own = judgement(header);
+  const isSize = circuit.nominal !== null || foundAt !== null || !ranking.order;
+  const ofCurve = isSize ? curve?.points.find((each) => each[1] === edges) : undefined;
+  if (curve && ofCurve) return { words: exactly(curve, ofCurve), from: curve, point: ofCurve };
+  if (own && ranking.isFound(circuit)) return { words: exactly(own, own.points[0]), from: own, point: own.points[0] };
+  const from = measured(ranking, circuit);
+  const words = from ? nearby(from, edges) : "Nothing was measured of this circuit: `edgewise evaluate` and `edgewise curve` do that.";
+  return { words, from, point: null };
+}
+
+function where({ n, split }: CurveHeader): string {
+  return `on ${count(n)}${split ? ` ${split}` : ""} examples`;
+}
+
+function exactly(from: CurveHeader, [, , value, low, high]: CurvePoint): string {
+  const interval = low === null || high === null ? "" : ` (95 %: ${amount(low)} to ${amount(high)})`;
+  return `${from.metric} ${amount(value)}${interval}, measured at this size ${where(from)}.`;
+}
+
+function nearby(from: CurveHeader, edges: number): string {
+  const points = [...from.points].sort((a, b) => a[1] - b[1]);
+  const other = points.find((point) => point[1] === edges);
+  if (other) return `Not measured of these edges; as many others have ${from.metric} ${amount(other[2])} (${where(from)}).`;
   const below = points.filter((point) => point[1] < edges).at(-1);
   const above = points.find((point) => point[1] > edges);
   const near = [below, above].filter((point) => point !== undefined);
   const said = near.map((point) => `${amount(point[2])} at ${count(point[1])} edges`).join(" and ");
   const place = near.length > 1 ? "between" : below ? "beyond" : "before";
-  return `Not measured at this size; ${place} ${measured.metric} ${said} (${where}).`;
+  return `Not measured at this size; ${place} ${from.metric} ${said} (${where(from)}).`;
 }
 
 /** The full model's and the empty circuit's. */
-export function ends(measured: Measurement): string {
+export function ends(measured: CurveHeader): string {
   return `Full model ${amount(measured.full)}, empty circuit ${amount(measured.empty)}.`;
 }
 
-/** The curve as a picture; a click on a measured size calls `choose`. */
+/** The curve as a picture, with the size looked at, and its own point if it has one; a click on a measured one calls `choose`. */
 export function drawCurve(
-  measured: Measurement,
+  measured: CurveHeader,
   total: number,
   edges: number,
-  choose: (edges: number) => void,
+  own: CurvePoint | null,
+  choose: (point: CurvePoint) => void,
 ): HTMLElement {
   const values = measured.points.flatMap((point) => point.slice(2).filter((v) => v !== null) as number[]);
   const [low, high] = span([...values, measured.full, measured.empty]);
@@ -78,7 +107,7 @@ export function drawCurve(
     ...level(measured.empty, `empty ${amount(measured.empty)}`, true),
     ...lines(measured, x, y),
     vector("line", { x1: x(edges), x2: x(edges), y1: BOX.top, y2: HEIGHT - BOX.bottom, class: "here" }),
-    ...measured.points.flatMap((point) => mark(point, point[1] === edges, x, y, () => choose(point[1]))),
+    ...measured.points.flatMap((point) => mark(point, point[0] === own?.[0] && point[1] === own[1], x, y, () => choose(point))),
     ...decades(least, total).map((n) =>
       vector("text", { x: x(n), y: HEIGHT - 17, class: "middle" }, count(n)),
     ),
@@ -90,7 +119,7 @@ export function drawCurve(
   return element("div", {}, picture);
 }
 
-function lines(measured: Measurement, x: (n: number) => number, y: (value: number) => number): SVGElement[] {
+function lines(measured: CurveHeader, x: (n: number) => number, y: (value: number) => number): SVGElement[] {
   const methods = [...new Set(measured.points.map((point) => point[0]))];
   return methods.map((method) => {
     const own = measured.points.filter((point) => point[0] === method).sort((a, b) => a[1] - b[1]);
@@ -129,7 +158,7 @@ function decades(least: number, total: number): number[] {
 }
 
 /** The curve for those who do not see it. */
-function words(measured: Measurement, total: number): string {
+function words(measured: CurveHeader, total: number): string {
   const points = [...measured.points].sort((a, b) => a[1] - b[1]);
   const said = points.map((p) => `${amount(p[2])} at ${count(p[1])} edges (${percent(1 - p[1] / total)} removed)`);
   return `${measured.metric} by size: ${said.join("; ")}. ${ends(measured)}`;

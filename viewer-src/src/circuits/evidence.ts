@@ -1,7 +1,7 @@
 /** What was computed beforehand of an edge: its exact effect, the examples it matters to, and where its head looks. */
 
 import { type Child, element } from "../dom";
-import { limited, listRow } from "./rows";
+import { row, rowsOf } from "../rows";
 import { count, percent, several, signedAmount } from "../words";
 import type { EvidenceHeader, LookHeader } from "../data";
 import { type Component, KEY, LOGITS, MLP, QUERY, VALUE } from "../graph";
@@ -28,8 +28,9 @@ export function effects(scene: Scene, actions: Actions): Child[] {
   if (!evidence) return [];
   const order = [...evidence.edges.keys()].sort((a, b) => Math.abs(evidence.effects[b]) - Math.abs(evidence.effects[a]));
   const most = Math.abs(evidence.effects[order[0]]) || 1;
-  const rows = order.map((i) => listRow(scene.graph.edgeName(evidence.edges[i]), evidence.effects[i] / most, [signedAmount(evidence.effects[i])], null, () => actions.chooseEdge(evidence.edges[i])));
-  return [element("h2", {}, `Largest exact effects (on ${evidence.metric})`), limited(rows)];
+  const made = (i: number) =>
+    row({ words: scene.graph.edgeName(evidence.edges[i]), numbers: signedAmount(evidence.effects[i]), share: evidence.effects[i] / most, choose: () => actions.chooseEdge(evidence.edges[i]) });
+  return [element("h2", {}, `Largest exact effects (on ${evidence.metric})`), rowsOf(order.length, (place) => made(order[place]))];
 }
 
 /** The examples to which an edge matters most, and where the head looks that reads it; or how to measure them. */

@@ -1,19 +1,22 @@
 /** The panel's examples: those that the circuit is worst at, and what model and circuit predict. */
 
 import { type Child, element } from "../dom";
-import type { CircuitHeader, EvaluationHeader, PredictionHeader, WorstExample } from "../data";
+import type { Circuit, Ranking } from "../ranking";
+import type { EvaluationHeader, PredictionHeader, WorstExample } from "../data";
 import { count, percent, several } from "../words";
 import { MEASURES } from "./evidence";
 import { scoreWords } from "./picture";
 
-/** The judged examples on which the circuit is farthest from the model, and how many edges that circuit had. */
-export function examples(header: CircuitHeader, edges: number): Child[] {
+/** The judged examples on which the circuit as found is farthest from the model, and whether that is the one looked at. */
+export function examples(ranking: Ranking, circuit: Circuit): Child[] {
+  const { header } = ranking;
+  const of = (measured: number) => !ranking.isFound(circuit) && otherEdges(measured, circuit.edges.length);
   const told = header.evidence?.predictions ?? [];
   if (!header.evaluations.length && !told.length) {
     return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
   }
   const judged = header.evaluations.flatMap((each) => [
-    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged", otherSize(each.actual, edges)),
+    element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged", of(each.actual)),
     metrics(each),
     each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
     each.worst.length > 0 && !each.name && !told.length && element("p", { class: "fact" }, UNTOLD),
@@ -21,14 +24,15 @@ export function examples(header: CircuitHeader, edges: number): Child[] {
   ]);
   const worst = new Set(header.evaluations.filter((each) => !each.name).flatMap((each) => each.worst.map((one) => one.number)));
   const others = told.filter((each) => !worst.has(each.number));
-  return [...judged, others.length > 0 && element("h2", {}, "What model and circuit predict", otherSize(header.actual, edges)), ...others.map(prediction)];
+  return [...judged, others.length > 0 && element("h2", {}, "What model and circuit predict", of(header.actual)), ...others.map(prediction)];
 }
 
 const UNTOLD = `What circuit and model predict here, and the right answer, were not measured: ${MEASURES} adds them.`;
 
-/** Beside a title: that what follows is of a circuit of another size than the one that is looked at. */
-function otherSize(measured: number, edges: number): Child {
-  return measured !== edges && element("small", { class: "size-note" }, ` measured at ${several(measured, "edge")}; you look at ${count(edges)}`);
+/** Beside a title: that what follows is of another circuit than the one that is looked at. */
+function otherEdges(measured: number, edges: number): HTMLElement {
+  const now = measured === edges ? "as many others" : count(edges);
+  return element("small", { class: "size-note" }, ` measured at ${several(measured, "edge")}; you look at ${now}`);
 }
 
 function prediction(each: PredictionHeader): HTMLElement {

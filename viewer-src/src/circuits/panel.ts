@@ -1,14 +1,15 @@
 /** The panel beside the picture: what is chosen, in words, numbers and sorted lists. */
 
-import { type Child, button, element, fill } from "../dom";
+import { type Child, button, element, fill, terms } from "../dom";
 import { count, percent, several, signedAmount } from "../words";
 import { type Component, ROLES } from "../graph";
-import { atSize, measurement } from "./curve";
 import { effect, effects, evidenceFacts, headFacts, inShort } from "./evidence";
+import { type Labels, labelField } from "../labels";
+import type { Circuit, Ranking } from "../ranking";
+import { row, rowsOf } from "../rows";
 import type { CircuitHeader } from "../data";
-import { limited, listRow } from "./rows";
+import { known } from "./curve";
 import { scoreWords } from "./picture";
-import type { Ranking } from "../ranking";
 import type { Scene } from "./scene";
 
 /** What a click in the panel does. */
@@ -21,27 +22,18 @@ export interface Actions {
 }
 
 /** The circuit as a whole: its busiest components, and what comes last. */
-export function overview(scene: Scene, labels: ReadonlyMap<string, string>, actions: Actions): Child[] {
+export function overview(scene: Scene, labels: Labels, actions: Actions): Child[] {
   const { graph } = scene;
-  const rows = scene.byEdges().map((c) =>
-    element(
-      "li",
-      {},
-      element(
-        "button",
-        { type: "button", class: "row", onclick: () => actions.choose(c) },
-        element("span", { class: "name" }, named(scene, c, labels)),
-        element("span", { class: "numbers" }, `${count(scene.inputs[c])} in · ${count(scene.outputs[c])} out`),
-      ),
-    ),
-  );
+  const busiest = scene.byEdges();
+  const busy = (c: Component) =>
+    row({ words: named(scene, c, labels), numbers: `${count(scene.inputs[c])} in · ${count(scene.outputs[c])} out`, share: null, choose: () => actions.choose(c) });
   return [
     scene.other && compared(scene),
     element("h2", {}, scene.other ? "Strongest edges shown" : "Strongest edges"),
     edgeList(scene, Array.from(scene.edges.subarray(0, 200)), (edge) => graph.edgeName(edge), actions),
     ...effects(scene, actions),
-    element("h2", {}, `Busiest components (${count(rows.length)})`),
-    limited(rows),
+    element("h2", {}, `Busiest components (${count(busiest.length)})`),
+    rowsOf(busiest.length, (place) => busy(busiest[place])),
   ];
 }
 
@@ -50,15 +42,15 @@ function compared(scene: Scene): HTMLElement {
   const { shared, first, second } = scene.sizes;
   const either = shared + first + second;
   const share = either ? percent(shared / either) : "–";
-  const sides: [string, Ranking | null, number][] = [
-    ["A", scene.ranking, scene.circuit.edges.length],
-    ["B", scene.otherRanking, scene.other?.edges.length ?? 0],
+  const sides: [string, Ranking | null, Circuit | null][] = [
+    ["A", scene.ranking, scene.circuit],
+    ["B", scene.otherRanking, scene.other],
   ];
   return element(
     "div",
     { class: "fact" },
     element("p", {}, `${several(shared, "edge")} in both, ${count(first)} only in A, ${count(second)} only in B: ${share} of either are shared.`),
-    ...sides.map(([side, run, edges]) => run && element("p", {}, `${side}, ${run.header.label} with ${several(edges, "edge")}: ${atSize(measurement(run.header), edges)}`)),
+    ...sides.map(([side, run, circuit]) => run && circuit && element("p", {}, `${side}, ${run.header.label} with ${several(circuit.edges.length, "edge")}: ${known(run, circuit).words}`)),
   );
 }
 
@@ -66,20 +58,13 @@ function compared(scene: Scene): HTMLElement {
 export function component(
   scene: Scene,
   c: Component,
-  labels: ReadonlyMap<string, string>,
+  labels: Labels,
   actions: Actions,
 ): Child[] {
   const { graph } = scene;
   const into = scene.into(c);
   const outOf = scene.outOf(c);
-  const label = element("input", {
-    type: "text",
-    value: labels.get(graph.name(c)) ?? "",
-    placeholder: "a label of your own",
-    "aria-label": `Label of ${graph.name(c)}`,
-    maxlength: 80,
-    onchange: (event: Event) => actions.label(c, (event.target as HTMLInputElement).value),
-  });
+  const label = labelField(graph.name(c), labels, (words) => actions.label(c, words));
   return [
     element("h2", {}, graph.name(c), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
     element("p", { class: "fact" }, `${graph.describe(c)}: ${several(into.length, "edge")} in, ${count(outOf.length)} out`),
@@ -108,7 +93,7 @@ function inputs(scene: Scene, into: number[], list: (edges: number[]) => HTMLEle
   return [title, element("div", { class: "chips", role: "group", "aria-label": "Edges into" }, ...buttons), place];
 }
 
-function inName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>): string {
+function inName(scene: Scene, edge: number, labels: Labels): string {
   const { graph } = scene;
   const reader = graph.readerOf(edge);
   const role = ROLES[graph.readerKind[reader]];
@@ -116,7 +101,7 @@ function inName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>)
   return `${named(scene, graph.writerOf(edge), labels)}${into}${span(scene, edge)}`;
 }
 
-function outName(scene: Scene, edge: number, labels: ReadonlyMap<string, string>): string {
+function outName(scene: Scene, edge: number, labels: Labels): string {
   const { graph } = scene;
   const reader = graph.readerOf(edge);
   const fed = graph.readBy(reader);
@@ -130,7 +115,7 @@ function span(scene: Scene, edge: number): string {
 }
 
 /** A component's name, and its label. */
-export function named(scene: Scene, c: Component, labels: ReadonlyMap<string, string>): string {
+export function named(scene: Scene, c: Component, labels: Labels): string {
   const name = scene.graph.name(c);
   const label = labels.get(name);
   return label ? `${name} “${label}”` : name;
@@ -141,7 +126,7 @@ export function edgeFacts(
   scene: Scene,
   edge: number,
   runs: readonly Ranking[],
-  labels: ReadonlyMap<string, string>,
+  labels: Labels,
   actions: Actions,
 ): Child[] {
   const { graph, ranking } = scene;
@@ -159,7 +144,7 @@ export function edgeFacts(
   return [
     element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
     fed.length > 1 && element("p", { class: "fact" }, `${graph.readers[reader]} is one input that ${fed.length} heads share.`),
-    element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+    terms(facts),
     !!ranking.header.score && element("p", { class: "fact" }, `The score is ${ranking.header.score}`),
     ...evidenceFacts(scene, edge),
     rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
@@ -202,18 +187,22 @@ function edgeList(
   actions: Actions,
   under: (edge: number) => string | null = () => null,
 ): HTMLElement {
-  if (!edges.length) return element("p", { class: "none" }, "none");
   const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 0));
   const most = Math.max(...sizes.filter(Number.isFinite), 1e-30);
   const { rank } = scene.ranking;
-  const rows = edges.map((edge, i) => {
+  return rowsOf(edges.length, (i) => {
+    const edge = edges[i];
     const score = scene.score(edge);
-    const share = (score ?? 0) < 0 ? -sizes[i] / most : sizes[i] / most;
-    const said = score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score);
-    const side = scene.other ? scene.side(edge) : null;
-    return listRow(name(edge), share, [said, rank ? `#${count(rank[edge] + 1)}` : ""], side, () => actions.chooseEdge(edge), under(edge));
+    return row({
+      words: name(edge),
+      numbers: score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score),
+      share: (score ?? 0) < 0 ? -sizes[i] / most : sizes[i] / most,
+      rank: rank ? `#${count(rank[edge] + 1)}` : "",
+      side: scene.other && scene.side(edge),
+      under: under(edge),
+      choose: () => actions.chooseEdge(edge),
+    });
   });
-  return limited(rows);
 }
 
 /** Where the circuit comes from. */
@@ -226,7 +215,7 @@ export function about(header: CircuitHeader, convention: string): Child[] {
   return [
     element("h2", {}, "Where this circuit comes from"),
     ...header.notes.map((note) => element("p", { class: "fact" }, note)),
-    element("dl", {}, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+    terms(rows),
   ];
 }
 

@@ -1,9 +1,10 @@
 /** The size of the circuit: a slider over one ranking, the measured sizes, and the measured curve. */
 
-import { atSize, drawCurve, ends, measurement } from "./curve";
+import { drawCurve, ends, JUDGED, known, measured } from "./curve";
 import { button, element, fill } from "../dom";
 import { count, percent } from "../words";
 import type { Circuit, Ranking } from "../ranking";
+import type { CurvePoint } from "../data";
 
 const STEPS = 1000;
 
@@ -35,13 +36,15 @@ export class SizePanel {
     if (this.nominal(Number(this.range.value)) !== nominal) this.range.value = String(this.place(nominal));
     this.range.setAttribute("aria-valuetext", `${count(edges)} of ${count(total)} edges, ${share} removed`);
     this.typed.value = String(edges);
-    const measured = measurement(ranking.header);
-    this.fact.textContent = atSize(measured, edges) + (measured ? ` ${ends(measured)}` : "");
-    this.curve.hidden = !measured;
-    if (measured) fill(this.curve, drawCurve(measured, total, edges, (n) => this.chooseActual(n)));
-    for (const chip of this.sizes.querySelectorAll("button")) {
-      chip.setAttribute("aria-pressed", String(chip.dataset.edges === String(edges)));
-    }
+    const { words, from, point } = known(ranking, circuit);
+    const curve = measured(ranking, circuit);
+    this.fact.textContent = words + (from ? ` ${ends(from)}` : "");
+    this.curve.hidden = !curve;
+    if (curve) fill(this.curve, drawCurve(curve, total, edges, point, (each) => this.choosePoint(each)));
+    this.sizes.querySelectorAll("button").forEach((chip, i) => {
+      const isIt = i === 0 ? ranking.isFound(circuit) : circuit.nominal !== null && chip.dataset.edges === String(edges);
+      chip.setAttribute("aria-pressed", String(isIt));
+    });
   }
 
   /** The size some steps of the slider further. */
@@ -54,22 +57,19 @@ export class SizePanel {
   private enter(ranking: Ranking): void {
     this.ranking = ranking;
     this.range.disabled = this.typed.disabled = !ranking.order;
-    const measured = measurement(ranking.header);
-    const points = ranking.order && measured ? [...new Set(measured.points.map((p) => p[1]))].sort((a, b) => b - a) : [];
+    const sizes = ranking.order ? ranking.measuredSizes() : [];
     const found = ranking.found.edges.length;
     const total = ranking.graph.nEdges;
     fill(
       this.sizes,
-      ranking.order && button("as found", () => this.choose(ranking.foundAt), { "data-edges": found, title: `${count(found)} edges` }),
-      ...points
-        .filter((n) => n !== found)
-        .map((n) => button(percent(1 - n / total), () => this.chooseActual(n), { "data-edges": n, title: `${count(n)} edges` })),
+      ranking.order && button("as found", () => this.choose(ranking.foundAt), { title: `${count(found)} edges` }),
+      ...sizes.map((n) => button(percent(1 - n / total), () => this.choose(ranking.largest(n)), { "data-edges": n, title: `${count(n)} edges` })),
       !ranking.order && element("span", { class: "none" }, "This circuit has no scores, so there is no other size of it."),
     );
   }
 
-  private chooseActual(edges: number): void {
-    if (this.ranking?.order) this.choose(edges === this.ranking.found.edges.length ? this.ranking.foundAt : this.ranking.largest(edges));
+  private choosePoint([method, edges]: CurvePoint): void {
+    if (this.ranking?.order) this.choose(method === JUDGED ? this.ranking.foundAt : this.ranking.largest(edges));
   }
 
   /** The slider runs over the logarithm of the size; its first step is the empty circuit. */

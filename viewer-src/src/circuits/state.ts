@@ -1,6 +1,7 @@
 /** What is looked at among circuits. */
 
 import type { Fragment } from "../store";
+import { type Labels, labelsIn, writeLabels } from "../labels";
 import type { Show } from "./scene";
 
 export type Tab = "selection" | "examples" | "about";
@@ -23,7 +24,7 @@ export interface CircuitState {
   lines: number;
   tab: Tab;
   /** People's words for components. */
-  labels: ReadonlyMap<string, string>;
+  labels: Labels;
 }
 
 export const LINES = [0, 40, 120, 400] as const;
@@ -44,12 +45,13 @@ export const BEGIN: CircuitState = {
 
 /**
  * How a state stands in the fragment; `edges` is how many edges each circuit's graph has. A component that is `unknown`
- * to its graph is dropped.
+ * to its graph is dropped; labels that the page was `given` are not repeated.
  */
 export function fragment(
   edges: number[],
   firstSize: (run: number) => number | null,
   unknown: (run: number, node: string) => boolean,
+  given: Labels,
 ): Fragment<CircuitState> {
   return {
     write(state) {
@@ -65,14 +67,13 @@ export function fragment(
       put("show", state.show, "all");
       put("lines", state.lines, BEGIN.lines);
       put("tab", state.tab, BEGIN.tab);
-      for (const [name, label] of state.labels) found.append("label", `${name}=${label}`);
+      writeLabels(found, state.labels, given);
       return found;
     },
     read(found) {
       const run = whole(found.get("run"), edges.length - 1) ?? 0;
       const beside = found.get("beside");
       const node = found.get("node");
-      const labels = found.getAll("label").map((each) => each.split(/=(.*)/s).slice(0, 2) as [string, string]);
       return {
         run,
         size: whole(found.get("size"), edges[run]) ?? firstSize(run),
@@ -82,7 +83,7 @@ export function fragment(
         show: one(SHOWS, found.get("show")) ?? "all",
         lines: one(LINES, Number(found.get("lines") ?? BEGIN.lines)) ?? BEGIN.lines,
         tab: one(TABS, found.get("tab")) ?? BEGIN.tab,
-        labels: new Map(labels.filter((each) => each.length === 2)),
+        labels: labelsIn(found, given),
       };
     },
   };

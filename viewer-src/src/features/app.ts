@@ -2,11 +2,11 @@
 
 import { amount, count, percent } from "../words";
 import { type App, type Documents, Shell } from "../shell";
-import { button, type Child, chooser, element, fill } from "../dom";
+import { button, type Child, chooser, element, fill, terms } from "../dom";
 import { type FeatureState, FILTERS, type Filter, fragment, type Guess, type Order, ORDERS } from "./state";
 import type { FeatureSetHeader, PageData } from "../data";
 import { Index, isHidden, List, listed } from "./list";
-import { labelsFile, readLabels } from "../labels";
+import { labelField, labelsFile, readLabels, withLabel } from "../labels";
 import { answer, question, tally } from "./guess";
 import { examplesOf } from "./examples";
 import { FeatureSet } from "./set";
@@ -23,7 +23,6 @@ const ORDER_WORDS: Record<Order, string> = {
   label: "label",
 };
 const FILTER_WORDS: Record<Filter, string> = { all: "all", on: "those that are on", labelled: "labelled", guessed: "guessed" };
-const LONGEST = 200;
 
 export class FeaturesApp implements App {
   readonly shell: Shell;
@@ -41,7 +40,7 @@ export class FeaturesApp implements App {
   constructor(root: HTMLElement, page: PageData, header: FeatureSetHeader, documents: Documents) {
     this.set = new FeatureSet(page, header);
     this.index = new Index(this.set);
-    this.store = new Store(fragment(this.set), (state, before) => this.show(state, before));
+    this.store = new Store(fragment(this.set), documents, (state, before) => this.show(state, before));
     this.list = new List(this.set, (feature) => this.store.change({ feature }));
     this.query.addEventListener("input", () => this.store.change({ query: this.query.value }));
     this.shell = new Shell(
@@ -64,6 +63,10 @@ export class FeaturesApp implements App {
     const size = element("section", { class: "size", "aria-label": "Which features" }, this.query, this.said, this.options, this.guesses);
     const side = element("div", { class: "side" }, size, this.list.root);
     root.append(this.shell.bar, element("main", { class: "sets" }, side, this.detail), this.shell.live);
+  }
+
+  get address(): string {
+    return this.store.address;
   }
 
   start(): void {
@@ -112,14 +115,7 @@ export class FeaturesApp implements App {
     const name = set.name(feature);
     const hidden = isHidden(set, feature, state);
     const guess = state.guesses.get(name);
-    const label = element("input", {
-      type: "text",
-      value: state.labels.get(name) ?? "",
-      placeholder: "a label of your own",
-      "aria-label": `Label of ${name}`,
-      maxlength: LONGEST,
-      onchange: (event: Event) => this.label(name, (event.target as HTMLInputElement).value.trim()),
-    });
+    const label = labelField(name, state.labels, (words) => this.store.change({ labels: withLabel(this.store.state.labels, name, words) }));
     return [
       element("h2", { class: "title" }, name, " ", ...(hidden ? [] : [label])),
       element("p", { class: "said" }, ...this.summary(feature)),
@@ -154,8 +150,7 @@ export class FeaturesApp implements App {
   }
 
   private about(): HTMLElement {
-    const rows = this.set.header.about.flatMap(([key, words]) => [element("dt", {}, key), element("dd", {}, words)]);
-    return element("details", { class: "about" }, element("summary", {}, "About this page"), element("dl", {}, ...rows));
+    return element("details", { class: "about" }, element("summary", {}, "About this page"), terms(this.set.header.about));
   }
 
   /** What other features are called, and where they are; without labels where a feature is read blind. */
@@ -185,13 +180,6 @@ export class FeaturesApp implements App {
     const { guesses } = this.store.state;
     const open = this.features.filter((each) => this.set.on[each] > 0 && !guesses.has(this.set.name(each)));
     if (open.length) this.store.change({ feature: open[Math.floor(Math.random() * open.length)] });
-  }
-
-  private label(name: string, words: string): void {
-    const labels = new Map(this.store.state.labels);
-    if (words) labels.set(name, words);
-    else labels.delete(name);
-    this.store.change({ labels });
   }
 
   private guess(name: string, guess: Guess): void {

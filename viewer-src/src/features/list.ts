@@ -45,24 +45,25 @@ export function listed(set: FeatureSet, state: FeatureState, index: Index): numb
     if (state.filter === "guessed" && !state.guesses.has(set.name(feature))) continue;
     if (!word || index.has(feature, word, state)) found.push(feature);
   }
-  const text = (feature: number) => (isHidden(set, feature, state) ? "" : alone(set.commonest(feature)));
+  const text = (feature: number) => (isHidden(set, feature, state) || !set.on[feature] ? "" : alone(set.commonest(feature)));
   const label = (feature: number) => (isHidden(set, feature, state) ? "" : state.labels.get(set.name(feature)) ?? "");
+  const way = state.reversed ? -1 : 1;
   const by: Record<Order, (a: number, b: number) => number> = {
-    number: (a, b) => a - b,
-    density: (a, b) => set.on[b] - set.on[a],
-    largest: (a, b) => set.max[b] - set.max[a],
-    mean: (a, b) => set.mean[b] - set.mean[a],
-    token: (a, b) => compared(text(a), text(b)),
-    label: (a, b) => compared(label(a), label(b)),
+    number: (a, b) => way * (a - b),
+    density: (a, b) => way * (set.on[b] - set.on[a]),
+    largest: (a, b) => way * (set.max[b] - set.max[a]),
+    mean: (a, b) => way * (set.mean[b] - set.mean[a]),
+    token: (a, b) => compared(text(a), text(b), way),
+    label: (a, b) => compared(label(a), label(b), way),
   };
-  found.sort((a, b) => (state.reversed ? -1 : 1) * by[state.order](a, b) || a - b);
+  found.sort((a, b) => by[state.order](a, b) || a - b);
   return found;
 }
 
-/** By text, with nothing last. */
-function compared(a: string, b: string): number {
+/** By text, forwards or the other way (−1); either way with nothing last. */
+function compared(a: string, b: string, way: number): number {
   if (!a || !b) return a ? -1 : b ? 1 : 0;
-  return a < b ? -1 : a > b ? 1 : 0;
+  return way * (a < b ? -1 : a > b ? 1 : 0);
 }
 
 export class List {
@@ -82,15 +83,12 @@ export class List {
   show(features: number[], state: FeatureState): void {
     const { scrollTop } = this.root;
     const same = features.length === this.features.length && features.every((each, i) => each === this.features[i]);
-    const before = same ? this.made : 0;
     this.features = features;
     this.state = state;
-    this.made = 0;
-    fill(this.root);
-    do this.more();
-    while (this.made < before);
+    this.made = Math.min(same ? Math.max(this.made, AT_ONCE) : AT_ONCE, features.length);
+    const rows = features.slice(0, this.made).map((feature) => this.row(feature));
+    fill(this.root, ...(rows.length ? rows : [element("li", { class: "none" }, "no feature of that kind")]));
     if (same) this.root.scrollTop = scrollTop;
-    if (!features.length) this.root.append(element("li", { class: "none" }, "no feature of that kind"));
   }
 
   /** Bring a feature's row into sight. */

@@ -5,7 +5,7 @@ import { type Child, element } from "../dom";
 import type { FeatureSet, Head, Other, Ranked } from "./set";
 import { bars, headMap } from "./charts";
 import { alone } from "./texts";
-import { row } from "../attribution/rows";
+import { row } from "../rows";
 
 export interface Names {
   /** A feature of any layer in words. */

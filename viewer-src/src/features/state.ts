@@ -1,6 +1,7 @@
 /** What is looked at of a set of features: it can be undone, and stands in the address. */
 
-import type { Fragment } from "../store";
+import { type Fragment, texts } from "../store";
+import { type Labels, labelsIn, writeLabels } from "../labels";
 import type { FeatureSet } from "./set";
 
 export const ORDERS = ["number", "density", "largest", "mean", "token", "label"] as const;
@@ -25,7 +26,7 @@ export interface FeatureState {
   query: string;
   /** Whether a feature's text is hidden until there is a guess. */
   blind: boolean;
-  labels: ReadonlyMap<string, string>;
+  labels: Labels;
   guesses: ReadonlyMap<string, Guess>;
 }
 
@@ -41,18 +42,12 @@ export function fragment(set: FeatureSet): Fragment<FeatureState> {
       if (state.filter !== "all") found.set("show", state.filter);
       if (state.query) found.set("search", state.query);
       if (state.blind) found.set("blind", "yes");
-      for (const [name, label] of state.labels) if (given.get(name) !== label) found.append("label", JSON.stringify([name, label]));
-      for (const name of given.keys()) if (!state.labels.has(name)) found.append("label", JSON.stringify([name, ""]));
+      writeLabels(found, state.labels, given);
       for (const [name, guess] of state.guesses) found.append("guess", JSON.stringify([name, guess.words, guess.verdict]));
       return found;
     },
     read(found) {
       const feature = Number(found.get("feature") ?? NaN);
-      const labels = new Map(given);
-      for (const [name, label] of found.getAll("label").map((text) => texts(text, 2))) {
-        if (label) labels.set(name, label);
-        else labels.delete(name);
-      }
       const guesses = found.getAll("guess").map((text) => texts(text, 3)).filter((each) => each.length);
       return {
         feature: Number.isInteger(feature) && feature >= 0 && feature < set.n ? feature : null,
@@ -61,19 +56,9 @@ export function fragment(set: FeatureSet): Fragment<FeatureState> {
         filter: FILTERS.find((each) => each === found.get("show")) ?? "all",
         query: found.get("search") ?? "",
         blind: found.get("blind") === "yes",
-        labels,
+        labels: labelsIn(found, given),
         guesses: new Map(guesses.map(([name, words, verdict]) => [name, { words, verdict: VERDICTS.find((each) => each === verdict) ?? "" }])),
       };
     },
   };
-}
-
-/** A JSON list of so many texts; an empty one for anything else. */
-function texts(text: string, n: number): string[] {
-  try {
-    const value: unknown = JSON.parse(text);
-    return Array.isArray(value) && value.length === n && value.every((each) => typeof each === "string") ? value : [];
-  } catch {
-    return [];
-  }
 }
