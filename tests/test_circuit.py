@@ -160,6 +160,18 @@ def test_a_combination_of_one_kind_of_ablation_is_of_that_kind():
     assert (train & test).n_actual == 3
 
 
+def test_a_combination_keeps_who_owns_the_biases():
+    def found(kind: str, bias: str, source: str) -> Circuit:
+        return _circuit(4, 6, 7, ablation={"kind": kind, "bias": bias, "source": source})
+
+    one, other = found("learned", "shared", "train"), found("learned", "shared", "test")
+    assert (one & other).ablation == Ablation("learned", bias="shared")
+    assert (one & other).provenance["ablation"]["bias"] == "shared"
+    assert (one & found("learned", "layer", "train")).ablation == "mixed"  # other circuits, where heads are taken away
+    means = found("mean", "shared", "train"), found("mean", "layer", "train")  # there it makes no difference
+    assert (means[0] | means[1]).ablation == (means[1] | means[0]).ablation == Ablation("mean")
+
+
 # --------------------------------------------------------------------------------------------------------------- files
 
 
@@ -311,16 +323,25 @@ def test_what_is_no_circuit_is_refused(tmp_path, kind: str):
     assert message.startswith(f"{path}: not a circuit file of edgewise")
 
 
+KEPT = torch.ones(8, dtype=torch.bool)
+
+
 @pytest.mark.parametrize(
     ("header", "tensors"),
     [
+        (_header(selection=["nonsense"]), {}),
+        (_header(ablation={"kind": "mean", "source": 5}), {}),
+        (_header(), {"kept": KEPT, "scores": torch.ones(8, dtype=torch.complex64)}),
+        (_header(), {"kept": KEPT, "scores": torch.ones(8, dtype=torch.int64)}),
+        (_header(), {"kept": torch.full((8,), torch.nan)}),
         (_header(graph=GRAPH.spec.to_dict() | {"kv": "shared"}), {}),
         (_header(graph=GRAPH.spec.to_dict() | {"n_layers": 0}), {}),
         (_header(), {"kept": torch.ones(7)}),
         (_header(), {"kept": torch.ones(8), "scores": torch.ones(1, 8)}),
     ],
-    ids=["kv", "layers", "kept", "scores"],
+    ids=["selection", "source", "complex", "whole", "nan", "kv", "layers", "kept", "scores"],
 )
+@pytest.mark.unchecked
 def test_a_file_that_contradicts_itself_is_named(tmp_path, header: dict[str, Any], tensors: dict[str, Tensor]):
     path = tmp_path / "c.safetensors"
     _write(header, **tensors)(path)

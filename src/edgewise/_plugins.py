@@ -1,5 +1,6 @@
 """Files of a user's own that add methods and the like: run once, before a name that they may add is looked up."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable
@@ -22,23 +23,25 @@ def use_plugins(paths: Iterable[str]) -> None:
 
 def load_plugins() -> None:
     """Run the files that the environment names, each once. Raises `InputError`."""
-    for path in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+    for path in map(os.path.abspath, filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))):
         if path in _done:
             continue
-        _done.add(path)
-        if not os.path.isfile(path):
-            raise InputError(f"plugin {path}: no such file; give a Python file that registers something")
+        _done.add(path)  # before it runs: what it registers may look for plugins itself
         try:
             _run(path)
-        except InputError:
-            raise
-        except Exception as error:  # whatever the user's file does, the user needs one line
+        except BaseException as error:
+            _done.discard(path)
+            if isinstance(error, InputError) or not isinstance(error, Exception):
+                raise
+            # Whatever the user's file does, the user needs one line.
             raise InputError(f"plugin {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _run(path: str) -> None:
-    """As a module, so that the docstrings of its settings' fields can be read."""
-    name = f"edgewise_plugin_{Path(path).stem}"
+    """As a module, so that the docstrings of its settings' fields can be read; of a name that no other file has."""
+    if not os.path.isfile(path):
+        raise InputError(f"plugin {path}: no such file; give a Python file that registers something")
+    name = f"edgewise_plugin_{Path(path).stem}_{hashlib.sha256(path.encode()).hexdigest()[:8]}"
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"plugin {path}: not a Python file; give one whose name ends in .py")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -27,7 +27,8 @@ class Circuit:
     """A subset of a graph's edges, the scores it was chosen by, and its provenance.
 
     Sizes are always two: *nominal*, the edges asked for, and *actual*, those left once the edges that cannot carry
-    signal are dropped (see `Graph.prune`). The circuit computes the same with or without the difference.
+    signal are dropped (see `Graph.prune`). On prompts that correspond token by token the circuit computes the same with
+    or without the difference; on pairs of unequal length it need not, so run what is `kept` there.
     """
 
     graph: Graph
@@ -43,12 +44,17 @@ class Circuit:
     """How its edges were ranked, if they were the highest of a score; if not given, as the provenance's record says."""
 
     def __post_init__(self) -> None:
-        """Check the shapes. Raises `InputError`."""
+        """Check shapes, types and names. Raises `InputError`."""
         if self.ablation is None:
             object.__setattr__(self, "ablation", recorded_ablation(self.provenance))
         if self.selection is None:
             method = self.provenance.get("method")
-            object.__setattr__(self, "selection", method.get("selection") if isinstance(method, dict) else None)
+            found = method.get("selection") if isinstance(method, dict) else None
+            object.__setattr__(self, "selection", found if found in get_args(Selection) else None)
+        if self.selection not in (None, *get_args(Selection)):
+            raise InputError(f"circuit: selection={self.selection!r:.60}; choose absolute or signed, or None")
+        if self.scores is not None and not self.scores.is_floating_point():
+            raise InputError(f"circuit: scores are of {self.scores.dtype}; give floating-point numbers")
         for name, tensor in (("kept", self.kept), ("scores", self.scores)):
             if tensor is not None and tensor.shape != (self.graph.n_edges,):
                 raise InputError(
@@ -71,7 +77,7 @@ class Circuit:
 
     @cached_property
     def actual(self) -> Bool[Tensor, " E"]:
-        """The kept edges that can carry signal."""
+        """The kept edges that can carry signal between prompts that correspond token by token."""
         return self.graph.prune(self.kept, self.ablation_kind)
 
     @property
@@ -95,7 +101,7 @@ class Circuit:
         return 1 - self.n_actual / self.graph.n_edges
 
     def pruned(self) -> "Circuit":
-        """The same circuit with only its actual edges."""
+        """The same circuit with only its actual edges; another one on pairs of unequal length."""
         return replace(self, kept=self.actual)
 
     def edge_names(self) -> list[str]:
@@ -131,17 +137,19 @@ class Circuit:
             shared["transcoders"] = transcoders[0]
         ablation = self._common_ablation(other)
         if "ablation" not in shared and ablation is not None:
-            shared["ablation"] = {"kind": "mixed" if ablation == "mixed" else ablation.kind}
+            shared["ablation"] = ablation_header(ablation)
         return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents, ablation)
 
     def _common_ablation(self, other: "Circuit") -> Ablation | Mixed | None:
-        """Of two kinds, only edges that are idle under any ablation count as idle."""
+        """Of two kinds, or two owners of b_O where that matters, only edges that are idle under any ablation count as
+        idle.
+        """
         if self.ablation == other.ablation:
             return self.ablation
-        if self.ablation_kind != other.ablation_kind:
+        stated = [each for one in (self, other) if (each := one.stated_ablation) is not None]
+        if self.ablation_kind != other.ablation_kind or len({each.splits_bias for each in stated}) > 1:
             return "mixed"
-        either = self.stated_ablation or other.stated_ablation
-        return None if either is None else Ablation(either.kind)
+        return Ablation(stated[0].kind, bias="shared" if stated[0].splits_bias else "layer")
 
     def __repr__(self) -> str:
         """Both sizes and the total."""
@@ -188,6 +196,8 @@ class Circuit:
                 raise TypeError("its provenance is no dictionary")
             graph, ablation = Graph(GraphSpec.from_dict(header["graph"])), ablation_of_header(header)
             kept, scores, selection = tensors["kept"], tensors.get("scores"), header.get("selection")
+            if kept.dtype != torch.bool:
+                raise TypeError(f"its kept edges are of {kept.dtype}, not yes or no")
             return Circuit(graph, kept, scores, header["provenance"], ablation, selection)
 
 

@@ -1,5 +1,6 @@
 """The check at load: it accepts every supported configuration, and no model that the engine does not reproduce."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from edgewise._errors import InputError
 from edgewise.engine import check, require
+from edgewise.engine._probe import prompt_beyond_windows
 from edgewise.models import PlainConfig, PlainTransformer, load
+from tests.models.own_family import TwistedModel
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, own_logits, random_model, tiny
 from tests.tiny import draw_prompts as draw
 
@@ -36,6 +39,17 @@ def test_in_every_type(name: str, dtype: torch.dtype):
 def test_the_largest_logit_is_the_modules():
     model = tiny("gpt2", torch.float32)
     assert 0.1 < check(model).max_logit / float(own_logits(model, draw((9, 6))).abs().max()) < 10
+
+
+@pytest.mark.parametrize(("own", "said"), [(12, None), (None, 12), (12, 11), (12, 13), (200, None), (300, None)])
+def test_a_wrong_attention_window_is_refused_up_to_a_width(own: int | None, said: int | None):
+    module: Any = random_model("mistral-window", torch.float32).module
+    module.config.sliding_window = own
+    right = load(module)
+    layers = [replace(each, attention=replace(each.attention, window=said)) for each in right.parts.layers]
+    wrong = replace(right, parts=replace(right.parts, layers=tuple(layers)))
+    assert check(right).passed
+    assert check(wrong).passed == (prompt_beyond_windows(wrong) is None) == (own == 300)
 
 
 def _twice(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -105,6 +119,23 @@ def test_logits_that_are_not_finite_are_the_models_own(kind: str):
     assert not check(model).passed
     with pytest.raises(InputError, match=r"^model 'GPTNeoXForCausalLM': its own logits are not finite, in torch.fl"):
         require(model)
+
+
+class _WithoutPositions(TwistedModel):
+    def forward(self, input_ids: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (on purpose)
+        return super().forward(input_ids)
+
+
+class _Tuple(TwistedModel):
+    def forward(self, *given: Any, **named: Any) -> Any:
+        return (super().forward(*given, **named).logits,)
+
+
+@pytest.mark.parametrize(("kind", "said"), [(_WithoutPositions, "TypeError"), (_Tuple, "AttributeError")])
+def test_a_forward_of_another_form_is_refused_in_one_line(kind: Any, said: str):
+    with pytest.raises(InputError, match=rf"^model '{kind.__name__}': its own forward fails \({said}: .*\)$") as caught:
+        check(load(kind().eval()))
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_of_mixed_types_are_named():

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from edgewise._errors import InputError
-from edgewise.engine import Ablation, Engine, constant_writes
+from edgewise.engine import Ablation, Engine, Stream, Writes, constant_writes
 from edgewise.engine._packing import pack
+from edgewise.engine._writes import base_sums
 from edgewise.graph import Graph
 from edgewise.models import Tokens
-from tests.engines import ABLATIONS, assert_close, engine, random_masks
+from tests.engines import ABLATIONS, assert_close, engine, random_constants, random_masks
 from tests.tiny import ONE_OF_EACH, VOCABULARY, Batch, collate, draw_prompts, random_model, tiny
 
 PROMPTS = draw_prompts((6, 3, 5))
@@ -123,6 +124,59 @@ def test_the_full_model_refuses_a_target_outside_its_prompt(position: int):
     targets[2] = position  # the second prompt has three tokens, the batch six columns
     with pytest.raises(InputError, match="example 1"):
         engine(tiny("gpt2")).full(_with(BATCH, position=targets))
+
+
+@pytest.mark.unchecked
+def test_a_misspelt_choice_is_refused():
+    own = engine(tiny("gpt2"))
+    with pytest.raises(InputError, match="which='corrupt': choose 'clean' or 'corrupted'"):
+        own.full(BATCH, "corrupt")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="gradients='every': choose 'fractional' or 'all'"):
+        own.run(BATCH, ONES, gradients="every")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_stream_refuses_groups_that_its_graph_has_not():
+    model = tiny("gpt2")
+    own = Engine(model, model.graph(spans=("only",)))  # the batch has groups 0 and 1
+    with pytest.raises(InputError, match="span_id: groups must lie in 0 to 0, .*; got 0 to 1"):
+        Stream(own, BATCH, groups=True)
+
+
+@pytest.mark.parametrize("kind", ["mean", "learned"])
+def test_constants_by_position_are_refused_where_they_are_not_taken_so(kind: str):
+    model = tiny("gpt2")
+    means = random_constants(model, model.graph(), "mean-positional")
+    with pytest.raises(InputError, match=f"ablation '{kind}': its constants are of 9 positions; give one for all"):
+        Engine(model, ablation=ABLATIONS[kind], constants=means)
+
+
+def test_one_mean_is_none_for_every_position():
+    model = tiny("gpt2")
+    one = random_constants(model, model.graph(), "mean")
+    own = Engine(model, ablation=ABLATIONS["mean-positional"], constants=one)
+    with pytest.raises(InputError, match="6 tokens and there are means for 1;"):
+        own.run(BATCH, ONES)
+
+
+def test_fixed_constants_are_summed_once_and_again_where_they_changed(monkeypatch: pytest.MonkeyPatch):
+    calls, model, mask = [], tiny("gpt2"), random_masks(tiny("gpt2").graph())["mixed"]
+    monkeypatch.setattr("edgewise.engine._constants.base_sums", lambda *given: calls.append(given) or base_sums(*given))
+    own, learned = engine(model, None, "mean"), engine(model, None, "learned")
+    before = [own.run(BATCH, mask) for _ in range(2)]
+    assert len(calls) == 1 and torch.equal(*before)
+    for change in ("in place", "replaced"):
+        assert own.constants is not None
+        if change == "in place":
+            own.constants.mlps[0].mul_(2)
+        else:
+            own.constants = Writes.from_tensors((2 * x for x in own.constants.tensors()), own.graph)
+        found = own.run(BATCH, mask)
+        assert_close(found, Engine(model, None, own.ablation, constants=own.constants).run(BATCH, mask))
+        assert (found - before[0]).abs().max() > 0.01
+    calls.clear()
+    for _ in range(2):
+        learned.run(BATCH, mask)
+    assert len(calls) == 2
 
 
 def test_a_prompt_longer_than_the_positional_means_is_refused():

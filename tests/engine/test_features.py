@@ -1,6 +1,8 @@
 """Graphs with features in MLPs' places: exact ends, the fast path as the reference, and what the features stand for."""
 
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +12,15 @@ from torch import Tensor
 from edgewise import InputError
 from edgewise.engine import Engine, Stream, mean_writes
 from edgewise.graph import Graph
-from edgewise.models import Model
+from edgewise.models import Model, OffloadedLayers, load
 from edgewise.tasks import Pair, Target
 from edgewise.tasks._pairs import collate as pairs_batch
 from edgewise.transcoders import Transcoder, capture
+from tests.engine.apart import with_neurons
 from tests.engine.featured import KINDS, SITES, featured, features_of, ones, transcoder_of
 from tests.engines import Outcome, assert_close, assert_same, half_of_choices, outcome, random_constants, random_masks
-from tests.tiny import ONE_OF_EACH, collate, draw_prompts, own_logits, tiny
+from tests.models.test_load import _tokenizer
+from tests.tiny import ONE_OF_EACH, collate, draw_prompts, own_logits, random_model, tiny
 from tests.transcoders.reference import random_transcoder
 from tests.transcoders.test_replacement import exact
 
@@ -299,3 +303,33 @@ def test_features_that_would_drown_the_model_are_refused():
         loud[0].W_dec.mul_(1e7)
     with pytest.raises(InputError, match="off the model by"):
         featured(model, loud)
+
+
+# ------------------------------------------------------------------------------------------------------- larger models
+
+
+@pytest.mark.parametrize("path", ["fast", "reference"])
+def test_an_offloaded_model_of_another_type(tmp_path: Path, path: str):
+    """Its modules have their weights in float32 only while they are walked; no other layers than these stay there."""
+    module: Any = random_model("gpt2", torch.float32).module.to(torch.bfloat16)
+    module.save_pretrained(tmp_path)
+    _tokenizer().save_pretrained(tmp_path)
+    whole, offloaded = (load(tmp_path, dtype=torch.float32, offload=where) for where in (None, "disk"))
+    transcoders = [transcoder_of(whole, layer, "topk:5", "mlp_normalized") for layer in range(3)]
+    layers, every = offloaded.parts.layers, dict.fromkeys(range(3), (1, 4, 20))
+    assert isinstance(layers, OffloadedLayers)
+    seen, visit = list[weakref.ref[Any]](), layers.visit
+
+    def noting(*given: Any) -> Any:
+        seen.append(weakref.ref(layer := visit(*given)))
+        return layer
+
+    layers.visit = noting  # pyright: ignore[reportAttributeAccessIssue] (a wrapper)
+    for make in (
+        lambda model: featured(model, transcoders, features=every, path=path),
+        lambda model: with_neurons(model, neurons=every, path=path),
+    ):
+        own, resident = make(offloaded), make(whole)
+        assert len({id(layer) for each in seen if (layer := each()) is not None}) <= 2 < len(seen)
+        mask = random_masks(own.graph)["circuits-and-groups"]
+        assert_same(outcome(own, BATCH, mask), outcome(resident, BATCH, mask), 1e-6)

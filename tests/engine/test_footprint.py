@@ -9,7 +9,7 @@ from transformers import GPT2Config, LlamaConfig
 from benchmarks._measure import peak_tensor_bytes
 from benchmarks._shapes import SHAPES
 from edgewise import InputError
-from edgewise.engine import Engine, Placement, _stack, footprint
+from edgewise.engine import Engine, Placement, _stack, footprint, measured_rates
 from edgewise.engine._stack import LeanStack
 from edgewise.models import from_config, load
 from tests.tiny import collate, draw_prompts, tiny
@@ -121,3 +121,13 @@ def test_chunks_are_not_shorter_than_the_weights_that_each_reads(monkeypatch: py
     assert [each.stop - each.start for each in stack.chunks(0, 20, 50, 40)] == [2] * 10
     assert [each.stop - each.start for each in stack.chunks(0, 20, 50, 400)] == [8, 8, 4]
     assert [each.stop - each.start for each in stack.chunks(0, 20, 500)] == [1] * 20
+
+
+@pytest.mark.unchecked
+def test_a_place_that_there_is_not_is_refused():
+    for choice in ({"device": "gpu"}, {"offload": "tape"}, {"share": "pairs"}):
+        with pytest.raises(InputError, match=f"^{next(iter(choice))}='.*': choose .* or '"):
+            Placement(**choice)  # pyright: ignore[reportArgumentType] (that is what is refused)
+    model = tiny("gpt2")
+    with pytest.raises(InputError, match="device 'cuda:99': not available here"):
+        measured_rates(model, model.graph(), 2, 6, device="cuda:99")

@@ -19,7 +19,7 @@ def test_every_measurement_runs(tmp_path: Path):
     rows = json.loads(out.read_text())["rows"]
     assert [(row["what"], row["error"]) for row in rows if "error" in row or "skipped" in row] == []
     by_kind = {kind: [row for row in rows if row["what"] == kind] for kind in {row["what"] for row in rows}}
-    assert {kind: len(found) for kind, found in by_kind.items()} == dict.fromkeys(by_kind, 2) and len(by_kind) == 6
+    assert {kind: len(found) for kind, found in by_kind.items()} == dict.fromkeys(by_kind, 2) and len(by_kind) == 7
     for row in by_kind["exactness"]:
         assert row["device beside cpu"] == 0  # the device is the CPU
         assert row["cpu torch.float32 gradients"] < 1e-4 < 1e-3 < row["cpu bf16 gradients"] < 0.3

@@ -40,6 +40,10 @@ def test_corrupted_prompts_may_be_padded_otherwise_than_clean_ones():
     for path in ("fast", "reference"):
         mixed = outcome(engine(model, path=path), replace(left, corrupted=right.corrupted), mask)
         assert_same(mixed, outcome(engine(model, path=path), right, mask))
+    mixed = replace(left, corrupted=right.corrupted)
+    expected = own_logits(model, PROMPTS, "corrupted")
+    assert_close(engine(model).full(mixed, "corrupted"), expected)
+    assert_close(engine(model).run(mixed, torch.zeros(model.graph().n_edges, dtype=torch.float64)), expected)
 
 
 def _run(engine: Engine, which: Sequence[int], mask: Tensor, **padding: Any) -> Outcome:

@@ -68,5 +68,5 @@ def test_it_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(InputError, match="choose highest, high or medium"):
+    with pytest.raises(InputError, match="matmul='low': choose 'highest', 'high' or 'medium'"):
         Engine(random_model("gpt2", torch.float32), matmul="low")  # pyright: ignore[reportArgumentType] (on purpose)

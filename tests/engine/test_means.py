@@ -100,6 +100,12 @@ def test_learned_constants_may_start_at_the_means():
         assert all(x.grad is not None and x.grad.shape == x.shape for x in start.tensors())
 
 
+def test_a_prompt_longer_than_the_model_is_refused():
+    model = tiny("gpt2")
+    with pytest.raises(InputError, match="has 65 tokens, and the model has 64 positions"):
+        mean_writes(model, model.graph(), [collate(draw_prompts((65,))).clean])
+
+
 def test_no_prompts():
     with pytest.raises(InputError, match="mean ablation: no prompts to average over"):
         mean_writes(tiny("gpt2"), tiny("gpt2").graph(), [])

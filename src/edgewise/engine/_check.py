@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._engine import Engine
-from edgewise.engine._probe import allowed_error, distance, random_prompts, worst
+from edgewise.engine._packing import pack
+from edgewise.engine._probe import allowed_error, distance, prompt_beyond_windows, random_prompts, worst
 from edgewise.engine._round_off import run_in_double
-from edgewise.engine._writes import base_sums, constant_writes
-from edgewise.models import CompiledTransformer, Model, Tokens
+from edgewise.engine._writes import base_sums, constant_writes, trace_and_sums
+from edgewise.models import CompiledTransformer, Model, Tokens, block
 
 ROUND_OFFS = 8
 """How many times its own round-off the engine may be from the module: where attention is nearly a tie, the
@@ -30,7 +31,8 @@ class Check:
 
     edges: int
     full_mask_error: float
-    """Largest absolute logit difference with all masks 1, over the ablations interchange and zero."""
+    """Largest absolute logit difference with all masks 1, over the ablations interchange and zero; and without masks on
+    a prompt beyond the attention windows, where there is one (see `check`)."""
     empty_mask_error: float
     """The same with all masks 0, against the module on the corrupted prompts, or on what zero ablation leaves."""
     max_logit: float
@@ -53,7 +55,11 @@ class Check:
 
 @torch.no_grad()
 def check(model: Model, *, own: bool = False, **convention: Any) -> Check:
-    """Compare the engine with the user's module on random prompts of unequal length.
+    """Compare the engine with the user's module on random prompts of unequal length, at most 9 tokens.
+
+    Where the parts or the module's configuration name an attention window of 9 to 254 tokens, the engine's plain run,
+    without masks, is compared on a prompt two tokens longer too. Wider windows are not tried, since that would take as
+    long as they are wide.
 
     Args:
         model: the model.
@@ -64,17 +70,16 @@ def check(model: Model, *, own: bool = False, **convention: Any) -> Check:
         InputError: the module does not run.
     """
     graph = model.graph(**convention)
-    batch = random_prompts(model)
+    batch, beyond = random_prompts(model), prompt_beyond_windows(model)
     ones, zeros = (torch.full((graph.n_edges,), value, device=model.device) for value in (1.0, 0.0))
     engine = Engine(model, graph)
+    asked = [(batch, batch.clean), (batch, batch.corrupted), *([] if beyond is None else [(beyond, beyond.clean)])]
     try:
-        full, corrupted = (
-            _user_logits(model.module, batch, batch.clean),
-            _user_logits(model.module, batch, batch.corrupted),
-        )
-    except RuntimeError as error:
+        full, corrupted, *long = (_user_logits(model.module, *each) for each in asked)
+    except Exception as error:  # whatever the user's module does, the user needs one line
         raise InputError(f"{_name(model)}: its own forward fails ({_line(error)}){_blame(model)}") from error
     full_errors, empty_errors = [distance(engine.full(batch), full)], [0.0]
+    full_errors += [distance(_plain_logits(model, beyond), logits) for logits in long]
     for skip in (False, True):  # the dense path, then the one that shares and leaves out
         full_errors.append(distance(engine.run(batch, ones, skip=skip), full))
         if graph.n_embeddings:
@@ -119,7 +124,7 @@ def _name(model: Model) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
 
 
 def _blame(model: Model) -> str:
@@ -140,6 +145,14 @@ def _user_logits(module: nn.Module, batch: Any, tokens: Tokens) -> Tensor:
     positions = torch.arange(tokens.ids.shape[1], device=tokens.ids.device).expand_as(tokens.ids)
     output: Any = module(input_ids=tokens.ids, attention_mask=tokens.mask.long(), position_ids=positions)
     return output.logits[batch.row, batch.position]
+
+
+def _plain_logits(model: Model, batch: Any) -> Tensor:
+    """What the engine's plain run says, which ablated values come from."""
+    packing = pack(batch.clean)
+    final = trace_and_sums(model.parts, model.graph(), Ablation(), packing)[1][-1]
+    targets = packing.where(batch.row, batch.position)
+    return model.parts.unembed(block.normed(model.parts.final_norm, final[targets]))
 
 
 def _unpadded_logits(module: nn.Module, batch: Any) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine._packing import Packing, pack
 from edgewise.engine._trees import Tree, leaves, mapped, with_leaves
-from edgewise.engine._writes import AblatedRun, Writes
-from edgewise.models import Tokens
+from edgewise.engine._writes import AblatedRun, Writes, base_sums
+from edgewise.graph import Ablation, Graph
+from edgewise.models import Parts, Tokens
 
 
 @runtime_checkable
@@ -82,6 +83,34 @@ class Constants:
     def _joined(self, column: Sequence[Tensor]) -> Tensor:
         joined = column[0] if len(column) == 1 else torch.cat(list(column))
         return joined if self.index is None else joined[self.index]
+
+
+class ConstantRun:
+    """Constants with their base sums, which take a walk through all layers: made anew only after constants changed."""
+
+    def __init__(self, parts: Parts, graph: Graph, ablation: Ablation) -> None:
+        """Nothing is summed yet."""
+        self.given = parts, graph, ablation
+        self.versions: list[tuple[int, int]] = []
+        self.run: AblatedRun | None = None
+
+    @torch.no_grad()
+    def of(self, constants: Writes, longest: int) -> AblatedRun:
+        """Those of these constants; never kept where one requires gradients, since it is about to be moved.
+
+        Raises `InputError` if a prompt, of at most `longest` tokens, is longer than there are means by position.
+        """
+        tensors, n_means = constants.tensors(), len(constants.mlps[0])
+        if self.given[2].kind == "mean-positional" and n_means < longest:
+            raise InputError(
+                f"mean-positional: a prompt has {longest} tokens and there are means for {n_means}; average over "
+                "prompts that are as long"
+            )
+        fixed = not any(x.requires_grad or x.is_inference() for x in tensors)  # inference tensors count no versions
+        versions = [(id(x), x._version) for x in tensors] if fixed else []
+        if self.run is None or not fixed or versions != self.versions:
+            self.run, self.versions = AblatedRun(constants, base_sums(*self.given, constants), {}), versions
+        return self.run
 
 
 class ExampleStore(Generic[Tree]):
@@ -155,6 +184,14 @@ def what_prunes(ablation: str, batch: Prompts) -> str:
     although nothing clean reaches it.
     """
     return ablation if batch.align is None else "aligned"
+
+
+def corrupted_positions(batch: Prompts) -> Int[Tensor, " A"]:
+    """The columns of the corrupted tokens that stand for the targets; a prompt's two sides may be padded otherwise."""
+    if batch.align is not None:
+        return batch.align[batch.row, batch.position]
+    first, other = (tokens.mask.int().argmax(1)[batch.row] for tokens in (batch.clean, batch.corrupted))
+    return batch.position - first + other
 
 
 def check_length(tokens: Tokens, n_positions: int | None) -> None:

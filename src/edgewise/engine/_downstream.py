@@ -152,7 +152,7 @@ class Downstream:
             running = self._running(block)
             groups: dict[tuple[bool, bytes], list[int]] = {}
             rows = block.table(self.alive)
-            needed = {0: False} if block.kind == "logits" else self._readers(block, running)
+            needed = {0: False} if block.kind == "logits" else _readers(running)
             for reader, everywhere in needed.items():
                 groups.setdefault((everywhere, rows[reader].numpy().tobytes()), []).append(reader)
             if groups:
@@ -165,11 +165,6 @@ class Downstream:
                 later = LiveBlock(block, tuple(shared_inputs), running, column, self.graph.spec.coupled_heads)
                 found.append((number, later, masks[:, : self.start]))
         return self._with_fixed(found)
-
-    def _readers(self, block: Block, running: dict[int, LiveComponent]) -> dict[int, bool]:
-        """A block's readers that run, and whether they are needed everywhere."""
-        needed = {reader: True for component in running.values() for reader in component.readers[1:]}  # keys and values
-        return needed | {component.readers[0]: component.everywhere for component in running.values()}
 
     def _with_fixed(self, found: list[tuple[int, LiveBlock, Bool[Tensor, "_ _"]]]) -> list[LiveBlock]:
         """With the sums over the writers before the visited block's own: one product for all that are as everywhere."""
@@ -265,3 +260,9 @@ class Downstream:
 
     def _unembed(self, x: Float[Tensor, "*C A D"]) -> Float[Tensor, "*C A V"]:
         return self.parts.unembed(normed(self.parts.final_norm, x))
+
+
+def _readers(running: dict[int, LiveComponent]) -> dict[int, bool]:
+    """The readers of some components, and whether they are needed everywhere."""
+    needed = {reader: True for component in running.values() for reader in component.readers[1:]}  # keys and values
+    return needed | {component.readers[0]: component.everywhere for component in running.values()}

@@ -12,16 +12,18 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._constants import (
+    ConstantRun,
     Constants,
     ExampleStore,
     Prompts,
     check_batch,
     check_length,
     check_targets,
+    corrupted_positions,
     partners,
     what_prunes,
 )
-from edgewise.engine._execution import Execution
+from edgewise.engine._execution import Execution, check_choice
 from edgewise.engine._executor import Executor
 from edgewise.engine._live import FixedTokens, split_tokens
 from edgewise.engine._masked_batch import ArrangedModel, MaskedBatch
@@ -33,7 +35,7 @@ from edgewise.engine._probe import allowed_error, distance, random_prompts, wors
 from edgewise.engine._reference import TakenApart, reference_logits
 from edgewise.engine._token_share import TokenShare
 from edgewise.engine._trees import mapped
-from edgewise.engine._writes import AblatedRun, Writes, base_sums, constant_writes, embeddings, trace_and_sums
+from edgewise.engine._writes import AblatedRun, Writes, constant_writes, embeddings, trace_and_sums
 from edgewise.engine.features import (
     CleanFeatures,
     FeatureBlock,
@@ -107,6 +109,7 @@ class Engine:
             raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         self.constants: Writes | None = self._checked_constants(constants)
+        self._fixed = ConstantRun(model.parts, own, self.ablation)
         known = () if self.constants is None or model.device.type == "meta" else self.constants.tensors()
         self.constants_hash: str = tensor_hash(*known)  # as they are now: a run, whose checkpoint has it, may move them
         self.features: dict[int, FeatureLayer] = feature_layers(model, own, self.ablation.kind, transcoders)
@@ -134,7 +137,7 @@ class Engine:
         if self.ablation.kind == "zero":
             constants = constant_writes(self.model.parts, self._plain)
         if constants is not None:
-            constants.check(self.model.parts, self._plain)
+            constants.check(self.model.parts, self._plain, self.ablation)
         return constants
 
     @torch.no_grad()
@@ -220,13 +223,14 @@ class Engine:
     @torch.no_grad()
     def full(self, batch: Prompts, which: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "A V"]:
         """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
-        module, no masks.
+        module, no masks. Raises `InputError` for a batch that it cannot run.
         """
+        check_choice("which", which, ("clean", "corrupted"))
+        check_targets(batch.clean, batch.row, batch.position)
         tokens, position = batch.clean, batch.position
         if which == "corrupted":
-            tokens = batch.corrupted
-            position = position if batch.align is None else batch.align[batch.row, position]
-        check_targets(tokens, batch.row, position)
+            tokens, position = batch.corrupted, corrupted_positions(batch)
+            check_targets(tokens, batch.row, position)
         check_length(tokens, self.model.parts.n_positions)
         hidden = torch.cat(self._hidden.lookup(tokens))
         return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, position)])
@@ -257,6 +261,7 @@ class Engine:
         Raises:
             InputError: the mask has the wrong size, or the prompts of a pair differ in length.
         """
+        check_choice("gradients", gradients, ("fractional", "all"))
         single, masks = mask.ndim == 1, self._by_group(mask)
         n_copies, n_groups, _ = masks.shape
         if n_groups > 1 and batch.span_id is None:
@@ -305,7 +310,7 @@ class Engine:
             masked.masks,
             masked.constants.writes(),
             masked.targets,
-            TakenApart(self.features, self.neurons, masked.nodes),
+            TakenApart(self.features, masked.nodes),
         )
 
     def _execute(self, masked: MaskedBatch, prunes: str, all_edges: bool, skip: bool) -> Float[Tensor, "A D"]:
@@ -390,11 +395,4 @@ class Engine:
                 return found.at(partners(batch.clean, batch.corrupted, batch.align)[packing.example_token])
             return found if packing.is_plain else found.at(packing.example_token)
         assert self.constants is not None
-        with torch.no_grad():
-            base = base_sums(self.model.parts, self._plain, self.ablation, self.constants)
-        if 1 < len(base[0]) < packing.grid[1]:
-            raise InputError(
-                f"mean-positional: a prompt has {packing.grid[1]} tokens and there are means for {len(base[0])}; "
-                "average over prompts that are as long"
-            )
-        return Constants([AblatedRun(self.constants, base, {})]).at(packing.token_positions())
+        return Constants([self._fixed.of(self.constants, packing.grid[1])]).at(packing.token_positions())

@@ -1,7 +1,8 @@
 """How an engine carries its runs out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -16,6 +17,13 @@ CACHE_BYTES = 1 << 30
 """How much the constants of the examples may take before they are computed again each time."""
 
 
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise `InputError` unless a value is one of some."""
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise InputError(f"{name}={value!r:.60}: choose {', '.join(others)} or {last}")
+
+
 @dataclass(frozen=True)
 class Execution:
     """How an engine carries its runs out. Nothing here changes a number by more than rounding."""
@@ -28,9 +36,10 @@ class Execution:
     masks, sums of products and gradients stay in float32. None: that of the masks, float32 or the model's float64."""
     matmul: Matmul = "highest"
     """What PyTorch may do to products of float32 matrices, as in `torch.set_float32_matmul_precision`, in masked runs
-    and in the plain ones that give ablated values and the full model's predictions (attention and unembedding left
-    out). `medium` lets it use bfloat16 where the processor multiplies it faster, which is good enough to learn masks by
-    and not to judge them; see docs/performance.md."""
+    and in the plain ones that give ablated values and the full model's predictions. Unembedding is left out, and so is
+    attention, but for these predictions, where your own module runs as a whole. `medium` lets it use bfloat16 where the
+    processor multiplies it faster, which is good enough to learn masks by and not to judge them; see
+    docs/performance.md."""
     cache_bytes: int = CACHE_BYTES
     """How much memory `Engine.prepare` may fill with what depends on the examples alone."""
     ranks: Ranks = ONE_PROCESS
@@ -44,14 +53,10 @@ class Execution:
 
     def __post_init__(self) -> None:
         """Check the names. Raises `InputError`."""
-        if self.memory not in ("default", "lean"):
-            raise InputError(f"memory={self.memory!r}: choose 'default' or 'lean'")
-        if self.matmul not in MATMULS:
-            raise InputError(f"matmul={self.matmul!r}: choose {', '.join(MATMULS[:-1])} or {MATMULS[-1]}")
-        if self.share not in ("examples", "tokens"):
-            raise InputError(f"share={self.share!r}: choose 'examples' or 'tokens'")
-        if self.path not in ("fast", "reference"):
-            raise InputError(f"path={self.path!r}: choose 'fast' or 'reference'")
+        check_choice("memory", self.memory, ("default", "lean"))
+        check_choice("matmul", self.matmul, MATMULS)
+        check_choice("share", self.share, get_args(Share))
+        check_choice("path", self.path, ("fast", "reference"))
         if self.path == "reference" and self.share == "tokens":
             raise InputError("share='tokens': the reference path runs all tokens; use share='examples'")
 

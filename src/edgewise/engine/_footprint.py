@@ -4,12 +4,12 @@ Counted for the worst case: every mask fractional, so that nothing is skipped or
 """
 
 from dataclasses import astuple, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from edgewise.engine._execution import Execution, Share
+from edgewise.engine._execution import Execution, Share, check_choice
 from edgewise.engine._group import layers_together
 from edgewise.engine._stack import CHUNK_BYTES, LeanStack, Stack
 from edgewise.graph import FEATURE, Graph
@@ -17,6 +17,8 @@ from edgewise.models import Layer, Model, Offload
 
 MASK = torch.float32.itemsize
 """Masks, sums and gradients are in float32."""
+WITH_MASKS = ("readers' inputs, forwards and again backwards", "masks' gradients", "writers' gradients")
+"""What of a footprint's operations are products with the stack of differences or of gradients."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Placement:
     """Among how many processes the batch is shared."""
     share: Share = "examples"
     """What of it: its examples, or all examples' tokens (see `Execution`)."""
+
+    def __post_init__(self) -> None:
+        """Check the names. Raises `InputError`."""
+        check_choice("device", self.device, tuple(CHUNK_BYTES))
+        check_choice("offload", self.offload, (None, *get_args(Offload)))
+        check_choice("share", self.share, get_args(Share))
 
 
 @dataclass(frozen=True)
@@ -226,8 +234,9 @@ def _traffic(model: Model, graph: Graph, offload: Offload | None, ranks: int) ->
     found: dict[str, int] = {}
     if offload is not None:
         layers = _layer_bytes(model)
-        found["layers of a step, there and back"] = 2 * sum(layers) - layers[-1]
-        found["layers for a batch's constants"] = 2 * sum(layers)  # the full model, and the corrupted run
+        again = sum(layers[layer] for layer, _ in graph.spec.neurons)  # for what is fixed of them
+        found["layers of a step, there and back"] = 2 * sum(layers) - layers[-1] + again
+        found["layers for a batch's constants"] = 2 * sum(layers) + again  # the full model, and the corrupted run
     if ranks > 1:
         found["gradients summed over ranks"] = 2 * graph.n_edges * MASK
     return found
@@ -258,9 +267,7 @@ def _operations(model: Model, graph: Graph, nodes: Nodes, batch: int, tokens: in
     return {
         "model forward": plain + unembedding,
         "model backward": plain + unembedding,
-        "readers' inputs, forwards and again backwards": 2 * mixing,
-        "masks' gradients": mixing,
-        "writers' gradients": mixing,
+        **dict(zip(WITH_MASKS, (2 * mixing, mixing, mixing), strict=True)),
         "heads through W_O again": output * _layers_again(n_layers, graph.blocks[0].n_readers) if lean else 0,
         "MLP pre-activations again": again if lean else 0,
         "features and neurons": 4 * tokens * nodes.weights * parts.d_model,  # forwards and backwards

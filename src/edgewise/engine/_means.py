@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from edgewise._errors import InputError
+from edgewise.engine._constants import check_length
 from edgewise.engine._packing import pack
 from edgewise.engine._trees import mapped
 from edgewise.engine._writes import Writes, trace
@@ -31,13 +32,15 @@ def mean_writes(
         Writes of shapes `[1, …]`, or `[S, …]` by position, for `Engine(constants=…)`.
 
     Raises:
-        InputError: there is no prompt, or the graph has features or neurons, for which there are no means.
+        InputError: there is no prompt, one is longer than the model has positions, or the graph has features or
+            neurons, for which there are no means.
     """
     if graph.spec.apart:
         raise InputError(f"mean ablation: the graph has {graph.spec.apart} in MLPs' places; use interchange or zero")
     sums: Writes | None = None
     counts = torch.zeros(0, dtype=torch.float64)
     for tokens in prompts:
+        check_length(tokens, model.parts.n_positions)
         packing = pack(tokens.to(model.device))
         place = packing.token_positions() if positional else torch.zeros_like(packing.cell)
         length = max(int(place.max()) + 1, len(counts))

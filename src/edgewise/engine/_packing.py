@@ -143,11 +143,7 @@ def pack(tokens: Tokens, n_copies: int = 1, groups: Int[Tensor, "B S"] | None = 
 
     cell = real.flatten().nonzero()[:, 0]  # (n,) the single batch in plain order
     row = torch.zeros_like(cell) if groups is None or n_groups == 1 else groups.gather(1, source).flatten()[cell]
-    if len(row) and not 0 <= int(row.min()) <= int(row.max()) < n_groups:
-        raise InputError(
-            f"span_id: groups must lie in 0 to {n_groups - 1}, as many as the mask has; got {int(row.min())} to "
-            f"{int(row.max())}"
-        )
+    check_groups(row, n_groups)
     order = row.argsort(stable=True)
     counts = torch.bincount(row, minlength=n_groups).tolist()
     segments, start = [], 0
@@ -167,3 +163,12 @@ def pack(tokens: Tokens, n_copies: int = 1, groups: Int[Tensor, "B S"] | None = 
         n_copies,
         shift,
     )
+
+
+def check_groups(groups: Int[Tensor, " n"], n_groups: int) -> None:
+    """Raise `InputError` unless the position groups of real tokens lie in `[0, P)`."""
+    if len(groups) and not 0 <= int(groups.min()) <= int(groups.max()) < n_groups:
+        raise InputError(
+            f"span_id: groups must lie in 0 to {n_groups - 1}, as many as the mask has; got {int(groups.min())} to "
+            f"{int(groups.max())}"
+        )

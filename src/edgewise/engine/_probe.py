@@ -13,13 +13,16 @@ TOLERANCE = 1e-5
 
 Coarser types get their own rounding instead: 16 units in the last place.
 """
+SHORT, LONG = 9, 256
+"""Tokens of the longer prompt that every model is tried on, and of the longest that an attention window asks for: a
+plain run of it costs what a few runs of the short ones under masks do."""
 
 
 def random_prompts(model: Model) -> Any:
     """A batch of two random pairs of unequal length, judged at their ends."""
     generator = torch.Generator().manual_seed(0)
     n_tokens = getattr(model.module.config, "vocab_size", 2)
-    longest = min(9, model.parts.n_positions or 9)
+    longest = min(SHORT, model.parts.n_positions or SHORT)
     lengths = torch.tensor([longest, max(1, longest - 3)])
     mask = torch.arange(longest) < lengths[:, None]
     clean, corrupted = (
@@ -29,6 +32,24 @@ def random_prompts(model: Model) -> Any:
     targets = {"row": row.to(model.device), "position": position.to(model.device)}
     spans = torch.zeros_like(clean.ids)  # read only where edges carry positions
     return SimpleNamespace(clean=clean, corrupted=corrupted, span_id=spans, align=None, **targets)
+
+
+def prompt_beyond_windows(model: Model) -> Any:
+    """A random prompt two tokens longer than the widest attention window that the parts or the module's configuration
+    name, judged at these two, which do not see the first tokens. None where all are within `random_prompts`, or beyond
+    `LONG`.
+    """
+    named = getattr(model.module.config, "__dict__", {}).items()
+    windows = [value for name, value in named if name.endswith(("window", "window_size"))]
+    windows += [layer.attention.window for layer in model.parts.stored]
+    found = [n for n in windows if isinstance(n, int) and SHORT <= n <= LONG - 2]
+    longest = min(max(found, default=0) + 2, model.parts.n_positions or LONG)
+    if longest <= SHORT:
+        return None
+    generator, device = torch.Generator().manual_seed(1), model.device
+    ids = torch.randint(getattr(model.module.config, "vocab_size", 2), (1, longest), generator=generator).to(device)
+    position = torch.tensor([longest - 2, longest - 1], device=device)
+    return SimpleNamespace(clean=Tokens(ids, torch.ones_like(ids).bool()), row=position * 0, position=position)
 
 
 def allowed_error(model: Model) -> float:

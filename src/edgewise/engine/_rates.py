@@ -9,10 +9,10 @@ from itertools import cycle
 import torch
 
 from edgewise.engine._execution import Execution
-from edgewise.engine._footprint import Footprint
+from edgewise.engine._footprint import WITH_MASKS, Footprint
 from edgewise.engine._stack import chunk_tokens
 from edgewise.graph import Graph
-from edgewise.models import Model
+from edgewise.models import Model, usable_device
 
 _SECONDS, _RUNS = 1.0, 9
 """How long each rate is measured, and how often, at least: of the runs the median counts."""
@@ -38,14 +38,10 @@ class Rates:
             plan: the plan.
             new_pairs: whether the full model runs on the step's pairs too, clean and corrupted.
         """
-        of_model = sum(n for name, n in plan.operations.items() if not _with_masks(name))
-        of_masks = sum(n for name, n in plan.operations.items() if _with_masks(name))
+        of_model = sum(n for name, n in plan.operations.items() if name not in WITH_MASKS)
+        of_masks = sum(n for name, n in plan.operations.items() if name in WITH_MASKS)
         of_full = 2 * plan.operations["model forward"] if new_pairs else 0
         return of_model / self.weights + of_masks / self.masks + of_full / self.full
-
-
-def _with_masks(name: str) -> bool:
-    return name in ("readers' inputs, forwards and again backwards", "masks' gradients", "writers' gradients")
 
 
 @torch.no_grad()
@@ -61,7 +57,11 @@ def measured_rates(
         length: tokens per prompt.
         device: where to measure.
         execution: as for `Engine`; the defaults if None.
+
+    Raises:
+        InputError: there is no such device here.
     """
+    usable_device(device)
     dtype = (execution or Execution()).dtype or torch.float32
     tokens, d_model, first = batch * length, model.parts.d_model, model.parts.stored[0]
     shape = first.mlp.inputs[0][0].shape if first.mlp.inputs else (d_model, 4 * d_model)

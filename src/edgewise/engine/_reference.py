@@ -16,9 +16,9 @@ from torch.func import functional_call
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes, embeddings
-from edgewise.engine.features import FeatureLayer, FeatureRun, NeuronLayer, NeuronRun
+from edgewise.engine.features import FeatureLayer, FeatureRun, NeuronRun
 from edgewise.graph import Graph
-from edgewise.models import Attention, Heads, Mlp, Norm, Parts
+from edgewise.models import Attention, Heads, Layer, Mlp, Norm, Parts
 from edgewise.transcoders import input_at
 
 
@@ -46,15 +46,15 @@ def reference_logits(
         before, first = residual, graph.attention(index).reader
         mixed = run.attend(residual, layer.attention, first)  # (N, H, v)
         residual = _add_heads(residual, layer.attention, mixed, ablated.heads[index], ablation.splits_bias)
-        before, first = before if parts.parallel else residual, graph.mlp(index).reader
+        before = before if parts.parallel else residual
         fixed = apart.runs.get(index)
         if isinstance(fixed, FeatureRun):
-            residual = run.add_features(residual, before, first, index, apart.features, fixed)
+            residual = run.add_features(residual, before, layer, index, apart.features, fixed)
             continue
         if isinstance(fixed, NeuronRun):
-            residual = run.add_neurons(residual, before, first, apart.neurons[index], fixed)
+            residual = run.add_neurons(residual, before, layer.mlp, index, fixed)
             continue
-        y = _frozen(layer.mlp.norm.module)(run.stream(before, first))
+        y = _frozen(layer.mlp.norm.module)(run.stream(before, graph.mlp(index).reader))
         mlp_written = _frozen(layer.mlp.module)(y) if layer.mlp.routing is None else layer.mlp.run_module(y)
         if layer.mlp.post_norm is not None:
             mlp_written = _frozen(layer.mlp.post_norm.module)(mlp_written)
@@ -66,7 +66,6 @@ class TakenApart(NamedTuple):
     """Of layers with features or neurons in their MLPs' places, these, and what is fixed of them in the run."""
 
     features: Mapping[int, FeatureLayer]
-    neurons: Mapping[int, NeuronLayer]
     runs: Mapping[int, FeatureRun | NeuronRun]
 
 
@@ -135,21 +134,19 @@ class _ReferenceRun:
         self,
         residual: _Residual,
         before: _Residual,
-        first: int,
+        layer: Layer,
         index: int,
         layers: Mapping[int, FeatureLayer],
         fixed: FeatureRun,
     ) -> _Residual:
-        """A layer's features, whose readers start at `first` and see `before`, the places of earlier layers' features,
-        and the error term.
-        """
+        """A layer's features, whose readers see `before`, places of earlier layers' features, and the error term."""
         spec = self.graph.spec
         features = spec.features_of(index) or ()
-        streams = self.streams(before, first, len(features)) if features else ()
+        streams = self.streams(before, self.graph.mlp(index).reader, len(features)) if features else ()
         for i, (feature, x) in enumerate(zip(features, streams, strict=True)):
-            own = layers[index]
-            transcoder, site, norm = own.transcoder, own.transcoder.spec.reads, own.layer.mlp.norm
-            x = input_at(own.layer, site.kind, x, _frozen(norm.module)(x))
+            transcoder = layers[index].transcoder
+            site = transcoder.spec.reads
+            x = input_at(layer, site.kind, x, _frozen(layer.mlp.norm.module)(x))
             x = x - x.mean(1, keepdim=True) if site.centred else x
             x = x if transcoder.b_in is None else x - transcoder.b_in.detach().to(x)
             pre = x @ transcoder.W_enc[feature].detach().to(x) + transcoder.b_enc[feature].detach().to(x)
@@ -168,13 +165,11 @@ class _ReferenceRun:
         always = fixed.error if spec.error == "kept" else fixed.ablated_error
         return residual._replace(always=residual.always + always)
 
-    def add_neurons(
-        self, residual: _Residual, before: _Residual, first: int, own: NeuronLayer, fixed: NeuronRun
-    ) -> _Residual:
-        """A layer's groups of neurons, whose readers start at `first` and see `before`, and the rest of the MLP."""
-        mlp, groups = own.layer.mlp, self.graph.spec.neurons_of(own.index) or ()
+    def add_neurons(self, residual: _Residual, before: _Residual, mlp: Mlp, index: int, fixed: NeuronRun) -> _Residual:
+        """A layer's groups of neurons, whose readers see `before`, and the rest of the MLP."""
+        groups = self.graph.spec.neurons_of(index) or ()
         assert mlp.down is not None
-        *streams, rest = self.streams(before, first, len(groups) + 1)
+        *streams, rest = self.streams(before, self.graph.mlp(index).reader, len(groups) + 1)
         written = [_neurons_written(mlp, x, group) for x, group in zip(streams, groups, strict=True)]
         rows = [mlp.down[list(group)] for group in groups]
         replaced = [fixed.ablated[:, i, : len(row)] @ row for i, row in enumerate(rows)]

@@ -20,7 +20,7 @@ from edgewise.engine._constants import Prompts, check_batch, what_prunes
 from edgewise.engine._engine import Engine
 from edgewise.engine._live import changed
 from edgewise.engine._matmul import matmul_precision
-from edgewise.engine._packing import pack
+from edgewise.engine._packing import check_groups, pack
 from edgewise.engine._writes import attention_contexts, trace
 from edgewise.models import PLAIN, Layer, Rules
 from edgewise.models.block import mix, normed, normed_back, post_scaled, project, write_heads, write_mlp
@@ -101,8 +101,8 @@ class Stream:
                 gives a row for each.
 
         Raises:
-            InputError: the graph's edges carry positions, and nothing here would tell them apart; or it has features
-                or neurons.
+            InputError: the graph's edges carry positions, and nothing here would tell them apart, or a token is in a
+                group that it has not; or it has features or neurons.
         """
         self.engine, self.parts, self.graph = engine, engine.model.parts, engine.graph
         if apart := self.graph.spec.apart:
@@ -115,6 +115,7 @@ class Stream:
         self.group: Int[Tensor, " N"] | None = None  # the position group of each token, where edges carry them
         if self.graph.spec.spans and batch.span_id is not None:
             self.group = batch.span_id[batch.clean.mask]
+            check_groups(self.group, self.graph.n_groups)
         check_batch(batch, engine.ablation.kind, self.parts.n_positions)
         self.prunes: str = what_prunes(engine.ablation.kind, batch)
         self.targets = self.packing.where(batch.row, batch.position)

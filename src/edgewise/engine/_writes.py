@@ -42,8 +42,10 @@ class Writes(NamedTuple):
         embeds, heads = tuple(islice(rest, graph.n_embeddings)), tuple(islice(rest, n_layers))
         return Writes(embeds, heads, tuple(rest))
 
-    def check(self, parts: Parts, graph: Graph) -> None:
-        """Raise `InputError` unless there is one tensor per writer, of the model's sizes and of one length."""
+    def check(self, parts: Parts, graph: Graph, ablation: Ablation) -> None:
+        """Raise `InputError` unless there is one tensor per writer, of the model's sizes and of one length: 1, unless
+        the ablation goes by position.
+        """
         wanted = [(parts.d_model,)] * graph.n_embeddings
         wanted += [tuple(layer.attention.output_weight.shape[:2]) for layer in parts.stored]
         wanted += [(parts.d_model,)] * len(parts.stored)
@@ -53,6 +55,10 @@ class Writes(NamedTuple):
                 f"constants: {len(self.embeds)} embeddings, {len(self.heads)} layers of heads, {len(self.mlps)} MLPs; "
                 f"expected {graph.n_embeddings}, {len(parts.layers)}, {len(parts.layers)}, of the model's widths and "
                 "one length"
+            )
+        if ablation.kind != "mean-positional" and len(self.mlps[0]) != 1:
+            raise InputError(
+                f"ablation {ablation.kind!r}: its constants are of {len(self.mlps[0])} positions; give one for all"
             )
 
 

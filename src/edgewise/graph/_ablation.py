@@ -35,6 +35,8 @@ class Ablation:
             raise InputError(f"ablation: {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.kind == "interchange" and not self.source:
             object.__setattr__(self, "source", "corrupted")
+        if not isinstance(self.source, str):
+            raise InputError(f"ablation: source={self.source!r:.60} is no text")
         if self.bias not in ("layer", "shared"):
             raise InputError(f"ablation: bias={self.bias!r} is neither 'layer' nor 'shared'")
 

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
 from edgewise.engine.features._neurons import NeuronLayer, NeuronRun
-from edgewise.models import Norm, Parts
+from edgewise.models import Parts
 from edgewise.models.block import centre, hidden
 from edgewise.models.folded import FoldedHeads
-from edgewise.transcoders import norm_before
 
 
 @runtime_checkable
@@ -57,8 +56,7 @@ class FeatureBlock:
     @staticmethod
     def of(parts: Parts, features: FeatureLayer) -> "FeatureBlock":
         """With everything between the stream and the encoder that is linear folded into the encoder."""
-        site = features.transcoder.spec.reads
-        norm = norm_before(features.layer, site.kind) or Norm.none()
+        site, norm = features.transcoder.spec.reads, features.norm
         weight, bias = features.encoder, features.encoder_bias
         if features.input_bias is not None:
             bias = bias - weight @ features.input_bias
@@ -105,7 +103,7 @@ class NeuronBlock:
     @staticmethod
     def of(parts: Parts, neurons: NeuronLayer, dtype: torch.dtype) -> "NeuronBlock":
         """With the norm's gain and bias folded into the input matrices."""
-        norm, pairs = neurons.layer.mlp.norm, neurons.inputs
+        norm, pairs = neurons.mlp.norm, neurons.inputs
         weight = torch.cat([weight for weight, _ in pairs], 2).to(dtype)  # (n, D, k)
         given = [bias for _, bias in pairs if bias is not None]
         bias = torch.cat(given, 1).to(dtype) if given else None  # all matrices have one, or none has
@@ -121,7 +119,7 @@ class NeuronBlock:
         self, projected: Float[Tensor, "n N k"], fixed: FeatureRun | NeuronRun, readers: Int[Tensor, " n"]
     ) -> Float[Tensor, "n N g"]:
         """Activations, by the MLP's own function."""
-        mlp = self.neurons.layer.mlp
+        mlp = self.neurons.mlp
         return hidden(mlp, list(projected.chunk(len(mlp.inputs), -1)))
 
     def back(

@@ -29,8 +29,9 @@ from edgewise._errors import InputError
 from edgewise.engine._packing import Packing
 from edgewise.engine._writes import Writes
 from edgewise.graph import Graph
-from edgewise.models import Layer, Model, weights_hash
-from edgewise.transcoders import Transcoder, centre, check_transcoder, input_at, special_tokens
+from edgewise.models import Model, Norm, weights_hash
+from edgewise.models.block import normed
+from edgewise.transcoders import Transcoder, centre, check_transcoder, norm_before, special_tokens
 
 _CHUNK_BYTES = 64 << 20
 """How much all features' pre-activations of a chunk of tokens may take, where the k-th largest is looked for."""
@@ -42,7 +43,9 @@ class FeatureLayer:
 
     index: int
     """The layer's number."""
-    layer: Layer
+    norm: Norm
+    """What stands between the stream and what the transcoder reads. (The layer itself would stay on the device, where
+    the model is offloaded.)"""
     transcoder: Transcoder
     """As it was given."""
     encoder: Float[Tensor, "n D"]
@@ -75,7 +78,7 @@ class FeatureLayer:
         decoders = chosen(transcoder.W_dec).split(spec.d_out, 1)
         return FeatureLayer(
             layer,
-            model.parts.layers[layer],
+            norm_before(model.parts.layers[layer], spec.reads.kind) or Norm.none(),
             transcoder,
             chosen(transcoder.W_enc),
             chosen(transcoder.b_enc),
@@ -103,8 +106,7 @@ class FeatureLayer:
 
     def read(self, stream: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """What the transcoder reads, `b_in` taken off, where the MLP's norm reads this stream."""
-        site = self.transcoder.spec.reads
-        x = centre(input_at(self.layer, site.kind, stream, self.layer.mlp.norm.module(stream)), site)
+        x = centre(normed(self.norm, stream), self.transcoder.spec.reads)
         return x if self.input_bias is None else x - self.input_bias
 
     def pre_activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:

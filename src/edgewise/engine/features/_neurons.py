@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.graph import Graph
-from edgewise.models import Layer, Mlp, Model
+from edgewise.models import Mlp, Model, Parts
 from edgewise.models.block import hidden, linear, normed
 
 
@@ -26,7 +26,8 @@ class NeuronLayer:
 
     index: int
     """The layer's number."""
-    layer: Layer
+    parts: Parts
+    """The model's. (The layer itself would stay on the device, where the model is offloaded.)"""
     members: Int[Tensor, "n g"]
     """Each group's neurons, filled up with any."""
     real: Float[Tensor, "n g"]
@@ -35,10 +36,10 @@ class NeuronLayer:
     @staticmethod
     def of(model: Model, index: int, groups: Sequence[Sequence[int]]) -> "NeuronLayer":
         """Groups of a layer's neurons. Raises `InputError` where the MLP cannot be taken apart into them."""
-        layer = model.parts.layers[index]
-        check_neurons(layer.mlp, index)
-        assert layer.mlp.down is not None
-        n = len(layer.mlp.down)
+        mlp = model.parts.stored[index].mlp
+        check_neurons(mlp, index)
+        assert mlp.down is not None
+        n = len(mlp.down)
         if above := [neuron for group in groups for neuron in group if neuron >= n]:
             raise InputError(f"graph: neuron {above[0]} of layer {index}; its MLP has {n}, counted from 0")
         size = max(map(len, groups), default=1)
@@ -47,10 +48,15 @@ class NeuronLayer:
         shape, device = (len(groups), size), model.device
         return NeuronLayer(
             index,
-            layer,
+            model.parts,
             torch.tensor(members, dtype=torch.long, device=device).view(shape),
             torch.tensor(real, dtype=model.dtype, device=device).view(shape),
         )
+
+    @property
+    def mlp(self) -> Mlp:
+        """The layer's MLP, brought to the device where it is not there."""
+        return self.parts.layers[self.index].mlp
 
     @property
     def chosen(self) -> Int[Tensor, " m"]:
@@ -65,14 +71,15 @@ class NeuronLayer:
                 weight.T[self.members].transpose(1, 2) * self.real[:, None],
                 None if bias is None else bias[self.members] * self.real,
             )
-            for weight, bias in self.layer.mlp.inputs
+            for weight, bias in self.mlp.inputs
         ]
 
     @property
     def output(self) -> Float[Tensor, "n g D"]:
         """Each group's rows of the output matrix."""
-        assert self.layer.mlp.down is not None
-        return self.layer.mlp.down[self.members] * self.real[..., None]
+        down = self.mlp.down
+        assert down is not None
+        return down[self.members] * self.real[..., None]
 
 
 def check_neurons(mlp: Mlp, layer: int) -> None:
@@ -117,8 +124,7 @@ def neuron_activations(
 ) -> dict[int, Float[Tensor, "N n g"]]:
     """The chosen neurons' activations in a run of the full model, whose MLPs' norms read these streams."""
     return {
-        index: activations(each.layer.mlp, streams[index].to(model.dtype))[:, each.members]
-        for index, each in layers.items()
+        index: activations(each.mlp, streams[index].to(model.dtype))[:, each.members] for index, each in layers.items()
     }
 
 
