@@ -37,8 +37,9 @@ def load_model(
             docs/scale.md.
 
     Returns:
-        The model, accepted: with all masks 1 the engine gives its logits, with all masks 0 the ablated run's, in
-        float32 to 1e-5 of the largest logit or a few times the module's own round-off.
+        The model, accepted: on short random prompts, with all masks 1 the engine gives its logits, with all masks 0 the
+        ablated run's, in float32 to 1e-5 of the largest logit or a few times the module's own round-off. Attention
+        windows of up to 254 tokens are tried too (see `engine.check`).
 
     Raises:
         edgewise.InputError: it cannot be loaded, its family is not supported, or the engine does not reproduce it.

@@ -83,15 +83,25 @@ def test_there_and_back_is_the_same():
     assert convert(circuit, circuit.graph) is circuit
 
 
-def test_edges_without_a_score_stay_without_one_and_come_last():
+@pytest.mark.parametrize("missing", [torch.nan, -torch.inf])
+def test_edges_without_a_score_stay_without_one_and_come_last(missing: float):
     circuit = _random(_graph("joint", "physical"))
     assert circuit.scores is not None
-    scores = circuit.scores.masked_fill(torch.arange(len(circuit.scores)) % 3 == 0, torch.nan)
+    scores = circuit.scores.masked_fill(torch.arange(len(circuit.scores)) % 3 == 0, missing)
     for kv in KV:
         found = convert(Circuit(circuit.graph, circuit.kept, scores), _graph("split", kv))
         assert found.scores is not None and found.scores.isnan().any() and not found.scores.isinf().any()
         chosen = Scores(found.graph, found.scores, {}).top(int(found.scores.isfinite().sum()), absolute=True)
         assert not found.scores[chosen.kept].isnan().any()
+        assert found.scores[found.scores.isfinite()].abs().max() <= 1
+
+
+def test_an_infinite_score_stays_the_first():
+    circuit = _random(_graph("off", "physical"))
+    assert circuit.scores is not None
+    circuit.scores[3] = torch.inf
+    found = convert(circuit, _graph("joint", "physical")).scores
+    assert found is not None and found.isinf().sum() == 1 + found.numel() - circuit.graph.n_edges
 
 
 def test_another_model_is_refused():

@@ -138,14 +138,28 @@ def _read_hand(folder: Path) -> Circuit:
     return read_mib(folder / "hand.json")
 
 
-def test_scores_that_are_not_finite_are_written_as_the_lowest(tmp_path: Path):
-    circuit = _random(EXPANDED)
+@pytest.mark.parametrize("graph", [EXPANDED, GRAPH], ids=["as it is", "converted"])
+def test_scores_that_are_none_are_written_as_the_lowest_and_infinite_ones_as_the_highest(tmp_path: Path, graph: Graph):
+    circuit = _random(graph)
     assert circuit.scores is not None
-    circuit.scores[3], circuit.scores[5] = -torch.inf, torch.nan
-    (note,) = write_mib(circuit, tmp_path / "c.json", d_model=8)
-    assert "not finite" in note
+    names = ("m0 -> logits", "embed -> m1", "embed -> logits")
+    circuit.scores[[graph.edge_id(name) for name in names]] = torch.tensor([-torch.inf, torch.nan, torch.inf])
+    *_, last, first = write_mib(circuit, tmp_path / "c.json", d_model=8)
+    assert "NaN and −∞ became" in last and "∞ became" in first
     scores = read_mib(tmp_path / "c.json", 1).scores
-    assert scores is not None and scores[3] == scores[5] == scores.min() and (scores == scores.min()).sum() == 2
+    assert scores is not None and scores.abs().max() < 3
+    one, other, top = (EXPANDED.edge_id(name) for name in names)
+    assert scores[one] == scores[other] == scores.min() and (scores == scores.min()).sum() == 2
+    assert int(scores.argmax()) == int(scores.abs().argmax()) == top
+
+
+def test_an_unknown_key_of_any_edge_is_warned_of(tmp_path: Path):
+    edges = {name: dict(row) for name, row in HAND["edges"].items()}
+    edges["input->m0"]["weight"] = 0.5  # a known one comes first
+    edges["m0->logits"]["sign"] = -1
+    (tmp_path / "c.json").write_text(json.dumps(HAND | {"edges": edges}))
+    with pytest.warns(UserWarning, match="'sign' is not known here"):
+        read_mib(tmp_path / "c.json")
 
 
 WRONG: dict[str, dict[str, Any]] = {

@@ -1,5 +1,6 @@
 """Pushing and pulling, against a hub that is a folder."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import yaml
 
 from edgewise.circuit import Circuit
 from edgewise.exchange import pull, push
-from edgewise.graph import Graph, GraphSpec
+from edgewise.graph import Ablation, Graph, GraphSpec
+from edgewise.runs import tensor_hash, write_tensors
 from tests.discovery.toys import refused
 
 GRAPH = Graph(GraphSpec(1, 2, 2))
@@ -34,15 +36,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def file_exists(self, repository: str, name: str) -> bool:
             return (tmp_path / repository / name).is_file()
 
-        def upload_file(self, path_or_fileobj: Path | bytes, path_in_repo: str, repo_id: str) -> Any:
-            place = tmp_path / repo_id / path_in_repo
-            if isinstance(path_or_fileobj, bytes):
-                place.write_bytes(path_or_fileobj)
-            else:
-                shutil.copy(path_or_fileobj, place)
-            return SimpleNamespace(commit_url=f"{repo_id}/commit/1")
+        def create_commit(self, repository: str, operations: list[Any], *, commit_message: str) -> Any:
+            for each in operations:
+                place = tmp_path / repository / each.path_in_repo
+                if isinstance(each.path_or_fileobj, bytes):
+                    place.write_bytes(each.path_or_fileobj)
+                else:
+                    shutil.copy(each.path_or_fileobj, place)
+            return SimpleNamespace(commit_url=f"{repository}/commit/1")
 
-    def download(repository: str, file: str, revision: str | None, token: str | None) -> str:
+    def download(repository: str, file: str, revision: str | None = None, token: str | None = None) -> str:
         if not (tmp_path / repository / file).is_file():
             raise OSError("404: not there\nsecond line")
         return str(tmp_path / repository / file)
@@ -98,11 +101,50 @@ def test_folders_of_this_machine_stay_here(hub: Path):
     assert said["model"]["id"].startswith("/home"), "the circuit at hand is as it was"
 
 
-def test_a_card_that_somebody_wrote_stays(hub: Path):
-    (hub / "me" / "ioi").mkdir(parents=True)
-    (hub / "me" / "ioi" / "README.md").write_text("mine")
-    push(Circuit(GRAPH, torch.zeros(GRAPH.n_edges, dtype=torch.bool)), "me/ioi")
-    assert (hub / "me" / "ioi" / "README.md").read_text() == "mine"
+def test_a_card_that_somebody_wrote_or_changed_stays_and_our_own_goes_with_the_circuit(hub: Path):
+    circuit, page = Circuit(GRAPH, torch.zeros(GRAPH.n_edges, dtype=torch.bool)), hub / "me" / "ioi" / "README.md"
+    other = Circuit(GRAPH, torch.ones(GRAPH.n_edges, dtype=torch.bool))
+    push(circuit, "me/ioi")
+    push(other, "me/ioi")
+    ours = page.read_text()
+    assert f"{GRAPH.n_edges} of {GRAPH.n_edges} edges" in ours
+    for text, file in (
+        ("mine", "circuit.safetensors"),
+        (f"{ours}mine", "circuit.safetensors"),
+        (ours, "b.safetensors"),
+    ):
+        page.write_text(text)
+        with pytest.warns(UserWarning, match="stays"):
+            push(circuit, "me/ioi", file=file)
+        assert page.read_text() == text
+
+
+def test_settings_are_on_the_card_whole_and_what_is_cut_says_so(hub: Path):
+    config = {f"setting_{number}": number for number in range(60)}
+    said = {"method": {"name": "m" * 400, "config": config}}
+    push(Circuit(GRAPH, torch.ones(GRAPH.n_edges), None, said), "me/ioi")
+    text = (hub / "me" / "ioi" / "README.md").read_text()
+    assert f"`{json.dumps(config)}`" in text and f"`{'m' * 300} …`" in text
+
+
+def test_constants_of_removed_edges_go_along(hub: Path, tmp_path: Path):
+    values = torch.arange(3.0)
+    said = {"constants": tensor_hash(values)}
+    circuit = Circuit(GRAPH, torch.ones(GRAPH.n_edges), None, said, Ablation("mean", source="means"))
+    mine, other = tmp_path / "mine.safetensors", tmp_path / "other.safetensors"
+    write_tensors(mine, {"constant.0": values}, {})
+    write_tensors(other, {"constant.0": values + 1}, {})
+    assert "give their file" in refused(lambda: push(circuit, "me/ioi"))
+    assert "not the constants" in refused(lambda: push(circuit, "me/ioi", constants=other))
+    assert "no such file" in refused(lambda: push(circuit, "me/ioi", constants=tmp_path / "none.safetensors"))
+    assert not (hub / "me").exists()
+    for file in ("circuit.safetensors", "ioi.safetensors"):
+        push(circuit, f"me/{file[:3]}", file=file, constants=mine)
+        pull(f"me/{file[:3]}", file=file)
+        pull(f"me/{file[:3]}", file=file, constants=tmp_path / file[:3] / "constants.safetensors")
+        assert (tmp_path / file[:3] / "constants.safetensors").read_bytes() == mine.read_bytes()
+    assert (hub / "me" / "ioi" / "ioi-constants.safetensors").is_file()
+    assert "`constants.safetensors`" in (hub / "me" / "cir" / "README.md").read_text()
 
 
 def test_a_hub_that_refuses_is_one_line(hub: Path):

@@ -43,6 +43,8 @@ def test_a_rankings_scores_have_its_order_by_size_too(tmp_path: Path):
     """The track's CMD goes by size, and a ranking's lowest scores are the most negative."""
     plain = circuit(QWEN, kv="expanded")
     assert plain.scores is not None and plain.scores.min() < 0
+    plain.scores[0], plain.scores[1] = torch.nan, -torch.inf  # neither has a score: as they come
+    in_order = plain.scores.masked_fill(plain.scores.isnan(), -torch.inf)
     given = {
         "ioi_gpt2": replace(circuit(GPT2), provenance={"method": {"name": "eap"}}),
         "mcqa_qwen2.5": replace(plain, provenance={"method": {"name": "ranking"}}),
@@ -50,7 +52,7 @@ def test_a_rankings_scores_have_its_order_by_size_too(tmp_path: Path):
     (note,) = write_mib_submission(given, tmp_path / "s")
     assert note.startswith("mcqa_qwen2.5: scores: ranking's became their ranks")
     read = read_mib(tmp_path / "s" / "mcqa_qwen2.5" / "importances.json", n_kv_heads=2).scores
-    assert read is not None and torch.equal(read.abs().argsort(), plain.scores.argsort(stable=True))
+    assert read is not None and torch.equal(read.abs().argsort(), in_order.argsort(stable=True))
     as_they_were = read_mib(tmp_path / "s" / "ioi_gpt2" / "importances.json").scores
     assert as_they_were is not None and as_they_were.min() < 0
 
@@ -66,7 +68,7 @@ def test_an_edge_without_a_score_is_last_by_size_and_by_sign(tmp_path: Path, suf
         "mcqa_qwen2.5": replace(from_edge_table(table, plain.graph), ablation=Ablation()),
     }
     (note,) = write_mib_submission(given, tmp_path / "s", suffix=suffix)
-    assert note == "mcqa_qwen2.5: scores: those not finite became 0, the least by sign and by size"
+    assert note == "mcqa_qwen2.5: scores: NaN and −∞ became 0, the least by sign and by size"
     read = read_mib(tmp_path / "s" / "mcqa_qwen2.5" / f"importances{suffix}", n_kv_heads=2).scores
     assert read is not None
     for order in (read, read.abs()):

@@ -90,3 +90,12 @@ def test_the_figure_has_a_panel_per_task_and_is_the_same_each_time(tmp_path: Pat
     assert (tmp_path / "page.png").read_bytes() == (tmp_path / "one.png").read_bytes()
     with pytest.raises(InputError, match="nothing to draw for accuracy; it has kl"):
         draw_bench(found, tmp_path / "c.png", metric="accuracy")
+
+
+def test_the_caption_speaks_for_all_panels(tmp_path: Path):
+    found = table()
+    wide = {"task": "another", "n": 6, "values": [0.7] * 6, "actual_edges": 20}
+    seeds = [row("ours", "ranking", 0.98, 20, 0.7, seed=seed, **wide) for seed in range(5)]
+    draw_bench(BenchTable([*found.rows, *seeds], found.about), tmp_path / "a.svg")
+    text = " ".join((tmp_path / "a.svg").read_text(encoding="utf-8").split())
+    assert "4 to 6 test examples" in text and "mean over 1 to 5 seeds" in text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
@@ -16,9 +18,11 @@ from edgewise.cli import _features
 from edgewise.cli import _options as options
 from edgewise.cli._common import load, ranks_of
 from edgewise.cli._configuration import configurable
-from edgewise.cli._print import line, table
+from edgewise.cli._print import line, stopped, table
 from edgewise.runs import check_writable, parse_settings
 
+GRAPH, PRUNED, MERGED = "graph.safetensors", "pruned.safetensors", "merged.safetensors"
+REASONS, VALIDATION = "reasons.safetensors", "validation.json"
 N_SHOWN = 10
 """Edges into the first root that are printed."""
 
@@ -29,6 +33,8 @@ class _Asked(NamedTuple):
     prompt: str
     target: Any
     contrast: bool
+    where: str = ""
+    """The file and the line that it stands in, for what is wrong with it."""
 
 
 @configurable(lambda settings, max_nodes, bos, **_: _settings(settings, max_nodes=max_nodes, bos=bos))
@@ -83,36 +89,48 @@ def attribute(
         if not 0 <= share <= 1:
             raise InputError(f"{name} {share}: a share of the influence; give 0 to 1")
     asked = _read(prompts, target, contrast)
+    folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
+    other = _of_another_run(out, len(asked), force)
     check_writable(out)
     kinds = _features.read(transcoders, exclude_special) or nodes
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
-    folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
+    for each in asked:
+        with _told(each.where):
+            ew.attribution.check_asked(loaded, each.prompt, each.target, each.contrast, config.bos)
     graphs, pruned = list[ew.AttributionGraph](), list[ew.AttributionGraph]()
     for each, folder in zip(asked, folders, strict=True):
-        graph = ew.attribute(
-            loaded,
-            each.prompt,
-            kinds,
-            target=each.target,
-            contrast=each.contrast,
-            config=config,
-            options=ew.RunOptions(out=folder, resume=not force),
-            ranks=ranks,
-        )
+        with _told(each.where):
+            graph = ew.attribute(
+                loaded,
+                each.prompt,
+                kinds,
+                target=each.target,
+                contrast=each.contrast,
+                config=config,
+                options=ew.RunOptions(out=folder, resume=not force),
+                ranks=ranks,
+            )
         graphs.append(graph)
         nodes_kept, edges_kept = ew.attribution.kept(graph, node_threshold, edge_threshold)
-        pruned.append(graph.subgraph(nodes_kept, edges_kept))
+        settings_kept = graph.settings | {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        pruned.append(replace(graph.subgraph(nodes_kept, edges_kept), settings=settings_kept))
         if ranks.rank == 0:
-            graph.save(folder / "graph.safetensors")
-            pruned[-1].save(folder / "pruned.safetensors")
+            if force or not (folder / GRAPH).is_file():
+                for name in (*other, MERGED, VALIDATION):  # made of other graphs than these
+                    (out / name).unlink(missing_ok=True)
+            graph.save(folder / GRAPH)
+            pruned[-1].save(folder / PRUNED)
         _show(each.prompt, graph, pruned[-1], graph.with_errors(nodes_kept), folder)
+        if reason := graph.provenance["run"].get("stopped"):
+            stopped(reason)
+            raise Exit(130)
     if ranks.rank:
         return  # the rest is not shared out
     if validate:
         how = ew.attribution.ValidationConfig(nodes=node_threshold, edges=edge_threshold)
         found = ew.attribution.validate(graphs, how)
-        found.save(out / "validation.json")
+        found.save(out / VALIDATION)
         line(str(found))
     if len(asked) == 1:
         return
@@ -120,8 +138,30 @@ def attribute(
         line("not merged: the prompts have different numbers of roots; give --target or --contrast to merge them")
         return
     merged = ew.attribution.merge(pruned)
-    merged.save(out / "merged.safetensors")
-    line(f"{merged!r}, written to {out / 'merged.safetensors'}")
+    merged.save(out / MERGED)
+    line(f"{merged!r}, written to {out / MERGED}")
+
+
+def _of_another_run(out: Path, n_prompts: int, force: bool) -> tuple[str, ...]:
+    """The files of a run of one prompt where several are asked for, and the other way round: one folder shows either.
+    Raises `InputError` where there are some, unless they are to be replaced.
+    """
+    files, what = ((MERGED,), "several prompts") if n_prompts == 1 else ((GRAPH, PRUNED, REASONS), "one prompt")
+    if not force and (out / files[0]).exists():
+        raise InputError(f"{out / files[0]}: is of a run of {what}; choose another --out, or --force to replace it")
+    return files
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Of a line of a file say which one is wrong; at Ctrl-C that the same command goes on."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}{error}") from error
+    except KeyboardInterrupt as error:
+        stopped(str(error) or "interrupted")
+        raise Exit(130) from error
 
 
 def _settings(texts: list[str] | None, **given: Any) -> ew.AttributionConfig:
@@ -141,15 +181,15 @@ def _read(prompts: str, target: list[str] | None, contrast: tuple[str, str] | No
     if not path.is_file():
         raise InputError(f"{prompts}: no such file; give a prompt, or a .txt or .jsonl of prompts")
     try:
-        whole = path.read_text("utf-8")
+        whole = path.read_text("utf-8-sig")  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{prompts}: cannot be read as UTF-8 ({error}); give a .txt or .jsonl of prompts") from error
-    lines = [(number, text) for number, text in enumerate(whole.split("\n"), 1) if text.strip()]
+    lines = [(f"{prompts}, line {n}: ", text) for n, text in enumerate(whole.split("\n"), 1) if text.strip()]
     if not lines:
         raise InputError(f"{prompts}: it has no prompts; give one a line")
     if path.suffix == ".txt":
-        return [asked._replace(prompt=text) for _, text in lines]
-    return [_row(f"{prompts}, line {number}", text, asked) for number, text in lines]
+        return [asked._replace(prompt=text, where=where) for where, text in lines]
+    return [_row(where, text, asked)._replace(where=where) for where, text in lines]
 
 
 def _row(where: str, text: str, asked: _Asked) -> _Asked:
@@ -157,20 +197,24 @@ def _row(where: str, text: str, asked: _Asked) -> _Asked:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f'{where}: not JSON ({error}); write {{"prompt": …}}') from error
+        raise InputError(f'{where}not JSON ({error}); write {{"prompt": …}}') from error
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise InputError(f'{where}: no prompt; write {{"prompt": "…"}}, and maybe "target" or "contrast"')
+        raise InputError(f'{where}no prompt; write {{"prompt": "…"}}, and maybe "target" or "contrast"')
     names = ("prompt", "target", "contrast")
     if odd := next(
         (key for key in row if key not in names and get_close_matches(str(key).lower(), names, 1, 0.8)), None
     ):
-        raise InputError(f"{where}: there is no key {str(odd)[:40]!r}; write prompt, target or contrast")
+        raise InputError(f"{where}there is no key {str(odd)[:40]!r}; write prompt, target or contrast")
     own = {name: row.get(name) for name in ("target", "contrast")}
     if any(value is not None and not _texts(value) for value in own.values()):
-        raise InputError(f"{where}: target and contrast are a text or a list of texts")
-    if own["contrast"]:
+        raise InputError(f"{where}target and contrast are a text or a list of texts")
+    if None not in own.values():
+        raise InputError(f"{where}both target and contrast; a graph explains one of them, so leave one out")
+    if own["contrast"] is not None:
         return _Asked(row["prompt"], own["contrast"], True)
-    return _Asked(row["prompt"], own["target"], False) if own["target"] else asked._replace(prompt=row["prompt"])
+    if own["target"] is not None:
+        return _Asked(row["prompt"], own["target"], False)
+    return asked._replace(prompt=row["prompt"])
 
 
 def _texts(value: Any) -> bool:
@@ -197,8 +241,7 @@ def _show(
             f"outside; replacement {score.replacement:.3f}, completeness {score.completeness:.3f}"
         )
     line(f"ledger   residual {graph.ledger.worst:.0e}: of a target's value and its edges, by the sum of their sizes")
-    root = small.roots[0]
+    root = int(small.nodes.is_kind("root").nonzero()[0])  # of two roots of one text neither has it for a name
     rows = [(name, f"{weight:+.3f}") for name, weight in small.incoming(root)[:N_SHOWN]]
-    value = float(small.nodes.value[small.node(root)])
-    table(f"into {root} ({value:.3f})", ("from", "weight"), rows)
-    line(f"written to {out / 'graph.safetensors'} and {out / 'pruned.safetensors'}")
+    table(f"into {small.names[root]} ({float(small.nodes.value[root]):.3f})", ("from", "weight"), rows)
+    line(f"written to {out / GRAPH} and {out / PRUNED}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import cache_size, check_page, quiet
+from edgewise.cli._common import as_typed, cache_size, check_page, quiet
 from edgewise.cli._print import line
 
 
@@ -47,10 +46,10 @@ def bench(
         failed = found.failed
     line(f"table -> {table}")
     if write is not None:
-        given = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
-        options = [str(x) for name, (value, unset) in given.items() if value != unset for x in (name, f"{value:g}")]
-        words = ["edgewise", "bench", str(config), "--out", str(out), *options, "--write", str(write)]
-        ew.report.write_bench(ew.bench.BenchTable.load(table), write, command=shlex.join(words))
+        given: dict[str, tuple[Any, Any]] = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
+        given["--device"] = (device, "cpu")
+        command = as_typed("bench", config, "--out", out, given=given, last=("--write", write))
+        ew.report.write_bench(ew.bench.BenchTable.load(table), write, command=command)
         line(f"page -> {write}, {write.with_suffix('.png')}")
     if failed:
         _show.notes([f"failed: {each}" for each in failed])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import atexit
 import math
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from typing import Any, Literal
 import edgewise as ew
 from edgewise.cli._options import DtypeName
 from edgewise.runs import record_of
+
+CONSTANTS = "constants.safetensors"
+"""Beside a circuit, what its removed edges carry under an ablation by means or learned constants."""
 
 
 def load(
@@ -167,11 +171,19 @@ def scores_of(path: Path, circuit: ew.Circuit) -> ew.Scores:
 
 
 def engine_of(path: Path, circuit: ew.Circuit, model: ew.Model, **choices: Any) -> ew.Engine:
-    """The engine that a saved circuit is judged on; means and learned constants lie beside it."""
+    """The engine that a saved circuit is judged on; means and learned constants lie beside it. Raises `InputError` for
+    others than it records.
+    """
     ablation = circuit.stated_ablation
-    if ablation is not None and ablation.kind not in ("interchange", "zero"):
-        return ew.load_constants(model, path.parent / "constants.safetensors", **choices)
-    return ew.Engine(model, circuit.graph, ablation, **choices)
+    if ablation is None or ablation.kind in ("interchange", "zero"):
+        return ew.Engine(model, circuit.graph, ablation, **choices)
+    engine = ew.load_constants(model, path.parent / CONSTANTS, **choices)
+    if circuit.provenance.get("constants") not in (None, engine.constants_hash):
+        raise ew.InputError(
+            f"{path.parent / CONSTANTS}: not the constants that {path.name} was found with; put those of its run "
+            "beside it, or find it again"
+        )
+    return engine
 
 
 def check_free(path: Path, force: bool) -> None:
@@ -188,6 +200,15 @@ def check_page(write: Path | None) -> None:
         raise ew.InputError(f"--write {write}: give a .md file")
     ew.report.check_path(write.with_suffix(".png"))
     ew.runs.check_writable(write.parent)
+
+
+def as_typed(*words: object, given: Mapping[str, tuple[Any, Any]], last: Sequence[object] = ()) -> str:
+    """A command as it was given, for a page that it wrote: `words`, then of the options, each with its value and its
+    default, those that have another value, then `last`.
+    """
+    changed = [x for name, (value, unset) in given.items() if value != unset for x in (name, value)]
+    texts = (f"{each:g}" if isinstance(each, float) else str(each) for each in (*words, *changed, *last))
+    return shlex.join(["edgewise", *texts])
 
 
 def check_task(name: str, what: str = "--task", built_in: Iterable[str] | None = None) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_free, check_task, load, load_circuit, make_task
+from edgewise.cli._common import CONSTANTS, check_free, check_task, load, load_circuit, make_task
 from edgewise.cli._print import line
 from edgewise.runs import record_of
 
@@ -102,19 +103,17 @@ def push(
     file: Annotated[str, Option(help="What to call it there.")] = "circuit.safetensors",
     private: Annotated[bool, Option("--private", help="A new repository is private.")] = False,
 ) -> None:
-    """Upload a circuit, and a model card where there is none, with the numbers of evaluation.json beside it."""
-    loaded, beside = load_circuit(circuit), circuit.parent / "evaluation.json"
-    judged = ew.runs.read_json(beside) if beside.is_file() else {}
-    sizes = {"edges": loaded.n_edges, "actual_edges": loaded.n_actual, "total_edges": loaded.graph.n_edges}
-    fits = isinstance(judged, dict) and sizes.items() <= judged.items()
-    # What earlier versions wrote tells by its sizes alone.
-    fits = fits and record_of(judged, "conditions").get("circuit") in (None, ew.runs.tensor_hash(loaded.actual))
-    commit = ew.exchange.push(loaded, repository, file=file, private=private, evaluation=judged if fits else None)
-    line(f"uploaded: {commit}")
-    if not fits:
-        line(
-            "note: the card has no numbers, as no evaluation.json of this circuit is beside it; run `edgewise evaluate`"
-        )
+    """Upload a circuit, the constants beside it if its removed edges carry some, and a model card with the numbers of
+    evaluation.json; a card that somebody wrote stays.
+    """
+    loaded = load_circuit(circuit)
+    judged = ew.viewer.read(circuit).evaluations.get("")
+    numbers = None if judged is None else json.loads(judged.to_json())
+    constants = circuit.parent / CONSTANTS
+    told: dict[str, Any] = {"file": file, "private": private, "evaluation": numbers, "constants": constants}
+    line(f"uploaded: {ew.exchange.push(loaded, repository, **told)}")
+    if judged is None:
+        line("note: no numbers went along, as no evaluation.json of this circuit is beside it; run `edgewise evaluate`")
 
 
 def pull(
@@ -124,10 +123,11 @@ def pull(
     revision: Annotated[str | None, Option(help="Branch, tag or commit.")] = None,
     force: options.Force = False,
 ) -> None:
-    """Download a circuit to OUT/circuit.safetensors."""
-    check_free(out / "circuit.safetensors", force)
+    """Download a circuit to OUT/circuit.safetensors, and what its removed edges carry to OUT/constants.safetensors."""
+    for name in ("circuit.safetensors", CONSTANTS):
+        check_free(out / name, force)
     ew.runs.check_writable(out)
-    found = ew.exchange.pull(repository, file=file, revision=revision)
+    found = ew.exchange.pull(repository, file=file, revision=revision, constants=out / CONSTANTS)
     found.save(out / "circuit.safetensors")
     _show.found(found, out / "circuit.safetensors")
 

@@ -13,6 +13,7 @@ import edgewise as ew
 from edgewise.cli import _complete, _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import (
+    CONSTANTS,
     cache_size,
     check_task,
     load,
@@ -146,9 +147,12 @@ def find(
     if choice:
         found = replace(found, provenance=found.provenance | {"candidates": choice})
     found = replace(found, provenance=found.provenance | {"asked": asked})
+    carried = None if engine.ablation.kind in ("interchange", "zero") else engine.constants
+    if carried is not None:  # as they are now, if they were learned
+        found = replace(found, provenance=found.provenance | {"constants": ew.runs.tensor_hash(*carried.tensors())})
     if ranks.rank == 0:
-        if engine.ablation.kind not in ("interchange", "zero"):
-            ew.save_constants(engine, out / "constants.safetensors")
+        if carried is not None:
+            ew.save_constants(engine, out / CONSTANTS)
         found.save(out / "circuit.safetensors")
     _show.found(found, out / "circuit.safetensors")
     if run.log and ranks.rank == 0:

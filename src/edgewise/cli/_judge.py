@@ -54,6 +54,7 @@ def evaluate(
     for name in asked or ():
         ew.tasks.metric_function(name)
     loaded_circuit = _common.load_circuit(circuit)
+    ew.runs.check_writable(circuit.parent)
     features = _features.for_circuit(loaded_circuit, transcoders)
     ranks = _common.ranks_of(device)
     loaded = _common.load_for(loaded_circuit, model, device, dtype, offload)
@@ -96,7 +97,8 @@ def curve(
     as_json: options.AsJson = False,
 ) -> None:
     """Judge circuits of several sizes, all from one run's scores, and draw their distance from the model (KL; of
-    numbers l2) against edges. Under torchrun, on all its processes.
+    numbers l2) against edges. Of a model with other weights both files are called NAME-other-weights. Under torchrun,
+    on all its processes.
     """
     sizes = _common.parse_sparsities(sparsities)
     ew.report.check_path(out)
@@ -110,6 +112,8 @@ def curve(
     ranks = _common.ranks_of(device)
     loaded = _common.load_for(loaded_circuit, model, device, offload=offload)
     _show.compare_weights(loaded_circuit, loaded)
+    if ew.runs.of_other_weights(record_of(loaded_circuit.provenance, "model"), loaded.identity):
+        out = out.with_stem(f"{out.stem}-other-weights")
     engine = _common.engine_of(circuit, loaded_circuit, loaded, transcoders=features, ranks=ranks)
     pairs = _common.task_of(loaded_circuit, loaded.tokenizer)
     name = str(method.get("name", "circuit"))

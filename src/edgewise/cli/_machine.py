@@ -83,9 +83,7 @@ def _cores() -> int:
     may_use = getattr(os, "sched_getaffinity", None)  # on Linux; a container's or a scheduler's share
     cores = (os.cpu_count() or 1) if may_use is None else len(may_use(0))
     # Of two threads of one core each gets half of it.
-    places = re.findall(
-        r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", _read("/proc/cpuinfo"), re.MULTILINE | re.DOTALL
-    )
+    places = _PLACE.findall(_read("/proc/cpuinfo"))
     cores = min(cores, len(set(places)) or cores)
     quota = re.match(r"(\d+) (\d+)", _read("/sys/fs/cgroup/cpu.max"))  # microseconds of each period
     return cores if quota is None else max(1, min(cores, int(quota[1]) // int(quota[2])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -59,5 +58,5 @@ def mib(
     conditions["bos"] = pairs.provenance.get("bos", False)
     row = {"file": str(file), "task": pairs.name, **conditions, "edges": circuit.graph.n_edges, **asdict(result)}
     if out is not None:
-        ew.runs.write_atomically(out, json.dumps(row, indent=2) + "\n")
+        ew.runs.write_atomically(out, _show.to_json(row, 2) + "\n")
     _show.result(row, as_json, _show.mib, result, circuit.graph, conditions)

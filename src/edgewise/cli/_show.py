@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,22 @@ def working(what: str) -> AbstractContextManager[Any]:
 def result(found: Any, as_json: bool, show: Callable[..., None], *shown: Any) -> None:
     """Print what a command found: as JSON, or by `show`, given `shown` where that is not what was found itself."""
     if as_json:
-        print(found.to_json() if isinstance(found, ew.runs.SavedAsJson) else json.dumps(found), flush=True)
+        print(found.to_json() if isinstance(found, ew.runs.SavedAsJson) else to_json(found), flush=True)
     else:
         show(*(shown or (found,)))
+
+
+def to_json(found: Any, indent: int | None = None) -> str:
+    """Plain values as JSON, which has no NaN and no infinity: such numbers become null."""
+    return json.dumps(_finite(found), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def model_line(model: ew.Model) -> None:
@@ -332,7 +345,7 @@ def truth(found: ew.tracr.Truth) -> None:
     what = "pairs of inputs" if found.ablation == "interchange" else "inputs"
     line(
         f"{found.program}: {found.ablation} ablation, embeddings {found.graph.spec.embeddings}, {found.output} "
-        f"output equal on all {found.inputs:,} {what}"
+        f"output equal on all {found.inputs:,} {what}{'' if found.complete else ' (a sample)'}"
     )
     line(f"{int(found.live.sum())} of {found.graph.n_edges:,} edges can carry anything")
     line(f"{int(found.necessary.sum())} edges are necessary: without any one of them, some output changes")

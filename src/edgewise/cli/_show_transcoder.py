@@ -59,7 +59,7 @@ def transcoders(result: ew.transcoders.TranscoderEvaluation) -> None:
     for each in result.transcoders:
         layer = int(each.writes[0].split()[1])
         live = f"{each.live:,} of {each.n_features:,}"
-        features.append((each.name, each.reads, each.activation, f"{each.active:.1f}", f"{each.explained:.4f}", live))
+        features.append((each.name, each.reads, each.activation, f"{each.active:.1f}", _explained(each), live))
         ablated = [f"{each[layer].loss:.4f}" if each else "–" for each in (result.zero, result.mean)]
         if each.replaced is not None:
             losses.append((each.name, *_cells(each.replaced), *ablated))
@@ -83,7 +83,7 @@ def swept(result: ew.transcoders.Sweep, layers: tuple[int, ...], out: Path) -> N
     rows = []
     for name, each in result.jobs.items():
         assert each.replaced is not None
-        rows.append((name, f"{each.active:.1f}", f"{each.explained:.4f}", *_cells(each.replaced)))
+        rows.append((name, f"{each.active:.1f}", _explained(each), *_cells(each.replaced)))
     title = f"held-out loss; the model's own is {result.original.loss:.4f} nats"
     table(title, ("trained", "active", "explained", *_LOSSES), rows)
     try:
@@ -154,6 +154,10 @@ def seen(transcoders: Sequence[ew.transcoders.Transcoder], rows: ew.transcoders.
                 errors=True,
             )
             return
+
+
+def _explained(judged: ew.transcoders.Judged) -> str:
+    return "–" if judged.explained is None else f"{judged.explained:.4f}"
 
 
 def _cells(loss: ew.transcoders.Loss) -> tuple[str, str, str, str]:

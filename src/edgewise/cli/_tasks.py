@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typer import Argument, Exit, Option, Typer
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_task, load
+from edgewise.cli._common import as_typed, check_task, load
 from edgewise.cli._print import escape, line, styled
 
 app = Typer(no_args_is_help=True, help="List and show tasks, score a model on them, and check your own files.")
@@ -78,7 +77,10 @@ def score(
         _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
         rows.append(row)
     if out is not None:
-        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, split, seed))
+        given: dict[str, tuple[Any, Any]] = {"--split": (split, "test"), "-n": (n, 256), "--seed": (seed, 0)}
+        given |= {"--batch-size": (batch_size, 32), "--device": (device, "cpu")}
+        command = as_typed("tasks", "score", *tasks or (), "--model", model, given=given, last=("--out", out))
+        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, command, split, seed))
 
 
 @app.command()
@@ -96,7 +98,7 @@ def check(
         raise ew.InputError(f"--limit {limit}: use at least 0")
     result = ew.tasks.check_file(file, ew.models.load_tokenizer(model), longest=ew.models.longest_prompt(model))
     if as_json:
-        print(json.dumps(asdict(result)))
+        print(_show.to_json(asdict(result)))
     else:
         for refusal in result.refusals[:limit]:
             line(refusal)
@@ -176,12 +178,12 @@ def _line(row: dict[str, Any]) -> str:
     return f"{', '.join(shown)}; n {row['n']}{warning}"
 
 
-def _markdown(rows: list[dict[str, Any]], identity: dict[str, str], split: str, seed: int) -> str:
+def _markdown(rows: list[dict[str, Any]], identity: dict[str, str], command: str, split: str, seed: int) -> str:
     """The scores as a page that says how they were taken."""
     note = f" ({identity['note']})" if identity["note"] else ""
     which = f"{identity['id']}{note}, {identity['dtype']}, weights {identity['weights_hash'][:12]}"
     page = Path(__file__).with_name("scores.md").read_text(encoding="utf-8")
-    lines = [page.format(id=identity["id"], which=which, split=split, seed=seed)]
+    lines = [page.format(id=identity["id"], command=command, which=which, split=split, seed=seed)]
     for row in rows:
         cells = [_title(row), str(row["n"]), *_cells(row["metrics"]), "no" if row["complaint"] else "yes"]
         lines.append(f"| {' | '.join(cells)} |\n")

@@ -67,6 +67,8 @@ def truth(
     as_json: options.AsJson = False,
 ) -> None:
     """Compute which edges the output needs, and which are enough."""
+    if out is not None:
+        ew.runs.check_file(out)
     engine = _engine(model, ablation, embeddings)
     with _show.working("trying circuits"):
         found = tracr.find_truth(engine, output)

@@ -12,7 +12,7 @@ from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import engine_of, load, load_for, task_of
 from edgewise.cli._print import line
-from edgewise.runs import check_writable, record_of
+from edgewise.runs import check_writable, of_other_weights, record_of
 
 if TYPE_CHECKING:
     from edgewise.attribution import AttributionGraph
@@ -44,9 +44,7 @@ def view(
     dashboards: Annotated[
         Path | None, typer.Option(help="A folder or file of feature dashboards, shown beside a graph's features.")
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A file of words for a graph's features: JSON, or a CSV with columns id,label.")
-    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="A file of labels: JSON, or a CSV with columns id,label.")] = None,
     model: options.OwnModel = None,
     transcoders: _features.Sources = None,
     device: options.Device = "cpu",
@@ -64,10 +62,14 @@ def view(
 
     seen = [*runs, *([_difference(runs)] if difference else [])]
     if evidence:
+        if transcoders and not any(map(is_graph, runs)):
+            raise InputError("--transcoders: of an attribution graph's features, and none is given; leave it out")
         _check(runs, out, dashboards, labels)
     for run in runs if evidence else ():
-        if run.suffix != ".json":
-            (_explain if is_graph(run) else _gather)(run, evidence, model, transcoders, device)
+        if is_graph(run):
+            _explain(run, evidence, model, transcoders, device)
+        elif run.suffix != ".json":
+            _gather(run, evidence, model, device)
     line(f"written to {write(*seen, out=out, title=title, show=show, dashboards=dashboards, labels=labels)}")
 
 
@@ -95,15 +97,22 @@ def _check(runs: list[Path], out: Path | None, dashboards: Path | None, labels: 
         check_writable(check_page(out).parent)
     if dashboards is not None:
         read_dashboards(dashboards)
+        if not any(run.suffix == ".json" or is_graph(run) for run in runs):
+            raise InputError(f"{dashboards}: dashboards stand beside a graph's features; give an attribution graph too")
     if labels is not None:
         read_labels(labels)
+    beside = [run for run in runs if run.suffix != ".json"] + (runs[:1] if out is None else [])
     for run in runs:
         if run.suffix == ".json":
             read_foreign(run)
         elif is_graph(run):
             _graph(run)
         else:
-            read(run)
+            spec = read(run).circuit.graph.spec
+            if odd := spec.apart or ("positions" if spec.spans else ""):
+                raise InputError(f"--evidence: {run}: its graph has {odd}, whose edges are not patched; leave it out")
+    for run in beside:
+        check_writable(run if run.is_dir() else run.parent)
 
 
 def _graph(run: Path) -> AttributionGraph:
@@ -130,18 +139,20 @@ def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.
     found.save((run if run.is_dir() else run.parent) / REASONS)
 
 
-def _gather(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:
+def _gather(run: Path, n_edges: int, model: str | None, device: str) -> None:
     """Write a run's evidence beside its circuit; predictions are those of the test examples that it is worst at, where
-    they are known.
+    they are known. Raises `InputError` for a model of other weights, whose evidence would not be shown.
     """
     from edgewise.viewer import gather, read
 
     path = run / CIRCUIT if run.is_dir() else run
     viewed = read(run)
     circuit, judged = viewed.circuit, viewed.evaluations.get("")
-    features = _features.for_circuit(circuit, transcoders)
     loaded = load_for(circuit, model, device)
-    engine = engine_of(path, circuit, loaded, transcoders=features)
+    if of_other_weights(record_of(circuit.provenance, "model"), loaded.identity):
+        raise InputError(f"--evidence: {path}: was found on other weights than the model has; give its own --model")
+    _show.compare_weights(circuit, loaded)
+    engine = engine_of(path, circuit, loaded)
     task = task_of(circuit, loaded.tokenizer)
     known = judged.worst if judged is not None and judged.conditions.get("split", "test") == "test" else ()
     worst = [each.number for each in known if each.number < len(task.test)]

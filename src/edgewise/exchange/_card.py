@@ -1,5 +1,6 @@
 """The page that stands beside a circuit on the hub: what it is of, how it was found and judged, how to load it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -7,22 +8,30 @@ from typing import Any
 import yaml
 
 from edgewise.circuit import Circuit
+from edgewise.runs import record_of
 
 CARD = "README.md"
 _COLUMNS = {"value": "circuit", "full": "full model", "empty": "empty circuit", "random": "random", "eap": "EAP"}
 
 
-def card(circuit: Circuit, repository: str, file: str, evaluation: Mapping[str, Any] | None = None) -> str:
-    """A model card in Markdown; whatever the circuit says of itself is shown as code.
+def card(
+    circuit: Circuit,
+    repository: str,
+    file: str,
+    constants: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> str:
+    """A model card in Markdown; whatever the circuit says of itself is shown as code. Its last line is for `is_own`.
 
     Args:
         circuit: the circuit.
         repository: `owner/name`, where it will be.
         file: what it is called there.
+        constants: what the constants of its removed edges are called there, where it has some.
         evaluation: what `edgewise evaluate` wrote of it, if it did.
     """
     said = circuit.provenance
-    model, task, method = (_record(said, name) for name in ("model", "task", "method"))
+    model, task, method = (record_of(said, name) for name in ("model", "task", "method"))
     front: dict[str, Any] = {
         "library_name": "edgewise",
         "tags": ["circuit", "interpretability", "mechanistic-interpretability"],
@@ -37,9 +46,11 @@ def card(circuit: Circuit, repository: str, file: str, evaluation: Mapping[str, 
         "task": f"{_code(task.get('name', '?'))}, metric {_code(task.get('metric', '?'))}",
         "size": f"{sizes} (actual sparsity {circuit.actual_sparsity:.2%})",
         "removed edges carry": _code(circuit.ablation_kind),
-        "method": f"{_code(method.get('name', '?'))}, with {_code(json.dumps(method.get('config', {})))}",
-        "software": _code(json.dumps(said.get("software", {}))),
+        "method": f"{_code(method.get('name', '?'))}, with {_code(json.dumps(method.get('config', {})), None)}",
+        "software": _code(json.dumps(said.get("software", {})), None),
     }
+    if constants is not None:
+        rows["constants of removed edges"] = f"in {_code(constants)}, which `edgewise pull` puts beside the circuit"
     pulled = f"ew.exchange.pull({_quoted(repository)}, file={_quoted(file)})"
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
@@ -51,12 +62,27 @@ def card(circuit: Circuit, repository: str, file: str, evaluation: Mapping[str, 
         f"```python\nimport edgewise as ew\n\ncircuit = {pulled}\n```",
         f"Or `edgewise pull {_plain(repository)}`, then `edgewise view` or `edgewise evaluate`.",
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts)
+    return f"{text}{_MARK}{_mark(text, file)}"
+
+
+_MARK = "\n\n<!-- "
+
+
+def is_own(text: str, file: str) -> bool:
+    """Whether a card is as `card` wrote it of a file of that name, and nobody has changed it since."""
+    body, _, mark = text.rpartition(_MARK)
+    return mark == _mark(body, file)
+
+
+def _mark(text: str, file: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"written by edgewise of {_plain(file)}; SHA-256 of the text above: {digest} -->\n"
 
 
 def _judged(evaluation: Mapping[str, Any]) -> list[str]:
     """The table of an evaluation's metrics, and under what they were measured."""
-    metrics, conditions = _record(evaluation, "metrics"), _record(evaluation, "conditions")
+    metrics, conditions = record_of(evaluation, "metrics"), record_of(evaluation, "conditions")
     shown = [name for name in _COLUMNS if any(_number(each, name) for each in metrics.values())]
     rows = []
     for name, each in metrics.items():
@@ -64,15 +90,10 @@ def _judged(evaluation: Mapping[str, Any]) -> list[str]:
         low, high = _number(each, "low"), _number(each, "high")
         rows.append((_code(name), *cells, f"{low} to {high}" if low and high else ""))
     split, n = _code(conditions.get("split", "?")), _code(evaluation.get("n", "?"))
-    ablation = _code(_record(conditions, "ablation").get("kind", "?"))
+    ablation = _code(record_of(conditions, "ablation").get("kind", "?"))
     head = ("metric", *(_COLUMNS[name] for name in shown), "95 % interval of the circuit's")
     said = f"On {n} examples of the split {split}, under ablation {ablation}."
     return ["## Measured", _table(head, rows), said]
-
-
-def _record(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = said.get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _number(metric: Any, name: str) -> str:
@@ -85,13 +106,14 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _plain(value: object) -> str:
-    return " ".join(str(value).split()).replace("`", "'")[:300]
+def _plain(value: object, longest: int | None = 300) -> str:
+    text = " ".join(str(value).split()).replace("`", "'")
+    return text if longest is None or len(text) <= longest else f"{text[:longest]} …"
 
 
-def _code(value: object) -> str:
+def _code(value: object, longest: int | None = 300) -> str:
     """As code in a table: one line, no marks of Markdown's."""
-    return f"`{_plain(value) or ' '}`".replace("|", "\\|")
+    return f"`{_plain(value, longest) or ' '}`".replace("|", "\\|")
 
 
 def _quoted(text: str) -> str:

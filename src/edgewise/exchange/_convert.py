@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, ranked
 from edgewise.graph import EMBED, KEY, VALUE, Graph
 
 # What a change of convention does; kept in the result's provenance.
@@ -60,8 +60,8 @@ def convert(circuit: Circuit, graph: Graph) -> Circuit:
     notes = [f"{change}: {_NOTES[change]}" for change in changes]
     scores = None
     if circuit.scores is not None:
-        finite = circuit.scores[circuit.scores.isfinite()]
-        scores = _carried(circuit.graph, graph, circuit.scores.float(), float(finite.max()) if len(finite) else 0.0)
+        highest = float(ranked(circuit.scores, absolute=False).max())
+        scores = _carried(circuit.graph, graph, circuit.scores.float(), highest if highest > -torch.inf else 0.0)
         scores = scores.masked_fill(scores == -torch.inf, torch.nan)
     kept = _carried(circuit.graph, graph, circuit.kept.float(), 1.0) > 0
     provenance: dict[str, Any] = dict(circuit.provenance) | {"graph": target.to_dict()}
@@ -85,7 +85,7 @@ def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked
     are all apart: spread there, then the highest taken. `unmasked` is that of edges the source does not have.
     """
     dense = torch.full((source.n_readers, source.n_writers + 1), -torch.inf)
-    dense[source.edge_reader.long(), source.edge_writer.long()] = values.nan_to_num(nan=-torch.inf)
+    dense[source.edge_reader.long(), source.edge_writer.long()] = ranked(values, absolute=False)
     dense[:, -1] = unmasked  # the column of embeddings that are no writers
     readers, writers = _fine_readers(source), _fine_writers(source)
     fine = dense[readers][:, torch.where(writers < 0, source.n_writers, writers)]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, ranked
 from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._reading import truth
 from edgewise.graph import KEY, LOGITS, MLP_IN, QUERY, VALUE, Graph, GraphSpec
@@ -75,12 +76,8 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
     circuit, changed = as_format_has_it(circuit, "EAP-IG's and MIB's files", embeddings="joint", kv="expanded")
     graph, spec = circuit.graph, circuit.graph.spec
     scores = circuit.kept.float() if circuit.scores is None else circuit.scores.float()
-    if not scores.isfinite().all():  # NaN and infinity are no JSON, and sort differently in every reader
-        lowest = float(scores[scores.isfinite()].min()) if scores.isfinite().any() else 0.0
-        # Where no score is negative, 0 is last by size too; where some are, no number is last both ways.
-        missing, order = (0.0, "the least by sign and by size") if lowest >= 0 else (lowest - 1, "the least by sign")
-        scores = torch.where(scores.isfinite(), scores, missing)
-        changed = [*changed, f"scores: those not finite became {missing:g}, {order}"]
+    scores, replaced = _finite(scores)
+    changed = [*changed, *replaced]
     cfg = {"n_layers": spec.n_layers, "n_heads": spec.n_heads, "parallel_attn_mlp": spec.parallel, "d_model": d_model}
     used = torch.zeros(graph.n_writers, dtype=torch.bool)
     used[graph.edge_writer[circuit.actual].long()] = True
@@ -164,6 +161,22 @@ def differs_under_zero(model: Model | None = None) -> list[str]:
     return notes
 
 
+def _finite(scores: Float[Tensor, " E"]) -> tuple[Float[Tensor, " E"], list[str]]:
+    """Scores without NaN and infinity, which are no JSON and sort differently in every reader, and what they became."""
+    missing, first = ranked(scores, absolute=False) == -torch.inf, scores == torch.inf
+    lowest, notes = min(scores[scores.isfinite()].tolist(), default=0.0), list[str]()
+    if bool(missing.any()):
+        # Where no score is negative, 0 is last by size too; where some are, no number is last both ways.
+        value, order = (0.0, "the least by sign and by size") if lowest >= 0 else (lowest - 1, "the least by sign")
+        scores = scores.masked_fill(missing, value)
+        notes.append(f"scores: NaN and −∞ became {value:g}, {order}")
+    if bool(first.any()):
+        value = float(scores.masked_fill(first, 0).abs().max()) + 1
+        scores = scores.masked_fill(first, value)
+        notes.append(f"scores: ∞ became {value:g}, the first by sign and by size")
+    return scores, notes
+
+
 def _scores_nodes(content: dict[str, Any]) -> bool:
     if any(content.get(key) is not None for key in ("nodes_scores", "neurons_scores")):
         return True
@@ -202,8 +215,8 @@ def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
     writers, readers = ({name: i for i, name in enumerate(each)} for each in (_writers(graph), _readers(graph)))
     visible, offset = graph.visible.tolist(), graph.offset.tolist()
     kept, scores = torch.zeros(graph.n_edges, dtype=torch.bool), torch.full((graph.n_edges,), torch.nan)
-    odd = next((row for row in edges.values() if isinstance(row, dict) and row.keys() - EDGE.honoured.keys()), {})
-    EDGE.check(path, odd)
+    odd = [row for row in edges.values() if isinstance(row, dict) and row.keys() - EDGE.honoured.keys()]
+    EDGE.check(path, dict.fromkeys(key for row in odd for key in row))
     for name, row in edges.items():
         writer, _, reader = str(name).partition("->")
         w, r = writers.get(writer), readers.get(reader)

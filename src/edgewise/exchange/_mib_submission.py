@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from edgewise._errors import InputError
-from edgewise.circuit import Circuit
+from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import methods
 from edgewise.exchange._convert import as_format_has_it
 from edgewise.exchange._mib import write_mib
@@ -94,7 +94,7 @@ def _by_size_too(circuit: Circuit) -> tuple[Circuit, list[str]]:
         return circuit, []
     if circuit.scores.isfinite().all() and not (circuit.scores < 0).any():
         return circuit, []
-    ranks = circuit.scores.nan_to_num(nan=-torch.inf).argsort(stable=True).argsort() + 1
+    ranks = ranked(circuit.scores, absolute=False).argsort(stable=True).argsort() + 1
     return replace(circuit, scores=ranks.float()), [f"scores: {method}'s became their ranks, since CMD goes by size"]
 
 
@@ -108,11 +108,12 @@ def _check(cell: str, circuit: Circuit) -> None:
     """Refuse what the track would, or would misjudge. Raises `InputError`."""
     if cell not in MIB_CELLS:
         raise InputError(f"{cell}: no cell of MIB's track; choose {', '.join(MIB_CELLS)}")
-    finite = None if circuit.scores is None else circuit.scores[circuit.scores.isfinite()]
-    if finite is None or len(finite.unique()) < 2:
+    scores = torch.zeros(0) if circuit.scores is None else ranked(circuit.scores, absolute=False)
+    known = scores[scores > -torch.inf]
+    if len(known.unique()) < 2:
         raise InputError(f"{cell}: its circuit has no scores to rank edges by; give one that a method scored")
-    missing = len(circuit.kept) - len(finite)
-    if missing and bool((finite < 0).any()) and _ranks_by_sign_alone(circuit) is None:
+    missing = len(circuit.kept) - len(known)
+    if missing and bool((known < 0).any()) and _ranks_by_sign_alone(circuit) is None:
         raise InputError(
             f"{cell}: {missing:,} of its edges have no score and others a negative one; the track ranks by sign and by "
             "size, and no score is last both ways: score every edge, or give those without one a score, such as 0"

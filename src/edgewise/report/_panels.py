@@ -47,11 +47,12 @@ def draw_bench(table: BenchTable, path: str | Path, *, metric: str | None = None
             f"plot: the table has nothing to draw for {metric or 'the distance'}; it has {known or 'none'}"
         )
     models = list(dict.fromkeys(model for model, _, _ in panels))
-    methods = list(dict.fromkeys(point.method for _, _, points in panels for point in _shown(points)))
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     across = max(1, int(columns * _WIDTH // _KEY_COLUMN))
-    notes = textwrap.wrap(_caption(models, panels[0][2], str(table.rows[0]["ablation"])), int(columns * 62))
+    shown = [point for _, _, points in panels for point in _shown(points)]
+    methods = list(dict.fromkeys(point.method for point in shown))
+    notes = textwrap.wrap(_caption(models, shown, str(table.rows[0]["ablation"])), int(columns * 62))
     key = _KEY_ROW * math.ceil(len(methods) / across) + 0.15 * len(notes) + 0.25
     with canvas(path, (0.0, columns * _WIDTH, 0.0, rows * _HEIGHT + key), 200) as page:
         for number, (model, task, points) in enumerate(panels):
@@ -72,10 +73,12 @@ def _shown(points: list[BenchPoint]) -> list[BenchPoint]:
 
 
 def _caption(models: list[str], points: list[BenchPoint], ablation: str) -> str:
-    seeds = sorted({len(point.values) for point in points})
-    runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    runs, examples = (
+        f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        for sizes in ({point.values.shape[axis] for point in points} for axis in (0, 1))
+    )
     return (
-        f"{', '.join(filter(None, map(last_part, models)))}; {points[0].values.shape[1]} test examples; {ablation} "
+        f"{', '.join(filter(None, map(last_part, models)))}; {examples} test examples; {ablation} "
         f"ablation, hard masks, at the answers; actual edges. Lines: mean over {runs} seeds; bands: 95 % bootstrap "
         "over the examples; dots: each seed; dotted: the empty circuit."
     )

@@ -1,6 +1,5 @@
 from ._checkpoint import CHECKPOINT as CHECKPOINT
 from ._checkpoint import RunReport as RunReport
-from ._checkpoint import Stop as Stop
 from ._checkpoint import optimizer_tensors as optimizer_tensors
 from ._checkpoint import restore_optimizer as restore_optimizer
 from ._files import SavedAsJson as SavedAsJson
@@ -40,13 +39,14 @@ from ._ranks import processes as processes
 from ._ranks import share as share
 from ._ranks import sum_in_order as sum_in_order
 from ._records import check_record as check_record
+from ._records import is_finite as is_finite
+from ._records import of_other_weights as of_other_weights
 from ._records import read_record as read_record
 from ._records import record_of as record_of
 from ._settings import Bound as Bound
 from ._settings import Count as Count
 from ._settings import NotNegative as NotNegative
 from ._settings import Positive as Positive
-from ._settings import Setting as Setting
 from ._settings import change_settings as change_settings
 from ._settings import check_settings as check_settings
 from ._settings import known_settings as known_settings

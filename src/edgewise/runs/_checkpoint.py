@@ -32,6 +32,9 @@ class RunReport:
     """Why it ended early, or None."""
     reason: str = ""
     """What was not finite."""
+    interrupted: bool = False
+    """Whether Ctrl-C came. Where it came in the last step the run is whole, and has not `stopped` early; what was to
+    follow should not begin."""
 
     @property
     def message(self) -> str | None:
@@ -48,7 +51,7 @@ class RunReport:
 
 def save_checkpoint(learner: Learner, report: RunReport, settings: Mapping[str, Any], folder: Path) -> None:
     """Write a learner's state, whole or not at all. Raises `InputError` if it cannot be written."""
-    header = {"step": report.steps, "seconds": report.seconds, "stopped": report.stopped, "config": settings}
+    header = {"step": report.steps, "seconds": report.seconds, "config": settings}
     write_tensors(folder / CHECKPOINT, learner.tensors(), header)
 
 
@@ -60,7 +63,7 @@ def resume(learner: Learner, settings: Mapping[str, Any], folder: Path) -> RunRe
     if not path.is_file():
         return None
     with reading_tensors(path, "a checkpoint of edgewise", "remove it to start anew") as (header, tensors):
-        report = RunReport(int(header["step"]), float(header["seconds"]), header.get("stopped"))
+        report = RunReport(int(header["step"]), float(header["seconds"]))
         found, wanted = header["config"], json.loads(json.dumps(settings))
         if found != wanted:
             different = sorted(key for key in wanted.keys() | found.keys() if found.get(key) != wanted.get(key))

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def run_steps(
 
     Returns:
         The report. An interrupt (Ctrl-C) or a number that is not finite ends the run early; the learner then holds the
-        last good state.
+        last good state. An interrupt while the last step is finished ends nothing, and is told as `interrupted`.
 
     Raises:
         InputError: the folder holds a checkpoint of other settings, or one that cannot be read; or nothing is finite at
@@ -143,7 +143,8 @@ class _Run:
                 stopped, reason = "not finite", str(error)
         report = self.report(stopped, reason)
         self.save(report)
-        return report
+        late = stopped is None and not self.undoes and self.any_rank(interrupted())
+        return replace(report, interrupted=late or stopped == "interrupted")
 
     def begin(self) -> None:
         self.learner.prepare()

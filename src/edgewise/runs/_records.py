@@ -39,6 +39,14 @@ def record_of(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def of_other_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records of models (`Model.identity`) are of other weights; False where they do not tell, as of one
+    model in two types of numbers, whose hashes differ too.
+    """
+    hashes = [each.get("weights_hash") for each in (one, other)]
+    return None not in hashes and hashes[0] != hashes[1] and one.get("dtype") == other.get("dtype")
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
@@ -61,7 +69,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (bool, str):
         return type(value) is kind
     if kind in (int, float):
-        return type(value) in ((int,) if kind is int else (int, float)) and _is_finite(value)
+        return type(value) in ((int,) if kind is int else (int, float)) and is_finite(value)
     if origin is tuple:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, tuple) else inner
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
@@ -72,7 +80,8 @@ def _fits(value: Any, kind: Any) -> bool:
     return True  # a tensor, whose reader checks it
 
 
-def _is_finite(number: float) -> bool:
+def is_finite(number: float) -> bool:
+    """Whether a number is one, and fits a float."""
     try:
         return math.isfinite(number)
     except OverflowError:  # a whole number of hundreds of digits
@@ -85,4 +94,4 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and _is_finite(value))
+    return value is None or isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and is_finite(value))
