@@ -100,9 +100,11 @@ class Circuit:
         """1 − actual edges / all edges."""
         return 1 - self.n_actual / self.graph.n_edges
 
-    def pruned(self) -> "Circuit":
-        """The same circuit with only its actual edges; another one on pairs of unequal length."""
-        return replace(self, kept=self.actual)
+    def pruned(self, *, unequal: bool = False) -> "Circuit":
+        """The same circuit with only its actual edges; if `unequal`, with those too that carry signal only between
+        prompts of unequal length.
+        """
+        return replace(self, kept=self.graph.prune(self.kept, "aligned") if unequal else self.actual)
 
     def edge_names(self) -> list[str]:
         """The names of the kept edges."""

@@ -234,7 +234,7 @@ def _judge_removed(
     content = cell.read("test.json")
     judged, names = content["circuits"], [REMOVED + metric for metric in metrics]
     missing = {
-        key: replace(circuit, kept=~circuit.actual)
+        key: replace(circuit, kept=~circuit.pruned(unequal=task.unequal).kept)
         for size, each in best.items()
         for selection, circuit in each.items()
         if not set(names) <= judged[key := f"{size} {selection}".strip()]["values"].keys()

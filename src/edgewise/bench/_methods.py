@@ -104,7 +104,7 @@ def candidates(spec: MethodSpec, parts: Mapping[str, Scores | Circuit], sparsity
         return {"": circuits[EMPTY]}
     record = method(spec.method)
     if record.sized:
-        return {"": circuits[size_name(sparsity)].pruned()}
+        return {"": circuits[size_name(sparsity)]}
     if record.ladder is not None:
         return {"": _from_ladder(list(circuits.values()), sparsity)}
     scores = parts[SCORES]
@@ -165,7 +165,7 @@ def _from_ladder(circuits: Sequence[Circuit], sparsity: float) -> Circuit:
     size = edges_at(circuits[0].graph, sparsity)
     enough = [circuit for circuit in circuits if circuit.n_actual >= size]
     if not enough:
-        return max(circuits, key=lambda circuit: circuit.n_actual).pruned()
+        return max(circuits, key=lambda circuit: circuit.n_actual)
     chosen = min(enough, key=lambda circuit: circuit.n_actual).pruned()
     assert chosen.scores is not None
     config = record_of(chosen.provenance, "method").get("config", {})

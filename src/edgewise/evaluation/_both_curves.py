@@ -103,7 +103,7 @@ def both_curves(
     masks = {"empty": circuits[0].kept & False}
     for number, circuit in enumerate(circuits):
         check_transcoders(engine, circuit, f"circuit {number}")
-        kept = circuit.actual
+        kept = circuit.pruned(unequal=task.unequal).kept
         masks |= {f"kept {number}": kept, f"removed {number}": ~kept}
     values = score_masks(engine, masks, task.batches(split, batch_size), task_metrics(task, (name, task.distance)))
     full, empty = (float(values[who][name].mean()) for who in ("full", "empty"))

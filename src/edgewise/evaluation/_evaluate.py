@@ -151,7 +151,7 @@ def evaluate(
     empty = empty_circuit(circuit)
     asked = None if metrics is None else tuple(dict.fromkeys((*metrics, task.distance)))
     if necessity:
-        chosen["removed"] = replace(circuit, kept=~circuit.actual)
+        chosen["removed"] = replace(circuit, kept=~circuit.pruned(unequal=task.unequal).kept)
     drawn = {"random": randoms} if randoms else {}
     values = judge(engine, {**chosen, **drawn, "empty": empty}, task, split, batch_size, asked)
     without = values.pop("removed", None)

@@ -72,7 +72,7 @@ def hypothesis_tests(
     check_numbers(n_random, 1 if max_edges is None else max_edges, quantile, alpha)
     if isinstance(name := metric or task.metric, str):
         task.check_metric(name)
-    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
+    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned(unequal=task.unequal)
     if circuit.graph.spec.spans:
         raise InputError("hypothesis tests: the circuit's edges carry positions; give one whose edges carry none")
     if not 0 < circuit.n_edges < circuit.graph.n_edges:

@@ -101,10 +101,10 @@ def completeness(
     """
     _check_least("completeness", 0, n_random=n_random, greedy_steps=greedy_steps, learned_steps=learned_steps)
     _check_least("completeness", 1, greedy_width=greedy_width, pairs=pairs)
-    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
+    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned(unequal=task.unequal)
     if not circuit.n_edges:
         raise InputError(
-            "completeness: the circuit has no actual edges, so nothing can be knocked out; give a circuit that "
+            "completeness: no edge of the circuit carries signal, so nothing can be knocked out; give a circuit that "
             "reaches the logits"
         )
     shown, name = _first(task, pairs), metric or task.explained
@@ -242,7 +242,7 @@ def component_effects(
     """
     _check_least("component effects", 0, n_sets=n_sets)
     _check_least("component effects", 1, pairs=pairs)
-    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned()
+    engine, circuit = Engine.of(model, circuit.graph, circuit.stated_ablation), circuit.pruned(unequal=task.unequal)
     shown, name = _first(task, pairs), metric or task.explained
     task.check_metric(name)
     task.check_examples(split)

@@ -51,6 +51,11 @@ class Task:
         pairs = (pair for split in SPLITS for pair in self.split(split))
         return all(any(target.wrong for target in pair.targets) for pair in pairs)
 
+    @cached_property
+    def unequal(self) -> bool:
+        """Whether some pair's prompts do not correspond token by token."""
+        return any(pair.align is not None for split in SPLITS for pair in self.split(split))
+
     def check_spans(self, graph: Graph) -> None:
         """Refuse a graph whose edges carry other position groups than the pairs have.
 
