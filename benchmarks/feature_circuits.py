@@ -110,7 +110,7 @@ def waiting(wanted: list[Cell], size: Size, args: argparse.Namespace) -> list[Ce
     for cell, file in files.items():
         if file.is_file():
             row = json.loads(file.read_text())
-            held_to(file, row.get("settings", {}) | row, settings_of(cell, size, args))
+            held_to(file, row.get("size", {}) | row.get("settings", {}) | row, settings_of(cell, size, args))
     return [cell for cell, file in files.items() if not file.is_file()]
 
 

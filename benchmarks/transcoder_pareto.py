@@ -17,6 +17,7 @@ defaults are larger.
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -118,6 +119,8 @@ def main() -> None:
     sites, folder = [Site(kind, args.layer) for kind in ("mlp_in", "mlp_out")], args.out / "cache"
     bf16 = fastest_precision(model.device) == "bfloat16"
     args.out.mkdir(parents=True, exist_ok=True)
+    if not settings_file.is_file() and any(args.out.glob("*.json")):
+        sys.exit(f"{args.out}: holds results of settings that are not known; choose another --out")
     write_atomically(settings_file, json.dumps(asked))
     if not folder.is_dir():
         write_cache(model, rows, sites, folder, dtype="bfloat16", bf16=bf16)

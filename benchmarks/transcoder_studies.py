@@ -62,7 +62,7 @@ def sweep_lines(folder: Path) -> list[str]:
         added.setdefault((layer, activation), {})[kind] = loss
         kept = _kept(loss["loss"], own, found["mean"][str(layer)]["loss"], found["zero"][str(layer)]["loss"])
         lines.append(
-            f"| {layer} | {kind}, {activation} | {job['active']:.1f} | {job['explained']:.3f} | {_loss(loss)} | "
+            f"| {layer} | {kind}, {activation} | {job['active']:.1f} | {_share(job['explained'])} | {_loss(loss)} | "
             f"{loss['kl']:.4f} | {kept} |"
         )
     for layer in config["layers"]:
@@ -112,8 +112,8 @@ def set_lines(folder: Path, untuned: Path, judged: Path) -> list[str]:
     for one, two in zip(before["transcoders"], after["transcoders"], strict=True):
         layer = two["writes"][0].split()[1]
         lines.append(
-            f"| {layer} | {two['active']:.1f} | {one['explained']:.3f} | {two['explained']:.3f} | {one['live']:,} | "
-            f"{two['live']:,} |"
+            f"| {layer} | {two['active']:.1f} | {_share(one['explained'])} | {_share(two['explained'])} | "
+            f"{one['live']:,} | {two['live']:,} |"
         )
     return lines
 
@@ -170,7 +170,7 @@ def _pareto_of(found: dict[str, Any], folder: Path) -> list[str]:
 
 def _pareto_cell(job: dict[str, Any]) -> str:
     loss = job["replaced"]
-    return f"{loss['added']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}], {job['explained']:.3f}"
+    return f"{loss['added']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}], {_share(job['explained'])}"
 
 
 def _tried(folder: Path, kind: str) -> str:
@@ -245,6 +245,11 @@ def _text(found: dict[str, Any]) -> str:
 def _passes(found: dict[str, Any], seen: int) -> str:
     """How often, to a tenth, each token was seen; the one or two percent held out do not change that."""
     return f"each token of the text seen {seen / found['conditions']['text']['tokens']:.1f} times"
+
+
+def _share(explained: float | None) -> str:
+    """Of the variance; there is none where the output does not vary."""
+    return "–" if explained is None else f"{explained:.3f}"
 
 
 def _loss(loss: dict[str, float]) -> str:

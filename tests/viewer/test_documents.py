@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlencode
 
 from edgewise.viewer import ForeignFile, page
 from tests.viewer.conftest import run
@@ -48,9 +49,30 @@ def test_what_was_done_in_a_document_is_there_when_it_is_looked_at_again(open_pa
     tab.get_by_label("Label of m0").wait_for()
     again = open_page(text=text, fragment="#" + link.split("#")[1])
     assert "Pinned (1)" in again.locator(".tabs").inner_text()
+    for missing in ("doc=2&node=m1", "doc=x"):
+        link = address(again)
+        again.evaluate("to => { location.hash = to }", missing)
+        again.get_by_role("alert").get_by_text("open its file again").wait_for(timeout=5_000)
+        assert address(again) == link and "Pinned (1)" in again.locator(".tabs").inner_text()
+        again.get_by_role("alert").get_by_label("Close").click()
     gone = open_page(text=text, fragment="#doc=2&node=m1")
     assert "open its file again" in gone.get_by_role("alert").inner_text()
     assert panel(gone).locator("h2").first.inner_text() == "Strongest edges"
+
+
+def test_labels_from_a_file_leave_the_others_of_a_graph(open_page: Open):
+    graph = made()
+    one, other, both = graph.ids[:3]
+    own = urlencode({"label": [json.dumps(pair) for pair in ((one, "mine"), (both, "old"))]}, doseq=True)
+    tab = open_page(text=page([graph]), fragment="#" + own)
+    tab.locator("summary").click()
+    with tab.expect_file_chooser() as chooser:
+        tab.get_by_role("button", name="Labels from a file").click()
+    saved = {"kind": "edgewise labels", "labels": [[other, "theirs"], [both, "new"]]}
+    chooser.value.set_files({"name": "l.json", "mimeType": "", "buffer": json.dumps(saved).encode()})
+    tab.wait_for_function("() => location.hash.includes('theirs')", timeout=5_000)
+    found = parse_qs(tab.url.split("#")[1])["label"]
+    assert {tuple(json.loads(pair)) for pair in found} == {(one, "mine"), (other, "theirs"), (both, "new")}
 
 
 def test_a_document_that_cannot_be_shown_leaves_the_view_and_its_address(open_page: Open):

@@ -64,3 +64,28 @@ def test_a_click_that_ends_typing_is_heard(open_page: Open):
     edge = panel(circuits).locator(".row .name").first.inner_text()
     panel(circuits).locator(".row").first.click()
     assert panel(circuits).locator("h2").inner_text().startswith(edge)
+
+
+def test_a_press_whose_end_was_swallowed_holds_nothing_back(open_page: Open):
+    tab = open_page(text=page([GRAPH]), fragment=f"#pin={NODE}&tab=pinned")
+    scores = tab.locator(".scores")
+    scores.get_by_text("%").first.wait_for()
+    nodes = [NODE, GRAPH.ids[int((GRAPH.kind == FEATURE).nonzero()[0][1])]]
+    select = "document.body.appendChild(document.createElement('select'))"
+    ends = (
+        "new MouseEvent('contextmenu')",
+        "new PointerEvent('pointermove', { buttons: 0 })",
+        "new PointerEvent('pointercancel')",
+        "new FocusEvent('blur')",
+        f"(({select}).dispatchEvent(new Event('change')), new Event('none'))",
+    )
+    still = "for (const name of ['change', 'blur']) document.querySelector('input').dispatchEvent(new Event(name))"
+    for turn, end in enumerate(ends):
+        tab.evaluate("() => { dispatchEvent(new PointerEvent('pointerdown', { buttons: 1 })) }")
+        tab.evaluate("node => { location.hash = `pin=${node}&tab=pinned` }", nodes[(turn + 1) % 2])
+        tab.wait_for_timeout(150)
+        tab.evaluate(f"() => {{ {still}; dispatchEvent(new PointerEvent('pointermove', {{ buttons: 1 }})) }}")
+        tab.wait_for_timeout(50)
+        assert "%" not in scores.inner_text(), "the press may still become a click"
+        tab.evaluate(f"() => {{ dispatchEvent({end}) }}")
+        scores.get_by_text("%").first.wait_for(timeout=5_000)

@@ -55,13 +55,17 @@ function refocus(parent: HTMLElement, lost: HTMLElement, place: number): void {
 let isDown = false; // a pointer
 const waiting: (() => void)[] = [];
 const goOn = () => waiting.splice(0).forEach((what) => what());
+const release = () => {
+  isDown = false;
+  setTimeout(goOn); // after the click
+};
 addEventListener("pointerdown", () => { isDown = true; }, true);
-for (const end of ["pointerup", "pointercancel"]) {
-  addEventListener(end, () => {
-    isDown = false;
-    setTimeout(goOn); // after the click
-  }, true);
-}
+// The list of a `select`, a context menu and another window can swallow `pointerup`.
+for (const end of ["pointerup", "pointercancel", "contextmenu"]) addEventListener(end, release, true);
+addEventListener("pointermove", (event) => { if (isDown && !event.buttons) release(); }, true);
+// A field's `change` and `blur` come while what ends its typing is still pressed: of these, a `select`'s and the window's.
+addEventListener("change", (event) => { if (event.target instanceof HTMLSelectElement) release(); }, true);
+addEventListener("blur", release);
 
 /** Do something that replaces controls once a control that is pressed has had its click, or the focus is where it goes. */
 export function afterPress(what: () => void): void {

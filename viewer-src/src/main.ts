@@ -19,6 +19,8 @@ import type { Dashboard, Parts } from "./attribution/graph";
 import { followSystem } from "./theme";
 import { putAddress } from "./store";
 
+const ABSENT = "The address is of a graph that was opened beside what is in this page: open its file again.";
+
 interface Document {
   name: string;
   open(root: HTMLElement, documents: Documents): App;
@@ -57,7 +59,7 @@ class Viewer {
       if (file) void this.openFile(file);
     });
     // Before any view hears of it, to which the address of another document means nothing.
-    addEventListener("hashchange", () => this.follow());
+    addEventListener("hashchange", (event) => this.follow(event));
   }
 
   /** Look at what the page's address names. */
@@ -67,15 +69,22 @@ class Viewer {
     const isHere = !!this.documents[number];
     if (isHere) this.addresses[number] = address;
     this.open(isHere ? number : 0);
-    if (!isHere) this.app?.shell.complain("The address is of a graph that was opened beside what is in this page: open its file again.");
+    if (!isHere) this.app?.shell.complain(ABSENT);
   }
 
-  private follow(): void {
+  private follow(event: Event): void {
     const address = location.hash.slice(1);
     const number = numberIn(address);
-    if (number === this.current || !this.documents[number]) return;
-    this.addresses[number] = address;
-    this.tryTo(this.documents[number].name, () => this.open(number), () => this.app && putAddress(this.app.address));
+    if (number === this.current) return;
+    event.stopImmediatePropagation();
+    const back = () => this.app && putAddress(this.app.address);
+    if (this.documents[number]) {
+      this.addresses[number] = address;
+      this.tryTo(this.documents[number].name, () => this.open(number), back);
+    } else {
+      this.app?.shell.complain(ABSENT);
+      back();
+    }
   }
 
   private open(number: number): void {

@@ -107,13 +107,22 @@ def push(
     evaluation.json; a card that somebody wrote stays.
     """
     loaded = load_circuit(circuit)
-    judged = ew.viewer.read(circuit).evaluations.get("")
+    judged = _evaluation_of(loaded, circuit.parent / "evaluation.json")
     numbers = None if judged is None else json.loads(judged.to_json())
     constants = circuit.parent / CONSTANTS
     told: dict[str, Any] = {"file": file, "private": private, "evaluation": numbers, "constants": constants}
     line(f"uploaded: {ew.exchange.push(loaded, repository, **told)}")
     if judged is None:
         line("note: no numbers went along, as no evaluation.json of this circuit is beside it; run `edgewise evaluate`")
+
+
+def _evaluation_of(circuit: ew.Circuit, file: Path) -> ew.Evaluation | None:
+    """What a file says of a circuit; None where there is none, or it is of another circuit or other weights."""
+    found = ew.viewer.read_evaluation(file) if file.is_file() else None
+    if found is None or not found.is_of(circuit):
+        return None
+    models = (record_of(each, "model") for each in (circuit.provenance, found.conditions))
+    return None if ew.runs.of_other_weights(*models) else found
 
 
 def pull(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from edgewise._errors import InputError
 from edgewise.discovery._configs import MethodConfig
-from edgewise.runs import Bound, Count, NotNegative, Positive, known_settings
+from edgewise.runs import AtLeast0, Bound, Count, NotNegative, Positive, known_settings
 
 _BUDGET = 11  # the noise stream that draws the budgets
 _COIN = 12  # the noise stream that says whether a step keeps or removes
@@ -102,7 +102,7 @@ class RankingConfig(BudgetConfig):
     a metric without a gradient stands what attribution explains, a logit difference or a log-probability."""
     decay: bool = True
     """Whether the learning rate falls to 0."""
-    initial_spread: Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")] = 1.0
+    initial_spread: AtLeast0 = 1.0
     """Standard deviation of the scores' noise at the start, where they start from noise; 0 to start all alike."""
     warm_metric: Literal["loss", "metric"] = "loss"
     """What that attribution explains: what is learned by (KL, unless a task says otherwise), or the task's metric."""

@@ -142,7 +142,13 @@ def pull(
     circuit = Circuit.load(downloaded(file))
     needed = None if constants is None else _constants_file(circuit, file)
     if constants is not None and needed is not None:
-        path = downloaded(needed)
+        try:
+            path = downloaded(needed)
+        except InputError as error:
+            if "constants" in circuit.provenance:
+                raise
+            warnings.warn(f"{error}; the circuit is of a version that sent none along", stacklevel=2)
+            return circuit
         with atomic_path(constants) as temporary:
             shutil.copyfile(path, temporary)
     return circuit

@@ -43,6 +43,7 @@ from ._records import is_finite as is_finite
 from ._records import of_other_weights as of_other_weights
 from ._records import read_record as read_record
 from ._records import record_of as record_of
+from ._settings import AtLeast0 as AtLeast0
 from ._settings import Bound as Bound
 from ._settings import Count as Count
 from ._settings import NotNegative as NotNegative

@@ -40,11 +40,13 @@ def record_of(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def of_other_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records of models (`Model.identity`) are of other weights; False where they do not tell, as of one
-    model in two types of numbers, whose hashes differ too.
+    """Whether two records of models (`Model.identity`) are of other weights; False where they do not tell. Of one model
+    in two types of numbers the hashes differ too: there the models' names decide.
     """
     hashes = [each.get("weights_hash") for each in (one, other)]
-    return None not in hashes and hashes[0] != hashes[1] and one.get("dtype") == other.get("dtype")
+    if None in hashes or hashes[0] == hashes[1]:
+        return False
+    return one.get("dtype") == other.get("dtype") or one.get("id") != other.get("id")
 
 
 def _refuse(constant: str) -> None:

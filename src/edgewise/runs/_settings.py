@@ -38,6 +38,8 @@ Count = Annotated[int, Bound(lambda n: n >= 1, "at least 1")]
 """A whole number of at least 1."""
 NotNegative = Annotated[int, Bound(lambda n: n >= 0, "at least 0")]
 """A whole number of at least 0."""
+AtLeast0 = Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")]
+"""A number of at least 0."""
 Positive = Annotated[float, Bound(lambda x: 0 < x < math.inf, "a number above 0")]
 """A finite number above 0."""
 

@@ -7,10 +7,9 @@ is `Σ_t w_t ‖r_t‖²`, so `g = ∂loss/∂ŷ = 2 w r`, and with z sparse
     ∂W_dec = zᵀ g        ∂z = (g W_decᵀ at the entries)        ∂W_enc = ∂preᵀ x        ∂b_in = −(Σ_t ∂pre_t) W_enc
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgewise._errors import InputError
-from edgewise.runs import ONE_PROCESS, Bound, Count, Positive, Ranks, check_settings
+from edgewise.runs import ONE_PROCESS, AtLeast0, Count, Positive, Ranks, check_settings
 from edgewise.transcoders._select import fixed, select
 from edgewise.transcoders._sparse import Products
 from edgewise.transcoders._transcoder import Transcoder
 
 NORMALIZATIONS = ("none", "target_norm", "target_sq_norm", "batch_variance")
 """What a reconstruction error may be divided by."""
-_AtLeast0 = Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")]
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,12 @@ class TranscoderLoss:
     """What a token's squared error is divided by: `none` (the sum over components, as papers write it); `target_norm`
     (D·‖y‖, as the authors' code has it: the norm, not its square); `target_sq_norm` (‖y‖²); `batch_variance` (the
     batch's variance: the loss is then the fraction of variance unexplained)."""
-    sparsity: _AtLeast0 = 0.0
+    sparsity: AtLeast0 = 0.0
     """Coefficient of the sparsity penalty per token: of Σ|z| for `relu`, of the number of active features for
     `jumprelu`."""
     decoder_weighted: bool = False
     """Whether |z| is weighted by the norm of the feature's decoder row, so that scale cannot be moved between them."""
-    auxiliary: _AtLeast0 = 1 / 32
+    auxiliary: AtLeast0 = 1 / 32
     """Coefficient of the dead features' term (Gao et al. 2024): the error of the residual's reconstruction from the
     dead features that would be most active; 0 for none."""
     auxiliary_k: Count | None = None

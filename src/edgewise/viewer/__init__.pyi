@@ -17,6 +17,7 @@ from ._notebook import notebook_html as notebook_html
 from ._page import page as page
 from ._read import Viewed as Viewed
 from ._read import read as read
+from ._read import read_evaluation as read_evaluation
 from ._several import difference_arrays as difference_arrays
 from ._view import check_page as check_page
 from ._view import view as view

@@ -98,7 +98,7 @@ export class GraphApp implements App {
       clear: () => this.actions.choose(null),
       resize: (by) => this.store.change({ threshold: Math.max(0, Math.min(ALL, this.store.state.threshold + by)) }),
       saveLabels: () => labelsFile(this.store.state.labels),
-      loadLabels: (text) => this.store.change({ labels: readLabels(text) }),
+      loadLabels: (text) => this.store.change({ labels: new Map([...this.store.state.labels, ...readLabels(text)]) }),
     }, documents);
     const size = element("section", { class: "size", "aria-label": "How much is shown" }, this.said, element("div", { class: "line" }, this.range));
     const side = element("div", { class: "side" }, size, this.options, this.tabs, this.panel);

@@ -84,7 +84,7 @@ def make_dashboards(
     if virtual is not None:
         _check_table(virtual, model, transcoders, known.values())
     seen, report = gather(model, transcoders, tokens, config, options)
-    if report.stopped:
+    if report.interrupted or report.stopped:
         raise KeyboardInterrupt(report.message)
     conditions = {
         "model": model.identity,

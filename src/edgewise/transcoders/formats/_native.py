@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
+from edgewise.models import weights_hash
 from edgewise.runs import names_in, reading_tensors, record_of, write_tensors
 from edgewise.transcoders import Site, Transcoder, TranscoderSpec
 from edgewise.transcoders.formats._files import build
@@ -94,9 +95,14 @@ def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
     return [file for file in path.glob("*.safetensors") if file.name not in written and _is_ours(file)]
 
 
-def was_trained(path: Path) -> bool:
-    """Whether a file of ours holds what a training or a tuning made, which no conversion would make again."""
-    return bool(record_of(load(path).provenance, "method"))
+def trained_others(transcoders: Sequence[Transcoder], path: Path) -> Path | None:
+    """A file in a folder that holds what a training or a tuning made, which no conversion would make again, and none of
+    these transcoders; None if there is none.
+    """
+    same = set(map(weights_hash, transcoders))
+    found = ((file, load(file)) for file in sorted(path.glob("*.safetensors")) if _is_ours(file))
+    trained = (file for file, each in found if record_of(each.provenance, "method") and weights_hash(each) not in same)
+    return next(trained, None)
 
 
 def _is_ours(path: Path) -> bool:

@@ -146,7 +146,7 @@ def _left(transcoders: Sequence[Transcoder], path: Path, format: str, force: boo
     if other != format:  # which may be the one that is then read; what all of its files are is not known here
         raise InputError(f"{path}: holds files of {other}, and of two formats one would be read; choose another folder")
     left = sorted(FORMATS[format].left(transcoders, path))
-    if trained := next((file for file in left if format == "edgewise" and _native.was_trained(file)), None):
+    if trained := None if format != "edgewise" else _native.trained_others(transcoders, path):
         raise InputError(f"{path}: holds {trained.name}, which was trained and would be lost; choose another folder")
     if left and not force:
         raise InputError(

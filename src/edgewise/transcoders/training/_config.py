@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 import torch
 
 from edgewise._errors import InputError
-from edgewise.runs import Bound, Count, NotNegative, Positive, check_settings, fastest_precision
+from edgewise.runs import AtLeast0, Bound, Count, NotNegative, Positive, check_settings, fastest_precision
 from edgewise.transcoders import Activation, Site, TranscoderLoss, TranscoderSpec
 
 KINDS = ("transcoder", "autoencoder", "cross-layer")
 READS = ("resid_mid", "mlp_normalized", "mlp_in", "hook_normalized")
-_AtLeast0 = Annotated[float, Bound(lambda x: 0 <= x < math.inf, "a number of at least 0")]
 _Features = Bound(lambda n: 0 < n < math.inf, "a number above 0: at least one feature")
 
 
@@ -38,7 +37,7 @@ class TrainingConfig:
     skip: bool = False
     """Add a linear map of the input. It starts as the one nearest to the MLP (ridge regression), so that features are
     needed only for what is not linear."""
-    skip_rate: _AtLeast0 = 0.1
+    skip_rate: AtLeast0 = 0.1
     """The skip connection's learning rate, in the others': it starts near its end."""
     start: Literal["random", "tokens"] = "random"
     """Of the features: `random` directions that write nothing yet (an autoencoder's write themselves); `tokens`: each
@@ -66,7 +65,7 @@ class TrainingConfig:
     """The loss, a `TranscoderLoss`; its `sparsity` is what an activation without `@` gets."""
     dead_after: NotNegative = 200_000
     """Tokens without activity after which a feature counts as dead."""
-    threshold: _AtLeast0 = 0.5
+    threshold: AtLeast0 = 0.5
     """Start value of `jumprelu` thresholds, in standard deviations of a start pre-activation."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where the processor has instructions for it, float32 elsewhere; the run records which.
