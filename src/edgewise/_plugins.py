@@ -16,9 +16,14 @@ _done: set[str] = set()
 
 def use_plugins(paths: Iterable[str]) -> None:
     """Run files here and in every process that is started from here. Raises `InputError`."""
-    named = [*filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)), *map(os.path.abspath, paths)]
+    before = os.environ.get(VARIABLE, "")
+    named = [*filter(None, before.split(os.pathsep)), *map(os.path.abspath, paths)]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(named))
-    load_plugins()
+    try:
+        load_plugins()
+    except BaseException:  # else it would fail whatever is looked up next
+        os.environ[VARIABLE] = before
+        raise
 
 
 def load_plugins() -> None:

@@ -125,7 +125,7 @@ def test_a_table_is_of_the_methods_that_ran(folder: Path, tmp_path: Path):
         table = quietly(asked(**now), out)
         given = next(json.loads(row["settings"]) for row in table.rows if row["method"] == "X")
         assert given == {key: x for key, x in now.items() if key not in ("method", "start")} | (
-            {"start": "random"} if "start" in now else {}
+            {"start": {"method": "random"}} if "start" in now else {}
         )
         refused(asked(**later), out, what)
 

@@ -35,12 +35,13 @@ def test_by_hand():
 
 def test_the_consensus_says_what_its_circuits_share():
     kept = _circuit(1, 4).kept
-    records = [{"transcoders": {"0": "a"}, "task": {"seed": seed}, "model": {"id": "m"}} for seed in (0, 1, 2)]
+    records = [{"transcoders": {"0": "a"}, "task": {"task": "ioi", "seed": seed}, "model": {"id": "m"}} for seed in (0, 1, 2)]
     ablations = Ablation("zero"), Ablation("zero"), Ablation("interchange")
     circuits = [Circuit(GRAPH, kept, None, each, how) for each, how in zip(records, ablations, strict=True)]
     consensus = stability(circuits).consensus
     assert consensus.ablation == "mixed" and consensus.provenance["ablation"] == {"kind": "mixed"}
-    assert consensus.provenance.keys() == {"transcoders", "model", "ablation", "method"}
+    assert consensus.provenance.keys() == {"transcoders", "model", "ablation", "task", "method"}
+    assert consensus.provenance["task"]["seed"] == 0, "the first's pairs: on some of one's own it must be judged"
     assert Circuit.__and__(consensus, circuits[0]).provenance["transcoders"] == {"0": "a"}
     with pytest.raises(InputError, match="different transcoders"):
         stability([*circuits, Circuit(GRAPH, kept, None, {"transcoders": {"0": "b"}})])

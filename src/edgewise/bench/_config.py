@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class TaskSpec:
     options: dict[str, Any]
     """Of its builder, sizes and seed among them."""
 
-    @property
+    @cached_property
     def sha256(self) -> str | None:
         """Of its file; None where it is built in, or the file is not here."""
         try:

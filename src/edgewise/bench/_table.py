@@ -88,7 +88,7 @@ def _pairs(cell: Cell) -> dict[str, int]:
 def _rows(cell: Cell, config: BenchConfig) -> Iterator[dict[str, Any]]:
     found, settings = cell.read(FOUND), cell.read(SETTINGS)
     start, own = settings.get("start") or (None, {})
-    given = settings.get("settings", {}) | ({"start": {"method": start} | own if own else start} if start else {})
+    given = settings.get("settings", {}) | ({"start": {"method": start, **own}} if start else {})
     for split in ("validation", "train", "test") if found else ():
         content = cell.read(f"{split}.json")
         for judged in content.get("circuits", {}).values():

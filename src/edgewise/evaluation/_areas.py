@@ -151,7 +151,7 @@ def mib_scores(
     n_edges, sizes = scores.graph.n_edges, [int(share * scores.graph.n_edges) for share in shares]
     kinds = ("signed", "absolute")
     circuits = {
-        f"{kind} {place}": scores.top(size, absolute=kind == "absolute").pruned()
+        f"{kind} {place}": scores.top(size, absolute=kind == "absolute").pruned(unequal=task.unequal)
         for kind in kinds
         for place, size in enumerate(sizes)
     }

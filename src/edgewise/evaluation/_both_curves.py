@@ -101,16 +101,16 @@ def both_curves(
     name = metric or task.explained
     task.check_metric(name)
     masks = {"empty": circuits[0].kept & False}
+    circuits = [circuit.pruned(unequal=task.unequal) for circuit in circuits]
     for number, circuit in enumerate(circuits):
         check_transcoders(engine, circuit, f"circuit {number}")
-        kept = circuit.pruned(unequal=task.unequal).kept
-        masks |= {f"kept {number}": kept, f"removed {number}": ~kept}
+        masks |= {f"kept {number}": circuit.kept, f"removed {number}": ~circuit.kept}
     values = score_masks(engine, masks, task.batches(split, batch_size), task_metrics(task, (name, task.distance)))
     full, empty = (float(values[who][name].mean()) for who in ("full", "empty"))
     points = tuple(
         BothPoint(
             share,
-            circuit.n_actual,
+            circuit.n_edges,
             *(bootstrap(values[f"{how} {number}"][which]) for which in (name, task.distance) for how in _HOW),
         )
         for number, (share, circuit) in enumerate(zip(shares, circuits, strict=True))

@@ -116,7 +116,7 @@ def _masks(
     """Every circuit that the tests run, by name."""
     masks = {"model": torch.ones_like(circuit.kept), "circuit": circuit.kept, "complement": ~circuit.kept}
     for number in range(n_random):
-        drawn = uniform_scores(circuit.graph, seed * n_random + number, kind).top_actual(circuit.n_actual).kept
+        drawn = uniform_scores(circuit.graph, seed * n_random + number, kind).top_actual(circuit.n_edges).kept
         masks[f"random {number}"], masks[f"without random {number}"] = drawn, ~drawn
         inflated, added = _inflate(circuit, generator)
         masks[f"inflated {number}"], masks[f"deflated {number}"] = inflated, without(inflated, added)

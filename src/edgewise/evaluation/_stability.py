@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.runs import Interval
+from edgewise.runs import Interval, record_of
 from edgewise.tasks import Task
 
 
@@ -48,7 +48,9 @@ def stability(circuits: Sequence[Circuit]) -> Stability:
     frequency = kept.float().mean(0)
     common = reduce(Circuit.__and__, circuits)  # it knows which records they share, and what mixed ablations are
     method = {"name": "consensus", "of": [circuit.provenance.get("method") for circuit in circuits]}
-    provenance = common.provenance | {"method": method}
+    task, *others = (record_of(circuit.provenance, "task") for circuit in circuits)
+    told = {"task": task} if all(other.get("task") == task.get("task") for other in others) else {}  # pairs may differ
+    provenance = common.provenance | told | {"method": method}
     consensus = Circuit(common.graph, frequency > 0.5, frequency, provenance, common.ablation)
     return Stability(frequency, pairs, _interval(np.array(pairs), len(circuits)), consensus)
 

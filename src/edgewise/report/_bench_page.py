@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -216,10 +217,15 @@ def _costs(points: Sequence[BenchPoint], matmul: Mapping[str, str]) -> list[str]
         given = dict(point.settings)
         if (kind := matmul.get(point.method, "highest")) != "highest":
             given["matmul"] = kind
-        texts = {name: " ".join(map(str, x)) if isinstance(x, list) else str(x) for name, x in given.items()}
-        settings = ", ".join(f"{name} {text}" for name, text in texts.items())
+        settings = ", ".join(f"{name} {_setting(value)}" for name, value in given.items())
         lines.append(f"| {point.method} | {settings} | {counts} | {seconds} |")
     return lines
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):  # a start: its method, and that one's settings
+        return " ".join(f"{'' if name == 'method' else f'{name} '}{_setting(each)}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _seconds(table: BenchTable) -> float:

@@ -46,7 +46,7 @@ def from_provenance(
     builder = {**ALL_TASKS, "file": from_file, "template": from_template}.get(str(kind))
     if builder is None or not isinstance(arguments, Mapping):
         raise InputError(f"the provenance names no task that is known ({kind!r}); pass the task itself")
-    other = bos is not None and provenance.get("bos") != bos
+    other = bos is not None and arguments.get("bos") != bos
     arguments = {**arguments, "bos": bos} if other else arguments
     try:
         task = builder(tokenizer=tokenizer, **arguments)
