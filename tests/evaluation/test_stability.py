@@ -35,7 +35,8 @@ def test_by_hand():
 
 def test_the_consensus_says_what_its_circuits_share():
     kept = _circuit(1, 4).kept
-    records = [{"transcoders": {"0": "a"}, "task": {"task": "ioi", "seed": seed}, "model": {"id": "m"}} for seed in (0, 1, 2)]
+    same = {"transcoders": {"0": "a"}, "model": {"id": "m"}}
+    records = [same | {"task": {"task": "ioi", "seed": seed}} for seed in (0, 1, 2)]
     ablations = Ablation("zero"), Ablation("zero"), Ablation("interchange")
     circuits = [Circuit(GRAPH, kept, None, each, how) for each, how in zip(records, ablations, strict=True)]
     consensus = stability(circuits).consensus

@@ -114,6 +114,8 @@ def test_absolute_scores_double_precision_and_circuits_without_scores(open_page:
         tab.get_by_label("Circuit", exact=True).select_option(label=name)
         assert shown(tab) == meeting(circuit)
     assert tab.get_by_label("Edges asked for").is_disabled() and "no scores" in tab.locator(".chips").inner_text()
+    assert panel(tab).locator("h2").first.inner_text() == "Edges, which have no scores"
+    assert "any 40" in tab.get_by_label("Lines at rest").inner_text()
 
 
 def test_the_measured_value_stands_beside_the_size(open_page: Open):

@@ -205,7 +205,7 @@ export class CircuitApp implements App {
         }),
       chooser("Compare with", choices, state.beside ?? "", (value) => this.store.change({ beside: value || null, show: "all" })),
       !!this.scene.other && chooser("Show", SHOWS, state.show, (show) => this.store.change({ show: show as Show })),
-      chooser("Lines at rest", LINES.map((n) => [String(n), n ? `strongest ${n}` : "none"]), String(state.lines), (n) =>
+      chooser("Lines at rest", LINES.map((n) => [String(n), n ? `${this.scene.ranking.rank ? "strongest" : "any"} ${n}` : "none"]), String(state.lines), (n) =>
         this.store.change({ lines: Number(n) }),
       ),
     );

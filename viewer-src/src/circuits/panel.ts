@@ -29,7 +29,7 @@ export function overview(scene: Scene, labels: Labels, actions: Actions): Child[
     row({ words: named(scene, c, labels), numbers: `${count(scene.inputs[c])} in · ${count(scene.outputs[c])} out`, share: null, choose: () => actions.choose(c) });
   return [
     scene.other && compared(scene),
-    element("h2", {}, scene.other ? "Strongest edges shown" : "Strongest edges"),
+    element("h2", {}, `${scene.ranking.rank ? "Strongest edges" : "Edges, which have no scores"}${scene.other ? " shown" : ""}`),
     edgeList(scene, Array.from(scene.edges.subarray(0, 200)), (edge) => graph.edgeName(edge), actions),
     ...effects(scene, actions),
     element("h2", {}, `Busiest components (${count(busiest.length)})`),

@@ -56,9 +56,15 @@ function edgesToDraw(scene: Scene, focus: Focus): number[] {
 
 /** The strongest edges; of two circuits as many that both have as only one of them has. */
 function atRest(scene: Scene, lines: number): number[] {
-  if (!scene.other) return Array.from(scene.edges.subarray(0, lines));
+  if (!scene.other) return leading(scene, scene.edges, lines);
   const sides = ["shared", "first", "second"] as const;
-  return sides.flatMap((side) => Array.from(scene.edges.filter((e) => scene.side(e) === side)).slice(0, Math.ceil(lines / 3)));
+  return sides.flatMap((side) => leading(scene, scene.edges.filter((e) => scene.side(e) === side), Math.ceil(lines / 3)));
+}
+
+/** The first of edges in the order of the ranking; without one, as many from all layers alike. */
+function leading(scene: Scene, edges: Scene["edges"], most: number): number[] {
+  if (scene.ranking.rank || edges.length <= most) return Array.from(edges.subarray(0, most));
+  return Array.from({ length: most }, (_, i) => edges[Math.floor(((i + 0.5) * edges.length) / most)]);
 }
 
 function strongest(scene: Scene, edges: number[], most: number): number[] {
