@@ -55,7 +55,7 @@ def find(
     preset: Annotated[
         str,
         Option(
-            help="Named settings: default; for ranking also quick, for edge-pruning also paper, the published ones."
+            help="Named settings: default; for ranking also quick and mib, for edge-pruning paper, the published ones."
         ),
     ] = "default",
     start: Annotated[
