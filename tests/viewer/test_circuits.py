@@ -55,9 +55,8 @@ def said(tab: Any) -> str:
 
 
 def address(tab: Any) -> str:
-    """The address, which follows what is looked at after a moment."""
-    tab.wait_for_timeout(300)
-    return tab.url
+    """The address, which follows what is looked at after a moment; by the page's own clock, however slow it is."""
+    return tab.evaluate("new Promise((done) => setTimeout(() => done(location.href), 300))")
 
 
 def panel(tab: Any) -> Any:

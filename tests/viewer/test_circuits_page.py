@@ -28,6 +28,13 @@ def test_everything_can_be_undone_and_stands_in_the_address(open_page: Open):
     assert said(again) == second and panel(again).locator("h2").inner_text().startswith("m1")
 
 
+def test_an_address_is_followed_though_a_change_that_was_waiting_takes_its_place(open_page: Open):
+    tab = open_page(run("ioi"))
+    tab.evaluate("() => { location.hash = 'node=m1'; history.replaceState(null, '', '#') }")
+    panel(tab).locator("h2", has_text="m1").first.wait_for(timeout=20_000)
+    assert "node=m1" in address(tab)
+
+
 @pytest.mark.parametrize(
     "fragment", ["#run=9&size=-1&edge=1e9&node=constructor", "#show=all&beside=__proto__&lines=x", "#%"]
 )

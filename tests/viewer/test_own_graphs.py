@@ -14,6 +14,7 @@ from edgewise.attribution import AttributionGraph, edge_reasons, influence, scor
 from edgewise.viewer import arrays_of
 from edgewise.viewer._attribution import read_graph
 from tests.tiny import tiny
+from tests.viewer.test_circuits import address
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +89,6 @@ def test_an_edges_heads_and_their_reasons_are_a_click_away(
     assert all(term.query in said and term.key in said for term in first.pairs[:2])
     tab.keyboard.press("Escape")
     assert "What is explained" in panel.inner_text()
-
-
-def address(tab: Any) -> str:
-    tab.wait_for_timeout(300)
-    return tab.url
 
 
 def test_reasons_of_another_prompt_are_left_out_and_named(graph: AttributionGraph, tmp_path: Path):

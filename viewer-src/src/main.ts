@@ -17,7 +17,7 @@ import { labelOf } from "./attribution/names";
 import { own } from "./attribution/own";
 import type { Dashboard, Parts } from "./attribution/graph";
 import { followSystem } from "./theme";
-import { putAddress } from "./store";
+import { fragmentOf, putAddress } from "./store";
 
 const ABSENT = "The address is of a graph that was opened beside what is in this page: open its file again.";
 
@@ -73,7 +73,7 @@ class Viewer {
   }
 
   private follow(event: Event): void {
-    const address = location.hash.slice(1);
+    const address = fragmentOf(event);
     const number = numberIn(address);
     if (number === this.current) return;
     event.stopImmediatePropagation();

@@ -22,6 +22,12 @@ export function putAddress(fragment: string): void {
   }
 }
 
+/** The fragment that somebody went to. By now a change that was waiting may have put its own in the address. */
+export function fragmentOf(event: Event): string {
+  const to = (event as HashChangeEvent).newURL;
+  return (to ? new URL(to).hash : location.hash).slice(1);
+}
+
 export class Store<S extends object> {
   private past: S[] = [];
   private future: S[] = [];
@@ -30,8 +36,8 @@ export class Store<S extends object> {
   private changed = { what: "", when: 0 };
   private waiting: ReturnType<typeof setTimeout> | null = null;
 
-  private readonly follow = (): void => {
-    const found = location.hash.slice(1);
+  private readonly follow = (event: Event): void => {
+    const found = fragmentOf(event);
     if (found !== this.address) this.keep("", this.fragment.read(new URLSearchParams(found)));
   };
 
