@@ -132,8 +132,12 @@ def attribute(
         found = ew.attribution.validate(graphs, how)
         found.save(out / VALIDATION)
         line(str(found))
-    if len(asked) == 1:
-        return
+    if len(asked) > 1:
+        _merge(graphs, pruned, out)
+
+
+def _merge(graphs: list[ew.AttributionGraph], pruned: list[ew.AttributionGraph], out: Path) -> None:
+    """Write what the prompts' pruned graphs have in common, if they explain as many things."""
     if len({len(graph.roots) for graph in graphs}) > 1:
         line("not merged: the prompts have different numbers of roots; give --target or --contrast to merge them")
         return
