@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _page import RESULTS
+from _page import RESULTS, write_page
 
 import edgewise as ew
 from edgewise.models import SHIPPED, CompiledTransformer
@@ -17,13 +17,6 @@ from edgewise.runs import write_atomically
 from edgewise.tasks import loss_function, reduce
 from edgewise.tracr import LIBRARY, Truth
 
-HEADING = (
-    "# Known circuits: programs compiled with Tracr",
-    "",
-    "Written by `python benchmarks/known_circuits.py --out runs/tracr --write` from what the study has so far. How the",
-    "truth is computed and what the words mean: [docs/tracr.md](../tracr.md). Joint embeddings unless said otherwise.",
-    "",
-)
 METHODS = (
     "ranking",
     "ranking + elimination",
@@ -54,10 +47,10 @@ def write(out: Path) -> None:
     truths = {path.stem: Truth.load(path) for path in sorted((out / "truth").glob("*.json"))}
     names = [name for name in LIBRARY if f"{name}-zero-joint-decoded" in truths]
     models = {name: _model(name, out) for name in names}
-    lines = [*HEADING, *_programs(models), *_truths(names, truths), *_recovery(names, rows, truths)]
+    lines = ["", *_programs(models), *_truths(names, truths), *_recovery(names, rows, truths)]
     lines += _seconds(names, rows)
     lines += [*_failures(names, models, rows, truths, out), *_pictures(names, truths, rows, out)]
-    write_atomically(RESULTS / "tracr.md", "\n".join(lines) + "\n")
+    write_page("tracr", "Known circuits: programs compiled with Tracr", "known_circuits", "\n".join(lines) + "\n")
     counted = ("missing", "extra")  # a random circuit's are thousands of names
     kept = [{key: len(row[key]) if key in counted else row[key] for key in row if key != "settings"} for row in rows]
     runs = ",\n".join(json.dumps(row) for row in kept)

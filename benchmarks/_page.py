@@ -32,9 +32,9 @@ def mark_of(script: str) -> str:
     return f"<!-- What follows is written by benchmarks/{script}.py; what stands before it, by hand. -->"
 
 
-def write_page(name: str, title: str, script: str, tables: str) -> None:
-    """Write `docs/results/NAME.md`: what stands in it by hand, then the tables."""
-    page, mark = RESULTS / f"{name}.md", mark_of(script)
+def write_page(name: str | Path, title: str, script: str, tables: str) -> None:
+    """Write a page, `docs/results/NAME.md` or the file given: what stands in it by hand, then the tables."""
+    page, mark = name if isinstance(name, Path) else RESULTS / f"{name}.md", mark_of(script)
     write_atomically(page, f"{parts_of(page, title, mark)[0]}{mark}\n{tables}")
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from _measure import rss_bytes, seconds
+from _page import write_page
 
 import edgewise as ew
-from edgewise.runs import write_atomically
 
 SPARSITY = 0.98
 SETTINGS: dict[str, dict[str, Any]] = {"eap": {}, "eap-ig": {"points": 5}, "ranking": {}}
@@ -52,9 +52,8 @@ def measured(name: str, pairs: int, steps: int) -> dict[str, Any]:
 
 
 def page(rows: list[dict[str, Any]], pairs: int, steps: int, machine: str) -> str:
-    """The page, in Markdown."""
+    """The page's tables, in Markdown."""
     lines = [
-        "# Three real models",
         "",
         f"Written by `python benchmarks/models.py`, {pairs} pairs to judge on, as many to find circuits on and half as",
         "many for validation; float32. The engine's largest errors with all masks 1 and all masks 0 stand beside the",
@@ -121,7 +120,7 @@ def main() -> None:
         print(f"{name}: done", file=sys.stderr)
     rows = [done[name] for name in options.models]
     text = page(rows, options.pairs, options.steps, options.machine)
-    print(text) if options.out is None else write_atomically(options.out, text)
+    print(text) if options.out is None else write_page(options.out, "Real models", "models", text)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise
     Args:
         table: what `edgewise bench` wrote.
         path: the `.md` file; the figure has its name and `.png`. If there is one with a section `## Reading`, which is
-            a person's, that section stays.
+            a person's, that section stays, before the tables.
         command: how the table was made.
 
     Raises:
@@ -35,8 +35,7 @@ def write_bench(table: BenchTable, path: str | Path, *, command: str = "edgewise
     path = Path(path)
     reading = _reading(path)
     draw_bench(table, path.with_suffix(".png"))
-    page = bench_page(table, path.with_suffix(".png").name, command=command)
-    write_atomically(path, page + reading)
+    write_atomically(path, bench_page(table, path.with_suffix(".png").name, command=command, reading=reading))
 
 
 def _reading(path: Path) -> str:
@@ -44,16 +43,17 @@ def _reading(path: Path) -> str:
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is there and cannot be read ({error}); give another file, or remove it") from error
-    heading = re.search(rf"^{READING}\s*$", before, re.MULTILINE)
-    return f"\n{before[heading.start() :]}" if heading else ""
+    section = re.search(rf"^{READING}\s*$.*?(?=^## |\Z)", before, re.MULTILINE | re.DOTALL)
+    return section[0].rstrip() if section else ""
 
 
-def bench_page(table: BenchTable, figure: str, *, command: str) -> str:
-    """The page's text."""
+def bench_page(table: BenchTable, figure: str, *, command: str, reading: str = "") -> str:
+    """The page's text, with the section that a person wrote before the tables that it reads."""
     lines = ["# Methods × tasks × sizes", "", *_heading(table, command), ""]
     if note := table.about.get("note"):
         lines += [*textwrap.wrap(note, 110, break_on_hyphens=False), ""]
     lines += [f"![The distance to the model by size]({figure})", ""]
+    lines += [reading, ""] if reading else []
     for model, task in table.panels():
         points = table.points(model, task)
         if all(is_empty(point.algorithm) for point in points):
