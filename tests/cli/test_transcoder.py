@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from edgewise.models import Model
 from edgewise.transcoders import load as load_transcoder
 from edgewise.transcoders.training import TrainingConfig
+from edgewise.transcoders.training._train import TranscoderLearner
 from tests.cli.commands import WORDS, Cli
 from tests.tiny import tiny
 
@@ -95,6 +97,28 @@ def test_sweep_draws_loss_against_active_features(cli: Cli, model: Path, text: P
     assert (tmp_path / "sweep-layer1.png").read_bytes().startswith(PNG)
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert len(found["jobs"]) == 4 and found["config"]["tokens_seen"] == 128
+
+
+@pytest.mark.parametrize("at", [3, 7])
+def test_a_sweep_interrupted_in_any_step_of_its_training_judges_nothing(
+    cli: Cli, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+):
+    own = TranscoderLearner.step
+
+    def step(self: TranscoderLearner, number: int) -> dict[str, Any]:
+        if number == at:
+            signal.raise_signal(signal.SIGINT)
+        return own(self, number)
+
+    command = ("transcoder", "sweep", "--model", model, "--text", text, *SMALL, "--layers", 1, "--activation", "topk:1",
+               "--out", tmp_path)  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(TranscoderLearner, "step", step)
+        ran = cli(*command)
+    assert ran.status == 130 and f"interrupted after step {at + 1}" in ran.out, ran
+    assert not (tmp_path / "sweep.json").exists()
+    ran = cli(*command)
+    assert ran.status == 0 and (tmp_path / "sweep.json").is_file()
 
 
 def test_a_sweep_without_matplotlib_has_no_pictures(

@@ -17,7 +17,7 @@ from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import check_free, load
 from edgewise.cli._configuration import configurable
 from edgewise.cli._features import OwnModel, model_of, text_rows
-from edgewise.cli._print import line
+from edgewise.cli._print import line, stopped
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -265,8 +265,14 @@ def sweep(given: _Given) -> None:
     if held_out is None:
         raise ew.InputError("--hold-out 0: a sweep judges on held-out rows; give a share such as 0.05")
     show.training(given.model, training, config)
-    with show.counting("judging") as progress:
-        result = ew.transcoders.sweep(given.model, training, held_out, config, options=given.options, progress=progress)
+    try:
+        with show.counting("judging") as progress:
+            result = ew.transcoders.sweep(
+                given.model, training, held_out, config, options=given.options, progress=progress
+            )
+    except KeyboardInterrupt as error:
+        stopped(str(error) or "interrupted")
+        raise Exit(130) from error
     result.save(given.options.out / "sweep.json")
     show.swept(result, config.layers, given.options.out)
 

@@ -57,11 +57,14 @@ def sweep(
 
     Raises:
         InputError: as `train` and `evaluate_transcoders`; or a cross-layer set is asked for, which replaces all layers
-            at once; or the training was cut short.
+            at once; or the training came to numbers that are not finite.
+        KeyboardInterrupt: the training was interrupted; the same call goes on from there.
     """
     if "cross-layer" in config.kinds:
         raise InputError("sweep: a cross-layer set replaces all of its layers; train and evaluate it by itself")
     trained = train(model, tokens, config, options=options)
+    if trained.interrupted:
+        raise KeyboardInterrupt(trained.stopped or f"interrupted after step {trained.steps}, the last")
     if trained.stopped:
         raise InputError(f"sweep: the training was {trained.stopped}; the same command goes on from there")
     names = list(trained.transcoders)

@@ -46,6 +46,8 @@ class Trained:
     """Over all parts of a resumed run."""
     stopped: str | None
     """Why it ended early, or None."""
+    interrupted: bool
+    """Whether it was interrupted, be it in the last step, after which it is whole: nothing should follow then."""
 
 
 def train(
@@ -95,7 +97,9 @@ def train(
                 for each in transcoders:  # one file, or in a folder one for each layer of a set
                     path = f"{name}/layer{each.spec.reads.layer}" if len(transcoders) > 1 else name
                     save(each, options.out / f"{path}.safetensors")
-    return Trained(learner.transcoders, learner.each(), report.steps, report.seconds, report.message)
+    return Trained(
+        learner.transcoders, learner.each(), report.steps, report.seconds, report.message, report.interrupted
+    )
 
 
 class TranscoderLearner(Learner):
