@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
-from edgewise.discovery import eap
+from edgewise.discovery import Scores, eap
 from edgewise.engine import Ablation, Engine
 from edgewise.evaluation import (
     MIB_SHARES,
@@ -24,6 +24,7 @@ from edgewise.evaluation import (
     mib_scores,
     size_curve,
 )
+from edgewise.tasks import Target
 from tests.discovery.toys import random_task, refused, toy_engine
 
 
@@ -31,6 +32,23 @@ def test_faithfulness_is_a_ratio_of_means():
     assert faithfulness(3.0, full=5.0, empty=1.0) == 0.5
     assert faithfulness(7.0, full=5.0, empty=1.0) == 1.5  # more than the model
     assert "nothing to keep" in refused(lambda: faithfulness(1.0, 2.0, 2.0))
+    assert "nothing to keep" in refused(lambda: faithfulness(1.0, 2.0, 2.00001))
+
+
+def test_of_answers_before_what_differs_no_circuit_keeps_a_share():
+    """The full model runs as the module and the empty circuit under masks: they differ by rounding, which is no share."""
+    engine, task = toy_engine(dtype=torch.float32), random_task()
+    early = [
+        replace(pair, corrupted=(*pair.clean[:-1], pair.clean[-1] ^ 1), targets=(Target(1, (3,), (5,)),))
+        for pair in task.test
+    ]
+    task = replace(task, train=early, validation=early, test=early)
+    scores = Scores(engine.graph, torch.randn(engine.graph.n_edges), {}, ablation=Ablation())
+    judged = evaluate(engine, scores.top(5), task, baselines=(), metrics=("logit_diff", "log_prob"))
+    for measured in judged.metrics.values():
+        assert measured.full == pytest.approx(measured.empty, rel=1e-5) and measured.faithfulness is None
+    assert "nothing to keep" in refused(lambda: mib_scores(engine, scores, task, shares=(0.1, 1.0)))
+    assert "nothing to keep" in refused(lambda: both_curves(engine, scores, task, shares=(0.1, 0.5)))
 
 
 def test_areas_by_hand():

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.spatial import distance
 from torch import Tensor
 
-from edgewise.discovery import Scores
+from edgewise.discovery import Scores, eap_ig, mask_ig
 from edgewise.evaluation import evaluate, judge
 from edgewise.tasks import Batch, Pair, Target, Task, metric_function, metric_names
 from edgewise.tasks._pairs import collate
@@ -63,6 +63,17 @@ def test_tau_is_over_the_models_likeliest_tokens(monkeypatch: pytest.MonkeyPatch
         for a in range(3):
             top = full[a].numpy().argsort()[-5:]
             assert found[c, a] == pytest.approx(_tau(full[a].numpy()[top], row[a].numpy()[top]))
+
+
+@pytest.mark.parametrize("method", [eap_ig, mask_ig])
+def test_a_path_that_ends_at_the_model_adds_no_gradient_of_rounding(method: Any):
+    """There a norm's gradient is a unit vector in the direction of the rounding, which batches of another size change."""
+    engine, task = toy_engine(dtype=torch.float32), random_task()
+    one, all_at_once = (
+        method(engine, task, explains="logit_l2", quadrature="right", points=3, batch_size=size).values
+        for size in (1, len(task.train))
+    )
+    assert float((one - all_at_once).norm()) < 1e-3 * float(one.norm())
 
 
 def test_the_model_itself_is_at_no_distance_and_constants_do_not_count():

@@ -25,6 +25,8 @@ from edgewise.tasks import Task
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes that MIB's circuit track judges, as shares of all edges."""
+ROUNDING = 1e-5
+"""What two means, or an example's values, may differ by in shares of the larger and be equal: float32 through a model."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,18 @@ def faithfulness(circuit: Any, full: float, empty: float) -> Any:
     """The share of the behaviour that a circuit keeps, from means: `(m(C) − m(∅)) / (m(M) − m(∅))`.
 
     Raises:
-        InputError: the full model's value is that of the empty circuit.
+        InputError: the full model's value is that of the empty circuit, to rounding.
     """
-    if full == empty:
+    if not something_to_keep(full, empty):
         raise InputError(f"faithfulness: full model and empty circuit both have {full:g}; there is nothing to keep")
     return (circuit - empty) / (full - empty)
+
+
+def something_to_keep(full: float, empty: float) -> bool:
+    """Whether the full model's mean differs from the empty circuit's by more than rounding: a share of less is noise.
+    One comes from the module and the other from a masked run, so that equal ones are seldom the same number.
+    """
+    return abs(full - empty) > ROUNDING * max(abs(full), abs(empty))
 
 
 def check_shares(what: str, shares: Sequence[float], *, zero: bool = False) -> None:

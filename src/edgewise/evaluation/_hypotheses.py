@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from edgewise._errors import InputError
+from edgewise.evaluation._areas import ROUNDING
 
 EPSILON = 0.1  # tolerance of the equivalence test (Shi et al. 2024, section 3)
 QUANTILE = 0.9  # q* of the other tests (ibid.)
-_TIE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def equivalence(
         alpha: the level of the test.
     """
     n = _same_length(circuit, model)
-    margin = _TIE * max(np.abs(circuit).max(), np.abs(model).max())
+    margin = ROUNDING * max(np.abs(circuit).max(), np.abs(model).max())
     wins = float((circuit > model + margin).sum() + 0.5 * (np.abs(circuit - model) <= margin).sum())
     far = np.abs(np.arange(n + 1) / n - 0.5) >= abs(wins / n - 0.5) - 1e-12
     p_value = float(min(1.0, stats.binom.pmf(np.arange(n + 1), n, 0.5 + epsilon)[far].sum()))

@@ -12,6 +12,8 @@ from edgewise.tasks._pairs import Batch
 
 N_LIKELIEST = 100
 """How many of the full model's likeliest tokens `kendall_tau` ranks."""
+_ROUNDING = 1e-5
+"""Logits as near to the full model's as this, in shares of their norm, are the full model's."""
 
 
 def reverse_kl(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
@@ -31,10 +33,12 @@ def js(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
 
 def logit_l2(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """Euclidean distance of the logits, each taken less its own mean over the vocabulary, which no prediction depends
-    on.
+    on. At the full model the gradient is 0: a norm's own would be a unit vector in the direction of the rounding.
     """
     full, own = (precise(each) for each in (full_model_logits(batch, "logit_l2"), logits))
-    return (own - own.mean(-1, keepdim=True) - (full - full.mean(-1, keepdim=True))).norm(dim=-1)
+    full, own = (each - each.mean(-1, keepdim=True) for each in (full, own))
+    distance = (own - full).norm(dim=-1)
+    return torch.where(distance > _ROUNDING * full.norm(dim=-1), distance, distance.detach())
 
 
 def kendall_tau(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
