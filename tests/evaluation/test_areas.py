@@ -36,7 +36,7 @@ def test_faithfulness_is_a_ratio_of_means():
 
 
 def test_of_answers_before_what_differs_no_circuit_keeps_a_share():
-    """The full model runs as the module and the empty circuit under masks: they differ by rounding, which is no share."""
+    """The full model runs as the module, the empty circuit under masks: they differ by rounding, which is no share."""
     engine, task = toy_engine(dtype=torch.float32), random_task()
     early = [
         replace(pair, corrupted=(*pair.clean[:-1], pair.clean[-1] ^ 1), targets=(Target(1, (3,), (5,)),))

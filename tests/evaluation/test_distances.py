@@ -67,7 +67,7 @@ def test_tau_is_over_the_models_likeliest_tokens(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("method", [eap_ig, mask_ig])
 def test_a_path_that_ends_at_the_model_adds_no_gradient_of_rounding(method: Any):
-    """There a norm's gradient is a unit vector in the direction of the rounding, which batches of another size change."""
+    """There a norm's gradient is a unit vector in the direction of the rounding, which another batch size changes."""
     engine, task = toy_engine(dtype=torch.float32), random_task()
     one, all_at_once = (
         method(engine, task, explains="logit_l2", quadrature="right", points=3, batch_size=size).values

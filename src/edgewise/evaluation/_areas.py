@@ -26,7 +26,7 @@ from edgewise.tasks import Task
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes that MIB's circuit track judges, as shares of all edges."""
 ROUNDING = 1e-5
-"""What two means, or an example's values, may differ by in shares of the larger and be equal: float32 through a model."""
+"""Values are equal that differ by no more than this share of the larger: float32 through a model."""
 
 
 @dataclass(frozen=True)
