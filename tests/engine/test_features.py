@@ -16,7 +16,7 @@ from edgewise.models import Model, OffloadedLayers, load
 from edgewise.tasks import Pair, Target
 from edgewise.tasks._pairs import collate as pairs_batch
 from edgewise.transcoders import Transcoder, capture
-from tests.engine.apart import with_neurons
+from tests.engine.apart import assert_slopes, with_neurons
 from tests.engine.featured import KINDS, SITES, featured, features_of, ones, transcoder_of
 from tests.engines import Outcome, assert_close, assert_same, half_of_choices, outcome, random_constants, random_masks
 from tests.models.test_load import _tokenizer
@@ -173,28 +173,13 @@ def test_pruning_changes_no_logit(name: str, kind: str):
 def test_mask_gradients_are_finite_differences(name: str, kind: str):
     model = tiny(name)
     transcoders = [transcoder_of(model, layer, kind) for layer in features_of(model)]
-    engine = featured(model, transcoders, features={layer: range(32) for layer in features_of(model)})
-    mask = random_masks(engine.graph)["circuits-and-groups"]
-    weights = torch.randn(engine.run(BATCH, mask).shape, generator=torch.Generator().manual_seed(3), dtype=mask.dtype)
-    gradient = outcome(engine, BATCH, mask, weights, gradients="all").mask.flatten()
-    into = torch.tensor([reader.startswith("m") for reader in engine.graph.reader_names])
-    chosen = into[engine.graph.edge_reader.long()].repeat(4).nonzero()[:, 0]
-    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(4))]
-    moves = gradient[chosen].abs() > 1e-6  # most features are off at most tokens
-    assert moves.sum() > 8
-    reference = featured(model, transcoders, graph=engine.graph, path="reference")
-    edges, step = torch.cat([chosen[moves][:9], chosen[~moves][:3]]), 1e-5
-    directions = torch.zeros(len(edges), mask.numel(), dtype=mask.dtype)
-    directions[range(len(edges)), edges] = 1
+    every = {layer: range(32) for layer in features_of(model)}
 
-    def losses(by: float) -> Tensor:
-        """After a step along each direction, all run at once as so many circuits."""
-        moved = reference.run(BATCH, (mask + by * directions.view(-1, *mask.shape)).flatten(0, 1)).detach()
-        return (moved.view(len(edges), *weights.shape) * weights).flatten(1).sum(1)
+    def make(path: str) -> Engine:
+        return featured(model, transcoders, features=every, path=path)
 
-    slopes = (8 * (losses(step) - losses(-step)) - (losses(2 * step) - losses(-2 * step))) / (12 * step)
-    for found, slope in zip(gradient[edges], slopes, strict=True):
-        assert_close(found, slope, 1e-6)
+    mask = random_masks(make("fast").graph)["circuits-and-groups"]
+    assert_slopes(make, BATCH, mask, into="-> m", still=3)  # most features are off at most tokens
 
 
 # ------------------------------------------------------------------------------------ batches, positions, pairs, types
