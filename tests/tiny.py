@@ -1,12 +1,14 @@
-"""Tiny random models of every supported configuration, and batches of random prompts for them."""
+"""Tiny random models of every supported configuration, in memory or in a folder, and batches of random prompts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
@@ -35,6 +37,7 @@ from transformers import (
     Olmo3ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -192,6 +195,26 @@ def random_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -
 def tiny(name: str, dtype: torch.dtype = torch.float64) -> Model:
     """`random_model`, made once for all tests that only read it."""
     return random_model(name, dtype)
+
+
+def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A token for each of these words, in their order after `[UNK]`."""
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["[UNK]", *words]))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def save_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast, n_positions: int) -> None:
+    """A random GPT-2 of two layers with its tokenizer, as `save_pretrained` leaves them."""
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"n_positions": n_positions, "n_embd": 16, "n_layer": 2, "n_head": 2, **_SPECIAL}
+    module = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    module.save_pretrained(folder)
 
 
 def all_in_double(module: nn.Module) -> None:

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from tests.tiny import save_gpt2, word_tokenizer
 
 NAMES = ["Mary", "Ann", "Lee", "Sue", "John", "Tom", "Eve", "Max"]
-WORDS = ["[UNK]", "ran", "to", "the", "sat", "on", "mat", "rug", *NAMES]
+WORDS = ["ran", "to", "the", "sat", "on", "mat", "rug", *NAMES]
 METHODS: list[Any] = [
     "random",
     "eap",
@@ -23,16 +22,7 @@ METHODS: list[Any] = [
 
 def save_model(folder: Path) -> None:
     """A random GPT-2 of two layers with a tokenizer of whole words."""
-    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(folder)
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    module = GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, **shape))
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    module.save_pretrained(folder)
+    save_gpt2(folder, word_tokenizer(WORDS), n_positions=16)
 
 
 def save_pairs(path: Path) -> None:

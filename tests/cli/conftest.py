@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from edgewise.cli import main
 from tests.cli.commands import NAMES, WORDS, Cli, find
+from tests.tiny import save_gpt2, word_tokenizer
 
 
 @pytest.fixture
@@ -26,18 +26,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> C
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny GPT-2 with a tokenizer of whole words, as `save_pretrained` leaves them."""
     folder = tmp_path_factory.mktemp("model")
-    vocabulary = {word: number for number, word in enumerate(["[UNK]", *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(folder)
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    config = GPT2Config(vocab_size=len(vocabulary), bos_token_id=0, eos_token_id=0, **shape)
-    module = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    module.save_pretrained(folder)
+    save_gpt2(folder, word_tokenizer(WORDS), n_positions=32)
     return folder
 
 

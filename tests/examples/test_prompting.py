@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from edgewise import InputError
 from edgewise.circuit import Circuit
 from edgewise.tasks import CAPITALS
 from examples.prompting import FORMS, capital_records, main, prompting_page, study_prompting
+from tests.tiny import save_gpt2, word_tokenizer
 
 pytest.importorskip("pyarrow")
 QUESTION = "What is the capital of ? Answer with one word . The : Answer"
@@ -20,24 +19,14 @@ QUESTION = "What is the capital of ? Answer with one word . The : Answer"
 
 def tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """Of whole words, without a chat template."""
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["[UNK]", *QUESTION.split(), *words]))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    return word_tokenizer([*QUESTION.split(), *words])
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     words = tokenizer([word for pair in CAPITALS for word in pair.split("/")])
-    words.save_pretrained(folder)
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    module = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), bos_token_id=0, eos_token_id=0, **shape))
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    module.save_pretrained(folder)
+    save_gpt2(folder, words, n_positions=32)
     return folder
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from edgewise.tasks._ioi import IOI_T1_TEMPLATE, IOI_TEMPLATES
 from edgewise.tasks._splits import SPLITS, words_of
 from edgewise.tasks._words import FEMALE_NAMES, MALE_NAMES, OBJECTS, PLACES
+from tests import tiny
 
 from .vocabularies import unigram_tokenizer
 
@@ -76,10 +77,7 @@ def tokenizer(request) -> PreTrainedTokenizerFast:
 
 def word_tokenizer(known: Sequence[str]) -> PreTrainedTokenizerFast:
     """A closed vocabulary of whole words and signs."""
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["[UNK]", *known, *".,;+="]))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    return tiny.word_tokenizer([*known, *".,;+="])
 
 
 def records(count: int) -> list[dict[str, str]]:
