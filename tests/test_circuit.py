@@ -14,12 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgewise import InputError
 from edgewise.circuit import SCHEMA, Circuit
 from edgewise.engine import Ablation, Engine
 from edgewise.graph import Graph, GraphSpec
 from tests.disk import little_disk
-from tests.tiny import collate, draw_prompts, tiny
+from tests.tiny import collate, draw_prompts, refused, tiny
 
 # Edges: 0, 1, 2 embed → a0.h0.q, k, v; 3 embed → m0; 4 a0.h0 → m0; 5, 6, 7 embed, a0.h0, m0 → logits.
 GRAPH = Graph(GraphSpec(1, 1, 1))
@@ -40,13 +39,6 @@ def _circuit(*edges: int, graph: Graph = GRAPH, scores: Tensor | None = None, **
 
 def _ids(circuit: Circuit) -> list[int]:
     return circuit.kept.nonzero()[:, 0].tolist()
-
-
-def _refused(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------------------------- sizes
@@ -97,9 +89,9 @@ def test_any_numbers_can_say_what_is_kept():
 
 @pytest.mark.unchecked
 def test_shapes_that_are_not_the_graphs_are_refused():
-    assert "kept has shape (7,); expected [8]" in _refused(lambda: Circuit(GRAPH, torch.ones(7)))
-    assert "kept has shape (1, 8)" in _refused(lambda: Circuit(GRAPH, torch.ones(1, 8)))
-    assert "scores has shape (9,)" in _refused(lambda: Circuit(GRAPH, torch.ones(8), torch.ones(9)))
+    assert "kept has shape (7,); expected [8]" in refused(lambda: Circuit(GRAPH, torch.ones(7)))
+    assert "kept has shape (1, 8)" in refused(lambda: Circuit(GRAPH, torch.ones(1, 8)))
+    assert "scores has shape (9,)" in refused(lambda: Circuit(GRAPH, torch.ones(8), torch.ones(9)))
 
 
 def test_a_circuit_is_frozen():
@@ -143,8 +135,8 @@ def test_a_combination_says_what_it_is_made_of():
 def test_circuits_of_different_graphs_do_not_combine():
     other = _circuit(0, graph=Graph(GraphSpec(1, 1, 1, embeddings="off")))
     for combine in (lambda: _circuit(0) & other, lambda: _circuit(0) | other, lambda: _circuit(0) - other):
-        assert "different graphs" in _refused(combine)
-    assert "different graphs" in _refused(lambda: _circuit(0).iou(other))
+        assert "different graphs" in refused(combine)
+    assert "different graphs" in refused(lambda: _circuit(0).iou(other))
     assert _circuit(0).iou(_circuit(0, graph=Graph(GraphSpec(1, 1, 1)))) == 1  # equal graphs, made twice
 
 
@@ -257,7 +249,7 @@ def test_saving_makes_the_folder_and_replaces_the_file(tmp_path):
 
 def test_another_suffix_is_refused(tmp_path):
     for name in ("c.json", "c", "c.safetensors.gz"):
-        assert "saved as .safetensors" in _refused(lambda name=name: _circuit(1).save(tmp_path / name))
+        assert "saved as .safetensors" in refused(lambda name=name: _circuit(1).save(tmp_path / name))
     assert not list(tmp_path.iterdir())
 
 
@@ -266,7 +258,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     _circuit(1).save(path)
     before = path.read_bytes()
     with little_disk(4096):
-        assert str(path) in _refused(lambda: _random_circuit().save(path))
+        assert str(path) in refused(lambda: _random_circuit().save(path))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
@@ -319,7 +311,7 @@ WRONG: dict[str, Callable[[Path], Any]] = {
 def test_what_is_no_circuit_is_refused(tmp_path, kind: str):
     path = tmp_path / "c.safetensors"
     WRONG[kind](path)
-    message = _refused(lambda: Circuit.load(path))
+    message = refused(lambda: Circuit.load(path))
     assert message.startswith(f"{path}: not a circuit file of edgewise")
 
 
@@ -345,23 +337,23 @@ KEPT = torch.ones(8, dtype=torch.bool)
 def test_a_file_that_contradicts_itself_is_named(tmp_path, header: dict[str, Any], tensors: dict[str, Tensor]):
     path = tmp_path / "c.safetensors"
     _write(header, **tensors)(path)
-    assert str(path) in _refused(lambda: Circuit.load(path))
+    assert str(path) in refused(lambda: Circuit.load(path))
 
 
 def test_provenance_that_is_no_dictionary_is_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     _write(_header(provenance=[1]))(path)
-    _refused(lambda: Circuit.load(path))
+    refused(lambda: Circuit.load(path))
 
 
 def test_a_file_of_a_newer_version_asks_for_an_upgrade(tmp_path):
     path = tmp_path / "c.safetensors"
     _write(_header(schema=SCHEMA + 1, graph={"shape": "other"}))(path)
-    message = _refused(lambda: Circuit.load(path))
+    message = refused(lambda: Circuit.load(path))
     assert str(path) in message and f"schema {SCHEMA + 1}" in message and "upgrade" in message
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
-        message = _refused(lambda path=path: Circuit.load(path))
+        message = refused(lambda path=path: Circuit.load(path))
         assert message.startswith(f"{path}: no such file") and "edgewise find" in message

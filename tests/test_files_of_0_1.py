@@ -19,7 +19,8 @@ from edgewise.runs import CHECKPOINT, reading_tensors
 from edgewise.transcoders import Replacement
 from edgewise.transcoders.formats import load
 from tests.bench.toys import save_model, save_pairs
-from tests.discovery.toys import quiet, random_task, refused, toy_engine
+from tests.discovery.toys import quiet, random_task, toy_engine
+from tests.tiny import refused
 
 FILES = Path(__file__).parent / "files-0.1"
 DOCS = Path(__file__).parent.parent / "docs/results/circuits"

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -49,6 +50,7 @@ from transformers import (
 )
 from transformers.masking_utils import eager_mask
 
+from edgewise import InputError
 from edgewise.models import Model, PlainConfig, PlainTransformer, Tokens, load, register_family
 from tests.models.own_family import TwistedModel, twisted_parts
 
@@ -333,3 +335,14 @@ def own_logits(
 ) -> Float[Tensor, "A V"]:
     """What the user's module itself says at the targets, prompt by prompt and without padding."""
     return torch.cat([model.module(input_ids=getattr(p, which)[None]).logits[0, list(p.targets)] for p in prompts])
+
+
+# -------------------------------------------------------------------------------------------------------- refused calls
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -20,10 +20,10 @@ from edgewise.models import Model
 from edgewise.runs import RunOptions
 from edgewise.tasks import Task
 from tests.attribution.test_resume import interrupt_at
-from tests.discovery.toys import random_pairs, refused
+from tests.discovery.toys import random_pairs
 from tests.engine.apart import neurons_of
 from tests.engine.featured import featured, transcoder_of
-from tests.tiny import random_model, tiny
+from tests.tiny import random_model, refused, tiny
 
 TASK = Task("toy", random_pairs(2, 1, 4, 6), random_pairs(2, 2), random_pairs(2, 3))
 

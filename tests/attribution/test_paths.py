@@ -12,9 +12,8 @@ from edgewise.attribution import PathConfig, PathSearch, factors, greedy_paths
 from edgewise.models import Model
 from edgewise.transcoders import Transcoder, reader, through_head
 from tests.attribution.test_rows import graph_of
-from tests.tiny import VOCABULARY, tiny
+from tests.tiny import VOCABULARY, refused, tiny
 from tests.transcoders import test_analysis
-from tests.transcoders.toys import refused
 
 EVERYTHING = PathConfig(100, 10**6, first=True, biases=True)
 IDS = torch.tensor([5, VOCABULARY - 1])

@@ -18,8 +18,8 @@ from edgewise.graph import KEY, QUERY, Graph
 from edgewise.models import Model
 from edgewise.tasks import Pair, Task, metric_function
 from tests.discovery.hook_scores import FAMILIES, by_hooks, eap_scores
-from tests.discovery.toys import linear_model, logit_diff, near, quiet, random_pairs, random_task, refused, toy_engine
-from tests.tiny import random_model, tiny
+from tests.discovery.toys import linear_model, logit_diff, near, quiet, random_pairs, random_task, toy_engine
+from tests.tiny import random_model, refused, tiny
 
 FLOAT32 = 3e-7
 """Scores are float32: how far they may be off, relative to the largest."""

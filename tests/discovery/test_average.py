@@ -12,8 +12,8 @@ from edgewise.engine import Ablation, Engine
 from edgewise.tasks import Task
 from tests.discovery.test_positions import SPANS
 from tests.discovery.test_positions import task as spanned_task
-from tests.discovery.toys import near, quiet, random_task, refused, toy_engine
-from tests.tiny import tiny
+from tests.discovery.toys import near, quiet, random_task, toy_engine
+from tests.tiny import refused, tiny
 
 AVERAGED = [each.name for each in methods().values() if issubclass(each.config, AveragedConfig)]
 

@@ -30,7 +30,7 @@ from edgewise.engine import Engine
 from edgewise.runs import parse_settings, settings_of
 from edgewise.tasks import Task
 from tests.bench.toys import bench_file, save_model, save_pairs
-from tests.discovery.toys import refused
+from tests.tiny import refused
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -22,9 +22,9 @@ from tests.discovery.hook_scores import (
     eap_ig_inputs_scores,
     relevance_scores,
 )
-from tests.discovery.toys import linear_model, logit_diff, near, random_pairs, random_task, refused, toy_engine
+from tests.discovery.toys import linear_model, logit_diff, near, random_pairs, random_task, toy_engine
 from tests.engines import engine as engine_under
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 
 # --------------------------------------------------------------------------------------------------------- plain hooks
 

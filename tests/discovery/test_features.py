@@ -19,9 +19,9 @@ from edgewise.exchange import convert, edge_table, from_edge_table, write_edges,
 from edgewise.models import Model
 from edgewise.tasks import Task, metric_function, reduce
 from edgewise.transcoders import Transcoder
-from tests.discovery.toys import near, quiet, random_task, refused
+from tests.discovery.toys import near, quiet, random_task
 from tests.engine.featured import KINDS, featured, features_of, transcoder_of
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 from tests.transcoders.test_replacement import modules_of
 
 TASK = random_task(metric="logit_diff")

@@ -20,8 +20,8 @@ from edgewise.engine import Engine
 from edgewise.graph import Graph, GraphSpec
 from tests.discovery.hook_scores import FAMILIES
 from tests.discovery.hooks import LAYOUTS, writes
-from tests.discovery.toys import SMALLEST, near, quiet, random_task, refused, toy_engine
-from tests.tiny import tiny
+from tests.discovery.toys import SMALLEST, near, quiet, random_task, toy_engine
+from tests.tiny import refused, tiny
 
 
 @pytest.mark.parametrize(("name", "family"), FAMILIES)

@@ -9,7 +9,8 @@ from edgewise.discovery import RankingConfig
 from edgewise.discovery._objective import example_scores, step_batch
 from edgewise.discovery._ranking import RankingLearner, soft_top
 from edgewise.tasks import metric_function
-from tests.discovery.toys import random_task, refused, toy_engine
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import refused
 
 
 def test_the_coin_is_fair_and_follows_from_seed_and_step_alone():

@@ -14,10 +14,10 @@ from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.tasks import metric_function, reduce
 from tests.discovery.test_features import METHODS, TASK
-from tests.discovery.toys import near, quiet, refused
+from tests.discovery.toys import near, quiet
 from tests.engine.apart import crossing, with_neurons, with_places
 from tests.engines import ABLATIONS
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 from tests.transcoders.test_replacement import modules_of
 
 

@@ -19,8 +19,8 @@ from edgewise.graph import Graph, GraphSpec
 from edgewise.tasks import Task, metric_function
 from tests.discovery.hook_scores import FAMILIES, node_scores, patched_softmax_scores
 from tests.discovery.hooks import LAYOUTS, reader_gradients, write_differences
-from tests.discovery.toys import SMALLEST, logit_diff, near, random_pairs, random_task, refused, toy_engine
-from tests.tiny import random_model, tiny
+from tests.discovery.toys import SMALLEST, logit_diff, near, random_pairs, random_task, toy_engine
+from tests.tiny import random_model, refused, tiny
 
 
 def _writers(scores: Scores) -> Float[Tensor, " W"]:

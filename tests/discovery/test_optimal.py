@@ -30,9 +30,9 @@ from edgewise.discovery._objective import example_scores
 from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.tasks import loss_function
-from tests.discovery.toys import Killed, quiet, random_task, refused, toy_engine
+from tests.discovery.toys import Killed, quiet, random_task, toy_engine
 from tests.engine.apart import with_neurons
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 
 
 def _half(engine: Engine, seed: int = 0) -> Circuit:

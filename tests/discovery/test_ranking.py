@@ -30,7 +30,8 @@ from edgewise.discovery._scores import normal_scores
 from edgewise.engine import Engine
 from edgewise.runs import normal
 from edgewise.tasks import Batch, Task, loss_function, metric_function
-from tests.discovery.toys import RANKING, Killed, learner, quiet, random_task, refused, stop, toy_engine
+from tests.discovery.toys import RANKING, Killed, learner, quiet, random_task, stop, toy_engine
+from tests.tiny import refused
 
 # --------------------------------------------------------------------------------------------------- the soft top-k
 

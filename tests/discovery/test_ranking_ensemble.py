@@ -20,8 +20,8 @@ from edgewise.discovery import _ranking_ensemble as room
 from edgewise.discovery._objective import step_examples
 from edgewise.discovery._ranking import RankingLearner
 from edgewise.runs import RunOptions
-from tests.discovery.toys import Killed, quiet, random_task, refused, stop, toy_engine
-from tests.tiny import tiny
+from tests.discovery.toys import Killed, quiet, random_task, stop, toy_engine
+from tests.tiny import refused, tiny
 
 CONFIG = RankingEnsembleConfig(members=3, steps=4, batch_size=3, warm_examples=4, seed=2)
 

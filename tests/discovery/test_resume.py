@@ -25,13 +25,12 @@ from tests.discovery.toys import (
     find,
     quiet,
     random_task,
-    refused,
     scores_of,
     stop,
     toy_engine,
 )
 from tests.processes import killed_once_there_is
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from edgewise.engine import Ablation
 from edgewise.evaluation import auroc
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
-from tests.discovery.toys import SMALLEST, random_task, refused, toy_engine
+from tests.discovery.toys import SMALLEST, random_task, toy_engine
+from tests.tiny import refused
 
 GRAPH = Graph(GraphSpec(2, 2, 1))
 

@@ -17,9 +17,9 @@ from edgewise.discovery._search import Search
 from edgewise.engine import Ablation, Engine
 from edgewise.graph import Graph
 from edgewise.tasks import Batch, Metric, Task, loss_function, metric_function, program
-from tests.discovery.toys import Killed, near, quiet, random_task, refused, scores_of, toy_engine
+from tests.discovery.toys import Killed, near, quiet, random_task, scores_of, toy_engine
 from tests.engines import engine as engine_under
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 
 UNDER = [
     *((name, ablation) for name in ("gpt2", "llama-gqa", "neox-parallel") for ablation in ("interchange", "zero")),

@@ -25,11 +25,11 @@ from tests.discovery.toys import (
     find,
     learner,
     random_task,
-    refused,
     stop,
     toy_engine,
 )
 from tests.disk import little_disk
+from tests.tiny import refused
 
 # ------------------------------------------------------------------------------------------------- numbers gone wrong
 

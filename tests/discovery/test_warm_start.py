@@ -11,7 +11,8 @@ from edgewise.discovery import EdgePruningConfig, Scores, edge_pruning, learn_ra
 from edgewise.discovery._edge_pruning import EdgePruningLearner
 from edgewise.graph import Graph, GraphSpec
 from edgewise.runs import normal
-from tests.discovery.toys import RANKING, Killed, quiet, random_task, refused, scores_of, stop, toy_engine
+from tests.discovery.toys import RANKING, Killed, quiet, random_task, scores_of, stop, toy_engine
+from tests.tiny import refused
 
 SHORT: dict[str, Any] = {"steps": 8, "batch_size": 5, "lr_warmup": 2, "sparsity_warmup": 5, "sparsity": 0.8}
 WARM = EdgePruningConfig(**SHORT, warm_start=6.0)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise import InputError
 from edgewise.circuit import Circuit
 from edgewise.discovery import (
     EdgePruningConfig,
@@ -133,14 +132,6 @@ def near(found: Tensor, expected: Tensor, tolerance: float) -> None:
 def scores_of(circuit: Circuit) -> Tensor:
     assert circuit.scores is not None
     return circuit.scores
-
-
-def refused(call: Callable[[], Any]) -> str:
-    """The one line with which a call is refused."""
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 class Killed(BaseException):

@@ -25,7 +25,8 @@ from edgewise.evaluation import (
     size_curve,
 )
 from edgewise.tasks import Target
-from tests.discovery.toys import random_task, refused, toy_engine
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import refused
 
 
 def test_faithfulness_is_a_ratio_of_means():

@@ -11,7 +11,8 @@ import edgewise as ew
 from edgewise.circuit import Circuit
 from edgewise.evaluation import both_curves, judge
 from edgewise.runs import bootstrap
-from tests.discovery.toys import random_task, refused, toy_engine
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import refused
 
 
 def test_every_point_is_the_circuit_and_its_complement_judged_alone(tmp_path: Path):

@@ -14,10 +14,10 @@ from edgewise.engine import Engine
 from edgewise.evaluation import compare, judge
 from edgewise.graph import Graph
 from edgewise.runs import bootstrap
-from tests.discovery.toys import SMALLEST, random_pairs, random_task, refused, toy_engine
+from tests.discovery.toys import SMALLEST, random_pairs, random_task, toy_engine
 from tests.engine.apart import crossing, with_places
 from tests.engine.featured import featured, transcoder_of
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 
 
 def test_counts_by_hand():

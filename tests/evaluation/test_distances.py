@@ -14,8 +14,8 @@ from edgewise.discovery import Scores, eap_ig, mask_ig
 from edgewise.evaluation import evaluate, judge
 from edgewise.tasks import Batch, Pair, Target, Task, metric_function, metric_names
 from edgewise.tasks._pairs import collate
-from tests.discovery.toys import random_task, refused, toy_engine
-from tests.tiny import VOCABULARY
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import VOCABULARY, refused
 
 DISTANCES = {name: metric_function(name) for name in ("reverse_kl", "js", "logit_l2", "kendall_tau", "answers_tau")}
 KNOWN = tuple(name for name in metric_names() if metric_function(name).needs != "outputs")

@@ -17,8 +17,8 @@ from edgewise.engine import Ablation, Engine
 from edgewise.evaluation import eap_baseline, evaluate, judge
 from edgewise.runs import bootstrap
 from edgewise.tasks import Batch, Target, Task
-from tests.discovery.toys import random_task, refused, toy_engine
-from tests.tiny import tiny
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import refused, tiny
 
 REPORTED = {"logit_diff", "log_prob", "accuracy", "exact_match", "kl"}
 FIELDS = {"value", "low", "high", "full", "empty", "random", "eap"}

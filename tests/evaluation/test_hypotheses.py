@@ -25,8 +25,8 @@ from edgewise.evaluation._hypothesis_runs import _inflate, _masks
 from edgewise.graph import Graph, GraphSpec
 from edgewise.models import load
 from edgewise.tasks import Pair, Target, Task
-from tests.discovery.toys import random_pairs, refused, toy_engine
-from tests.tiny import CONFIGURATIONS
+from tests.discovery.toys import random_pairs, toy_engine
+from tests.tiny import CONFIGURATIONS, refused
 
 # --------------------------------------------------------------------------------------------------- one test each
 

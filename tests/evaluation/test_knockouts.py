@@ -12,7 +12,8 @@ from edgewise.discovery import eap
 from edgewise.engine import Engine
 from edgewise.evaluation import completeness, component_effects, judge
 from edgewise.evaluation._knockouts import _Search
-from tests.discovery.toys import random_task, refused, toy_engine
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import refused
 
 QUICK: dict[str, Any] = {"n_random": 3, "greedy_steps": 2, "greedy_width": 4, "learned_steps": 10}
 

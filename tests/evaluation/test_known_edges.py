@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.evaluation import against_known, auroc
-from tests.discovery.toys import refused
+from tests.tiny import refused
 
 
 def test_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgewise.evaluation import edges_needed
-from tests.discovery.toys import refused
+from tests.tiny import refused
 
 
 def flat(means: list[float], n: int = 20) -> np.ndarray:

@@ -13,7 +13,8 @@ from edgewise.engine import Ablation
 from edgewise.evaluation import judge, size_curve
 from edgewise.report import draw_curve
 from edgewise.runs import bootstrap
-from tests.discovery.toys import SMALLEST, random_task, refused, toy_engine
+from tests.discovery.toys import SMALLEST, random_task, toy_engine
+from tests.tiny import refused
 
 SIZES = (0.9, 0.6, 0.3)
 

@@ -11,7 +11,8 @@ from edgewise.evaluation import resample_stability, stability
 from edgewise.evaluation._stability import _interval
 from edgewise.graph import Ablation, Graph, GraphSpec
 from edgewise.tasks import Task
-from tests.discovery.toys import random_task, refused, toy_engine
+from tests.discovery.toys import random_task, toy_engine
+from tests.tiny import refused
 
 GRAPH = Graph(GraphSpec(1, 1, 1))  # eight edges
 

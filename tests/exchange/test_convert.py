@@ -10,8 +10,7 @@ from edgewise.discovery import Scores
 from edgewise.engine import Engine
 from edgewise.exchange import convert
 from edgewise.graph import Graph, GraphSpec
-from tests.discovery.toys import refused
-from tests.tiny import collate, draw_prompts, tiny
+from tests.tiny import collate, draw_prompts, refused, tiny
 
 EMBEDDINGS, KV = ("joint", "split", "off"), ("physical", "expanded")
 

@@ -21,7 +21,7 @@ from edgewise.exchange import (
     write_mib,
 )
 from edgewise.graph import Graph, GraphSpec
-from tests.discovery.toys import refused
+from tests.tiny import refused
 
 GRAPH = Graph(GraphSpec(2, 2, 1))
 EXPANDED = Graph(GraphSpec(2, 2, 1, kv="expanded"))

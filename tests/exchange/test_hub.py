@@ -15,7 +15,7 @@ from edgewise.circuit import Circuit
 from edgewise.exchange import pull, push
 from edgewise.graph import Ablation, Graph, GraphSpec
 from edgewise.runs import tensor_hash, write_tensors
-from tests.discovery.toys import refused
+from tests.tiny import refused
 
 GRAPH = Graph(GraphSpec(1, 2, 2))
 

@@ -11,8 +11,8 @@ from edgewise.circuit import Circuit
 from edgewise.exchange import PUBLISHED, greater_than_hanna, ioi_wang
 from edgewise.exchange._published import GREATER_THAN, IOI
 from edgewise.graph import Graph, GraphSpec
-from tests.discovery.toys import random_task, refused
-from tests.tiny import VOCABULARY
+from tests.discovery.toys import random_task
+from tests.tiny import VOCABULARY, refused
 
 SMALL = Graph(GraphSpec(12, 12, 12))
 

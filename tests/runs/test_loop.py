@@ -15,7 +15,8 @@ from torch import Tensor
 
 from edgewise.discovery import edge_pruning
 from edgewise.runs import CHECKPOINT, Learner, RunOptions, _loop, log_pictures, run_steps
-from tests.discovery.toys import PRESETS, differing, find, quiet, random_task, refused, scores_of, toy_engine
+from tests.discovery.toys import PRESETS, differing, find, quiet, random_task, scores_of, toy_engine
+from tests.tiny import refused
 
 
 class _Counter(Learner):

@@ -12,8 +12,8 @@ from torch import Tensor
 from edgewise.transcoders import Site
 from edgewise.transcoders.training import CachedActivations, write_cache
 from edgewise.transcoders.training._activations import ActivationStream, LiveActivations
-from tests.tiny import tiny
-from tests.transcoders.toys import CONTEXT, refused, text
+from tests.tiny import refused, tiny
+from tests.transcoders.toys import CONTEXT, text
 
 SITES = (Site("mlp_in", 0), Site("mlp_out", 1))
 

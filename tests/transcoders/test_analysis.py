@@ -11,9 +11,9 @@ from torch import Tensor
 from edgewise import transcoders as tc
 from edgewise.models import Model, PlainTransformer
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
-from tests.tiny import VOCABULARY, tiny
+from tests.tiny import VOCABULARY, refused, tiny
 from tests.transcoders.reference import random_transcoder
-from tests.transcoders.toys import refused, text
+from tests.transcoders.toys import text
 
 MODELS = ("gpt2", "llama-gqa", "neox-parallel", "gemma2", "plain")
 """Layer norms; RMS norms, grouped queries; a parallel block; gains of `1 + w`, post-norms, a soft-cap; no norm."""

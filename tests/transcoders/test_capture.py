@@ -8,8 +8,8 @@ from torch import nn
 
 from edgewise.transcoders import Site, capture, modules_of
 from edgewise.transcoders._capture import real_tokens
-from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, tiny
-from tests.transcoders.toys import refused, text
+from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, refused, tiny
+from tests.transcoders.toys import text
 
 IDS = text(5).ids
 

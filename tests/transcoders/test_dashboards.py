@@ -46,9 +46,9 @@ from edgewise.transcoders.dashboards import (
 from edgewise.viewer import read_dashboards
 from edgewise.viewer._feature_sets import ShownSet, pack_sets
 from edgewise.viewer._pack import Packer
-from tests.tiny import VOCABULARY, tiny
+from tests.tiny import VOCABULARY, refused, tiny
 from tests.transcoders.test_analysis import made
-from tests.transcoders.toys import differing, refused, text
+from tests.transcoders.toys import differing, text
 
 CONTEXT, SAMPLE, TOP = 12, 15, 6
 QUIET = RunOptions(progress=False)

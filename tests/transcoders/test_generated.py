@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from edgewise.transcoders import generated_tokens
-from tests.tiny import VOCABULARY, tiny
-from tests.transcoders.toys import refused
+from tests.tiny import VOCABULARY, refused, tiny
 
 
 def model(bos: int | None = 3, eos: int | None = 4):

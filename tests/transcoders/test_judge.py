@@ -17,9 +17,9 @@ from edgewise.transcoders import Site, TokenRows, capture, modules_of, transcode
 from edgewise.transcoders._replacement import substituted
 from edgewise.transcoders.judging import evaluate_transcoders
 from edgewise.transcoders.judging._recall import blocks_of, recalled, remembered
-from tests.tiny import CONFIGURATIONS, tiny
+from tests.tiny import CONFIGURATIONS, refused, tiny
 from tests.transcoders.test_replacement import for_model
-from tests.transcoders.toys import refused, text, writing
+from tests.transcoders.toys import text, writing
 
 ROWS = text(24)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from edgewise.models import Model
 from edgewise.transcoders import Activation, Codes, Replacement, Site, Transcoder, TranscoderSpec, capture, modules_of
 from edgewise.transcoders.judging import evaluate_transcoders
-from tests.tiny import ONE_OF_EACH, random_model, tiny
+from tests.tiny import ONE_OF_EACH, random_model, refused, tiny
 from tests.transcoders.reference import random_transcoder
-from tests.transcoders.toys import refused, text, writing
+from tests.transcoders.toys import text, writing
 
 IDS = text(4).ids
 NAMES = [*ONE_OF_EACH, "plain-norm", "qwen3"]

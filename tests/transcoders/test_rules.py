@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from edgewise.transcoders import Site, TokenRows, capture, score_rules, transcoder_record
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 from tests.transcoders.test_replacement import for_model
-from tests.transcoders.toys import refused, text
+from tests.transcoders.toys import text
 
 ROWS = text(40)
 

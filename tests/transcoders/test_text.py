@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from edgewise.transcoders import TokenRows, read_tokens
 from edgewise.transcoders._text import held_out
-from tests.transcoders.toys import refused
+from tests.tiny import refused
 
 WORDS = ["<s>", "</s>", "[UNK]", "a", "b", "c", "d"]
 

@@ -14,18 +14,8 @@ from edgewise.transcoders.formats import load
 from edgewise.transcoders.training import TrainingConfig, train, write_cache
 from edgewise.transcoders.training._train import TranscoderLearner
 from tests.processes import killed_once_there_is, side_by_side
-from tests.tiny import random_model, tiny
-from tests.transcoders.toys import (
-    ALL_KINDS,
-    config,
-    differing,
-    learn,
-    learn_in_double,
-    refused,
-    text,
-    weights,
-    writing,
-)
+from tests.tiny import random_model, refused, tiny
+from tests.transcoders.toys import ALL_KINDS, config, differing, learn, learn_in_double, text, weights, writing
 
 
 class Killed(Exception):  # noqa: N818 (a kill is no error)

@@ -25,9 +25,9 @@ from edgewise.transcoders import (
 from edgewise.transcoders.training import TuningConfig, tune
 from edgewise.transcoders.training._refit import refit
 from edgewise.transcoders.training._tune import TuningLearner
-from tests.tiny import random_model, tiny
+from tests.tiny import random_model, refused, tiny
 from tests.transcoders.reference import D_IN, N, draw, random_transcoder
-from tests.transcoders.toys import differing, learn, refused, text
+from tests.transcoders.toys import differing, learn, text
 
 SETTINGS = TuningConfig(tokens=64 * 40, batch_tokens=64, learning_rate=3e-3, precision="float32")
 

@@ -22,9 +22,9 @@ from edgewise.transcoders import (
     real_tokens,
 )
 from edgewise.transcoders.analysis import VirtualConfig, VirtualTable, _virtual, virtual_weights
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 from tests.transcoders.test_analysis import made
-from tests.transcoders.toys import refused, text
+from tests.transcoders.toys import text
 
 LAYERS, N, KEPT = (0, 1, 2), 9, 4
 QUIET = RunOptions(progress=False)

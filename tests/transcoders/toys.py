@@ -5,11 +5,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise import InputError
 from edgewise.models import Model
 from edgewise.runs import RunOptions
 from edgewise.transcoders import MlpModules, TokenRows, TranscoderLoss, modules_of
@@ -94,10 +92,3 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     return sorted(
         {name for name in a.keys() | b.keys() if name not in a or name not in b or not a[name].equal(b[name])}
     )
-
-
-def refused(run: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        run()
-    assert "\n" not in str(error.value)
-    return str(error.value)

@@ -17,9 +17,9 @@ from edgewise import InputError
 from edgewise.transcoders import DashboardConfig, FeatureSet, TokenTexts, make_dashboards
 from edgewise.transcoders.dashboards import top_examples
 from edgewise.viewer import read_labels, write_dashboards
-from tests.tiny import tiny
+from tests.tiny import refused, tiny
 from tests.transcoders.test_analysis import made
-from tests.transcoders.toys import refused, text
+from tests.transcoders.toys import text
 from tests.viewer.conftest import HOSTILE
 
 RIGHT_TO_LEFT = "שלום\u202eevil"
