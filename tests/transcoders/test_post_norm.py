@@ -1,8 +1,6 @@
 """Where a family norms what its MLP writes, `mlp_out` comes after that norm: to capture, replacement and judge."""
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,10 +11,11 @@ from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.transcoders import Replacement, Site, capture, modules_of
 from edgewise.transcoders.judging import evaluate_transcoders
+from tests.discovery.hooks import removed
 from tests.discovery.toys import random_task
 from tests.tiny import tiny
 from tests.transcoders.reference import random_transcoder
-from tests.transcoders.toys import text
+from tests.transcoders.toys import text, writing_between
 
 IDS = text(4).ids
 
@@ -29,22 +28,7 @@ class _Layer:
 
     def instead(self, change: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
         """Let the layer add what `change` makes of the MLP's input and of what it would add; the hooks."""
-        given: list[Tensor] = []
-
-        def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            given.append(arguments[0])
-
-        def changed(_module: nn.Module, _arguments: Any, out: Tensor) -> Tensor:
-            return change(given.pop(), out)
-
-        return [self.mlp.register_forward_pre_hook(keep), self.norm.register_forward_hook(changed)]
-
-
-@contextmanager
-def _hooked(*hooks: list[Any]) -> Iterator[None]:
-    yield
-    for handle in itertools.chain(*hooks):
-        handle.remove()
+        return writing_between(self.mlp, self.norm, change)
 
 
 def _own(model: Model) -> Tensor:
@@ -66,7 +50,7 @@ def test_what_is_captured_is_what_the_layer_adds(normed):
         seen.extend((given, out))
         return out
 
-    with _hooked(*(each.instead(note) for each in whole)):
+    with removed([hook for each in whole for hook in each.instead(note)]):
         _own(model)
     sites = [Site(kind, layer) for layer in range(len(whole)) for kind in ("mlp_in", "mlp_out")]
     for found, expected in zip(capture(model, sites, IDS).values(), seen, strict=True):
@@ -78,7 +62,7 @@ def test_a_transcoder_stands_for_the_mlp_and_its_norm(normed, autoencoder: bool)
     model, whole = normed
     d = model.parts.d_model
     found = random_transcoder(d_in=d, d_out=d, n_features=48, layer=1, autoencoder=autoencoder, input_bias=True)
-    with _hooked(whole[1].instead(lambda given, out: found(out if autoencoder else given))):
+    with removed(whole[1].instead(lambda given, out: found(out if autoencoder else given))):
         expected = _own(model)
     torch.testing.assert_close(Replacement(model, found).logits(IDS), expected)
     assert not torch.allclose(expected, _own(model), atol=1e-3)
@@ -110,7 +94,7 @@ def test_the_judge_ablates_and_averages_what_the_layer_adds(normed):
     judged = evaluate_transcoders(model, [random_transcoder(d_in=d, d_out=d, layer=1)], rows, exclude_special=False)
     mean = capture(model, [Site("mlp_out", 1)], rows.ids)[Site("mlp_out", 1)].flatten(0, 1).mean(0)
     for given, found in ((torch.zeros(d).double(), judged.zero[1]), (mean, judged.mean[1])):
-        with _hooked(whole[1].instead(lambda _given, out, y=given: y.expand_as(out))), torch.no_grad():
+        with removed(whole[1].instead(lambda _given, out, y=given: y.expand_as(out))), torch.no_grad():
             log_p = model.module(input_ids=rows.ids).logits[:, :-1].float().log_softmax(-1)
         loss = -log_p.gather(2, rows.ids[:, 1:, None]).mean()
         assert found.loss == pytest.approx(float(loss), rel=1e-6)

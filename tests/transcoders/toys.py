@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgewise.models import Model
 from edgewise.runs import RunOptions
-from edgewise.transcoders import MlpModules, TokenRows, TranscoderLoss, modules_of
+from edgewise.transcoders import TokenRows, TranscoderLoss, modules_of
 from edgewise.transcoders.training import Trained, TrainingConfig, train
 from tests.tiny import VOCABULARY, tiny
 
@@ -62,12 +62,14 @@ def writing(model: Model, *changes: Callable[[Tensor, Tensor], Tensor]) -> Itera
     """Within it, the first layers add to the stream what these make of an MLP's input and of what it would add."""
     with ExitStack() as stack:
         for layer, change in zip(model.parts.layers, changes, strict=False):
-            for handle in _writing(modules_of(layer), change):
+            modules = modules_of(layer)
+            for handle in writing_between(modules.mlp, modules.last, change):
                 stack.callback(handle.remove)
         yield
 
 
-def _writing(modules: MlpModules, change: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
+def writing_between(first: nn.Module, last: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
+    """Let the last module give what this makes of the first one's input and of what it would give; the hooks."""
     given: list[Tensor] = []
 
     def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -76,7 +78,7 @@ def _writing(modules: MlpModules, change: Callable[[Tensor, Tensor], Tensor]) ->
     def changed(_module: nn.Module, _arguments: Any, out: Tensor) -> Tensor:
         return change(given.pop(), out)
 
-    return [modules.mlp.register_forward_pre_hook(keep), modules.last.register_forward_hook(changed)]
+    return [first.register_forward_pre_hook(keep), last.register_forward_hook(changed)]
 
 
 def weights(trained: Trained) -> dict[str, Tensor]:
