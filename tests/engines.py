@@ -131,6 +131,16 @@ def assert_same(found: Outcome, expected: Outcome, tolerance: float = TOLERANCE)
         assert_close(one, other, tolerance)
 
 
+def assert_same_where_given(
+    found: Outcome, expected: Outcome, mask: Tensor, gradients: Literal["fractional", "all"]
+) -> None:
+    """Logits and those gradients are close that a run with this choice gives: of all masks, or of fractional ones."""
+    if gradients == "fractional":
+        some = (mask > 0) & (mask < 1)
+        found, expected = (each._replace(mask=each.mask[some]) for each in (found, expected))
+    assert_same(found, expected)
+
+
 def per_prompt(batch: Batch, logits: Float[Tensor, "A V"]) -> Sequence[Float[Tensor, "a V"]]:
     """The targets' logits, prompt by prompt."""
     return logits.split(torch.bincount(batch.row, minlength=len(batch.clean.ids)).tolist())

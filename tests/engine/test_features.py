@@ -18,7 +18,15 @@ from edgewise.tasks._pairs import collate as pairs_batch
 from edgewise.transcoders import Transcoder, capture
 from tests.engine.apart import assert_slopes, with_neurons
 from tests.engine.featured import KINDS, SITES, featured, features_of, ones, transcoder_of
-from tests.engines import Outcome, assert_close, assert_same, half_of_choices, outcome, random_constants, random_masks
+from tests.engines import (
+    assert_close,
+    assert_same,
+    assert_same_where_given,
+    half_of_choices,
+    outcome,
+    random_constants,
+    random_masks,
+)
 from tests.models.test_load import _tokenizer
 from tests.tiny import ONE_OF_EACH, collate, draw_prompts, own_logits, random_model, tiny
 from tests.transcoders.reference import random_transcoder
@@ -51,10 +59,6 @@ def test_all_edges_are_the_model_and_none_the_corrupted_run(name: str):
         assert_close(zero.run(BATCH, ones(zero)), own_logits(model, PROMPTS))
 
 
-def _only(found: Outcome, edges: Tensor) -> Outcome:
-    return found._replace(mask=found.mask[edges])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_fast_path_is_the_reference(name: str, kind: str):
@@ -71,8 +75,7 @@ def test_the_fast_path_is_the_reference(name: str, kind: str):
         expected = outcome(reference, BATCH, mask)
         for memory, skip, gradients in half_of_choices(half):
             found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
-            some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
-            assert_same(_only(found, some), _only(expected, some))
+            assert_same_where_given(found, expected, mask, gradients)
 
 
 # ------------------------------------------------------------------------------------------ what the features stand for

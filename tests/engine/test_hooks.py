@@ -6,7 +6,6 @@ write in the clean and in the corrupted run.
 
 import re
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from edgewise.engine._packing import pack
 from edgewise.engine._writes import trace
 from edgewise.graph import Embeddings, Graph
+from tests.discovery.hooks import removed
 from tests.engines import assert_close, engine
 from tests.models.own_family import WIDTH
 from tests.tiny import Prompt, collate, draw_prompts, random_model
@@ -117,15 +117,6 @@ FAMILIES = {
 }
 
 
-@contextmanager
-def _hooked(*handles):
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
 def _writes(module: Any, family: _Family, ids: Tensor) -> dict[str, Tensor]:
     """What every writer writes on this prompt, `[S, D]` each, by the writer's name in the graph."""
@@ -166,7 +157,7 @@ def _writes(module: Any, family: _Family, ids: Tensor) -> dict[str, Tensor]:
         if family.post_norm:
             handles += [layer.get_submodule(family.post_norm).register_forward_hook(on_post_norm(index, n_heads))]
         handles += [layer.get_submodule(family.mlp).register_forward_hook(on_mlp(index))]
-    with _hooked(*handles):
+    with removed(handles):
         module(input_ids=ids[None])
     return found
 
@@ -194,9 +185,9 @@ def _patched(module: Any, family: _Family, prompt: Prompt, reader: str, change: 
             return output
 
         see = norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-        with _hooked(see, layer.get_submodule(family.projection[match[3]]).register_forward_hook(changed_at)):
+        with removed([see, layer.get_submodule(family.projection[match[3]]).register_forward_hook(changed_at)]):
             return module(input_ids=prompt.clean[None]).logits[0, list(prompt.targets)]
-    with _hooked(handle):
+    with removed([handle]):
         return module(input_ids=prompt.clean[None]).logits[0, list(prompt.targets)]
 
 

@@ -8,7 +8,7 @@ import torch
 from edgewise.engine import Engine
 from edgewise.engine._live import split_tokens
 from edgewise.engine._packing import pack
-from tests.engines import ABLATIONS, assert_same, conventions, engine, outcome, random_masks
+from tests.engines import ABLATIONS, assert_same_where_given, conventions, engine, outcome, random_masks
 from tests.tiny import ONE_OF_EACH, Prompt, collate, draw_prompts, tiny
 
 
@@ -56,8 +56,7 @@ def test_the_fast_path_is_the_reference(name, memory):
             gradients = "all" if kind in ("binary", "one-fraction") else "fractional"
             expected = outcome(engine(model, graph, ablation, path="reference"), BATCH, mask)
             found = outcome(engine(model, graph, ablation, memory=memory), BATCH, mask, gradients=gradients)
-            some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
-            assert_same(found._replace(mask=found.mask[some]), expected._replace(mask=expected.mask[some]))
+            assert_same_where_given(found, expected, mask, gradients)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

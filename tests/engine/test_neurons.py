@@ -12,7 +12,7 @@ from edgewise.engine import Engine, Stream, footprint
 from edgewise.models import load
 from tests.engine.apart import assert_slopes, neurons_of, with_neurons
 from tests.engine.featured import ones
-from tests.engines import assert_close, assert_same, half_of_choices, outcome, random_masks
+from tests.engines import assert_close, assert_same_where_given, half_of_choices, outcome, random_masks
 from tests.tiny import CONFIGURATIONS, collate, draw_prompts, own_logits, tiny
 
 PROMPTS = draw_prompts((6, 3, 5))
@@ -44,8 +44,7 @@ def test_the_fast_path_is_the_reference(name: str):
             expected = outcome(reference, BATCH, mask)
             for memory, skip, gradients in half_of_choices(half):
                 found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
-                some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
-                assert_same(found._replace(mask=found.mask[some]), expected._replace(mask=expected.mask[some]))
+                assert_same_where_given(found, expected, mask, gradients)
 
 
 @pytest.mark.parametrize("name", MODELS)

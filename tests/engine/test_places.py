@@ -15,7 +15,7 @@ from edgewise.models import Model
 from edgewise.transcoders import cross_layer
 from tests.engine.apart import assert_slopes, crossing, with_places
 from tests.engine.featured import featured, features_of, ones, transcoder_of
-from tests.engines import assert_close, assert_same, half_of_choices, outcome, random_masks
+from tests.engines import assert_close, assert_same, assert_same_where_given, half_of_choices, outcome, random_masks
 from tests.tiny import collate, draw_prompts, own_logits, tiny
 
 PROMPTS = draw_prompts((6, 3, 5))
@@ -51,8 +51,7 @@ def test_the_fast_path_is_the_reference(name: str):
             expected = outcome(reference, BATCH, mask)
             for memory, skip, gradients in half_of_choices(half):
                 found = outcome(fast[memory], BATCH, mask, gradients=gradients, skip=skip)
-                some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
-                assert_same(found._replace(mask=found.mask[some]), expected._replace(mask=expected.mask[some]))
+                assert_same_where_given(found, expected, mask, gradients)
 
 
 @pytest.mark.parametrize("cross", [False, True])

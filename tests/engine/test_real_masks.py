@@ -13,7 +13,7 @@ from edgewise.engine import Engine
 from edgewise.models import load
 from edgewise.runs import RunOptions
 from tests.discovery.toys import random_task
-from tests.engines import Outcome, assert_same, outcome
+from tests.engines import assert_same, assert_same_where_given, outcome
 from tests.tiny import ONE_OF_EACH, all_in_double, collate, draw_prompts, tiny
 
 BATCH = collate(draw_prompts((6, 3, 5)))
@@ -44,17 +44,13 @@ def _masks_of(engine: Engine, task: Any, config: EdgePruningConfig | RankingConf
     return [dumped[-config.steps], dumped[-config.steps // 2], dumped[-1], found.kept.double()]
 
 
-def _only_fractional(found: Outcome, mask: Tensor) -> Outcome:
-    return found._replace(mask=found.mask[(mask > 0) & (mask < 1)])
-
-
 def _check(model: Any, batch: Any, mask: Tensor, lean: bool) -> None:
     """All gradients with one kind of memory, and those of fractional masks with the other."""
     expected = outcome(Engine(model, path="reference"), batch, mask)
     memory = ("lean", "default") if lean else ("default", "lean")
     assert_same(outcome(Engine(model, memory=memory[0]), batch, mask, gradients="all"), expected)
     found = outcome(Engine(model, memory=memory[1]), batch, mask)
-    assert_same(_only_fractional(found, mask), _only_fractional(expected, mask))
+    assert_same_where_given(found, expected, mask, "fractional")
 
 
 @pytest.mark.parametrize("run", RUNS)

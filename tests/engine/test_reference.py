@@ -18,6 +18,7 @@ from tests.engines import (
     Outcome,
     assert_close,
     assert_same,
+    assert_same_where_given,
     conventions,
     engine,
     half_of_choices,
@@ -35,12 +36,7 @@ def _check(model: Model, graph: Graph, ablation: str, mask: torch.Tensor, choice
     expected = outcome(engine(model, graph, ablation, path="reference"), BATCH, mask)
     for memory, skip, gradients in choices:
         found = outcome(engine(model, graph, ablation, memory=memory), BATCH, mask, gradients=gradients, skip=skip)
-        some = torch.ones_like(mask, dtype=torch.bool) if gradients == "all" else (mask > 0) & (mask < 1)
-        assert_same(_only(found, some), _only(expected, some))
-
-
-def _only(found: Outcome, edges: torch.Tensor) -> Outcome:
-    return found._replace(mask=found.mask[edges])
+        assert_same_where_given(found, expected, mask, gradients)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
