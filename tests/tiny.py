@@ -271,6 +271,11 @@ AttentionMaskInterface.register("in_double", eager_mask)
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
+def random_numbers(*shape: int) -> Tensor:
+    """Standard normal numbers, the same in every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A pair of random prompts, without padding."""

@@ -12,7 +12,7 @@ from edgewise._errors import InputError
 from edgewise.graph import GraphSpec
 from edgewise.models import Attention, Layer, Mlp, Model, Norm, block
 from tests.engines import assert_close
-from tests.tiny import CONFIGURATIONS, draw_prompts, own_logits, random_model, tiny
+from tests.tiny import CONFIGURATIONS, draw_prompts, own_logits, random_model, random_numbers, tiny
 
 EXPECTED = {
     "gpt2": ("gpt2", GraphSpec(3, 4, 4)),
@@ -58,10 +58,6 @@ def _tensors(part: object) -> Iterator[Tensor]:
     elif is_dataclass(part):
         for field in fields(part):
             yield from _tensors(getattr(part, field.name))
-
-
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def test_every_configuration_is_here():
@@ -175,7 +171,7 @@ def test_every_layer_computes_what_its_modules_do(name: str):
         assert (layer.mlp.post_norm is None) == (mlp_post_norm is None)
         if post_norm is not None and mlp_post_norm is not None:
             _check_post_norms(model.family, layer, (attention, post_norm, mlp, mlp_post_norm))
-    x = _random(3, parts.d_model)
+    x = random_numbers(3, parts.d_model)
     module: Any = model.module
     expected = module.lm_head(x) if hasattr(module, "lm_head") else module.unembed(x)
     expected = (expected / 3).tanh() * 3 if name == "gemma2" else expected / 2 if name == "granite" else expected
@@ -184,28 +180,28 @@ def test_every_layer_computes_what_its_modules_do(name: str):
 
 def _check_norm(norm: Norm, own: nn.Module, d_model: int) -> None:
     by = 0.3 if type(own).__name__ == "GraniteRMSNorm" else 1  # the engine's stream is Granite's own divided by this
-    x = _random(4, d_model) * 3 + 1
+    x = random_numbers(4, d_model) * 3 + 1
     assert_close(block.normed(norm, x), own(x * by))
     assert_close(norm.module(x), own(x * by))
     assert_close(block.normed(norm, x * 1e-3), own(x * by * 1e-3))  # where eps matters
 
 
 def _check_attention(family: str, attention: Attention, own: nn.Module, n_heads: int, d_model: int) -> None:
-    x = _random(5, d_model)
+    x = random_numbers(5, d_model)
     for heads, expected in zip(
         (attention.query, attention.key, attention.value), _own_projections(family, own, x, n_heads), strict=True
     ):
         found = torch.matmul(x, heads.weight)  # (n, N, k)
         found = found if heads.bias is None else found + heads.bias[:, None]
         assert_close(found.transpose(0, 1).flatten(1), expected)
-    mixed = _random(5, n_heads, attention.output.shape[1])
+    mixed = random_numbers(5, n_heads, attention.output.shape[1])
     found = torch.einsum("nhv,hvd->nd", mixed, attention.output_weight)
     found = found if attention.output_bias is None else found + attention.output_bias
     assert_close(found, _own_output(family, own, mixed.flatten(1)))
 
 
 def _check_mlp(mlp: Mlp, own: nn.Module, d_model: int) -> None:
-    x = _random(5, d_model)
+    x = random_numbers(5, d_model)
 
     found = block.write_mlp(replace(mlp, norm=Norm.none(), post_norm=None), x)
     expected = own(x[None])
@@ -219,12 +215,12 @@ def _check_post_norms(family: str, layer: Layer, own: tuple[nn.Module, nn.Module
     """What attention and MLP write is normed as the user's modules do it: the heads' coefficients carry the scale."""
     attention, post_norm, mlp, mlp_post_norm = own
     n_heads, width, d_model = layer.attention.output.shape
-    mixed = _random(5, n_heads, width)  # of five tokens
+    mixed = random_numbers(5, n_heads, width)  # of five tokens
     scaled = block.post_scaled(layer.attention, mixed.transpose(0, 1)).transpose(0, 1)
     assert_close(
         block.write_heads(layer.attention, scaled), post_norm(_own_output(family, attention, mixed.flatten(1)))
     )
-    x = _random(5, d_model)
+    x = random_numbers(5, d_model)
     assert_close(block.write_mlp(replace(layer.mlp, norm=Norm.none()), x), mlp_post_norm(mlp(x)))
 
 

@@ -11,7 +11,7 @@ from edgewise._errors import InputError
 from edgewise.engine import Engine, require
 from edgewise.models import Mlp, load
 from tests.engines import assert_close
-from tests.tiny import VOCABULARY, collate, draw_prompts, own_logits, tiny
+from tests.tiny import VOCABULARY, collate, draw_prompts, own_logits, random_numbers, tiny
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])
@@ -19,7 +19,7 @@ def test_routing_is_frozen_or_differentiated_by_name(name: str):
     model = tiny(name)
     assert model.identity["note"] == "routing frozen"
     assert model.routed("differentiated").identity["note"] == "routing differentiated"
-    x, direction = _random(5, 32), _random(32)
+    x, direction = random_numbers(5, 32), random_numbers(32)
     frozen, whole = (each.parts.layers[0].mlp for each in (model, model.routed("differentiated")))
 
     def gradient(mlp: Mlp, at: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def test_routing_is_frozen_or_differentiated_by_name(name: str):
         assert leaf.grad is not None
         return leaf.grad
 
-    step = 1e-6 * _random(5, 32)
+    step = 1e-6 * random_numbers(5, 32)
     difference = ((whole.run_module(x + step) - whole.run_module(x - step)) @ direction).sum() / 2
     assert_close((gradient(whole, x) * step).sum() / difference, torch.ones((), dtype=torch.float64), 1e-5)
     assert (gradient(whole, x) - gradient(frozen, x)).abs().max() > 1e-3
@@ -54,7 +54,3 @@ def test_prompts_for_which_rotary_would_follow_the_batch_are_refused(kind: str):
 
 _SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 16}
 _SMALL |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
