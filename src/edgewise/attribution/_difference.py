@@ -14,7 +14,7 @@ from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
 from edgewise.attribution._merge import MergedGraph, distinct, kind_of_nodes, merge
-from edgewise.attribution._over_prompts import RESAMPLES, OverPrompts, unpaired_intervals
+from edgewise.attribution._over_prompts import OverPrompts, unpaired_intervals
 from edgewise.attribution._whole import check_columns, check_range, check_suffix
 from edgewise.runs import reading_tensors, write_tensors
 
@@ -198,5 +198,5 @@ def _intervals(first: OverPrompts, second: OverPrompts) -> Float[Tensor, "E 2"]:
     if min(first.n_prompts, second.n_prompts) < 2:
         return torch.full((len(first), 2), torch.nan, dtype=torch.float64)
     if first.n_prompts == second.n_prompts:
-        return OverPrompts.of(first.matrix - second.matrix, first.n_prompts).intervals(RESAMPLES)
+        return OverPrompts.of(first.matrix - second.matrix, first.n_prompts).intervals()
     return unpaired_intervals(first, second)

@@ -13,7 +13,8 @@ from torch import Tensor
 from edgewise.attribution._whole import check_columns, check_rows
 from edgewise.runs import resampled_means
 
-RESAMPLES = 1000
+_RESAMPLES, _LEVEL = 1000, 0.95
+_ENDS = (1 - _LEVEL) / 2, (1 + _LEVEL) / 2
 _AT_ONCE = 512  # items resampled together: 4 MB for a thousand resamples
 
 
@@ -69,26 +70,23 @@ class OverPrompts:
         items = torch.repeat_interleave(self.count, output_size=len(numbers))
         return torch.zeros(len(self), dtype=torch.float64).index_add_(0, items, numbers.double())
 
-    def intervals(self, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0) -> Float[Tensor, "n 2"]:
-        """The mean's percentile bootstrap interval, from the same resampled prompts for all items.
+    def intervals(self, resamples: int = _RESAMPLES) -> Float[Tensor, "n 2"]:
+        """The mean's 95 % percentile bootstrap interval, from the same resampled prompts for all items.
 
         Args:
             resamples: how many times the prompts are drawn.
-            level: the interval's share of the resampled means.
-            seed: of the drawing.
         """
-        ends = [(1 - level) / 2, (1 + level) / 2]
         found = np.empty((len(self), 2))
         # Where one prompt alone has an item, its mean is in proportion to how often that prompt is drawn.
         once = (self.count == 1).numpy()
-        drawn = resampled_means(np.eye(self.n_prompts), resamples=resamples, seed=seed)
-        of_prompt = np.quantile(drawn, ends, axis=0).T  # (prompts, 2)
+        drawn = resampled_means(np.eye(self.n_prompts), resamples=resamples)
+        of_prompt = np.quantile(drawn, _ENDS, axis=0).T  # (prompts, 2)
         place = self.offsets[:-1][torch.from_numpy(once)]
         found[once] = np.sort(of_prompt[self.prompts[place].numpy()] * self.values[place].numpy()[:, None], axis=1)
         often = np.flatnonzero(~once)
         for these in np.split(often, range(_AT_ONCE, len(often), _AT_ONCE)):
-            means = resampled_means(self.matrix[these].toarray().T, resamples=resamples, seed=seed)
-            found[these] = np.quantile(means, ends, axis=0).T
+            means = resampled_means(self.matrix[these].toarray().T, resamples=resamples)
+            found[these] = np.quantile(means, _ENDS, axis=0).T
         return torch.from_numpy(found)
 
     def take(self, chosen: Int[Tensor, " k"]) -> "OverPrompts":
@@ -116,25 +114,20 @@ class OverPrompts:
         return OverPrompts(offsets, prompts, values, n_prompts)
 
 
-def unpaired_intervals(
-    first: OverPrompts, second: OverPrompts, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
-) -> Float[Tensor, "n 2"]:
-    """Intervals of the difference of two means over prompts that have nothing to do with each other.
+def unpaired_intervals(first: OverPrompts, second: OverPrompts) -> Float[Tensor, "n 2"]:
+    """95 % intervals of the difference of two means over prompts that have nothing to do with each other.
 
     Args:
         first: over some prompts.
         second: the same items over others; its mean is taken off.
-        resamples: how many times both are drawn.
-        level: the interval's share of the differences.
-        seed: of the drawing.
     """
     found = np.empty((len(first), 2))
     for start in range(0, len(first), _AT_ONCE):
         these = slice(start, start + _AT_ONCE)
         drawn = (
-            resampled_means(each.matrix[these].toarray().T, resamples=resamples, seed=seed + i)
+            resampled_means(each.matrix[these].toarray().T, resamples=_RESAMPLES, seed=i)
             for i, each in enumerate((first, second))
         )
         means = next(drawn) - next(drawn)
-        found[these] = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+        found[these] = np.quantile(means, _ENDS, axis=0).T
     return torch.from_numpy(found)
