@@ -26,10 +26,9 @@ def processor_seconds(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def median_seconds(run: Callable[[], Any], repeats: int, warmup: int = 1) -> float:
-    """Median wall time of a call."""
-    for _ in range(warmup):
-        run()
+def median_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median wall time of a call, after one that is not counted."""
+    run()
     return statistics.median([seconds(run)[0] for _ in range(repeats)])
 
 

@@ -73,9 +73,9 @@ def is_found(name: str, args: argparse.Namespace) -> bool:
     return file.is_file()
 
 
-def circuit_of(name: str, args: argparse.Namespace, sparsity: float = SPARSITY) -> ew.Circuit:
+def circuit_of(name: str, args: argparse.Namespace) -> ew.Circuit:
     """The circuit of a ranking that is found."""
-    return ew.Scores.load(file_of(name, args)).at(sparsity, actual=True)
+    return ew.Scores.load(file_of(name, args)).at(SPARSITY, actual=True)
 
 
 def without(engine: ew.Engine, task: ew.tasks.Task, others: list[ew.Circuit]) -> ew.Scores:
