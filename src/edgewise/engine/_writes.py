@@ -164,14 +164,14 @@ class _BaseSums:
         return (*self.sums, self.x)
 
 
-def constant_writes(parts: Parts, graph: Graph, value: float = 0.0) -> Writes:
-    """Writes that are the same for every token: all zero, or a start for learned constants. Shapes `[1, …]`."""
+def constant_writes(parts: Parts, graph: Graph) -> Writes:
+    """Writes that are zero for every token: a start for learned constants. Shapes `[1, …]`."""
     n_heads, width, d_model = parts.stored[0].attention.output_weight.shape
     output = parts.like
     return Writes(
-        tuple(output.new_full((1, d_model), value) for _ in range(graph.n_embeddings)),
-        tuple(output.new_full((1, n_heads, width), value) for _ in parts.stored),
-        tuple(output.new_full((1, d_model), value) for _ in parts.stored),
+        tuple(output.new_zeros((1, d_model)) for _ in range(graph.n_embeddings)),
+        tuple(output.new_zeros((1, n_heads, width)) for _ in parts.stored),
+        tuple(output.new_zeros((1, d_model)) for _ in parts.stored),
     )
 
 

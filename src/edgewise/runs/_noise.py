@@ -35,24 +35,23 @@ def uniform(n: int, seed: int, step: int, stream: int = 0, device: torch.device 
     return (top.float() + 0.5) / (1 << 23)
 
 
-def random_keys(index: Int[Tensor, " n"], seed: int, stream: int = 0) -> Int[Tensor, " n"]:
-    """Random whole numbers from 0 to 2⁶³ − 1, each of (seed, stream, its index) alone. The entries with the smallest
+def random_keys(index: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
+    """Random whole numbers from 0 to 2⁶³ − 1, each of (seed, its index) alone. The entries with the smallest
     are a sample of all, in whatever order and however many at a time they come.
 
     Args:
         index: what tells entries apart.
         seed: the run's seed.
-        stream: what the numbers are for.
     """
     key = torch.zeros(1, dtype=torch.int64)
-    for part in torch.tensor([seed, stream], dtype=torch.int64):
+    for part in torch.tensor([seed, 0], dtype=torch.int64):  # 0 where `uniform` has what the numbers are for
         key = _mix(key + part * _GAMMA + _GAMMA)
     return _shift(_mix(key.to(index.device) + (index + 1) * _GAMMA), 1)
 
 
-def normal(n: int, seed: int, step: int, stream: int = 0, device: torch.device | str = "cpu") -> Float[Tensor, " n"]:
+def normal(n: int, seed: int, step: int, stream: int = 0) -> Float[Tensor, " n"]:
     """Standard normal numbers, by inverting the distribution function of `uniform`'s."""
-    return torch.special.ndtri(uniform(n, seed, step, stream, device).double()).float()
+    return torch.special.ndtri(uniform(n, seed, step, stream).double()).float()
 
 
 def _mix(x: Tensor) -> Tensor:
