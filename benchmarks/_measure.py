@@ -32,6 +32,12 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median([seconds(run)[0] for _ in range(repeats)])
 
 
+def beside(run: Callable[[int], Any], other: Callable[[], Any], n: int) -> tuple[list[float], list[float]]:
+    """Wall times of n calls of each, in turns, so that both see the same machine; `run` is told which call it is."""
+    times = [(seconds(lambda number=number: run(number))[0], seconds(other)[0]) for number in range(n)]
+    return [own for own, _ in times], [others for _, others in times]
+
+
 def peak_tensor_bytes(run: Callable[[], Any]) -> int:
     """The most bytes of tensors alive at once that the call itself allocated."""
     if torch.cuda.is_available():

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from _measure import rss_bytes, seconds
+from _measure import beside, rss_bytes, seconds
 from _shapes import SHAPES, random_weights
 from step import plain_step
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -70,8 +70,7 @@ def measure(args: argparse.Namespace, examples: int, ranks: Ranks) -> dict[str, 
     prepare_s, _ = seconds(learner.prepare)
     plain = plain_step(model, task, args.batch)
     plain()
-    times = [(seconds(lambda step=step: learner.step(step))[0], seconds(plain)[0]) for step in range(args.steps)]
-    step_s, plain_s = (statistics.median(column) for column in zip(*times, strict=True))
+    step_s, plain_s = map(statistics.median, beside(learner.step, plain, args.steps))
     resident, of_task = ranks.gather(torch.tensor([[rss_bytes(), made - before]])).amax(0).tolist()
     return {
         "examples": examples,

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from _cases import CASES, VISITED, case_bytes, case_seconds, random_task
-from _measure import peak_tensor_bytes, rss_bytes, seconds
+from _measure import beside, peak_tensor_bytes, rss_bytes, seconds
 from _shapes import SHAPES, random_weights
 from transformers import PretrainedConfig
 
@@ -36,6 +36,9 @@ from edgewise.discovery._ranking import RankingLearner
 from edgewise.engine import Engine, Execution, _group, footprint
 from edgewise.models import Model, load
 from edgewise.tasks import Task
+
+SAID = ("shape", "batch", "length", "memory", "matmul", "dtype", "preset", "ranking", "shared")
+"""The arguments that a row repeats."""
 
 
 def plain_step(model: Model, task: Task, batch_size: int):
@@ -92,20 +95,11 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
 
     prepare_s, learner = seconds(begin)
     plain()
-    times = [(seconds(lambda step=step: learner.step(step))[0], seconds(plain)[0]) for step in range(args.steps)]
-    step_s, plain_s = (statistics.median(column) for column in zip(*times, strict=True))
-    mean_s = (prepare_s + sum(step for step, _ in times)) / args.steps
+    times, plain_times = beside(learner.step, plain, args.steps)
+    step_s, plain_s = statistics.median(times), statistics.median(plain_times)
+    mean_s = (prepare_s + sum(times)) / args.steps
     del learner
-    row = {
-        "shape": args.shape,
-        "batch": args.batch,
-        "length": args.length,
-        "memory": args.memory,
-        "matmul": args.matmul,
-        "dtype": args.dtype,
-        "preset": args.preset,
-        "ranking": args.ranking,
-        "shared": args.shared,
+    row = {name: getattr(args, name) for name in SAID} | {
         "step_s": step_s,
         "plain_s": plain_s,
         "ratio": step_s / plain_s,
@@ -121,14 +115,11 @@ def measure(args: argparse.Namespace, config: PretrainedConfig | None = None) ->
     }
     if args.eap:
         single = replace(task, train=task.train[: args.batch])
-        pairs = [
-            (
-                seconds(lambda: eap(Engine(model, execution=execution), single, batch_size=args.batch))[0],
-                seconds(plain)[0],
-            )
-            for _ in range(args.repeats)
-        ]
-        row["eap_s"], eap_plain_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+
+        def attribute(_: int) -> None:
+            eap(Engine(model, execution=execution), single, batch_size=args.batch)
+
+        row["eap_s"], eap_plain_s = map(statistics.median, beside(attribute, plain, args.repeats))
         row["eap_ratio"] = row["eap_s"] / eap_plain_s
     return row
 
