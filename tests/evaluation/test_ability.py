@@ -51,6 +51,19 @@ def test_without_wrong_answers_only_the_answers_count():
         torch.testing.assert_close(metric_function(name)(logits, batch), expected)
 
 
+def test_a_choice_is_over_the_targets_that_have_a_wrong_answer():
+    """Of an answer of three tokens only the first that differs has a wrong one: the others cannot be chosen wrongly."""
+    one, three = Target(4, (1, 2), (3,)), (Target(2, (5,)), Target(3, (6,)), Target(4, (1, 2), (3,)))
+    alone, among = (
+        score(tiny("gpt2"), Task("x", pairs(30, *targets), (), ()), split="train").metrics["choice"]
+        for targets in ((one,), three)
+    )
+    assert 0 < alone.value < 1
+    for name in ("value", "low", "high", "corrupted", "chance"):
+        assert math.isclose(getattr(alone, name), getattr(among, name), abs_tol=1e-6), name
+    assert metric_function("choice")(torch.randn(1, 9), batch_of([Target(2, (1,))])).isnan().all()
+
+
 def test_greater_than_is_explained_by_its_probability_difference():
     model = tiny("gpt2", torch.float32)
     pairs = [Pair((1, 2, 3), (4, 5, n), (Target(2, (5, 6, 7), (4, 3)),), "", "") for n in (6, 7, 8)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgewise.discovery import Scores, eap_ig, mask_ig
 from edgewise.evaluation import evaluate, judge
-from edgewise.tasks import Batch, Pair, Target, Task, metric_function, metric_names
+from edgewise.tasks import Batch, Pair, Target, Task, metric_function, metric_names, reduce
 from edgewise.tasks._pairs import collate
 from tests.discovery.toys import random_task, toy_engine
 from tests.tiny import VOCABULARY, refused
@@ -51,7 +51,8 @@ def test_each_is_what_scipy_says_target_by_target_and_circuit_by_circuit():
             assert found["logit_l2"][c, a] == pytest.approx(float(np.linalg.norm(centred.numpy())))
             assert found["kendall_tau"][c, a] == pytest.approx(_tau(p, q))  # fewer than 100 tokens
             answers = [3, 5, 7, 8, 9] if a != 1 else [4]
-            expected = _tau(p[answers], q[answers]) if a != 1 else 0.0
+            # Targets 0 and 1 are one example's: the second has one answer, so the first counts for both.
+            expected = _tau(p[answers], q[answers]) * (2 if a == 0 else 1) if a != 1 else 0.0
             assert found["answers_tau"][c, a] == pytest.approx(expected)
 
 
@@ -82,6 +83,9 @@ def test_the_model_itself_is_at_no_distance_and_constants_do_not_count():
     for name in ("reverse_kl", "js", "logit_l2"):
         assert same[name].abs().max() < 1e-9
     assert torch.allclose(same["kendall_tau"], torch.ones(1, 3, dtype=torch.float64))
+    assert torch.allclose(reduce(same["answers_tau"], batch), torch.ones(1, 2, dtype=torch.float64))
+    alone = collate([Pair((1, 2), (1, 3), (Target(1, (4,)),), "", "")], [0]).with_full_logits(full[:1])
+    assert DISTANCES["answers_tau"](full[None, :1], alone).tolist() == [[0]]  # one answer has no order
     opposite = DISTANCES["kendall_tau"](-full[None], batch)
     assert torch.allclose(opposite, -torch.ones(1, 3, dtype=torch.float64))
     assert DISTANCES["kendall_tau"](torch.zeros_like(full)[None], batch).abs().max() == 0

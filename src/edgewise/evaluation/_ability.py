@@ -48,8 +48,9 @@ class Ability:
     n: int
     """Examples."""
     metrics: dict[str, Measure]
-    """`accuracy` (the likeliest token of all is right), `choice` (of right and wrong answers the likeliest is right),
-    `logit_diff`, `prob_diff` and `log_prob` (nats); `choice` and the differences only with wrong answers."""
+    """`accuracy` (the likeliest token of all is right), `choice` (of right and wrong answers the likeliest is right, at
+    the targets that have wrong ones), `logit_diff`, `prob_diff` and `log_prob` (nats); `choice` and the differences
+    only with wrong answers."""
 
     @property
     def complaint(self) -> str | None:
@@ -101,7 +102,8 @@ def score(
         for name, metric in metrics.items():
             values = [reduce(metric(logits, batch), batch) for logits in said]
             if name == "choice":
-                values[2] = reduce(_share(batch).to(values[0].dtype), batch)
+                contrasted = replace(batch, weight=batch.weight * (batch.wrong >= 0).any(-1))  # as `choice` has it
+                values[2] = reduce(_share(batch).to(values[0].dtype), contrasted)
             elif name == "accuracy":  # not that of equal logits, whose likeliest token is the first of all
                 right = (batch.answers >= 0).sum(-1).to(values[0].dtype)
                 values[2] = reduce(right / clean.shape[-1], batch)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from edgewise.tasks._metrics import full_model_logits, precise
+from edgewise.tasks._metrics import full_model_logits, over_targets, precise
 from edgewise.tasks._pairs import Batch
 
 N_LIKELIEST = 100
@@ -52,10 +52,14 @@ def kendall_tau(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, 
 
 def answers_tau(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
     """Kendall's τ-b between the circuit's and the full model's order of the right and wrong answers, such as the years
-    of greater-than (Hanna et al. 2023; Bhaskar et al. 2024). A target with fewer than two answers in all is 0.
+    of greater-than (Hanna et al. 2023; Bhaskar et al. 2024).
+
+    Targets with fewer than two answers in all have no order and do not enter: they are 0, and the example's other
+    targets weigh accordingly more. An example without any other target is 0.
     """
     both = torch.cat([batch.answers, batch.wrong], 1)
-    return _tau(logits, full_model_logits(batch, "answers_tau"), [row[row >= 0].cpu() for row in both])
+    taus = _tau(logits, full_model_logits(batch, "answers_tau"), [row[row >= 0].cpu() for row in both])
+    return over_targets(taus, (both >= 0).sum(-1) > 1, batch).nan_to_num()
 
 
 def _tau(logits: Tensor, full: Tensor, tokens: list[Int[Tensor, " _"]]) -> Tensor:

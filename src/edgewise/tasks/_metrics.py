@@ -45,11 +45,8 @@ def logit_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "
     if batch.wrong.shape[-1] == 0:
         raise InputError('logit_diff needs wrong answers and these pairs have none; add them or use "log_prob"')
     logits = precise(logits)
-    contrasted = (batch.wrong >= 0).any(-1)
     difference = _any_of(logits, batch.answers) - _any_of(logits, batch.wrong)
-    weight = batch.weight.to(logits.dtype)
-    share = (_sum_by_example(weight, batch) / _sum_by_example(weight * contrasted, batch))[batch.row]
-    return torch.where(contrasted, difference, 0) * share
+    return over_targets(difference, (batch.wrong >= 0).any(-1), batch)
 
 
 def prob_diff(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
@@ -67,9 +64,14 @@ def prob_diff_10(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor,
 
 
 def choice(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
-    """1 where the likeliest of all answers and wrong answers is an answer, else 0; higher is better."""
+    """1 where the likeliest of all answers and wrong answers is an answer, else 0; higher is better.
+
+    Targets without a wrong answer do not enter, as in `logit_diff`: nothing could be chosen wrongly there. Where no
+    target of an example has one, there is no choice and it is NaN.
+    """
     logits = precise(logits)
-    return (_highest(logits, batch.answers) > _highest(logits, batch.wrong)).to(logits.dtype)
+    right = (_highest(logits, batch.answers) > _highest(logits, batch.wrong)).to(logits.dtype)
+    return over_targets(right, (batch.wrong >= 0).any(-1), batch)
 
 
 def presence(logits: Float[Tensor, "*C A V"], batch: Batch) -> Float[Tensor, "*C A"]:
@@ -135,6 +137,17 @@ def reduce(per_target: Float[Tensor, "*C A"], batch: Batch) -> Float[Tensor, "*C
     """
     weight = batch.weight.to(per_target.dtype)
     return _sum_by_example(per_target * weight, batch) / _sum_by_example(weight, batch)
+
+
+def over_targets(
+    per_target: Float[Tensor, "*C A"], entering: Bool[Tensor, " A"], batch: Batch
+) -> Float[Tensor, "*C A"]:
+    """Values of which an example's mean, by `reduce`, is the mean over the targets that enter: the others are 0, and
+    these weigh accordingly more. NaN where none of an example's targets enters.
+    """
+    weight = batch.weight.to(per_target.dtype)
+    share = (_sum_by_example(weight, batch) / _sum_by_example(weight * entering, batch))[batch.row]
+    return torch.where(entering, per_target, 0) * share
 
 
 def _sum_by_example(values: Float[Tensor, "*C A"], batch: Batch) -> Float[Tensor, "*C B"]:
