@@ -165,3 +165,12 @@ def test_a_search_s_circuit_loses_the_edges_of_least_change_as_the_search_compar
     left = _from_ladder([circuit], 0.2).kept  # two of eight go, but for what then carries no signal
     expected = Scores(graph, change.abs() if absolute else change).top_actual(6).kept
     assert torch.equal(left, expected) and bool(left[2]) == absolute
+
+
+def test_a_file_of_a_cell_that_is_no_object_is_one_line(folder: Path, tmp_path: Path):
+    cell = _cell.cells(BenchConfig.load(bench_file(folder, tmp_path / "b.yaml", methods=["random"])), tmp_path)[0]
+    cell.folder.mkdir(parents=True)
+    for content in ("[1]", "3", "null", "{"):
+        (cell.folder / "settings.json").write_text(content)
+        with pytest.raises(InputError, match=r"settings.json: cannot be read .*remove it"):
+            cell.check({"a": 1})

@@ -236,6 +236,16 @@ def test_an_adapter_is_named(tmp_path: Path):
         load(module)
 
 
+@pytest.mark.parametrize("content", ["[1]", "3", "null", '"llama"'])
+def test_a_configuration_that_is_no_object_is_one_line(tmp_path: Path, content: str):
+    _saved(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    for read in (load, from_config):
+        with pytest.raises(InputError) as caught:
+            read(tmp_path)
+        assert str(tmp_path) in _one_line(caught.value)
+
+
 @pytest.mark.parametrize("damage", ["config", "weights", "no weights", "other family"])
 def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str):
     _saved(tmp_path)

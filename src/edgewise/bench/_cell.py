@@ -17,7 +17,7 @@ from edgewise.bench._settings import EMPTY, MethodSpec, size_name
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation import judge
-from edgewise.runs import write_atomically
+from edgewise.runs import read_record, write_atomically
 from edgewise.tasks import Task, pairs_hash
 
 BATCH = 32
@@ -75,8 +75,8 @@ class Cell:
         """One of its files; nothing if there is none. Raises `InputError` if it cannot be read."""
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (OSError, ValueError) as error:
+            return read_record(path) if path.is_file() else {}
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:

@@ -184,6 +184,8 @@ class BenchTable:
             table = parquet.read_table(path)
             about = json.loads((table.schema.metadata or {})[b"edgewise"])
             rows = table.select(list(COLUMNS)).to_pylist()
+            if not isinstance(about, dict):
+                raise ValueError(f"its settings are a {type(about).__name__}, not an object with names")
         except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
             raise InputError(
                 f"{path}: not a table of `edgewise bench` ({' '.join(str(error).split())[:100]})"

@@ -41,6 +41,8 @@ def configuration(what: str, problem: str, name: str, advice: str, revision: str
     with refusing(f"{what}: {problem}", advice):
         place = reached(name, revision)
         stated, _ = PretrainedConfig.get_config_dict(place, revision=revision)
+        if not isinstance(stated, Mapping):
+            raise ValueError(f"its config.json holds a {type(stated).__name__}, not an object with names")
     check_stated_depth(what, stated)
     with refusing(f"{what}: {problem}", advice):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, revision=revision)
