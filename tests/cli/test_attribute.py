@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgewise.attribution import AttributionConfig, AttributionGraph, MergedGraph, attribute
+from edgewise.attribution._grow import Growth
 from edgewise.cli import _attribute
 from edgewise.runs import RunOptions
 from tests.attribution.test_resume import interrupt_at
@@ -16,12 +17,16 @@ from tests.tiny import tiny
 PROMPT = "Mary ran to the mat and Ann sat on the"
 
 
-def test_a_graph_of_neurons(cli: Cli, model: Path, tmp_path: Path):
+def test_a_graph_of_neurons(cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown, step = [], Growth.step
+    monkeypatch.setattr(Growth, "step", lambda *given: shown.append(step(*given)) or shown[-1])
     ran = cli("attribute", PROMPT, "--model", model, "--target", " mat", "--out", tmp_path)
     assert ran.status == 0, ran
     assert "residual" in ran.out and "into mat" in ran.out, ran
     graph = AttributionGraph.load(tmp_path / "graph.safetensors")
     assert graph.ledger.worst < 1e-5
+    shares = [each["influence without rows"] for each in shown]  # which is no loss
+    assert shares and 1 > shares[0] > 0 and shares == sorted(shares, reverse=True)
     assert AttributionGraph.load(tmp_path / "pruned.safetensors").n_edges < graph.n_edges
 
 

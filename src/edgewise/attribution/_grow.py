@@ -54,7 +54,9 @@ class Growth(Learner):
         self.found.append(rows(self.nodes, self.columns, targets, len(targets), self.cut).cpu())
 
     def step(self, step: int) -> dict[str, Tensor | float]:
-        """One batch; by several rankings where the first reaches fewer nodes than that."""
+        """One batch; by several rankings where the first reaches fewer nodes than that. Shows the share of all
+        influence that nodes without rows had before it.
+        """
         left, gain = min(self.batch, min(self.budget, self.columns.n_nodes) - step * self.batch), list[float]()
         while left:
             influence = self.influence()
@@ -71,7 +73,7 @@ class Growth(Learner):
             left -= len(chosen)
         if not gain:
             raise NothingToGainError
-        return {"loss": gain[0]}
+        return {"influence without rows": gain[0]}
 
     def rows_of(self, chosen: Int[Tensor, " n"]) -> SparseRows:
         """The rows of some nodes, in blocks of nearby positions."""
