@@ -129,7 +129,8 @@ class Circuit:
 
     def _combined(self, other: "Circuit", combine: Callable[[Tensor, Tensor], Tensor], name: str) -> "Circuit":
         if self.graph != other.graph:
-            raise InputError(f"{name}: the circuits are of different graphs, {self.graph.spec} and {other.graph.spec}")
+            differ = self.graph.spec.differences(other.graph.spec)
+            raise InputError(f"{name}: the circuits are of different graphs ({differ}); give two of one graph")
         transcoders = [each.provenance["transcoders"] for each in (self, other) if "transcoders" in each.provenance]
         if transcoders[1:] not in ([], transcoders[:1]):
             raise InputError(f"{name}: the circuits' features are of different transcoders")

@@ -88,5 +88,5 @@ def test_a_checkpoint_of_another_start_is_refused(tmp_path):
 
 def test_scores_of_another_graph_are_refused():
     task = random_task()
-    with pytest.raises(InputError, match="scores of the graph"):
+    with pytest.raises(InputError, match="scores are of another graph"):
         refine_at_size(toy_engine("llama-gqa"), task, start=_start(task), sparsity=0.7, options=QUIET)

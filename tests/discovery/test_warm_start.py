@@ -58,7 +58,7 @@ def test_starts_that_do_not_fit_are_refused():
     assert "no effect" in refused(lambda: edge_pruning(toy_engine(), task, EdgePruningConfig(), start=_scores()))
     graph = Graph(GraphSpec(1, 1, 1))
     other = Scores(graph, torch.zeros(graph.n_edges))
-    assert "scores of the graph" in refused(lambda: edge_pruning(toy_engine(), task, WARM, start=other))
+    assert "scores are of another graph" in refused(lambda: edge_pruning(toy_engine(), task, WARM, start=other))
 
 
 @pytest.mark.parametrize("name", ["eap", "mask-ig", "edge-pruning", "node-pruning", "ranking"])

@@ -208,7 +208,8 @@ def check_values(method: str, values: Float[Tensor, " n"]) -> None:
 def check_start(engine: Engine, start: Scores) -> None:
     """Refuse scores to start from that are of another graph than the engine's or not finite. Raises `InputError`."""
     if start.graph != engine.graph:
-        raise InputError(f"start: scores of the graph {start.graph.spec}; the engine's is {engine.graph.spec}")
+        other = start.graph.spec.differences(engine.graph.spec)
+        raise InputError(f"start: its scores are of another graph than the engine's ({other}); give some of the same")
     if bad := int((~start.values.isfinite()).sum()):
         raise InputError(f"start: {bad:,} of {len(start.values):,} edges have no finite score; give one to every edge")
 

@@ -106,7 +106,8 @@ class Engine:
         apart, cross = (dict(spec.features), dict(spec.neurons)), dict(spec.cross_layer)
         own = model.graph(spec.embeddings, spec.kv, (), *apart, cross_layer=cross, error=spec.error)
         if Graph(replace(spec, spans=())) != own:
-            raise InputError(f"graph: it is {self.graph.spec}, but the model's is {own.spec}; use model.graph()")
+            other = replace(spec, spans=()).differences(own.spec)
+            raise InputError(f"graph: it is not the model's ({other}); use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         self.constants: Writes | None = self._checked_constants(constants)
         self._fixed = ConstantRun(model.parts, own, self.ablation)
@@ -178,7 +179,8 @@ class Engine:
         if isinstance(model, Model):
             return Engine(model, graph, ablation, transcoders=transcoders)
         if graph is not None and graph != model.graph:
-            raise InputError(f"engine: its graph is {model.graph.spec}; expected {graph.spec}")
+            other = model.graph.spec.differences(graph.spec)
+            raise InputError(f"engine: its graph is another than the one to run ({other}); give one of that graph")
         if ablation is not None and ablation != model.ablation:
             raise InputError(f"engine: its ablation is {model.ablation}; expected {ablation}")
         return model

@@ -1,6 +1,7 @@
 """Metrics of many circuits on the same examples, which every judgement of this room rests on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.engine import Engine
+from edgewise.graph import GraphSpec
 from edgewise.runs import INTERVAL, Ranks, joined, record_of
 from edgewise.tasks import Batch, Metric, Task, metric_function, reduce
 
@@ -164,16 +166,21 @@ def one_kind(what: str, circuits: Mapping[str, Circuit], *, whole: bool = False)
     for name, circuit in circuits.items():
         specs = [each.graph.spec.whole if whole else each.graph.spec for each in (circuit, first)]
         if specs[0] != specs[1]:
-            raise InputError(
-                f"{what}: {name} is of another graph, {specs[0]}, the first of {specs[1]}; convert one "
-                "(edgewise.exchange.convert)"
-            )
+            other = specs[0].differences(specs[1])
+            raise InputError(f"{what}: {name} is of another graph than the first ({other}); {_instead(*specs)}")
         if circuit.stated_ablation != first.stated_ablation:
             raise InputError(
                 f"{what}: {name} was found under {circuit.ablation_kind} ablation, the first under "
                 f"{first.ablation_kind}"
             )
     return first
+
+
+def _instead(one: GraphSpec, other: GraphSpec) -> str:
+    """What to do about circuits of two graphs."""
+    if replace(one, embeddings=other.embeddings, kv=other.kv) == other:
+        return "find both with the same embeddings and kv, or convert one (edgewise.exchange.convert)"
+    return "give circuits of one model, found with the same options of the graph"
 
 
 def conditions(engine: Engine, split: str) -> dict[str, Any]:

@@ -164,6 +164,12 @@ class GraphSpec:
         plain |= {"error": "scored"}
         return {name: value for name, value in asdict(self).items() if name not in plain or value != plain[name]}
 
+    def differences(self, other: "GraphSpec") -> str:
+        """In what it differs from another spec, as in `n_layers 2, not 3; embeddings split, not joint`."""
+        each = ((name, getattr(self, name), getattr(other, name)) for name in asdict(self))
+        shown = (f"{name} {_short(mine)}, not {_short(its)}" for name, mine, its in each if mine != its)
+        return "; ".join(shown)
+
     def features_of(self, layer: int) -> tuple[int, ...] | None:
         """A layer's features; None for a layer with an MLP."""
         return dict(self.features).get(layer)
@@ -186,6 +192,15 @@ class GraphSpec:
         """The features of earlier layers that write to a layer too: their layers and numbers, in order."""
         sources = [source for source, targets in self.cross_layer if layer in targets]
         return [(source, feature) for source in sources for feature in self.features_of(source) or ()]
+
+
+def _short(value: Any) -> str:
+    text = (
+        ", ".join(value) or "none"
+        if isinstance(value, tuple) and all(isinstance(x, str) for x in value)
+        else str(value)
+    )
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _tuples(value: Any) -> Any:

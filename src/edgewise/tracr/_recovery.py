@@ -45,7 +45,8 @@ def compare(circuit: Circuit, truth: Truth, *, absolute: bool | None = None) -> 
         InputError: they are of different graphs.
     """
     if circuit.graph != truth.graph:
-        raise InputError(f"recovery: the circuit is of {circuit.graph.spec}, the truth of {truth.graph.spec}")
+        other = circuit.graph.spec.differences(truth.graph.spec)
+        raise InputError(f"recovery: the circuit's graph is not the truth's ({other}); give a circuit of that graph")
     found = circuit.graph.prune(circuit.kept, truth.ablation)
     true = max(truth.minimal, key=lambda edges: int((edges & found).sum()) - int((edges ^ found).sum()))
     both, names = int((found & true).sum()), circuit.graph.edge_names
