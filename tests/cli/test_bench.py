@@ -36,6 +36,16 @@ def test_bench_then_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert (out / "bench.parquet").read_bytes() == before, "what is done is not done again"
 
 
+def test_a_bench_of_which_nothing_is_done_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = bench_file(tmp_path, tmp_path / "b.yaml", methods=["random"])
+    page = tmp_path / "page.md"
+    assert run(monkeypatch, "bench", path, "--out", tmp_path / "o", "--table-only", "--write", page) == 2
+    assert f"{tmp_path / 'o'}: no cell of {path} is done there; give" in capsys.readouterr().err
+    assert not page.exists()
+
+
 def test_plot_draws_what_curve_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -56,7 +56,9 @@ def test_wrong_exchanges_are_refused(cli: Cli, found: Path, model: Path, shallow
     assert "--d-model" in cli.refused("export", found, tmp_path / "c.json")
     assert ".json or .pt" in cli.refused("export", found, tmp_path / "c.csv", "--d-model", 16)
     cli("export", found, tmp_path / "c.json", "--d-model", 16)
-    assert "is of a model of" in cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
+    refused = cli.refused("import", tmp_path / "c.json", "--model", shallow, "--task", pairs)
+    assert "is of a model of 2 layers of 2 heads, " in refused and "has 1 layers of 2 heads, " in refused
+    assert "keys" not in refused  # which the file does not say
     assert "--task" in cli.refused("import", tmp_path / "c.json", "--model", model, "--task", "no")
     assert "--ablation" in cli.refused("import", tmp_path / "c.json", "--model", model, "--ablation", "none")
 
@@ -93,6 +95,9 @@ def test_compare_prints_what_circuits_share(cli: Cli, found: Path, model: Path, 
     table = cli("compare", found, other, "--task", pairs).out
     assert "IoU" in table and "intersection" in table
     assert "given twice" in cli.refused("compare", found, found)
+    assert cli("find", *choices, "--embeddings", "split", "--force").status == 0
+    refused = cli.refused("compare", found, other)
+    assert "is of another graph than the first (embeddings split, not joint); find both with" in refused
     assert "at least two" in cli.refused("compare", found)
 
 

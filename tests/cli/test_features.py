@@ -38,6 +38,9 @@ def test_find_and_judge_a_circuit_of_features(
     ran = cli("curve", path, tmp_path / "curve.png", *given, "--sparsities", "0.5,0.8")
     assert ran.status == 0, ran
 
+    areas = [json.loads(cli("mib", path, "--no-bos", "--json", *each).out) for each in ((), given)]
+    assert areas[0] == areas[1] and areas[0]["edges"] == circuit.graph.n_edges
+
     own = cli("evaluate", path, "--json", "--baselines", "none")  # with those that the circuit says it was found with
     assert own.status == 0 and json.loads(own.out)["metrics"] == found["metrics"]
     silent = {name: value for name, value in circuit.provenance.items() if name != "candidates"}

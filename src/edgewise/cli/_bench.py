@@ -45,7 +45,13 @@ def bench(
             raise Exit(130) from None
         failed = found.failed
     line(f"table -> {table}")
-    if write is not None:
+    # A bench whose every cell failed has said so, and no page to write.
+    empty = (table_only or write is not None) and not ew.bench.BenchTable.load(table).rows
+    if empty and not failed:
+        raise ew.InputError(
+            f"{out}: no cell of {config} is done there; give the folder that it ran in, or leave out --table-only"
+        )
+    if write is not None and not empty:
         given: dict[str, tuple[Any, Any]] = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
         given["--device"] = (device, "cpu")
         command = as_typed("bench", config, "--out", out, given=given, last=("--write", write))

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,9 @@ def make_task(
     or nothing, if told. A file's prompts are `longest` tokens long at most.
     """
     told: dict[str, Any] = {} if bos is None else {"bos": bos}
+    for option, size in (("--train", train), ("--validation", validation), ("--test", test)):
+        if size < 0:
+            raise ew.InputError(f"{option} {size}: use at least 0")
     compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
     if compiled and name != "program":
         raise ew.InputError(
@@ -129,10 +133,32 @@ def task_of(
     """The task that a circuit was found on, or another by name; see `make_task`. Raises `InputError`."""
     drawn: dict[str, int] = {key: value for key, value in (("test", test), ("seed", seed)) if value is not None}
     if name is not None:
-        return make_task(name, tokenizer, **drawn, bos=bos, longest=longest)
+        if drawn and name not in ew.tasks.TASK_NAMES and not name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
+            raise ew.InputError(f"--{min(drawn)}: {name} is a file of pairs, of which none are drawn; leave it out")
+        return in_groups(make_task(name, tokenizer, **drawn, bos=bos, longest=longest), circuit, name)
     if drawn:
         raise ew.InputError(f"--{min(drawn)}: a circuit's own task keeps its pairs; give --task to draw others")
     return ew.tasks.from_provenance(record_of(circuit.provenance, "task"), tokenizer, bos=bos)
+
+
+def in_groups(task: ew.tasks.Task, circuit: ew.Circuit, name: str) -> ew.tasks.Task:
+    """Another task with the position groups of a circuit whose edges carry positions; grouped by changes, as `find
+    --positions` groups it, where the circuit's own task was. Raises `InputError` where it has other groups.
+    """
+    wanted = circuit.graph.spec.spans
+    if not wanted:
+        return task
+    if not task.span_names and record_of(circuit.provenance, "task").get("spans") == "changes":
+        task = ew.tasks.grouped_by_changes(task)
+        if wanted[: len(task.span_names)] == task.span_names:  # it may have fewer changes; those groups are empty
+            task = replace(task, span_names=wanted)
+    if task.span_names != wanted:
+        own = f"the position groups {', '.join(task.span_names)}" if task.span_names else "no position groups"
+        raise ew.InputError(
+            f"--task {name}: its prompts have {own}, and the circuit's edges carry {', '.join(wanted)}; mark the same "
+            "spans in its prompts (docs/tasks.md), or find a circuit on it"
+        )
+    return task
 
 
 def load_circuit(path: Path) -> ew.Circuit:

@@ -11,7 +11,7 @@ from typer import Argument, Option
 import edgewise as ew
 from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
-from edgewise.cli._common import check_task, engine_of, load_circuit, load_for, make_task
+from edgewise.cli._common import check_task, engine_of, load_circuit, load_for, task_of
 from edgewise.runs import record_of
 
 
@@ -40,7 +40,7 @@ def compare(
     features = _features.for_circuits(found, transcoders)
     loaded = load_for(found[0], model, device)
     if task:
-        tasks = [make_task(name, loaded.tokenizer, longest=loaded.parts.n_positions) for name in task]
+        tasks = [task_of(found[0], loaded.tokenizer, name, longest=loaded.parts.n_positions) for name in task]
     else:
         sources = {str(record_of(each.provenance, "task")): record_of(each.provenance, "task") for each in found}
         tasks = [ew.tasks.from_provenance(source, loaded.tokenizer) for source in sources.values()]

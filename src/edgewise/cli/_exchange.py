@@ -34,6 +34,8 @@ def import_circuit(
     force: options.Force = False,
 ) -> None:
     """Read another tool's circuit onto the model's own graph. Writes OUT/circuit.safetensors."""
+    if absolute and sparsity is None:
+        raise ew.InputError("--absolute: it says how --sparsity chooses edges; give that too, or leave it out")
     check_task(task)
     check_free(out / "circuit.safetensors", force)
     ew.runs.check_writable(out)
@@ -171,4 +173,6 @@ def _read(file: Path, graph: ew.Graph) -> ew.Circuit:
 
 
 def _sizes(spec: ew.GraphSpec) -> str:
-    return f"{spec.n_layers} layers of {spec.n_heads} heads, {spec.n_kv_heads} for keys and values"
+    """What files say of a model; none says how many heads share keys and values."""
+    order = "at once" if spec.parallel else "one after the other"
+    return f"{spec.n_layers} layers of {spec.n_heads} heads, attention and MLP {order}"

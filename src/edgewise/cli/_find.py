@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Exit, Option
 
 import edgewise as ew
-from edgewise.cli import _complete, _features, _show
+from edgewise.cli import _complete, _features, _nothing, _show
 from edgewise.cli import _options as options
 from edgewise.cli._common import (
     CONSTANTS,
@@ -142,6 +142,7 @@ def find(
     warn_if_unable(engine, examples)
     run = ew.RunOptions(out=out, resume=not force, log=tuple(each.value for each in log or ()))
     found = ew.discovery.run_method(record, engine, examples, config, options=run, start=begin)
+    scores = found if isinstance(found, ew.Scores) else None
     if isinstance(found, ew.Scores):
         found = found.at(size_of(sparsity), actual=True, absolute=record.absolute)
     if choice:
@@ -155,6 +156,7 @@ def find(
             ew.save_constants(engine, out / CONSTANTS)
         found.save(out / "circuit.safetensors")
     _show.found(found, out / "circuit.safetensors")
+    _show.notes(_nothing.no_edges(found, scores, record) + _nothing.like_the_empty(engine, found, examples, "train"))
     if run.log and ranks.rank == 0:
         _log_picture(found, out, run.log)
     if "stopped" in found.provenance["method"]:

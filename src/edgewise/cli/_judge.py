@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise.cli import _common, _features, _show
+from edgewise.cli import _common, _features, _nothing, _show
 from edgewise.cli import _options as options
 from edgewise.cli._configuration import configurable
 from edgewise.cli._exchange import under_zero
@@ -65,6 +65,7 @@ def evaluate(
     with _show.working("judging the circuit, the full model and the baselines"):
         choices: dict[str, Any] = {"batch_size": batch_size, "metrics": asked, "necessity": necessity}
         result = ew.evaluate(engine, loaded_circuit, pairs, split=split, baselines=wanted, **choices)
+    idle = _nothing.like_the_empty(engine, loaded_circuit, pairs, split)
     other = "" if _show.compare_weights(loaded_circuit, loaded) else "-other-weights"
     told = "" if bos is None else "-bos" if bos else "-no-bos"
     stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + told + other
@@ -72,7 +73,7 @@ def evaluate(
         result.save(circuit.parent / f"{stem}.json")
     _show.result(result, as_json, _show.evaluation)
     if not as_json:
-        _show.notes(under_zero(loaded_circuit, loaded))
+        _show.notes(under_zero(loaded_circuit, loaded) + idle)
 
 
 def draw(circuit: options.CircuitFile, out: options.Picture) -> None:
@@ -109,6 +110,7 @@ def curve(
     method = record_of(loaded_circuit.provenance, "method")
     absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]
+    _nothing.check_some(circuits, scores, absolute, sparsities)
     ranks = _common.ranks_of(device)
     loaded = _common.load_for(loaded_circuit, model, device, offload=offload)
     _show.compare_weights(loaded_circuit, loaded)

@@ -19,6 +19,7 @@ from edgewise.runs import record_of
 N_NAMES = 24  # of features and neurons in all circuits that `compare` prints; its JSON has all
 N_WORST = 3  # examples that `evaluate` prints; its JSON has more
 BOOTSTRAP = "95 % bootstrap intervals over the examples"
+ONE = "one example: no interval"
 NEAR = 5e-3  # distances that would be printed as 0.00: such examples are not far from the model
 _PLANNED = (
     "of one training step under interchange, one answer per prompt, every mask fractional; kept: what the backward "
@@ -194,11 +195,11 @@ def evaluation(result: ew.Evaluation) -> None:
     rows = []
     for name, row in result.metrics.items():
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
-        interval = f"{row.low:.3f} to {row.high:.3f}"
+        interval = between(row.low, row.high, result.n)
         rows.append((f"{name} {'↓' if row.lower_is_better else '↑'}", f"{row.value:.3f}", interval, *others))
     for name, row in result.removed.items():
         others = [f"{row.full:.3f}", f"{row.empty:.3f}", "", ""]
-        cells = (f"{row.value:.3f}", f"{row.low:.3f} to {row.high:.3f}", *others)
+        cells = (f"{row.value:.3f}", between(row.low, row.high, result.n), *others)
         rows.append((f"{name}, the model without it", *cells))
     columns = ("metric", "circuit", "95 % interval", "full model", "empty", "random", "EAP")
     table(title, columns, rows, _caption(result))
@@ -208,15 +209,24 @@ def evaluation(result: ew.Evaluation) -> None:
         line(f"far from the model ({each.distance:.2f}): {each.clean!r}")
 
 
+def between(low: Any, high: Any, n: int) -> str:
+    """An interval over n examples; of one there is none, since it does not show how much another would change."""
+    return "–" if n == 1 else f"{low:.3f} to {high:.3f}"
+
+
+def _intervals(n: int) -> str:
+    return ONE if n == 1 else BOOTSTRAP
+
+
 def size_curve(found: ew.evaluation.SizeCurve) -> None:
     """A curve as a table."""
     title = (
         f"{found.metric} by size; {found.n} {found.conditions['split']} examples, {found.total_edges:,} edges in all"
     )
-    ends = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; actual edges; {BOOTSTRAP}"
+    ends = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; actual edges; {_intervals(found.n)}"
     rows = []
     for point in found.points:
-        sparsity, interval = 1 - point.edges / found.total_edges, f"{point.low:.3f} to {point.high:.3f}"
+        sparsity, interval = 1 - point.edges / found.total_edges, between(point.low, point.high, found.n)
         rows.append((point.method, f"{point.edges:,}", f"{sparsity:.2%}", f"{point.value:.3f}", interval))
     columns = ("method", "actual edges", "sparsity", found.metric, "95 % interval")
     table(title, columns, rows, f"{ends}\n{_how(found.conditions)}")
@@ -238,11 +248,12 @@ def comparison(found: ew.evaluation.Comparison) -> None:
         for who, each in judged.items():
             edges = found.actual.get(who, "" if differ else next(iter(found.total_edges.values())))
             value, low, high = each[distance]
-            shown = [f"{value:.3f}", f"{low:.2f}–{high:.2f}", *(f"{each[name].value:.3f}" for name in metrics)]
+            interval = "–" if found.n[task] == 1 else f"{low:.2f}–{high:.2f}"
+            shown = [f"{value:.3f}", interval, *(f"{each[name].value:.3f}" for name in metrics)]
             rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges else "", *shown))
         title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
         unit = ew.tasks.metric_function(distance).unit
-        caption = f"actual edges; {distance}: {unit}; {BOOTSTRAP}\n{_how(found.conditions)}"
+        caption = f"actual edges; {distance}: {unit}; {_intervals(found.n[task])}\n{_how(found.conditions)}"
         if differ:
             caption += "\neach circuit in its own graph; graphs differ, so there is no intersection and no union"
         columns = ("circuit", "edges", distance, "95 %", *(name.replace("_", " ") for name in metrics))
@@ -295,7 +306,7 @@ def _caption(result: ew.Evaluation) -> str:
     conditions, units = result.conditions, "kl in nats, full ‖ circuit; logit_diff: answer − wrong answer"
     if "l2" in result.metrics:
         units = "l2: squared distance to the full model's outputs, summed over them"
-    lines = [_how(conditions), f"{units}; random and EAP: at most the same actual size; {BOOTSTRAP}"]
+    lines = [_how(conditions), f"{units}; random and EAP: at most the same actual size; {_intervals(result.n)}"]
     if "eap" in conditions:
         eap = conditions["eap"]
         lines.append(f"EAP's edges by {eap['selection']} score, chosen on {eap['chosen_on']}")

@@ -67,7 +67,7 @@ def transcoders(result: ew.transcoders.TranscoderEvaluation) -> None:
     table("features", columns, features, "explained: 1 − squared error / variance about the mean", left=3)
     if losses:  # a cross-layer set has none
         said = (
-            f"nats per next token; added to the model's own, with the 95 % bootstrap interval over rows;\n"
+            f"nats per next token; added to the model's own, {_over(result.original)};\n"
             f"KL(model ‖ changed model); replaced at {result.conditions['replaced_positions']}; zero, mean: the "
             "layer's MLP output ablated"
         )
@@ -160,5 +160,10 @@ def _explained(judged: ew.transcoders.Judged) -> str:
     return "–" if judged.explained is None else f"{judged.explained:.4f}"
 
 
+def _over(loss: ew.transcoders.Loss) -> str:
+    return "of one row: no interval" if len(loss.rows) == 1 else "with the 95 % bootstrap interval over rows"
+
+
 def _cells(loss: ew.transcoders.Loss) -> tuple[str, str, str, str]:
-    return f"{loss.loss:.4f}", f"{loss.added:.4f}", f"{loss.low:.4f} to {loss.high:.4f}", f"{loss.kl:.4f}"
+    interval = "–" if len(loss.rows) == 1 else f"{loss.low:.4f} to {loss.high:.4f}"  # one row shows no spread
+    return f"{loss.loss:.4f}", f"{loss.added:.4f}", interval, f"{loss.kl:.4f}"

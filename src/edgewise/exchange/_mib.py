@@ -201,6 +201,11 @@ def _graph(path: Path, cfg: Any, n_kv_heads: int | None) -> Graph:
     n_layers, n_heads = (whole_number(path, key, cfg[key]) for key in ("n_layers", "n_heads"))
     parallel = yes_or_no(path, "parallel_attn_mlp", cfg["parallel_attn_mlp"])
     CFG.check(path, cfg)
+    if n_kv_heads and n_heads % n_kv_heads:
+        raise InputError(
+            f"{path}: its cfg has {n_heads} heads, which cannot share the {n_kv_heads} keys and values of the model's "
+            "layers; give the model that the file is of"
+        )
     if n_layers * n_heads > 1 << 20:
         raise InputError(f"{path}: its cfg has {n_layers} layers of {n_heads} heads; there is no such model")
     try:
