@@ -16,6 +16,7 @@ from edgewise.circuit import Circuit
 from edgewise.cli._app import app
 from edgewise.cli._compare import _told_apart
 from edgewise.discovery import Scores, method, methods
+from edgewise.graph import Ablation, Graph, GraphSpec
 from edgewise.runs import settings_of
 from tests.cli.commands import PNG, Cli, find
 from tests.discovery.toys import random_task
@@ -218,6 +219,16 @@ def test_draw_draws(cli: Cli, found: Path, tmp_path, suffix: str):
     data = path.read_bytes()
     assert data.startswith(PNG) if suffix == "png" else b"<svg" in data
     assert str(path) in ran.out
+
+
+def test_draw_of_absolute_scores_gives_sign_a_colour(cli: Cli, tmp_path):
+    graph = Graph(GraphSpec(1, 1, 1))
+    scores = torch.linspace(-3, 1, graph.n_edges)
+    for absolute in (True, False):
+        found = Scores(graph, scores, {}, ablation=Ablation("zero")).at(0.01, absolute=absolute)
+        found.save(tmp_path / "circuit.safetensors")
+        assert cli("draw", tmp_path / "circuit.safetensors", tmp_path / "circuit.svg").status == 0
+        assert ("negative score" in (tmp_path / "circuit.svg").read_text("utf-8")) == absolute
 
 
 def test_curve_judges_every_size_and_draws(cli: Cli, found: Path, tmp_path):

@@ -169,6 +169,16 @@ def test_a_ranking_is_weighed_by_value():
     assert [name for name, _ in looks.legend] == ["into q", "into logits"]
 
 
+@pytest.mark.parametrize("selection", ["absolute", "signed", None])
+def test_edges_are_weighed_as_they_were_chosen(small, tmp_path, selection):
+    assert (small.scores[small.actual] < 0).any()
+    draw(replace(small, selection=selection), tmp_path / "circuit.svg")
+    text = words(tmp_path / "circuit.svg")
+    assert ("<!-- negative score -->" in text, "<!-- into q -->" in text) == (
+        (False, True) if selection == "signed" else (True, False)
+    )
+
+
 def test_colours_told_apart_differ_in_lightness():
     from edgewise.report import _canvas as look
 

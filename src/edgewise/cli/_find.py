@@ -166,7 +166,7 @@ def find(
 def _log_picture(found: ew.Circuit, out: Path, logs: tuple[str, ...]) -> None:
     """Show the circuit in the logs of its run; the result is there by now, so that nothing may fail here."""
     try:
-        ew.draw(found, out / "circuit.png", signed=False)
+        ew.draw(found, out / "circuit.png")
         ew.runs.log_pictures(logs, out, {"circuit": out / "circuit.png"})
     except ew.InputError as error:
         _show.notes([f"note: no picture in the log: {error}"])

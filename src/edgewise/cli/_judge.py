@@ -80,7 +80,7 @@ def draw(circuit: options.CircuitFile, out: options.Picture) -> None:
     """Draw a circuit."""
     ew.report.check_path(out)
     found = _common.load_circuit(circuit)
-    ew.draw(found, out, signed=False)
+    ew.draw(found, out)
     line(f"drawn to {out}")
 
 

@@ -49,7 +49,8 @@ def draw(
         path: the file to write; `.png`, `.svg` or `.pdf`. Equal circuits give equal files.
         title: instead of the task's and model's name.
         signed: True: colour by the score's sign, weigh by its absolute value. False: the scores are a ranking, so weigh
-            by value and colour by the input that an edge enters. None: signed if an actual edge has a negative score.
+            by value and colour by the input that an edge enters. None: as its edges were chosen (`Circuit.selection`); of
+            those chosen by absolute score, or nobody knows how, signed if an actual edge has a negative score.
         dpi: pixels per inch of a PNG.
         most: draw at most so many edges, the strongest; the caption says so.
 
@@ -59,6 +60,8 @@ def draw(
     graph = circuit.graph
     actual = circuit.actual.nonzero()[:, 0].numpy()
     scores = None if circuit.scores is None else circuit.scores.detach().float().cpu().numpy()
+    if signed is None and circuit.selection == "signed":
+        signed = False  # the lowest score, though it is negative, is the weakest
     if scores is not None:
         signed = is_signed(scores[actual], signed)
         # Weakest first, so that the strongest are drawn last and lie on top.
