@@ -109,7 +109,7 @@ def scores(graph: GraphArrays, kept: set[int]) -> tuple[float, float]:
     found = influence(weights, graph.root_weight)
     tokens, errors = found[kind == TOKEN].sum(), found[kind == ERROR].sum()
     sizes = np.abs(weights)
-    rows = sizes.sum(1) > 0
-    share = 1 - sizes[rows][:, kind == ERROR].sum(1) / sizes[rows].sum(1)
-    mass = (found + graph.root_weight)[rows]
+    # What reads nothing counts as whole, as in `edgewise.attribution.scores`.
+    share = 1 - sizes[:, kind == ERROR].sum(1) / np.maximum(sizes.sum(1), 1e-300)
+    mass = found + graph.root_weight
     return float(tokens / (tokens + errors)), float(mass @ share / mass.sum())

@@ -129,6 +129,9 @@ def test_blind_shows_no_text_before_a_guess_and_keeps_a_sheet(open_set: Callable
     assert tab.locator(".features .id").count() == 0
     tab.get_by_label("Search").fill("")
     tab.get_by_label("Guess of m1.f3").fill('=always on, "all" tokens')
+    tab.get_by_label("Sort by").select_option("density")
+    tab.get_by_role("button", name="The other way round").click()
+    assert tab.get_by_label("Guess of m1.f3").input_value() == '=always on, "all" tokens'
     tab.get_by_role("button", name="Commit").click()
     assert detail.locator(".contexts").count() > 0 and "told" in tab.locator(".features").inner_text()
     tab.get_by_role("button", name="right", exact=True).click()

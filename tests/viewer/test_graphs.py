@@ -116,6 +116,8 @@ def test_pins_and_groups_by_hand_and_their_edges_summed(tab: Any):
     for node in sources[:2]:
         panel(tab).get_by_label(f"Take {GRAPH.ids[node]} into a group").check()
     panel(tab).get_by_label("Name of a group").fill("sayers")
+    tab.get_by_role("button", name="Zoom in").click()
+    assert panel(tab).get_by_label("Name of a group").input_value() == "sayers"
     panel(tab).get_by_role("button", name="Group those ticked").click()
     summed = weights[root, sources[:2]].sum()
     text = panel(tab).inner_text()
@@ -124,6 +126,9 @@ def test_pins_and_groups_by_hand_and_their_edges_summed(tab: Any):
     tab.wait_for_function("() => location.hash.includes('group=') && location.hash.split('pin=').length === 5")
     panel(tab).get_by_role("button", name="Ungroup sayers").click()
     assert "sayers" not in panel(tab).inner_text()
+    assert (
+        panel(tab).get_by_label("Name of a group").input_value() == "" and panel(tab).locator(":checked").count() == 0
+    )
     panel(tab).get_by_role("button", name="Unpin all").click()
     assert "Nothing is pinned" in panel(tab).inner_text()
 
@@ -170,6 +175,7 @@ def test_a_file_that_is_picked_or_dropped_opens_beside_what_was_there(open_page:
 
 WRONG = {
     "it is no JSON": "{",
+    "it has -Infinity, which is no number of JSON": '{"nodes": [{"activation": -Infinity}]}',
     "has no list of nodes": "{}",
     "it has no nodes": '{"nodes": [], "links": []}',
     "node 0 is no object": '{"nodes": [1], "links": []}',
@@ -239,6 +245,32 @@ def test_pointer_keyboard_zoom_and_pictures(open_page: Open, tmp_path: Path):
     saved.value.save_as(tmp_path / "graph.svg")
     text = (tmp_path / "graph.svg").read_text("utf-8")
     assert text.startswith("<svg xmlns=") and text.count("<rect") > len(GRAPH.kind)
+
+
+def test_arrow_keys_keep_the_chosen_node_in_view(open_page: Open):
+    tab = open_page(text=page([made(n_features=400, n_edges=4000)]), fragment="#influence=1&zoom=8")
+    tab.locator(".stage.graph").focus()
+    inside = """() => {
+        const box = (name) => document.querySelector(name).getBoundingClientRect();
+        const [stage, mark] = [box(".stage.graph"), box(".chosen-mark")];
+        const across = mark.left >= stage.left && mark.right <= stage.right;
+        return across && mark.top >= stage.top && mark.bottom <= stage.bottom;
+    }"""
+    for key in (*["ArrowLeft"] * 6, *["ArrowDown"] * 4, *["ArrowLeft"] * 4, *["ArrowUp"] * 4):
+        tab.keyboard.press(key)
+        assert tab.evaluate(inside), key
+
+
+def test_a_token_that_turns_the_line_round_is_shown_for_what_it_is(open_page: Open, tmp_path: Path):
+    graph = neuronpedia(GRAPH)
+    graph["metadata"]["prompt_tokens"][0] = "\u202eevil"
+    tab = open_page(text=as_page(graph), fragment="#influence=1")
+    assert "⟨202E⟩evil" in panel(tab).inner_text() and "\u202e" not in panel(tab).inner_text()
+    tab.locator("summary").click()
+    with tab.expect_download() as saved:
+        tab.get_by_role("button", name="Picture as SVG").click()
+    saved.value.save_as(tmp_path / "graph.svg")
+    assert "\u202e" not in (tmp_path / "graph.svg").read_text("utf-8")
 
 
 def test_numbers_that_a_file_states_are_shown(open_page: Open):

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+import torch
 
 import edgewise as ew
-from edgewise.attribution import AttributionGraph, edge_reasons, influence, scores
-from edgewise.viewer import arrays_of
+from edgewise.attribution import AttributionGraph, edge_reasons, influence, prune, scores
+from edgewise.viewer import arrays_of, page
 from edgewise.viewer._attribution import read_graph
+from tests.attribution.made_up import made_up
 from tests.tiny import tiny
 from tests.viewer.test_circuits import address
 
@@ -39,7 +42,7 @@ def test_the_page_says_what_the_library_says(graph: AttributionGraph, open_page:
     path = ew.view(tmp_path, show=False)
     assert path.name == "graph.html" and ew.view(tmp_path / "graph.safetensors", show=False) == path
     tab = open_page(text=path.read_text("utf-8"), fragment="#influence=1")
-    heading = "The whole graph"
+    heading = "replacement"
     tab.wait_for_function("text => document.querySelector('.panel').innerText.includes(text)", arg=heading)
     tab.wait_for_function("() => /%/.test(document.querySelector('.scores')?.innerText ?? '')")
     words = [float(each) / 100 for each in re.findall(r"([\d.]+) %", tab.locator(".scores").inner_text())]
@@ -54,6 +57,34 @@ def test_the_page_says_what_the_library_says(graph: AttributionGraph, open_page:
     said = [float(row.inner_text().split("\n")[-1].split(" ")[0].replace("−", "-")) for row in rows.all()]
     assert said == pytest.approx([weight for _, weight in incoming], rel=6e-3)
     assert "in edges" in tab.locator(".panel").inner_text() and "residual" in tab.locator(".panel").inner_text()
+
+
+def scores_shown(tab: Any) -> list[float]:
+    tab.wait_for_function("() => /%/.test(document.querySelector('.scores')?.innerText ?? '')")
+    return [float(each) / 100 for each in re.findall(r"([\d.]+) %", tab.locator(".scores").inner_text())]
+
+
+def test_replacement_and_completeness_are_the_librarys(open_page: Callable[..., Any]):
+    """Of a graph with errors, and of some of its features, the others counting as errors."""
+    made = made_up(0)
+    inner = made.nodes.is_kind("feature").nonzero()[:, 0].tolist()[::2]
+    keep = torch.zeros(made.n_nodes, dtype=torch.bool)
+    keep[inner] = True
+    whole, some = scores(made), scores(made.with_errors(keep))
+    assert 0.1 < some.completeness < whole.completeness < 0.95
+    text = page([arrays_of(made, "made up")])
+    assert scores_shown(open_page(text=text, fragment="#influence=1")) == pytest.approx(list(whole), abs=6e-4)
+    pins = urlencode([("tab", "pinned"), *(("pin", made.names[i]) for i in inner)])
+    assert scores_shown(open_page(text=text, fragment=f"#influence=1&{pins}")) == pytest.approx(list(some), abs=6e-4)
+
+
+def test_a_pruned_graphs_scores_are_said_to_be_of_what_is_kept(graph: AttributionGraph, open_page: Callable[..., Any]):
+    small = prune(graph, 0.5, 0.9)
+    assert small.n_nodes < graph.n_nodes
+    tab = open_page(text=page([arrays_of(small, "small")]), fragment="#influence=1")
+    said = tab.locator(".panel").inner_text()
+    assert "What is kept of the graph" in said and f"{small.ledger.share_outside:.1%}".replace("%", " %") in said
+    assert "The whole graph" not in said and "both are 1" not in said
 
 
 def test_an_edges_heads_and_their_reasons_are_a_click_away(

@@ -4,14 +4,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 import torch
 
 import edgewise as ew
 from edgewise import InputError
 from edgewise.attribution import MERGED_KINDS, Difference, Keys, MergedGraph, difference, merge
-from edgewise.viewer import difference_arrays, page, read_dashboards
+from edgewise.viewer import GraphArrays, difference_arrays, page, read_dashboards
+from edgewise.viewer._graphs import Several
 from tests.attribution.made_up import made_up
 from tests.viewer.conftest import HOSTILE
 
@@ -79,6 +82,15 @@ def test_a_merged_graph_lists_means_intervals_prompts_and_signs(merged: MergedGr
     tab.locator(".panel .row").first.click()
     facts = tab.locator(".panel").inner_text()
     assert f"same sign in {100 * table['agreement'][every[0]]:.0f} %" in facts and "those of one prompt" in facts
+    tab.locator(".panel dd button").nth(1).click()
+    into = [i for i in every if table["target"][i] == table["target"][every[0]]]
+    shown = tab.locator(".panel").inner_text()
+    assert f"Inputs ({len(into)})" in shown and "of 5 prompts" in shown
+    assert all(row[2].split(" · ")[1] == "in 5 of 5 prompts" for row in rows(tab, 0))
+    named = max(names, key=lambda name: influence[name])
+    tab.evaluate("hash => { location.hash = hash }", "influence=1&" + urlencode({"label": json.dumps([named, "mine"])}))
+    tab.wait_for_function("() => document.querySelector('.panel').innerText.includes('mine')")
+    assert rows(tab, 1)[0][0] == "mine" and any("mine" in row[0].split(" → ") for row in rows(tab, 0))
 
 
 def test_a_difference_lists_both_sides_and_says_which_is_larger(differing: Difference, open_page: Open):
@@ -114,6 +126,24 @@ def test_a_difference_lists_both_sides_and_says_which_is_larger(differing: Diffe
     assert all("B" in row[2].split(" · ")[-1] for row in rows(tab, 0))
     tab.locator(".panel .rows").nth(1).locator(".row").first.click()
     assert "A − B" not in tab.locator(".panel h2").inner_text() and "influence" in tab.locator(".panel").inner_text()
+
+
+def test_a_graph_of_very_many_nodes_is_listed(open_page: Open):
+    """More than a call has room for arguments."""
+    n = 130_000
+    kind, layer, root = np.full(n + 2, 3), np.zeros(n + 2, int), np.zeros(n + 2)
+    kind[[0, -1]], layer[[0, -1]], root[-1] = (0, 6), (-1, 1), 1
+    weight = np.linspace(1, -1, n)
+    size = np.abs(np.concatenate([[0], weight, [0]])) / n
+    nodes = {name: np.zeros(n + 2) for name in ("low", "high", "share")}
+    edges = {"low": weight, "high": weight, "share": np.ones(n), "agreement": np.ones(n)}
+    several = Several("merged", (), (2,), False, size, nodes, edges)
+    names = [f"m0.f{i}@0" for i in range(n + 2)]
+    offsets = np.concatenate([np.zeros(n + 2, int), [n]])
+    where = (kind, layer, np.zeros(n + 2, int), np.zeros(n + 2), names, [""] * (n + 2))
+    big = GraphArrays("big", ["a"], *where, root, offsets, np.arange(1, n + 1), weight, several=several)
+    tab = open_page(text=page([big]), fragment="#influence=1")
+    assert rows(tab, 0)[0][0] == f"m0.f1@0 → {names[-1]}" and len(rows(tab, 1)) == 40
 
 
 def test_graphs_joined_by_places_are_shown_as_flows(open_page: Open, tmp_path: Path):

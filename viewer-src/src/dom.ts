@@ -1,5 +1,7 @@
 /** Making elements. Text is only ever set as text, so that nothing from a model or a file becomes markup. */
 
+import { unturned } from "./words";
+
 export type Child = Node | string | null | undefined | false;
 type Value = string | number | boolean | ((event: never) => void) | null | undefined;
 export type Attributes = Record<string, Value>;
@@ -50,6 +52,12 @@ function refocus(parent: HTMLElement, lost: HTMLElement, place: number): void {
   const name = (control: HTMLElement) => control.getAttribute("aria-label") ?? control.textContent;
   const same = near && (name(near) === name(lost) || [near, lost].every((each) => each.hasAttribute("aria-pressed")));
   (same || parent.tabIndex < 0 ? near : parent)?.focus({ preventScroll: true });
+  if (same && isText(near) && isText(lost)) near.setSelectionRange(lost.selectionStart, lost.selectionEnd);
+}
+
+/** Whether a control has a place where one types. */
+function isText(control: HTMLElement): control is HTMLInputElement | HTMLTextAreaElement {
+  return control instanceof HTMLTextAreaElement || (control instanceof HTMLInputElement && control.selectionStart !== null);
 }
 
 let isDown = false; // a pointer
@@ -111,6 +119,6 @@ function setAttributes(made: Element, attributes: Attributes): void {
 
 function append(parent: Element, children: Child[]): void {
   for (const child of children) {
-    if (child) parent.append(child);
+    if (child) parent.append(typeof child === "string" ? unturned(child) : child);
   }
 }

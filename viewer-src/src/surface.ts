@@ -1,5 +1,7 @@
 /** Where a picture is drawn: on a canvas to be seen, or into SVG to be saved. Both have the same four strokes. */
 
+import { unturned } from "./words";
+
 export interface Line {
   stroke: string;
   width: number;
@@ -92,7 +94,7 @@ export class CanvasSurface implements Surface {
     c.textAlign = look.anchor === "middle" ? "center" : (look.anchor ?? "start");
     c.textBaseline = "middle";
     c.fillStyle = look.fill;
-    c.fillText(words, x, y);
+    c.fillText(unturned(words), x, y);
   }
 
   private stroke(look: Line): void {
@@ -145,7 +147,7 @@ export class SvgSurface implements Surface {
     const weight = look.bold ? ' font-weight="600"' : "";
     this.parts.push(
       `<text x="${round(x)}" y="${round(y)}" font-size="${look.size}"${weight} fill="${escaped(look.fill)}" ` +
-        `text-anchor="${look.anchor ?? "start"}" dominant-baseline="central">${escaped(words)}</text>`,
+        `text-anchor="${look.anchor ?? "start"}" dominant-baseline="central">${escaped(unturned(words))}</text>`,
     );
   }
 

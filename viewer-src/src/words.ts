@@ -12,7 +12,7 @@ export function amount(x: number): string {
   const size = Math.abs(x);
   if (!Number.isFinite(x)) return Number.isNaN(x) ? "none" : x > 0 ? "∞" : "−∞";
   if (size === 0) return "0";
-  const text = size >= 1e5 || size < 1e-3 ? size.toExponential(2) : size >= 1000 ? whole.format(size) : size.toPrecision(3);
+  const text = size >= 1e5 || size < 1e-3 ? size.toExponential(2) : size >= 999.5 ? whole.format(size) : size.toPrecision(3);
   return x < 0 ? `−${text}` : text;
 }
 
@@ -24,6 +24,27 @@ export function signedAmount(x: number): string {
 /** 98.0 % */
 export function percent(share: number, digits = 1): string {
   return `${share < 0 ? "−" : ""}${(100 * Math.abs(share)).toFixed(digits)} %`;
+}
+
+/** The largest of some numbers and a least one; spread as arguments, a hundred thousand are too many. */
+export function largestOf(values: Iterable<number>, least: number): number {
+  let found = least;
+  for (const value of values) found = Math.max(found, value);
+  return found;
+}
+
+/** The smallest of some numbers and a most one. */
+export function smallestOf(values: Iterable<number>, most: number): number {
+  let found = most;
+  for (const value of values) found = Math.min(found, value);
+  return found;
+}
+
+const TURNING = /[\u202a-\u202e\u2066-\u2069]/g;
+
+/** A text with the characters shown that would turn round what stands after them, as a token may have. */
+export function unturned(text: string): string {
+  return text.replace(TURNING, (c) => `⟨${c.codePointAt(0)!.toString(16).toUpperCase()}⟩`);
 }
 
 /** 1 edge, 2 edges */

@@ -1,6 +1,6 @@
 /** Attribution graphs: one state, and what shows it. */
 
-import { about, nodeFacts, pinnedFacts } from "./panel";
+import { about, type Draft, nodeFacts, pinnedFacts } from "./panel";
 import { type Actions, name } from "./names";
 import { ALL, fragment, type GraphState, type Tab, ZOOMS } from "./state";
 import { AttributionGraph, type Parts, ROOT } from "./graph";
@@ -47,6 +47,7 @@ export class GraphApp implements App {
   private ordered: number[] = [];
   private atRest: Drawn[] = [];
   private scores: Scores | null = null;
+  private readonly draft: Draft = { label: "", ticked: new Set() };
   /** A node that an address named, and that there is none of: to be said once. */
   private unknown: string | null = null;
 
@@ -138,6 +139,7 @@ export class GraphApp implements App {
     fill(this.said, element("b", {}, count(nodes)), ` of ${count(this.graph.n)} nodes: ${share} of all influence`);
     this.range.setAttribute("aria-valuetext", `${share} of all influence, ${count(nodes)} nodes`);
     this.showOptions(state);
+    const { several } = this.graph.parts.extras;
     this.stage.show({
       graph: this.graph,
       shown: this.shown,
@@ -147,6 +149,7 @@ export class GraphApp implements App {
       edge: state.edge === null ? null : this.atRestOf(state.edge),
       pinned: state.pinned,
       atRest: this.atRest,
+      isAmong: (edge) => !several || isAmong(several, state.among, edge),
       title: `${this.graph.parts.title}: ${count(nodes)} of ${count(this.graph.n)} nodes`,
       label: (node) => name(this.graph, state, node),
     });
@@ -248,7 +251,7 @@ export class GraphApp implements App {
       ...(state.tab === "about"
         ? about(this.graph)
         : state.tab === "pinned"
-          ? pinnedFacts(this.graph, state, this.scores, this.actions)
+          ? pinnedFacts(this.graph, state, this.scores, this.draft, this.actions)
           : this.chosenFacts(state)),
     );
     this.panel.scrollTop = 0;
@@ -259,7 +262,7 @@ export class GraphApp implements App {
     if (state.edge !== null) return edgeFacts(this.graph, state, state.edge, this.actions);
     if (several && state.node === null) {
       const nodes = rankedNodes(several, (node) => this.shown[node] === 1 && this.graph.isInner(node));
-      return lists(this.graph, several, this.matters, this.ordered, nodes, this.actions);
+      return lists(several, this.matters, { edges: this.ordered, nodes }, this.graph, (node) => name(this.graph, state, node), this.actions);
     }
     return nodeFacts(this.graph, state, this.shown, this.share, this.scores, this.actions);
   }

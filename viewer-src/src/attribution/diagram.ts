@@ -1,6 +1,6 @@
 /** The pinned sub-graph as boxes: supernodes and nodes by layer, and the summed edges between them. */
 
-import { amount, signedAmount } from "../words";
+import { amount, largestOf, signedAmount, smallestOf } from "../words";
 import type { Block, Flow } from "./groups";
 import { element, vector } from "../dom";
 import type { AttributionGraph } from "./graph";
@@ -18,7 +18,7 @@ export function diagram(
   choose: (node: number) => void,
 ): HTMLElement {
   const places = placed(graph, blocks);
-  const height = Math.max(...places.map(([, y]) => y), 0) + BOX.height + 12;
+  const height = largestOf(places.map(([, y]) => y), 0) + BOX.height + 12;
   const most = Math.abs(sums[0]?.weight ?? 1) || 1;
   const lines = sums.slice(0, MOST).map((flow) => {
     const [[x0, y0], [x1, y1]] = [places[flow.from], places[flow.to]];
@@ -59,7 +59,7 @@ export function diagram(
 /** The middle of each block: rows by lowest layer from bottom to top, in each from left to right by token. */
 function placed(graph: AttributionGraph, blocks: readonly Block[]): [number, number][] {
   const { layer, position } = graph.parts;
-  const level = (block: Block) => Math.min(...block.nodes.map((node) => layer[node]));
+  const level = (block: Block) => smallestOf(block.nodes.map((node) => layer[node]), Infinity);
   const along = (block: Block) => block.nodes.reduce((sum, node) => sum + position[node], 0) / block.nodes.length;
   const rows: number[][] = [];
   const most = Math.floor(WIDTH / (BOX.width + 6));

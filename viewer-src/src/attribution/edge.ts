@@ -1,6 +1,6 @@
 /** An edge of an attribution graph: its numbers, the heads that carry it, and why these look where they look. */
 
-import { amount, percent, signedAmount } from "../words";
+import { amount, largestOf, percent, signedAmount } from "../words";
 import type { AttributionGraph, HeadLoading, QueryKey, Reasons, Term, Why } from "./graph";
 import { button, type Child, element, terms } from "../dom";
 import { row, rowsOf } from "../rows";
@@ -113,7 +113,7 @@ function reason(graph: AttributionGraph, found: QueryKey, actions: Actions): Chi
 
 /** Terms of an attention score: pairs of nodes, then single nodes of either side. */
 function termLists(graph: AttributionGraph, pairs: Term[], queries: Term[], keys: Term[], actions: Actions): Child[] {
-  const most = Math.max(...[pairs, queries, keys].flat().map((term) => Math.abs(term.weight)), 1e-30);
+  const most = largestOf([pairs, queries, keys].flat().map((term) => Math.abs(term.weight)), 1e-30);
   const list = (terms: Term[], words: (term: Term) => string, node: (term: Term) => string, under?: (term: Term) => string) =>
     rowsOf(terms.length, (i) => row({ words: words(terms[i]), numbers: signedAmount(terms[i].weight), share: terms[i].weight / most, under: under ? under(terms[i]) : null, choose: () => chooseNode(graph, node(terms[i]), actions) }));
   return [

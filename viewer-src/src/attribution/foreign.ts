@@ -34,7 +34,8 @@ export function parse(text: string, name: string, dashboards: ReadonlyMap<string
   try {
     content = JSON.parse(text);
   } catch {
-    throw new Error("it is no JSON, or was cut short");
+    const constant = /[:[,]\s*(NaN|-?Infinity)\b/.exec(text)?.[1];
+    throw new Error(constant ? `it has ${constant}, which is no number of JSON: write null there` : "it is no JSON, or was cut short");
   }
   const graph = row(content, "the file");
   const nodes = list(graph, "nodes");

@@ -1,6 +1,7 @@
 /** Pinned nodes and supernodes: edges summed between them, and suggestions which to put together. */
 
 import type { AttributionGraph } from "./graph";
+import { smallestOf } from "../words";
 
 /** A supernode, or one pinned node alone. */
 export interface Block {
@@ -61,7 +62,7 @@ export function suggest(graph: AttributionGraph, pinned: ReadonlySet<number>): n
   const profiles = nodes.map((node) => profile(graph, node));
   let clusters = nodes.map((_, i) => [i]);
   const alike = nodes.map((_, i) => nodes.map((_, j) => cosine(profiles[i], profiles[j])));
-  const link = (a: number[], b: number[]) => Math.min(...a.flatMap((i) => b.map((j) => alike[i][j])));
+  const link = (a: number[], b: number[]) => smallestOf(a.flatMap((i) => b.map((j) => alike[i][j])), Infinity);
   for (;;) {
     let best: [number[], number[]] | null = null;
     let most = ALIKE;

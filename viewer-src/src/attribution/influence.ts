@@ -18,7 +18,7 @@ export interface Structure extends Edges {
 export interface Scores {
   /** Influence of tokens / influence of tokens and errors. */
   replacement: number;
-  /** The share of the targets' inputs that are no errors, targets weighted by their influence. */
+  /** The share of the nodes' inputs that are no errors, weighted by influence; what reads nothing counts as whole. */
   completeness: number;
 }
 
@@ -99,9 +99,9 @@ export function scores(s: Structure, sorted: Uint32Array, kept: Uint8Array): Sco
       places[at] = 0;
     }
     const sum = plain + wrong;
-    if (!sum) continue;
     whole += mass;
-    complete += (mass * plain) / sum;
+    complete += sum ? (mass * plain) / sum : mass;
+    if (!sum) continue;
     errors += (mass * wrong) / sum;
     for (let e = s.offsets[target]; e < s.offsets[target + 1]; e++) {
       const source = s.sources[e];
@@ -113,7 +113,7 @@ export function scores(s: Structure, sorted: Uint32Array, kept: Uint8Array): Sco
   }
   return {
     replacement: tokens + errors ? tokens / (tokens + errors) : 0,
-    completeness: whole ? complete / whole : 0,
+    completeness: whole + errors ? (complete + errors) / (whole + errors) : 0,
   };
 }
 

@@ -1,8 +1,8 @@
 /** The panel beside the graph: a node's inputs and outputs, what is pinned, where the graph comes from. */
 
-import { amount, count, percent, several, signedAmount } from "../words";
+import { amount, count, percent, several as plural, signedAmount } from "../words";
 import type { AttributionGraph, Neighbour } from "./graph";
-import { besideEdge, nodeNumbers } from "./several";
+import { besideEdge, isAmong, nodeNumbers } from "./several";
 import { type Block, blocksOf, flows, suggest } from "./groups";
 import { button, type Child, element, terms } from "../dom";
 import { labelField } from "../labels";
@@ -26,7 +26,8 @@ export function nodeFacts(
   const { node } = state;
   if (node === null) return [...outputs(graph, state, shown, actions), ...(state.pinned.size ? [] : wholeGraph(graph, scores))];
   const { value, ids, extras } = graph.parts;
-  const [into, outOf] = [graph.inputs(node, shown), graph.outputs(node, shown)];
+  const { several } = extras;
+  const [into, outOf] = [graph.inputs(node, shown), graph.outputs(node, shown)].map((found) => (several ? found.filter((each) => isAmong(several, state.among, each[2])) : found));
   const pinned = state.pinned.has(node);
   const label = labelField(ids[node], state.labels, (words) => actions.label(node, words), graph.parts.labels[node]);
   const facts: [string, string][] = [
@@ -34,8 +35,8 @@ export function nodeFacts(
     ["where", graph.describe(node)],
     ...(Number.isNaN(value[node]) ? [] : [["value", amount(value[node])] as [string, string]]),
     ["rank", graph.isPruned(node) ? `within the first ${percent(share[node])} of all influence${shown[node] ? "" : ": not shown now"}` : "always shown"],
-    ...(extras.several ? nodeNumbers(extras.several, node) : []),
-    ...(extras.several?.kind === "difference" ? [] : ledger(graph, node)),
+    ...(several ? nodeNumbers(several, node) : []),
+    ...(several?.kind === "difference" ? [] : ledger(graph, node)),
     ...written(graph, node),
   ];
   return [
@@ -94,7 +95,7 @@ function edges(graph: AttributionGraph, state: GraphState, found: Neighbour[], s
 }
 
 /** The pinned sub-graph: its scores, a diagram, its blocks and the edges between them. */
-export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: Scores | null, actions: Actions): Child[] {
+export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: Scores | null, draft: Draft, actions: Actions): Child[] {
   if (!state.pinned.size) {
     return [
       element("h2", {}, "Nothing is pinned"),
@@ -107,11 +108,12 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
   const words = (block: Block) => block.label || name(graph, state, block.nodes[0]);
   const suggested = suggest(graph, ungrouped(state));
   return [
-    element("h2", {}, several(state.pinned.size, "pinned node")),
+    element("h2", {}, plural(state.pinned.size, "pinned node")),
     hasScores(graph) && scoreTable(scores),
+    hasScores(graph) && leftOut(graph),
     diagram(graph, blocks, sums, words, (node) => actions.choose(node)),
     element("h3", {}, "Pinned"),
-    grouping(graph, state, actions),
+    grouping(graph, state, draft, actions),
     suggested.length > 0 && element("h3", {}, "Alike in what they read and write"),
     ...suggested.map((nodes) =>
       element(
@@ -141,9 +143,26 @@ function ungrouped(state: GraphState): Set<number> {
 }
 
 function wholeGraph(graph: AttributionGraph, scores: Scores | null): Child[] {
+  const outside = leftOut(graph);
+  if (outside) return [scoreTable(scores, "What is kept of the graph"), outside];
   const without = !graph.parts.kind.some((_, node) => graph.isError(node));
   const note = "It has no errors, so both are 1. Pin some nodes: all others then count as errors.";
   return [scoreTable(scores, "The whole graph"), without && element("p", { class: "fact" }, note)];
+}
+
+/** That scores are of the graph without what was left out of it, as pruning does; nothing where nothing was. */
+function leftOut(graph: AttributionGraph): Child {
+  const outside = outsideShare(graph);
+  if (!outside) return null;
+  return element("p", { class: "fact" }, `${percent(outside)} of all edges' sizes were left out of this graph, by pruning or as too small, and count for nothing here. \`edgewise attribute\` says what a pruned graph scores where they count as errors.`);
+}
+
+/** How much of the sizes of all edges the graph leaves out. */
+function outsideShare(graph: AttributionGraph): number {
+  const { ledger } = graph.parts;
+  if (!ledger) return 0;
+  const sum = (values: Float32Array) => values.reduce((total, x) => total + x, 0);
+  return sum(ledger.outsideSize) / (sum(ledger.size) || 1);
 }
 
 /** Whether replacement and completeness mean something: of weights, not of influence or of differences. */
@@ -165,13 +184,20 @@ function scoreTable(scores: Scores | null, heading?: string): HTMLElement {
   return heading ? element("div", {}, element("h3", {}, heading), list) : list;
 }
 
+/** A group that is being made: it outlives the panel, which every change fills anew. */
+export interface Draft {
+  label: string;
+  ticked: Set<number>;
+}
+
 /** The pinned nodes with boxes to tick, and a label to group them under. */
-function grouping(graph: AttributionGraph, state: GraphState, actions: Actions): HTMLElement {
-  const chosen = new Set<number>();
-  const label = element("input", { type: "text", placeholder: "name of a group", "aria-label": "Name of a group", maxlength: 80 });
-  const rows = [...ungrouped(state)].map((node) => {
-    const box = element("input", { type: "checkbox", "aria-label": `Take ${graph.parts.ids[node]} into a group` });
-    box.addEventListener("change", () => (box.checked ? chosen.add(node) : chosen.delete(node)));
+function grouping(graph: AttributionGraph, state: GraphState, draft: Draft, actions: Actions): HTMLElement {
+  const free = ungrouped(state);
+  const label = element("input", { type: "text", placeholder: "name of a group", "aria-label": "Name of a group", maxlength: 80, value: draft.label });
+  label.addEventListener("input", () => (draft.label = label.value));
+  const rows = [...free].map((node) => {
+    const box = element("input", { type: "checkbox", "aria-label": `Take ${graph.parts.ids[node]} into a group`, checked: draft.ticked.has(node) });
+    box.addEventListener("change", () => (box.checked ? draft.ticked.add(node) : draft.ticked.delete(node)));
     return element(
       "li",
       { class: "line" },
@@ -188,7 +214,14 @@ function grouping(graph: AttributionGraph, state: GraphState, actions: Actions):
       button("Ungroup", () => actions.ungroup(index), { "aria-label": `Ungroup ${words}` }),
     ),
   );
-  const make = button("Group those ticked", () => chosen.size && actions.group(label.value.trim() || "group", [...chosen]));
+  const make = button("Group those ticked", () => {
+    const chosen = [...draft.ticked].filter((node) => free.has(node));
+    if (!chosen.length) return;
+    const words = draft.label.trim() || "group";
+    draft.label = "";
+    draft.ticked.clear();
+    actions.group(words, chosen);
+  });
   return element("div", {}, element("ul", { class: "rows" }, ...groups, ...rows), element("p", { class: "line" }, label, make));
 }
 
@@ -211,10 +244,8 @@ export function about(graph: AttributionGraph): Child[] {
 }
 
 function worst(graph: AttributionGraph): [string, string] {
-  const { residual, size, outsideSize } = graph.parts.ledger!;
+  const { residual, size } = graph.parts.ledger!;
   let most = 0;
   for (let i = 0; i < graph.n; i++) if (size[i]) most = Math.max(most, Math.abs(residual[i]) / size[i]);
-  const all = size.reduce((sum, x) => sum + x, 0) || 1;
-  const outside = outsideSize.reduce((sum, x) => sum + x, 0) / all;
-  return ["ledger", `largest residual ${amount(most)} of a target's edges; ${percent(outside)} of all edges' sizes left out`];
+  return ["ledger", `largest residual ${amount(most)} of a target's edges; ${percent(outsideShare(graph))} of all edges' sizes left out`];
 }

@@ -1,6 +1,6 @@
 /** Draws an attribution graph: all that is shown as marks, and on top of them the edges of what is chosen. */
 
-import { type AttributionGraph, BIAS, ERROR, FEATURE, isInnerKind, NEURON, NODES, ROOT } from "./graph";
+import { type AttributionGraph, BIAS, ERROR, FEATURE, isInnerKind, type Neighbour, NEURON, NODES, ROOT } from "./graph";
 import type { Layout } from "./layout";
 import type { Palette } from "../theme";
 import type { Surface } from "../surface";
@@ -22,6 +22,8 @@ export interface View {
   edge: Drawn | null;
   /** The edges that are drawn while nothing is chosen or pinned. */
   atRest: readonly Drawn[];
+  /** Whether an edge is one of those asked for, by its number. */
+  isAmong(edge: number): boolean;
   label(node: number): string;
 }
 
@@ -121,9 +123,13 @@ function linesOf(view: View, node: number | null): readonly Drawn[] {
   if (node === null) return view.pinned.size ? betweenPinned(view) : view.atRest;
   if (edge?.[1] === node) return shown[edge[0]] ? [edge] : [];
   return [
-    ...graph.inputs(node, shown).slice(0, MOST_LINES).map(([source, w]) => drawn(graph, source, node, w)),
-    ...graph.outputs(node, shown).slice(0, MOST_LINES).map(([target, w]) => drawn(graph, node, target, w)),
+    ...among(view, graph.inputs(node, shown)).slice(0, MOST_LINES).map(([source, w]) => drawn(graph, source, node, w)),
+    ...among(view, graph.outputs(node, shown)).slice(0, MOST_LINES).map(([target, w]) => drawn(graph, node, target, w)),
   ];
+}
+
+function among(view: View, found: Neighbour[]): Neighbour[] {
+  return found.filter((each) => view.isAmong(each[2]));
 }
 
 /** Source, target, weight, and how strongly the line is drawn beside the others. */
@@ -161,7 +167,7 @@ function drawKey(s: Surface, view: View, x: number, y: number, p: Palette): void
 function betweenPinned(view: View): Drawn[] {
   const flags = new Uint8Array(view.graph.n);
   for (const node of view.pinned) flags[node] = view.shown[node];
-  return [...view.pinned].flatMap((target) => view.graph.inputs(target, flags).map(([source, w]) => drawn(view.graph, source, target, w)));
+  return [...view.pinned].flatMap((target) => among(view, view.graph.inputs(target, flags)).map(([source, w]) => drawn(view.graph, source, target, w)));
 }
 
 function ring(s: Surface, layout: Layout, node: number, stroke: string, width: number): void {

@@ -1,6 +1,6 @@
 /** Graphs of several prompts and differences of two: lists of edges and nodes, with what is known of each number. */
 
-import { amount, count, percent, signedAmount } from "../words";
+import { amount, count, largestOf, percent, signedAmount } from "../words";
 import type { AttributionGraph, Several } from "./graph";
 import { type Child, element } from "../dom";
 import { row, rowsOf } from "../rows";
@@ -14,7 +14,7 @@ export type Among = (typeof AMONG)[number];
 export function choices(several: Several): [Among, string][] {
   if (several.kind === "difference") {
     const [a, b] = several.names;
-    const sure: [Among, string][] = Math.min(...several.prompts) > 1 ? [["sure", "whose interval has no 0"]] : [];
+    const sure: [Among, string][] = several.prompts.every((n) => n > 1) ? [["sure", "whose interval has no 0"]] : [];
     return [["all", "all"], ["first", `larger in A (${a})`], ["second", `larger in B (${b})`], ...sure];
   }
   return [["all", "all"], ["half", "of half of the prompts or more"], ["every", "of every prompt"], ["sure", "whose interval has no 0"]];
@@ -80,28 +80,28 @@ export function importance(graph: AttributionGraph, several: Several): Float64Ar
 
 /** The lists that stand in the panel while nothing is chosen; `matters` is each edge's importance. */
 export function lists(
-  graph: AttributionGraph,
   several: Several,
   matters: Float64Array,
-  edges: number[],
-  nodes: number[],
+  { edges, nodes }: { edges: number[]; nodes: number[] },
+  graph: AttributionGraph,
+  name: (node: number) => string,
   actions: Actions,
 ): Child[] {
-  const { sources, weight, ids } = graph.parts;
+  const { sources, weight } = graph.parts;
   const most = matters[edges[0]] || 1;
-  const name = (edge: number) => `${graph.name(sources[edge])} → ${graph.name(graph.targetOf(edge))}`;
+  const ends = (edge: number) => `${name(sources[edge])} → ${name(graph.targetOf(edge))}`;
   const isDifference = several.kind === "difference";
   const size = (node: number) => (isDifference ? several.nodes.first[node] - several.nodes.second[node] : several.influence[node]);
-  const largest = Math.max(...nodes.map((node) => Math.abs(size(node))), 1e-30);
+  const largest = largestOf(nodes.map((node) => Math.abs(size(node))), 1e-30);
   const what = several.flows ? "influence along it" : "weight";
   return [
     element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${count(several.prompts[0])} prompts, of each edge's ${what}; a prompt without the edge counts as 0. ${order(several)}`),
     element("h2", {}, isDifference ? "Edges that differ most" : "Edges"),
-    rowsOf(edges.length, (i) => row({ words: name(edges[i]), numbers: signedAmount(weight[edges[i]]), share: (Math.sign(weight[edges[i]]) * matters[edges[i]]) / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
+    rowsOf(edges.length, (i) => row({ words: ends(edges[i]), numbers: signedAmount(weight[edges[i]]), share: (Math.sign(weight[edges[i]]) * matters[edges[i]]) / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
     element("h2", {}, isDifference ? "Nodes whose influence differs most" : "Nodes"),
     rowsOf(nodes.length, (i) => {
       const under = nodeNumbers(several, nodes[i]).map(([key, words]) => `${key} ${words}`).join(" · ");
-      return row({ words: ids[nodes[i]], numbers: isDifference ? signedAmount(size(nodes[i])) : amount(size(nodes[i])), share: size(nodes[i]) / largest, under, choose: () => actions.choose(nodes[i]) });
+      return row({ words: name(nodes[i]), numbers: isDifference ? signedAmount(size(nodes[i])) : amount(size(nodes[i])), share: size(nodes[i]) / largest, under, choose: () => actions.choose(nodes[i]) });
     }),
   ];
 }

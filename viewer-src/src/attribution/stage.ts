@@ -2,7 +2,7 @@
 
 import { type Box, drawFocus, drawMarks, type View } from "./picture";
 import { CanvasSurface } from "../surface";
-import { element } from "../dom";
+import { element, fill } from "../dom";
 import { Layout } from "./layout";
 import { palette } from "../theme";
 import type { Picture } from "../files";
@@ -135,8 +135,13 @@ export class Stage {
     this.mark.style.top = `${layout!.y[node!] - 4}px`;
   }
 
+  /** What a click has chosen stays where it was clicked; of what was chosen elsewhere, show where it stands. */
   private bringIntoView(): void {
-    if (!this.mark.hidden && document.activeElement !== this.root) this.mark.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (document.activeElement !== this.root) this.reveal();
+  }
+
+  private reveal(): void {
+    if (!this.mark.hidden) this.mark.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   private at(event: MouseEvent): number | null {
@@ -162,7 +167,7 @@ export class Stage {
     const { hovered, layout, shown } = this;
     this.tip.hidden = hovered === null || !layout || !shown;
     if (this.tip.hidden) return;
-    this.tip.textContent = `${shown!.label(hovered!)} · ${shown!.graph.describe(hovered!)}`;
+    fill(this.tip, `${shown!.label(hovered!)} · ${shown!.graph.describe(hovered!)}`);
     const left = Math.min(layout!.x[hovered!] + 12, this.root.scrollLeft + this.root.clientWidth - 270);
     this.tip.style.left = `${Math.max(left, this.root.scrollLeft + 4)}px`;
     this.tip.style.top = `${layout!.y[hovered!] + 12}px`;
@@ -178,8 +183,10 @@ export class Stage {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const node = this.shown?.node ?? null;
     if (event.key === "Enter" && node !== null) this.pin(node);
-    else if (event.key.startsWith("Arrow")) this.choose(this.neighbour(node, event.key) ?? node);
-    else return;
+    else if (event.key.startsWith("Arrow")) {
+      this.choose(this.neighbour(node, event.key) ?? node);
+      this.reveal();
+    } else return;
     event.preventDefault();
   }
 

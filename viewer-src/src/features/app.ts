@@ -36,6 +36,8 @@ export class FeaturesApp implements App {
   private readonly list: List;
   private readonly detail = element("section", { class: "dashboard", "aria-label": "The feature", tabindex: 0 });
   private features: number[] = [];
+  /** Guesses that are being written. */
+  private readonly drafts = new Map<string, string>();
 
   constructor(root: HTMLElement, page: PageData, header: FeatureSetHeader, documents: Documents) {
     this.set = new FeatureSet(page, header);
@@ -119,7 +121,7 @@ export class FeaturesApp implements App {
     return [
       element("h2", { class: "title" }, name, " ", ...(hidden ? [] : [label])),
       element("p", { class: "said" }, ...this.summary(feature)),
-      hidden && question(name, (words) => this.guess(name, { words, verdict: "" })),
+      hidden && question(name, this.drafts, (words) => this.guess(name, { words, verdict: "" })),
       guess && answer(name, guess, (verdict) => this.guess(name, { ...guess, verdict })),
       set.on[feature] > 0 && this.histogram(feature),
       element("div", { class: "both" }, ...sides(set, feature, this.names(hidden ? null : state), !hidden)),
@@ -183,6 +185,7 @@ export class FeaturesApp implements App {
   }
 
   private guess(name: string, guess: Guess): void {
+    this.drafts.delete(name);
     this.store.change({ guesses: new Map([...this.store.state.guesses, [name, guess]]), feature: this.set.feature(name) });
   }
 

@@ -1,5 +1,6 @@
 /** Small pictures: bars, and a map of heads. */
 
+import { largestOf } from "../words";
 import { vector } from "../dom";
 
 const WIDTH = 300;
@@ -14,7 +15,7 @@ export interface Bar {
 
 /** Bars of equal width, with what stands below the first, the middle and the last. */
 export function bars(title: string, values: Bar[], below: [string, string, string], tone = "mild"): SVGElement {
-  const most = Math.max(...values.map((each) => each.value), 1e-30);
+  const most = largestOf(values.map((each) => each.value), 1e-30);
   const step = WIDTH / values.length;
   const y = (value: number) => (value / most) * (HEIGHT - FOOT - 4);
   const places: [number, string][] = [[0, "begin"], [WIDTH / 2, "middle"], [WIDTH, "end"]];

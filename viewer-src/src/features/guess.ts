@@ -7,14 +7,16 @@ import { save } from "../files";
 
 const LONGEST = 500;
 
-/** Where a guess is written; null once there is one. */
-export function question(name: string, commit: (words: string) => void): HTMLElement {
+/** Where a guess is written. `drafts` keep what is not committed yet, since every change makes the field anew. */
+export function question(name: string, drafts: Map<string, string>, commit: (words: string) => void): HTMLElement {
   const words = element("textarea", {
     rows: 2,
     maxlength: LONGEST,
     placeholder: "When is it on? Write what you think before you see any text.",
     "aria-label": `Guess of ${name}`,
   });
+  words.value = drafts.get(name) ?? "";
+  words.addEventListener("input", () => drafts.set(name, words.value));
   const told = () => words.value.trim() && commit(words.value.trim());
   words.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) told();
