@@ -12,6 +12,7 @@ import torch
 
 from edgewise.circuit import Circuit
 from edgewise.discovery import Scores
+from edgewise.evaluation import Point
 from edgewise.graph import AblationKind, GraphSpec
 from edgewise.viewer import Viewed
 from edgewise.viewer._circuits import pack_circuits
@@ -178,6 +179,18 @@ def test_as_many_other_edges_do_not_have_the_found_circuits_value(open_page: Ope
     assert "kl 0.430 (95 %: 0.370 to 0.510), measured at this size" in fact.inner_text()
 
 
+def test_a_circuit_without_edges_stands_before_the_curves_scale(open_page: Open):
+    one = run("ioi")
+    assert one.curve is not None
+    points = (*one.curve.points, Point("ranking", 0, 999.7))
+    tab = open_page(replace(one, curve=replace(one.curve, points=points)))
+    assert "999" not in tab.locator(".curve").inner_html() and "1,000 at 0 edges" in tab.locator(".curve").inner_html()
+    at = "all => Object.fromEntries(all.map(each => [each.textContent, +each.getAttribute('x')]))"
+    ticks = tab.eval_on_selector_all(".curve text.middle", at)
+    places = tab.eval_on_selector_all(".curve .point", "all => all.map(each => +each.getAttribute('cx'))")
+    assert min(places) == ticks["0"] < sorted(places)[1] - 20 and "1" not in ticks
+
+
 def test_another_tasks_value_is_not_taken_for_the_circuits(open_page: Open):
     one = run("ioi")
     tab = open_page(replace(one, curve=None, evaluations={"other": one.evaluations[""]}))
@@ -312,6 +325,24 @@ def test_two_circuits_are_compared_edge_by_edge(open_page: Open):
         by_writer = torch.bincount(a.circuit.graph.edge_writer[kept].long(), minlength=a.circuit.graph.n_writers)
         found = shown(tab)
         assert [found[name][1] for name in a.circuit.graph.writer_names] == by_writer.tolist(), choice
+
+
+def test_what_only_the_other_circuit_has_carries_its_score_and_rank(open_page: Open):
+    a, b = run("first", 0), run("second", 1)
+    scores, graph = b.circuit.scores, b.circuit.graph
+    assert scores is not None
+    rank = torch.empty(len(scores), dtype=torch.long)
+    rank[scores.argsort(descending=True, stable=True)] = torch.arange(1, len(scores) + 1)
+    tab = open_page(a, b, fragment="#beside=1&show=second")
+    kept = Scores.of(b.circuit).top_actual(a.circuit.n_actual).kept & ~a.circuit.kept
+    best = min(kept.nonzero()[:, 0].tolist(), key=lambda edge: int(rank[edge]))
+    row = panel(tab).locator(".row").first
+    name, score, place = row.inner_text().split("\n")
+    assert name == graph.edge_name(best).replace("->", "→")
+    assert float(score) == pytest.approx(float(scores[best]), rel=6e-3) and place == f"B #{rank[best]}"
+    row.click()
+    facts = panel(tab).inner_text()
+    assert f"score in B, second\n{score}\nrank in B, second\n{rank[best]} of {graph.n_edges}" in facts
 
 
 def test_a_feature_that_writes_to_several_layers_has_a_place_in_each(open_page: Open):

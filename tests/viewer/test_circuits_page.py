@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import edgewise as ew
+from edgewise.graph import GraphSpec
 from tests.viewer.conftest import HOSTILE, run
 from tests.viewer.test_circuits import Open, address, cell, panel, said
 
@@ -48,6 +49,42 @@ def test_an_address_of_an_unknown_component_says_so_and_drops_it(open_page: Open
     assert "“a99.h1”, which is no component" in tab.get_by_role("alert").inner_text()
     tab.keyboard.press("]")
     assert "node=" not in address(tab)
+
+
+def test_a_component_that_the_next_circuits_graph_lacks_is_let_go(open_page: Open):
+    tab = open_page(run("big"), run("small", spec=GraphSpec(2, 2, 2)), fragment="#node=m3")
+    tab.get_by_label("Circuit", exact=True).select_option(label="small")
+    assert "node=" not in address(tab)
+    tab.get_by_label("Circuit", exact=True).select_option(label="big")
+    cell(tab, "m1").click()
+    tab.get_by_label("Circuit", exact=True).select_option(label="small")
+    assert "node=m1" in address(tab) and panel(tab).locator("h2").inner_text().startswith("m1")
+
+
+def test_a_circuit_wider_than_a_canvas_can_be_is_drawn_where_one_looks(open_page: Open):
+    spec = GraphSpec(1, 2, 2, neurons=((0, tuple((i,) for i in range(1400))),))
+    tab = open_page(run("wide", spec=spec), device_scale_factor=2)
+    canvas, stage = tab.locator(".stage canvas"), tab.locator(".stage")
+    assert stage.evaluate("each => each.scrollWidth") > 65_535
+    seen = "each => [each.width, each.toDataURL(), each.getBoundingClientRect().left]"
+    width, first, left = canvas.evaluate(seen)
+    assert width == 2 * stage.evaluate("each => each.clientWidth")
+    far = "each => new Promise(done => { each.onscroll = () => requestAnimationFrame(done); each.scrollLeft = 30_000 })"
+    stage.evaluate(f"each => ({far})(each).then(() => null)")
+    scrolled = canvas.evaluate(seen)
+    assert scrolled[1] != first and scrolled[2] == left
+    blank = "each => { each.width += 0; return each.toDataURL() }"
+    assert canvas.evaluate(blank) not in (first, scrolled[1])
+    names = tab.eval_on_selector_all(
+        ".stage button", "all => all.map(each => [each.dataset.name, each.getBoundingClientRect().left])"
+    )
+    assert any(name.startswith("m0.n") and 0 < at < 800 for name, at in names)
+
+
+def test_what_is_pressed_is_seen_where_colours_are_forced(open_page: Open):
+    tab = open_page(run("ioi"), forced_colors="active")
+    outlines = tab.eval_on_selector_all(".tabs button", "all => all.map(each => getComputedStyle(each).outlineStyle)")
+    assert outlines == ["solid", "none", "none"]
 
 
 def test_the_menu_closes_on_a_click_outside_and_on_escape(open_page: Open):

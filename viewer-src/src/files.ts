@@ -9,9 +9,14 @@ export interface Picture {
   draw(surface: Surface): void;
 }
 
-const SHARPER = 2; // pixels of a PNG per pixel on the screen,
-const MOST_PIXELS = 1.6e8; // fewer where it would have more than these,
+const SHARPER = 2; // pixels of a PNG per pixel on the screen
+const MOST_PIXELS = 1.6e8; // of a canvas: fewer per pixel on the screen where it would have more than these,
 const LONGEST_SIDE = 32_000; // or a longer side: Chromium gives 16,384² and 65,535, Firefox 32,767, and nothing beyond
+
+/** Pixels of a canvas per pixel on the screen: as many as are wanted, or as a browser can give one of this size. */
+export function scaleFor({ width, height }: { width: number; height: number }, wanted: number): number {
+  return Math.min(wanted, Math.sqrt(MOST_PIXELS / (width * height || 1)), LONGEST_SIDE / Math.max(width, height, 1));
+}
 
 export function saveSvg(name: string, picture: Picture): void {
   const surface = new SvgSurface(picture.width, picture.height);
@@ -22,7 +27,7 @@ export function saveSvg(name: string, picture: Picture): void {
 /** Save a picture as PNG; where the browser cannot make one, `failed` hears what else to do. */
 export function savePng(name: string, picture: Picture, failed: (words: string) => void): void {
   const { width, height } = picture;
-  const scale = Math.min(SHARPER, Math.sqrt(MOST_PIXELS / (width * height)), LONGEST_SIDE / Math.max(width, height));
+  const scale = scaleFor(picture, SHARPER);
   const canvas = element("canvas", { width: Math.floor(width * scale), height: Math.floor(height * scale) });
   const context = canvas.getContext("2d")!;
   context.scale(scale, scale);

@@ -200,8 +200,10 @@ export class CircuitApp implements App {
       circuits.length > 1 &&
         chooser("Circuit", circuits, String(state.run), (value) => {
           const next = Number(value);
-          const size = this.runs[next].foundAt;
-          this.store.change({ run: next, size, edge: null, beside: null, show: "all" });
+          const { foundAt, graph } = this.runs[next];
+          const { node } = this.store.state;
+          const held = node !== null && graph.component(node) !== null ? node : null;
+          this.store.change({ run: next, size: foundAt, node: held, edge: null, beside: null, show: "all" });
         }),
       chooser("Compare with", choices, state.beside ?? "", (value) => this.store.change({ beside: value || null, show: "all" })),
       !!this.scene.other && chooser("Show", SHOWS, state.show, (show) => this.store.change({ show: show as Show })),

@@ -1,6 +1,6 @@
 /** The measured curve beside the slider: values and intervals by size, and where the size looked at stands. */
 
-import { amount, count, percent } from "../words";
+import { amount, count, largestOf, percent, smallestOf } from "../words";
 import { element, vector } from "../dom";
 import type { Circuit, Ranking } from "../ranking";
 import type { CircuitHeader, CurveHeader, CurvePoint } from "../data";
@@ -9,6 +9,7 @@ import type { CircuitHeader, CurveHeader, CurvePoint } from "../data";
 export const JUDGED = "judged";
 const WIDTH = 400;
 const HEIGHT = 150;
+const BEFORE = 30; // the scale: room for circuits of no edges
 const BOX = { left: 44, right: 12, top: 10, bottom: 30 };
 
 /** What was measured of a run's sizes: the curve, with the circuit that was judged where it is one of them; or that alone. */
@@ -91,9 +92,11 @@ export function drawCurve(
 ): HTMLElement {
   const values = measured.points.flatMap((point) => point.slice(2).filter((v) => v !== null) as number[]);
   const [low, high] = span([...values, measured.full, measured.empty]);
-  const least = Math.max(1, Math.min(edges || 1, ...measured.points.map((point) => point[1])) / 2);
-  const x = (n: number) =>
-    BOX.left + (Math.log(Math.max(n, least) / least) / Math.log(total / least)) * (WIDTH - BOX.left - BOX.right);
+  const sizes = [edges, ...measured.points.map((point) => point[1])];
+  const least = Math.max(1, smallestOf(sizes.filter((n) => n > 0), total) / 2);
+  // An empty circuit has no place on the scale: it stands before it.
+  const begin = BOX.left + (sizes.includes(0) ? BEFORE : 0);
+  const x = (n: number) => (n ? begin + (Math.log(Math.max(n, least) / least) / Math.log(total / least)) * (WIDTH - begin - BOX.right) : BOX.left + 6);
   const y = (value: number) => BOX.top + ((high - value) / (high - low)) * (HEIGHT - BOX.top - BOX.bottom);
   // Large circuits, at the right, are near the full model, and small ones near the empty one: words stand opposite.
   const level = (value: number, name: string, right: boolean) => [
@@ -108,7 +111,7 @@ export function drawCurve(
     ...lines(measured, x, y),
     vector("line", { x1: x(edges), x2: x(edges), y1: BOX.top, y2: HEIGHT - BOX.bottom, class: "here" }),
     ...measured.points.flatMap((point) => mark(point, point[0] === own?.[0] && point[1] === own[1], x, y, () => choose(point))),
-    ...decades(least, total).map((n) =>
+    ...[...(sizes.includes(0) ? [0] : []), ...decades(least, total)].map((n) =>
       vector("text", { x: x(n), y: HEIGHT - 17, class: "middle" }, count(n)),
     ),
     vector("text", { x: WIDTH / 2, y: HEIGHT - 4, class: "middle" }, "edges (log scale)"),
@@ -146,8 +149,8 @@ function mark(
 
 function span(values: number[]): [number, number] {
   const finite = values.filter(Number.isFinite);
-  const low = Math.min(...finite, 0);
-  const high = Math.max(...finite, 0);
+  const low = smallestOf(finite, 0);
+  const high = largestOf(finite, 0);
   return high > low ? [low, high + 0.04 * (high - low)] : [low - 1, high + 1];
 }
 

@@ -35,9 +35,9 @@ export function effects(scene: Scene, actions: Actions): Child[] {
 
 /** The examples to which an edge matters most, and where the head looks that reads it; or how to measure them. */
 export function evidenceFacts(scene: Scene, edge: number): Child[] {
-  const { evidence } = scene.ranking.header;
+  const { evidence } = scene.rankingOf(edge).header;
   const place = evidence?.edges.indexOf(edge) ?? -1;
-  if (!evidence || place < 0) return [element("p", { class: "fact" }, unmeasured(scene.ranking, edge))];
+  if (!evidence || place < 0) return [element("p", { class: "fact" }, unmeasured(scene.rankingOf(edge), edge))];
   const look = evidence.looks[place];
   return [...(look ? looked(scene, edge, evidence, look) : []), ...worst(evidence, place)];
 }
@@ -54,8 +54,8 @@ function unmeasured({ found, header }: Ranking, edge: number): string {
 
 /** An edge's effect and its head's look, in a line; null where neither was computed. */
 export function inShort(scene: Scene, edge: number): string | null {
-  const { graph, ranking } = scene;
-  const { evidence } = ranking.header;
+  const { graph } = scene;
+  const { evidence } = scene.rankingOf(edge).header;
   const place = evidence?.edges.indexOf(edge) ?? -1;
   if (!evidence || place < 0) return null;
   const effect = `effect ${signedAmount(evidence.effects[place])}`;

@@ -2,6 +2,7 @@
 
 import { type Component, type Graph, KEY, QUERY, VALUE } from "../graph";
 import type { Circuit } from "../ranking";
+import { largestOf } from "../words";
 
 export interface Cell {
   x: number;
@@ -40,7 +41,7 @@ export class Layout {
   ) {
     const { heads, layers } = graph.header;
     this.place = columnsOf(graph, found);
-    this.columns = Math.max(...this.place, heads) + 1;
+    this.columns = largestOf(this.place, heads) + 1;
     const rows = layers + 2;
     this.rowHeight = Math.max(LOWEST_ROW, Math.min(44, (available.height - TOP) / rows));
     const fitting = (available.width - LEFT - 8) / (this.columns + ROOM);

@@ -129,15 +129,17 @@ export function edgeFacts(
   labels: Labels,
   actions: Actions,
 ): Child[] {
-  const { graph, ranking } = scene;
+  const { graph } = scene;
+  const ranking = scene.rankingOf(edge);
+  const whose = scene.other && scene.side(edge) === "second" ? ` in B, ${ranking.header.label}` : "";
   const [writer, reader] = [graph.writerOf(edge), graph.readerOf(edge)];
   const fed = graph.readBy(reader);
-  const rank = ranking.rank?.[edge];
+  const rank = scene.rank(edge);
   const facts: [string, Child][] = [
     ["from", button(named(scene, writer, labels), () => actions.choose(writer), { class: "link" })],
     ["into", element("span", {}, ...fed.flatMap((c) => [button(named(scene, c, labels), () => actions.choose(c), { class: "link" }), " "]))],
-    ["score", scoreWords(scene.score(edge))],
-    ["rank", rank === undefined ? "none" : `${count(rank + 1)} of ${count(graph.nEdges)}`],
+    [`score${whose}`, scoreWords(scene.score(edge))],
+    [`rank${whose}`, rank === undefined ? "none" : `${count(rank + 1)} of ${count(graph.nEdges)}`],
     ["in this circuit", inWords(scene, edge)],
     ...effect(ranking, edge),
   ];
@@ -147,7 +149,7 @@ export function edgeFacts(
     terms(facts),
     !!ranking.header.score && element("p", { class: "fact" }, `The score is ${ranking.header.score}`),
     ...evidenceFacts(scene, edge),
-    rank !== undefined && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
+    scene.ranking.rank && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
     runs.length > 1 && agreement(edge, runs),
   ];
 }
@@ -187,18 +189,22 @@ function edgeList(
   actions: Actions,
   under: (edge: number) => string | null = () => null,
 ): HTMLElement {
-  const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 0));
-  const most = Math.max(...sizes.filter(Number.isFinite), 1e-30);
-  const { rank } = scene.ranking;
+  // Scores of two rankings have units of their own, and so have their bars.
+  const most = new Map<Ranking, number>();
+  for (const edge of edges) {
+    const [ranking, size] = [scene.rankingOf(edge), Math.abs(scene.score(edge) ?? 0)];
+    if (Number.isFinite(size)) most.set(ranking, Math.max(most.get(ranking) ?? 1e-30, size));
+  }
   return rowsOf(edges.length, (i) => {
     const edge = edges[i];
-    const score = scene.score(edge);
+    const [score, rank, ranking] = [scene.score(edge), scene.rank(edge), scene.rankingOf(edge)];
+    const side = scene.other && scene.side(edge);
     return row({
       words: name(edge),
-      numbers: score === null ? "" : scene.ranking.header.signed ? signedAmount(score) : scoreWords(score),
-      share: (score ?? 0) < 0 ? -sizes[i] / most : sizes[i] / most,
-      rank: rank ? `#${count(rank[edge] + 1)}` : "",
-      side: scene.other && scene.side(edge),
+      numbers: score === null ? "" : ranking.header.signed ? signedAmount(score) : scoreWords(score),
+      share: (score ?? 0) / (most.get(ranking) ?? 1),
+      rank: rank === undefined ? "" : `${side === "second" ? "B " : ""}#${count(rank + 1)}`,
+      side,
       under: under(edge),
       choose: () => actions.chooseEdge(edge),
     });

@@ -1,6 +1,6 @@
 /** Draws a scene: how busy each component is, and the edges of what is chosen (or the strongest of all). */
 
-import { amount, count } from "../words";
+import { amount, count, largestOf, smallestOf } from "../words";
 import type { CurvePoints, Layout } from "./layout";
 import { type Component, KEY, LOGITS, QUERY, VALUE } from "../graph";
 import type { Line, Surface } from "../surface";
@@ -68,8 +68,8 @@ function leading(scene: Scene, edges: Scene["edges"], most: number): number[] {
 }
 
 function strongest(scene: Scene, edges: number[], most: number): number[] {
-  const rank = scene.ranking.rank;
-  return rank ? [...edges].sort((a, b) => rank[a] - rank[b]).slice(0, most) : edges.slice(0, most);
+  const rank = (edge: number) => scene.rank(edge) ?? scene.graph.nEdges;
+  return [...edges].sort((a, b) => rank(a) - rank(b)).slice(0, most);
 }
 
 function endsOf(scene: Scene, edges: number[]): Set<Component> {
@@ -85,13 +85,16 @@ function pathOf(scene: Scene, layout: Layout, edge: number): CurvePoints {
   return layout.curve(scene.graph.writerOf(edge), scene.graph.readerOf(edge));
 }
 
-/** Between 0 and 1, by the size of the score among those drawn. */
+/** Between 0 and 1, by the score among those drawn of the same ranking, as that ranks: by its size, or from the lowest. */
 function strengths(scene: Scene, edges: number[]): number[] {
-  const sizes = edges.map((edge) => Math.abs(scene.score(edge) ?? 1));
-  const finite = sizes.filter(Number.isFinite);
-  const most = Math.max(...finite, 0);
-  const least = Math.min(...finite, most);
-  return sizes.map((size) => (most > least && Number.isFinite(size) ? (size - least) / (most - least) : 0.4));
+  const found = new Array<number>(edges.length).fill(0.4);
+  for (const ranking of new Set(edges.map((edge) => scene.rankingOf(edge)))) {
+    const places = [...edges.keys()].filter((i) => scene.rankingOf(edges[i]) === ranking && Number.isFinite(ranking.scores?.[edges[i]]));
+    const sizes = places.map((i) => (ranking.header.absolute ? Math.abs(ranking.scores![edges[i]]) : ranking.scores![edges[i]]));
+    const [most, least] = [largestOf(sizes, -Infinity), smallestOf(sizes, Infinity)];
+    if (most > least) places.forEach((i, n) => (found[i] = (sizes[n] - least) / (most - least)));
+  }
+  return found;
 }
 
 function lineOf(scene: Scene, edge: number, strength: number, chosen: boolean, p: Palette): Line {

@@ -63,8 +63,19 @@ export class Scene {
     return this.circuit.has[edge] ? (this.other.has[edge] ? "shared" : "first") : "second";
   }
 
+  /** The ranking that put an edge into the picture: the other circuit's, where only that one has it. */
+  rankingOf(edge: number): Ranking {
+    return (this.side(edge) === "second" && this.otherRanking) || this.ranking;
+  }
+
+  /** An edge's score in its ranking. */
   score(edge: number): number | null {
-    return this.ranking.scores ? this.ranking.scores[edge] : null;
+    return this.rankingOf(edge).scores?.[edge] ?? null;
+  }
+
+  /** An edge's place in its ranking, from 0. */
+  rank(edge: number): number | undefined {
+    return this.rankingOf(edge).rank?.[edge];
   }
 
   /** The edges into a component, in the order of `edges`. */

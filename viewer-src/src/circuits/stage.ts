@@ -6,7 +6,7 @@ import { drawScene, type Focus, tally, type Words } from "./picture";
 import type { Component } from "../graph";
 import { Layout } from "./layout";
 import { palette } from "../theme";
-import type { Picture } from "../files";
+import { type Picture, scaleFor } from "../files";
 import type { Scene } from "./scene";
 
 const MOVES = new Map([
@@ -18,8 +18,10 @@ const MOVES = new Map([
 
 export class Stage {
   readonly root = element("div", { class: "stage" });
+  /** As wide as is seen of the picture: of a wide one it stays where it is while the rest scrolls. */
   private readonly canvas = element("canvas", { "aria-hidden": "true" });
   private readonly cells = element("div", { role: "group", "aria-label": "Components: layers from bottom to top. Arrow keys move." });
+  private readonly paper = element("div", { class: "paper" }, this.canvas, this.cells);
   private layout: Layout | null = null;
   private scene: Scene | null = null;
   private focus: Focus = { node: null, edge: null, lines: 0 };
@@ -28,7 +30,8 @@ export class Stage {
   private buttons: HTMLButtonElement[] = [];
 
   constructor(private readonly choose: (node: Component | null) => void) {
-    this.root.append(element("div", { class: "paper" }, this.canvas, this.cells));
+    this.root.append(this.paper);
+    this.root.addEventListener("scroll", () => this.isWide() && this.redraw());
     this.cells.addEventListener("keydown", (event) => this.move(event));
     new ResizeObserver(() => this.resize()).observe(this.root);
   }
@@ -45,12 +48,22 @@ export class Stage {
   redraw(): void {
     const picture = this.picture();
     if (!picture) return;
-    const scale = devicePixelRatio || 1;
-    this.canvas.width = picture.width * scale;
-    this.canvas.height = picture.height * scale;
+    const { height } = picture;
+    const width = this.isWide() ? this.root.clientWidth : picture.width;
+    const scale = scaleFor({ width, height }, devicePixelRatio || 1);
+    this.canvas.width = width * scale;
+    this.canvas.height = height * scale;
+    this.canvas.style.width = `${width}px`;
+    this.canvas.style.height = `${height}px`;
     const context = this.canvas.getContext("2d")!;
     context.scale(scale, scale);
+    if (this.isWide()) context.translate(-this.root.scrollLeft, 0);
     picture.draw(new CanvasSurface(context));
+  }
+
+  /** Whether the picture is wider than what is seen of it: that alone is drawn, as a canvas can be only so wide. */
+  private isWide(): boolean {
+    return !!this.layout && !!this.root.clientWidth && this.layout.width > this.root.clientWidth;
   }
 
   /** What is seen, to be saved. */
@@ -66,8 +79,7 @@ export class Stage {
     if (!this.scene) return;
     const available = { width: this.root.clientWidth, height: this.root.clientHeight };
     this.layout = new Layout(this.scene.graph, available, this.scene.ranking.found);
-    this.canvas.style.width = `${this.layout.width}px`;
-    this.canvas.style.height = `${this.layout.height}px`;
+    this.paper.style.width = `${this.layout.width}px`;
     this.placeButtons();
     this.nameButtons();
     this.redraw();
