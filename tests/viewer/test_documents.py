@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-from edgewise.viewer import ForeignFile, page
+import pytest
+
+import edgewise as ew
+from edgewise import InputError
+from edgewise.viewer import ForeignFile, page, told_apart
 from tests.viewer.conftest import run
 from tests.viewer.graphs import made, neuronpedia
-from tests.viewer.test_circuits import address, cell, panel
+from tests.viewer.test_circuits import address, cell, panel, said
 from tests.viewer.test_graphs import WRONG
 
 Open = Callable[..., Any]
@@ -85,3 +90,72 @@ def test_a_document_that_cannot_be_shown_leaves_the_view_and_its_address(open_pa
     assert tab.get_by_label("Shown", exact=True).locator("option:checked").inner_text() == "ioi"
     tab.evaluate("() => { location.hash = 'doc=1' }")
     assert address(tab) == link and panel(tab).locator("h2").inner_text().startswith("m1")
+
+
+def test_a_page_begins_with_what_can_be_shown(open_page: Open):
+    bad = ForeignFile("circle.json", WRONG["go in a circle"].encode())
+    good = ForeignFile("good.json", json.dumps(neuronpedia(made())).encode())
+    for files, fragment, shown in (([bad, good], "", "doc=1"), ([good, bad], "#doc=1", "")):
+        tab = open_page(text=page(files), fragment=fragment)
+        assert tab.get_by_label("Shown", exact=True).locator("option:checked").inner_text() == "good.json"
+        alert = tab.get_by_role("alert").inner_text()
+        assert alert.startswith("circle.json: ") and "go in a circle" in alert
+        assert tab.url.partition("#")[2] == shown
+    tab = open_page(text=page([bad, bad]))
+    assert "This page cannot be shown: circle.json: its edges go in a circle" in tab.locator("#app").inner_text()
+
+
+def test_what_was_done_can_be_undone_after_another_document_was_looked_at(open_page: Open):
+    tab = open_page(text=page([run("ioi"), made()]))
+    undo, redo = (tab.get_by_role("button", name=name) for name in ("Undo", "Redo"))
+    title = panel(tab).locator("h2").first
+    cell(tab, "m1").click()
+    tab.locator(".chips button").last.click()  # of another kind: steps of one kind at once are undone at once
+    cell(tab, "m2").click()
+    undo.click()
+    look_at(tab, "made")
+    assert undo.is_disabled() and redo.is_disabled()
+    look_at(tab, "ioi")
+    small = said(tab)
+    redo.click()
+    assert title.inner_text().startswith("m2") and redo.is_disabled()
+    undo.click()
+    assert title.inner_text().startswith("m1") and said(tab) == small
+    undo.click()
+    assert title.inner_text().startswith("m1") and said(tab) != small
+    look_at(tab, "made")
+    tab.evaluate("() => { location.hash = 'node=m0' }")  # as a link does
+    tab.get_by_label("Label of m0").wait_for()
+    assert redo.is_disabled()
+    for name in ("m1", "Strongest"):
+        undo.click()
+        assert title.inner_text().startswith(name)
+    assert undo.is_disabled()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path):
+    paths = [tmp_path / each for each in ("a/ioi", "b/ioi", "b/other", "c/d/graph.json", "e/graph.json")]
+    for path in paths:
+        (path.parent if path.suffix else path).mkdir(parents=True)
+        if path.suffix:
+            path.write_text(json.dumps(neuronpedia(made())))
+        else:
+            run("it").circuit.save(path / "circuit.safetensors")
+    paths[1] /= "circuit.safetensors"
+    text = ew.view(*paths, show=False).read_text("utf-8")
+    names = ["a/ioi", "b/ioi", "other", "d/graph.json", "e/graph.json"]
+    assert f"<title>{', '.join(names)}</title>" in text
+    twice = [Path("/x/a/ioi"), Path("/x/b/ioi"), Path("/y/a/ioi")]
+    assert told_apart(["ioi"] * 3, twice) == ["x/a/ioi", "x/b/ioi", "y/a/ioi"]
+    assert told_apart(["ioi", "ioi"], [twice[0], None]) == ["a/ioi", "ioi"]
+
+
+@pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+def test_a_file_with_what_no_browser_reads_is_refused(tmp_path: Path, constant: str):
+    graph = json.dumps(neuronpedia(made())).replace('"activation": ', f'"activation": {constant}, "other": ', 1)
+    (tmp_path / "graph.json").write_text(graph)
+    with pytest.raises(InputError, match=rf"graph.json: .*{constant} is no number of JSON") as refused:
+        ew.view(tmp_path / "graph.json", show=False)
+    assert "\n" not in str(refused.value) and not (tmp_path / "graph.html").exists()
+    with pytest.raises(InputError, match="page: its foreign0/dashboards has a number"):
+        page([ForeignFile("graph.json", b"{}", {"1_2": {"density": float("nan")}})])

@@ -17,7 +17,7 @@ import { labelOf } from "./attribution/names";
 import { own } from "./attribution/own";
 import type { Dashboard, Parts } from "./attribution/graph";
 import { followSystem } from "./theme";
-import { fragmentOf, putAddress } from "./store";
+import { fragmentOf, type History, newHistory, putAddress } from "./store";
 
 const ABSENT = "The address is of a graph that was opened beside what is in this page: open its file again.";
 
@@ -31,6 +31,8 @@ class Viewer {
   private current = 0;
   /** Of each document that was left: what was looked at. */
   private readonly addresses: string[] = [];
+  /** Of each document: what may be undone and redone. */
+  private readonly histories = new Map<Document, History>();
   private readonly documents: Document[];
 
   constructor(
@@ -62,14 +64,26 @@ class Viewer {
     addEventListener("hashchange", (event) => this.follow(event));
   }
 
-  /** Look at what the page's address names. */
+  /** Look at what the page's address names, or where that cannot be shown, at the first that can. */
   begin(): void {
     const address = location.hash.slice(1);
     const number = numberIn(address);
     const isHere = !!this.documents[number];
     if (isHere) this.addresses[number] = address;
-    this.open(isHere ? number : 0);
-    if (!isHere) this.app?.shell.complain(ABSENT);
+    const wanted = isHere ? number : 0;
+    const said: string[] = [];
+    for (const each of [wanted, ...[...this.documents.keys()].filter((other) => other !== wanted)]) {
+      try {
+        this.open(each);
+        break;
+      } catch (error) {
+        said.push((error as Error).message);
+      }
+    }
+    if (!this.app) throw new Error(said.join("; ") || "there is nothing in it");
+    if (said.length) putAddress(this.app.address);
+    if (!isHere) said.push(ABSENT);
+    if (said.length) this.app.shell.complain(said.join("; "));
   }
 
   private follow(event: Event): void {
@@ -99,6 +113,7 @@ class Viewer {
         names: this.documents.map((each) => each.name),
         current: number,
         address: this.addresses[number] ?? "",
+        history: this.historyOf(chosen),
         open: (other) => this.tryTo(this.documents[other].name, () => this.open(other)),
         openFile: (file) => void this.openFile(file),
       });
@@ -113,6 +128,12 @@ class Viewer {
     made.start();
     if (before) putAddress(made.address);
     if (byChooser) place.querySelector<HTMLElement>("h1 select")?.focus();
+  }
+
+  private historyOf(chosen: Document): History {
+    const found = this.histories.get(chosen) ?? newHistory();
+    this.histories.set(chosen, found);
+    return found;
   }
 
   /** A graph with the words that the page has for its nodes. */

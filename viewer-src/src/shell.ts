@@ -3,6 +3,7 @@
 import { button, element, fill, terms } from "./dom";
 import { onThemeChange, switchTheme } from "./theme";
 import { pick, type Picture, savePng, saveSvg } from "./files";
+import type { History } from "./store";
 
 export interface Hit {
   name: string;
@@ -15,6 +16,8 @@ export interface Documents {
   current: number;
   /** The fragment that the view begins with. */
   address: string;
+  /** What was done in the document when it was looked at before. */
+  history: History;
   open(number: number): void;
   /** Look at a graph in a file. */
   openFile(file: File): void;

@@ -10,6 +10,17 @@ export interface Fragment<S> {
   read(parameters: URLSearchParams): S;
 }
 
+/** What may be undone and redone, and where one stands: it outlives the view, so that a document is come back to. */
+export interface History {
+  past: object[];
+  future: object[];
+  present: object | null;
+}
+
+export function newHistory(): History {
+  return { past: [], future: [], present: null };
+}
+
 const ADDRESS_AFTER = 200; // ms: browsers refuse an address that changes with every move of a slider
 const TOGETHER = 600; // ms within which changes of the same thing, as of a slider that is drawn, are undone at once
 
@@ -29,8 +40,8 @@ export function fragmentOf(event: Event): string {
 }
 
 export class Store<S extends object> {
-  private past: S[] = [];
-  private future: S[] = [];
+  private readonly past: S[];
+  private readonly future: S[];
   private current: S;
   private shown: S | null = null;
   private changed = { what: "", when: 0 };
@@ -46,12 +57,23 @@ export class Store<S extends object> {
     private readonly documents: Documents,
     private readonly show: (state: S, before: S | null) => void,
   ) {
-    this.current = fragment.read(new URLSearchParams(documents.address));
+    const { past, future, present } = documents.history;
+    [this.past, this.future] = [past as S[], future as S[]];
+    const address = new URLSearchParams(documents.address);
+    const left = present as S | null;
+    const isSame = left !== null && this.written(left) === address.toString();
+    if (left && !isSame) {
+      // Another address than it was left with leads here, as a link does.
+      past.push(left);
+      future.length = 0;
+    }
+    this.current = isSame ? left : fragment.read(address);
     addEventListener("hashchange", this.follow);
   }
 
   /** Listen no more. */
   stop(): void {
+    this.documents.history.present = this.current;
     removeEventListener("hashchange", this.follow);
     if (this.waiting !== null) clearTimeout(this.waiting);
   }
@@ -62,7 +84,11 @@ export class Store<S extends object> {
 
   /** The state as a fragment, which names its document if that is not the page's first. */
   get address(): string {
-    const found = this.fragment.write(this.current);
+    return this.written(this.current);
+  }
+
+  private written(state: S): string {
+    const found = this.fragment.write(state);
     if (this.documents.current) found.set("doc", String(this.documents.current));
     return found.toString();
   }
@@ -106,7 +132,7 @@ export class Store<S extends object> {
     const now = performance.now();
     if (!what || what !== this.changed.what || now - this.changed.when > TOGETHER) this.past.push(this.current);
     this.changed = { what, when: now };
-    this.future = [];
+    this.future.length = 0;
     this.enter(state);
   }
 

@@ -2,9 +2,10 @@
 
 import { type Documents } from "../src/shell";
 import { GraphApp } from "../src/attribution/app";
+import { newHistory } from "../src/store";
 import { parse } from "../src/attribution/foreign";
 
-const documents: Documents = { names: ["graph"], current: 0, address: "", open: () => undefined, openFile: () => undefined };
+const documents: Documents = { names: ["graph"], current: 0, address: "", history: newHistory(), open: () => undefined, openFile: () => undefined };
 
 /** For each text the message with which it is refused, or nothing where it is shown. */
 function tryGraphs(texts: string[]): string[] {
@@ -13,7 +14,7 @@ function tryGraphs(texts: string[]): string[] {
     document.body.replaceChildren(place);
     location.hash = "";
     try {
-      const app = new GraphApp(place, parse(text, "graph.json"), documents);
+      const app = new GraphApp(place, parse(text, "graph.json"), { ...documents, history: newHistory() });
       app.start();
       for (const row of place.querySelectorAll<HTMLElement>(".panel .row")) row.click();
       app.stop();

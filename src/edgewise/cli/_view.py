@@ -77,13 +77,13 @@ def _difference(runs: list[Path]) -> GraphArrays:
     """What differs between two graphs."""
     from edgewise.attribution import Difference, MergedGraph
     from edgewise.attribution import difference as differ
-    from edgewise.viewer import difference_arrays, is_graph, load_graph, title_of
+    from edgewise.viewer import difference_arrays, is_graph, load_graph, title_of, told_apart
 
     loaded = (load_graph(run) for run in runs if is_graph(run))
     graphs = [graph for graph in loaded if not isinstance(graph, Difference)]
     if len(runs) != 2 or len(graphs) != 2:
         raise InputError("--difference: give two attribution graphs of edgewise, or two merged ones")
-    first, second = (title_of(run) for run in runs)
+    first, second = told_apart([title_of(run) for run in runs], runs)
     # As they were merged, whatever changed since: transcoders that were tuned have the same features.
     by = graphs[0].by if isinstance(graphs[0], MergedGraph) else None
     return difference_arrays(differ(graphs[0], graphs[1], by=by), f"{first} − {second}", (first, second))

@@ -13,6 +13,7 @@ from ._graphs import read_foreign as read_foreign
 from ._labels import read_labels as read_labels
 from ._looks import Look as Look
 from ._looks import looks as looks
+from ._names import told_apart as told_apart
 from ._notebook import notebook_html as notebook_html
 from ._page import page as page
 from ._read import Viewed as Viewed

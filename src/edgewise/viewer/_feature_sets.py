@@ -1,6 +1,5 @@
 """Dashboards of a transcoder's features as a page carries them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,7 +60,7 @@ def _pack_set(shown: ShownSet, prefix: str, packer: Packer) -> dict[str, Any]:
         if table is not None:
             _virtual(add, name, table)
     _examples(add, found, words)
-    packer.add_bytes(f"{prefix}/texts", json.dumps(words.texts()).encode())
+    packer.add_json(f"{prefix}/texts", words.texts())
     return {
         "arrays": prefix,
         "name": found.name,

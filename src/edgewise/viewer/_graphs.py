@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -118,7 +118,7 @@ def _pack_graph(graph: GraphArrays, prefix: str, packer: Packer) -> dict[str, An
     for name, values in (graph.ledger or {}).items():
         packer.add(f"{prefix}/{name}", values, "f4")
     texts = {name: getattr(graph, name) for name in ("ids", "labels", "writes", "dashboards")}
-    packer.add_bytes(f"{prefix}/texts", json.dumps(texts).encode())
+    packer.add_json(f"{prefix}/texts", texts)
     return {
         "arrays": prefix,
         "title": graph.title,
@@ -143,13 +143,13 @@ def _pack_reasons(found: Reasons, prefix: str, packer: Packer) -> dict[str, Any]
     packer.add(f"{prefix}/reasons/edge", found.edge, "u4")
     for name in ("heads", "past", "later"):
         packer.add(f"{prefix}/reasons/{name}", getattr(found, name), "f4")
-    packer.add_bytes(f"{prefix}/reasons/whys", json.dumps(found.whys).encode())
+    packer.add_json(f"{prefix}/reasons/whys", found.whys)
     return {"layers": found.heads.shape[1], "heads": found.heads.shape[2]}
 
 
 def _pack_foreign(file: ForeignFile, array: str, packer: Packer) -> dict[str, Any]:
     packer.add_bytes(array, file.content)
-    packer.add_bytes(f"{array}/dashboards", json.dumps(file.dashboards).encode())
+    packer.add_json(f"{array}/dashboards", file.dashboards)
     return {"name": file.name, "array": array}
 
 
@@ -165,7 +165,7 @@ def read_foreign(path: str | Path) -> ForeignFile:
             size = path.stat().st_size >> 20
             raise InputError(f"{path}: {size:,} MiB; give a graph of at most {LARGEST >> 20} MiB, with fewer nodes")
         content = path.read_bytes()
-        graph = json.loads(content)
+        graph = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: no graph in JSON ({reason:.120}); give Neuronpedia's or circuit-tracer's") from error
@@ -174,6 +174,10 @@ def read_foreign(path: str | Path) -> ForeignFile:
             f"{path}: has no lists of nodes and links, as the graphs of Neuronpedia and circuit-tracer have"
         )
     return ForeignFile(path.name, content)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON, which has null for it")
 
 
 def node_ids(file: ForeignFile) -> list[str]:

@@ -65,6 +65,10 @@ class Packer:
         """Add bytes as they are."""
         self._append(name, content, "u1", len(content))
 
+    def add_json(self, name: str, content: Any) -> None:
+        """Add plain values. Raises `InputError` for a number that JSON has not, at which the script would stop."""
+        self.add_bytes(name, _json(name, content).encode())
+
     def _append(self, name: str, content: bytes, kind: str, length: int) -> None:
         self._entries[name] = {"type": kind, "start": self._length, "length": length}
         filled = content + bytes(-len(content) % ALIGNED)
@@ -73,6 +77,13 @@ class Packer:
 
     def packed(self, header: dict[str, Any]) -> Packed:
         """The text of a page with this header and the arrays that were added."""
-        text = json.dumps(header | {"arrays": self._entries}, allow_nan=False, separators=(",", ":"))
+        text = _json("header", header | {"arrays": self._entries})
         deflated = zlib.compress(b"".join(self._blocks), LEVEL)
         return Packed(text.replace("<", "\\u003c"), base64.b64encode(deflated).decode("ascii"))
+
+
+def _json(name: str, content: Any) -> str:
+    try:
+        return json.dumps(content, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise InputError(f"page: its {name} has a number that is infinite or none, which no page can hold") from error

@@ -1,6 +1,7 @@
 """`edgewise.view`: write a page and open it."""
 
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 
 from edgewise._errors import InputError
@@ -11,12 +12,14 @@ from edgewise.viewer._attribution import arrays_of, is_graph, read_graph
 from edgewise.viewer._dashboards import Dashboards, dashboards_of, read_dashboards
 from edgewise.viewer._graphs import ForeignFile, GraphArrays, node_ids, read_foreign
 from edgewise.viewer._labels import read_labels
+from edgewise.viewer._names import told_apart
 from edgewise.viewer._page import page
 from edgewise.viewer._read import CIRCUIT, Viewed, read
 
 SEVERAL = "circuits.html"
 """The page of more than one run."""
 GRAPH_PAGE = "graph.html"
+Shown = Viewed | GraphArrays | ForeignFile
 Seen = Circuit | AttributionGraph | MergedGraph | Difference | Viewed | GraphArrays | str | Path
 
 
@@ -55,7 +58,7 @@ def view(
     path = check_page(out) if out is not None else _beside(what)
     known = {} if dashboards is None else read_dashboards(dashboards)
     words = {} if labels is None else read_labels(labels)
-    runs = [_with(known, _viewed(each, number)) for number, each in enumerate(what)]
+    runs = _told_apart(what, [_with(known, _viewed(each, number)) for number, each in enumerate(what)])
     if known and all(isinstance(each, Viewed) for each in runs):
         raise InputError(f"{dashboards}: dashboards stand beside a graph's features; give an attribution graph too")
     write_atomically(path, page(runs, title=title, labels=words))
@@ -85,7 +88,7 @@ def _beside(what: tuple[Seen, ...]) -> Path:
     return folder / Path(CIRCUIT).with_suffix(".html").name
 
 
-def _viewed(what: Seen, number: int) -> Viewed | GraphArrays | ForeignFile:
+def _viewed(what: Seen, number: int) -> Shown:
     if isinstance(what, (Viewed, GraphArrays)):
         return what
     if isinstance(what, Circuit):
@@ -96,7 +99,24 @@ def _viewed(what: Seen, number: int) -> Viewed | GraphArrays | ForeignFile:
     return read_foreign(path) if path.suffix == ".json" else read_graph(path) if is_graph(path) else read(path)
 
 
-def _with(known: Dashboards, what: Viewed | GraphArrays | ForeignFile) -> Viewed | GraphArrays | ForeignFile:
+def _told_apart(what: tuple[Seen, ...], runs: list[Shown]) -> list[Shown]:
+    """The same, by names that differ."""
+    names = [_name(run) for run in runs]
+    paths = [Path(each) if isinstance(each, (str, Path)) else None for each in what]
+    return [_called(run, name) for run, name in zip(runs, told_apart(names, paths), strict=True)]
+
+
+def _name(run: Shown) -> str:
+    return run.label if isinstance(run, Viewed) else run.title if isinstance(run, GraphArrays) else run.name
+
+
+def _called(run: Shown, name: str) -> Shown:
+    if isinstance(run, Viewed):
+        return replace(run, label=name)
+    return run._replace(title=name) if isinstance(run, GraphArrays) else run._replace(name=name)
+
+
+def _with(known: Dashboards, what: Shown) -> Shown:
     """The same, a graph with the dashboards of its features."""
     if isinstance(what, Viewed) or not known:
         return what
