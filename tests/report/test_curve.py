@@ -1,3 +1,4 @@
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -26,6 +27,14 @@ def test_files_are_valid_and_the_same_each_time(tmp_path, log):
     ElementTree.fromstring(text)
     for part in ("learned ranking", "empty circuit (4.04)", "sparsity (of 70,651 edges)", "99 %"):
         assert part in text
+
+
+@pytest.mark.parametrize("edges", [(3, 4), (4,), (3, 4, 5, 6), (700, 720, 740)])
+def test_ticks_of_a_small_range_are_whole_numbers_told_apart(tmp_path, edges):
+    curve([Point("eap", n, 1.0 / n) for n in edges], tmp_path / "a.svg")
+    ticks = (tmp_path / "a.svg").read_text(encoding="utf-8").partition('id="matplotlib.axis_1"')[2]
+    names = re.findall("<!-- ([\\d,]+) -->", ticks.partition('id="matplotlib.axis_2"')[0])
+    assert names and len({*names}) == len(names) and {int(each) for each in names} <= {*edges, 3, 5, 10}
 
 
 def test_names_are_shown_literally(tmp_path):

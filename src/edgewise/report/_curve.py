@@ -187,13 +187,17 @@ def draw_key(axes: "Axes", names: list[str]) -> None:
 
 def finish_axes(axes: "Axes", edges: list[int], total: int | None, measure: str) -> None:
     """Scales and labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
     axes.set_xlim(min(edges) / 1.25, max(edges) * 1.25)
     decade = _inches(axes) / math.log10(max(edges) / min(edges) * 1.25**2)
     subs = next((subs for subs, gap in (((1, 2, 5), 0.3), ((1, 3), 0.47)) if gap * decade > ROOM), (1,))
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    low, high = axes.get_xlim()
+    inside = [n for exponent in range(10) for n in (sub * 10**exponent for sub in subs) if low <= n <= high]
+    # Of fewer than two such numbers matplotlib makes a scale of its own, with parts of edges.
+    own = None if len(inside) > 1 else _spread(sorted({*edges}), decade)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs) if own is None else FixedLocator(own))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if axes.get_yscale() == "log":
@@ -205,6 +209,15 @@ def finish_axes(axes: "Axes", edges: list[int], total: int | None, measure: str)
     plain_look(axes)
     if total:
         _add_sparsity(axes, total)
+
+
+def _spread(edges: list[int], decade: float) -> list[int]:
+    """Sizes that have room for a label each, on a scale with so many inches a decade."""
+    found = edges[:1]
+    for n in edges[1:]:
+        if math.log10(n / found[-1]) * decade >= ROOM:
+            found.append(n)
+    return found
 
 
 def _inches(axes: "Axes") -> float:

@@ -49,8 +49,8 @@ def draw(
         path: the file to write; `.png`, `.svg` or `.pdf`. Equal circuits give equal files.
         title: instead of the task's and model's name.
         signed: True: colour by the score's sign, weigh by its absolute value. False: the scores are a ranking, so weigh
-            by value and colour by the input that an edge enters. None: as its edges were chosen (`Circuit.selection`); of
-            those chosen by absolute score, or nobody knows how, signed if an actual edge has a negative score.
+            by value and colour by the input that an edge enters. None: as edges were chosen (`Circuit.selection`);
+            where that was by absolute score, or is not known, signed if an actual edge has a negative score.
         dpi: pixels per inch of a PNG.
         most: draw at most so many edges, the strongest; the caption says so.
 
