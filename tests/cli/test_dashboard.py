@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgewise import InputError
-from edgewise.cli._features import text_rows
+from edgewise.cli._transcoder_inputs import text_rows
 from edgewise.transcoders import VirtualTable, generated_tokens
 from tests.cli.commands import Cli
 from tests.cli.test_transcoder import text, trained

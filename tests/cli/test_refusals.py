@@ -204,6 +204,14 @@ def test_a_name_longer_than_files_may_have_is_refused(command: list[str], cli: C
 
 
 @pytest.mark.parametrize(
+    "command", ["train", "tune", "evaluate", "sweep", "cache", "show", "score", "dashboard", "weights"]
+)
+def test_a_text_is_not_read_to_its_token_0(command: str, cli: Cli):
+    given = [] if command in ("train", "sweep", "cache") else ["missing"]
+    assert "--limit: " in cli.refused("transcoder", command, *given, "--text", "builtin", "--limit", 0)
+
+
+@pytest.mark.parametrize(
     ("error", "so"),
     [
         (MemoryError(), True),

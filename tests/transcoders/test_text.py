@@ -159,3 +159,4 @@ def test_what_is_no_text_is_refused(tmp_path, tokenizer):
     assert "reads symbols" in refused(lambda: read_tokens(tmp_path / "short.txt", object()))  # a compiled program's
     assert "only source" in refused(lambda: read_tokens(["x.npy", "builtin"], tokenizer))
     assert "at least one" in refused(lambda: read_tokens([], tokenizer))
+    assert "limit 0: give at least 1" in refused(lambda: read_tokens("builtin", tokenizer, limit=0))

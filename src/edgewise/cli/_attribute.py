@@ -14,8 +14,8 @@ from typer import Argument, Exit, Option
 
 import edgewise as ew
 from edgewise._errors import InputError
-from edgewise.cli import _features
 from edgewise.cli import _options as options
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load, ranks_of
 from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line, stopped, table
@@ -47,8 +47,8 @@ def attribute(
     nodes: Annotated[
         Literal["neurons"], Option(help="The nodes: neurons, which every model has. For features give --transcoders.")
     ] = ("neurons"),
-    transcoders: _features.Sources = None,
-    exclude_special: _features.ExcludeSpecial = None,
+    transcoders: inputs.Sources = None,
+    exclude_special: inputs.ExcludeSpecial = None,
     bos: options.Bos = None,
     target: Annotated[
         list[str] | None,
@@ -65,9 +65,7 @@ def attribute(
     max_nodes: Annotated[
         int | None, Option(help="At most so many neurons or features get rows. Default: 5,000.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `AttributionConfig`, name=value; may be repeated.")
-    ] = None,
+    settings: Annotated[list[str] | None, options.of_config("AttributionConfig")] = None,
     node_threshold: Annotated[
         float, Option(help="Keep nodes in the pruned graph until they have this share of the influence.")
     ] = 0.8,
@@ -92,7 +90,7 @@ def attribute(
     folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
     other = _of_another_run(out, len(asked), force)
     check_writable(out)
-    kinds = _features.read(transcoders, exclude_special) or nodes
+    kinds = inputs.read(transcoders, exclude_special) or nodes
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
     for each in asked:

@@ -9,8 +9,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
+from edgewise.cli import _show
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import check_task, engine_of, load_circuit, load_for, task_of
 from edgewise.runs import record_of
 
@@ -22,7 +23,7 @@ def compare(
     ] = None,
     model: Annotated[str | None, Option(help="The model. Default: the first circuit's own.")] = None,
     split: options.SplitName = "test",
-    transcoders: _features.Sources = None,
+    transcoders: inputs.Sources = None,
     out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
@@ -37,7 +38,7 @@ def compare(
     if out is not None:
         ew.runs.check_file(out)
     found = [load_circuit(path) for path in circuits]
-    features = _features.for_circuits(found, transcoders)
+    features = inputs.for_circuits(found, transcoders)
     loaded = load_for(found[0], model, device)
     if task:
         tasks = [task_of(found[0], loaded.tokenizer, name, longest=loaded.parts.n_positions) for name in task]

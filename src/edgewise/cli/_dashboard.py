@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Exit, Option
+from typer import Exit, Option
 
 import edgewise as ew
-from edgewise.cli import _features
 from edgewise.cli import _options as options
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load
 from edgewise.cli._print import line, stopped
 from edgewise.cli._show_transcoder import compare_weights, counting
@@ -17,18 +17,15 @@ from edgewise.runs import parse_settings
 
 
 def dashboard(
-    transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids; one for each layer.")],
-    text: Annotated[
-        list[str],
-        Option("--text", help="builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, hf:NAME[:CONFIG]."),
-    ],
+    transcoders: inputs.Files,
+    text: inputs.Text,
     out: options.Out = Path("runs/dashboard"),
     layers: Annotated[
         str | None, Option("--layers", help="Make pages of these alone, such as 8,12; the others are named there.")
     ] = None,
-    model: _features.OwnModel = None,
-    context: Annotated[int, Option("--context", help="Tokens per row.")] = 128,
-    limit: Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = None,
+    model: inputs.OwnModel = None,
+    context: inputs.Context = 128,
+    limit: inputs.Limit = None,
     hold_out: Annotated[
         float, Option("--hold-out", help="Leave this share of the rows, at the end of the text, for `score`.")
     ] = 0.0,
@@ -44,21 +41,19 @@ def dashboard(
     details: Annotated[
         bool, Option("--circuit-tracer", help="Also write the feature details that circuit-tracer's viewer reads.")
     ] = False,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `DashboardConfig`, as name=value; several times.")
-    ] = None,
+    settings: Annotated[list[str] | None, options.of_config("DashboardConfig")] = None,
     device: options.Device = "cpu",
 ) -> None:
     """One HTML page for each layer, offline: where every feature is on in a text, beside what its weights say."""
     config = ew.transcoders.DashboardConfig(**parse_settings("--set", ew.transcoders.DashboardConfig, settings or ()))
     words = None if labels is None else ew.viewer.read_labels(labels)
     ew.runs.check_writable(out)
-    found = [each.to(device) for each in _features.read(transcoders)]
+    found = [each.to(device) for each in inputs.read(transcoders)]
     chosen = _of_layers(found, layers)
     _check_names(chosen)
-    loaded = load(_features.model_of(found, model), device)
+    loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
-    rows = _features.text_rows(loaded, text, context, limit)
+    rows = inputs.text_rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
     try:
         virtual = _connections(loaded, found, chosen, rows, connections, out)
@@ -86,24 +81,22 @@ def dashboard(
 
 
 def weights(
-    transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids; one for each layer.")],
-    text: Annotated[list[str], Option("--text", help="As for dashboard.")],
+    transcoders: inputs.Files,
+    text: inputs.Text,
     out: options.Out = Path("runs/virtual"),
-    model: _features.OwnModel = None,
-    context: Annotated[int, Option("--context", help="Tokens per row.")] = 128,
-    limit: Annotated[int, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = 100_000,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `VirtualConfig`, as name=value; several times.")
-    ] = None,
+    model: inputs.OwnModel = None,
+    context: inputs.Context = 128,
+    limit: inputs.Limit = 100_000,
+    settings: Annotated[list[str] | None, options.of_config("VirtualConfig")] = None,
     device: options.Device = "cpu",
 ) -> None:
     """Virtual weights between all features of all layers, with ERA and TWERA: the strongest of each, in one file."""
     config = ew.transcoders.VirtualConfig(**parse_settings("--set", ew.transcoders.VirtualConfig, settings or ()))
     ew.runs.check_writable(out)
-    found = [each.to(device) for each in _features.read(transcoders)]
-    loaded = load(_features.model_of(found, model), device)
+    found = [each.to(device) for each in inputs.read(transcoders)]
+    loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
-    rows = _features.text_rows(loaded, text, context, limit)
+    rows = inputs.text_rows(loaded, text, context, limit)
     try:
         run = ew.RunOptions(out, checkpoint_seconds=60.0)
         table = ew.transcoders.virtual_weights(loaded, found, rows, config, options=run)

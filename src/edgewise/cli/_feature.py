@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise.cli import _features, _show, _show_feature
 from edgewise.cli import _options as options
+from edgewise.cli import _show, _show_feature
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load
 from edgewise.cli._show_transcoder import compare_weights, counting
 from edgewise.runs import parse_settings
@@ -20,12 +21,15 @@ def show(
     transcoders: Annotated[
         list[str], Argument(help="Files, folders or hub ids, then, if you like, features such as m12.f410 m12.f7.")
     ],
-    model: _features.OwnModel = None,
+    model: inputs.OwnModel = None,
     most: Annotated[int, Option(help="How many features and tokens to list.", min=1)] = 7,
     heads: Annotated[int, Option(help="How many heads to list.", min=0)] = 3,
     text: Annotated[
         list[str] | None,
-        Option("--text", help="Also show where it is on in a text, and with which other features. As for train."),
+        Option(
+            "--text",
+            help=f"Also show where it is on in a text, and with which other features: {inputs.TEXTS}; may be repeated.",
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
@@ -35,16 +39,16 @@ def show(
         bool | None,
         Option(help="Show what the weights say, or leave it out. If unset, left out with --prompt or --text."),
     ] = None,
-    context: Annotated[int, Option("--context", help="Tokens per row of the text.")] = 128,
-    limit: Annotated[int, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = 20_000,
+    context: inputs.Context = 128,
+    limit: inputs.Limit = 20_000,
     as_json: options.AsJson = False,
 ) -> None:
     """List what files hold; or show what features read and write, from the weights alone, or where they are on.
 
     With --prompt, and no feature, say which features are on at each of its tokens.
     """
-    features = [found for each in transcoders if (found := _features.parse(each)) is not None]
-    found = _features.read([each for each in transcoders if _features.parse(each) is None])
+    features = [found for each in transcoders if (found := inputs.parse(each)) is not None]
+    found = inputs.read([each for each in transcoders if inputs.parse(each) is None])
     if not features:
         if as_json or text:
             raise ew.InputError(f"{'--json' if as_json else '--text'}: give a feature too, such as m12.f410")
@@ -59,14 +63,14 @@ def show(
     if weights is False and not text and not prompt:
         raise ew.InputError("--no-weights: nothing is left to show; give --prompt or --text too, or leave it out")
     ew.transcoders.check_features(found, features)
-    loaded = load(_features.model_of(found, model), "cpu")
+    loaded = load(inputs.model_of(found, model), "cpu")
     compare_weights(found, loaded)
     by_layer = {at: [number for layer, number in features if layer == at] for at, _ in features}
     if weights or (weights is None and not text and not prompt):
         described = [ew.transcoders.describe(loaded, found, *each, most, heads) for each in features]
         _described(described, as_json)
     if text:
-        rows = _features.text_rows(loaded, text, context, limit)
+        rows = inputs.text_rows(loaded, text, context, limit)
         for layer, numbers in by_layer.items():
             with counting("running the text") as progress:
                 seen = ew.transcoders.on_text(loaded, found, layer, numbers, rows, most=(most, most), progress=progress)
@@ -91,7 +95,7 @@ def _described(found: list[ew.transcoders.FeatureDescription], as_json: bool) ->
 
 def _on_prompts(found: list[ew.transcoders.Transcoder], model: str | None, prompts: list[str], most: int) -> None:
     """The strongest features at each token of prompts."""
-    loaded = load(_features.model_of(found, model), "cpu")
+    loaded = load(inputs.model_of(found, model), "cpu")
     compare_weights(found, loaded)
     for ids, active in _run(loaded, found, prompts):
         for layer, values in active.items():
@@ -114,18 +118,16 @@ def paths(
     transcoders: Annotated[
         list[str], Option("--transcoders", help="A transcoder's file, a folder of them, or a hub id; may be repeated.")
     ] = ["runs/transcoders"],  # noqa: B006 (typer copies it)
-    model: _features.OwnModel = None,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `PathConfig`, name=value; may be repeated.")
-    ] = None,
+    model: inputs.OwnModel = None,
+    settings: Annotated[list[str] | None, options.of_config("PathConfig")] = None,
     most: Annotated[int, Option(help="How many paths and nodes to list.", min=1)] = 12,
     device: options.Device = "cpu",
     as_json: options.AsJson = False,
 ) -> None:
     """Find the paths that give most to a feature or a logit on a prompt, with attention and norm scales frozen."""
     config = ew.attribution.PathConfig(**parse_settings("--set", ew.attribution.PathConfig, settings or ()))
-    found = [each.to(device) for each in _features.read(transcoders)]
-    loaded = load(_features.model_of(found, model), device)
+    found = [each.to(device) for each in inputs.read(transcoders)]
+    loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
     search = ew.attribution.greedy_paths(loaded, prompt, found, root, config)
     _show.result(search, as_json, _show_feature.paths, search, most)

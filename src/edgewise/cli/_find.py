@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Exit, Option
 
 import edgewise as ew
-from edgewise.cli import _complete, _features, _nothing, _show
+from edgewise.cli import _complete, _nothing, _show
 from edgewise.cli import _options as options
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import (
     CONSTANTS,
     cache_size,
@@ -86,14 +87,14 @@ def find(
     kv: options.KeyValue = "physical",
     bos: options.Bos = None,
     positions: Annotated[bool, Option("--positions", help="Give each span of the prompts its own edges.")] = False,
-    transcoders: _features.Sources = None,
-    exclude_special: _features.ExcludeSpecial = None,
+    transcoders: inputs.Sources = None,
+    exclude_special: inputs.ExcludeSpecial = None,
     features_per_layer: Annotated[
         int,
         Option(help="With --transcoders: how many features of each to use. Those with the largest effects are taken."),
     ] = 32,
-    neurons: _features.Neurons = 0,
-    error: _features.ErrorPolicy = "scored",
+    neurons: inputs.Neurons = 0,
+    error: inputs.ErrorPolicy = "scored",
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     memory: options.Memory = "default",
@@ -114,13 +115,13 @@ def find(
     _check_able(record, config, positions, ablation, start)
     _check_share(record, share)
     cache_bytes = cache_size(cache)
-    apart = _features.Apart(transcoders, features_per_layer, neurons, error)
+    apart = inputs.Apart(transcoders, features_per_layer, neurons, error)
     apart.check(record, config, ablation)
     check_task(task)
     ew.runs.check_writable(out)
     held = None if force else _held(out / "circuit.safetensors")
     begin = None if start is None else load_scores(start)
-    features = _features.read(transcoders, exclude_special)
+    features = inputs.read(transcoders, exclude_special)
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
     longest = loaded.parts.n_positions

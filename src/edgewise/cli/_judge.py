@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise.cli import _common, _features, _nothing, _show
+from edgewise.cli import _common, _nothing, _show
 from edgewise.cli import _options as options
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._configuration import configurable
 from edgewise.cli._exchange import under_zero
 from edgewise.cli._print import line
@@ -31,7 +32,7 @@ def evaluate(
     baselines: Annotated[
         str, Option(help="Circuits to compare with: random,eap or one of them, or none.")
     ] = "random,eap",
-    transcoders: _features.Sources = None,
+    transcoders: inputs.Sources = None,
     metrics: Annotated[
         str | None,
         Option(help="Metrics between commas, such as kl,reverse_kl,js,kendall_tau. Default: the task's own."),
@@ -55,7 +56,7 @@ def evaluate(
         ew.tasks.metric_function(name)
     loaded_circuit = _common.load_circuit(circuit)
     ew.runs.check_writable(circuit.parent)
-    features = _features.for_circuit(loaded_circuit, transcoders)
+    features = inputs.for_circuit(loaded_circuit, transcoders)
     ranks = _common.ranks_of(device)
     loaded = _common.load_for(loaded_circuit, model, device, dtype, offload)
     choices = {"memory": memory, "dtype": _common.torch_type(dtype, device), "transcoders": features, "ranks": ranks}
@@ -92,7 +93,7 @@ def curve(
     sparsities: options.Sparsities = "0.9,0.95,0.98,0.99,0.995",
     split: options.SplitName = "test",
     model: options.OwnModel = None,
-    transcoders: _features.Sources = None,
+    transcoders: inputs.Sources = None,
     device: options.Device = "cpu",
     offload: options.Offload = None,
     as_json: options.AsJson = False,
@@ -106,7 +107,7 @@ def curve(
     ew.runs.check_file(out)
     loaded_circuit = _common.load_circuit(circuit)
     scores = _common.scores_of(circuit, loaded_circuit)
-    features = _features.for_circuit(loaded_circuit, transcoders)
+    features = inputs.for_circuit(loaded_circuit, transcoders)
     method = record_of(loaded_circuit.provenance, "method")
     absolute = loaded_circuit.selection == "absolute"
     circuits = [scores.at(size, actual=True, absolute=absolute) for size in sizes]

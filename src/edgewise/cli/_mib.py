@@ -9,8 +9,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
+from edgewise.cli import _show
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import check_task, engine_of, load, load_for, scores_of, task_of
 from edgewise.cli._exchange import foreign_circuit
 
@@ -22,7 +23,7 @@ def mib(
     metric: Annotated[str, Option(help="The metric; it must rise with the behaviour.")] = "logit_diff",
     split: options.SplitName = "test",
     test: options.JudgedPairs = None,
-    transcoders: _features.Sources = None,
+    transcoders: inputs.Sources = None,
     bos: Annotated[
         bool, Option("--bos/--no-bos", help="Put a BOS token before every prompt, as MIB does where there is one.")
     ] = True,
@@ -42,12 +43,12 @@ def mib(
         raise ew.InputError(f"{file}: no such file")
     if own:
         circuit = ew.Circuit.load(file)
-        features = _features.for_circuit(circuit, transcoders)
+        features = inputs.for_circuit(circuit, transcoders)
         loaded = load_for(circuit, model, device)
     else:
         loaded = load(str(model), device)
         circuit = foreign_circuit(file, loaded, str(model))
-        features = _features.for_circuit(circuit, transcoders)
+        features = inputs.for_circuit(circuit, transcoders)
     scores = scores_of(file, circuit)
     has_bos = getattr(loaded.tokenizer, "bos_token_id", None) is not None
     longest = loaded.parts.n_positions

@@ -2,7 +2,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -95,3 +95,8 @@ JudgedSeed = Annotated[
 ]
 BatchSize = Annotated[int, Option("--batch-size", help="Examples at a time. The numbers do not depend on it.")]
 Sparsities = Annotated[str, Option("--sparsities", help="The sizes, as actual sparsities between commas.")]
+
+
+def of_config(name: str) -> Any:
+    """The option `--set` of a command whose settings are this class's."""
+    return Option("--set", help=f"A setting of `{name}`, name=value; may be repeated.")

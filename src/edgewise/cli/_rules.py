@@ -8,8 +8,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 import edgewise as ew
-from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
+from edgewise.cli import _show
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load
 from edgewise.cli._print import flat, table
 from edgewise.cli._show_transcoder import compare_weights, counting, seen
@@ -20,10 +21,13 @@ _N_BEST = 3  # other features that the table names; the JSON has more
 
 def score(
     transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids; then the rules.")],
-    text: Annotated[list[str], Option("--text", help="Text that the rules were not made from. As for train.")],
-    model: _features.OwnModel = None,
-    context: Annotated[int, Option("--context", help="Tokens per row.")] = 128,
-    limit: Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.", min=1)] = None,
+    text: Annotated[
+        list[str],
+        Option("--text", help=f"Text that the rules were not made from: {inputs.TEXTS}; may be repeated."),
+    ],
+    model: inputs.OwnModel = None,
+    context: inputs.Context = 128,
+    limit: inputs.Limit = None,
     hold_out: Annotated[
         float, Option("--hold-out", help="Judge on this share of the rows, at the end of the text; 0: on all.")
     ] = 0.05,
@@ -47,12 +51,12 @@ def score(
         raise ew.InputError(f"{transcoders[0]}: give transcoders before the rules, such as runs/transcoders rules.json")
     if out is not None:
         ew.runs.check_file(out)
-    layers = {int(found[0]) for name in rules if (found := _features.parse(name)) is not None}
-    every = [each.to(device) for each in _features.read(transcoders[:-1])]
+    layers = {int(found[0]) for name in rules if (found := inputs.parse(name)) is not None}
+    every = [each.to(device) for each in inputs.read(transcoders[:-1])]
     found = [each for each in every if each.spec.reads.layer in layers] or every
-    loaded = load(_features.model_of(found, model), device)
+    loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
-    rows = _features.text_rows(loaded, text, context, limit)
+    rows = inputs.text_rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[1] if hold_out else rows
     with counting("judging") as progress:
         result = ew.transcoders.score_rules(loaded, found, rules, rows, misses=misses, progress=progress)

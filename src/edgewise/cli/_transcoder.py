@@ -16,8 +16,8 @@ from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import check_free, load
 from edgewise.cli._configuration import configurable
-from edgewise.cli._features import OwnModel, model_of, text_rows
 from edgewise.cli._print import line, stopped
+from edgewise.cli._transcoder_inputs import Context, Files, Limit, OwnModel, Text, model_of, text_rows
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -27,14 +27,6 @@ _SEVERAL = {
 app = Typer(no_args_is_help=True, help="Train, judge and convert transcoders, and read their features.")
 
 Layers = Annotated[str, Option("--layers", help="The layers, such as 8,12 or 4-9, or all.")]
-Text = Annotated[
-    list[str],
-    Option(
-        "--text", help="The text: builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, or hf:NAME[:CONFIG]."
-    ),
-]
-Context = Annotated[int, Option("--context", help="Tokens per row.")]
-Limit = Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.")]
 Reads = Annotated[
     str | None,
     Option("--reads", help="The vector that features read: mlp_in (the default), mlp_normalized or resid_mid."),
@@ -179,12 +171,10 @@ def train(
 
 @app.command()
 def tune(
-    transcoders: Annotated[list[str], Argument(help="Files or folders of any format, or hub ids: one a layer.")],
+    transcoders: Files,
     text: Text,
     model: OwnModel = None,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="A setting of `TuningConfig`, as name=value; several.")
-    ] = None,
+    settings: Annotated[list[str] | None, options.of_config("TuningConfig")] = None,
     tokens: Annotated[int | None, Option(help="To see, the text repeated as needed; 200,000 if none.")] = None,
     learning_rate: Annotated[float | None, Option(help="Of Adam; 1e-4 if none.")] = None,
     context: Context = 128,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgewise._errors import InputError
-from edgewise.cli import _features, _show
 from edgewise.cli import _options as options
+from edgewise.cli import _show
+from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import engine_of, load, load_for, task_of
 from edgewise.cli._print import line
 from edgewise.runs import check_writable, of_other_weights, record_of
@@ -46,7 +47,7 @@ def view(
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="A file of labels: JSON, or a CSV with columns id,label.")] = None,
     model: options.OwnModel = None,
-    transcoders: _features.Sources = None,
+    transcoders: inputs.Sources = None,
     device: options.Device = "cpu",
 ) -> None:
     """Write one HTML file that shows circuits: every size and edge, what was measured, two side by side.
@@ -126,13 +127,13 @@ def _graph(run: Path) -> AttributionGraph:
     return graph
 
 
-def _explain(run: Path, n_edges: int, model: str | None, transcoders: _features.Sources, device: str) -> None:
+def _explain(run: Path, n_edges: int, model: str | None, transcoders: inputs.Sources, device: str) -> None:
     """Write the reasons of a graph's most influential edges beside it."""
     from edgewise.attribution import edge_reasons
 
     graph = _graph(run)
     loaded = load(model or str(record_of(graph.provenance, "model").get("id", "")), device)
-    features = _features.as_recorded(_features.read(transcoders), graph.provenance.get("transcoders"))
+    features = inputs.as_recorded(inputs.read(transcoders), graph.provenance.get("transcoders"))
     whole = graph.attach(loaded, features or None)
     with _show.working("splitting edges over heads"):
         found = edge_reasons(whole, n_edges)

@@ -115,11 +115,13 @@ def read_tokens(
         The rows; what is left over of the last row is dropped.
 
     Raises:
-        InputError: a source does not exist or cannot be read, or there is not one row.
+        InputError: a source does not exist or cannot be read, the limit is below 1, or there is not one row.
     """
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     if context < 2:
         raise InputError(f"context {context}: a row needs at least 2 tokens")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: give at least 1 token, or None for all")
     arrays = [str(each).endswith(".npy") for each in given]
     if any(arrays) and not (all(arrays) and len(given) == 1):
         raise InputError("text: an array of tokens must be the only source")

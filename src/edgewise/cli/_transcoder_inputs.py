@@ -1,4 +1,4 @@
-"""Transcoders and their features, as commands are given them."""
+"""Transcoders, their features and texts for them, as commands are given them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from typer import Option
+from typer import Argument, Option
 
 import edgewise as ew
 from edgewise.runs import record_of
@@ -20,7 +20,12 @@ Sources = Annotated[
         help="Take MLPs apart into features: a transcoder's file, a folder of them, or a hub id; may be repeated.",
     ),
 ]
+Files = Annotated[list[str], Argument(help="Files or folders of any format, or hub ids; one for each layer.")]
 OwnModel = Annotated[str | None, Option("--model", help="The model. Default: the transcoders' own.")]
+TEXTS = "builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, or hf:NAME[:CONFIG]"
+Text = Annotated[list[str], Option("--text", help=f"The text: {TEXTS}; may be repeated.")]
+Context = Annotated[int, Option("--context", help="Tokens per row of the text.")]
+Limit = Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.", min=1)]
 ExcludeSpecial = Annotated[
     bool | None,
     Option(
