@@ -60,6 +60,18 @@ def test_virtual_weights_in_one_file(cli: Cli, text: Path, trained: Path, tmp_pa
     )
 
 
+def test_a_bare_interrupt_says_so(cli: Cli, text: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("virtual_weights", "make_dashboards"):
+        monkeypatch.setattr(f"edgewise.transcoders.{name}", interrupted)
+    file = trained / "layer0.transcoder.topk2.safetensors"
+    for command in ("weights", "dashboard"):
+        ran = cli("transcoder", command, file, "--text", text, *SHORT, "--out", tmp_path / command)
+        assert ran.status == 130 and "stopped: interrupted; the same command goes on from there" in ran.out, ran
+
+
 def test_rules_are_judged_on_the_rows_that_a_dashboard_left(cli: Cli, text: Path, trained: Path, tmp_path: Path):
     below, file = (trained / f"layer{layer}.transcoder.topk2.safetensors" for layer in (0, 1))
     rules = tmp_path / "rules.json"

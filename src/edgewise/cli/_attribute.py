@@ -18,7 +18,7 @@ from edgewise.cli import _options as options
 from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load, ranks_of
 from edgewise.cli._configuration import configurable
-from edgewise.cli._print import line, stopped, table
+from edgewise.cli._print import line, stopped, stopping, table
 from edgewise.runs import check_writable, parse_settings
 
 GRAPH, PRUNED, MERGED = "graph.safetensors", "pruned.safetensors", "merged.safetensors"
@@ -157,13 +157,11 @@ def _of_another_run(out: Path, n_prompts: int, force: bool) -> tuple[str, ...]:
 @contextmanager
 def _told(where: str) -> Iterator[None]:
     """Of a line of a file say which one is wrong; at Ctrl-C that the same command goes on."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}{error}") from error
-    except KeyboardInterrupt as error:
-        stopped(str(error) or "interrupted")
-        raise Exit(130) from error
+    with stopping():
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{where}{error}") from error
 
 
 def _settings(texts: list[str] | None, **given: Any) -> ew.AttributionConfig:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Exit, Option
+from typer import Option
 
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load
-from edgewise.cli._print import line, stopped
+from edgewise.cli._print import line, stopping
 from edgewise.cli._show_transcoder import compare_weights, counting
 from edgewise.runs import parse_settings
 
@@ -55,7 +55,7 @@ def dashboard(
     compare_weights(found, loaded)
     rows = inputs.text_rows(loaded, text, context, limit)
     rows = rows.split(hold_out)[0] if hold_out else rows
-    try:
+    with stopping():
         virtual = _connections(loaded, found, chosen, rows, connections, out)
         with counting("weights") as progress:
             sets = ew.transcoders.make_dashboards(
@@ -68,9 +68,6 @@ def dashboard(
                 options=ew.RunOptions(out, checkpoint_seconds=60.0),
                 progress=progress,
             )
-    except KeyboardInterrupt as error:
-        stopped(str(error))
-        raise Exit(130) from error
     for path in ew.viewer.write_dashboards(sets, out, labels=words):
         line(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if neuronpedia:
@@ -97,12 +94,9 @@ def weights(
     loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
     rows = inputs.text_rows(loaded, text, context, limit)
-    try:
+    with stopping():
         run = ew.RunOptions(out, checkpoint_seconds=60.0)
         table = ew.transcoders.virtual_weights(loaded, found, rows, config, options=run)
-    except KeyboardInterrupt as error:
-        stopped(str(error))
-        raise Exit(130) from error
     table.save(out / _VIRTUAL)
     n = sum(int((each.layer >= 0).sum()) for each in table.inputs.values())
     line(f"{n:,} connections in, over {table.n_tokens:,} tokens -> {out / _VIRTUAL}")

@@ -7,9 +7,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
+
+from typer import Exit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +67,16 @@ def escape(text: str) -> str:
 def stopped(reason: str) -> None:
     """Why a run ended early."""
     styled(f"[bold]stopped:[/] {escape(reason)}; the same command goes on from there")
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """At Ctrl-C say that the same command goes on, and end with 130: a script should not go on with half a run."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        stopped(str(error) or "interrupted")
+        raise Exit(130) from error
 
 
 def table(

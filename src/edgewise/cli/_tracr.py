@@ -13,7 +13,7 @@ from edgewise import tracr
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import load_circuit
-from edgewise.cli._print import line
+from edgewise.cli._print import line, stopped
 from edgewise.runs import record_of
 
 app = Typer(
@@ -101,8 +101,8 @@ def find(
         scores = tracr.rank_program(engine, task, agreement, seed=seed, options=run)
     else:
         scores = tracr.prune_program(engine, task, seed=seed, options=run)
-    if stopped := scores.provenance["method"].get("stopped"):
-        line(f"stopped: {stopped}; the same command goes on from there")
+    if reason := scores.provenance["method"].get("stopped"):
+        stopped(reason)
         raise Exit(130)
     circuit = tracr.smallest_agreeing(scores, agreement)
     circuit = tracr.eliminate(circuit, agreement) if eliminate else circuit

@@ -16,7 +16,7 @@ from edgewise.cli import _show
 from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import check_free, load
 from edgewise.cli._configuration import configurable
-from edgewise.cli._print import line, stopped
+from edgewise.cli._print import line, stopping
 from edgewise.cli._transcoder_inputs import Context, Files, Limit, OwnModel, Text, model_of, text_rows
 
 _SEVERAL = {
@@ -255,14 +255,8 @@ def sweep(given: _Given) -> None:
     if held_out is None:
         raise ew.InputError("--hold-out 0: a sweep judges on held-out rows; give a share such as 0.05")
     show.training(given.model, training, config)
-    try:
-        with show.counting("judging") as progress:
-            result = ew.transcoders.sweep(
-                given.model, training, held_out, config, options=given.options, progress=progress
-            )
-    except KeyboardInterrupt as error:
-        stopped(str(error) or "interrupted")
-        raise Exit(130) from error
+    with stopping(), show.counting("judging") as progress:
+        result = ew.transcoders.sweep(given.model, training, held_out, config, options=given.options, progress=progress)
     result.save(given.options.out / "sweep.json")
     show.swept(result, config.layers, given.options.out)
 
