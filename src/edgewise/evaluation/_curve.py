@@ -10,7 +10,7 @@ from edgewise.circuit import Circuit, empty_circuit, ranked
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import conditions, judge, one_kind
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap, check_record, read_record, tensor_hash
+from edgewise.runs import SavedAsJson, bootstrap, check_record, reading_record, tensor_hash
 from edgewise.tasks import Task
 
 
@@ -58,17 +58,11 @@ class SizeCurve(SavedAsJson):
         Raises:
             edgewise.InputError: there is no such file, or it is another one.
         """
-        path = Path(path)
-        try:
-            row: dict[str, Any] = read_record(path)
+        with reading_record(path, "a curve that `edgewise curve` wrote", "give one, or move it away") as row:
             row["points"] = tuple(Point(**point) for point in row["points"])
             found = SizeCurve(**row)
             check_record(found)
             return found
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(
-                f"{path}: not a curve that `edgewise curve` wrote ({' '.join(str(error).split())})"
-            ) from error
 
 
 def size_curve(

@@ -42,6 +42,7 @@ from ._records import check_record as check_record
 from ._records import is_finite as is_finite
 from ._records import of_other_weights as of_other_weights
 from ._records import read_record as read_record
+from ._records import reading_record as reading_record
 from ._records import record_of as record_of
 from ._settings import AtLeast0 as AtLeast0
 from ._settings import Bound as Bound

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,28 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"a {type(found).__name__}, not an object with names")
     return found
+
+
+@contextmanager
+def reading_record(path: str | Path, what: str, instead: str) -> Iterator[dict[str, Any]]:
+    """Yield what `read_record` reads; what does not fit the code within is the file's fault, and said in one line.
+
+        with reading_record(path, "what `edgewise find` wrote", "move it away") as row:
+            size = row["size"]  # a KeyError is "PATH: not what `edgewise find` wrote ('size'); move it away"
+
+    Args:
+        path: the file.
+        what: what it should be, for the refusal.
+        instead: what would be right, likewise.
+
+    Raises:
+        InputError: it is missing, or something else.
+    """
+    try:
+        yield read_record(path)
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not {what} ({reason}); {instead}") from error
 
 
 def check_record(record: Any) -> None:

@@ -13,7 +13,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
-from edgewise.runs import SavedAsJson, check_record, read_record, tensor_hash
+from edgewise.runs import SavedAsJson, check_record, reading_record, tensor_hash
 from edgewise.tasks import Task
 from edgewise.viewer._looks import Look, looks
 
@@ -76,8 +76,7 @@ class Evidence(SavedAsJson):
     @staticmethod
     def load(path: str | Path) -> "Evidence":
         """Read what `save` wrote. Raises `InputError` for another file."""
-        try:
-            row = read_record(path)
+        with reading_record(path, "what `edgewise view --evidence` wrote", "move it away") as row:
             row |= {name: tuple(row[name]) for name in ("edges", "effects")}
             row["predictions"] = tuple(_prediction(each) for each in row["predictions"])
             row |= {name: tuple(tuple(each) for each in row.get(name, ())) for name in ("by_pair", "prompts")}
@@ -85,9 +84,6 @@ class Evidence(SavedAsJson):
             found = Evidence(**row)
             check_record(found)
             return found
-        except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not what `edgewise view --evidence` wrote ({reason}); move it away") from error
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:

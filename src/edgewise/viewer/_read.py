@@ -8,7 +8,7 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
 from edgewise.evaluation import Evaluation, Measured, SizeCurve, WorstExample
-from edgewise.runs import check_record, of_other_weights, read_record, record_of
+from edgewise.runs import check_record, of_other_weights, reading_record, record_of
 from edgewise.viewer._evidence import Evidence
 
 CIRCUIT, CURVE, EVIDENCE = "circuit.safetensors", "curve.json", "evidence.json"
@@ -71,8 +71,7 @@ def read(path: str | Path) -> Viewed:
 
 def read_evaluation(path: str | Path) -> Evaluation:
     """What `edgewise evaluate` wrote. Raises `InputError` for another file."""
-    try:
-        row = read_record(path)
+    with reading_record(path, "what `edgewise evaluate` wrote", "move it away") as row:
         metrics, removed = (
             {name: Measured(**each) for name, each in rows.items()} for rows in (row["metrics"], row.get("removed", {}))
         )
@@ -80,6 +79,3 @@ def read_evaluation(path: str | Path) -> Evaluation:
         found = Evaluation(**row | {"metrics": metrics, "worst": worst, "removed": removed})
         check_record(found)
         return found
-    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not what `edgewise evaluate` wrote ({reason}); move it away") from error
