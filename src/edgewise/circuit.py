@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.graph import Ablation, Graph, GraphSpec
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, write_tensors
 
 Selection = Literal["absolute", "signed"]
 Mixed = Literal["mixed"]
@@ -172,9 +172,7 @@ class Circuit:
         Raises:
             InputError: the path has another suffix or cannot be written.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: a circuit is saved as .safetensors")
+        check_suffix(path, "a circuit is")
         tensors = {"kept": self.kept} if self.scores is None else {"kept": self.kept, "scores": self.scores}
         header = {
             "schema": SCHEMA,

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._file_checks import check_columns, check_range
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
 from edgewise.attribution._merge import MergedGraph, distinct, kind_of_nodes, merge
 from edgewise.attribution._over_prompts import OverPrompts, unpaired_intervals
-from edgewise.attribution._whole import check_columns, check_range, check_suffix
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, write_tensors
 
 SCHEMA = 1
 Graphs = AttributionGraph | MergedGraph | Sequence[AttributionGraph]

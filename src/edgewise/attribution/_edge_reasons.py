@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edgewise.attribution._attach import explained_of
+from edgewise.attribution._file_checks import check_columns, check_range, check_texts
 from edgewise.attribution._graph import GraphData
 from edgewise.attribution._head_table import loadings
 from edgewise.attribution._influence import edge_influence
 from edgewise.attribution._promoted import Promoted, promoted
 from edgewise.attribution._reasons import Why
-from edgewise.attribution._whole import check_columns, check_range, check_suffix, check_texts
 from edgewise.attribution._why import why
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, write_tensors
 
 SCHEMA = 1
 N_EDGES, N_REASONS = 200, 20

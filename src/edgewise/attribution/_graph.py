@@ -13,9 +13,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.attribution._file_checks import check_columns, check_range, check_records, check_rows, check_texts
 from edgewise.attribution._targets import Explained
-from edgewise.attribution._whole import check_columns, check_range, check_records, check_rows, check_suffix, check_texts
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, write_tensors
 
 SCHEMA = 1
 KINDS = ("token", "position", "neuron", "feature", "error", "attention bias", "MLP bias", "reading bias", "root")

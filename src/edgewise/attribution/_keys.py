@@ -10,8 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.attribution._file_checks import check_columns, check_range, check_texts
 from edgewise.attribution._graph import KINDS, GraphData
-from edgewise.attribution._whole import check_columns, check_range, check_texts
 
 NODES = "nodes"
 """The kind of all neurons or features of a layer at a place, where graphs are joined by places."""

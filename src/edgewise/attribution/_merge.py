@@ -14,12 +14,12 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
+from edgewise.attribution._file_checks import check_columns, check_range, check_records, check_texts
 from edgewise.attribution._graph import Ledger, NodeTable
 from edgewise.attribution._influence import edge_influence, influence
 from edgewise.attribution._keys import MERGED_KINDS, By, Keys, Spans, joined, same_roots, spans_of
 from edgewise.attribution._over_prompts import OverPrompts
-from edgewise.attribution._whole import check_columns, check_range, check_records, check_suffix, check_texts
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, write_tensors
 
 SCHEMA = 1
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from edgewise.attribution._whole import check_columns, check_rows
+from edgewise.attribution._file_checks import check_columns, check_rows
 from edgewise.runs import resampled_means
 
 _RESAMPLES, _LEVEL = 1000, 0.95

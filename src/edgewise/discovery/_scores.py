@@ -22,7 +22,7 @@ from edgewise.circuit import (
 )
 from edgewise.engine import Engine
 from edgewise.graph import Ablation, Graph, GraphSpec
-from edgewise.runs import reading_tensors, record_of, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, record_of, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,7 @@ class Scores:
         Raises:
             InputError: the path has another suffix or cannot be written.
         """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: scores are saved as .safetensors")
+        check_suffix(path, "scores are")
         tensors = {"values": self.values, "writers": self.writers, "readers": self.readers}
         header = {
             "schema": SCHEMA,

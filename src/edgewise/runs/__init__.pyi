@@ -59,6 +59,7 @@ from ._statistics import INTERVAL as INTERVAL
 from ._statistics import Interval as Interval
 from ._statistics import bootstrap as bootstrap
 from ._statistics import resampled_means as resampled_means
+from ._tensors import check_suffix as check_suffix
 from ._tensors import names_in as names_in
 from ._tensors import reading_tensors as reading_tensors
 from ._tensors import tensor_hash as tensor_hash

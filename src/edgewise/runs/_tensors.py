@@ -66,6 +66,12 @@ def reading_tensors(
         raise InputError(f"{path}: not {what} ({type(error).__name__}: {reason[:120]}); {instead}") from error
 
 
+def check_suffix(path: str | Path, what: str) -> None:
+    """Refuse to save `what` (with its verb: "a circuit is") under a name of another kind. Raises `InputError`."""
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{path}: {what} saved as .safetensors")
+
+
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], *, entry: str = "edgewise"
 ) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, write_tensors
 from edgewise.transcoders import (
     TokenRows,
     Transcoder,
@@ -82,8 +82,7 @@ class FeaturesOnText:
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: features on a text are saved as .safetensors")
+        check_suffix(path, "features on a text are")
         tensors = {"features": self.features, "frequency": self.frequency, "mean": self.mean}
         for name in ("examples", "virtual"):
             tensors |= {f"{name}.{column}": x.contiguous() for column, x in getattr(self, name)._asdict().items()}

@@ -31,6 +31,7 @@ from edgewise.runs import (
     Positive,
     RunOptions,
     check_settings,
+    check_suffix,
     reading_tensors,
     run_steps,
     software,
@@ -90,8 +91,7 @@ class VirtualTable:
 
     def save(self, path: str | Path) -> None:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path}: virtual weights are saved as .safetensors")
+        check_suffix(path, "virtual weights are")
         header = {"schema": SCHEMA, "kind": "virtual weights", "n_tokens": self.n_tokens, "conditions": self.conditions}
         write_tensors(path, _named({"inputs": self.inputs, "outputs": self.outputs}), header)
 

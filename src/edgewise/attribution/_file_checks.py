@@ -1,21 +1,10 @@
-"""Whether what a file says is a graph: columns of one length, numbers in their ranges, sources before their targets;
-and whether its name is right.
-"""
+"""Whether what a file says is a graph: columns of one length, numbers in their ranges, sources before their targets."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from edgewise._errors import InputError
-
-
-def check_suffix(path: str | Path, what: str) -> None:
-    """Refuse the name of another kind of file; `what` is to be saved. Raises `InputError`."""
-    if Path(path).suffix != ".safetensors":
-        raise InputError(f"{path}: {what} saved as .safetensors")
 
 
 def check_columns(columns: Mapping[str, Tensor], n: int, whole: bool) -> None:
