@@ -12,7 +12,7 @@ from edgewise.attribution._frozen import FrozenNorm, FrozenRun
 from edgewise.attribution._nodes import CHUNK, Active, Nodes, Reading, through_norm
 from edgewise.models import Model
 from edgewise.models.block import normed
-from edgewise.transcoders import Transcoder, centre, check_transcoder, input_at, norm_before, special_tokens
+from edgewise.transcoders import Transcoder, analysis, centre, check_transcoder, input_at, norm_before, special_tokens
 
 
 class Features(Nodes):
@@ -139,19 +139,11 @@ def by_layer(model: Model, transcoders: Transcoder | Sequence[Transcoder]) -> di
     """Transcoders by the layer that they read.
 
     Raises:
-        InputError: one is not of this model, is an autoencoder, or two are of one layer.
+        InputError: there are none, one is not of this model, is an autoencoder, or two are of one layer.
     """
-    found = dict[int, Transcoder]()
-    for each in [transcoders] if isinstance(transcoders, Transcoder) else transcoders:
-        check_transcoder(model, each)
-        layer = each.spec.reads.layer
-        if each.spec.is_autoencoder:
-            raise InputError(
-                f"autoencoder of {each.spec.reads}: its features do not stand for an MLP; give transcoders"
-            )
-        if layer in found:
-            raise InputError(f"transcoders: two read layer {layer}; give at most one for each layer")
-        found[layer] = each
-    if not found:
+    given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
+    if not given:
         raise InputError("transcoders: none given; give some, or nodes='neurons'")
-    return dict(sorted(found.items()))
+    for each in given:
+        check_transcoder(model, each)
+    return analysis.by_layer(given)

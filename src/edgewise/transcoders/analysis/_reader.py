@@ -52,9 +52,8 @@ def reader(model: Model, transcoder: Transcoder, features: Features = None) -> R
         InputError: the transcoder is not of this model, is an autoencoder, or has no such feature.
     """
     check_transcoder(model, transcoder)
+    _check_stands_for_mlp(transcoder)
     site = transcoder.spec.reads
-    if transcoder.spec.is_autoencoder:
-        raise InputError(f"autoencoder of {site}: its features do not stand for an MLP; give transcoders")
     rows = exact(transcoder.W_enc[chosen(transcoder, features)])
     norm, between = norm_before(model.parts.layers[site.layer], site.kind), not model.parts.parallel
     covector = centre(rows, site)  # what takes the mean off a vector takes it off a covector
@@ -154,10 +153,8 @@ def by_layer(
     """
     found = dict[int, Transcoder]()
     for each in sorted(transcoders, key=lambda each: each.spec.reads.layer):
-        if each.spec.is_autoencoder and not autoencoders:
-            raise InputError(
-                f"autoencoder of {each.spec.reads}: its features do not stand for an MLP; give transcoders"
-            )
+        if not autoencoders:
+            _check_stands_for_mlp(each)
         if each.spec.reads.layer in found:
             raise InputError(
                 f"transcoders: two read layer {each.spec.reads.layer}; give one for each layer, such as single files"
@@ -168,6 +165,13 @@ def by_layer(
             f"layer {layer}: there is no transcoder of it; those given are of {', '.join(map(str, found))}"
         )
     return found
+
+
+def _check_stands_for_mlp(transcoder: Transcoder) -> None:
+    """Refuse an autoencoder. Raises `InputError`."""
+    if transcoder.spec.is_autoencoder:
+        site = transcoder.spec.reads
+        raise InputError(f"autoencoder of {site}: its features do not stand for an MLP; give transcoders")
 
 
 def check_features(transcoders: Sequence[Transcoder], features: Sequence[tuple[int, int]]) -> None:
