@@ -30,9 +30,9 @@ ABLATIONS = {
 def engine(model: Model, graph: Graph | None = None, ablation: str = "interchange", **choices) -> Engine:
     """An engine under one of `ABLATIONS`; constants are random."""
     graph = graph or model.graph()
-    kind = ABLATIONS[ablation].kind
-    constants = None if kind in ("interchange", "zero") else random_constants(model, graph, kind)
-    return Engine(model, graph, ABLATIONS[ablation], constants=constants, **choices)
+    chosen = ABLATIONS[ablation]
+    constants = random_constants(model, graph, chosen.kind) if chosen.takes_constants else None
+    return Engine(model, graph, chosen, constants=constants, **choices)
 
 
 def random_constants(model: Model, graph: Graph, kind: str, n_positions: int = 9) -> Writes:

@@ -35,7 +35,7 @@ def _size(name: str) -> int:
 
 def _reference(engine: Engine) -> Engine:
     """The path that shares nothing with the one that searches run on; many circuits side by side cost it little."""
-    constants = None if engine.ablation.kind in ("interchange", "zero") else engine.constants
+    constants = engine.constants if engine.ablation.takes_constants else None
     return Engine(engine.model, engine.graph, engine.ablation, constants=constants, path="reference")
 
 

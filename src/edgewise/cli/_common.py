@@ -201,7 +201,7 @@ def engine_of(path: Path, circuit: ew.Circuit, model: ew.Model, **choices: Any) 
     others than it records.
     """
     ablation = circuit.stated_ablation
-    if ablation is None or ablation.kind in ("interchange", "zero"):
+    if ablation is None or not ablation.takes_constants:
         return ew.Engine(model, circuit.graph, ablation, **choices)
     engine = ew.load_constants(model, path.parent / CONSTANTS, **choices)
     if circuit.provenance.get("constants") not in (None, engine.constants_hash):

@@ -149,7 +149,7 @@ def find(
     if choice:
         found = replace(found, provenance=found.provenance | {"candidates": choice})
     found = replace(found, provenance=found.provenance | {"asked": asked})
-    carried = None if engine.ablation.kind in ("interchange", "zero") else engine.constants
+    carried = engine.constants if engine.ablation.takes_constants else None
     if carried is not None:  # as they are now, if they were learned
         found = replace(found, provenance=found.provenance | {"constants": ew.runs.tensor_hash(*carried.tensors())})
     if ranks.rank == 0:

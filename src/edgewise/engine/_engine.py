@@ -131,9 +131,9 @@ class Engine:
             self._check_nodes()
 
     def _checked_constants(self, constants: Writes | None) -> Writes | None:
-        needs = self.ablation.kind not in ("interchange", "zero")
-        if needs != (constants is not None):
-            want = "pass its constants, as `load_constants` reads them" if needs else "takes no constants"
+        takes = self.ablation.takes_constants
+        if takes != (constants is not None):
+            want = "pass its constants, as `load_constants` reads them" if takes else "takes no constants"
             raise InputError(f"ablation {self.ablation.kind!r}: {want}")
         if self.ablation.kind == "zero":
             constants = constant_writes(self.model.parts, self._plain)

@@ -80,7 +80,7 @@ def push(
 def _constants_file(circuit: Circuit, file: str) -> str | None:
     """What the constants of a circuit's removed edges are called on the hub; None where these carry none."""
     ablation, path = circuit.stated_ablation, PurePosixPath(file)
-    if ablation is None or ablation.kind in ("interchange", "zero"):
+    if ablation is None or not ablation.takes_constants:
         return None
     return str(path.with_name("constants.safetensors" if path.name == FILE else f"{path.stem}-constants.safetensors"))
 

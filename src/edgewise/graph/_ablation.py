@@ -45,6 +45,11 @@ class Ablation:
         """Whether heads carry shares of b_O that an ablation takes away."""
         return self.bias == "shared" and self.kind in ("zero", "learned")
 
+    @property
+    def takes_constants(self) -> bool:
+        """Whether an engine must be given what removed edges carry: means, or learned constants."""
+        return self.kind not in ("interchange", "zero")
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for a file's header."""
         return asdict(self)
