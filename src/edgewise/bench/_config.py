@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgewise._errors import InputError
 from edgewise.bench._settings import EMPTY, MethodSpec, listed, mapping, method_spec, numbers, whole_numbers
+from edgewise.graph import Embeddings, KeyValue
 from edgewise.runs import read_yaml
 from edgewise.tasks import HEADLINE, SUFFIXES, TASK_NAMES, TEMPLATE_SUFFIXES, metric_names
 
@@ -107,8 +108,8 @@ class BenchConfig:
         for what, given, choices in (
             ("metrics", self.metrics, metric_names()),
             ("ablation", (self.ablation,), ("interchange", "zero", "mean", "mean-positional")),
-            ("embeddings", (self.embeddings,), ("joint", "split", "off")),
-            ("kv", (self.kv,), ("physical", "expanded")),
+            ("embeddings", (self.embeddings,), get_args(Embeddings)),
+            ("kv", (self.kv,), get_args(KeyValue)),
         ):
             if unknown := [each for each in given if each not in choices]:
                 raise InputError(f"{what}: {unknown[0]!r} is unknown; choose {', '.join(choices)}")

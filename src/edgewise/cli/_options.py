@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from edgewise import engine, graph
 from edgewise.cli import _complete
+from edgewise.tasks import Split
 
 ModelName = Annotated[str, Option("--model", help="smollm2-135m, a hub id, a folder, a GGUF file, or tracr:reverse.")]
 OwnModel = Annotated[str | None, Option("--model", help="The model. Default: the circuit's own.")]
@@ -29,13 +31,13 @@ Picture = Annotated[Path, Argument(help="The picture to write: .png, .svg or .pd
 Out = Annotated[Path, Option("--out", help="Folder for the results. A run that was cut short goes on from there.")]
 Force = Annotated[bool, Option("--force", help="Write over what is there.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON and nothing else.")]
-SplitName = Annotated[Literal["train", "validation", "test"], Option("--split", help="Which split of the examples.")]
+SplitName = Annotated[Split, Option("--split", help="Which split of the examples.")]
 Embeddings = Annotated[
-    Literal["joint", "split", "off"],
+    graph.Embeddings,
     Option("--embeddings", help="One writer (joint), tokens and positions apart (split), or no writers (off)."),
 ]
 KeyValue = Annotated[
-    Literal["physical", "expanded"],
+    graph.KeyValue,
     Option("--kv", help="Key and value readers: one per key-value head, or one per query head."),
 ]
 Device = Annotated[str, Option("--device", help="Device: cpu, cuda, mps (Apple; the same code, never measured), …")]
@@ -50,7 +52,7 @@ Dtype = Annotated[
 ]
 Memory = Annotated[Literal["default", "lean"], Option("--memory", help="Lean takes less memory and more time.")]
 Matmul = Annotated[
-    Literal["highest", "high", "medium"],
+    engine.Matmul,
     Option("--matmul", help="Precision of float32 products. Medium is the fastest, and may use bfloat16."),
 ]
 Cache = Annotated[

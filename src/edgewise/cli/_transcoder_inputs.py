@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
@@ -44,7 +44,7 @@ Neurons = Annotated[
     ),
 ]
 ErrorPolicy = Annotated[
-    Literal["scored", "kept", "corrupted"],
+    ew.graph.ErrorPolicy,
     Option(
         "--error",
         help="With --transcoders: what the features leave of an MLP is a writer with edges, is always kept clean, or "
@@ -61,7 +61,7 @@ class Apart(NamedTuple):
     """Features of each transcoder."""
     neurons: int
     """Of each MLP without one."""
-    error: Literal["scored", "kept", "corrupted"]
+    error: ew.graph.ErrorPolicy
 
     def check(self, method: ew.Method, config: ew.discovery.MethodConfig, ablation: str) -> None:
         """Refuse what does not go with them, before anything is loaded. Raises `InputError`."""

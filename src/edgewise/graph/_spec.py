@@ -113,7 +113,7 @@ class GraphSpec:
             raise InputError(f"graph: {self.n_heads} query heads cannot share {self.n_kv_heads} KV heads evenly")
         if self.embeddings not in EMBEDDING_NAMES:
             raise InputError(f"graph: embeddings={self.embeddings!r}; choose one of joint, split, off")
-        if self.kv not in ("physical", "expanded"):
+        if self.kv not in get_args(KeyValue):
             raise InputError(f"graph: kv={self.kv!r}; choose physical or expanded")
         if isinstance(self.spans, str):
             raise InputError(f"graph: spans={self.spans!r:.60}; give a list of names")

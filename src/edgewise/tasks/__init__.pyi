@@ -41,6 +41,7 @@ from ._rebuild import ALL_TASKS as ALL_TASKS
 from ._rebuild import TASKS as TASKS
 from ._rebuild import from_provenance as from_provenance
 from ._splits import SPLITS as SPLITS
+from ._splits import Split as Split
 from ._splits import words_of as words_of
 from ._task import Task as Task
 from ._task import pairs_hash as pairs_hash

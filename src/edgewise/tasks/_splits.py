@@ -1,12 +1,13 @@
 """The three splits of a task, and which words belong to which."""
 
 import hashlib
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 Split: TypeAlias = Literal["train", "validation", "test"]
+"""A split of a task by name."""
 T = TypeVar("T")
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 """The splits of a task, in order."""
 
 # Three words in five are for training, one for validation, one for the test.
