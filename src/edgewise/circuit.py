@@ -68,7 +68,7 @@ class Circuit:
     @property
     def ablation_kind(self) -> str:
         """The kind of ablation under which it was found, or `mixed`; interchange if it does not say."""
-        return self.ablation.kind if isinstance(self.ablation, Ablation) else self.ablation or "interchange"
+        return _kind(self.ablation)
 
     @property
     def stated_ablation(self) -> Ablation | None:
@@ -138,21 +138,10 @@ class Circuit:
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
         if transcoders:
             shared["transcoders"] = transcoders[0]
-        ablation = self._common_ablation(other)
+        ablation = common_ablation(self.ablation, other.ablation)
         if "ablation" not in shared and ablation is not None:
             shared["ablation"] = ablation_header(ablation)
         return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents, ablation)
-
-    def _common_ablation(self, other: "Circuit") -> Ablation | Mixed | None:
-        """Of two kinds, or two owners of b_O where that matters, only edges that are idle under any ablation count as
-        idle.
-        """
-        if self.ablation == other.ablation:
-            return self.ablation
-        stated = [each for one in (self, other) if (each := one.stated_ablation) is not None]
-        if self.ablation_kind != other.ablation_kind or len({each.splits_bias for each in stated}) > 1:
-            return "mixed"
-        return Ablation(stated[0].kind, bias="shared" if stated[0].splits_bias else "layer")
 
     def __repr__(self) -> str:
         """Both sizes and the total."""
@@ -225,6 +214,22 @@ def recorded_ablation(provenance: dict[str, Any]) -> Ablation | Mixed | None:
         return ablation_of_header({"ablation": {name: value for name, value in record.items() if name in known}})
     except (InputError, TypeError):  # a record of another's, for people to read
         return None
+
+
+def common_ablation(one: Ablation | Mixed | None, other: Ablation | Mixed | None) -> Ablation | Mixed | None:
+    """The ablation of what two results make together: `mixed` of two kinds, or of two owners of b_O where that matters.
+    Then only edges that are idle under any ablation count as idle.
+    """
+    if one == other:
+        return one
+    stated = [each for each in (one, other) if isinstance(each, Ablation)]
+    if _kind(one) != _kind(other) or len({each.splits_bias for each in stated}) > 1:
+        return "mixed"
+    return Ablation(stated[0].kind, bias="shared" if stated[0].splits_bias else "layer")
+
+
+def _kind(ablation: Ablation | Mixed | None) -> str:
+    return ablation.kind if isinstance(ablation, Ablation) else ablation or "interchange"
 
 
 def ablation_header(ablation: Ablation | Mixed | None) -> dict[str, Any] | None:

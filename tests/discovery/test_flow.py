@@ -16,7 +16,7 @@ from edgewise.discovery import (
     uniform_scores,
 )
 from edgewise.discovery._ensemble import mean_ranks
-from edgewise.engine import Engine
+from edgewise.engine import Ablation, Engine
 from edgewise.graph import Graph, GraphSpec
 from tests.discovery.hook_scores import FAMILIES
 from tests.discovery.hooks import LAYOUTS, writes
@@ -69,6 +69,17 @@ def test_an_ensemble_of_one_has_its_order_and_units_do_not_matter():
     signed = ensemble([one, other], weights=(1, 0), absolute=(False, True))
     assert torch.equal(signed.top(30).kept, one.top(30).kept)
     assert [m["name"] for m in ensemble([one, other]).provenance["method"]["of"]] == ["eap", "random"]
+
+
+def test_an_ensemble_has_the_ablation_that_all_have_in_common():
+    engine, task = toy_engine(), random_task(4)
+    zero = eap(engine.under(Ablation("zero")), task)
+    shared = eap(engine.under(Ablation("zero", bias="shared")), task)
+    both = ensemble([zero, zero])
+    assert both.ablation == both.at(0.5).stated_ablation == Ablation("zero")
+    for other in (eap(engine, task), shared):
+        assert ensemble([zero, other]).ablation == "mixed"
+        assert ensemble([zero, zero, other]).at(0.5).ablation_kind == "mixed"
 
 
 def test_an_ensemble_is_the_sum_of_reciprocal_ranks():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise._errors import InputError
-from edgewise.circuit import ranked
+from edgewise.circuit import ablation_header, common_ablation, ranked
 from edgewise.discovery._catalogue import members
 from edgewise.discovery._configs import EnsembleConfig, configured
 from edgewise.discovery._cost import Cost
@@ -38,7 +39,7 @@ def ensemble(
         absolute: whether each is ranked by absolute score, as attribution is, or as it stands, as learned scores are.
 
     Returns:
-        Scores, to be ranked as they stand.
+        Scores, to be ranked as they stand. Their ablation is the one that all have in common, or `mixed`.
 
     Raises:
         edgewise.InputError: there are none, of different graphs, or weights do not fit.
@@ -67,7 +68,10 @@ def ensemble(
         "absolute": kinds,
     }
     costs = [each.provenance.get("cost") for each in scores]
-    return Scores(graph, values, shared | {"method": method, "cost": {"of": costs}})
+    ablation = reduce(common_ablation, (each.ablation for each in scores))
+    if "ablation" not in shared and ablation is not None:
+        shared["ablation"] = ablation_header(ablation)
+    return Scores(graph, values, shared | {"method": method, "cost": {"of": costs}}, ablation=ablation)
 
 
 def find_ensemble(model: Model | Engine, task: Task, config: EnsembleConfig | None = None, **changes: Any) -> Scores:

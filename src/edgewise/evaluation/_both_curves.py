@@ -8,10 +8,10 @@ import numpy as np
 
 from edgewise._errors import InputError
 from edgewise.circuit import Circuit
-from edgewise.discovery import Scores
+from edgewise.discovery import Scores, edges_at
 from edgewise.engine import Engine
 from edgewise.evaluation._areas import areas, check_shares, faithfulness
-from edgewise.evaluation._judge import check_transcoders, conditions, score_masks, task_metrics
+from edgewise.evaluation._judge import check_transcoders, conditions, one_kind, score_masks, task_metrics
 from edgewise.models import Model
 from edgewise.runs import Interval, SavedAsJson, bootstrap
 from edgewise.tasks import Task
@@ -86,8 +86,8 @@ def both_curves(
         batch_size: how many at a time; it does not change the numbers.
 
     Raises:
-        edgewise.InputError: fewer than two sizes, no examples, another graph, or a metric that the pairs do not allow
-            or that says nothing here.
+        edgewise.InputError: fewer than two sizes, no examples, another graph, circuits of several graphs or ablations
+            or of other sizes than `shares` say, or a metric that the pairs do not allow or that says nothing here.
     """
     check_shares("shares", shares)
     if isinstance(scores, Scores):
@@ -96,11 +96,14 @@ def both_curves(
         circuits = list(scores)
     if len(circuits) != len(shares):
         raise InputError(f"both_curves: {len(circuits)} circuits for {len(shares)} shares; give one for each")
-    engine = Engine.of(model, circuits[0].graph, circuits[0].stated_ablation)
+    first = one_kind("both_curves", {f"circuit {number}": each for number, each in enumerate(circuits)})
+    if not isinstance(scores, Scores):
+        _check_sizes(circuits, shares)
+    engine = Engine.of(model, first.graph, first.stated_ablation)
     task.check_examples(split)
     name = metric or task.explained
     task.check_metric(name)
-    masks = {"empty": circuits[0].kept & False}
+    masks = {"empty": first.kept & False}
     circuits = [circuit.pruned(unequal=task.unequal) for circuit in circuits]
     for number, circuit in enumerate(circuits):
         check_transcoders(engine, circuit, f"circuit {number}")
@@ -122,6 +125,24 @@ def both_curves(
     kept_area, taken_area = (areas(shares, each, log=True)[0] for each in (keeps, takes))
     ends = full, empty
     return BothCurves(name, task.distance, *ends, points, kept_area, taken_area, engine.graph.n_edges, n, said)
+
+
+def _check_sizes(circuits: Sequence[Circuit], shares: Sequence[float]) -> None:
+    """Refuse circuits that are larger than the shares that they stand for, or that do not rise. Raises `InputError`."""
+    most = 0
+    for number, (circuit, share) in enumerate(zip(circuits, shares, strict=True)):
+        allowed = edges_at(circuit.graph, 1 - share)
+        if circuit.n_actual > allowed:
+            raise InputError(
+                f"both_curves: circuit {number} has {circuit.n_actual} actual edges, and a share of {share:g} is "
+                f"{allowed}; give circuits of the shares' sizes, or their own shares"
+            )
+        if circuit.n_actual < most:
+            raise InputError(
+                f"both_curves: circuit {number} has {circuit.n_actual} actual edges, the one before {most}; give "
+                "circuits that grow"
+            )
+        most = circuit.n_actual
 
 
 _HOW = ("kept", "removed")
