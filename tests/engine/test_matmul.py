@@ -9,6 +9,7 @@ from edgewise import InputError
 from edgewise.engine import Engine
 from edgewise.engine._executor import Executor
 from edgewise.engine._stream import Stream
+from edgewise.models import load
 from tests.engines import outcome, random_masks
 from tests.tiny import collate, draw_prompts, random_model
 
@@ -47,6 +48,7 @@ def test_the_setting_holds_for_what_depends_on_the_pairs_alone(monkeypatch: pyte
     module = model.parts.layers[0].mlp.module
     assert isinstance(module, torch.nn.Module)
     module.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    model = load(model.module)  # with its hook
     engine = Engine(model, matmul="medium")
     engine.prepare([BATCH])
     Stream(engine, BATCH)

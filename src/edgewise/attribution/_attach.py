@@ -20,12 +20,7 @@ def attached(
     graph: AnyGraph, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None, target: Target
 ) -> AnyGraph:
     """See `AttributionGraph.attach`."""
-    made_with = record_of(graph.provenance, "model")
-    if model.identity["weights_hash"] != made_with.get("weights_hash"):
-        raise InputError(
-            f"model: its weights {model.identity['weights_hash'][:12]} are not the graph's, "
-            f"{str(made_with.get('weights_hash'))[:12]}; give {made_with.get('id', 'its model')}"
-        )
+    _check_weights(graph, model)
     neurons = graph.settings.get("nodes") == "neurons"
     if neurons != (transcoders is None):
         raise InputError(f"transcoders: the graph has {'neurons; give none' if neurons else 'features; give its own'}")
@@ -56,8 +51,22 @@ def _target(graph: GraphData, given: Target) -> Target:
     return given
 
 
+def _check_weights(graph: GraphData, model: Model) -> None:
+    """Refuse a model of other weights than the graph's. Raises `InputError`."""
+    made_with = record_of(graph.provenance, "model")
+    if model.identity["weights_hash"] != made_with.get("weights_hash"):
+        raise InputError(
+            f"model: its weights {model.identity['weights_hash'][:12]} are not the graph's, "
+            f"{str(made_with.get('weights_hash'))[:12]}; give {made_with.get('id', 'its model')}"
+        )
+
+
 def explained_of(graph: GraphData) -> Explained:
-    """What a graph was made from. Raises `InputError` for one that was read from a file and not attached."""
+    """What a graph was made from. Raises `InputError` for one that was read from a file and not attached, or whose
+    model has been changed since.
+    """
     if graph.explained is None:
         raise InputError("graph: its run is not at hand; call graph.attach(model), with its transcoders if it has any")
+    graph.explained.nodes.run.model.check()
+    _check_weights(graph, graph.explained.nodes.run.model)
     return graph.explained

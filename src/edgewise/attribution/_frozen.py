@@ -213,8 +213,9 @@ def frozen_run(model: Model, ids: Int[Tensor, " S"], dtype: torch.dtype | None =
         dtype: of all activations and sums, float32 or float64; None: the weights', and at least float32.
 
     Raises:
-        InputError: another type, in which edges would not add up.
+        InputError: another type, in which edges would not add up, or the model is not as it was loaded.
     """
+    model.check()
     if dtype not in (None, torch.float32, torch.float64):
         raise InputError(f"dtype {dtype}: edges would not add up in it; give float32 or float64, or leave it out")
     parts = model.parts

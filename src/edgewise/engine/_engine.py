@@ -56,15 +56,15 @@ from edgewise.engine.features import (
 )
 from edgewise.graph import Graph
 from edgewise.models import Model, block
-from edgewise.runs import tensor_hash
+from edgewise.runs import check_autocast, tensor_hash
 from edgewise.transcoders import Transcoder
 
 
 class Engine:
     """Runs one model, under one graph and one ablation, with masks on the edges.
 
-    The user's module is only read. Some of its weights are kept rearranged, so make a new engine after changing them.
-    A mask of 1 keeps an edge, 0 ablates it, and anything between mixes the two.
+    The user's module is only read; after changing its weights make a new engine. A mask of 1 keeps an edge, 0 ablates
+    it, and anything between mixes the two.
     """
 
     def __init__(
@@ -92,11 +92,12 @@ class Engine:
             **changes: other values of single fields of `Execution`, such as `memory="lean"`.
 
         Raises:
-            InputError: the ablation needs constants and there are none, or the other way round; an option is none of
-                `Execution`'s; `dtype` is not the model's; or a transcoder is missing, does not fit, or cannot be taken
-                apart.
+            InputError: the model is not as it was loaded; the ablation lacks constants, or takes none; an option is
+                none of `Execution`'s; `dtype` is not the model's; or transcoders are missing or do not fit.
         """
+        model.check()
         self.model: Model = model
+        self._weights = model.weights_state  # of which some are kept rearranged
         self.graph: Graph = graph or model.graph()
         self.ablation: Ablation = ablation or Ablation()
         self.execution: Execution = (execution or Execution()).changed(changes)
@@ -170,14 +171,14 @@ class Engine:
         ablation: Ablation | None = None,
         transcoders: Transcoder | Sequence[Transcoder] = (),
     ) -> "Engine":
-        """An engine for a model, or the engine itself, where a caller may give either; an engine has its own
-        transcoders.
+        """An engine for a model, or the engine itself, with its own transcoders, where a caller may give either.
 
         Raises:
-            InputError: an engine was given, but of another graph or ablation than asked for.
+            InputError: an engine was given, but of another graph or ablation than asked for, or its model has changed.
         """
         if isinstance(model, Model):
             return Engine(model, graph, ablation, transcoders=transcoders)
+        model.model.check(model._weights)
         if graph is not None and graph != model.graph:
             other = model.graph.spec.differences(graph.spec)
             raise InputError(f"engine: its graph is another than the one to run ({other}); give one of that graph")
@@ -227,6 +228,7 @@ class Engine:
         """The full model's logits at the batch's targets, on the clean or on the corrupted prompts: the user's own
         module, no masks. Raises `InputError` for a batch that it cannot run.
         """
+        check_autocast(self.model.device)
         check_choice("which", which, ("clean", "corrupted"))
         check_targets(batch.clean, batch.row, batch.position)
         tokens, position = batch.clean, batch.position
@@ -263,6 +265,7 @@ class Engine:
         Raises:
             InputError: the mask has the wrong size, or the prompts of a pair differ in length.
         """
+        check_autocast(self.model.device)
         check_choice("gradients", gradients, ("fractional", "all"))
         single, masks = mask.ndim == 1, self._by_group(mask)
         n_copies, n_groups, _ = masks.shape
@@ -278,8 +281,7 @@ class Engine:
             if bool(seen.any()):
                 fixed = self._fixed_tokens(batch, packing.only(seen), terms)
             packing = packing.only(run)
-        share = TokenShare(packing, self.execution.token_ranks)
-        packing = share.own
+        packing = (share := TokenShare(packing, self.execution.token_ranks)).own
         constants = self.constants_of(batch, packing)
         nodes = self._node_runs(batch, packing, constants)
         masked = MaskedBatch(

@@ -32,9 +32,10 @@ def mean_writes(
         Writes of shapes `[1, …]`, or `[S, …]` by position, for `Engine(constants=…)`.
 
     Raises:
-        InputError: there is no prompt, one is longer than the model has positions, or the graph has features or
-            neurons, for which there are no means.
+        InputError: there is no prompt, one is longer than the model has positions, the graph has features or neurons,
+            for which there are no means, or the model is not as it was loaded.
     """
+    model.check()
     if graph.spec.apart:
         raise InputError(f"mean ablation: the graph has {graph.spec.apart} in MLPs' places; use interchange or zero")
     sums: Writes | None = None

@@ -1,4 +1,5 @@
 from . import block as block
+from ._as_loaded import weights_hash as weights_hash
 from ._compiled import SHIPPED as SHIPPED
 from ._compiled import CompiledTransformer as CompiledTransformer
 from ._compiled import Program as Program
@@ -16,7 +17,6 @@ from ._load import load_tokenizer as load_tokenizer
 from ._load import longest_prompt as longest_prompt
 from ._load import register_family as register_family
 from ._load import supported as supported
-from ._load import weights_hash as weights_hash
 from ._load import wrap as wrap
 from ._offload import Offload as Offload
 from ._offload import OffloadedLayers as OffloadedLayers

@@ -1,12 +1,10 @@
 """Getting a model: by a default's name, a hub id, a local directory, or as a module the user already holds."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,12 +12,14 @@ from torch import nn
 from edgewise._errors import InputError
 from edgewise.graph import Embeddings, ErrorPolicy, Graph, GraphSpec, KeyValue
 from edgewise.models import _gemma, _gpt2, _granite, _llama, _neox, _olmo, _phi3, _plain
+from edgewise.models._as_loaded import AsLoaded, Weights, check_training, weights_hash, weights_of
 from edgewise.models._compiled import ProgramTokenizer, find_compiled, load_compiled
 from edgewise.models._configuration import configuration, local_path, reached, refusing
 from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, load_default_tokenizer
-from edgewise.models._device import usable_device
+from edgewise.models._device import check_places, usable_device
 from edgewise.models._offload import Offload, offloaded
 from edgewise.models._parts import Parts, Routing, before_scaling
+from edgewise.runs import check_autocast
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -60,6 +60,13 @@ class Model:
     parts: Parts = field(repr=False)
     source: dict[str, str]
     """`id`, `revision`, `note`: as given on loading; see `identity`."""
+    _as_loaded: AsLoaded = field(default=None, repr=False, compare=False)  # pyright: ignore[reportArgumentType] (filled in)
+    _hashes: dict[Weights, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note how the module is, unless that is known from before."""
+        if self._as_loaded is None:
+            object.__setattr__(self, "_as_loaded", AsLoaded.of(self.module))
 
     @property
     def device(self) -> torch.device:
@@ -71,13 +78,37 @@ class Model:
         """The weights' type."""
         return self.parts.like.dtype
 
-    @cached_property
+    def check(self, weights: Weights | Literal["any"] = "any", *, hooks: bool = True) -> None:
+        """Whether the module is still as it was loaded, so far as that can be seen without running it.
+
+        Args:
+            weights: a `weights_state` that it must still have.
+            hooks: whether new forward hooks are refused.
+
+        Raises:
+            InputError: it is in training mode, has a forward hook that it had not, or its weights are other tensors;
+                those that were changed in place, as `load_state_dict` does, are others only if `weights` are given. Or
+                autocast is on.
+        """
+        check_autocast(self.device)
+        self._as_loaded.check(self.module, offloaded=self.parts.offloaded, hooks=hooks)
+        if weights not in ("any", self.weights_state):
+            raise InputError("engine: its model's weights have been changed since it was made; make a new one")
+
+    @property
+    def weights_state(self) -> Weights:
+        """Differs once weights have been changed in place. Those of offloaded layers are taken to be as in their files,
+        for they come and go.
+        """
+        return () if self.parts.offloaded else weights_of(self.module)
+
+    @property
     def identity(self) -> dict[str, str]:
-        """What a saved circuit says of the model: id, revision, hash of the weights, type, note."""
+        """What a saved circuit says of the model: id, revision, hash of the weights as they are now, type, note."""
         return {
             "id": self.source.get("id", type(self.module).__name__),
             "revision": self.source.get("revision", ""),
-            "weights_hash": self.source.get("weights_hash") or self._weights_hash(),
+            "weights_hash": self._weights_hash(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "note": self.source.get("note", ""),
         }
@@ -101,8 +132,16 @@ class Model:
         return replace(self, parts=replace(self.parts, layers=layers), source=self.source | {"note": note})
 
     def _weights_hash(self) -> str:
-        """Of the weights as they are run: the same whether they are offloaded or not."""
-        return weights_hash(self.module, self.dtype if self.parts.offloaded else None)
+        """Of the weights as they are run: the same whether they are offloaded or not. Made anew where they changed."""
+        state, offloaded = self.weights_state, self.parts.offloaded
+        known = self.source.get("weights_hash") if offloaded or state == self._as_loaded.weights else None
+        if (known := known or self._hashes.get(state)) is not None:
+            return known
+        found = weights_hash(self.module, self.dtype if offloaded else None)
+        if state is not None:
+            self._hashes.clear()
+            self._hashes[state] = found
+        return found
 
     def graph(
         self,
@@ -173,7 +212,9 @@ def _offloaded(
 
     if dtype not in (None, loaded.dtype):
         _check_buffers(loaded, dtype)
-    return replace(loaded, parts=offloaded(loaded.module, find_parts, offload, device, dtype))
+    parts = offloaded(loaded.module, find_parts, offload, device, dtype)
+    # Not `replace`: the hooks that bring layers are there from now on.
+    return Model(loaded.module, loaded.tokenizer, loaded.family, parts, loaded.source)
 
 
 def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any, revision: str | None) -> Model:
@@ -185,7 +226,7 @@ def _load(model: str | Path | nn.Module, tokenizer: Any, dtype: Any, device: Any
     if isinstance(model, nn.Module):
         if dtype is not None or device is not None or revision is not None:
             raise InputError("model: dtype, device and revision are for models that are loaded; convert yours yourself")
-        _check_places(model)
+        check_places(model)
         name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         return wrap(model, tokenizer, {"id": name})
     _check_revision(model, revision)
@@ -291,10 +332,7 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     Raises:
         InputError: the family is not supported, or the tokenizer has more tokens than the model.
     """
-    if any(part.training for part in module.modules()):
-        raise InputError(
-            "model: it is in training mode, where dropout would blur every number; call model.eval() first"
-        )
+    check_training(module)
     config: Any = getattr(module, "config", None)
     if isinstance(module, _plain.PlainTransformer):
         _check_tokenizer(tokenizer, config.vocab_size)
@@ -318,18 +356,6 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
     family, find_parts = _FAMILIES[kind]
     parts = find_parts(module)
     return Model(module, tokenizer, family, parts, source)
-
-
-def _check_places(module: nn.Module) -> None:
-    """Refuse weights on several devices, or left in files, as `device_map` places them: a run's stack lies on one."""
-    places = {str(x.device): None for x in module.parameters()}
-    if "disk" in getattr(module, "hf_device_map", {}).values():  # transformers' own name for it
-        places["disk"] = None
-    if len(places) > 1:
-        raise InputError(
-            f"model: its weights lie on several devices ({', '.join(places)}), as device_map places them; load it "
-            "without, or with offload='disk' or offload='cpu' (docs/scale.md)"
-        )
 
 
 def _check_tokenizer(tokenizer: Any, n_tokens: int) -> None:
@@ -366,13 +392,3 @@ def _from_pretrained(name: str, tokenizer: Any, dtype: torch.dtype | None, devic
         )
     source = {"id": name, "revision": str(getattr(module.config, "_commit_hash", None) or revision or "")}
     return wrap(module.eval().to(device), tokenizer, source)
-
-
-def weights_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """SHA-256 over the names, shapes and bytes of all weights, in another type if one is given."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

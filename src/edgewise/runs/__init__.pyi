@@ -21,6 +21,8 @@ from ._learner import NothingToGainError as NothingToGainError
 from ._loggers import log_pictures as log_pictures
 from ._loop import RunOptions as RunOptions
 from ._loop import run_steps as run_steps
+from ._modes import check_autocast as check_autocast
+from ._modes import gradients as gradients
 from ._noise import normal as normal
 from ._noise import random_keys as random_keys
 from ._noise import uniform as uniform
@@ -50,6 +52,7 @@ from ._settings import Count as Count
 from ._settings import NotNegative as NotNegative
 from ._settings import Positive as Positive
 from ._settings import change_settings as change_settings
+from ._settings import check_counts as check_counts
 from ._settings import check_settings as check_settings
 from ._settings import known_settings as known_settings
 from ._settings import parse_settings as parse_settings

@@ -145,6 +145,15 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, _KINDS[kind][0]) and (kind is bool or not isinstance(value, bool))
 
 
+def check_counts(what: str, least: int = 1, **counts: int | None) -> None:
+    """Refuse counts below the least, which would count from the end or be of nothing; None is no count. Raises
+    `InputError`.
+    """
+    for name, given in counts.items():
+        if given is not None and given < least:
+            raise InputError(f"{what}: {name}={given}; give {least} or more")
+
+
 def _read(text: str, kind: Any) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

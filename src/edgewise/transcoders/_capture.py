@@ -31,8 +31,9 @@ def capture(
         bf16: let products with weights run in bfloat16 (the residual stream stays as it is).
 
     Raises:
-        InputError: the model has no such site.
+        InputError: the model has no such site, or is not as it was loaded.
     """
+    model.check(hooks=False)  # the module itself is run, with whatever stands on it
     for site in sites:
         check_site(model, site)
     found: dict[Site, Tensor] = {}

@@ -39,6 +39,7 @@ def generated_tokens(
     Raises:
         InputError: there is not one row, the model has neither token, fewer positions, or the cache is not readable.
     """
+    model.check(hooks=False)  # the module itself is run, with whatever stands on it
     n_rows = n_tokens // context
     tokenizer = model.tokenizer
     # A compiled program's tokenizer has neither attribute.

@@ -49,8 +49,10 @@ def reader(model: Model, transcoder: Transcoder, features: Features = None) -> R
         features: which of them.
 
     Raises:
-        InputError: the transcoder is not of this model, is an autoencoder, or has no such feature.
+        InputError: the transcoder is not of this model, is an autoencoder, or has no such feature; or the model is not
+            as it was loaded.
     """
+    model.check()
     check_transcoder(model, transcoder)
     _check_stands_for_mlp(transcoder)
     site = transcoder.spec.reads
