@@ -40,7 +40,7 @@ from edgewise.discovery import (
 from edgewise.engine import Engine
 from edgewise.graph import Graph
 from edgewise.models import Model
-from edgewise.runs import RunOptions
+from edgewise.runs import RunOptions, gradients
 from edgewise.tasks import Pair, Target, Task
 from edgewise.transcoders import Transcoder
 
@@ -110,7 +110,7 @@ def graph_of_pair(
 
 def _direction(model: Model, target: Target) -> Float[Tensor, " D"]:
     """What the unembedding reads for the answers' mean logit, minus that of the wrong answers or of all tokens."""
-    with torch.enable_grad():
+    with gradients():
         read = torch.zeros(1, model.parts.d_model, dtype=model.dtype, device=model.device, requires_grad=True)
         logits = model.parts.unembed(read)[0]
         against = logits[list(target.wrong)].mean() if target.wrong else logits.mean()

@@ -30,6 +30,7 @@ from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._targets import token_id
 from edgewise.models import Mlp, Model, Norm
 from edgewise.models.block import hidden, linear, mix, normed, project, write_heads
+from edgewise.runs import gradients
 from edgewise.transcoders import Transcoder, norm_before
 
 Propagation = Literal["frozen", "attention", "open"]
@@ -251,7 +252,8 @@ class EditedRun:
         if self.propagation != "frozen":
             return before, unembed(after.flatten(0, 1)).to(read).unflatten(0, after.shape[:2])
         rows = read.repeat_interleave(self.n_runs, 0)
-        risen = torch.autograd.functional.jvp(unembed, rows, after.flatten(0, 1) - rows)[1]
+        with gradients():
+            risen = torch.autograd.functional.jvp(unembed, rows, after.flatten(0, 1) - rows)[1]
         assert isinstance(risen, Tensor)
         return before, before[:, None] + risen.to(read).unflatten(0, after.shape[:2])
 

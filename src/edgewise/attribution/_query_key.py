@@ -30,6 +30,7 @@ from edgewise.attribution._rows import Columns, Targets, Walk, rows
 from edgewise.attribution._sparse_rows import Cut, SparseRows
 from edgewise.models import Attention
 from edgewise.models.block import normed, placed, project
+from edgewise.runs import gradients
 
 BLOCK_BYTES = 1 << 28
 """How much one walk's covectors may take."""
@@ -169,7 +170,7 @@ class Contrast:
         if rotate is None or rotary is None:
             return covector
         cosines, sines = (each[:, position].to(covector).expand(len(covector), -1, -1) for each in rotary)
-        with torch.enable_grad():
+        with gradients():
             x = torch.zeros_like(covector)[:, None].requires_grad_()  # (r, 1, n, k)
             none = x[:, :0]
             pair = rotate(x, none, cosines, sines) if is_query else rotate(none, x, cosines, sines)

@@ -17,7 +17,7 @@ from edgewise.discovery._explain import check_gradient, explain
 from edgewise.discovery._objective import differentiable, example_scores
 from edgewise.discovery._quadrature import quadrature
 from edgewise.engine import Engine, Objective, Stream, query_and_key_effects
-from edgewise.runs import in_turn
+from edgewise.runs import gradients, in_turn
 from edgewise.tasks import Batch, Task, metric_function
 
 
@@ -68,6 +68,7 @@ def mask_ig(engine: Engine, task: Task, config: MaskIgConfig, cost: Cost) -> Flo
     return _mask_gradient(engine, task, quadrature(config.points, config.quadrature), config, cost)
 
 
+@gradients()
 def _mask_gradient(
     engine: Engine, task: Task, points: list[tuple[float, float]], config: AveragedConfig, cost: Cost
 ) -> Float[Tensor, " E"]:
@@ -85,7 +86,8 @@ def _mask_gradient(
             batch = batch.with_circuits(torch.arange(n_masks), graph.n_groups)
         found = torch.zeros(n_masks, graph.n_edges, dtype=torch.float64)
         for value, weight in points:
-            mask = torch.full((1, n_masks * graph.n_groups, graph.n_plain), value, device=engine.model.device)
+            shape = 1, n_masks * graph.n_groups, graph.n_plain
+            mask = torch.full(shape, value, dtype=torch.float32, device=engine.model.device)
             scores = example_scores(engine, batch, mask.requires_grad_(), metric, gradients="all").sum()
             differentiable(scores, task.metric, what).backward()
             assert mask.grad is not None

@@ -82,7 +82,7 @@ class EdgePruningLearner(GradientLearner[EdgePruningConfig]):
         device = engine.model.device
         self.edges = _start(self.graph.n_edges, config, _EDGE_START).to(device)
         self.nodes = _start(self.graph.n_writers, config, _NODE_START).to(device)
-        self.multipliers = torch.zeros(4, device=device)  # λ₁, λ₂ of the edges, then of the nodes
+        self.multipliers = torch.zeros(4, dtype=torch.float32, device=device)  # λ₁, λ₂ of the edges, then of the nodes
         self.writer = self.graph.edge_writer.long().to(device)
         self._shift_to(0)
         masks = [self.edges, self.nodes] if config.nodes else [self.edges]
@@ -102,9 +102,8 @@ class EdgePruningLearner(GradientLearner[EdgePruningConfig]):
         if not config.warm_start:
             return
         if self.start is None:
-            with torch.enable_grad():
-                task = self.task.explainable(at_full_model=False)
-                values = mask_ig(self.engine, task, average="absolute", batch_size=config.batch_size).values
+            task = self.task.explainable(at_full_model=False)
+            values = mask_ig(self.engine, task, average="absolute", batch_size=config.batch_size).values
         else:
             values = self.start.values
         self.edges += config.warm_start * normal_scores(values.to(self.edges.device))

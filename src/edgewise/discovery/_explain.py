@@ -13,10 +13,11 @@ from edgewise.discovery._cost import Cost
 from edgewise.discovery._objective import differentiable
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.graph import Graph
-from edgewise.runs import in_turn
+from edgewise.runs import gradients, in_turn
 from edgewise.tasks import Batch, Task, metric_function, reduce
 
 
+@gradients()
 def explain(
     engine: Engine,
     task: Task,
@@ -42,8 +43,8 @@ def explain(
             effects are otherwise averaged with one example at a time.
 
     Raises:
-        InputError: the metric has no gradient, or the graph's edges carry positions that the task or the method has
-            not.
+        InputError: the metric has no gradient, or PyTorch is in inference mode; or the graph's edges carry positions
+            that the task or the method has not.
     """
     task.check_spans(engine.graph)
     check_graph(engine.graph, positions)

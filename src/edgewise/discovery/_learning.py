@@ -20,6 +20,7 @@ from edgewise.runs import (
     NotFiniteError,
     RunOptions,
     RunReport,
+    gradients,
     optimizer_tensors,
     restore_optimizer,
     run_steps,
@@ -73,7 +74,8 @@ def learn(
     `Cost.spend`; `found` is what else the record says of the method.
     """
     engine, task, config = experiment.engine, experiment.task, experiment.config
-    report = experiment.run(learner, config["steps"], options)
+    with gradients():
+        report = experiment.run(learner, config["steps"], options)
     size = min(config["batch_size"], len(task.train))
     start, judged = warm or {"n_examples": 0}, {"n_examples": 0} if validation is None else validation(report)
     seen = len(seen_examples(len(task.train), size, config["seed"], report.steps, start["n_examples"]))

@@ -62,7 +62,7 @@ def node_pruning(
     experiment = Experiment("node-pruning", engine, task, config.record())
     found = learn(experiment, with_constants(learner, engine, config.steps), options, warm)
     ranks = learner.scores.detach().cpu().argsort(stable=True).argsort() + 1
-    writers = ranks / len(ranks)
+    writers = ranks.float() / len(ranks)
     values = edges_of_nodes(engine.graph, writers)
     return Scores(engine.graph, values, found, writers)
 
@@ -75,7 +75,8 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
     def __init__(self, engine: Engine, task: Task, config: NodePruningConfig) -> None:
         super().__init__(engine, task, config)
         self.writer = engine.graph.edge_writer.long().to(engine.model.device)
-        self.scores = torch.zeros(engine.graph.n_writers, device=engine.model.device, requires_grad=True)
+        n, device = engine.graph.n_writers, engine.model.device
+        self.scores = torch.zeros(n, dtype=torch.float32, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
 
     @torch.no_grad()
@@ -83,9 +84,7 @@ class NodePruningLearner(GradientLearner[NodePruningConfig]):
         """Start from attribution's ranks."""
         if self.config.warm_examples:
             few = replace(self.task, train=self.task.train[: self.config.warm_examples], metric=self.task.explained)
-            with torch.enable_grad():
-                start = self._attribution(few)
-            self.scores.copy_(normal_scores(start))
+            self.scores.copy_(normal_scores(self._attribution(few)))
 
     def _attribution(self, task: Task) -> Float[Tensor, " W"]:
         """The mean sizes of the writers' effects; of graphs that those methods do not run, of their edges' together."""

@@ -158,9 +158,9 @@ class RankingLearner(GradientLearner[RankingConfig]):
         self.sizes = list(dict.fromkeys(round(share * engine.graph.n_edges) for share in places))
         self.state = ("scores", *(("best", "best_loss", "worse") if config.patience else ()))
         n_edges, device = engine.graph.n_edges, engine.model.device
-        self.scores = torch.zeros(len(self.configs), n_edges, device=device, requires_grad=True)
+        self.scores = torch.zeros(len(self.configs), n_edges, dtype=torch.float32, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.scores], lr=config.learning_rate)
-        self.best = torch.zeros(len(self.configs), n_edges, device=device)
+        self.best = torch.zeros_like(self.scores, requires_grad=False)
         self.best_loss = torch.full((len(self.configs),), torch.inf, dtype=torch.float64)
         self.worse = torch.zeros((), dtype=torch.long)  # validations since the last better one of any ranking
 
@@ -180,9 +180,8 @@ class RankingLearner(GradientLearner[RankingConfig]):
             few = replace(self.task, train=self.task.train[: self.config.warm_examples])
             explains = self.loss if self.config.warm_metric == "loss" else few.explainable(at_full_model=False).metric
             few = replace(few, metric=explains, loss=self.loss)
-            with torch.enable_grad():
-                settings = MaskIgConfig(points=self.config.warm_points, batch_size=self.config.batch_size)
-                start = mask_ig(self.engine, few, settings, average="absolute")
+            settings = MaskIgConfig(points=self.config.warm_points, batch_size=self.config.batch_size)
+            start = mask_ig(self.engine, few, settings, average="absolute")
             self.scores.copy_(normal_scores(start.values))
         else:
             for row, config in zip(self.scores, self.configs, strict=True):

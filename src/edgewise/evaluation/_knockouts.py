@@ -19,7 +19,7 @@ from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation._judge import performances
 from edgewise.models import Model
-from edgewise.runs import Interval, bootstrap, uniform
+from edgewise.runs import Interval, bootstrap, gradients, uniform
 from edgewise.tasks import SPLITS, Batch, Task, metric_function, reduce
 
 _STREAM = 31  # of the noise that draws sets
@@ -170,10 +170,12 @@ class _Search:
             removed, left = sets[best], left[left != tried[best]]
         return removed
 
+    @gradients()
     def learned(self, steps: int) -> Bool[Tensor, " E"]:
         """Gradient ascent on the difference, over a soft mask of the circuit's edges."""
         kept = self.circuit.kept.to(self.engine.model.device)
-        odds = torch.full((len(kept),), _START, device=kept.device, requires_grad=True)
+        like = {"dtype": torch.float32, "device": kept.device}
+        odds = torch.full((len(kept),), _START, **like, requires_grad=True)
         optimiser = torch.optim.Adam([odds], lr=_RATE)
         batches = list(self.task.batches(self.split, 16))
         worst, most = torch.zeros_like(self.circuit.kept), -1.0

@@ -19,7 +19,7 @@ from edgewise.discovery import (
     step_batch,
 )
 from edgewise.engine import Engine
-from edgewise.runs import CHECKPOINT, RunOptions, uniform
+from edgewise.runs import CHECKPOINT, RunOptions, gradients, uniform
 from edgewise.tasks import Task, loss_function
 from edgewise.tracr._agreement import Agreement
 from edgewise.tracr._recovery import agreeing_size
@@ -94,6 +94,7 @@ def rank_program(
     return Scores(best.graph, best.values, _joined(stages, idle, seed))
 
 
+@gradients()
 def idle_edges(engine: Engine, task: Task, seed: int = 0) -> Bool[Tensor, " E"]:
     """Edges whose masks have a gradient of exactly 0 at 24 random points: nothing that their writers write is looked at
     by their readers. Compiled weights are mostly exact zeros, so most edges of a program are such.

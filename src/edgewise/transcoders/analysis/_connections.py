@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
+from edgewise.runs import gradients
 from edgewise.transcoders import Transcoder
 from edgewise.transcoders.analysis._reader import Features, Reader, chosen, exact, norm_forward, reader
 
@@ -69,7 +70,7 @@ def unembedding(model: Model, transcoder: Transcoder, features: Features = None)
     slope at 0.
     """
     written = norm_forward(model.parts.final_norm, decoder_rows(transcoder, features))
-    with torch.enable_grad():  # the slope along what is written, by the transpose of the transpose
+    with gradients():  # the slope along what is written, by the transpose of the transpose
         nothing = torch.zeros_like(written, requires_grad=True)
         logits = model.parts.unembed(nothing).to(written)
         covector = torch.zeros_like(logits, requires_grad=True)

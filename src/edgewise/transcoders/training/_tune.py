@@ -129,7 +129,8 @@ def tune(
         **asdict(config),
         "precision": learner.precision,
     }
-    report = runs.run_steps(learner, config.steps, settings, options, "tuning")
+    with runs.gradients():
+        report = runs.run_steps(learner, config.steps, settings, options, "tuning")
     for each in transcoders:
         method = runs.record_of(each.provenance, "method")
         before = runs.record_of(method, "tuned")  # of an earlier tuning, whose text it has seen too
