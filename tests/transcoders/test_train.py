@@ -284,3 +284,13 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert one.keys() == two.keys() and len(one) > 40
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_training_starts_from_the_same_numbers_under_another_default_type():
+    expected = weights(learn())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = weights(learn())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not differing(found, expected)

@@ -143,7 +143,7 @@ def assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, An
         run.ids.cpu(),
         _texts(run),
         tuple(each.name for each in growth.roots),
-        torch.tensor([each.weight for each in growth.roots]),
+        torch.tensor([each.weight for each in growth.roots], dtype=torch.float32),
         settings | {"root_tokens": [each.token for each in growth.roots]},
         provenance,
     )

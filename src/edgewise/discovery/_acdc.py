@@ -109,7 +109,7 @@ class AcdcLearner(SearchLearner):
         self.thresholds, self.absolute, self.order, self.seed = thresholds, absolute, order, seed
         n, n_edges = len(thresholds), self.graph.n_edges
         self.kept = torch.ones(n, n_edges, dtype=torch.bool)
-        self.change = torch.full((n, n_edges), torch.nan)
+        self.change = torch.full((n, n_edges), torch.nan, dtype=torch.float32)
         self.current = torch.full((n,), torch.nan, dtype=torch.float64)
         self.visits = torch.zeros(n, dtype=torch.long)
         # The guess for a writer is what was last decided about an edge from it; it decides what runs side by side.
@@ -139,7 +139,8 @@ class AcdcLearner(SearchLearner):
             some = writers[: min(size, room)]
             kept_guess = self.guess[which, some]
             # Each candidate lacks its own edge and the earlier ones that are guessed to go.
-            removed = torch.ones(len(some), len(some)).tril(-1) * ~kept_guess + torch.eye(len(some))
+            ones = torch.ones(len(some), len(some), dtype=torch.float32)
+            removed = ones.tril(-1) * ~kept_guess + ones.diag().diag()
             decided = self._decide(which, first, some, kept_guess.tolist(), self.search.judge(some, removed).tolist())
             self.visits[which] += decided
             gone = [w for w in some[:decided] if not self.kept[which, first + w]]

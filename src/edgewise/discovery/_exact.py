@@ -108,7 +108,7 @@ def exact_effects(
     for reader in readers.unique().flip(0).tolist():
         search.open(reader, whole)
         for rows in chunks((readers == reader).nonzero()[:, 0].tolist(), search.room()):
-            found[rows] = full - search.each(writers[rows].tolist(), torch.eye(len(rows)))
+            found[rows] = full - search.each(writers[rows].tolist(), torch.eye(len(rows), dtype=torch.float32))
     return metric.sign * found
 
 
@@ -136,6 +136,6 @@ class ExactLearner(SearchLearner):
         if writers:
             self.search.open(reader, self.whole)
             for some in chunks(writers, self.search.room()):
-                without = self.search.judge(some, torch.eye(len(some)))
+                without = self.search.judge(some, torch.eye(len(some), dtype=torch.float32))
                 self.effect[first + torch.tensor(some)] = self.full - without
         return {"loss": 0.0, "patched": float((~self.effect.isnan()).sum())}

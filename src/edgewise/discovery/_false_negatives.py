@@ -93,7 +93,7 @@ def false_negatives(
     inside = torch.stack(drawn) & candidates
     metric, drop = metric_function(task.metric), torch.zeros(n, dtype=torch.float64)
     for batch in task.batches(config.split, config.batch_size):
-        whole = torch.ones(graph.n_edges, device=engine.model.device)
+        whole = torch.ones(graph.n_edges, dtype=torch.float32, device=engine.model.device)
         full = example_scores(engine, batch, whole, metric).cpu().double().sum()
         for start in range(0, n, step):
             mask = (~inside[start : start + step, graph.edge_writer.long()]).float().to(engine.model.device)

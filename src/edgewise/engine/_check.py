@@ -71,7 +71,8 @@ def check(model: Model, *, own: bool = False, **convention: Any) -> Check:
     """
     graph = model.graph(**convention)
     batch, beyond = random_prompts(model), prompt_beyond_windows(model)
-    ones, zeros = (torch.full((graph.n_edges,), value, device=model.device) for value in (1.0, 0.0))
+    ones = torch.ones(graph.n_edges, dtype=torch.float32, device=model.device)
+    zeros = torch.zeros_like(ones)
     engine = Engine(model, graph)
     asked = [(batch, batch.clean), (batch, batch.corrupted), *([] if beyond is None else [(beyond, beyond.clean)])]
     try:

@@ -84,16 +84,16 @@ def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked
     """One value per edge carried to the target's edges by way of the finest graph, whose keys, values and embeddings
     are all apart: spread there, then the highest taken. `unmasked` is that of edges the source does not have.
     """
-    dense = torch.full((source.n_readers, source.n_writers + 1), -torch.inf)
+    dense = torch.full((source.n_readers, source.n_writers + 1), -torch.inf, dtype=torch.float32)
     dense[source.edge_reader.long(), source.edge_writer.long()] = ranked(values, absolute=False)
     dense[:, -1] = unmasked  # the column of embeddings that are no writers
     readers, writers = _fine_readers(source), _fine_writers(source)
     fine = dense[readers][:, torch.where(writers < 0, source.n_writers, writers)]
     rows, columns = _fine_readers(target), _fine_writers(target)
-    merged = torch.full((target.n_readers, len(columns)), -torch.inf)
+    merged = torch.full((target.n_readers, len(columns)), -torch.inf, dtype=torch.float32)
     merged = merged.scatter_reduce(0, rows[:, None].expand_as(fine), fine, "amax")
     merged, columns = merged[:, columns >= 0], columns[columns >= 0]
-    final = torch.full((target.n_readers, target.n_writers), -torch.inf)
+    final = torch.full((target.n_readers, target.n_writers), -torch.inf, dtype=torch.float32)
     final = final.scatter_reduce(1, columns.expand_as(merged), merged, "amax")
     return final[target.edge_reader.long(), target.edge_writer.long()]
 

@@ -89,7 +89,7 @@ def write_mib(circuit: Circuit, path: str | Path, d_model: int) -> list[str]:
         content = {"cfg": cfg, "nodes": nodes | {"logits": {"in_graph": True}}, "edges": edges}
         write_atomically(path, json.dumps(content, allow_nan=False))
     elif path.suffix == ".pt":
-        matrix, kept = torch.zeros(2, graph.n_writers, graph.n_readers)
+        matrix, kept = torch.zeros(2, graph.n_writers, graph.n_readers, dtype=torch.float32)
         rows, columns = graph.edge_writer.long(), graph.edge_reader.long()
         matrix[rows, columns], kept[rows, columns] = scores, circuit.kept.float()
         content = dict(zip(_PT_KEYS, (cfg, _writers(graph), _readers(graph), matrix, kept.bool(), used), strict=True))

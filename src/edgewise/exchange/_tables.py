@@ -97,8 +97,8 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
         raise InputError(f"edge table: kept is {error}") from error
     scores = None
     if "score" in columns:
-        scores = torch.full((graph.n_edges,), torch.nan)
-        scores[edges] = torch.tensor([_number(x) for x in columns["score"]])
+        scores = torch.full((graph.n_edges,), torch.nan, dtype=torch.float32)
+        scores[edges] = torch.tensor([_number(x) for x in columns["score"]], dtype=torch.float32)
     return Circuit(
         graph, kept, scores, {"graph": graph.spec.to_dict(), "method": {"name": "imported", "format": "table"}}
     )

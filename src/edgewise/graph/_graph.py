@@ -46,7 +46,7 @@ class Graph(Numbering):
         """
         if not 0 <= edge < self.n_edges:
             raise InputError(f"edge {edge}: the graph has edges 0 to {self.n_edges - 1}")
-        return self.edge_names(torch.tensor([edge]))[0]
+        return self.edge_names(torch.tensor([edge], device="cpu"))[0]
 
     def edge_names(self, edges: Int[Tensor, " n"]) -> list[str]:
         """The names of several edges."""
@@ -126,8 +126,8 @@ class Graph(Numbering):
         return alive.view(-1)
 
     def _reaches_logits(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P R"]:
-        useful_writer = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
-        useful = torch.ones(self.n_groups, self.n_readers, dtype=torch.bool)
+        useful_writer = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool, device="cpu")
+        useful = torch.ones(self.n_groups, self.n_readers, dtype=torch.bool, device="cpu")
         for block in reversed(self.blocks):
             if block.kind != "logits":
                 useful[:, block.readers] = self._readers_feeding(block, useful_writer[:, self.writers_of(block)])
@@ -141,7 +141,7 @@ class Graph(Numbering):
         return useful
 
     def _reached_from_embeddings(self, kept: Bool[Tensor, "P n"]) -> Bool[Tensor, "P W"]:
-        reached = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool)
+        reached = torch.zeros(self.n_groups, self.n_writers, dtype=torch.bool, device="cpu")
         reached[:, (self.writer_kind == EMBED) | (self.writer_kind == ERROR)] = True
         errors = [layer for layer, _ in self.spec.features] if self.spec.error == "kept" else []
         for block in self.blocks[:-1]:
@@ -173,7 +173,7 @@ class Graph(Numbering):
         """The writers that must run for the edges that `prune` left: those that write one of them and, where heads are
         coupled, all heads of their layers.
         """
-        found = torch.zeros(self.n_writers, dtype=torch.bool)
+        found = torch.zeros(self.n_writers, dtype=torch.bool, device="cpu")
         found[self.edge_writer[alive].long()] = True
         for block in self.blocks:
             if block.kind == "attention":

@@ -84,21 +84,21 @@ class Numbering:
         readers = [inputs + self._readers_in_mlp(layer) for layer in layers]
 
         first, n_written = [EMBED] * self.n_embeddings, [len(each) for each in writers]
-        set_(self, "writer_kind", torch.tensor([*first, *_flat(writers)]))
+        set_(self, "writer_kind", _on_cpu([*first, *_flat(writers)]))
         set_(self, "writer_layer", _by_layer(n_written, before=self.n_embeddings))
         own = [[*range(heads)] + [-1] * (n - heads) for n in n_written]
-        set_(self, "writer_head", torch.tensor([-1] * self.n_embeddings + _flat(own)))
+        set_(self, "writer_head", _on_cpu([-1] * self.n_embeddings + _flat(own)))
 
-        set_(self, "reader_kind", torch.tensor([*_flat(readers), LOGITS]))
+        set_(self, "reader_kind", _on_cpu([*_flat(readers), LOGITS]))
         set_(self, "reader_layer", _by_layer([*map(len, readers), 1]))
         own = [input_heads + [-1] * (len(each) - len(inputs)) for each in readers]
-        set_(self, "reader_head", torch.tensor([*_flat(own), -1]))
+        set_(self, "reader_head", _on_cpu([*_flat(own), -1]))
 
         set_(self, "starts", tuple(accumulate(n_written, initial=self.n_embeddings)))
         also = 0 if spec.parallel else heads  # the MLP, or its features, read their own layer's heads
         seen = [(self.starts[i], len(inputs), self.starts[i] + also, len(readers[i]) - len(inputs)) for i in layers]
-        counts = torch.tensor([n for before, n_inputs, after, n in seen for n in (n_inputs, n)] + [1])
-        values = torch.tensor([n for before, _, after, _ in seen for n in (before, after)] + [self.n_writers])
+        counts = _on_cpu([n for before, n_inputs, after, n in seen for n in (n_inputs, n)] + [1])
+        values = _on_cpu([n for before, _, after, _ in seen for n in (before, after)] + [self.n_writers])
         visible = values.repeat_interleave(counts)
         ends = visible.cumsum(0)
         set_(self, "visible", visible)
@@ -170,13 +170,16 @@ class Numbering:
     @cached_property
     def edge_reader(self) -> Int[Tensor, " E"]:
         """Reader of each edge (int32)."""
-        readers = torch.repeat_interleave(torch.arange(self.n_readers, dtype=torch.int32), self.visible)
+        readers = torch.repeat_interleave(torch.arange(self.n_readers, dtype=torch.int32, device="cpu"), self.visible)
         return readers.repeat(self.n_groups)
 
     @cached_property
     def edge_writer(self) -> Int[Tensor, " E"]:
         """Writer of each edge (int32)."""
-        runs = [torch.arange(block.n_writers, dtype=torch.int32).repeat(block.n_readers) for block in self.blocks]
+        runs = [
+            torch.arange(block.n_writers, dtype=torch.int32, device="cpu").repeat(block.n_readers)
+            for block in self.blocks
+        ]
         return torch.cat(runs).repeat(self.n_groups)
 
     # ------------------------------------------------------------------------------------------------------- addresses
@@ -262,7 +265,7 @@ class Numbering:
                 rows, writers = found.setdefault(self.mlp(source).number, ([], []))
                 rows.append((self.spec.features_of(source) or ()).index(feature))
                 writers.append(self.starts[layer] + self.spec.n_heads + len(own) + i)
-        return {number: (torch.tensor(rows), torch.tensor(writers)) for number, (rows, writers) in found.items()}
+        return {number: (_on_cpu(rows), _on_cpu(writers)) for number, (rows, writers) in found.items()}
 
     def readers_of(self, writer: int) -> tuple[int, ...]:
         """The readers that feed a writer, which is what `writers_of` says of a block the other way round: a head's
@@ -290,7 +293,7 @@ class Numbering:
             return ()
         first, place = self.writers_of(block).start, reader - block.reader
         if block.kind != "attention":
-            rows, writers = self.places.get(block.number, (torch.empty(0), torch.empty(0)))
+            rows, writers = self.places.get(block.number, (_on_cpu([]), _on_cpu([])))
             return (first + place, *map(int, writers[rows == place]))
         role, number = self.roles.of(place)
         return tuple(first + head for head in ([number] if role == "query" else self.heads_of(number)))
@@ -328,7 +331,12 @@ def _flat(lists: list[list[int]]) -> list[int]:
     return list(chain.from_iterable(lists))
 
 
+def _on_cpu(numbers: list[int]) -> Int[Tensor, " n"]:
+    """Whole numbers as a graph has them, whatever PyTorch's default device is."""
+    return torch.tensor(numbers, dtype=torch.long, device="cpu")
+
+
 def _by_layer(counts: list[int], before: int = 0) -> Int[Tensor, " n"]:
     """The layer of each of so many per layer, after some that are of none (-1)."""
-    layers = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    return torch.cat([torch.full((before,), -1), layers])
+    layers = torch.arange(len(counts), device="cpu").repeat_interleave(_on_cpu(counts))
+    return torch.cat([layers.new_full((before,), -1), layers])

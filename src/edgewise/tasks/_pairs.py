@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -135,12 +135,12 @@ def collate(pairs: Sequence[Pair], index: Sequence[int], pad_side: PadSide = "ri
     return Batch(
         clean=clean,
         corrupted=corrupted,
-        row=torch.tensor([row for row, _, _ in targets]),
-        position=torch.tensor([before[row] + target.position for row, target, _ in targets]),
+        row=_on_cpu([row for row, _, _ in targets]),
+        position=_on_cpu([before[row] + target.position for row, target, _ in targets]),
         answers=_ragged([target.answers for _, target, _ in targets]),
         wrong=_ragged([target.wrong for _, target, _ in targets]),
-        weight=torch.tensor([1 / count for _, _, count in targets]),
-        index=torch.tensor(list(index)),
+        weight=torch.tensor([1 / count for _, _, count in targets], dtype=torch.float32, device="cpu"),
+        index=_on_cpu(list(index)),
         span_id=_span_id(pairs, pad_side),
         align=_align(pairs, shifts, pad_side),
     )
@@ -172,4 +172,9 @@ def _ragged(rows: Sequence[Sequence[int]], filler: int = -1, pad_side: PadSide =
     width = max(map(len, rows), default=0)
     fillers = [[filler] * (width - len(row)) for row in rows]
     both = zip(rows, fillers, strict=True) if pad_side == "right" else zip(fillers, rows, strict=True)
-    return torch.tensor([[*first, *second] for first, second in both], dtype=torch.long).view(len(rows), width)
+    return _on_cpu([[*first, *second] for first, second in both]).view(len(rows), width)
+
+
+def _on_cpu(numbers: Sequence[Any]) -> Int[Tensor, "*shape"]:
+    """Whole numbers, whatever PyTorch's default device is."""
+    return torch.tensor(numbers, dtype=torch.long, device="cpu")

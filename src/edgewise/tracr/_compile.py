@@ -173,7 +173,7 @@ def _tables(
 ) -> tuple[Int[Tensor, "n S"], Float[Tensor, "n S"]]:
     width = 1 + max(len(sequence) for sequence, _ in defined)
     inputs = torch.full((len(defined), width), ids[_PAD])
-    expected = torch.full((len(defined), width), torch.nan)
+    expected = torch.full((len(defined), width), torch.nan, dtype=torch.float32)
     for row, (sequence, values) in enumerate(defined):
         inputs[row, : len(sequence) + 1] = torch.tensor([ids[_BOS], *(ids[symbol] for symbol in sequence)])
         if outputs is not None and (strange := [value for value in values if value not in outputs]):
@@ -203,7 +203,7 @@ def _convert(assembled: Any, program: Program) -> CompiledTransformer:
         causal=shape.causal,
     )
     weights = {"tokens.weight": tokens, "positions.weight": positions, "unembed.weight": unembed.T.contiguous()}
-    weights["unembed.bias"] = torch.zeros(unembed.shape[1])
+    weights["unembed.bias"] = torch.zeros(unembed.shape[1], dtype=torch.float32)
     for name, source in _linear_layers(shape.num_layers):
         weights[f"{name}.weight"] = params[source]["w"].T.contiguous()
         weights[f"{name}.bias"] = params[source]["b"]

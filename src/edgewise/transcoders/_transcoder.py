@@ -207,10 +207,10 @@ class Transcoder(nn.Module):
             unit_norm: start the decoder from random unit rows; otherwise from zero, and an autoencoder's from its
                 encoder's directions.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
 
         def directions(n: int, width: int) -> Tensor:
-            rows = torch.randn(n, width, generator=generator)
+            rows = torch.randn(n, width, generator=generator, dtype=torch.float32, device="cpu")
             return (rows / rows.norm(dim=1, keepdim=True)).to(self.W_enc)
 
         mean = x.mean(0)

@@ -214,7 +214,7 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
         limit = f"{MOST_BYTES >> 30} GiB"
         raise InputError(f"{path}: a dense matrix of {size:,} nodes is more than {limit}; prune, or write .json")
     place = _places(graph, inner)
-    matrix = torch.zeros(size, size)
+    matrix = torch.zeros(size, size, dtype=torch.float32)
     stays = place[graph.sources] >= 0
     matrix[place[graph.edge_targets[stays]], place[graph.sources[stays]]] = graph.weight[stays].float()
     vocabulary = VIRTUAL if model is None else int(getattr(model.module.config, "vocab_size", VIRTUAL))

@@ -82,7 +82,7 @@ def read(path: Path) -> AttributionGraph:
         _ids(nodes, len(tokens)),
         tuple(tokens),
         tuple(root.name for root in roots),
-        torch.tensor([root.weight for root in roots]),
+        torch.tensor([root.weight for root in roots], dtype=torch.float32),
     )
     settings = {"nodes": "neurons" if of_neurons else "features"} if own is None else own["settings"]
     settings = settings | {"root_tokens": [root.token if root.token < VIRTUAL else -1 for root in roots]}

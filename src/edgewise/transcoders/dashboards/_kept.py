@@ -39,7 +39,7 @@ class Kept:
         self.k = k
         self.key = torch.full((n_features, k), NONE)
         self.token = torch.full((n_features, k), -1)
-        self.value = torch.zeros(n_features, k)
+        self.value = torch.zeros(n_features, k, dtype=torch.float32)
         self.window = torch.zeros(n_features, k, window, dtype=torch.bfloat16)
         self._waiting: list[Entries] = []
 

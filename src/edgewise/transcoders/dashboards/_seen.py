@@ -53,7 +53,7 @@ class Seen:
     @property
     def density(self) -> Float[Tensor, " F"]:
         """The share of tokens at which each feature is on."""
-        return self.on / self.n_tokens
+        return self.on.float() / self.n_tokens
 
 
 def bin_edges() -> Float[Tensor, " edges"]:

@@ -167,7 +167,7 @@ def _last(weights: Float[Tensor, "n V"], most: int) -> Ranked:
 
 def _strongest(by_layer: Sequence[tuple[int, Float[Tensor, "n F"]]], most: int, n: int) -> Others:
     """Of all layers' features the largest weights by size; zeros are none."""
-    columns = [(torch.full((n, most), -1), torch.full((n, most), -1), torch.zeros(n, most))]
+    columns = [(torch.full((n, most), -1), torch.full((n, most), -1), torch.zeros(n, most, dtype=torch.float32))]
     for layer, weights in by_layer:
         index = weights.abs().topk(min(most, weights.shape[1]), dim=1).indices
         columns.append((torch.full_like(index, layer).cpu(), index.cpu(), weights.gather(1, index).float().cpu()))

@@ -103,7 +103,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         transcoder = transcoder.folded(transcoder.b_dec)  # one bias for input and output
         extra: dict[str, Tensor] = {}
     else:
-        transcoder = transcoder if transcoder.b_in is not None else transcoder.folded(torch.zeros(spec.d_in))
+        if transcoder.b_in is None:
+            transcoder = transcoder.folded(transcoder.W_enc.new_zeros(spec.d_in))
         extra = {"b_dec_out": transcoder.b_dec}
     assert transcoder.b_in is not None
     state = files.stored(files.weights_of(transcoder, turned=["W_enc"]) | {"b_dec": transcoder.b_in} | extra)
