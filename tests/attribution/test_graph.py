@@ -211,6 +211,9 @@ def test_a_contrast_is_the_difference_of_two_logits() -> None:
 
 def test_a_direction(tmp_path) -> None:
     direction = torch.randn(tiny("gpt2").parts.d_model, dtype=torch.float64)
+    for none in (torch.zeros_like(direction), torch.where(direction == direction[0], torch.nan, direction)):
+        with pytest.raises(InputError, match="a direction that is zero, or not finite"):
+            features(target=("probe", none))
     graph = features(target=("probe", direction))
     assert graph.roots == ("probe",)
     assert graph.ledger.worst < 1e-12

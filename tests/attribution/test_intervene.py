@@ -285,6 +285,8 @@ def test_edits_of_a_batch_are_each_prompts_own() -> None:
         (["m1.n2@x"], "'x' is no position"),
         (["m1.n2", "set"], "to set it takes an amount"),
         (["m1.n2", "ablate", 1.0], "to ablate it takes no amount"),
+        (["m1.n2", "set", float("nan")], "give a finite amount"),
+        (["m1.n2", "scale", float("inf")], "give a finite amount"),
         (["m1.n2", "double", 1.0], "there is no 'double'"),
         (["m1.n2@2", "set", 1.0, 3], "give them once"),
         (["m1.n2", "set", 1.0, -1], "position -1; they count from 0"),

@@ -216,6 +216,10 @@ def test_why_refuses_what_is_no_edge() -> None:
     ):
         with pytest.raises(InputError, match=words):
             graph.why(source, target)
+    counts = (lambda: graph.why("token@1", low, n_heads=-1), lambda: graph.heads(top=-1), lambda: graph.heads().top(-1))
+    for counted in counts:  # which would count from the end
+        with pytest.raises(InputError, match="=-1; give 0 or more"):
+            counted()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "neox-parallel"])

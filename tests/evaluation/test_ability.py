@@ -176,3 +176,6 @@ def test_empty_and_unknown_splits_are_refused():
     for split in ("test", "dev"):
         with pytest.raises(InputError, match="split"):
             score(tiny("gpt2"), task, split=split)
+    for n in (0, -1):  # which would count from the end
+        with pytest.raises(InputError, match=f"n={n}; give 1 or more"):
+            score(tiny("gpt2"), task, split="train", n=n)

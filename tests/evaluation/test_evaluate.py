@@ -302,6 +302,12 @@ def test_a_metric_without_a_gradient_is_beside_the_same_attribution():
     assert found.metrics["kl"] == expected.metrics["kl"]
 
 
+def test_a_judgement_by_no_metric_is_refused():
+    engine, task = toy_engine(), random_task()
+    circuit = Circuit(engine.graph, torch.ones(engine.graph.n_edges, dtype=torch.bool))
+    assert "none are named" in refused(lambda: evaluate(engine, circuit, task, metrics=()))
+
+
 def test_a_metric_that_is_not_one_value_per_target_is_refused():
     engine = toy_engine()
     task = replace(random_task(), metric=lambda logits, batch: logits.sum())

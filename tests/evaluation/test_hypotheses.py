@@ -261,3 +261,21 @@ def test_circuits_of_nothing_or_everything_are_refused():
         circuit = Circuit(engine.graph, fill(engine.graph.n_edges, dtype=torch.bool))
         assert "has" in refused(lambda c=circuit: hypothesis_tests(engine, c, _planted()[1]))
     assert "one per example" in refused(lambda: equivalence(np.zeros(3), np.zeros(4)))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_no_verdict(wrong: float):
+    good = np.linspace(0, 1, 20)
+    bad = np.where(np.arange(20) == 3, wrong, good)
+    tests: list[Any] = [
+        lambda: equivalence(bad, good),
+        lambda: equivalence(good, bad),
+        lambda: independence(bad, good),
+        lambda: sufficiency(wrong, good),
+        lambda: sufficiency(0.1, bad),
+        lambda: partial_necessity(wrong, good),
+        lambda: minimality(bad, good),
+    ]
+    for test in tests:
+        assert "a value is NaN or infinite" in refused(test)
+    assert "permutations=0" in refused(lambda: independence(good, good, permutations=0))

@@ -46,3 +46,8 @@ def test_what_is_no_curve_is_refused():
     refused(lambda: edges_needed([100, 10], flat([1.0, 2.0]), np.ones(20)))
     refused(lambda: edges_needed([10, 100], flat([1.0, 2.0]), np.ones(19)))
     refused(lambda: edges_needed([], np.ones((0, 20)), np.ones(20)))
+    refused(lambda: edges_needed([10, 100], flat([1.0, 2.0]), np.ones(20), resamples=0))
+    for place in (0, 1):  # which would be no size, or infinity
+        values, target = flat([2.0, 1.0]), np.ones(20)
+        (values if place else target)[..., 3] = np.nan
+        assert "NaN" in refused(lambda values=values, target=target: edges_needed([10, 100], values, target))

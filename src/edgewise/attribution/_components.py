@@ -30,7 +30,7 @@ from edgewise.attribution._kinds import AttributionConfig
 from edgewise.attribution._query_key import Contrast
 from edgewise.attribution._sparse_rows import Cut
 from edgewise.attribution._targets import Explained, Root
-from edgewise.runs import RunOptions, SavedAsJson, run_steps
+from edgewise.runs import RunOptions, SavedAsJson, check_counts, run_steps
 
 MOST_PAIRS = 8
 """Of query and key position, for each head in each graph."""
@@ -82,6 +82,7 @@ def components_of(graph: AttributionGraph, share: float = 0.95, *, reasons: bool
     """
     if not 0 < share < 1:
         raise InputError(f"share {share}: of the influence; give a number above 0 and below 1, such as 0.95")
+    check_counts("components", top=top)
     moving, waiting = _used(graph, share, top, reasons)
     looking, asked, n_graphs, residual = set[str](), set[Look](), 0, graph.ledger.worst
     while waiting:

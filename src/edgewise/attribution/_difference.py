@@ -16,7 +16,7 @@ from edgewise.attribution._file_checks import check_columns, check_range
 from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots
 from edgewise.attribution._merge import MergedGraph, distinct, kind_of_nodes, merge
 from edgewise.attribution._over_prompts import OverPrompts, unpaired_intervals
-from edgewise.runs import check_suffix, reading_tensors, write_tensors
+from edgewise.runs import check_counts, check_suffix, reading_tensors, write_tensors
 
 SCHEMA = 1
 Graphs = AttributionGraph | MergedGraph | Sequence[AttributionGraph]
@@ -63,6 +63,7 @@ class Difference:
         Args:
             most: how many; None: all.
         """
+        check_counts("table", least=0, most=most)
         order = self.value.abs().argsort(descending=True, stable=True)[:most]
         columns = {"first": self.first, "second": self.second, "difference": self.value}
         columns |= {"low": self.intervals[:, 0], "high": self.intervals[:, 1]}
@@ -78,6 +79,7 @@ class Difference:
         Args:
             most: how many; None: all.
         """
+        check_counts("node_table", least=0, most=most)
         value = self.first_influence - self.second_influence
         order = value.abs().argsort(descending=True, stable=True)[:most]
         columns = {"first": self.first_influence, "second": self.second_influence, "difference": value}

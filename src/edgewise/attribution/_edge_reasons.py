@@ -19,7 +19,7 @@ from edgewise.attribution._influence import edge_influence
 from edgewise.attribution._promoted import Promoted, promoted
 from edgewise.attribution._reasons import Why
 from edgewise.attribution._why import why
-from edgewise.runs import check_suffix, reading_tensors, write_tensors
+from edgewise.runs import check_counts, check_suffix, reading_tensors, write_tensors
 
 SCHEMA = 1
 N_EDGES, N_REASONS = 200, 20
@@ -142,14 +142,16 @@ def edge_reasons(
         most: how many pairs of nodes of each.
 
     Raises:
-        InputError: the run is not at hand.
+        InputError: the run is not at hand, or a count is negative.
     """
+    counts = {"n_edges": n_edges, "n_reasons": n_reasons, "n_heads": n_heads, "most": most}
+    check_counts("edge_reasons", least=0, **counts)
     made, influence = explained_of(graph), edge_influence(graph)
     chosen = influence.topk(min(n_edges, len(influence))).indices
     chosen = chosen[influence[chosen] > 0]
     names, layers = graph.names, made.nodes.run.layers
-    heads = torch.zeros(len(chosen), len(layers), len(layers[0].pattern.query))
-    past, later = torch.zeros(2, len(chosen), len(layers))
+    heads = torch.zeros(len(chosen), len(layers), len(layers[0].pattern.query), dtype=torch.float32)
+    past, later = torch.zeros(2, len(chosen), len(layers), dtype=torch.float32)
     place = torch.full((graph.n_edges,), -1)
     place[chosen] = torch.arange(len(chosen))
     for split in loadings(graph, chosen):

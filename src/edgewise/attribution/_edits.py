@@ -5,6 +5,7 @@ run under way, where earlier edits have had their effect, and `(scale − 1) · 
 added to what the MLP writes. The MLP's own output stays, so what transcoders get wrong does too (as in circuit-tracer).
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Edit:
         if (self.amount is None) != (self.action == "ablate"):
             takes = "an" if self.amount is None else "no"
             raise InputError(f"edit {self.node}: to {self.action} it takes {takes} amount")
+        if self.amount is not None and not math.isfinite(self.amount):
+            raise InputError(f"edit {self.node}: {self.action} {self.amount}: give a finite amount")
         if found[4] is not None and self.positions is not None:
             raise InputError(
                 f"edit {self.node}: its positions are given twice, in the name and as positions=; give them once"

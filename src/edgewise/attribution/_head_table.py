@@ -16,7 +16,7 @@ from edgewise.attribution._influence import edge_influence
 from edgewise.attribution._reasons import aligned
 from edgewise.attribution._targets import Explained
 from edgewise.attribution._why import source_at, targets_of
-from edgewise.runs import SavedAsJson
+from edgewise.runs import SavedAsJson, check_counts
 
 BLOCK_BYTES = 1 << 29
 """How much one walk's covectors may take."""
@@ -73,6 +73,7 @@ class HeadTable(SavedAsJson):
         """The first heads, or those that carry most through pairs of one of `RELATIONS`. Raises `InputError`."""
         if relation is not None and relation not in RELATIONS:
             raise InputError(f"relation {relation!r}: unknown; give one of {', '.join(RELATIONS)}")
+        check_counts("top", least=0, n=n)
         rows = self.rows
         if relation is not None:
             rows = tuple(sorted(rows, key=lambda row: -row.size * row.relations[relation]))
@@ -102,6 +103,7 @@ def heads_of(graph: GraphData, top: int = 200, without_first: bool = False) -> H
     Raises:
         InputError: the run is not at hand.
     """
+    check_counts("heads", least=0, top=top)
     influence = edge_influence(graph)
     if without_first:
         influence = torch.where(graph.nodes.position[graph.sources] == 0, 0.0, influence)

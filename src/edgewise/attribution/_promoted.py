@@ -13,6 +13,7 @@ from edgewise.attribution._attach import explained_of
 from edgewise.attribution._graph import GraphData
 from edgewise.attribution._targets import Explained, token_text
 from edgewise.attribution._why import source_at
+from edgewise.runs import check_counts
 
 _AT_ONCE = 64  # nodes whose logits are held at once: 64 MB for a vocabulary of 262,144
 
@@ -42,6 +43,7 @@ def promoted(graph: GraphData, names: Sequence[str], most: int = 8) -> dict[str,
     Raises:
         InputError: the run is not at hand, or a name is not in the graph.
     """
+    check_counts("promoted", least=0, most=most)
     made, found = explained_of(graph), dict[str, Promoted]()
     for start in range(0, len(names), _AT_ONCE):
         some = names[start : start + _AT_ONCE]

@@ -15,6 +15,7 @@ from edgewise.attribution._kinds import token_ids
 from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._rows import Targets
 from edgewise.models import Model, ProgramTokenizer
+from edgewise.runs import gradients
 
 MOST, MASS = 10, 0.95  # circuit-tracer's: the most probable tokens until they have this much together
 LEAST = 1e-30
@@ -103,8 +104,8 @@ def roots(nodes: Nodes, target: Target, contrast: bool = False) -> list[Root]:
         contrast: of two tokens, the first's logit minus the second's.
 
     Raises:
-        InputError: a token or node that is not there, no token or one twice, a direction of another width, or a
-            contrast of other than two tokens.
+        InputError: a token or node that is not there, no token or one twice, a direction of another width, that is
+            zero or not finite, or a contrast of other than two tokens.
     """
     run, ids = nodes.run, settled(nodes.run, target)
     if contrast:
@@ -189,7 +190,7 @@ def _logit_root(run: FrozenRun, name: str, weight: float, vector: Tensor, ids: l
         chosen = logits if ids is None else logits[:, ids]
         return chosen @ vector.to(chosen)
 
-    with torch.enable_grad():
+    with gradients():
         read = run.normed(len(run) - 1).detach().requires_grad_()
         value = measure(read[None])[0]
     covector = torch.autograd.grad(value, read)[0]
@@ -203,6 +204,8 @@ def _direction(run: FrozenRun, name: str, covector: Float[Tensor, " D"]) -> Root
     if covector.shape != (width,):
         raise InputError(f"target {name!r}: a direction of shape {tuple(covector.shape)}; expected [{width}]")
     covector = covector.to(run.final)
+    if not bool(covector.isfinite().all() and covector.any()):
+        raise InputError(f"target {name!r}: a direction that is zero, or not finite; give one that leads somewhere")
     value = float(covector @ run.normed(len(run) - 1))
     targets = _final(run, covector, covector.new_zeros(()))
     return Root(name, 1.0, value, targets, measure=lambda read: read @ covector.to(read))

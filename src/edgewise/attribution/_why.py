@@ -15,6 +15,7 @@ from edgewise.attribution._query_key import Contrast, terms
 from edgewise.attribution._reasons import HeadLoading, LayerSplit, QueryKey, Term, Why
 from edgewise.attribution._rows import Columns, Targets
 from edgewise.attribution._targets import Explained, node_targets
+from edgewise.runs import check_counts
 
 TOP_HEADS = 3
 """Heads that are listed of each layer."""
@@ -32,8 +33,9 @@ def why(graph: GraphData, source: str, target: str, n_heads: int = 1, most: int 
 
     Raises:
         InputError: the run is not at hand, a node is not in the graph, nothing flows into the target or out of the
-            source, or the source comes after the target.
+            source, the source comes after the target, or a count is negative.
     """
+    check_counts("why", least=0, n_heads=n_heads, most=most)
     made = explained_of(graph)
     to, start = graph.node(_target_name(graph, target)), graph.node(source)
     readers = targets_of(graph, made, torch.tensor([to]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgewise.engine import Engine
 from edgewise.models import Model
+from edgewise.runs import check_counts
 from edgewise.tasks import Batch, Task, metric_function, reduce
 
 _Z = NormalDist().inv_cdf(0.975)  # a 95 % interval of a mean is so many standard errors to each side
@@ -86,8 +87,9 @@ def score(
         batch_size: how many at a time; it does not change the numbers.
 
     Raises:
-        edgewise.InputError: there is no such split, or it is empty.
+        edgewise.InputError: there is no such split, it is empty, or `n` is below 1.
     """
+    check_counts("score", n=n)
     engine = Engine.of(model)
     chosen = replace(task, **{split: task.split(split)[:n]})
     names = ("accuracy", "log_prob")

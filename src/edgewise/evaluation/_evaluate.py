@@ -125,12 +125,14 @@ def evaluate(
             all others together.
 
     Raises:
-        InputError: the circuit is of another graph or ablation than the engine, a baseline or metric is unknown, or
-            the pairs do not allow a metric.
+        InputError: the circuit is of another graph or ablation than the engine, a baseline or metric is unknown or
+            no metric is named, or the pairs do not allow a metric.
     """
     engine = Engine.of(model, circuit.graph, circuit.stated_ablation)
     check_transcoders(engine, circuit, "circuit")
     task.check_examples(split)
+    if metrics is not None and not metrics:
+        raise InputError("metrics: none are named; name one or more, or None for the task's")
     for name in metrics or ():
         task.check_metric(name)
     if unknown := set(baselines) - {"random", "eap"}:

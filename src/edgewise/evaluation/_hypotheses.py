@@ -21,6 +21,7 @@ from scipy import stats
 
 from edgewise._errors import InputError
 from edgewise.evaluation._areas import ROUNDING
+from edgewise.runs import check_counts
 
 EPSILON = 0.1  # tolerance of the equivalence test (Shi et al. 2024, section 3)
 QUANTILE = 0.9  # q* of the other tests (ibid.)
@@ -57,6 +58,9 @@ def equivalence(
         model: the full model's.
         epsilon: the tolerance ε.
         alpha: the level of the test.
+
+    Raises:
+        InputError: there are fewer than two examples, or a value is not finite.
     """
     n = _same_length(circuit, model)
     margin = ROUNDING * max(np.abs(circuit).max(), np.abs(model).max())
@@ -86,8 +90,12 @@ def independence(
         permutations: how many.
         alpha: the level of the test.
         seed: of the permutations.
+
+    Raises:
+        InputError: there are fewer than two examples, no permutations, or a value is not finite.
     """
     n = _same_length(complement, model)
+    check_counts("independence", permutations=permutations)
     one, other = (_centred_kernel(values) for values in (complement, model))
     observed = float((one * other).sum()) / (n - 1) ** 2
     generator = np.random.default_rng(seed)
@@ -114,8 +122,9 @@ def sufficiency(
         alpha: the level of the test.
 
     Raises:
-        InputError: there are no random circuits, or `quantile` or `alpha` is no share.
+        InputError: there are no random circuits, a value is not finite, or `quantile` or `alpha` is no share.
     """
+    _check_finite("sufficiency", circuit, random)
     return _against_random("sufficiency", int((circuit < random).sum()), len(random), quantile, alpha)
 
 
@@ -132,8 +141,9 @@ def partial_necessity(
         alpha: the level of the test.
 
     Raises:
-        InputError: there are no random circuits, or `quantile` or `alpha` is no share.
+        InputError: there are no random circuits, a value is not finite, or `quantile` or `alpha` is no share.
     """
+    _check_finite("partial necessity", complement, random)
     return _against_random("partial necessity", int((complement > random).sum()), len(random), quantile, alpha)
 
 
@@ -153,9 +163,11 @@ def minimality(
         The result; `details["unnecessary"]` are the places in `effects` for which the hypothesis is rejected.
 
     Raises:
-        InputError: there are no edges or no random circuits, or `quantile` or `alpha` is no share.
+        InputError: there are no edges or no random circuits, a value is not finite, or `quantile` or `alpha` is no
+            share.
     """
     check_numbers(len(random), len(effects), quantile, alpha)
+    _check_finite("minimality", effects, random)
     larger = (effects[:, None] > random[None]).sum(1)
     p_values = stats.binom.cdf(larger, len(random), quantile)
     corrected = np.minimum(1.0, p_values * len(effects))
@@ -205,4 +217,11 @@ def _centred_kernel(values: NDArray[np.floating]) -> Float[np.ndarray, "n n"]:
 def _same_length(one: NDArray[np.floating], other: NDArray[np.floating]) -> int:
     if one.shape != other.shape or one.ndim != 1 or len(one) < 2:
         raise InputError(f"tests: values of shapes {one.shape} and {other.shape}; give one per example, two or more")
+    _check_finite("tests", one, other)
     return len(one)
+
+
+def _check_finite(what: str, *values: float | NDArray[np.floating]) -> None:
+    """Refuse what compares with nothing, and so would look like a verdict. Raises `InputError`."""
+    if not all(np.isfinite(each).all() for each in values):
+        raise InputError(f"{what}: a value is NaN or infinite; give finite ones")

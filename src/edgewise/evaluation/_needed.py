@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from edgewise._errors import InputError
+from edgewise.runs import check_counts
 
 
 class Needed(NamedTuple):
@@ -43,7 +44,7 @@ def edges_needed(
         seed: of the resampling.
 
     Raises:
-        InputError: the sizes do not rise, or the shapes do not belong together.
+        InputError: the sizes do not rise, the shapes do not belong together, or a value is not finite.
     """
     sizes, n = np.asarray(edges, dtype=np.float64), len(target)
     if values.shape != (len(sizes), n) or not len(sizes) or sizes[0] <= 0 or (np.diff(sizes) <= 0).any():
@@ -51,6 +52,9 @@ def edges_needed(
             f"edges needed: sizes {list(edges)} with values of shape {values.shape}, a target of {n}; give rising "
             "sizes, and a value for each size and example"
         )
+    if not (np.isfinite(values).all() and np.isfinite(target).all()):
+        raise InputError("edges needed: a value is NaN or infinite; give finite ones")
+    check_counts("edges needed", resamples=resamples)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n  # (resamples, n)
     drawn = [_crossing(np.log(sizes), row, goal) for row, goal in zip(counts @ values.T, counts @ target, strict=True)]
     low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")  # no mean of a number and infinity

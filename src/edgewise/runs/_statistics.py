@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.runs._settings import check_counts
+
 INTERVAL = "95 % percentile bootstrap over examples, 10,000 resamples, seed 0"
 """What `bootstrap` gives if nothing else is asked of it, for a result's conditions."""
 
@@ -42,6 +44,7 @@ def resampled_means(values: NDArray[np.floating], *, resamples: int = 10_000, se
     Returns:
         `[resamples]` or `[resamples, k]`; the order of the resamples depends on n and the seed alone.
     """
+    check_counts("intervals", resamples=resamples)
     n = len(values)
     blocks = _held(n, resamples, seed) if n * resamples <= _HELD else _drawn(n, resamples, seed)
     return np.concatenate([block @ values for block in blocks]) / n

@@ -13,7 +13,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, ranked
 from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
-from edgewise.runs import SavedAsJson, check_record, reading_record, tensor_hash
+from edgewise.runs import SavedAsJson, check_counts, check_record, reading_record, tensor_hash
 from edgewise.tasks import Task
 from edgewise.viewer._looks import Look, looks
 
@@ -119,6 +119,7 @@ def gather(
     Raises:
         InputError: there are no examples.
     """
+    check_counts("gather", least=0, n_edges=n_edges)
     if not len(task.split(split)):
         raise InputError(f"{task.name}: the {split} split is empty; choose another, or give the task pairs for it")
     strongest = _strongest(circuit, n_edges).tolist()

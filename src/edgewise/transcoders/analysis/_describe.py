@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson
+from edgewise.runs import SavedAsJson, check_counts
 from edgewise.transcoders import TokenTexts, Transcoder
 from edgewise.transcoders.analysis._connections import de_embedding, pullback, read_by, unembedding
 from edgewise.transcoders.analysis._reader import Reader, by_layer, head_norms, reader, reading_bias, through_head
@@ -86,6 +86,7 @@ def describe(
         InputError: two transcoders are of one layer, none is of this one, one is an autoencoder, or it has no such
             feature.
     """
+    check_counts("describe", least=0, most=most, n_heads=n_heads)
     sets = by_layer(transcoders, layer)
     own = sets[layer]
     read = reader(model, own, feature)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import check_suffix, reading_tensors, write_tensors
+from edgewise.runs import check_counts, check_suffix, reading_tensors, write_tensors
 from edgewise.transcoders import (
     TokenRows,
     Transcoder,
@@ -135,6 +135,7 @@ def on_text(
         InputError: two transcoders are of one layer, none is of this one, one is not the model's or an autoencoder,
             there is no such feature, or there is no text.
     """
+    check_counts("on_text", least=0, weights=most[0], examples=most[1])
     if not len(tokens):
         raise InputError("text: no row of tokens; give one at least")
     used = {at: each for at, each in by_layer(transcoders, layer).items() if at <= layer}
