@@ -60,7 +60,7 @@ class Model:
     parts: Parts = field(repr=False)
     source: dict[str, str]
     """`id`, `revision`, `note`: as given on loading; see `identity`."""
-    _as_loaded: AsLoaded = field(default=None, repr=False, compare=False)  # pyright: ignore[reportArgumentType] (filled in)
+    _as_loaded: AsLoaded = field(default=None, repr=False, compare=False)  # pyright: ignore[reportAssignmentType] (filled in)
     _hashes: dict[Weights, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
