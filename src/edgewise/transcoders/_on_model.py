@@ -23,14 +23,17 @@ def check_site(model: Model, site: Site, width: int | None = None) -> None:
     """Refuse a site that a model does not have, or of another width.
 
     Raises:
-        InputError: there is no such layer, or a vector there has another width.
+        InputError: there is no such layer, a vector there has another width, or the layer's MLP or norm is no module
+            whose input and output could be seen (Granite's stream is not the model's own).
     """
     if site.kind not in CAPTURED:
         raise InputError(f"site {site}: cannot be read off a model here; {', '.join(CAPTURED)} can")
     n_layers, d_model = len(model.parts.layers), model.parts.d_model
     if site.layer >= n_layers:
         raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
-    if site.before_post_norm and model.parts.layers[site.layer].mlp.post_norm is not None:
+    layer = model.parts.stored[site.layer]
+    modules_of(layer)
+    if site.before_post_norm and layer.mlp.post_norm is not None:
         raise InputError(
             f"site {site}: the file names what the MLP module itself gives, and this model has a post-norm after it; "
             "give a transcoder of what is added to the residual stream"
@@ -40,10 +43,16 @@ def check_site(model: Model, site: Site, width: int | None = None) -> None:
 
 
 def check_transcoder(model: Model, transcoder: Transcoder) -> None:
-    """Refuse a transcoder whose sites or widths are not the model's, or centred outputs that a model reads the mean of.
-    Raises `InputError`.
+    """Refuse a transcoder whose sites or widths are not the model's, that writes to later layers alone, or whose
+    centred outputs a model reads the mean of. Raises `InputError`.
     """
+    first = transcoder.spec.writes[0]
     check_site(model, transcoder.spec.reads, transcoder.spec.d_in)
+    if first.layer != transcoder.spec.reads.layer:  # everything here takes the layer it reads for its own
+        raise InputError(
+            f"transcoder of {transcoder.spec.reads}: it writes to {first} first; a feature stands in its own layer's "
+            "MLP, so use transcoders that write there"
+        )
     for site in transcoder.spec.writes:
         check_site(model, site, transcoder.spec.d_out)
         if site.centred and not reads_no_mean(model):

@@ -212,11 +212,6 @@ def check_features(model: Model, transcoder: Transcoder) -> None:
         raise InputError(
             f"autoencoder of {site}: its features read what the MLP wrote; take an MLP apart by a transcoder"
         )
-    if spec.writes[0].layer != site.layer:
-        raise InputError(
-            f"transcoder of {site}: it writes to {spec.writes[0]} first; a feature of the graph stands in its own "
-            "layer's MLP, so use transcoders that write there"
-        )
     if site.kind == "resid_mid" and not site.centred and model.parts.final_norm.kind == "layer":
         raise InputError(
             f"transcoder of {site}: the engine keeps no mean of a stream that layer norms read; use a transcoder that "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, check_counts
-from edgewise.transcoders import TokenTexts, Transcoder
+from edgewise.transcoders import TokenTexts, Transcoder, check_transcoder
 from edgewise.transcoders.analysis._connections import de_embedding, pullback, read_by, unembedding
 from edgewise.transcoders.analysis._reader import Reader, by_layer, head_norms, reader, reading_bias, through_head
 
@@ -83,11 +83,13 @@ def describe(
         n_heads: how many heads are.
 
     Raises:
-        InputError: two transcoders are of one layer, none is of this one, one is an autoencoder, or it has no such
-            feature.
+        InputError: two transcoders are of one layer, none is of this one, one is not the model's or an autoencoder, or
+            it has no such feature.
     """
     check_counts("describe", least=0, most=most, n_heads=n_heads)
     sets = by_layer(transcoders, layer)
+    for each in sets.values():
+        check_transcoder(model, each)
     own = sets[layer]
     read = reader(model, own, feature)
     raising, lowering = _tokens(model, de_embedding(model, read)[0], most)

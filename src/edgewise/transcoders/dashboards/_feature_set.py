@@ -7,7 +7,7 @@ from typing import Any
 from edgewise._errors import InputError
 from edgewise.models import Model
 from edgewise.runs import RunOptions, fastest_precision, record_of, software
-from edgewise.transcoders import TokenRows, TokenTexts, Transcoder, transcoder_record
+from edgewise.transcoders import TokenRows, TokenTexts, Transcoder, check_transcoder, transcoder_record
 from edgewise.transcoders.analysis import VirtualTable, VirtualWeights, by_layer
 from edgewise.transcoders.dashboards._config import DashboardConfig
 from edgewise.transcoders.dashboards._examples import Shares, tokens_at
@@ -81,6 +81,8 @@ def make_dashboards(
     """
     config = config or DashboardConfig()
     known = by_layer(others) | by_layer(transcoders)
+    for each in known.values():
+        check_transcoder(model, each)
     if virtual is not None:
         _check_table(virtual, model, transcoders, known.values())
     seen, report = gather(model, transcoders, tokens, config, options)
