@@ -18,7 +18,21 @@ from torch import Tensor
 from edgewise import InputError
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import read, round_trip_differences, write
-from tests.transcoders.files import CASES, D, F, N, X, cross_layer, layers, made, same, weights
+from tests.transcoders.files import (
+    CASES,
+    D,
+    F,
+    N,
+    X,
+    as_authors,
+    cross_layer,
+    layers,
+    made,
+    normalized,
+    same,
+    tied,
+    weights,
+)
 from tests.transcoders.reference import draw
 
 
@@ -224,7 +238,7 @@ def per_layer(kind: str, n: int) -> list[Transcoder]:
         ("gemma-scope-2", lambda: cross_layer("jumprelu"), lambda: cross_layer("jumprelu", 2), "params_layer_2.saf"),
         ("gemma-scope-2", lambda: made("jumprelu"), lambda: cross_layer("jumprelu", 2), "params.safetensors"),
         ("sparsify", lambda: per_layer("topk:4", 3), lambda: per_layer("topk:4", 2), "layers.2.mlp/sae.safetensors"),
-        ("sparsify", lambda: made("topk:4"), lambda: per_layer("topk:4", 2), "sae.safetensors"),
+        ("sparsify", lambda: made("topk:4"), lambda: per_layer("topk:4", 2), "layers.3.mlp/sae.safetensors"),
         ("edgewise", lambda: per_layer("relu", 3), lambda: per_layer("topk:4", 2), "layer2.safetensors"),
     ],
 )
@@ -271,3 +285,42 @@ def test_records_that_are_texts_are_no_hindrance(tmp_path, case: str):
         each.provenance = dict.fromkeys(("model", "method", "metadata", "settings"), "mine")
     write(transcoders, tmp_path / place, name)
     assert len(read(tmp_path / place)) == len(transcoders)
+
+
+@pytest.mark.parametrize("autoencoder", [False, True])
+@pytest.mark.parametrize("name", ["layer3", "layers.3", "layers.8.mlp", "layers.3.mlp", "mine"])
+def test_sparsify_is_written_where_it_reads_back(tmp_path, name: str, autoencoder: bool):
+    transcoder = made("topk:4", autoencoder=autoencoder)  # of layer 3
+    transcoder = tied(transcoder) if autoencoder else transcoder
+    write(transcoder, tmp_path / name, "sparsify")
+    same(transcoder, read(tmp_path / name)[0])
+    assert round_trip_differences([transcoder], tmp_path / name, "sparsify") == []
+    assert (tmp_path / name / "sae.safetensors").is_file() == (name == "layers.3.mlp")
+
+
+@pytest.mark.parametrize(
+    ("format", "kind", "reads", "name"),
+    [
+        ("gemma-scope", "jumprelu", "mlp_normalized", "layer_5.npz"),
+        ("gemma-scope", "jumprelu", "mlp_normalized", "layer_5/width_1k"),
+        ("gemma-scope-2", "jumprelu", "mlp_in", "layer_5_width_1k"),
+        ("circuit-tracer", "relu", "mlp_in", "layer_5.safetensors"),
+    ],
+)
+def test_what_its_name_would_give_another_layer_is_not_written(tmp_path, format: str, kind: str, reads: str, name: str):
+    with pytest.raises(InputError, match="by its name of layer 5, and the transcoder is of layer 3; name it so"):
+        write(made(kind, reads=reads), tmp_path / name, format)
+    assert not list(tmp_path.rglob("*.*"))
+    transcoder = made(kind, reads=reads, layer=5)
+    write(transcoder, tmp_path / name, format)
+    same(transcoder, read(tmp_path / name)[0])
+
+
+def test_what_no_name_says_is_told(tmp_path):
+    transcoder = made("jumprelu", reads="mlp_normalized")
+    write(transcoder, tmp_path / "mine", "gemma-scope")
+    (note,) = round_trip_differences([transcoder], tmp_path / "mine", "gemma-scope")
+    assert "does not say of which layer it is; name the sites" in note
+    same(transcoder, read(tmp_path / "mine", reads=transcoder.spec.reads, writes=transcoder.spec.writes[0])[0])
+    with pytest.raises(InputError, match="the authors' files end in .pt"):
+        write(as_authors(normalized()), tmp_path / "mine.safetensors", "authors")

@@ -186,7 +186,9 @@ def test_sites_and_tokens_that_a_file_does_not_tell_are_refused(tmp_path: Path, 
 
 
 def _counted(folder: Path, **changes: Any) -> Path:
-    write(random_transcoder("topk:4", d_in=D, d_out=D, dtype=torch.float32), folder / "layers.1.mlp", "sparsify")
+    write(
+        random_transcoder("topk:4", d_in=D, d_out=D, layer=1, dtype=torch.float32), folder / "layers.1.mlp", "sparsify"
+    )
     return _changed(folder / "layers.1.mlp" / "cfg.json", (), changes).parent
 
 
@@ -222,7 +224,11 @@ def _of_authors(folder: Path, **changes: Any) -> Path:
 
 def _of_gemma_scope(folder: Path, **given: Any) -> Path:
     place = folder / "layer_1_width_64"
-    write(random_transcoder("jumprelu", d_in=D, d_out=D, n_features=F, dtype=torch.float32), place, "gemma-scope-2")
+    write(
+        random_transcoder("jumprelu", d_in=D, d_out=D, n_features=F, layer=1, dtype=torch.float32),
+        place,
+        "gemma-scope-2",
+    )
     (place / "config.json").write_text(json.dumps(given))
     return place
 

@@ -99,6 +99,8 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     transcoder = files.one(transcoders, "authors")
     reads = ["resid_pre", "resid_mid", "mlp_normalized", "mlp_out", "resid_post"]
     spec = files.require(transcoder, "authors", ["relu"], reads=reads, centred=["mlp_out"])
+    if path.suffix != ".pt":  # by which they are told
+        raise InputError(f"{path}: the authors' files end in .pt; name it so")
     if spec.is_autoencoder:
         transcoder = transcoder.folded(transcoder.b_dec)  # one bias for input and output
         extra: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from edgewise.transcoders import Activation, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats import _gemma_scope
 from edgewise.transcoders.formats._format import Format, Sites
-from edgewise.transcoders.formats._site_names import HOOKS, NAMED, hook_name, hook_site, sites_for
+from edgewise.transcoders.formats._site_names import HOOKS, NAMED, check_told, hook_name, hook_site, sites_for
 from edgewise.transcoders.formats._source import local
 
 _CONFIG = "config.yaml"
@@ -150,6 +150,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
         _require(each, is_cross)
     if path.suffix == ".safetensors" and len(ordered) == 1 and not is_cross:
         _require(ordered[0], is_cross, ["mlp_in"])  # a file alone does not say what it reads
+        check_told(path, ordered[0].spec.reads.layer)
         if (path.parent / _CONFIG).exists():
             raise InputError(
                 f"{path}: beside it lies a set's {_CONFIG}, by which it would be read; choose another folder"

@@ -19,7 +19,7 @@ from edgewise.runs import Keys, Only, atomic_path, names_in, yes_or_no
 from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
-from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, sites_for
+from edgewise.transcoders.formats._site_names import NAME_THEM, check_told, layer_of, sites_for
 
 KEYS = Keys(
     "Gemma Scope 2: `config.json`",
@@ -64,8 +64,10 @@ def _check_size(path: Path) -> None:
 
 
 def write_npz(transcoders: Sequence[Transcoder], path: Path) -> None:
-    """Write a `.npz` file."""
+    """Write a `.npz` file (into a folder: `params.npz`)."""
     transcoder = files.one(transcoders, "gemma-scope")
+    check_told(path, transcoder.spec.reads.layer)
+    path = path if path.suffix == ".npz" else path / "params.npz"
     tensors = files.stored(files.weights_of(_required(transcoder, "gemma-scope"), turned=_TURNED))
     arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -151,6 +153,7 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     ordered = sorted(transcoders, key=lambda each: each.spec.reads.layer)
     n_layers = len(ordered)
     if n_layers == 1:
+        check_told(path, ordered[0].spec.reads.layer)
         tensors = files.weights_of(_required(ordered[0], "gemma-scope-2"), _NAMES_2, turned=_TURNED)
         files.write_weights(path if path.suffix == ".safetensors" else path / _WHOLE, tensors)
         return

@@ -19,6 +19,7 @@ from edgewise.transcoders.formats import (
 )
 from edgewise.transcoders.formats._files import tensors_of
 from edgewise.transcoders.formats._format import Format, Sites
+from edgewise.transcoders.formats._site_names import NAME_THEM
 from edgewise.transcoders.formats._source import local
 
 FORMATS: dict[str, Format] = {
@@ -157,18 +158,12 @@ def _left(transcoders: Sequence[Transcoder], path: Path, format: str, force: boo
 
 
 def round_trip_differences(transcoders: Sequence[Transcoder], path: Path, format: str) -> list[str]:
-    """How what `write` wrote reads back as something else: another activation kind, a bias folded away."""
+    """How what `write` wrote reads back as something else: other sites, another activation kind, a bias folded away."""
     if format == "edgewise":
         return []
-    sites: dict[str, Site] = {}
-    if len(transcoders) == 1 and len(transcoders[0].spec.writes) == 1:  # a set's files say their layers
-        sites = {"reads": transcoders[0].spec.reads, "writes": transcoders[0].spec.writes[0]}
-    layers = {
-        each.spec.reads.layer: each for each in read(path, format, reads=sites.get("reads"), writes=sites.get("writes"))
-    }
     notes = dict[str, None]()  # in order, each once
-    for each in transcoders:
-        again = layers[each.spec.reads.layer]
+    found = _read_back(transcoders, path, format, notes)
+    for each, again in zip(sorted(transcoders, key=_layer), sorted(found, key=_layer), strict=True):
         if again.spec.activation != each.spec.activation:
             notes[f"{format} reads {each.spec.activation} back as {again.spec.activation}"] = None
         if again.spec.exclude_special != each.spec.exclude_special:
@@ -177,3 +172,22 @@ def round_trip_differences(transcoders: Sequence[Transcoder], path: Path, format
         if each.b_in is not None and (again.b_in is None or not torch.equal(each.b_in, again.b_in)):
             notes[f"{format} has no such input bias: it is folded into b_enc, which rounds"] = None
     return list(notes)
+
+
+def _read_back(transcoders: Sequence[Transcoder], path: Path, format: str, notes: dict[str, None]) -> list[Transcoder]:
+    """What a file says without anybody's help, or with the sites named, of which there is a note then."""
+    spec = transcoders[0].spec
+    if len(transcoders) > 1 or len(spec.writes) > 1:
+        return read(path, format)  # a set's files say their layers
+    try:
+        found = read(path, format)
+        if (found[0].spec.reads, found[0].spec.writes) == (spec.reads, spec.writes):
+            return found
+        notes[f"{path}: reads back with other sites; {NAME_THEM}"] = None
+    except InputError as error:
+        notes[str(error)] = None
+    return read(path, format, reads=spec.reads, writes=spec.writes[0])
+
+
+def _layer(transcoder: Transcoder) -> int:
+    return transcoder.spec.reads.layer

@@ -84,11 +84,22 @@ def sites_for(path: Path, reads: str, writes: str, given: Sites) -> tuple[Site, 
     """
     if given.reads is not None and given.writes is not None:
         return given.reads, given.writes
-    told = (*(site.layer for site in (given.reads, given.writes) if site), *map(layer_of, reversed(path.parts)))
-    layer = next((each for each in told if each is not None), None)
+    layer = next((site.layer for site in (given.reads, given.writes) if site), _told(path))
     if layer is None:
         raise InputError(f"{path}: the file does not say of which layer it is; {NAME_THEM}")
     return given.reads or Site(reads, layer), given.writes or Site(writes, layer)
+
+
+def check_told(path: Path, layer: int) -> None:
+    """Refuse to write a file whose layer is told by its name alone where that is another one. Raises `InputError`."""
+    told = _told(path)
+    if told not in (None, layer):
+        raise InputError(f"{path}: by its name of layer {told}, and the transcoder is of layer {layer}; name it so")
+
+
+def _told(path: Path) -> int | None:
+    """The layer by the name of a file, or of the innermost folder that has one."""
+    return next((each for each in map(layer_of, reversed(path.parts)) if each is not None), None)
 
 
 def autoencoder_site(path: Path, site: Site | None) -> Site:

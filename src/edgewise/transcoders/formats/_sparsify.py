@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.runs import Keys, Only, whole_number, yes_or_no
-from edgewise.transcoders import Activation, Transcoder
+from edgewise.transcoders import Activation, Site, Transcoder
 from edgewise.transcoders.formats import _files as files
 from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, site_of, sites_named
@@ -116,7 +116,9 @@ def _was_transcoder(path: Path, module: str | None, tensors: dict[str, Tensor], 
 
 
 def write(transcoders: Sequence[Transcoder], path: Path) -> None:
-    """Write one directory, or for several a folder of them named after their modules (`layers.8.mlp`)."""
+    """Write one directory named after its module, such as `layers.8.mlp`, or a folder of them: only their names say of
+    what they are.
+    """
     for each in transcoders:
         kind = "mlp_out" if each.spec.is_autoencoder else "mlp_in"
         files.require(each, "sparsify", ["topk"], skip=True, reads=[kind])
@@ -126,7 +128,9 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
 
 def _folders(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
     layers = [each.spec.reads.layer for each in transcoders]
-    return [path] if len(layers) == 1 else [path / f"layers.{layer}.mlp" for layer in layers]
+    if [site_of(path.name, output=True)] == [Site("mlp_out", layer) for layer in layers]:
+        return [path]
+    return [path / f"layers.{layer}.mlp" for layer in layers]
 
 
 def _left(transcoders: Sequence[Transcoder], path: Path) -> list[Path]:
