@@ -63,6 +63,15 @@ def test_edges_of_equal_size_are_no_more_than_asked_for() -> None:
     assert rows.size.tolist() == [150.0, 150.0]
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_of_few_columns_too(most: int) -> None:
+    for width in range(1, 20):
+        found = pieces(2, (width, width), joining=1)
+        rows, whole = collected(found, 2, Cut(most=most)), torch.cat([found[0], found[1][:1]], 1)
+        expected = whole.abs().topk(min(most, 2 * width)).values[0]
+        torch.testing.assert_close(rows.weight[: int(rows.offsets[1])].abs(), expected)
+
+
 def test_a_row_without_edges_stays_empty() -> None:
     rows = collected([torch.tensor([[0.0, 0.0], [2.0, 0.0]])], 3, Cut(most=1))
     assert rows.offsets.tolist() == [0, 0, 1, 1]

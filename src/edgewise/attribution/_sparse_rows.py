@@ -97,7 +97,8 @@ class Collector:
         step = max(1, size.shape[1] // SAMPLE)
         if len(fresh):
             sample = size[fresh, ::step]
-            lowest = sample.topk(int(1.5 * self.most / step) + 8, dim=1).values[:, -1]
+            n = min(int(1.5 * self.most / step) + 8, sample.shape[1])
+            lowest = sample.topk(n, dim=1).values[:, -1]
             self.floor[fresh] = lowest.nextafter(torch.zeros_like(lowest))  # those of this very size may stay
 
     def _let_go(self, rows: Int[Tensor, " r"]) -> None:
