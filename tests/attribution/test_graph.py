@@ -1,6 +1,8 @@
 """Graphs: influence, scores, pruning, sub-graphs, files."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,15 @@ from edgewise.attribution import (
     AttributionGraph,
     attribute,
     check_asked,
+    export,
+    import_graph,
     influence,
     prune,
     scores,
     token_ids,
 )
 from edgewise.attribution._frozen import FrozenRun
+from edgewise.viewer._attribution import arrays_of
 from tests.attribution.test_rows import EVERYTHING, graph_of, prompt, transcoder
 from tests.tiny import tiny
 
@@ -229,3 +234,20 @@ def test_a_bos_token_may_stand_before_a_prompt_and_is_recorded():
     assert (plain.ids.tolist(), told.ids.tolist()) == ([1, 2, 1], [0, 1, 2, 1])
     assert (plain.settings["bos"], told.settings["bos"]) == (None, True)
     assert token_ids(model, "<s> a b", True).tolist() == [0, 1, 2]  # not doubled
+
+
+@pytest.mark.parametrize("target", ["m1.n3@2", "m1.n3@-1", 3])
+def test_a_root_stands_where_its_target_does(target: str | int, tmp_path: Path):
+    at = 2 if target == "m1.n3@2" else len(prompt()) - 1
+    graph = graph_of(tiny("gpt2"), target=target)
+    root = graph.nodes.is_kind("root")
+    assert graph.nodes.position[root].tolist() == [at]
+    assert int(graph.nodes.position[graph.sources[graph.edge_targets == root.nonzero()[0]]].max()) == at
+    assert arrays_of(graph, "graph").position[root.numpy()].tolist() == [at]
+    export(graph, tmp_path / "g.json")
+    (node,) = (each for each in json.loads((tmp_path / "g.json").read_text())["nodes"] if each["is_target_logit"])
+    assert node["ctx_idx"] == at and node["node_id"].endswith(f"_{at}")
+    again = import_graph(tmp_path / "g.json").nodes
+    assert again.position[again.is_kind("root")].tolist() == [at]
+    told = any("before the last token" in note for note in export(graph, tmp_path / "g.pt"))
+    assert told == (target == "m1.n3@2")

@@ -150,10 +150,10 @@ def assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, An
 
 
 def _root_table(growth: Growth) -> NodeTable:
-    n_layers, last = len(growth.nodes.run.layers), len(growth.nodes.run) - 1
+    """The roots: logits and directions at the last position, a node where it stands."""
     values = torch.tensor([each.value for each in growth.roots], dtype=torch.float64)
-    index = torch.arange(len(values))
-    return table_of("root", n_layers, torch.full_like(index, last), index, values)
+    position = torch.cat([each.targets.position for each in growth.roots]).cpu()
+    return table_of("root", len(growth.nodes.run.layers), position, torch.arange(len(values)), values)
 
 
 def _texts(run: FrozenRun) -> tuple[str, ...]:

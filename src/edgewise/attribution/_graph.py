@@ -35,7 +35,7 @@ class NodeTable(NamedTuple):
     layer: Int[Tensor, " n"]
     """−1 for tokens and positions; the number of layers for roots and the final norm's bias."""
     position: Int[Tensor, " n"]
-    """−1 for biases, which are summed over positions."""
+    """−1 for biases, which are summed over positions; of a root the last, or that of the node that it is."""
     index: Int[Tensor, " n"]  # pyright: ignore[reportIncompatibleMethodOverride] (tuples have a method of that name)
     """The neuron, feature, or token id; of a root its place among the roots; −1 otherwise."""
     value: Float[Tensor, " n"]

@@ -202,7 +202,7 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
         model: the model, which the file describes; None: as unknown.
 
     Returns:
-        What the format has no place for and was left out, a line each.
+        What the format has no place for and was left out or moved, a line each.
 
     Raises:
         InputError: its matrix would be larger than `MOST_BYTES`.
@@ -238,11 +238,12 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
         }
         torch.save(content, temporary)
     left = {"biases": nodes.is_kind(*BIASES), "learned positions": nodes.is_kind("position")}
+    moved = int((nodes.is_kind("root") & (nodes.position < len(graph.tokens) - 1)).sum())
     return [
         f"{int(which.sum())} {what} and their edges are left out: circuit-tracer has no such nodes"
         for what, which in left.items()
         if bool(which.any())
-    ]
+    ] + [f"{moved} of what is explained stands before the last token, where circuit-tracer has all of it"] * (moved > 0)
 
 
 def _places(graph: AttributionGraph, inner: Tensor) -> Tensor:
