@@ -13,6 +13,7 @@ from edgewise.attribution import (
     AttributionConfig,
     AttributionGraph,
     Difference,
+    Keys,
     MergedGraph,
     attribute,
     consensus,
@@ -27,6 +28,7 @@ from edgewise.attribution import (
 from edgewise.attribution._graph import KINDS
 from edgewise.attribution._influence import kept
 from edgewise.runs import RunOptions, bootstrap
+from edgewise.viewer._attribution import arrays_of
 from tests.attribution.made_up import S, made_up
 from tests.tiny import VOCABULARY, tiny
 
@@ -320,3 +322,45 @@ def test_on_a_model():
     assert torch.from_numpy(graph.matrix.sum(axis=1)).numpy() == pytest.approx(left_out.numpy(), abs=1e-9)
     assert merged.influence.share[merged.names.index("token@-5")] == 1
     assert difference(graphs[0], graphs[1]).by == "nodes"
+    for call in (lambda: graph.attach(model), graph.heads, lambda: graph.why("token@-5", graph.roots[0])):
+        with pytest.raises(InputError, match="a mean over prompts, .* it has no run; give the graph of one prompt"):
+            call()
+
+
+def test_the_mean_graphs_roots_stand_where_they_do_in_all_prompts(tmp_path: Path):
+    def places(graphs, spans) -> list[str]:
+        merged = merge(graphs, spans)
+        merged.save(tmp_path / "m.safetensors")
+        found, again = merged.mean_graph(), MergedGraph.load(tmp_path / "m.safetensors").mean_graph()
+        assert found.tokens == again.tokens and torch.equal(found.nodes.position, again.nodes.position)
+        assert len(found.ids) == len(found.tokens)
+        arrays = arrays_of(merged, "merged")
+        assert (arrays.tokens, arrays.position.tolist()) == (list(found.tokens), found.nodes.position.tolist())
+        return [found.tokens[i] for i in found.nodes.position[found.nodes.is_kind("root")].tolist()]
+
+    two, early = [made_up(0), made_up(1)], made_up(2)
+    here = early.nodes.is_kind("root")
+    early = replace(early, nodes=early.nodes._replace(position=torch.where(here, S - 2, early.nodes.position)))
+    assert places(two, [["a", "b", "c", "last"], ["a", "d", "e", "last"]]) == ["last"] * 2  # e was met last
+    assert places(two, [["a", "b", "c", "last"], ["a", "b", "last", "c"]]) == ["roots"] * 2
+    assert places(two, [["a", "b", "c", "last"], ["a", "roots", "last", "c"]]) == ["roots'"] * 2
+    assert places([*two, early], "end") == ["roots"] * 2
+    assert places([early, early], "end") == ["-2"] * 2
+    assert places(graphs_of(), "start") == ["roots"] * 2
+    assert places([two[0], replace(two[1], roots=two[1].roots[::-1])], "end") == ["-1"] * 2
+    first = replace(
+        early, nodes=early.nodes._replace(position=torch.where(here, early.nodes.index, early.nodes.position))
+    )
+    swapped = replace(first, roots=first.roots[::-1])
+    assert places([first, first], "end") == ["-4", "-3"]
+    assert places([first, swapped], "end") == ["roots"] * 2
+    assert merge([swapped]).nodes.root_spans == (0, 1)
+    both = difference([first, first], [swapped, swapped])
+    assert both.nodes.root_spans == (-1, -1)
+    assert arrays_of(both, "difference").tokens[-1] == "roots"
+    header, columns = both.nodes.header(), both.nodes.tensors()
+    del header["root_spans"]  # as files were before
+    assert Keys.read(header, columns).root_spans == (S - 1, S - 1)
+    for wrong in ([0], [0, S], [0, -2], [0, 0.5]):
+        with pytest.raises(ValueError, match="its roots' spans"):
+            Keys.read({**header, "root_spans": wrong}, columns)

@@ -20,6 +20,7 @@ def attached(
     graph: AnyGraph, model: Model, transcoders: Transcoder | Sequence[Transcoder] | None, target: Target
 ) -> AnyGraph:
     """See `AttributionGraph.attach`."""
+    _check_prompt(graph)
     _check_weights(graph, model)
     neurons = graph.settings.get("nodes") == "neurons"
     if neurons != (transcoders is None):
@@ -51,6 +52,15 @@ def _target(graph: GraphData, given: Target) -> Target:
     return given
 
 
+def _check_prompt(graph: GraphData) -> None:
+    """Refuse a graph of no one prompt. Raises `InputError`."""
+    if bool((graph.ids < 0).any()):
+        raise InputError(
+            "graph: a mean over prompts, or of a file without its tokens, so that it has no run; give the graph of one "
+            "prompt, as attribute makes it"
+        )
+
+
 def _check_weights(graph: GraphData, model: Model) -> None:
     """Refuse a model of other weights than the graph's. Raises `InputError`."""
     made_with = record_of(graph.provenance, "model")
@@ -62,10 +72,11 @@ def _check_weights(graph: GraphData, model: Model) -> None:
 
 
 def explained_of(graph: GraphData) -> Explained:
-    """What a graph was made from. Raises `InputError` for one that was read from a file and not attached, or whose
-    model has been changed since.
+    """What a graph was made from. Raises `InputError` for one that was read from a file and not attached, that is of no
+    one prompt, or whose model has been changed since.
     """
     if graph.explained is None:
+        _check_prompt(graph)
         raise InputError("graph: its run is not at hand; call graph.attach(model), with its transcoders if it has any")
     graph.explained.nodes.run.model.check()
     _check_weights(graph, graph.explained.nodes.run.model)

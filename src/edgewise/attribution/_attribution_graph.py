@@ -42,7 +42,8 @@ class AttributionGraph(GraphData):
             target: where a direction is explained, its name and the direction again.
 
         Raises:
-            InputError: the model, the transcoders or the direction are others.
+            InputError: the model, the transcoders or the direction are others, or it is the mean over several prompts,
+                which has no run.
         """
         return attached(self, model, transcoders, target)
 

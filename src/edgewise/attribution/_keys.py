@@ -36,9 +36,11 @@ class Keys:
     index: Int[Tensor, " n"]
     """The neuron, feature, or place among the roots; −1 otherwise."""
     span: Int[Tensor, " n"]
-    """Along `span_names`; −1 for biases and roots."""
+    """Along `span_names`; −1 for biases and roots, which are one node wherever they stand."""
     span_names: tuple[str, ...]
     roots: tuple[str, ...]
+    root_spans: tuple[int, ...]
+    """Of each root where it stands, along `span_names`; −1 where the graphs do not agree."""
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -58,18 +60,22 @@ class Keys:
 
     def header(self) -> dict[str, Any]:
         """For a file, with `tensors`."""
-        return {"span_names": self.span_names, "roots": self.roots}
+        return {"span_names": self.span_names, "roots": self.roots, "root_spans": self.root_spans}
 
     @staticmethod
     def read(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Keys":
         """The inverse of `header` and `tensors`. Raises `ValueError` for what is none."""
         columns = {name: tensors[f"nodes.{name}"] for name in _COLUMNS}
-        found = Keys(span_names=tuple(header["span_names"]), roots=tuple(header["roots"]), **columns)
+        spans, roots = tuple(header["span_names"]), tuple(header["roots"])
+        at = tuple(header.get("root_spans", [len(spans) - 1] * len(roots)))  # older files do not say it
+        found = Keys(span_names=spans, roots=roots, root_spans=at, **columns)
         check_columns(columns, len(found), whole=True)
         check_texts(spans=found.span_names, roots=found.roots)
         check_range("kinds", found.kind, 0, len(MERGED_KINDS))
         check_range("layers", found.layer, -1, 1 << 20)
         check_range("spans", found.span, -1, len(found.span_names))
+        if len(at) != len(roots) or not all(type(each) is int and -1 <= each < len(spans) for each in at):
+            raise ValueError("its roots' spans are not among its spans")
         check_range("roots", found.index[found.kind == MERGED_KINDS.index("root")], 0, len(found.roots))
         return found
 
@@ -81,7 +87,24 @@ class Keys:
         """
         is_root = self.kind == MERGED_KINDS.index("root")
         numbers = torch.tensor(places)[self.index.clamp(0, len(places) - 1)]
-        return replace(self, index=torch.where(is_root, numbers, self.index))
+        spans = dict(zip(places, self.root_spans, strict=True))
+        return replace(
+            self, index=torch.where(is_root, numbers, self.index), root_spans=tuple(spans[i] for i in sorted(spans))
+        )
+
+    def placed(self) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+        """Where each node stands, −1 for biases, and the names of the places: the spans and, for roots of which the
+        graphs do not agree, one of their own behind them.
+        """
+        is_root = self.kind == MERGED_KINDS.index("root")
+        apart = bool(is_root.any()) and -1 in self.root_spans
+        own = "roots"
+        while own in self.span_names:
+            own += "'"
+        at = torch.tensor([len(self.span_names) if span < 0 else span for span in self.root_spans], dtype=torch.long)
+        position = self.span.clone()
+        position[is_root] = at[self.index[is_root]]
+        return position, (*self.span_names, own) if apart else self.span_names
 
     def names(self) -> list[str]:
         """As a graph's nodes are called, with spans for positions: `m12.f410@-1`, `m3.nodes@subject`, `a5.bias`."""
@@ -125,7 +148,10 @@ class Keys:
         index = torch.where(is_root | (is_inner & ~joined), nodes.index, -1)
         kind = torch.where(joined, MERGED_KINDS.index(NODES), nodes.kind)
         span = torch.where(is_root, -1, of_position[nodes.position])
-        return Keys(kind, nodes.layer, index, span, names, graph.roots).with_roots(root_places)
+        at = torch.full((len(graph.roots),), -1)
+        at[nodes.index[is_root]] = of_position[nodes.position[is_root]]
+        keys = Keys(kind, nodes.layer, index, span, names, graph.roots, tuple(at.tolist()))
+        return keys.with_roots(root_places)
 
 
 _COLUMNS = ("kind", "layer", "index", "span")
@@ -187,9 +213,12 @@ def joined(parts: Sequence[Keys], roots: tuple[str, ...]) -> tuple[Keys, list[In
     if all(name.lstrip("-").isdecimal() for name in names):  # positions, of prompts of several lengths
         names.sort(key=int)
     number = {name: i for i, name in enumerate(names)}
-    columns = []
+    columns, at = [], list[set[int]](set() for _ in roots)
     for part in parts:
-        span = torch.tensor([*(number[name] for name in part.span_names), -1])[part.span]
+        of_span = [*(number[name] for name in part.span_names), -1]
+        for seen, each in zip(at, part.root_spans, strict=True):
+            seen.add(of_span[each])
+        span = torch.tensor(of_span)[part.span]
         is_inner = torch.isin(part.kind, torch.tensor([MERGED_KINDS.index(k) for k in ("neuron", "feature", NODES)]))
         columns.append(torch.stack([part.layer, is_inner.long(), part.kind, span, part.index]))
     table = torch.cat(columns, 1).numpy()
@@ -199,5 +228,6 @@ def joined(parts: Sequence[Keys], roots: tuple[str, ...]) -> tuple[Keys, list[In
     where = np.empty(len(order), dtype=np.int64)
     where[order] = np.cumsum(fresh) - 1
     layer, _, kind, span, index = torch.from_numpy(table[:, order[fresh]])
-    keys = Keys(kind, layer, index, span, tuple(names), roots)
+    root_spans = tuple(each.pop() if len(each) == 1 else -1 for each in at)
+    keys = Keys(kind, layer, index, span, tuple(names), roots, root_spans)
     return keys, np.split(where, np.cumsum([len(part) for part in parts])[:-1])

@@ -17,7 +17,7 @@ from edgewise.attribution._attribution_graph import AttributionGraph
 from edgewise.attribution._file_checks import check_columns, check_range, check_records, check_texts
 from edgewise.attribution._graph import Ledger, NodeTable
 from edgewise.attribution._influence import edge_influence, influence
-from edgewise.attribution._keys import MERGED_KINDS, By, Keys, Spans, joined, same_roots, spans_of
+from edgewise.attribution._keys import By, Keys, Spans, joined, same_roots, spans_of
 from edgewise.attribution._over_prompts import OverPrompts
 from edgewise.runs import check_suffix, reading_tensors, write_tensors
 
@@ -138,7 +138,8 @@ class MergedGraph:
         )
 
     def mean_graph(self) -> AttributionGraph:
-        """The graph of the mean weights, with spans for tokens: to prune, to score, to write for other tools.
+        """The graph of the mean weights, with spans for tokens: to prune, to score, to write for other tools. A root
+        that is not in the same span on all prompts has one of its own.
 
         Raises:
             InputError: it was merged by places, so that its edges have no weights.
@@ -147,8 +148,7 @@ class MergedGraph:
             raise InputError("mean_graph: merged by places, edges have influence and no weights; merge by='nodes'")
         keys = self.nodes
         n_edges = torch.bincount(self.targets, minlength=self.n_nodes)
-        is_root = keys.kind == MERGED_KINDS.index("root")
-        position = torch.where(is_root, len(keys.span_names) - 1, keys.span)
+        position, places = keys.placed()
         table = NodeTable(keys.kind, keys.layer, position, keys.index, self.value)
         return AttributionGraph(
             table,
@@ -156,8 +156,8 @@ class MergedGraph:
             self.sources,
             self.weight.mean,
             self.ledger,
-            torch.full((len(keys.span_names),), -1),
-            keys.span_names,
+            torch.full((len(places),), -1),
+            places,
             keys.roots,
             self.root_weights,
             {**self.settings, "root_tokens": [-1] * len(keys.roots), "prompts": self.n_prompts},

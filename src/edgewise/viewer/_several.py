@@ -77,13 +77,13 @@ def _arrays(keys: Keys, title: str, targets: Int[np.ndarray, " E"]) -> GraphArra
     """The nodes, with spans for tokens, and where each one's edges begin."""
     n = len(keys)
     kind = np.array(_KIND)[keys.kind.numpy()]
-    is_root = kind == KINDS.index("root")
+    position, places = keys.placed()
     return GraphArrays(
         title,
-        list(keys.span_names),
+        list(places),
         kind,
         keys.layer.numpy(),
-        np.where(is_root, len(keys.span_names) - 1, keys.span.numpy()),
+        position.numpy(),
         np.full(n, np.nan),
         keys.names(),
         [""] * n,
