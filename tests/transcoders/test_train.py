@@ -88,7 +88,9 @@ def test_an_interrupt_ends_the_run_after_the_step_and_keeps_everything(tmp_path,
         cut = learn(tmp_path, seconds=1e9)
     assert cut.stopped == "interrupted after step 6" and cut.steps == 6
     again = learn(tmp_path)
-    assert again.stopped is None and again.steps == 12
+    assert again.stopped is None and again.steps == 12 and again.metrics
+    over = learn(tmp_path)
+    assert (over.steps, over.metrics) == (12, {}) and differing(weights(over), weights(again)) == []
     assert differing(weights(again), weights(learn())) == []
 
 
