@@ -177,7 +177,7 @@ def round_trip_differences(transcoders: Sequence[Transcoder], path: Path, format
 def _read_back(transcoders: Sequence[Transcoder], path: Path, format: str, notes: dict[str, None]) -> list[Transcoder]:
     """What a file says without anybody's help, or with the sites named, of which there is a note then."""
     spec = transcoders[0].spec
-    if len(transcoders) > 1 or len(spec.writes) > 1:
+    if max(len(transcoders), len(spec.writes)) > 1:
         return read(path, format)  # a set's files say their layers
     try:
         found = read(path, format)

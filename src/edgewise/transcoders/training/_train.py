@@ -40,8 +40,8 @@ class Trained:
     transcoders: Mapping[str, tuple[Transcoder, ...]]
     """By job; several where they are a cross-layer set."""
     metrics: Mapping[str, Mapping[str, float]]
-    """By job, of the last step: loss, active features per token, explained variance, share of dead features; empty where
-    nothing was left to do."""
+    """By job, of the last step: loss, active features per token, explained variance, share of dead features; empty
+    where nothing was left to do."""
     steps: int
     seconds: float
     """Over all parts of a resumed run."""
