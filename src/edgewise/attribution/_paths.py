@@ -23,14 +23,13 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.attribution._features import Features, by_layer
 from edgewise.attribution._frozen import frozen_run
+from edgewise.attribution._graph import BIASES
 from edgewise.attribution._kinds import token_ids
 from edgewise.attribution._steps import STEP_KINDS, Front, Stepper, Steps, step_names
 from edgewise.attribution._targets import Target, roots, token_text
 from edgewise.models import Model
 from edgewise.runs import Count, SavedAsJson, check_settings
 from edgewise.transcoders import Transcoder
-
-_BIASES = ("attention bias", "MLP bias", "reading bias")
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def _wanted(steps: Steps, config: PathConfig) -> Bool[Tensor, " n"]:
     """Which ways on are looked at."""
     heads = steps.kind == STEP_KINDS.index("head")
     keep = steps.weight != 0 if config.negative else steps.weight > 0
-    left_out = (() if config.errors else ("error",)) + (() if config.biases else _BIASES)
+    left_out = (() if config.errors else ("error",)) + (() if config.biases else BIASES)
     for kind in left_out:
         keep &= steps.kind != STEP_KINDS.index(kind)
     return keep if config.first else keep & ~(heads & (steps.position == 0))

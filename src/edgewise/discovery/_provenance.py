@@ -25,8 +25,7 @@ def provenance(engine: Engine, task: Task, method: dict[str, Any], cost: Cost | 
             "dtype": None if engine.execution.dtype is None else str(engine.execution.dtype),
             "matmul": engine.execution.matmul,
         },
-        "task": dict(task.provenance)
-        | {"name": task.name, "loss": score_name(task.loss), "metric": score_name(task.metric)},
+        "task": task.record | {"loss": score_name(task.loss), "metric": score_name(task.metric)},
         "method": method,
         "software": software(),
     }

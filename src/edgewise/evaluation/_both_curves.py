@@ -120,7 +120,7 @@ def both_curves(
     )
     keeps = [float(faithfulness(point.kept.value, full, empty)) for point in points]
     takes = [1 - float(faithfulness(point.removed.value, full, empty)) for point in points]
-    said = conditions(engine, split) | {"task": dict(task.provenance) | {"name": task.name}, "edges": "actual"}
+    said = conditions(engine, split) | {"task": task.record, "edges": "actual"}
     n = len(np.atleast_1d(values["full"][name]))
     kept_area, taken_area = (areas(shares, each, log=True)[0] for each in (keeps, takes))
     ends = full, empty

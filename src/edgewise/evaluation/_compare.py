@@ -75,7 +75,7 @@ def compare(
         others = list(circuits.values())[1:]
         everyone["intersection"] = fold(Circuit.__and__, others, first)
         everyone["union"] = fold(Circuit.__or__, others, first)
-    under: dict[str, Any] = {"tasks": [dict(task.provenance) | {"name": task.name} for task in tasks]}
+    under: dict[str, Any] = {"tasks": [task.record for task in tasks]}
     identity = dict[str, dict[str, Any]]()
     found: dict[str, dict[str, dict[str, Interval]]] = {task.name: {} for task in tasks}
     for graph in graphs:

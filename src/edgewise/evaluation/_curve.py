@@ -103,7 +103,7 @@ def size_curve(
         for method, found in circuits.items()
         for number, each in enumerate(found)
     ]
-    under = conditions(engine, split) | {"task": dict(task.provenance) | {"name": task.name}, "edges": "actual"}
+    under = conditions(engine, split) | {"task": task.record, "edges": "actual"}
     under["scores"] = sorted({_scores_hash(each) for each in named.values()} - {""})
     full, none = float(values["full"][metric].mean()), float(values[""][metric].mean())
     return SizeCurve(metric, tuple(points), full, none, engine.graph.n_edges, len(task.split(split)), under)

@@ -164,7 +164,7 @@ def evaluate(
     removed = {} if without is None else _all_measured(shown, ends | {"circuit": without})
     under |= conditions(engine, split) | {
         "circuit": tensor_hash(circuit.actual),
-        "task": dict(task.provenance) | {"name": task.name},
+        "task": task.record,
         "positions": "the task's targets",
         "engine": {name: getattr(engine.execution, name) for name in ("memory", "path", "matmul")},
         "software": software(),

@@ -87,9 +87,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    counts_there = bool(optimizer.defaults.get("fused"))  # steps on the parameters' device; the others on the CPU
     optimizer.state.clear()
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, field = name.split(".")
             parameter = parameters[int(index)]
-            optimizer.state[parameter][field] = value if field == "step" else value.to(parameter)
+            if field == "step":
+                optimizer.state[parameter][field] = value.to(parameter.device) if counts_there else value
+            else:
+                optimizer.state[parameter][field] = value.to(parameter)

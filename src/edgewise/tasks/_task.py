@@ -71,6 +71,11 @@ class Task:
             )
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What results say of the task: where its pairs come from, and its name."""
+        return dict(self.provenance) | {"name": self.name}
+
+    @property
     def reported(self) -> tuple[str, ...]:
         """The names of the metrics that evaluation reports."""
         if self.metrics is not None:
@@ -92,7 +97,7 @@ class Task:
         if metric in (self.metrics or ()):
             return True
         if needs == "outputs" or self._numeric:
-            return needs == "outputs" and "l2" in (self.metrics or ())
+            return needs == "outputs" and self.distance == "l2"
         return needs != "wrong answers" or self.contrastive
 
     def check_metric(self, metric: str) -> None:
@@ -109,7 +114,7 @@ class Task:
     @property
     def _numeric(self) -> bool:
         """Whether the outputs are numbers, which no answer is among."""
-        return "l2" in (self.metrics or ()) and "accuracy" not in (self.metrics or ())
+        return self.distance == "l2" and "accuracy" not in (self.metrics or ())
 
     @property
     def explained(self) -> str:

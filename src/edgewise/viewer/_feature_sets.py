@@ -103,7 +103,6 @@ class _Words:
 
     def __init__(self, found: FeatureSet) -> None:
         self.found, self.ids = found, list[np.ndarray]()
-        self.place = np.full(1, -1)
         vocabulary = int(found.rows.ids.max()) + 1
         for ranked in _all_ranked(found):
             vocabulary = max(vocabulary, int(ranked.token.max()) + 1)

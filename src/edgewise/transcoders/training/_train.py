@@ -278,8 +278,6 @@ class TranscoderLearner(Learner):
             if not name.startswith("optimizer."):
                 tensor.copy_(tensors[name])
         runs.restore_optimizer(self.optimizer, tensors)
-        for parameter, state in self.optimizer.state.items():
-            state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
 
 
 def _sites(jobs: Sequence[TrainingJob]) -> list[Site]:

@@ -250,8 +250,6 @@ class TuningLearner(Learner):
             for name, x in each.state_dict().items():
                 x.copy_(tensors[f"{each.spec.reads}/{name}"])
         runs.restore_optimizer(self.optimizer, tensors)
-        for parameter, state in self.optimizer.state.items():
-            state["step"] = state["step"].to(parameter.device)  # where the fused optimiser keeps it
 
 
 def _check(model: Model, transcoders: Sequence[Transcoder]) -> None:
