@@ -34,6 +34,8 @@ def test_faithfulness_is_a_ratio_of_means():
     assert faithfulness(7.0, full=5.0, empty=1.0) == 1.5  # more than the model
     assert "nothing to keep" in refused(lambda: faithfulness(1.0, 2.0, 2.0))
     assert "nothing to keep" in refused(lambda: faithfulness(1.0, 2.0, 2.00001))
+    assert "nothing to keep" in refused(lambda: faithfulness(1.0, 1e-6, 2e-6, scale=3.0))  # means of both signs
+    assert faithfulness(1e-6, 2e-6, 0.0) == 0.5
 
 
 def test_of_answers_before_what_differs_no_circuit_keeps_a_share():

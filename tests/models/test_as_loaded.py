@@ -45,6 +45,19 @@ def test_the_identity_is_of_the_weights_as_they_are_now():
     assert model.identity["weights_hash"] == weights_hash(module) != weights_hash(other)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_training_is_seen(fused: bool):
+    """Fused optimisers count no versions."""
+    module, model = _fresh()
+    before, used = model.identity["weights_hash"], Engine(model)
+    parameters = list(module.parameters())
+    for each in parameters:
+        each.grad = torch.ones_like(each)
+    torch.optim.AdamW(parameters, fused=fused).step()
+    assert model.identity["weights_hash"] == weights_hash(module) != before
+    assert "weights have been changed" in _refused(used)
+
+
 def test_a_file_s_own_hash_is_given_until_weights_change():
     module, _ = _fresh()
     loaded = load(module)

@@ -48,9 +48,9 @@ def bench(
     # A bench whose every cell failed has said so, and no page to write.
     empty = (table_only or write is not None) and not ew.bench.BenchTable.load(table).rows
     if empty and not failed:
-        raise ew.InputError(
-            f"{out}: no cell of {config} is done there; give the folder that it ran in, or leave out --table-only"
-        )
+        _show.notes([f"note: no cell of {config} is done in {out}; give the folder that it ran in, or wait"])
+        if write is not None:
+            raise ew.InputError(f"{write}: there is nothing to write, since no cell is done")
     if write is not None and not empty:
         given: dict[str, tuple[Any, Any]] = {"--jobs": (jobs, 1), "--threads": (threads, None), "--cache": (cache, 1.0)}
         given["--device"] = (device, "cpu")

@@ -161,7 +161,7 @@ class EdgePruningLearner(GradientLearner[EdgePruningConfig]):
         kept = _threshold(log_alpha)
         if self.config.nodes:
             kept = kept & _threshold(self.nodes.detach().cpu())[self.graph.edge_writer.long()]
-        return Circuit(self.graph, kept, log_alpha, provenance)
+        return Circuit(self.graph, kept, log_alpha, provenance, selection="signed")
 
     def _noise(self, step: int) -> tuple[Tensor, Tensor | None]:
         config, device = self.config, self.edges.device

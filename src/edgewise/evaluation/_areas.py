@@ -72,22 +72,33 @@ class MibScores:
     """Its `cmd` is the one that MIB reports."""
 
 
-def faithfulness(circuit: Any, full: float, empty: float) -> Any:
+def faithfulness(circuit: Any, full: float, empty: float, scale: float = 0.0) -> Any:
     """The share of the behaviour that a circuit keeps, from means: `(m(C) − m(∅)) / (m(M) − m(∅))`.
+
+    Args:
+        circuit: the circuit's mean, or several.
+        full: the full model's.
+        empty: the empty circuit's.
+        scale: the largest size of the examples' values, by which their rounding goes; 0 to go by the means.
 
     Raises:
         InputError: the full model's value is that of the empty circuit, to rounding.
     """
-    if not something_to_keep(full, empty):
+    if not something_to_keep(full, empty, scale):
         raise InputError(f"faithfulness: full model and empty circuit both have {full:g}; there is nothing to keep")
     return (circuit - empty) / (full - empty)
 
 
-def something_to_keep(full: float, empty: float) -> bool:
+def something_to_keep(full: float, empty: float, scale: float = 0.0) -> bool:
     """Whether the full model's mean differs from the empty circuit's by more than rounding: a share of less is noise.
     One comes from the module and the other from a masked run, so that equal ones are seldom the same number.
     """
-    return abs(full - empty) > ROUNDING * max(abs(full), abs(empty))
+    return abs(full - empty) > ROUNDING * max(abs(full), abs(empty), scale)
+
+
+def largest(*values: NDArray[np.floating]) -> float:
+    """The largest size of examples' values: rounding goes by it, while means of both signs may be near 0."""
+    return max(float(np.abs(each).max()) for each in values)
 
 
 def check_shares(what: str, shares: Sequence[float], *, zero: bool = False) -> None:
@@ -166,10 +177,11 @@ def mib_scores(
     }
     judged = judge(engine, {**circuits, "empty": none}, task, split, batch_size, names=(metric,))
     means = {name: float(each[metric].mean()) for name, each in judged.items()}
+    scale = largest(judged["full"][metric], judged["empty"][metric])
     found = {}
     for kind in kinds:
         values = [means[f"{kind} {place}"] for place in range(len(sizes))]
-        kept = [float(faithfulness(value, means["full"], means["empty"])) for value in values]
+        kept = [float(faithfulness(value, means["full"], means["empty"], scale)) for value in values]
         actual = tuple(circuits[f"{kind} {place}"].n_actual for place in range(len(sizes)))
         linear, logarithmic = areas(shares, kept), areas(shares, kept, log=True)
         real = _trapezoids(np.array(actual) / n_edges, np.array(kept))

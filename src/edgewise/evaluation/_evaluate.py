@@ -11,7 +11,7 @@ from edgewise._errors import InputError
 from edgewise.circuit import Circuit, empty_circuit
 from edgewise.discovery import Scores, eap, uniform_scores
 from edgewise.engine import Engine
-from edgewise.evaluation._areas import faithfulness, something_to_keep
+from edgewise.evaluation._areas import faithfulness, largest, something_to_keep
 from edgewise.evaluation._judge import check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
 from edgewise.runs import SavedAsJson, bootstrap, record_of, software, tensor_hash
@@ -225,8 +225,9 @@ def _all_measured(
 def _measured(metric: Metric, values: dict[str, NDArray[np.float64]]) -> Measured:
     interval = bootstrap(values["circuit"])
     full, empty = (float(values[who].mean()) for who in ("full", "empty"))
-    keeps = something_to_keep(full, empty) and not metric.lower_is_better
-    share = faithfulness(interval.value, full, empty) if keeps else None
+    scale = largest(values["full"], values["empty"])
+    keeps = something_to_keep(full, empty, scale) and not metric.lower_is_better
+    share = faithfulness(interval.value, full, empty, scale) if keeps else None
     return Measured(
         *interval,
         full=full,

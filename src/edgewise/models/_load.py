@@ -92,7 +92,7 @@ class Model:
         """
         check_autocast(self.device)
         self._as_loaded.check(self.module, offloaded=self.parts.offloaded, hooks=hooks)
-        if weights not in ("any", self.weights_state):
+        if weights != "any" and weights != self.weights_state:
             raise InputError("engine: its model's weights have been changed since it was made; make a new one")
 
     @property
@@ -137,11 +137,9 @@ class Model:
         known = self.source.get("weights_hash") if offloaded or state == self._as_loaded.weights else None
         if (known := known or self._hashes.get(state)) is not None:
             return known
-        found = weights_hash(self.module, self.dtype if offloaded else None)
-        if state is not None:
-            self._hashes.clear()
-            self._hashes[state] = found
-        return found
+        self._hashes.clear()
+        self._hashes[state] = weights_hash(self.module, self.dtype if offloaded else None)
+        return self._hashes[state]
 
     def graph(
         self,

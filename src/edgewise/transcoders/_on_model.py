@@ -89,7 +89,7 @@ def modules_of(layer: Layer) -> MlpModules:
     if wrong := next((each for each in found if not isinstance(each, nn.Module | None)), None):
         raise InputError(
             f"model: its MLP or a norm of it is a {type(wrong).__name__}; transcoders need a torch.nn.Module there, so "
-            "give one in the family's parts"
+            "they have no sites in this model (in a family of your own, give one in its parts)"
         )
     return MlpModules(*found)  # pyright: ignore[reportArgumentType] (they are modules)
 

@@ -29,8 +29,8 @@ export function blocksOf(pinned: ReadonlySet<number>, groups: readonly Group[]):
   ];
 }
 
-/** The edges between blocks, summed, the largest first. Edges within a block are left out. */
-export function flows(graph: AttributionGraph, blocks: readonly Block[]): Flow[] {
+/** The edges between blocks, summed, the largest first: those asked for, by number. Edges within a block are left out. */
+export function flows(graph: AttributionGraph, blocks: readonly Block[], isAmong: (edge: number) => boolean): Flow[] {
   const { offsets, sources, weight } = graph.parts;
   const blockOf = new Map<number, number>();
   blocks.forEach((block, b) => block.nodes.forEach((node) => blockOf.set(node, b)));
@@ -42,7 +42,7 @@ export function flows(graph: AttributionGraph, blocks: readonly Block[]): Flow[]
       size += graph.inputSize[target];
       for (let e = offsets[target]; e < offsets[target + 1]; e++) {
         const from = blockOf.get(sources[e]);
-        if (from !== undefined && from !== to) sums.set(from, (sums.get(from) ?? 0) + weight[e]);
+        if (from !== undefined && from !== to && isAmong(e)) sums.set(from, (sums.get(from) ?? 0) + weight[e]);
       }
     }
     for (const [from, sum] of sums) found.push({ from, to, weight: sum, share: size ? sum / size : 0 });

@@ -104,7 +104,8 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
     ];
   }
   const blocks = blocksOf(state.pinned, state.groups);
-  const sums = flows(graph, blocks);
+  const { several } = graph.parts.extras;
+  const sums = flows(graph, blocks, (edge) => !several || isAmong(several, state.among, edge));
   const words = (block: Block) => block.label || name(graph, state, block.nodes[0]);
   const suggested = suggest(graph, ungrouped(state));
   return [
@@ -154,7 +155,7 @@ function wholeGraph(graph: AttributionGraph, scores: Scores | null): Child[] {
 function leftOut(graph: AttributionGraph): Child {
   const outside = outsideShare(graph);
   if (!outside) return null;
-  return element("p", { class: "fact" }, `${percent(outside)} of all edges' sizes were left out of this graph, by pruning or as too small, and count for nothing here. \`edgewise attribute\` says what a pruned graph scores where they count as errors.`);
+  return element("p", { class: "fact" }, `${percent(outside)} of all edges' sizes were left out of this graph, by pruning or as too small, and count for nothing here. \`edgewise attribute\` says what a pruned graph scores where the nodes that were removed count as errors.`);
 }
 
 /** How much of the sizes of all edges the graph leaves out. */
@@ -178,7 +179,7 @@ function scoreTable(scores: Scores | null, heading?: string): HTMLElement {
     { class: "scores" },
     element("dt", { title: "Of the paths that end in the outputs, how many begin at a token rather than at an error or at what is not pinned." }, "replacement"),
     element("dd", {}, said(scores?.replacement)),
-    element("dt", { title: "Of what the pinned nodes and outputs read, how much comes from neither errors nor what is not pinned." }, "completeness"),
+    element("dt", { title: "Of what the pinned nodes and outputs read, how much comes from neither errors nor what is not pinned. Tokens and errors, which read nothing, count as whole." }, "completeness"),
     element("dd", {}, said(scores?.completeness)),
   );
   return heading ? element("div", {}, element("h3", {}, heading), list) : list;
@@ -193,6 +194,7 @@ export interface Draft {
 /** The pinned nodes with boxes to tick, and a label to group them under. */
 function grouping(graph: AttributionGraph, state: GraphState, draft: Draft, actions: Actions): HTMLElement {
   const free = ungrouped(state);
+  for (const node of draft.ticked) if (!free.has(node)) draft.ticked.delete(node);
   const label = element("input", { type: "text", placeholder: "name of a group", "aria-label": "Name of a group", maxlength: 80, value: draft.label });
   label.addEventListener("input", () => (draft.label = label.value));
   const rows = [...free].map((node) => {

@@ -14,10 +14,10 @@ const WORST = 3; // examples on which an edge matters most
 export const MEASURES = "`edgewise view RUN --evidence 200`";
 
 /** What keeping the edge alone is worth, where it was measured. */
-export function effect(ranking: Ranking, edge: number): [string, string][] {
-  const evidence = ranking.header.evidence;
-  const place = evidence?.edges.indexOf(edge) ?? -1;
-  if (!evidence || place < 0) return [["exact effect", "not measured"]];
+export function effect(scene: Scene, edge: number): [string, string][] {
+  const found = scene.evidenceOf(edge);
+  if (!found) return [["exact effect", "not measured"]];
+  const { evidence, place } = found;
   const where = `the full model's ${evidence.metric} minus that without the edge, mean of ${several(evidence.pairs, "pair")}`;
   return [["exact effect", `${signedAmount(evidence.effects[place])}: ${where}`]];
 }
@@ -35,9 +35,9 @@ export function effects(scene: Scene, actions: Actions): Child[] {
 
 /** The examples to which an edge matters most, and where the head looks that reads it; or how to measure them. */
 export function evidenceFacts(scene: Scene, edge: number): Child[] {
-  const { evidence } = scene.rankingOf(edge).header;
-  const place = evidence?.edges.indexOf(edge) ?? -1;
-  if (!evidence || place < 0) return [element("p", { class: "fact" }, unmeasured(scene.rankingOf(edge), edge))];
+  const found = scene.evidenceOf(edge);
+  if (!found) return [element("p", { class: "fact" }, unmeasured(scene.rankingOf(edge), edge))];
+  const { evidence, place } = found;
   const look = evidence.looks[place];
   return [...(look ? looked(scene, edge, evidence, look) : []), ...worst(evidence, place)];
 }
@@ -55,9 +55,9 @@ function unmeasured({ found, header }: Ranking, edge: number): string {
 /** An edge's effect and its head's look, in a line; null where neither was computed. */
 export function inShort(scene: Scene, edge: number): string | null {
   const { graph } = scene;
-  const { evidence } = scene.rankingOf(edge).header;
-  const place = evidence?.edges.indexOf(edge) ?? -1;
-  if (!evidence || place < 0) return null;
+  const found = scene.evidenceOf(edge);
+  if (!found) return null;
+  const { evidence, place } = found;
   const effect = `effect ${signedAmount(evidence.effects[place])}`;
   const look = evidence.looks[place];
   if (!look) return effect;

@@ -131,7 +131,7 @@ export function edgeFacts(
 ): Child[] {
   const { graph } = scene;
   const ranking = scene.rankingOf(edge);
-  const whose = scene.other && scene.side(edge) === "second" ? ` in B, ${ranking.header.label}` : "";
+  const whose = ranking === scene.ranking ? "" : ` in B, ${ranking.header.label}`;
   const [writer, reader] = [graph.writerOf(edge), graph.readerOf(edge)];
   const fed = graph.readBy(reader);
   const rank = scene.rank(edge);
@@ -141,7 +141,7 @@ export function edgeFacts(
     [`score${whose}`, scoreWords(scene.score(edge))],
     [`rank${whose}`, rank === undefined ? "none" : `${count(rank + 1)} of ${count(graph.nEdges)}`],
     ["in this circuit", inWords(scene, edge)],
-    ...effect(ranking, edge),
+    ...effect(scene, edge),
   ];
   return [
     element("h2", {}, graph.edgeName(edge), " ", button("×", () => actions.choose(null), { "aria-label": "Choose nothing", class: "close" })),
@@ -149,7 +149,7 @@ export function edgeFacts(
     terms(facts),
     !!ranking.header.score && element("p", { class: "fact" }, `The score is ${ranking.header.score}`),
     ...evidenceFacts(scene, edge),
-    scene.ranking.rank && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
+    ranking === scene.ranking && ranking.rank && button("Smallest circuit that has it", () => actions.sizeOf(edge), { title: "in which it can carry signal" }),
     runs.length > 1 && agreement(edge, runs),
   ];
 }

@@ -2,6 +2,7 @@
 
 import type { Component, Graph } from "../graph";
 import type { Circuit, Ranking } from "../ranking";
+import type { EvidenceHeader } from "../data";
 
 export type Show = "all" | "shared" | "first" | "second";
 /** Of two circuits: the one looked at (`first`), the one it is compared with (`second`), or both. */
@@ -65,7 +66,22 @@ export class Scene {
 
   /** The ranking that put an edge into the picture: the other circuit's, where only that one has it. */
   rankingOf(edge: number): Ranking {
-    return (this.side(edge) === "second" && this.otherRanking) || this.ranking;
+    return this.onlyOtherHas(edge) ? this.otherRanking! : this.ranking;
+  }
+
+  /** Whether an edge is in the other circuit alone; one that is in neither is told of by the first's ranking. */
+  private onlyOtherHas(edge: number): boolean {
+    return !!this.otherRanking && !!this.other?.has[edge] && !this.circuit.has[edge];
+  }
+
+  /** What was measured of an edge in either circuit's file, and its place there; null where nothing was. */
+  evidenceOf(edge: number): { evidence: EvidenceHeader; place: number } | null {
+    for (const ranking of [this.rankingOf(edge), this.ranking, this.otherRanking]) {
+      const evidence = ranking?.header.evidence;
+      const place = evidence?.edges.indexOf(edge) ?? -1;
+      if (evidence && place >= 0) return { evidence, place };
+    }
+    return null;
   }
 
   /** An edge's score in its ranking. */

@@ -26,12 +26,13 @@ export class Stage {
   private scene: Scene | null = null;
   private focus: Focus = { node: null, edge: null, lines: 0 };
   private words: Words = { title: "", label: () => undefined };
+  private drawnAt = 0; // how far the picture was scrolled when it was drawn
   private hovered: Component | null = null;
   private buttons: HTMLButtonElement[] = [];
 
   constructor(private readonly choose: (node: Component | null) => void) {
     this.root.append(this.paper);
-    this.root.addEventListener("scroll", () => this.isWide() && this.redraw());
+    this.root.addEventListener("scroll", () => this.isWide() && this.root.scrollLeft !== this.drawnAt && this.redraw());
     this.cells.addEventListener("keydown", (event) => this.move(event));
     new ResizeObserver(() => this.resize()).observe(this.root);
   }
@@ -57,7 +58,8 @@ export class Stage {
     this.canvas.style.height = `${height}px`;
     const context = this.canvas.getContext("2d")!;
     context.scale(scale, scale);
-    if (this.isWide()) context.translate(-this.root.scrollLeft, 0);
+    this.drawnAt = this.root.scrollLeft;
+    if (this.isWide()) context.translate(-this.drawnAt, 0);
     picture.draw(new CanvasSurface(context));
   }
 

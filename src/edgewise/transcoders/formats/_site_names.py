@@ -24,7 +24,7 @@ NAMED = tuple(_NAMES)
 """The kinds of sites that have such a name."""
 _FOLDED = {"hook_normalized": "mlp_normalized", "mlp_in": "mlp_normalized"}
 """What those sites are where TransformerLens has folded the norm's gain and bias into the MLP's weights."""
-_LAYER = re.compile(r"(?:^|[._/-])(?:layers?|blocks?|h|resid_post_layer)[._-]?(\d+)(?=$|[._/-])")
+_LAYER = re.compile(r"(?:^|[._/-])(?:(?:layers?|blocks?|resid_post_layer)[._-]?|h[._-])(\d+)(?=$|[._/-])")
 NAME_THEM = "name the sites, such as reads=Site('mlp_in', 8) or `convert --reads 8.mlp_in --writes 8.mlp_out`"
 
 

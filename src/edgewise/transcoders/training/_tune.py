@@ -151,6 +151,7 @@ class TuningLearner(Learner):
         self, model: Model, transcoders: Sequence[Transcoder], tokens: TokenRows, config: TuningConfig
     ) -> None:
         """Set up. Raises `InputError` as `tune` does."""
+        model.check(hooks=False)  # its own forward is what runs
         check_length(model, tokens.ids)
         _check(model, transcoders)
         if tokens.ids.shape[1] > config.batch_tokens:
