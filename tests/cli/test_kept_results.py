@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,7 +181,7 @@ def test_a_page_of_tasks_names_the_command_that_wrote_it(cli: Cli, model: Path, 
 def test_a_page_of_a_bench_names_the_device(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written = list[str]()
     monkeypatch.setattr("edgewise.bench.BenchConfig.load", lambda path: path)
-    monkeypatch.setattr("edgewise.bench.BenchTable.load", lambda path: path)
+    monkeypatch.setattr("edgewise.bench.BenchTable.load", lambda path: SimpleNamespace(rows=[{}]))
     monkeypatch.setattr("edgewise.bench.gather", lambda *_: tmp_path / "bench.parquet")
     monkeypatch.setattr("edgewise.report.write_bench", lambda *_, command: written.append(command))
     options = ("--table-only", "--device", "cuda", "--cache", "2.5", "--write", tmp_path / "page.md")

@@ -75,7 +75,7 @@ def test_comparison_counts_actual_edges():
     nothing = compare(ew.Circuit(graph, torch.zeros_like(other)), truth)
     assert (nothing.precision, nothing.recall) == (1, 0)
     split = engine.model.graph("split")
-    with pytest.raises(InputError, match="the circuit is of"):
+    with pytest.raises(InputError, match="embeddings split, not joint"):
         compare(ew.Circuit(split, torch.zeros(split.n_edges, dtype=torch.bool)), truth)
 
 

@@ -150,9 +150,9 @@ def assembled(growth: Growth, settings: dict[str, Any], provenance: dict[str, An
 
 
 def _root_table(growth: Growth) -> NodeTable:
-    """The roots: logits and directions at the last position, a node where it stands."""
+    """The roots: logits and directions at the last position, a node where it stands, several of them at the last."""
     values = torch.tensor([each.value for each in growth.roots], dtype=torch.float64)
-    position = torch.cat([each.targets.position for each in growth.roots]).cpu()
+    position = torch.stack([each.targets.position.max() for each in growth.roots]).cpu()
     return table_of("root", len(growth.nodes.run.layers), position, torch.arange(len(values)), values)
 
 

@@ -69,8 +69,6 @@ class _Group:
     def __init__(self, device: torch.device, shares: int | None) -> None:
         self.size, self.rank = distributed.get_world_size(), distributed.get_rank()
         self.shares, self.device = shares or self.size, device
-        if self.shares % self.size:
-            raise InputError(f"shares={self.shares}: {self.size} processes take as many each; give a multiple")
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.to(self.device, copy=True)
@@ -165,9 +163,12 @@ def processes(device: torch.device, shares: int | None = None) -> Iterator[Ranks
     Raises:
         InputError: the processes cannot find each other, or the shares cannot be dealt out evenly.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
         yield OneProcess(shares or 1)
         return
+    if shares and shares % size:  # before they meet: one that has left already is not found by the others
+        raise InputError(f"shares={shares}: {size} processes take as many each; give a multiple")
     begun = not distributed.is_initialized()
     try:
         if begun:
