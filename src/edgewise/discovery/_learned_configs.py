@@ -95,7 +95,7 @@ class RankingConfig(BudgetConfig):
 
     title: ClassVar[str] = "ranking"
     steps: Count = 400
-    """Steps of gradient descent; 400 take some 12 minutes for SmolLM2-135M on two cores, 100 do for a first look."""
+    """Steps of gradient descent; 400 take some 10 minutes for SmolLM2-135M on two cores, 100 do for a first look."""
     objective: Literal["loss", "metric"] = "loss"
     """What a step lowers: the task's loss (KL, unless a task says otherwise), or minus its metric, which pays for a
     circuit that does the behaviour more than the model (MIB's CPR counts that, its CMD counts it against). In place of
