@@ -7,8 +7,8 @@ import pytest
 
 import edgewise as ew
 from edgewise.graph import GraphSpec
+from tests.viewer.circuit_tab import Open, address, cell, panel, said
 from tests.viewer.conftest import HOSTILE, run
-from tests.viewer.test_circuits import Open, address, cell, panel, said
 
 
 def test_everything_can_be_undone_and_stands_in_the_address(open_page: Open):

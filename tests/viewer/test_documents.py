@@ -11,9 +11,9 @@ import pytest
 import edgewise as ew
 from edgewise import InputError
 from edgewise.viewer import ForeignFile, page, told_apart
+from tests.viewer.circuit_tab import address, cell, panel, said
 from tests.viewer.conftest import run
 from tests.viewer.graphs import made, neuronpedia
-from tests.viewer.test_circuits import address, cell, panel, said
 from tests.viewer.test_graphs import WRONG
 
 Open = Callable[..., Any]

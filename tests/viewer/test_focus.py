@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from edgewise.viewer import page
+from tests.viewer.circuit_tab import panel, said
 from tests.viewer.conftest import run
 from tests.viewer.graphs import FEATURE, made
-from tests.viewer.test_circuits import panel, said
 
 Open = Callable[..., Any]
 GRAPH = made()

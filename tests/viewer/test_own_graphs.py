@@ -17,7 +17,7 @@ from edgewise.viewer import arrays_of, page
 from edgewise.viewer._attribution import read_graph
 from tests.attribution.made_up import made_up
 from tests.tiny import tiny
-from tests.viewer.test_circuits import address
+from tests.viewer.circuit_tab import address
 
 
 @pytest.fixture(scope="module")

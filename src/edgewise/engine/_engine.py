@@ -106,8 +106,7 @@ class Engine:
         spec = self.graph.spec
         apart, cross = (dict(spec.features), dict(spec.neurons)), dict(spec.cross_layer)
         own = model.graph(spec.embeddings, spec.kv, (), *apart, cross_layer=cross, error=spec.error)
-        if Graph(replace(spec, spans=())) != own:
-            other = replace(spec, spans=()).differences(own.spec)
+        if other := replace(spec, spans=()).differences(own.spec):
             raise InputError(f"graph: it is not the model's ({other}); use model.graph()")
         self._plain = own  # what runs: position groups are rows of masks
         self.constants: Writes | None = self._checked_constants(constants)
@@ -179,8 +178,7 @@ class Engine:
         if isinstance(model, Model):
             return Engine(model, graph, ablation, transcoders=transcoders)
         model.model.check(model._weights)
-        if graph is not None and graph != model.graph:
-            other = model.graph.spec.differences(graph.spec)
+        if graph is not None and (other := model.graph.spec.differences(graph.spec)):
             raise InputError(f"engine: its graph is another than the one to run ({other}); give one of that graph")
         if ablation is not None and ablation != model.ablation:
             raise InputError(f"engine: its ablation is {model.ablation}; expected {ablation}")
@@ -281,7 +279,8 @@ class Engine:
             if bool(seen.any()):
                 fixed = self._fixed_tokens(batch, packing.only(seen), terms)
             packing = packing.only(run)
-        packing = (share := TokenShare(packing, self.execution.token_ranks)).own
+        share = TokenShare(packing, self.execution.token_ranks)
+        packing = share.own
         constants = self.constants_of(batch, packing)
         nodes = self._node_runs(batch, packing, constants)
         masked = MaskedBatch(
