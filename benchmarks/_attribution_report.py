@@ -36,10 +36,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _mean(values: Sequence[float | None]) -> str:
     known = np.array([value for value in values if value is not None])
-    if len(known) < 2:
-        return "–" if not len(known) else f"{known[0]:.2f}"
-    middle, low, high = bootstrap(known)
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{bootstrap(known):.2f}" if len(known) else "–"
 
 
 def _set(each: dict[str, Any], name: str) -> tuple[float, float]:

@@ -124,9 +124,8 @@ def _table(table: dict[tuple[str, float], Cell], chosen: dict[tuple[str, float],
             if cell is None:
                 shown.append("")
                 continue
-            mean, low, high = bootstrap(cell.kl)
             ratios = [f"{x:.1f} ×" for x in _ratios(table, method, sparsity).values()]
-            text = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+            text = str(bootstrap(cell.kl))
             text += f" ± {cell.spread:.3f}" if cell.seeds > 1 else ""
             text += f"; {', '.join(ratios)}" if method in LEARNED else ""
             text += f" ({chosen[method, sparsity]})" if method in ATTRIBUTED else ""
@@ -193,11 +192,11 @@ def _matched(folder: Path) -> list[str]:
         if not others:
             continue
         found, cut = (json.loads((own / f"{name} test.json").read_text()) for name in ("0.98", "cut"))
-        mean, low, high = bootstrap(np.mean(others, axis=0) - np.array(found["kl"]))
+        more = bootstrap(np.mean(others, axis=0) - np.array(found["kl"]))
         shown = ", ".join(f"{kl.mean():.3f}" for kl in others)
         lines.append(
             f"| {own.name} | {found['actual']:,} | {np.mean(found['kl']):.3f} | {shown} | "
-            f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] | {np.mean(cut['kl']):.3f}; {cut['actual']:,} edges |"
+            f"{more:+.3f} | {np.mean(cut['kl']):.3f}; {cut['actual']:,} edges |"
         )
     return lines
 
@@ -230,16 +229,14 @@ def _iou(label: str, files: list[Path]) -> list[str]:
         return []
     found = ew.stability(circuits)
     pairs = ", ".join(f"{pair:.3f}" for pair in found.pairs)
-    mean = f"{found.iou.value:.3f} [{found.iou.low:.3f}, {found.iou.high:.3f}]"
     sizes = ", ".join(f"{size:,}" for size in dict.fromkeys(circuit.n_actual for circuit in circuits))
-    return [f"| {label} | {sizes} | {pairs} | {mean} | {int((found.frequency == 1).sum()):,} |"]
+    return [f"| {label} | {sizes} | {pairs} | {found.iou} | {int((found.frequency == 1).sum()):,} |"]
 
 
 def _draw(table: dict[tuple[str, float], Cell], folder: Path, task: str) -> None:
     points = []
     for (method, _), cell in table.items():
-        mean, low, high = bootstrap(cell.kl)
-        points.append(Point(method, max(cell.actual), mean, low, high))
+        points.append(Point(method, max(cell.actual), *bootstrap(cell.kl)))
     for method in PUBLISHED:  # each seed at its own size
         for file in sorted(folder.glob(f"{method}-[0-9]/0.98 test.json")):
             row = json.loads(file.read_text())

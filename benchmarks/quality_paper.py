@@ -129,9 +129,9 @@ def _attributed(out: Path) -> list[str]:
     for sparsity in SPARSITIES:
         what, file = best_attribution(out / TASK, sparsity)["best attribution"]
         row = json.loads(file.read_text())
-        mean, low, high = bootstrap(np.array(row["kl"]))
-        cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] ({what.rpartition(', ')[2]}); {row['actual']:,} edges")
-        ratios.append(f"{min(mean, other[sparsity]) / ranking[sparsity]:.1f} ×")
+        own = bootstrap(np.array(row["kl"]))
+        cells.append(f"{own} ({what.rpartition(', ')[2]}); {row['actual']:,} edges")
+        ratios.append(f"{min(own.value, other[sparsity]) / ranking[sparsity]:.1f} ×")
     return [
         "| EAP-IG | " + " | ".join(cells) + " |",
         "| best attribution of the study | " + " | ".join(f"{x:.3f}" for x in other.values()) + " |",
@@ -141,8 +141,7 @@ def _attributed(out: Path) -> list[str]:
 
 
 def _difference(row: dict[str, Any], other: dict[str, Any]) -> str:
-    mean, low, high = bootstrap(np.array(row["kl"]) - np.array(other["kl"]))
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{bootstrap(np.array(row['kl']) - np.array(other['kl'])):+.3f}"
 
 
 def _folder(out: Path) -> Path:
@@ -154,8 +153,7 @@ def _judged(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _row(label: str, pairs: int, row: dict[str, Any]) -> str:
-    mean, low, high = bootstrap(np.array(row["kl"]))
-    return f"| {label} | {pairs:,} | {row['actual']:,} | {mean:.3f} [{low:.3f}, {high:.3f}] |"
+    return f"| {label} | {pairs:,} | {row['actual']:,} | {bootstrap(np.array(row['kl']))} |"
 
 
 def main() -> None:

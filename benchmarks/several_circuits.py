@@ -29,7 +29,7 @@ from _page import held_to, write_page
 
 import edgewise as ew
 from edgewise.evaluation import judge, stability
-from edgewise.runs import RunOptions, bootstrap, fastest_precision, write_atomically
+from edgewise.runs import Interval, RunOptions, bootstrap, fastest_precision, write_atomically
 from edgewise.tasks import HEADLINE, metric_function, reduce
 
 MODEL, TASK, RUNS, SPARSITY = "smollm2-135m", "ioi", 12, 0.98
@@ -218,7 +218,7 @@ def tables(found: dict[str, Any]) -> str:
     ]
 
     def row(who: str, shown: str, *more: str) -> str:
-        cells = " | ".join(_interval(found["judged"][who][name]) for name in HEADLINE)
+        cells = " | ".join(str(Interval(*found["judged"][who][name])) for name in HEADLINE)
         return f"| {' | '.join((shown, *more))} | {cells} |"
 
     head = " | ".join(("KL", "logit difference", "accuracy", "exact match"))
@@ -236,12 +236,12 @@ def tables(found: dict[str, Any]) -> str:
     lines += [f"| sparsity | all | by chance | {' | '.join(groups)} |", "|---" * (3 + len(groups)) + "|"]
     for size, each in found["agreement"].items():
         own = " | ".join(f"{each[group]:.3f}" for group in groups)
-        lines.append(f"| {size} | {_interval(each['all'])} | {each['chance']:.3f} | {own} |")
+        lines.append(f"| {size} | {Interval(*each['all'])} | {each['chance']:.3f} | {own} |")
     lines += ["", "## What several have in common", ""]
     lines += ["| edges in at least | edges | KL | the ensemble's, as many | the first's, as many |", "|---" * 5 + "|"]
     for share in SHARES:
         whose = (f"core {share}", f"fused {share}", f"first {share}")
-        cells = " | ".join(_interval(found["judged"][who]["kl"]) for who in whose)
+        cells = " | ".join(str(Interval(*found["judged"][who]["kl"])) for who in whose)
         lines.append(f"| {max(1, round(share * n_able))} of {n_able} | {edges[f'core {share}']:,} | {cells} |")
     lines += ["", "## Circuits without the first one's edges", ""]
     lines += [f"| circuit | edges | shared with the first | nodes shared | {head} |", "|---" * 8 + "|"]
@@ -259,11 +259,6 @@ def tables(found: dict[str, Any]) -> str:
     for what, each in found["behaviour"].items():
         lines.append(f"| {what} | {' | '.join(f'{each[name]:.3f}' if name in each else '' for name in columns)} |")
     return "\n".join(lines) + "\n"
-
-
-def _interval(values: Any) -> str:
-    mean_, low, high = values
-    return f"{mean_:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:

@@ -141,10 +141,7 @@ def _pareto_of(found: dict[str, Any], folder: Path) -> list[str]:
             lost, base = (Loss(**jobs[each, activation]["replaced"]) for each in (kind, "autoencoder"))
             difference = lost.minus(base)
             verdicts.setdefault(kind, []).append(difference)
-            cells += [
-                _pareto_cell(jobs[kind, activation]),
-                f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]",
-            ]
+            cells += [_pareto_cell(jobs[kind, activation]), f"{difference:+.4f}"]
         rows.append(f"| {activation.removeprefix('topk')} | " + " | ".join(cells) + " |")
     columns = ["active", "autoencoder"] + [each for kind in others for each in (kind, "minus the autoencoder's loss")]
     n_features = found["transcoders"][0]["n_features"]
@@ -182,7 +179,8 @@ def _tried(folder: Path, kind: str) -> str:
 
 def _verdict(kind: str, found: list[Interval]) -> str:
     """Whether a kind of transcoder reaches autoencoders, in words."""
-    below, above, n = sum(each.high < 0 for each in found), sum(each.low > 0 for each in found), len(found)
+    ends = [(each.low, each.high) for each in found if each.low is not None and each.high is not None]
+    below, above, n = sum(high < 0 for _, high in ends), sum(low > 0 for low, _ in ends), len(found)
     if below == n:
         said = f"adds less loss than the autoencoder at all {n} sparsities"
     elif above == n:

@@ -206,10 +206,7 @@ def _judged(found: Prompting) -> list[str]:
                 edges = [comparison.actual.get(who, comparison.total_edges["union"]) for comparison in seeds]
                 if len(seeds) == 1:
                     row = each[0]
-                    shown = [
-                        f"{row[name].value:.3f} [{row[name].low:.3f}, {row[name].high:.3f}]" if name in row else ""
-                        for name in _METRICS
-                    ]
+                    shown = [str(row[name]) if name in row else "" for name in _METRICS]
                 else:
                     shown = [
                         _spread([one[name].value for one in each], ".3f") if name in each[0] else ""

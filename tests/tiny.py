@@ -351,3 +351,9 @@ def refused(call: Callable[[], Any]) -> str:
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def ends(found: Any) -> tuple[float, float]:
+    """An interval's ends, which it has."""
+    assert found.low is not None and found.high is not None
+    return found.low, found.high

@@ -113,7 +113,9 @@ def test_intervals_are_the_bootstraps():
 
 
 def test_one_prompt_merged_is_itself():
+    """And shows no spread: its intervals are NaN, as those of a difference are."""
     graph = made_up()
+    assert merge([graph]).weight.intervals().isnan().all() and merge([graph]).influence.intervals().isnan().all()
     again = merge([graph]).mean_graph()
     assert again.n_edges == graph.n_edges
     assert influence(again).sort().values.numpy() == pytest.approx(influence(graph).sort().values.numpy())

@@ -82,6 +82,9 @@ def test_one_example_has_no_interval(cli: Cli, model: Path, pairs: Path, tmp_pat
     ):
         ran = cli(*command)
         assert ran.status == 0 and "one example: no interval" in words(ran.out), ran
+        written = json.loads(cli(*command, "--json").out)
+        shown = written["metrics"].values() if command[0] == "evaluate" else written["points"]
+        assert shown and all(each["value"] is not None and each["low"] is each["high"] is None for each in shown)
         assert not re.search(r"\d to -?\d", ran.out) and "bootstrap" not in ran.out
         assert "bootstrap" in words(cli(*command, "--split", "train").out)
 
@@ -92,6 +95,8 @@ def test_options_that_would_do_nothing_are_refused(cli: Cli, model: Path, found:
     assert "--test: " in cli.refused("mib", found, "--task", pairs, "--test", 3, "--no-bos")
     for option in ("--train", "--validation", "--test"):
         assert f"{option} -5: use at least 0" in cli.refused(*find(model, pairs, tmp_path / "out", option, -5))
+        refused = cli.refused(*find(model, pairs, tmp_path / "out", option, 5))
+        assert f"{option}: {pairs} is a file of pairs, of which none are drawn" in refused
     assert cli("export", found, tmp_path / "c.json", "--d-model", 16).status == 0
     before = files(tmp_path)
     refused = cli.refused("import", tmp_path / "c.json", "--model", model, "--task", pairs, "--absolute",
@@ -126,5 +131,5 @@ def test_another_task_is_grouped_as_the_circuits_own_was(cli: Cli, model: Path, 
 
 
 def test_one_row_of_text_has_no_interval():
-    for rows, interval in (((1.5,), "–"), ((1.0, 2.0), "0.4000 to 0.6000")):
-        assert _cells(Loss(1.5, 0.5, 0.4, 0.6, 0.1, rows)) == ("1.5000", "0.5000", interval, "0.1000")
+    for ends, rows, interval in (((None, None), (1.5,), "–"), ((0.4, 0.6), (1.0, 2.0), "0.4000 to 0.6000")):
+        assert _cells(Loss(1.5, 0.5, *ends, 0.1, rows)) == ("1.5000", "0.5000", interval, "0.1000")

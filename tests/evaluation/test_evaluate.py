@@ -15,10 +15,10 @@ from edgewise.circuit import Circuit
 from edgewise.discovery import eap, uniform_scores
 from edgewise.engine import Ablation, Engine
 from edgewise.evaluation import eap_baseline, evaluate, judge
-from edgewise.runs import bootstrap
+from edgewise.runs import Interval, bootstrap
 from edgewise.tasks import Batch, Target, Task
 from tests.discovery.toys import random_task, toy_engine
-from tests.tiny import refused, tiny
+from tests.tiny import ends, refused, tiny
 
 REPORTED = {"logit_diff", "log_prob", "accuracy", "exact_match", "kl"}
 FIELDS = {"value", "low", "high", "full", "empty", "random", "eap"}
@@ -46,7 +46,17 @@ def test_the_interval_follows_its_seed_alone():
 
 def test_equal_values_have_no_interval():
     assert bootstrap(np.full(10, 0.25)) == (0.25, 0.25, 0.25)
-    assert bootstrap(np.array([3.0])) == (3, 3, 3)
+
+
+def test_one_value_has_no_interval_and_none_no_mean():
+    assert bootstrap(np.array([3.0])) == (3, None, None)
+    assert f"{bootstrap(np.array([3.0])):.1f}" == "3.0"
+    assert "there are no values" in refused(lambda: bootstrap(np.array([])))
+
+
+def test_an_interval_is_written_in_one_format():
+    found = Interval(0.25, -0.5, 1.0)
+    assert str(found) == f"{found}" == "0.250 [-0.500, 1.000]" and f"{found:+.1f}" == "+0.2 [-0.5, +1.0]"
 
 
 # --------------------------------------------------------------------------------------------- what stands beside it
@@ -101,7 +111,8 @@ def test_the_values_are_means_over_the_examples_of_hard_masks():
     )
     per_example = [per_target[batch.row == b].mean() for b in range(4)]
     assert result.metrics["kl"].value == pytest.approx(float(torch.stack(per_example).mean()), rel=1e-5)
-    assert result.metrics["kl"].low <= result.metrics["kl"].value <= result.metrics["kl"].high
+    low, high = ends(result.metrics["kl"])
+    assert low <= result.metrics["kl"].value <= high
     assert result.n == 4
 
 

@@ -19,6 +19,15 @@ def test_equal_points_give_equal_files_in_any_order(tmp_path: Path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
+def test_a_point_without_an_interval_has_no_band(tmp_path: Path):
+    bare = [each._replace(low=None, high=None) for each in POINTS]
+    paths = []
+    for points in (bare, [*bare[:2], POINTS[2]], POINTS):
+        tradeoff(points, tmp_path / "a.svg")
+        paths.append((tmp_path / "a.svg").read_text().count("<path"))
+    assert paths[0] < paths[1] < paths[2]
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="no points"):
         tradeoff([], tmp_path / "a.svg")

@@ -72,6 +72,14 @@ def test_losses_and_kl(judged):
     assert found.tokens == ROWS.ids[:, 1:].numel()
 
 
+def test_one_row_has_no_interval(judged):
+    model, transcoders, _ = judged
+    found = evaluate_transcoders(model, transcoders[:1], replace(ROWS, ids=ROWS.ids[:1]))
+    lost = found.transcoders[0].replaced
+    assert lost is not None and lost.added and lost.low is lost.high is None
+    assert lost.minus(found.original)[1:] == (None, None)
+
+
 def test_two_changed_models_are_compared_row_by_row(judged):
     first, second = (each.replaced for each in judged[2].transcoders)
     found = first.minus(second)

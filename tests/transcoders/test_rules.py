@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgewise.transcoders import Site, TokenRows, capture, score_rules, transcoder_record
-from tests.tiny import refused, tiny
+from tests.tiny import ends, refused, tiny
 from tests.transcoders.test_replacement import for_model
 from tests.transcoders.toys import text
 
@@ -36,6 +36,15 @@ def given():
 
 def prefixes():
     return [["".join(f" t{i}\n" for i in row[: n + 1]) for n in range(1, len(row))] for row in ROWS.ids.tolist()]
+
+
+def test_one_row_has_no_interval(given):
+    model, transcoder, z = given
+    feature = int(((z[0] > 0).double().mean(0) - 0.5).abs().argmin())
+    rule = {f"m1.f{feature}": "t[0-9]*[02468]\n"}
+    (score,) = score_rules(model, [transcoder], rule, replace(ROWS, ids=ROWS.ids[:1])).scores
+    assert score.balanced is not None and 0 < score.balanced.value < 1
+    assert score.balanced[1:] == (None, None)
 
 
 def test_counts_and_rates(given):
@@ -71,7 +80,8 @@ def test_counts_and_rates(given):
     total = z[..., feature].sum()
     assert score.activation == pytest.approx(float(z[..., feature][torch.from_numpy(named)].sum() / total))
     for rate in (score.balanced, score.recall, score.precision):
-        assert rate.low < rate.value < rate.high
+        low, high = ends(rate)
+        assert low < rate.value < high
     (again,) = score_rules(model, [transcoder], {f"m1.f{feature}": rule}, TokenRows(ROWS.ids.flip(0))).scores
     assert again.both == score.both and again.balanced is not None and again.balanced[0] == score.balanced[0]
 

@@ -93,6 +93,16 @@ def test_a_merged_graph_lists_means_intervals_prompts_and_signs(merged: MergedGr
     assert rows(tab, 1)[0][0] == "mine" and any("mine" in row[0].split(" → ") for row in rows(tab, 0))
 
 
+def test_a_graph_of_one_prompt_has_no_intervals(open_page: Open, tmp_path: Path):
+    merge([made_up()]).save(tmp_path / "merged.safetensors")
+    tab = open_page(text=ew.view(tmp_path, show=False).read_text("utf-8"), fragment="#influence=1")
+    assert all(row[2] == "in 1 of 1 prompt · same sign in 100 %" for row in rows(tab, 0))
+    assert "Means over 1 prompt, of" in tab.locator(".panel").inner_text()
+    assert "95 %" not in tab.locator(".panel").inner_text()
+    choices = tab.get_by_label("Edges", exact=True).inner_text()
+    assert "of every prompt" in choices and "whose interval has no 0" not in choices
+
+
 def test_a_difference_lists_both_sides_and_says_which_is_larger(differing: Difference, open_page: Open):
     arrays = difference_arrays(differing, "what differs", (HOSTILE, "other"))
     tab = open_page(text=page([arrays]), fragment="#influence=1")

@@ -197,8 +197,6 @@ def _merged(graphs: Graphs, spans: Spans, by: By) -> MergedGraph:
 
 def _intervals(first: OverPrompts, second: OverPrompts) -> Float[Tensor, "E 2"]:
     """Of the difference: paired if there are equally many prompts."""
-    if min(first.n_prompts, second.n_prompts) < 2:
-        return torch.full((len(first), 2), torch.nan, dtype=torch.float64)
     if first.n_prompts == second.n_prompts:
         return OverPrompts.of(first.matrix - second.matrix, first.n_prompts).intervals()
     return unpaired_intervals(first, second)

@@ -64,7 +64,8 @@ def agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> Agre
 def over_nodes(
     predicted: NDArray[np.float64], real: NDArray[np.float64], seed: int = 0
 ) -> tuple[Interval | None, Interval | None]:
-    """Spearman's correlation and the slope, each with a 95 % percentile bootstrap interval over nodes.
+    """Spearman's correlation and the slope, each with a 95 % percentile bootstrap interval over nodes; a slope of one
+    node has none.
 
     Args:
         predicted: of each node.
@@ -73,8 +74,10 @@ def over_nodes(
     """
     if not len(real):
         return None, None
-    drawn = np.random.default_rng(seed).integers(len(real), size=(RESAMPLES, len(real)))
     found = agreement(predicted, real)
+    if len(real) == 1:
+        return None, None if found.slope is None else Interval(found.slope, None, None)
+    drawn = np.random.default_rng(seed).integers(len(real), size=(RESAMPLES, len(real)))
     samples = predicted[drawn], real[drawn]
     return tuple(  # pyright: ignore[reportReturnType] (two of them)
         None if value is None else Interval(value, *map(float, np.nanquantile(each(*samples), [0.025, 0.975])))

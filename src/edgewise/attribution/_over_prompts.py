@@ -71,12 +71,15 @@ class OverPrompts:
         return torch.zeros(len(self), dtype=torch.float64).index_add_(0, items, numbers.double())
 
     def intervals(self, resamples: int = _RESAMPLES) -> Float[Tensor, "n 2"]:
-        """The mean's 95 % percentile bootstrap interval, from the same resampled prompts for all items.
+        """The mean's 95 % percentile bootstrap interval, from the same resampled prompts for all items; NaN of one
+        prompt, which does not show what another would change.
 
         Args:
             resamples: how many times the prompts are drawn.
         """
-        found = np.empty((len(self), 2))
+        found = np.full((len(self), 2), np.nan)
+        if self.n_prompts == 1:
+            return torch.from_numpy(found)
         # Where one prompt alone has an item, its mean is in proportion to how often that prompt is drawn.
         once = (self.count == 1).numpy()
         drawn = resampled_means(np.eye(self.n_prompts), resamples=resamples)
@@ -115,13 +118,16 @@ class OverPrompts:
 
 
 def unpaired_intervals(first: OverPrompts, second: OverPrompts) -> Float[Tensor, "n 2"]:
-    """95 % intervals of the difference of two means over prompts that have nothing to do with each other.
+    """95 % intervals of the difference of two means over prompts that have nothing to do with each other; NaN where
+    one is of a single prompt.
 
     Args:
         first: over some prompts.
         second: the same items over others; its mean is taken off.
     """
-    found = np.empty((len(first), 2))
+    found = np.full((len(first), 2), np.nan)
+    if 1 in (first.n_prompts, second.n_prompts):
+        return torch.from_numpy(found)
     for start in range(0, len(first), _AT_ONCE):
         these = slice(start, start + _AT_ONCE)
         drawn = (

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgewise.attribution._effects import agreement, over_nodes
 from edgewise.attribution._influence import GraphScores
-from edgewise.runs import SavedAsJson, bootstrap
+from edgewise.runs import Interval, SavedAsJson, bootstrap
 
 
 class NodeEffect(NamedTuple):
@@ -85,9 +85,7 @@ class Figure(NamedTuple):
     high: float | None = None
 
     def __str__(self) -> str:
-        if self.value is None:
-            return "–"
-        return f"{self.value:.2f}" + ("" if self.low is None else f" [{self.low:.2f}, {self.high:.2f}]")
+        return "–" if self.value is None else f"{Interval(self.value, self.low, self.high):.2f}"
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,7 @@ class Validation(SavedAsJson):
 
         def mean(of: Callable[[PromptValidation], float | None]) -> Figure:
             values = [value for each in found if (value := of(each)) is not None]
-            if len(values) < 2:
-                return Figure(values[0] if values else None)
-            return Figure(*bootstrap(np.array(values), seed=settings["seed"]))
+            return Figure(*bootstrap(np.array(values), seed=settings["seed"])) if values else Figure(None)
 
         def agree(name: str, which: int, later: bool = False) -> Figure:
             pairs = [_columns(each, name, later) for each in found]

@@ -90,20 +90,19 @@ def quiet() -> None:
 def make_task(
     name: str,
     tokenizer: Any,
-    train: int = 200,
-    validation: int = 200,
-    test: int = 256,
+    sizes: Mapping[str, int | None] | None = None,
     seed: int = 0,
     bos: bool | None = None,
     longest: int | None = None,
 ) -> ew.tasks.Task:
     """The built-in task of that name, or that of a file of templates or of pairs; with a BOS token before its prompts,
-    or nothing, if told. A file's prompts are `longest` tokens long at most.
+    or nothing, if told. A file's prompts are `longest` tokens long at most; `sizes`, by split, are of pairs to draw.
     """
     told: dict[str, Any] = {} if bos is None else {"bos": bos}
-    for option, size in (("--train", train), ("--validation", validation), ("--test", test)):
-        if size < 0:
-            raise ew.InputError(f"{option} {size}: use at least 0")
+    drawn = {split: n for split, n in (sizes or {}).items() if n is not None}
+    for split, n in drawn.items():
+        if n < 0:
+            raise ew.InputError(f"--{split} {n}: use at least 0")
     compiled = isinstance(tokenizer, ew.models.ProgramTokenizer)
     if compiled and name != "program":
         raise ew.InputError(
@@ -112,13 +111,18 @@ def make_task(
     if compiled and bos is not None:
         raise ew.InputError("--bos, --no-bos: a compiled program's inputs have a BOS token of their own; leave it out")
     if name in ew.tasks.TASK_NAMES:
-        return ew.tasks.ALL_TASKS[name](tokenizer, train=train, validation=validation, test=test, seed=seed, **told)
+        return ew.tasks.ALL_TASKS[name](tokenizer, **drawn, seed=seed, **told)
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-        sizes = {"train": train, "validation": validation, "test": test}
-        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed, bos=bos, longest=longest)
+        return ew.tasks.from_template_file(name, tokenizer, **drawn, seed=seed, bos=bos, longest=longest)
+    _refuse_drawing(name, drawn)
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
     return ew.tasks.from_file(name, tokenizer, bos=bos, longest=longest)
+
+
+def _refuse_drawing(name: str, options: Iterable[str]) -> None:
+    for option in options:
+        raise ew.InputError(f"--{option}: {name} is a file of pairs, of which none are drawn; leave it out")
 
 
 def task_of(
@@ -131,13 +135,14 @@ def task_of(
     longest: int | None = None,
 ) -> ew.tasks.Task:
     """The task that a circuit was found on, or another by name; see `make_task`. Raises `InputError`."""
-    drawn: dict[str, int] = {key: value for key, value in (("test", test), ("seed", seed)) if value is not None}
+    drawn = [option for option, value in (("seed", seed), ("test", test)) if value is not None]
     if name is not None:
-        if drawn and name not in ew.tasks.TASK_NAMES and not name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-            raise ew.InputError(f"--{min(drawn)}: {name} is a file of pairs, of which none are drawn; leave it out")
-        return in_groups(make_task(name, tokenizer, **drawn, bos=bos, longest=longest), circuit, name)
+        if name not in ew.tasks.TASK_NAMES and not name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
+            _refuse_drawing(name, drawn)
+        made = make_task(name, tokenizer, {"test": test}, seed or 0, bos, longest)
+        return in_groups(made, circuit, name)
     if drawn:
-        raise ew.InputError(f"--{min(drawn)}: a circuit's own task keeps its pairs; give --task to draw others")
+        raise ew.InputError(f"--{drawn[0]}: a circuit's own task keeps its pairs; give --task to draw others")
     return ew.tasks.from_provenance(record_of(circuit.provenance, "task"), tokenizer, bos=bos)
 
 

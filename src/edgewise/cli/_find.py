@@ -72,9 +72,9 @@ def find(
     ] = None,
     pairs: Annotated[int | None, Option(help="Use only the first so many training pairs.")] = None,
     methods: Annotated[str | None, Option(help="For ensemble: the methods to combine, between commas.")] = None,
-    train: options.TrainPairs = 200,
-    validation: options.ValidationPairs = 200,
-    test: options.TestPairs = 256,
+    train: options.TrainPairs = None,
+    validation: options.ValidationPairs = None,
+    test: options.TestPairs = None,
     seed: Annotated[int, Option(help="Seed of the method, and of the pairs of a built-in task or templates.")] = 0,
     ablation: Annotated[
         AblationName,
@@ -124,8 +124,8 @@ def find(
     features = inputs.read(transcoders, exclude_special)
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
-    longest = loaded.parts.n_positions
-    examples = make_task(task, loaded.tokenizer, train, validation, test, seed, bos, longest)
+    longest, sizes = loaded.parts.n_positions, {"train": train, "validation": validation, "test": test}
+    examples = make_task(task, loaded.tokenizer, sizes, seed, bos, longest)
     if not len(examples.train):
         raise ew.InputError(f"--task {task!r}: no pair is in the split train, to find a circuit on; give some")
     if positions and not examples.span_names:

@@ -84,9 +84,11 @@ class Logger(str, Enum):  # as typer takes no lists of literals
 
 
 Log = Annotated[list[Logger] | None, Option("--log", help="Also log to this tool, if it is installed.")]
-TrainPairs = Annotated[int, Option("--train", help="Training pairs of a built-in task or of templates.")]
-ValidationPairs = Annotated[int, Option("--validation", help="Validation pairs of a built-in task or of templates.")]
-TestPairs = Annotated[int, Option("--test", help="Test pairs of a built-in task or of templates.")]
+TrainPairs = Annotated[int | None, Option("--train", help="Training pairs of a built-in task or of templates; or 200.")]
+ValidationPairs = Annotated[
+    int | None, Option("--validation", help="Validation pairs of a built-in task or of templates; or 200.")
+]
+TestPairs = Annotated[int | None, Option("--test", help="Test pairs of a built-in task or of templates; or 256.")]
 PairsSeed = Annotated[int, Option("--seed", help="Seed of the pairs, for a built-in task or templates.")]
 JudgedPairs = Annotated[
     int | None, Option("--test", help="With --task: test pairs of a built-in task or of templates; or 256.")

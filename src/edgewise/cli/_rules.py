@@ -13,6 +13,7 @@ from edgewise.cli import _show
 from edgewise.cli import _transcoder_inputs as inputs
 from edgewise.cli._common import load
 from edgewise.cli._print import flat, table
+from edgewise.cli._show import between
 from edgewise.cli._show_transcoder import compare_weights, counting, seen
 from edgewise.runs import Interval, read_json
 
@@ -125,4 +126,4 @@ def _in_context(found: ew.transcoders.RuleExample) -> str:
 
 
 def _cells(number: Interval | None) -> tuple[str, str]:
-    return ("–", "–") if number is None else (f"{number.value:.3f}", f"{number.low:.3f} to {number.high:.3f}")
+    return ("–", "–") if number is None else (f"{number.value:.3f}", between(number.low, number.high))

@@ -195,11 +195,11 @@ def evaluation(result: ew.Evaluation) -> None:
     rows = []
     for name, row in result.metrics.items():
         others = [f"{x:.3f}" if x is not None else "" for x in (row.full, row.empty, row.random, row.eap)]
-        interval = between(row.low, row.high, result.n)
+        interval = between(row.low, row.high)
         rows.append((f"{name} {'↓' if row.lower_is_better else '↑'}", f"{row.value:.3f}", interval, *others))
     for name, row in result.removed.items():
         others = [f"{row.full:.3f}", f"{row.empty:.3f}", "", ""]
-        cells = (f"{row.value:.3f}", between(row.low, row.high, result.n), *others)
+        cells = (f"{row.value:.3f}", between(row.low, row.high), *others)
         rows.append((f"{name}, the model without it", *cells))
     columns = ("metric", "circuit", "95 % interval", "full model", "empty", "random", "EAP")
     table(title, columns, rows, _caption(result))
@@ -209,9 +209,9 @@ def evaluation(result: ew.Evaluation) -> None:
         line(f"far from the model ({each.distance:.2f}): {each.clean!r}")
 
 
-def between(low: Any, high: Any, n: int) -> str:
-    """An interval over n examples; of one there is none, since it does not show how much another would change."""
-    return "–" if n == 1 else f"{low:.3f} to {high:.3f}"
+def between(low: float | None, high: float | None, digits: int = 3, to: str = " to ") -> str:
+    """An interval; of one example there is none."""
+    return "–" if low is None or high is None else f"{low:.{digits}f}{to}{high:.{digits}f}"
 
 
 def _intervals(n: int) -> str:
@@ -226,7 +226,7 @@ def size_curve(found: ew.evaluation.SizeCurve) -> None:
     ends = f"full model {found.full:.3f}, empty circuit {found.empty:.3f}; actual edges; {_intervals(found.n)}"
     rows = []
     for point in found.points:
-        sparsity, interval = 1 - point.edges / found.total_edges, between(point.low, point.high, found.n)
+        sparsity, interval = 1 - point.edges / found.total_edges, between(point.low, point.high)
         rows.append((point.method, f"{point.edges:,}", f"{sparsity:.2%}", f"{point.value:.3f}", interval))
     columns = ("method", "actual edges", "sparsity", found.metric, "95 % interval")
     table(title, columns, rows, f"{ends}\n{_how(found.conditions)}")
@@ -248,8 +248,7 @@ def comparison(found: ew.evaluation.Comparison) -> None:
         for who, each in judged.items():
             edges = found.actual.get(who, "" if differ else next(iter(found.total_edges.values())))
             value, low, high = each[distance]
-            interval = "–" if found.n[task] == 1 else f"{low:.2f}–{high:.2f}"
-            shown = [f"{value:.3f}", interval, *(f"{each[name].value:.3f}" for name in metrics)]
+            shown = [f"{value:.3f}", between(low, high, 2, "–"), *(f"{each[name].value:.3f}" for name in metrics)]
             rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges else "", *shown))
         title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
         unit = ew.tasks.metric_function(distance).unit

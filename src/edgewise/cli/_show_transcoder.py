@@ -8,7 +8,7 @@ from pathlib import Path
 
 import edgewise as ew
 from edgewise.cli._print import line, stopped, table
-from edgewise.cli._show import model_line
+from edgewise.cli._show import between, model_line
 from edgewise.runs import record_of
 
 _LOSSES = ("loss", "added", "95 % interval", "KL")
@@ -165,5 +165,4 @@ def _over(loss: ew.transcoders.Loss) -> str:
 
 
 def _cells(loss: ew.transcoders.Loss) -> tuple[str, str, str, str]:
-    interval = "–" if len(loss.rows) == 1 else f"{loss.low:.4f} to {loss.high:.4f}"  # one row shows no spread
-    return f"{loss.loss:.4f}", f"{loss.added:.4f}", interval, f"{loss.kl:.4f}"
+    return f"{loss.loss:.4f}", f"{loss.added:.4f}", between(loss.low, loss.high, 4), f"{loss.kl:.4f}"

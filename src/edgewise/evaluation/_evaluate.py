@@ -14,7 +14,7 @@ from edgewise.engine import Engine
 from edgewise.evaluation._areas import faithfulness, largest, something_to_keep
 from edgewise.evaluation._judge import check_transcoders, conditions, judge, task_metrics
 from edgewise.models import Model
-from edgewise.runs import SavedAsJson, bootstrap, record_of, software, tensor_hash
+from edgewise.runs import Interval, SavedAsJson, bootstrap, record_of, software, tensor_hash
 from edgewise.tasks import Metric, Task
 
 EAP_PAIRS = 64
@@ -31,9 +31,9 @@ class Measured:
     """One metric of the circuit, and of what it is to be compared with. All are means over the examples."""
 
     value: float
-    low: float
-    """Lower end of the 95 % bootstrap interval over the examples."""
-    high: float
+    low: float | None
+    """Lower end of the 95 % bootstrap interval over the examples; None of one example."""
+    high: float | None
     full: float
     """The full model's."""
     empty: float
@@ -47,6 +47,10 @@ class Measured:
     faithfulness: float | None = None
     """The share of the behaviour that the circuit keeps, a ratio of means (see `faithfulness`); None for a distance, or
     where the full model has what the empty circuit has."""
+
+    def __str__(self) -> str:
+        """The value and its interval."""
+        return str(Interval(self.value, self.low, self.high))
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ class Evaluation(SavedAsJson):
         for name, row in self.metrics.items():
             others = {"full": row.full, "empty": row.empty, "random": row.random, "EAP": row.eap}
             beside = ", ".join(f"{who} {x:.3f}" for who, x in others.items() if x is not None)
-            lines.append(f"{name}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" + (f"; {beside}" if beside else ""))
+            lines.append(f"{name}: {row}" + (f"; {beside}" if beside else ""))
         for name, row in self.removed.items():
-            lines.append(f"{name} without the circuit: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]")
+            lines.append(f"{name} without the circuit: {row}")
         return "\n".join(lines)
 
 

@@ -15,12 +15,12 @@ class Needed(NamedTuple):
     """Edges needed for a value, and the 95 % bootstrap interval over the examples.
 
     0 stands for "no more than the smallest circuit that was measured has" (its size is an upper bound), infinity for
-    "more than the largest has".
+    "more than the largest has". Of one example there is no interval: None.
     """
 
     edges: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def edges_needed(
@@ -55,10 +55,13 @@ def edges_needed(
     if not (np.isfinite(values).all() and np.isfinite(target).all()):
         raise InputError("edges needed: a value is NaN or infinite; give finite ones")
     check_counts("edges needed", resamples=resamples)
+    edges_of_all = _crossing(np.log(sizes), values.mean(1), float(target.mean()))
+    if n == 1:
+        return Needed(edges_of_all, None, None)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n  # (resamples, n)
     drawn = [_crossing(np.log(sizes), row, goal) for row, goal in zip(counts @ values.T, counts @ target, strict=True)]
     low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")  # no mean of a number and infinity
-    return Needed(_crossing(np.log(sizes), values.mean(1), float(target.mean())), float(low), float(high))
+    return Needed(edges_of_all, float(low), float(high))
 
 
 def _crossing(logs: NDArray[np.float64], means: NDArray[np.float64], goal: float) -> float:

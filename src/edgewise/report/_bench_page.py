@@ -124,7 +124,8 @@ def _cell(point: BenchPoint | None) -> str:
     spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ""
     sign = f", {point.selection}" if is_attribution(point.algorithm) else ""
     empty = "" if point.edges else " (empty)"
-    return f"{_number(mean)} [{_number(low)}, {_number(high)}]{spread}; {point.edges:,.0f}{empty}{sign}"
+    interval = "" if low is None or high is None else f" [{_number(low)}, {_number(high)}]"
+    return f"{_number(mean)}{interval}{spread}; {point.edges:,.0f}{empty}{sign}"
 
 
 def _number(value: float) -> str:
@@ -188,7 +189,9 @@ def _share(curve: list[BenchPoint], goal: BenchPoint) -> str:
         share = (edges or sizes[0]) / goal.edges
         return "" if math.isinf(share) else f"{'' if edges else '≤ '}{share:.2f} ×"
 
-    text = f"{number(found.edges)} [{number(found.low)}, {number(found.high)}]"
+    text = number(found.edges)
+    if found.low is not None and found.high is not None:
+        text += f" [{number(found.low)}, {number(found.high)}]"
     if seeds < 2:
         return "; ".join(filter(None, (text, ratio(found.edges))))
     shares = " to ".join(filter(None, (ratio(found.edges), ratio(max(each)))))

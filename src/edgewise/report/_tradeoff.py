@@ -21,9 +21,9 @@ class Tradeoff(NamedTuple):
     """Active features per token."""
     loss: float
     """What replacing the MLP adds to the next-token loss, in nats."""
-    low: float
-    high: float
-    """The interval's ends."""
+    low: float | None
+    high: float | None
+    """The interval's ends; None where there is none."""
 
 
 def tradeoff(
@@ -55,13 +55,15 @@ def tradeoff(
             colour, marker, dash = LINES[number % len(LINES)]
             x, y = [p.active for p in line], [p.loss for p in line]
             axes.plot(x, y, color=colour, marker=marker, linestyle=dash, linewidth=1.5, markersize=5, label=str(number))
-            axes.fill_between(x, [p.low for p in line], [p.high for p in line], color=colour, alpha=0.12, linewidth=0)
+            banded = [p for p in line if p.low is not None and p.high is not None]
+            x, low, high = ([getattr(p, name) for p in banded] for name in ("active", "low", "high"))
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         for number, (_, value) in enumerate(references):
             dash = ("--", ":", "-.")[number % 3]
             axes.axhline(value, color=INK, linewidth=0.9, linestyle=dash, label=str(number))
         axes.set_xlabel("active features per token (logarithmic)", fontsize=8)
         axes.set_ylabel("loss added, nats per token", fontsize=8)
-        axes.set_ylim(bottom=min(0.0, *(point.low for point in points)))
+        axes.set_ylim(bottom=min(0.0, *(point.loss if point.low is None else point.low for point in points)))
         ticks = sorted({round(point.active) for point in points if point.active >= 0.5})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()

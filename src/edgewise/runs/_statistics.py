@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise._errors import InputError
 from edgewise.runs._settings import check_counts
 
 INTERVAL = "95 % percentile bootstrap over examples, 10,000 resamples, seed 0"
@@ -17,11 +18,22 @@ _HELD, _BLOCK = 1 << 27, 1 << 22
 
 
 class Interval(NamedTuple):
-    """A mean and a bootstrap interval around it."""
+    """A mean and a bootstrap interval around it; of one example there is none, which does not show what another would
+    change.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    def __format__(self, spec: str) -> str:
+        """The value and the interval, as `0.123 [0.101, 0.146]`; `spec` is that of each number, `.3f` if none."""
+        value, *ends = (format(each, spec or ".3f") for each in self if each is not None)
+        return f"{value} [{', '.join(ends)}]" if ends else value
+
+    def __str__(self) -> str:
+        """The same, with three decimals."""
+        return format(self)
 
 
 def bootstrap(values: NDArray[np.floating], *, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
@@ -32,7 +44,15 @@ def bootstrap(values: NDArray[np.floating], *, resamples: int = 10_000, level: f
         resamples: how many resampled means.
         level: the interval's share of them.
         seed: of the resampling.
+
+    Raises:
+        InputError: there are no values.
     """
+    check_counts("intervals", resamples=resamples)
+    if not len(values):
+        raise InputError("intervals: there are no values to take the mean of; give at least one")
+    if len(values) == 1:
+        return Interval(float(values[0]), None, None)
     drawn = resampled_means(values, resamples=resamples, seed=seed)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))

@@ -12,12 +12,12 @@ export type Among = (typeof AMONG)[number];
 
 /** What may be chosen of each kind of graph, in words. */
 export function choices(several: Several): [Among, string][] {
+  const sure: [Among, string][] = several.prompts.every((n) => n > 1) ? [["sure", "whose interval has no 0"]] : [];
   if (several.kind === "difference") {
     const [a, b] = several.names;
-    const sure: [Among, string][] = several.prompts.every((n) => n > 1) ? [["sure", "whose interval has no 0"]] : [];
     return [["all", "all"], ["first", `larger in A (${a})`], ["second", `larger in B (${b})`], ...sure];
   }
-  return [["all", "all"], ["half", "of half of the prompts or more"], ["every", "of every prompt"], ["sure", "whose interval has no 0"]];
+  return [["all", "all"], ["half", "of half of the prompts or more"], ["every", "of every prompt"], ...sure];
 }
 
 /** Whether an edge is one of those asked for. */
@@ -37,7 +37,8 @@ export function besideEdge(several: Several, edge: number): string {
     const said = [`A ${signedAmount(first[edge])}`, `B ${signedAmount(second[edge])}`, interval, sideOf(first[edge], second[edge])];
     return said.filter(Boolean).join(" · ");
   }
-  return [interval, `in ${ofPrompts(share[edge], several)}`, `same sign in ${percent(agreement[edge], 0)}`].join(" · ");
+  const said = [interval, `in ${ofPrompts(share[edge], several)}`, `same sign in ${percent(agreement[edge], 0)}`];
+  return said.filter(Boolean).join(" · ");
 }
 
 function sideOf(first: number, second: number): string {
@@ -46,8 +47,12 @@ function sideOf(first: number, second: number): string {
   return Math.abs(first) > Math.abs(second) ? "larger in A" : "larger in B";
 }
 
+function prompts(n: number): string {
+  return n === 1 ? "1 prompt" : `${count(n)} prompts`;
+}
+
 function ofPrompts(share: number, several: Several): string {
-  return `${count(Math.round(share * several.prompts[0]))} of ${count(several.prompts[0])} prompts`;
+  return `${count(Math.round(share * several.prompts[0]))} of ${prompts(several.prompts[0])}`;
 }
 
 /** What is known of a node's influence, as facts. */
@@ -56,8 +61,8 @@ export function nodeNumbers(several: Several, node: number): [string, string][] 
   if (several.kind === "difference") {
     return [["influence", `A ${amount(first[node])}, B ${amount(second[node])}: ${signedAmount(first[node] - second[node])}`]];
   }
-  const said = `${amount(several.influence[node])} (95 %: ${amount(low[node])} to ${amount(high[node])})`;
-  return [["influence", said], ["in", ofPrompts(share[node], several)]];
+  const interval = Number.isNaN(low[node]) ? "" : ` (95 %: ${amount(low[node])} to ${amount(high[node])})`;
+  return [["influence", amount(several.influence[node]) + interval], ["in", ofPrompts(share[node], several)]];
 }
 
 /**
@@ -95,7 +100,7 @@ export function lists(
   const largest = largestOf(nodes.map((node) => Math.abs(size(node))), 1e-30);
   const what = several.flows ? "influence along it" : "weight";
   return [
-    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${count(several.prompts[0])} prompts, of each edge's ${what}; a prompt without the edge counts as 0. ${order(several)}`),
+    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${prompts(several.prompts[0])}, of each edge's ${what}; a prompt without the edge counts as 0. ${order(several)}`),
     element("h2", {}, isDifference ? "Edges that differ most" : "Edges"),
     rowsOf(edges.length, (i) => row({ words: ends(edges[i]), numbers: signedAmount(weight[edges[i]]), share: (Math.sign(weight[edges[i]]) * matters[edges[i]]) / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
     element("h2", {}, isDifference ? "Nodes whose influence differs most" : "Nodes"),
@@ -107,9 +112,8 @@ export function lists(
 }
 
 function differenceWords(several: Several, what: string): string {
-  const { names, prompts } = several;
-  const of = (n: number) => (n === 1 ? "1 prompt" : `${count(n)} prompts`);
-  return `A is ${names[0]} (${of(prompts[0])}), B is ${names[1]} (${of(prompts[1])}). Numbers are A − B, of each edge's ${what}; an edge that one of them lacks counts as 0 there. ${order(several)}`;
+  const [[a, b], [first, second]] = [several.names, several.prompts.map(prompts)];
+  return `A is ${a} (${first}), B is ${b} (${second}). Numbers are A − B, of each edge's ${what}; an edge that one of them lacks counts as 0 there. ${order(several)}`;
 }
 
 function order(several: Several): string {

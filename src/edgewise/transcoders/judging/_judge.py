@@ -45,9 +45,9 @@ class Loss:
     loss: float
     added: float
     """The loss minus the model's own, row by row."""
-    low: float
-    """Lower end of its 95 % bootstrap interval over rows."""
-    high: float
+    low: float | None
+    """Lower end of its 95 % bootstrap interval over rows; None of one row."""
+    high: float | None
     kl: float
     """KL(model ‖ changed model) of the next token, over the whole vocabulary."""
     rows: tuple[float, ...] = field(repr=False)

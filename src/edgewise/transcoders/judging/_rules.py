@@ -264,7 +264,7 @@ class _Counts:
         """The rule's numbers."""
         rows = np.array(self.rows)
         total, on, named, both = rows.sum(0)
-        drawn = resampled_means(rows).T
+        drawn = (resampled_means(rows) if len(rows) > 1 else rows).T
         others = _balanced(total, self.on.double().numpy(), named, self.both.double().numpy())
         less = np.minimum(self.on.numpy(), total - self.on.numpy())
         often = (less >= OTHERS) & (np.arange(len(self.on)) != rule.feature)
@@ -305,5 +305,7 @@ def _interval(value: Any, drawn: NDArray[np.floating]) -> Interval | None:
     """A number and its interval over resamples, without those in which there is nothing to count."""
     if np.isnan(value):
         return None
+    if len(drawn) == 1:  # of one row there is none
+        return Interval(float(value), None, None)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
