@@ -117,7 +117,7 @@ def numbers(trees: list[Path], args: argparse.Namespace) -> str:
     """How far the checked-in circuits' numbers are apart, as Markdown."""
     sides = [Side(tree, args.threads) for tree in trees]
     lines, most = ["| circuit | number | mean before | mean after | largest difference |", "|---|---|---|---|---|"], 0.0
-    for path in sorted(CIRCUITS.glob("*.safetensors")):
+    for path in sorted(CIRCUITS.glob("ioi-*.safetensors")):
         before, after = (each.ask(what="numbers", circuit=str(path), pairs=args.pairs) for each in sides)
         for name, old in before.items():
             apart = max(abs(a - b) for a, b in zip(old, after[name], strict=True))

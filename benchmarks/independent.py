@@ -43,12 +43,13 @@ _LEFT = """Not recomputed, and why:
 
 | page | figures | why |
 |---|---|---|
-| bench.md, quality.md | learned rankings, ACDC, edge pruning | their scores are not in the repository, save the two checked-in circuits; finding them took hours |
+| bench.md, quality.md | learned rankings, ACDC, edge pruning | their scores are not in the repository, save the checked-in circuits; finding them took hours |
 | quality-paper.md | Edge Pruning's circuits | likewise |
 | prompting.md | learned circuits | likewise |
 | transcoders.md, attribution-circuit-tracer.md | all | the transcoders are not in the repository |
 | attribution.md | ablations, correlations, scores of pruned graphs | hundreds of graphs; `ledger` and the fast tests hold one graph's edges and scores |
 | models.md | Qwen2.5 and Gemma 3, EAP-IG, rankings | their files are other people's uploads; hours |
+| mib.md, seeds.md, several-circuits.md, feature-circuits.md, features.md, methods.md, prompting-qwen.md, attribution-truth.md | all | not tried |
 | all | intervals, seconds, memory | drawn at random or of a machine |"""  # noqa: E501 (a table's rows)
 
 
@@ -67,6 +68,9 @@ def page(figures: list[Figure], names: list[str]) -> str:
     ]
     apart = [f for f in figures if not f.agrees]
     verdict = f"All {len(figures)} agree." if not apart else f"{len(apart)} of {len(figures)} do not: see below."
+    few = sum(f.page != "ledger" and f.pairs is not None for f in figures)
+    ledger = sum(f.page == "ledger" for f in figures)
+    verdict += f" {len(figures) - few - ledger} are figures of the pages; {few} are of fewer pairs; {ledger} of `ledger`."
     text = f"""# Published figures, computed a second time
 
 Written by `python benchmarks/independent.py --parts {" ".join(names)} --keep DIR --write`, parts with fewer pairs by
@@ -81,7 +85,7 @@ of the same pairs.
 {verdict}{_waiting(names)}
 
 `ledger` is no page: an attribution graph is made and held against autograd on the module with attention patterns and
-norms frozen by hooks. CPR and CMD stand on no page; the fast tests have them.
+norms frozen by hooks. The fast tests hold CPR and CMD.
 
 {_LEFT}
 
