@@ -319,7 +319,9 @@ def ledger(study: Study) -> Iterator[Figure]:
             value = frozen.targets[layer][position, neuron]
         tokens, neurons = frozen.edges(value)
         total = float(tokens.sum() + sum(each.sum() for each in neurons))
-        yield Figure("ledger", f"value of `{name}`: sum of its edges (both of the second)", f"{float(value.detach()):.6g}", total)
+        yield Figure(
+            "ledger", f"value of `{name}`: sum of its edges (both of the second)", f"{float(value.detach()):.6g}", total
+        )
         here = f"{float(graph.nodes.value[row]):.6g}"
         yield Figure("ledger", f"the library's value of `{name}`", here, float(value.detach()))
         named = [each for each in graph.incoming(row) if ".error@" not in each[0]]  # those stand for many neurons

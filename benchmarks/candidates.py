@@ -57,7 +57,7 @@ def main() -> None:
             for each in effects.values():
                 circuit = alone(model, {layer: x.abs().topk(n).indices for layer, x in each.items()})
                 values = judge(ew.Engine(model, circuit.graph), {"alone": circuit}, task, args.split, names=("kl",))
-                kl.append("{:.3f} ({:.3f} to {:.3f})".format(*bootstrap(values["alone"]["kl"])))
+                kl.append(str(bootstrap(values["alone"]["kl"])))
             print(f"| {name} | {n} | {' | '.join(kl)} |", flush=True)
     shown = ", ".join(f"{average} {sum(each) / len(each):.0f} s" for average, each in seconds.items())
     print(

@@ -303,7 +303,9 @@ def main() -> None:
     kinds = tuple(kind for kind in args.nodes.split(",") if args.transcoders or "features" not in kind)
     wanted = [cell for cell in cells(size, kinds, size.tasks) if cell.method in args.methods.split(",")]
     if not wanted and not args.write:
-        sys.exit("--nodes, --methods: nothing to find; features need --transcoders, random nodes have the ranking alone")
+        sys.exit(
+            "--nodes, --methods: nothing to find; features need --transcoders, random nodes have the ranking alone"
+        )
     missing = [] if args.write else waiting(wanted, size, args)
     if args.one and missing:
         transcoders = ew.transcoders.read(args.transcoders) if args.transcoders else []

@@ -70,7 +70,9 @@ def page(figures: list[Figure], names: list[str]) -> str:
     verdict = f"All {len(figures)} agree." if not apart else f"{len(apart)} of {len(figures)} do not: see below."
     few = sum(f.page != "ledger" and f.pairs is not None for f in figures)
     ledger = sum(f.page == "ledger" for f in figures)
-    verdict += f" {len(figures) - few - ledger} are figures of the pages; {few} are of fewer pairs; {ledger} of `ledger`."
+    verdict += (
+        f" {len(figures) - few - ledger} are figures of the pages; {few} are of fewer pairs; {ledger} of `ledger`."
+    )
     text = f"""# Published figures, computed a second time
 
 Written by `python benchmarks/independent.py --parts {" ".join(names)} --keep DIR --write`, parts with fewer pairs by

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.graph import Ablation, Graph, GraphSpec
-from edgewise.runs import check_suffix, reading_tensors, write_tensors
+from edgewise.runs import check_suffix, reading_tensors, record_of, write_tensors
 
 Selection = Literal["absolute", "signed"]
 Mixed = Literal["mixed"]
@@ -134,7 +134,7 @@ class Circuit:
         transcoders = [each.provenance["transcoders"] for each in (self, other) if "transcoders" in each.provenance]
         if transcoders[1:] not in ([], transcoders[:1]):
             raise InputError(f"{name}: the circuits' features are of different transcoders")
-        parents = {"method": {"name": name, "of": [self.provenance, other.provenance]}}
+        parents = {"method": {"name": name, "of": [*self._parents(name), *other._parents(name)]}}
         shared = {key: value for key, value in self.provenance.items() if other.provenance.get(key) == value}
         if transcoders:
             shared["transcoders"] = transcoders[0]
@@ -142,6 +142,15 @@ class Circuit:
         if "ablation" not in shared and ablation is not None:
             shared["ablation"] = ablation_header(ablation)
         return Circuit(self.graph, combine(self.kept, other.kept), None, shared | parents, ablation)
+
+    def _parents(self, name: str) -> list[Any]:
+        """What it was combined of, if in the same way and the order says nothing, or else itself: a file nests only so
+        deep.
+        """
+        method = record_of(self.provenance, "method")
+        if name != "difference" and method.get("name") == name and isinstance(method.get("of"), list):
+            return method["of"]
+        return [self.provenance]
 
     def __repr__(self) -> str:
         """Both sizes and the total."""

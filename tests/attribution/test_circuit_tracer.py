@@ -183,3 +183,13 @@ def test_no_code_of_a_file_is_run(tmp_path: Path, their_module, capsys):
     (tmp_path / "h.pt").write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(InputError, match="no attribution graph"):
         import_graph(tmp_path / "h.pt")
+
+
+def test_it_is_written_where_circuit_tracer_is_loaded(tmp_path: Path, their_module, monkeypatch):
+    def asks_for_all(self, n_layers: int) -> None: ...
+
+    monkeypatch.setattr(their_module, "__init__", asks_for_all)
+    graph = made_up()
+    export(graph, tmp_path / "g.pt")
+    found = torch.load(tmp_path / "g.pt", weights_only=False)["cfg"]
+    assert type(found) is their_module and found.n_layers == graph.n_layers

@@ -231,6 +231,7 @@ def test_differences(by):
     assert not none.value.any()
     assert not none.intervals.any()
     assert not none.sure.any()
+    assert found.root_weights.tolist() == torch.maximum(a.root_weights, b.root_weights).tolist() != [1, 1]
     nodes = found.node_table()
     for end, merged in (("first", a), ("second", b)):
         known = dict(zip(merged.names, merged.influence.mean.tolist(), strict=True))
@@ -366,3 +367,9 @@ def test_the_mean_graphs_roots_stand_where_they_do_in_all_prompts(tmp_path: Path
     for wrong in ([0], [0, S], [0, -2], [0, 0.5]):
         with pytest.raises(ValueError, match="its roots' spans"):
             Keys.read({**header, "root_spans": wrong}, columns)
+
+
+def test_a_mean_graph_has_no_tokens_that_circuit_tracer_could_have(tmp_path: Path):
+    with pytest.raises(InputError, match=r"as a mean over prompts has none; write .json"):
+        export(merge(graphs_of()).mean_graph(), tmp_path / "g.pt")
+    assert not (tmp_path / "g.pt").exists()

@@ -82,6 +82,17 @@ def test_pruned_on_the_way_out(tmp_path: Path):
         assert node["influence"] in (None, pytest.approx(ranks[name]))
 
 
+def test_what_was_pruned_away_is_not_pinned(tmp_path: Path):
+    content = written(made_up(n_inner=9), tmp_path / "g.json")
+    ids = [each["node_id"] for each in content["nodes"]]
+    content["qParams"] |= {"pinnedIds": ids, "supernodes": [["all", *ids]]}
+    (tmp_path / "g.json").write_text(json.dumps(content))
+    again = written(import_graph(tmp_path / "g.json"), tmp_path / "h.json", pruning=(0.3, 0.9))
+    kept = [each["node_id"] for each in again["nodes"]]
+    assert len(kept) < len(ids) and set(again["qParams"]["pinnedIds"]) == set(again["qParams"]["supernodes"][0][1:])
+    assert set(again["qParams"]["pinnedIds"]) <= set(kept)
+
+
 def test_labels_and_groups_stay(tmp_path: Path):
     graph = made_up()
     content = written(graph, tmp_path / "g.json")

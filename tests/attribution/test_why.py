@@ -21,6 +21,7 @@ from edgewise.attribution._rows import Columns, rows
 from edgewise.attribution._why import source_at, targets_of
 from edgewise.models import Model
 from edgewise.models.block import normed, pattern_logits, project
+from edgewise.transcoders import Replacement
 from tests.attribution.test_rows import N, graph_of, prompt, transcoder
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, random_model, tiny
 
@@ -261,6 +262,35 @@ def test_a_saved_graph_is_attached(tmp_path) -> None:
             loaded.why("token@1", loaded.roots[0])
         again = loaded.attach(model, None if nodes == "neurons" else sets)
         assert again.why("token@1", again.roots[0]).to_dict() == graph.why("token@1", graph.roots[0]).to_dict()
+
+
+def test_a_contrast_may_be_off_by_rounding(tmp_path) -> None:
+    """As one near 0 is on another machine: which tokens it is of, the graph says."""
+    model = tiny("gpt2")
+    graph = small(model, target=[3, 4], contrast=True)
+    graph.nodes.value[graph.nodes.is_kind("root")] *= 1.01
+    graph.save(tmp_path / "graph.safetensors")
+    assert AttributionGraph.load(tmp_path / "graph.safetensors").attach(model).explained is not None
+
+
+def test_transcoders_lie_where_the_model_does() -> None:
+    model = tiny("gpt2")
+    with pytest.raises(InputError, match=r"lies on meta, the model on cpu; move it there"):
+        small(model, [each.to("meta") for each in per_layer(model)])
+    with pytest.raises(InputError, match=r"lies on meta, the model on cpu; move it there"):
+        Replacement(model, [each.to("meta") for each in per_layer(model)])
+
+
+def test_tokens_keep_the_blank_that_decoding_one_alone_drops() -> None:
+    class Pieces:
+        def decode(self, ids):
+            return "the"
+
+        def convert_ids_to_tokens(self, i):
+            return "▁the" if i % 2 else "the"
+
+    graph = small(replace(tiny("gpt2"), tokenizer=Pieces()))
+    assert graph.tokens == tuple(" the" if i % 2 else "the" for i in graph.ids.tolist())
 
 
 def test_attaching_another_model_or_other_transcoders() -> None:

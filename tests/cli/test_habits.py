@@ -16,6 +16,7 @@ import edgewise
 from edgewise.circuit import Circuit
 from edgewise.cli import _complete, _print
 from edgewise.cli._app import app, main
+from edgewise.cli._print import escape, styled
 from edgewise.discovery import methods
 from edgewise.tasks import TASK_NAMES
 from tests.cli.commands import Cli, files, find
@@ -281,3 +282,8 @@ def test_no_default_of_a_command_contradicts_its_type():
             if default is None and name in names:
                 said = get_type_hints(command)[name]
                 assert type(None) in get_args(said), f"{command.__name__}: {name}"
+
+
+def test_users_words_are_no_emoji(capsys: pytest.CaptureFixture[str]):
+    styled(escape("GET /users/:id: x[a:b:c]"))
+    assert capsys.readouterr().out == "GET /users/:id: x[a:b:c]\n"

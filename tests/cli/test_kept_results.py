@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from edgewise.circuit import Circuit
+from edgewise.cli._show import compare_weights
 from edgewise.engine import Check
 from edgewise.runs import reading_tensors, tensor_hash, write_tensors
 from edgewise.viewer import Evidence, read
 from tests.cli.commands import Cli, files, find
+from tests.tiny import tiny
 
 PROMPT = "Mary ran to the mat and Ann sat on the"
 
@@ -173,7 +175,7 @@ def test_json_has_null_for_what_is_no_number(cli: Cli, model: Path, monkeypatch:
 
 def test_a_page_of_tasks_names_the_command_that_wrote_it(cli: Cli, model: Path, pairs: Path, tmp_path: Path):
     page = tmp_path / "a page.md"
-    command = ("tasks", "score", pairs, "--model", model, "--split", "train", "-n", "5", "--seed", "1")
+    command = ("tasks", "score", pairs, "--model", model, "--split", "train", "--batch-size", "5")
     assert cli(*command, "--out", page).status == 0
     assert f"Written by `edgewise {' '.join(map(str, command))} --out '{page}'`." in page.read_text()
 
@@ -193,3 +195,13 @@ def test_evidence_says_which_model_was_run(cli: Cli, run: Path):
     assert cli("view", run.parent, "--no-open", "--evidence", 1).status == 0
     evidence = Evidence.load(run.with_name("evidence.json"))
     assert evidence.model == Circuit.load(run).provenance["model"]
+
+
+def test_one_model_in_two_types_has_the_same_weights(capsys: pytest.CaptureFixture[str]):
+    """`find --dtype bf16` and `evaluate` in float32; the hashes are of bytes, and differ."""
+    model = tiny("gpt2", torch.float32)
+    for changes, other in (({"dtype": "bfloat16"}, False), ({}, True), ({"weights_hash": None}, False)):
+        record = model.identity | {"weights_hash": "0" * 64} | changes
+        circuit = Circuit(model.graph(), torch.ones(model.graph().n_edges, dtype=torch.bool), None, {"model": record})
+        assert compare_weights(circuit, model) == other
+        assert ("found on weights 000000000000" in capsys.readouterr().err) == other

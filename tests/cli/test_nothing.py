@@ -97,6 +97,11 @@ def test_options_that_would_do_nothing_are_refused(cli: Cli, model: Path, found:
         assert f"{option} -5: use at least 0" in cli.refused(*find(model, pairs, tmp_path / "out", option, -5))
         refused = cli.refused(*find(model, pairs, tmp_path / "out", option, 5))
         assert f"{option}: {pairs} is a file of pairs, of which none are drawn" in refused
+    for command in (("score", "-n", 3), ("score", "--seed", 3), ("show", "--seed", 3)):
+        refused = cli.refused("tasks", command[0], pairs, "--model", model, *command[1:])
+        assert f"{command[1]}: {pairs} is a file of pairs" in refused
+    refused = cli.refused(*find(model, pairs, tmp_path / "out", "--features-per-layer", 5))
+    assert "--features-per-layer: of --transcoders, and none are given" in refused
     assert cli("export", found, tmp_path / "c.json", "--d-model", 16).status == 0
     before = files(tmp_path)
     refused = cli.refused("import", tmp_path / "c.json", "--model", model, "--task", pairs, "--absolute",

@@ -99,6 +99,16 @@ def test_what_is_wrong_is_refused_and_nothing_is_written(cli: Cli, folder: Path,
     assert "no lists of nodes and links" in cli.refused("view", tmp_path / "list.json", "--no-open")
     (tmp_path / "cut.json").write_text("{")
     assert "no graph in JSON" in cli.refused("view", tmp_path / "cut.json", "--no-open")
+    for option in ("--model", "--transcoders"):
+        assert f"{option}: is read with --evidence alone" in cli.refused("view", folder, option, "x", "--no-open")
+    empty = json.dumps({"nodes": [], "links": [], "metadata": {}})
+    (tmp_path / "graph.json").write_text(empty)
+    assert "cannot be examined" in cli.refused("view", tmp_path / "graph.json", "--evidence", 3, "--no-open")
+    example = {"tokens": ["up"], "tokens_acts_list": [1.0]}
+    (boards := tmp_path / "boards").mkdir()
+    (boards / "m1.f2.json").write_text(json.dumps({"examples_quantiles": [{"examples": [example]}]}))
+    refused = cli.refused("view", tmp_path / "graph.json", "--dashboards", boards, "--no-open")
+    assert "none of the graph's features" in refused
     assert not [path for path in files(tmp_path) if path.suffix == ".html"]
 
 

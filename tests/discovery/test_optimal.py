@@ -215,3 +215,11 @@ def test_node_pruning_refuses_no_steps_and_runs_without_embeddings():
     assert "node-pruning" in refused(lambda: node_pruning(toy_engine(), random_task(), steps=0))
     off = Engine(tiny("gpt2", torch.float32), tiny("gpt2", torch.float32).graph("off"), Ablation("zero"))
     assert torch.isfinite(node_pruning(off, random_task(), options=quiet(), **settings).values).all()
+
+
+def test_how_edges_were_chosen_is_kept():
+    """By which other sizes are cut out of the scores."""
+    task, model = random_task(), tiny("gpt2", torch.float32)
+    for absolute in (True, False):
+        circuit = eap(model, task).at(0.5, absolute=absolute)
+        assert optimal_constants(model, task, circuit, steps=1, options=quiet())[1].selection == circuit.selection

@@ -325,3 +325,15 @@ def test_acdc_does_not_go_on_from_another_loss(tmp_path):
 
     run(1.0)
     assert "other settings" in refused(lambda: run(-1.0))
+
+
+def test_a_score_that_is_not_finite_is_refused():
+    """As where some pairs have no wrong answer: every effect would be NaN, and the first edges the circuit."""
+    task = random_task(3)
+    bare = [replace(task.train[0], targets=tuple(replace(each, wrong=()) for each in task.train[0].targets))]
+    mixed = replace(task, train=bare + list(task.train[1:]))
+    for call in (
+        lambda: exact_patching(toy_engine(), mixed, explains="logit_diff"),
+        lambda: acdc(toy_engine(), mixed, threshold=0.1, loss="logit_diff"),
+    ):
+        assert "not finite for the full model on some pair" in refused(call)

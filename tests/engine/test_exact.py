@@ -1,12 +1,16 @@
 """A mask of ones is the user's own model, one of zeros its ablated run, in every configuration and ablation."""
 
+from typing import Any
+
 import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.engine import Engine
+from edgewise.engine import Engine, require
 from edgewise.graph import Graph
+from edgewise.models import load
+from tests.engine.apart import with_neurons
 from tests.engines import ABLATIONS, assert_close, conventions, engine
 from tests.tiny import CONFIGURATIONS, ONE_OF_EACH, Prompt, collate, draw_prompts, own_logits, tiny
 
@@ -140,3 +144,15 @@ def test_the_clean_and_corrupted_runs_differ():
     for name in CONFIGURATIONS:  # or the tests above would hold nothing
         model = tiny(name)
         assert (own_logits(model, PROMPTS) - own_logits(model, PROMPTS, "corrupted")).abs().max() > 0.5
+
+
+def test_biases_of_some_projections_alone():
+    """As of a registered family: on queries and values but not on keys, on the gate but not on `up`."""
+    module: Any = CONFIGURATIONS["llama-biases"]().eval().double()
+    for layer in module.model.layers:
+        layer.self_attn.k_proj.bias = layer.mlp.up_proj.bias = None
+    model = load(module)
+    require(model)
+    engine = with_neurons(model)
+    full = own_logits(model, PROMPTS)
+    assert_close(engine.run(BATCH, torch.ones(engine.graph.n_edges)), full, 1e-6)  # its norms round to float32

@@ -10,6 +10,7 @@ from benchmarks._measure import peak_tensor_bytes
 from benchmarks._shapes import SHAPES
 from edgewise import InputError
 from edgewise.engine import Engine, Placement, _stack, footprint, measured_rates
+from edgewise.engine._footprint import _layer_bytes, _used_of_module
 from edgewise.engine._stack import LeanStack
 from edgewise.models import from_config, load
 from tests.tiny import collate, draw_prompts, tiny
@@ -131,3 +132,21 @@ def test_a_place_that_there_is_not_is_refused():
     model = tiny("gpt2")
     with pytest.raises(InputError, match="device 'cuda:99': not available here"):
         measured_rates(model, model.graph(), 2, 6, device="cuda:99")
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])
+def test_experts_count(name: str):
+    """All of a layer's where it lies or moves; of what a token runs, those that are chosen for it."""
+    model = tiny(name, torch.float32)
+    module: Any = model.module
+    config = module.config
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in module.model.layers]
+    assert _layer_bytes(model) == pytest.approx([4 * n for n in sizes], rel=0.06)  # but for norms and biases
+    for layer in model.parts.stored:
+        if layer.mlp.routing is not None:
+            mlp: Any = layer.mlp.module
+            experts = sum(p.numel() for p in mlp.experts.parameters())
+            number = getattr(config, "num_local_experts", None) or config.num_experts
+            unused = experts * (number - config.num_experts_per_tok) // number
+            everything = sum(p.numel() for p in mlp.parameters())
+            assert _used_of_module(layer, config) == everything - unused < everything

@@ -145,3 +145,12 @@ def test_a_step_takes_what_is_planned(memory: Any):
 
 def _loss(logits: Tensor) -> Tensor:
     return logits.square().sum()
+
+
+def test_a_model_is_held_to_its_own_round_off(monkeypatch: pytest.MonkeyPatch):
+    """Its whole graph is as far from the module, so that no choice of neurons would be nearer."""
+    monkeypatch.setattr("edgewise.engine._engine.allowed_error", lambda model: 0.0)
+    assert with_neurons(tiny("gpt2", torch.float32)).neurons
+    monkeypatch.setattr("edgewise.engine._engine.ROUND_OFFS", 0)
+    with pytest.raises(InputError, match="neurons: with them the engine is off the model by .* at most 0.0e\\+00$"):
+        with_neurons(tiny("gpt2", torch.float32))

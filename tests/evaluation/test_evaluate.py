@@ -374,3 +374,10 @@ def test_circuits_that_take_the_examples_in_turn_are_each_run_on_their_own(
         expected = [apart[str(i % 3)]["kl"][i] for i in range(len(found))]
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert len({round(float(apart[str(seed)]["kl"][0]), 6) for seed in range(3)}) == 3  # they do differ
+
+
+def test_eap_has_nothing_to_be_scored_on_without_training_pairs():
+    engine, task = toy_engine(), random_task()
+    circuit, none = Circuit(engine.graph, torch.ones(engine.graph.n_edges, dtype=torch.bool)), replace(task, train=[])
+    assert "training pairs, of which toy has none; choose random" in refused(lambda: evaluate(engine, circuit, none))
+    assert evaluate(engine, circuit, none, baselines=("random",)).n == len(task.test)

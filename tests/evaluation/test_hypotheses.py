@@ -1,5 +1,6 @@
 """The tests of Shi et al.: against scipy and numbers by hand, and on a model whose circuit was planted."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -279,3 +280,17 @@ def test_a_value_that_is_not_finite_is_no_verdict(wrong: float):
     for test in tests:
         assert "a value is NaN or infinite" in refused(test)
     assert "permutations=0" in refused(lambda: independence(good, good, permutations=0))
+
+
+def test_one_example_is_too_few_and_is_said_to_be():
+    engine, task = _planted()
+    one = replace(task, test=task.test[:1])
+    said = refused(lambda: hypothesis_tests(engine, _edges_among(LIVE), one, n_random=1, max_edges=1))
+    assert "the split test has one example; give two or more" in said
+
+
+def test_rounding_is_no_win():
+    random = np.full(20, 0.5)
+    for circuit, wins in ((0.5 - 1e-9, 0.0), (0.4, 1.0)):
+        assert sufficiency(circuit, random).statistic == wins
+        assert partial_necessity(1.0 - circuit, random).statistic == wins

@@ -1,5 +1,6 @@
 """Conventions: what a conversion does to each edge, and that it computes the same where it should."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -106,3 +107,16 @@ def test_an_infinite_score_stays_the_first():
 def test_another_model_is_refused():
     other = Graph(GraphSpec(3, 4, 2))
     assert "different models" in refused(lambda: convert(_random(_graph("joint", "physical")), other))
+
+
+def test_each_group_of_positions_is_carried_apart():
+    plain, spans = (_graph("joint", "physical"), _graph("split", "expanded")), ("subject", "end", "rest")
+    one, other = (Graph(replace(graph.spec, spans=spans)) for graph in plain)
+    circuit = _random(one)
+    assert circuit.scores is not None
+    found = convert(circuit, other)
+    groups = zip(circuit.kept.view(3, -1), circuit.scores.view(3, -1), strict=True)
+    alone = [convert(Circuit(plain[0], kept, scores), plain[1]) for kept, scores in groups]
+    assert torch.equal(found.kept, torch.cat([each.kept for each in alone]))
+    assert found.scores is not None
+    assert torch.equal(found.scores, torch.cat([each.scores for each in alone if each.scores is not None]))

@@ -137,3 +137,12 @@ def test_offloaded_layers_come_and_go(tmp_path: Any):
     away.module.train()
     assert "training mode" in _refused(away)
     assert model.identity["weights_hash"] == load(tmp_path, _tokenizer()).identity["weights_hash"]
+
+
+def test_a_weight_without_axes_is_hashed_too():
+    module = nn.Module()
+    module.scale, module.row = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.ones(1))
+    before = weights_hash(module)
+    with torch.no_grad():
+        module.scale.add_(1)
+    assert weights_hash(module) != before

@@ -1,8 +1,10 @@
 """A GGUF file written by the format's own package from a module in memory, read back."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from edgewise._errors import InputError
-from edgewise.models import _gguf, load, load_tokenizer
+from edgewise.models import _default, _gguf, load, load_tokenizer
 from edgewise.models._gguf import read, read_llama
 
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -317,3 +319,14 @@ def test_more_layers_than_there_are_are_refused_at_once(tmp_path: Path, n: int, 
     with pytest.raises(InputError, match=said):
         read(path)
     assert time.process_time() - begun < 5
+
+
+def test_space_is_asked_for_as_much_as_the_weights_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = replace(_QWEN2, stored_as=GGMLQuantizationType.F32)
+    _write_gguf(tmp_path / "mine.gguf", module := _module(recipe), recipe)
+    needed = 4 * sum(x.numel() for x in module.parameters())
+    assert _gguf.unpacked_bytes(tmp_path / "mine.gguf") == needed
+    for free, enough in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(_default.shutil, "disk_usage", lambda _, n=free: SimpleNamespace(free=n))
+        with nullcontext() if enough else pytest.raises(InputError, match="are free; set EDGEWISE_CACHE"):
+            _default._require_space(tmp_path, tmp_path / "mine.gguf", "read")

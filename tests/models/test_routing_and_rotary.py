@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from edgewise._errors import InputError
 from edgewise.engine import Engine, require
@@ -50,6 +50,13 @@ def test_prompts_for_which_rotary_would_follow_the_batch_are_refused(kind: str):
     assert_close(engine.run(collate(short), ones), own_logits(model, short), 1e-5)
     with pytest.raises(InputError, match="batch: a prompt has 7 tokens, and the model has 6 positions"):
         engine.run(collate(draw_prompts((3, 7))), ones)
+
+
+def test_and_those_of_a_neox_too():
+    rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0, "partial_rotary_factor": 1.0}
+    shape: dict[str, Any] = {key: value for key, value in _SMALL.items() if key != "num_key_value_heads"}
+    config = GPTNeoXConfig(**shape, max_position_embeddings=6, rope_parameters=rope)
+    assert load(GPTNeoXForCausalLM(config).eval()).parts.n_positions == 6
 
 
 _SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 16}

@@ -278,3 +278,30 @@ def test_what_does_not_fit_is_refused():
     assert "comes after" in refused(lambda: TranscoderSpec(**{**spec.__dict__, "reads": Site("mlp_in", 2)}))
     inner = TranscoderSpec(32, 32, 8, Activation("relu"), Site("mlp_in", 0), (Site("mlp_in", 0),))
     assert "only MLP outputs" in refused(lambda: Replacement(model, Transcoder(inner, dtype=torch.float64)))
+
+
+@pytest.mark.unchecked
+def test_one_vector_and_what_codes_are_not_of():
+    model = tiny("gpt2")
+    transcoder = for_model(model, 1)
+    x = torch.randn(3, transcoder.spec.d_in, dtype=torch.float64)
+    with torch.no_grad():
+        whole = transcoder(x)
+        assert torch.equal(transcoder(x[0]), whole[0]) and torch.equal(transcoder(x[None])[0], whole)
+    for wrong in (x[0], x[None]):
+        assert "codes are of rows of vectors [N, D], got" in refused(lambda given=wrong: transcoder.codes(given))
+
+
+def test_a_circuit_tracer_set_cut_short_is_of_its_own_sites(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Without its configuration it would be read as another one's."""
+    from edgewise.transcoders.formats import _circuit_tracer
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model = tiny("gpt2")
+    layers = [for_model(model, layer, activation="relu") for layer in range(len(model.parts.layers))]
+    monkeypatch.setattr(_circuit_tracer, "_write_layer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _circuit_tracer.write(layers, tmp_path / "set")
+    assert (tmp_path / "set" / "config.yaml").is_file()

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,6 +205,33 @@ def test_an_edge_and_examples_without_evidence_say_how_to_measure_it(open_page: 
     assert f"not measured: `{command}` measures them" in panel(tab).inner_text()
     tab.get_by_role("button", name="Examples").click()
     assert f"the right answer, were not measured: `{command}`" in panel(tab).inner_text()
+
+
+@pytest.mark.parametrize("changes", [{"neurons": ((0, ((1,), (2,))),)}, {"spans": ("subject", "end")}])
+def test_what_no_command_measures_is_not_said_to_be(open_page: Open, changes: dict[str, Any]):
+    one = run("ioi", spec=replace(SPEC, **changes))
+    tab = open_page(one, fragment=f"#edge={one.circuit.actual.nonzero()[0, 0]}")
+    assert "are not patched one by one" in panel(tab).inner_text()
+    tab.get_by_role("button", name="Examples").click()
+    assert "--evidence" not in panel(tab).inner_text()
+
+
+def test_one_example_has_no_interval(open_page: Open):
+    one = run("ioi")
+    judged = one.evaluations[""]
+    row = replace(judged.metrics["kl"], low=None, high=None)
+    tab = open_page(replace(one, evaluations={"": replace(judged, n=1, metrics={"kl": row})}), fragment="#tab=examples")
+    assert "1 test example, a circuit of" in panel(tab).inner_text()
+    assert panel(tab).locator("td[title]").count() == 0
+
+
+def test_an_emptied_size_stays_what_it_was(open_page: Open):
+    tab = open_page(run("ioi"))
+    before, field = said(tab), tab.get_by_label("Actual edges, at most")
+    shown = field.input_value()
+    field.fill("")
+    field.press("Tab")
+    assert field.input_value() == shown and said(tab) == before
 
 
 def test_examples_of_another_size_say_so(open_page: Open):

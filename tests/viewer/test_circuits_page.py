@@ -122,6 +122,13 @@ def test_labels_go_to_a_file_and_come_back(open_page: Open, tmp_path: Path):
         fresh.get_by_role("button", name="Labels from a file").click()
     chooser.value.set_files(tmp_path / "wrong.json")
     assert "wrong.json: this is no file of labels" in fresh.get_by_role("alert").inner_text()
+    (tmp_path / "own.json").write_text(json.dumps({"a1.h3": " of one's own ", "a1.h2": ""}))
+    fresh.locator("summary").click()
+    with fresh.expect_file_chooser() as chooser:
+        fresh.get_by_role("button", name="Labels from a file").click()
+    chooser.value.set_files(tmp_path / "own.json")
+    fresh.wait_for_function("() => document.querySelector('[data-name=\"a1.h3\"]').title.includes('of one')")
+    assert "</script>" in cell(fresh, "a1.h2").get_attribute("title"), "a label without words takes none away"
 
 
 def test_pictures_are_saved_as_they_are_seen(open_page: Open, tmp_path: Path):

@@ -115,8 +115,10 @@ def test_it_is_searched_and_sorted_in_the_page(open_set: Callable[..., Any]):
     tab.get_by_role("button", name="m1.f3 ").click()
     tab.wait_for_function("() => location.hash.includes('feature=3')")
     link = tab.get_by_label("Input side").locator(".row").first
-    link.click()
-    tab.wait_for_url(lambda url: "layer0.html#feature=" in url)
+    with tab.expect_popup() as opened:  # the guesses and labels of this page are in its address alone
+        link.click()
+    opened.value.wait_for_url(lambda url: "layer0.html#feature=" in url)
+    assert "feature=3" in tab.url
 
 
 def test_blind_shows_no_text_before_a_guess_and_keeps_a_sheet(open_set: Callable[..., Any]):

@@ -113,7 +113,7 @@ def test_a_difference_lists_both_sides_and_says_which_is_larger(differing: Diffe
         table[end] = [differing.names[i] for i in which.tolist()]
     either = torch.maximum(differing.first.abs(), differing.second.abs()).tolist()
     mass = torch.maximum(differing.first_influence, differing.second_influence)
-    mass = mass + root_weights(differing.nodes, torch.ones(2))
+    mass = mass + root_weights(differing.nodes, differing.root_weights)
     order = by_importance(table["difference"], either, differing.targets, mass)
     shown = rows(tab, 0)
     for i, row in zip(order, shown, strict=False):
@@ -136,6 +136,11 @@ def test_a_difference_lists_both_sides_and_says_which_is_larger(differing: Diffe
     assert all("B" in row[2].split(" · ")[-1] for row in rows(tab, 0))
     tab.locator(".panel .rows").nth(1).locator(".row").first.click()
     assert "A − B" not in tab.locator(".panel h2").inner_text() and "influence" in tab.locator(".panel").inner_text()
+
+
+def test_sides_that_are_equal_are_said_to_be(open_page: Open):
+    tab = open_page(text=page([difference_arrays(difference(made_up(0), made_up(0)), "none")]), fragment="#influence=1")
+    assert {row[2].rpartition(" · ")[2] for row in rows(tab, 0)} == {"as large in both"}
 
 
 def test_a_graph_of_very_many_nodes_is_listed(open_page: Open):
@@ -230,3 +235,20 @@ def test_another_tools_feature_has_its_dashboard_too(open_page: Open, tmp_path: 
     path = ew.view(tmp_path / "graph.json", show=False, dashboards=tmp_path / "dashboards")
     tab = open_page(text=path.read_text("utf-8"), fragment="#node=3_7_0")
     assert tab.locator(".panel .context mark").all_inner_texts() == ["fires"]
+
+
+def test_errors_and_neurons_of_other_tools_are_not_taken_for_features(open_page: Open, tmp_path: Path):
+    """circuit-tracer's errors were named `0_LAYER_POSITION`; in a graph of neurons `3_7_0` is a neuron."""
+    kinds = {"0_3_0": "mlp reconstruction error", "3_7_0": "cross layer transcoder"}
+    nodes = [{"node_id": i, "layer": "3", "feature_type": kind, "ctx_idx": 0} for i, kind in kinds.items()]
+    content = {"nodes": nodes, "links": [], "metadata": {"scan": "tiny-neurons"}}
+    (tmp_path / "graph.json").write_text(json.dumps(content))
+    (tmp_path / "dashboards").mkdir()
+    for name in ("m0.f3", "m3.f7"):
+        (tmp_path / "dashboards" / f"{name}.json").write_text(json.dumps(detail(["fires"], [1.0])))
+    (tmp_path / "labels.json").write_text(json.dumps({"m0.f3": "wrong", "m3.f7": "wrong", "m3.n7": "right"}))
+    known: dict[str, Any] = {"dashboards": tmp_path / "dashboards", "labels": tmp_path / "labels.json"}
+    text = ew.view(tmp_path / "graph.json", show=False, **known).read_text("utf-8")
+    for node, said in (("0_3_0", "error"), ("3_7_0", "right")):
+        found = open_page(text=text, fragment=f"#node={node}").locator(".panel").inner_text()
+        assert said in found and "wrong" not in found and "Dashboard" not in found

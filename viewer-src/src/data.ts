@@ -27,8 +27,9 @@ export interface GraphHeader {
 
 export interface Measured {
   value: number;
-  low: number;
-  high: number;
+  /** Null of one example. */
+  low: number | null;
+  high: number | null;
   full: number;
   empty: number;
   random: number | null;

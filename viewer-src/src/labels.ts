@@ -53,20 +53,22 @@ export function labelsFile(labels: Labels): void {
   saveJson("labels", { kind: KIND, labels: [...labels] });
 }
 
-/** The labels in a file's text. Raises an error that says what is wrong with it. */
+/** The labels in a file's text, in any of the forms that `_labels.py` reads of JSON. Raises an error that says what is wrong with it. */
 export function readLabels(text: string): Map<string, string> {
-  const wrong = new Error("this is no file of labels that this viewer saved");
+  const wrong = new Error("this is no file of labels: neither one that this viewer saved nor a JSON object of names and labels");
   let content: unknown;
   try {
     content = JSON.parse(text);
   } catch {
     throw wrong;
   }
-  const rows = content && typeof content === "object" && "labels" in content ? content.labels : null;
-  if (!Array.isArray(rows)) throw wrong;
+  const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
+  const inner: unknown = isObject(content) && "labels" in content && isObject(content.labels) ? content.labels : content;
+  const rows: unknown[] | null = Array.isArray(inner) ? inner : isObject(inner) ? Object.entries(inner) : null;
+  if (!rows) throw wrong;
   const pairs = rows.map((row: unknown): [string, string] => {
     if (!Array.isArray(row) || typeof row[0] !== "string" || typeof row[1] !== "string") throw wrong;
-    return [row[0], row[1].slice(0, LONGEST)];
+    return [row[0].trim(), row[1].trim().slice(0, LONGEST)];
   });
-  return new Map(pairs);
+  return new Map(pairs.filter(([, words]) => words));
 }

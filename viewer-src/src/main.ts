@@ -139,7 +139,7 @@ class Viewer {
   /** A graph with the words that the page has for its nodes. */
   private labelled(parts: Parts): Parts {
     const labels = new Map(this.page.header.labels);
-    return { ...parts, labels: parts.labels.map((own, node) => labelOf(labels, parts.ids[node]) ?? own) };
+    return { ...parts, labels: parts.labels.map((own, node) => labelOf(labels, parts.ids[node], parts.kind[node]) ?? own) };
   }
 
   private async openFile(file: File): Promise<void> {

@@ -21,7 +21,7 @@ from edgewise.attribution._sparse_rows import Cut
 from edgewise.attribution._targets import Explained, Target, roots, settled
 from edgewise.models import Model
 from edgewise.runs import ONE_PROCESS, Ranks, RunOptions, run_steps, software, tensor_hash
-from edgewise.transcoders import Transcoder
+from edgewise.transcoders import TokenTexts, Transcoder
 
 
 def attribute(
@@ -157,5 +157,5 @@ def _root_table(growth: Growth) -> NodeTable:
 
 
 def _texts(run: FrozenRun) -> tuple[str, ...]:
-    tokenizer = run.model.tokenizer
-    return tuple(str(int(i)) if tokenizer is None else tokenizer.decode([int(i)]) for i in run.ids)
+    texts = TokenTexts(run.model.tokenizer)
+    return tuple(texts.shown(int(i)) for i in run.ids)

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise._errors import InputError
 from edgewise.attribution._as_circuit import graph_of_pair
 from edgewise.attribution._graph import KINDS
 from edgewise.attribution._influence import influence
@@ -48,9 +47,9 @@ def choose_by_influence(
     """
     config, cost = configured(AttributionGraphConfig, config, changes), Cost()
     found, kind = _nothing(model, nodes), KINDS.index("neuron" if nodes == "neurons" else "feature")
-    pairs = asked_of(task, config).split(config.split)
-    if not len(pairs):
-        raise InputError(f"{task.name}: the {config.split} split is empty; choose another, or give the task pairs")
+    few = asked_of(task, config)
+    few.check_examples(config.split)
+    pairs = few.split(config.split)
     what = "neurons" if nodes == "neurons" else "features"
     largest_candidates(found, n, per, what, {})  # refuses n and per before any graph is made
     for pair in pairs:

@@ -40,6 +40,8 @@ class Difference:
     second_influence: Float[Tensor, " n"]
     by: By
     n_prompts: tuple[int, int]
+    root_weights: Float[Tensor, " R"]
+    """How much of each root is explained, such as a token's probability: the larger of the two graphs'."""
 
     @property
     def value(self) -> Float[Tensor, " E"]:
@@ -92,7 +94,7 @@ class Difference:
         """Write one `.safetensors` file with a JSON header, whole or not at all. Raises `InputError`."""
         check_suffix(path, "a difference is")
         tensors = self.nodes.tensors()
-        tensors |= {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {name: getattr(self, name) for name in (*_TENSORS, "root_weights")}
         header = {"by": self.by, "n_prompts": self.n_prompts, **self.nodes.header()}
         write_tensors(path, tensors, {"schema": SCHEMA, "kind": "difference of attribution graphs", **header})
 
@@ -106,6 +108,7 @@ class Difference:
                 nodes=Keys.read(header, tensors),
                 by=header["by"],
                 n_prompts=(first, second),
+                root_weights=tensors.get("root_weights", torch.ones(len(header["roots"]))),  # older files have none
                 **{name: tensors[name] for name in _TENSORS},
             )
             found._check()
@@ -119,6 +122,7 @@ class Difference:
             check_range(name, column, 0, n)
         check_columns({"first": self.first, "second": self.second}, len(self.targets), whole=False)
         check_columns({"influence": self.first_influence, "influences": self.second_influence}, n, whole=False)
+        check_columns({"roots' weights": self.root_weights}, len(self.nodes.roots), whole=False)
         if self.intervals.shape != (len(self.targets), 2) or self.by not in ("nodes", "places"):
             raise ValueError("its intervals are not of its edges")
 
@@ -161,6 +165,9 @@ def difference(first: Graphs, second: Graphs, spans: Spans = "end", by: By | Non
     )
     a, b = (each.weight.spread(at, len(codes)) for each, at in zip(both, edges, strict=True))
     of_nodes = [each.influence.spread(at, n).mean for each, at in zip(both, where, strict=True)]
+    of_roots = torch.zeros(2, len(roots), dtype=torch.float64)
+    for row, each, place in zip(of_roots, both, places, strict=True):
+        row[place] = each.root_weights.double()
     return Difference(
         keys,
         torch.from_numpy(codes // n),
@@ -172,6 +179,7 @@ def difference(first: Graphs, second: Graphs, spans: Spans = "end", by: By | Non
         of_nodes[1],
         by,
         (both[0].n_prompts, both[1].n_prompts),
+        of_roots.amax(0),
     )
 
 

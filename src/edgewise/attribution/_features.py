@@ -12,7 +12,16 @@ from edgewise.attribution._frozen import FrozenNorm, FrozenRun
 from edgewise.attribution._nodes import CHUNK, Active, Nodes, Reading, through_norm
 from edgewise.models import Model
 from edgewise.models.block import normed
-from edgewise.transcoders import Transcoder, analysis, centre, check_transcoder, input_at, norm_before, special_tokens
+from edgewise.transcoders import (
+    Transcoder,
+    analysis,
+    centre,
+    check_device,
+    check_transcoder,
+    input_at,
+    norm_before,
+    special_tokens,
+)
 
 
 class Features(Nodes):
@@ -139,11 +148,13 @@ def by_layer(model: Model, transcoders: Transcoder | Sequence[Transcoder]) -> di
     """Transcoders by the layer that they read.
 
     Raises:
-        InputError: there are none, one is not of this model, is an autoencoder, or two are of one layer.
+        InputError: there are none, one is not of this model or not on its device, is an autoencoder, or two are of one
+            layer.
     """
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     if not given:
         raise InputError("transcoders: none given; give some, or nodes='neurons'")
     for each in given:
         check_transcoder(model, each)
+        check_device(model, each)
     return analysis.by_layer(given)

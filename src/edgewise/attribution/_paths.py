@@ -26,10 +26,10 @@ from edgewise.attribution._frozen import frozen_run
 from edgewise.attribution._graph import BIASES
 from edgewise.attribution._kinds import token_ids
 from edgewise.attribution._steps import STEP_KINDS, Front, Stepper, Steps, step_names
-from edgewise.attribution._targets import Target, roots, token_text
+from edgewise.attribution._targets import Target, roots
 from edgewise.models import Model
 from edgewise.runs import Count, SavedAsJson, check_settings
-from edgewise.transcoders import Transcoder
+from edgewise.transcoders import TokenTexts, Transcoder
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def greedy_paths(
         paths += [each.path for each in kept]
         ways = [(each.path, stepper.follow(each.front, each.steps, each.at)) for each in kept]
         live = [(path, front) for path, front in ways if front is not None]
-    tokens = tuple(token_text(run, token) for token in run.ids.tolist())
+    texts = TokenTexts(model.tokenizer)
+    tokens = tuple(texts.shown(token) for token in run.ids.tolist())
     into = stepper.steps(start).weight.double()
     residual = float((top.value - into.sum()).abs() / into.abs().sum().clamp(min=1e-30))
     return PathSearch(top.name, top.value, tokens, tuple(paths), asdict(config), residual)

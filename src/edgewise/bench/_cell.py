@@ -18,7 +18,7 @@ from edgewise.circuit import Circuit
 from edgewise.engine import Engine
 from edgewise.evaluation import judge
 from edgewise.runs import read_record, write_atomically
-from edgewise.tasks import Task, pairs_hash
+from edgewise.tasks import SPLITS, Task, pairs_hash
 
 BATCH = 32
 """How many pairs are judged at a time; it decides no number but for the last bits."""
@@ -148,7 +148,8 @@ def complete(cell: Cell, config: BenchConfig, engine: Engine, task: Task, checkp
     if finder is not engine:
         finder.prepare(())  # what it kept of the pairs is not judged with
     row = {"task": {"name": task.name} | dict(task.provenance), "cost": cost(parts)}
-    cell.write(FOUND, row | {"edges": engine.graph.n_edges})
+    pairs = {split: len(task.split(split)) for split in SPLITS}
+    cell.write(FOUND, row | {"edges": engine.graph.n_edges, "pairs": pairs})
     found: dict[str, dict[str, Circuit]] = {}
     for sparsity, size in zip(method.sparsities, cell.sizes(), strict=True):
         found[size] = candidates(method, parts, sparsity)

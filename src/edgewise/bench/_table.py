@@ -80,8 +80,9 @@ def _judging(cells: list[Cell]) -> float | None:
 
 def _pairs(cell: Cell) -> dict[str, int]:
     """How many pairs each split of a cell's task has, once something is found."""
-    task = cell.read(FOUND).get("task", {})
-    sizes = task.get("sizes", task.get("arguments", {}))
+    found = cell.read(FOUND)
+    task = found.get("task", {})  # of earlier versions, which say what was asked for
+    sizes = found.get("pairs", task.get("sizes", task.get("arguments", {})))
     return {split: sizes[split] for split in ("train", "validation", "test") if split in sizes}
 
 

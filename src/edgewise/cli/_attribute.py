@@ -54,7 +54,8 @@ def attribute(
         list[str] | None,
         Option(
             "--target",
-            help="What to explain: a token with its leading space, or a node such as m12.f410@7; may be repeated.",
+            help="What to explain: a token with its leading space, which may be repeated, or one node such as "
+            "m12.f410@7.",
         ),
     ] = None,
     contrast: Annotated[
@@ -90,7 +91,7 @@ def attribute(
     folders = [out if len(asked) == 1 else out / f"{number:04d}" for number in range(len(asked))]
     other = _of_another_run(out, len(asked), force)
     check_writable(out)
-    kinds = inputs.read(transcoders, exclude_special) or nodes
+    kinds = inputs.read(transcoders, exclude_special, device) or nodes
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
     for each in asked:

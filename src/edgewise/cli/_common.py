@@ -114,15 +114,17 @@ def make_task(
         return ew.tasks.ALL_TASKS[name](tokenizer, **drawn, seed=seed, **told)
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
         return ew.tasks.from_template_file(name, tokenizer, **drawn, seed=seed, bos=bos, longest=longest)
-    _refuse_drawing(name, drawn)
+    refuse_drawing(name, {f"--{split}": n for split, n in drawn.items()})
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
     return ew.tasks.from_file(name, tokenizer, bos=bos, longest=longest)
 
 
-def _refuse_drawing(name: str, options: Iterable[str]) -> None:
-    for option in options:
-        raise ew.InputError(f"--{option}: {name} is a file of pairs, of which none are drawn; leave it out")
+def refuse_drawing(name: str, options: Mapping[str, int | None]) -> None:
+    """Refuse options about the pairs to draw of what is a file of pairs. Raises `InputError`."""
+    given = [option for option, value in options.items() if value is not None]
+    if given and name not in ew.tasks.TASK_NAMES and not name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
+        raise ew.InputError(f"{given[0]}: {name} is a file of pairs, of which none are drawn; leave it out")
 
 
 def task_of(
@@ -135,14 +137,13 @@ def task_of(
     longest: int | None = None,
 ) -> ew.tasks.Task:
     """The task that a circuit was found on, or another by name; see `make_task`. Raises `InputError`."""
-    drawn = [option for option, value in (("seed", seed), ("test", test)) if value is not None]
+    options: dict[str, int | None] = {"--seed": seed, "--test": test}
     if name is not None:
-        if name not in ew.tasks.TASK_NAMES and not name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-            _refuse_drawing(name, drawn)
+        refuse_drawing(name, options)
         made = make_task(name, tokenizer, {"test": test}, seed or 0, bos, longest)
         return in_groups(made, circuit, name)
-    if drawn:
-        raise ew.InputError(f"--{drawn[0]}: a circuit's own task keeps its pairs; give --task to draw others")
+    if drawn := [option for option, value in options.items() if value is not None]:
+        raise ew.InputError(f"{drawn[0]}: a circuit's own task keeps its pairs; give --task to draw others")
     return ew.tasks.from_provenance(record_of(circuit.provenance, "task"), tokenizer, bos=bos)
 
 

@@ -48,7 +48,7 @@ def dashboard(
     config = ew.transcoders.DashboardConfig(**parse_settings("--set", ew.transcoders.DashboardConfig, settings or ()))
     words = None if labels is None else ew.viewer.read_labels(labels)
     ew.runs.check_writable(out)
-    found = [each.to(device) for each in inputs.read(transcoders)]
+    found = inputs.read(transcoders, device=device)
     chosen = _of_layers(found, layers)
     _check_names(chosen)
     loaded = load(inputs.model_of(found, model), device)
@@ -90,7 +90,7 @@ def weights(
     """Virtual weights between all features of all layers, with ERA and TWERA: the strongest of each, in one file."""
     config = ew.transcoders.VirtualConfig(**parse_settings("--set", ew.transcoders.VirtualConfig, settings or ()))
     ew.runs.check_writable(out)
-    found = [each.to(device) for each in inputs.read(transcoders)]
+    found = inputs.read(transcoders, device=device)
     loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
     rows = inputs.text_rows(loaded, text, context, limit)

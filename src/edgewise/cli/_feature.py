@@ -126,7 +126,7 @@ def paths(
 ) -> None:
     """Find the paths that give most to a feature or a logit on a prompt, with attention and norm scales frozen."""
     config = ew.attribution.PathConfig(**parse_settings("--set", ew.attribution.PathConfig, settings or ()))
-    found = [each.to(device) for each in inputs.read(transcoders)]
+    found = inputs.read(transcoders, device=device)
     loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)
     search = ew.attribution.greedy_paths(loaded, prompt, found, root, config)

@@ -90,9 +90,12 @@ def find(
     transcoders: inputs.Sources = None,
     exclude_special: inputs.ExcludeSpecial = None,
     features_per_layer: Annotated[
-        int,
-        Option(help="With --transcoders: how many features of each to use. Those with the largest effects are taken."),
-    ] = 32,
+        int | None,
+        Option(
+            help="With --transcoders: how many features of each to use; 32 if none. Those with the largest effects are "
+            "taken."
+        ),
+    ] = None,
     neurons: inputs.Neurons = 0,
     error: inputs.ErrorPolicy = "scored",
     device: options.Device = "cpu",
@@ -121,7 +124,7 @@ def find(
     ew.runs.check_writable(out)
     held = None if force else _held(out / "circuit.safetensors")
     begin = None if start is None else load_scores(start)
-    features = inputs.read(transcoders, exclude_special)
+    features = inputs.read(transcoders, exclude_special, device)
     ranks = ranks_of(device)
     loaded = load(model, device, dtype, offload)
     longest, sizes = loaded.parts.n_positions, {"train": train, "validation": validation, "test": test}

@@ -67,7 +67,7 @@ def evaluate(
         choices: dict[str, Any] = {"batch_size": batch_size, "metrics": asked, "necessity": necessity}
         result = ew.evaluate(engine, loaded_circuit, pairs, split=split, baselines=wanted, **choices)
     idle = _nothing.like_the_empty(engine, loaded_circuit, pairs, split)
-    other = "" if _show.compare_weights(loaded_circuit, loaded) else "-other-weights"
+    other = "-other-weights" if _show.compare_weights(loaded_circuit, loaded) else ""
     told = "" if bos is None else "-bos" if bos else "-no-bos"
     stem = "evaluation" + (f"-{Path(task).stem}" if task else "") + told + other
     if ranks.rank == 0:
@@ -114,8 +114,7 @@ def curve(
     _nothing.check_some(circuits, scores, absolute, sparsities)
     ranks = _common.ranks_of(device)
     loaded = _common.load_for(loaded_circuit, model, device, offload=offload)
-    _show.compare_weights(loaded_circuit, loaded)
-    if ew.runs.of_other_weights(record_of(loaded_circuit.provenance, "model"), loaded.identity):
+    if _show.compare_weights(loaded_circuit, loaded):
         out = out.with_stem(f"{out.stem}-other-weights")
     engine = _common.engine_of(circuit, loaded_circuit, loaded, transcoders=features, ranks=ranks)
     pairs = _common.task_of(loaded_circuit, loaded.tokenizer)

@@ -89,7 +89,7 @@ ValidationPairs = Annotated[
     int | None, Option("--validation", help="Validation pairs of a built-in task or of templates; or 200.")
 ]
 TestPairs = Annotated[int | None, Option("--test", help="Test pairs of a built-in task or of templates; or 256.")]
-PairsSeed = Annotated[int, Option("--seed", help="Seed of the pairs, for a built-in task or templates.")]
+DrawnSeed = Annotated[int | None, Option("--seed", help="Seed of the pairs of a built-in task or of templates; or 0.")]
 JudgedPairs = Annotated[
     int | None, Option("--test", help="With --task: test pairs of a built-in task or of templates; or 256.")
 ]

@@ -28,7 +28,7 @@ def console(*, errors: bool = False) -> Console:
     """The output stream or that of errors, for more than plain text."""
     from rich.console import Console
 
-    return Console(stderr=errors, highlight=False)
+    return Console(stderr=errors, highlight=False, emoji=False)  # `:id:` of a user's text stays what it is
 
 
 # Control characters but for tabs and line feeds, halves of surrogate pairs, and what turns the direction of text.

@@ -53,7 +53,7 @@ def score(
     if out is not None:
         ew.runs.check_file(out)
     layers = {int(found[0]) for name in rules if (found := inputs.parse(name)) is not None}
-    every = [each.to(device) for each in inputs.read(transcoders[:-1])]
+    every = inputs.read(transcoders[:-1], device=device)
     found = [each for each in every if each.spec.reads.layer in layers] or every
     loaded = load(inputs.model_of(found, model), device)
     compare_weights(found, loaded)

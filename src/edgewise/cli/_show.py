@@ -249,7 +249,7 @@ def comparison(found: ew.evaluation.Comparison) -> None:
             edges = found.actual.get(who, "" if differ else next(iter(found.total_edges.values())))
             value, low, high = each[distance]
             shown = [f"{value:.3f}", between(low, high, 2, "–"), *(f"{each[name].value:.3f}" for name in metrics)]
-            rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges else "", *shown))
+            rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges != "" else "", *shown))
         title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
         unit = ew.tasks.metric_function(distance).unit
         caption = f"actual edges; {distance}: {unit}; {_intervals(found.n[task])}\n{_how(found.conditions)}"
@@ -331,11 +331,13 @@ def check(row: dict[str, Any]) -> None:
 
 
 def compare_weights(circuit: ew.Circuit, model: ew.Model) -> bool:
-    """Whether the circuit was found on these weights; says so if not."""
-    before, now = record_of(circuit.provenance, "model").get("weights_hash"), model.identity["weights_hash"]
-    if before != now:
-        line(f"note: the circuit was found on weights {str(before)[:12]}, this model's are {now[:12]}", errors=True)
-    return before == now
+    """Whether the circuit was found on other weights than these, and says so."""
+    found = record_of(circuit.provenance, "model")
+    other = ew.runs.of_other_weights(found, model.identity)
+    if other:
+        before, now = (str(each["weights_hash"])[:12] for each in (found, model.identity))
+        line(f"note: the circuit was found on weights {before}, this model's are {now}", errors=True)
+    return other
 
 
 def compiled(module: ew.models.CompiledTransformer, out: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import edgewise as ew
 from edgewise.cli._print import line, stopped, table
 from edgewise.cli._show import between, model_line
-from edgewise.runs import record_of
+from edgewise.runs import of_other_weights, record_of
 
 _LOSSES = ("loss", "added", "95 % interval", "KL")
 """The columns of `_cells`."""
@@ -124,14 +124,11 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def compare_weights(transcoders: Sequence[ew.transcoders.Transcoder], model: ew.Model) -> None:
     """Say so if a transcoder was trained on other weights."""
-    now = model.identity["weights_hash"]
     for each in transcoders:
-        before = record_of(each.provenance, "model").get("weights_hash", now)
-        if before != now:
-            line(
-                f"note: {each.spec.reads} was trained on weights {before[:12]}, this model's are {now[:12]}",
-                errors=True,
-            )
+        trained = record_of(each.provenance, "model")
+        if of_other_weights(trained, model.identity):
+            before, now = (str(of["weights_hash"])[:12] for of in (trained, model.identity))
+            line(f"note: {each.spec.reads} was trained on weights {before}, this model's are {now}", errors=True)
 
 
 def passed_over(source: str) -> None:

@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option, Typer
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import as_typed, check_task, load
+from edgewise.cli._common import as_typed, check_task, load, refuse_drawing
 from edgewise.cli._print import escape, line, styled
 
 app = Typer(no_args_is_help=True, help="List and show tasks, score a model on them, and check your own files.")
@@ -31,13 +31,14 @@ def show(
     model: options.ModelName = "smollm2-135m",
     n: Annotated[int, Option("-n", help="How many pairs.")] = 5,
     split: options.SplitName = "train",
-    seed: options.PairsSeed = 0,
+    seed: options.DrawnSeed = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Print pairs as the model is given them: tokens, what is predicted, right and wrong answers."""
     if n < 1:
         raise ew.InputError(f"-n {n}: use at least 1")
     _check(task)
+    refuse_drawing(task, {"--seed": seed})
     tokenizer = ew.models.load_tokenizer(model)
     made = _made(task, tokenizer, split, n, seed)
     for number, pair in enumerate(made.split(split)[:n]):
@@ -49,8 +50,8 @@ def score(
     tasks: Annotated[list[str] | None, Argument(help="Tasks or files. Default: all built-in tasks.")] = None,
     model: options.ModelName = "smollm2-135m",
     split: options.SplitName = "test",
-    n: Annotated[int, Option("-n", help="Examples of a built-in task, or of templates.")] = 256,
-    seed: options.PairsSeed = 0,
+    n: Annotated[int | None, Option("-n", help="Examples of a built-in task, or of templates; or 256.")] = None,
+    seed: options.DrawnSeed = None,
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     out: Annotated[Path | None, Option(help="Also write the table to this Markdown file.")] = None,
@@ -60,14 +61,15 @@ def score(
     names = tasks or list(ew.tasks.BUILT_IN)
     for name in names:
         _check(name)
-    if n < 1:
+        refuse_drawing(name, {"-n": n, "--seed": seed})
+    if n is not None and n < 1:
         raise ew.InputError(f"-n {n}: use at least 1")
     if out is not None:
         ew.runs.check_file(out)
     loaded = load(model, device)
     variants = [(name, variant) for name in names for variant in _VARIANTS.get(name, ({},))]
     # All are made before any is scored, so that a wrong file is refused before the work.
-    made = [_made(name, loaded.tokenizer, split, n, seed, **variant) for name, variant in variants]
+    made = [_made(name, loaded.tokenizer, split, n or 256, seed, **variant) for name, variant in variants]
     for task in made:
         task.batch(split, (0,))  # refuses an empty split
     rows = []
@@ -77,10 +79,10 @@ def score(
         _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
         rows.append(row)
     if out is not None:
-        given: dict[str, tuple[Any, Any]] = {"--split": (split, "test"), "-n": (n, 256), "--seed": (seed, 0)}
+        given: dict[str, tuple[Any, Any]] = {"--split": (split, "test"), "-n": (n, None), "--seed": (seed, None)}
         given |= {"--batch-size": (batch_size, 32), "--device": (device, "cpu")}
         command = as_typed("tasks", "score", *tasks or (), "--model", model, given=given, last=("--out", out))
-        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, command, split, seed))
+        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, command, split, seed or 0))
 
 
 @app.command()
@@ -113,14 +115,14 @@ def check(
         raise Exit(1)
 
 
-def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:
+def _made(name: str, tokenizer: Any, split: str, n: int, seed: int | None, **variant: str) -> ew.tasks.Task:
     """A built-in task, or one of templates, with so many pairs in one split; or a file's pairs."""
-    sizes: dict[str, Any] = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
+    sizes: dict[str, Any] = {each: n if each == split else 0 for each in ew.tasks.SPLITS} | {"seed": seed or 0}
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-        return ew.tasks.from_template_file(name, tokenizer, seed=seed, **sizes)
+        return ew.tasks.from_template_file(name, tokenizer, **sizes)
     if name not in ew.tasks.TASKS:
         return ew.tasks.from_file(name, tokenizer)  # dealt out as `find` deals them out
-    return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
+    return ew.tasks.TASKS[name](tokenizer, **sizes, **variant)
 
 
 def _check(task: str) -> None:

@@ -17,7 +17,7 @@ from edgewise.cli import _show_transcoder as show
 from edgewise.cli._common import check_free, load
 from edgewise.cli._configuration import configurable
 from edgewise.cli._print import line, stopping
-from edgewise.cli._transcoder_inputs import Context, Files, Limit, OwnModel, Text, model_of, text_rows
+from edgewise.cli._transcoder_inputs import Context, Files, Limit, OwnModel, Text, model_of, read, text_rows
 
 _SEVERAL = {
     "default": ("topk:8", "topk:16", "topk:32", "topk:64"),
@@ -165,7 +165,7 @@ def train(
     trained = ew.transcoders.train(given.model, rows, config, cache=kept, options=options)
     if first:
         show.trained(trained, given.options.out, config)
-    if trained.stopped:
+    if trained.stopped or trained.interrupted:
         raise Exit(130)  # what follows in a script should not go on with half a run
 
 
@@ -187,7 +187,7 @@ def tune(
 ) -> None:
     """Tune a set as a whole: all its MLPs replaced at once, towards the model's own predictions."""
     _check_apart(transcoders, out)
-    found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
+    found = read(transcoders, device=device)
     given = {"tokens": tokens, "learning_rate": learning_rate, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
     changes |= ew.runs.parse_settings("--set", ew.transcoders.TuningConfig, settings or ())
@@ -199,7 +199,7 @@ def tune(
     run = ew.RunOptions(out, checkpoint_seconds)
     tuned = ew.transcoders.tune(loaded, found, rows, config, options=run)
     show.tuned(tuned, out)
-    if tuned.stopped:
+    if tuned.stopped or tuned.interrupted:
         raise Exit(130)  # what follows in a script should not go on with half a run
 
 
@@ -219,7 +219,7 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> None:
     """Judge transcoders on the last rows of a text, or with --hold-out 0 on all of it."""
-    found = [each.to(device) for source in transcoders for each in ew.transcoders.read(source)]
+    found = read(transcoders, device=device)
     name = model_of(found, model)
     if out is not None:
         ew.runs.check_file(out)
@@ -342,7 +342,7 @@ def _check_apart(sources: list[str], out: Path) -> None:
         InputError: a source is the folder `out`, or lies in it.
     """
     for source in sources:
-        path = Path(source).expanduser()
+        path = ew.runs.user_path(source)
         if path.exists() and out.resolve() == (path if path.is_dir() else path.parent).resolve():
             raise ew.InputError(f"--out {out}: {source} lies there and would be written over; choose another folder")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
 import edgewise as ew
+from edgewise.cli._common import own_device
 from edgewise.runs import record_of
 
 Sources = Annotated[
@@ -53,12 +53,15 @@ ErrorPolicy = Annotated[
 ]
 
 
+_PER_LAYER = 32
+
+
 class Apart(NamedTuple):
     """How MLPs are to be taken apart."""
 
     sources: list[str] | None
-    per_layer: int
-    """Features of each transcoder."""
+    per_layer: int | None
+    """Features of each transcoder; 32 if None."""
     neurons: int
     """Of each MLP without one."""
     error: ew.graph.ErrorPolicy
@@ -66,8 +69,10 @@ class Apart(NamedTuple):
     def check(self, method: ew.Method, config: ew.discovery.MethodConfig, ablation: str) -> None:
         """Refuse what does not go with them, before anything is loaded. Raises `InputError`."""
         for option, value in (("--features-per-layer", self.per_layer), ("--neurons", self.neurons)):
-            if value < 0:
+            if value is not None and value < 0:
                 raise ew.InputError(f"{option} {value}: use at least 0")
+        if self.per_layer is not None and not self.sources:
+            raise ew.InputError("--features-per-layer: of --transcoders, and none are given; leave it out")
         if self.error != "scored" and not self.sources:
             raise ew.InputError(f"--error {self.error}: of --transcoders, and none are given; leave it out")
         for option, given in (("--transcoders", self.sources), ("--neurons", self.neurons)):
@@ -84,7 +89,8 @@ class Apart(NamedTuple):
         chosen, records = dict[str, Any](), dict[str, Any]()
         how = ew.Ablation("zero" if ablation == "zero" else "interchange")
         if transcoders:
-            features = ew.choose_features(model, task, transcoders, self.per_layer, ablation=how)
+            n = _PER_LAYER if self.per_layer is None else self.per_layer
+            features = ew.choose_features(model, task, transcoders, n, ablation=how)
             chosen |= {"features": features, "error": self.error}
             chosen["cross_layer"] = ew.transcoders.cross_layer(transcoders)
             records["features"] = features.record | {"transcoders": self.sources}
@@ -95,11 +101,16 @@ class Apart(NamedTuple):
         return chosen, records
 
 
-def read(sources: Sequence[str] | None, exclude_special: bool | None = None) -> list[ew.transcoders.Transcoder]:
-    """The transcoders at these places."""
+def read(
+    sources: Sequence[str] | None, exclude_special: bool | None = None, device: str = "cpu"
+) -> list[ew.transcoders.Transcoder]:
+    """The transcoders at these places, on the device. Raises `InputError`, also for a device that is not there."""
     if exclude_special is not None and not sources:
         raise ew.InputError("--exclude-special: of --transcoders, and none are given; leave it out")
-    return [each for source in sources or () for each in ew.transcoders.read(source, exclude_special=exclude_special)]
+    if not sources:
+        return []
+    where = ew.models.usable_device(own_device(device))
+    return [each.to(where) for x in sources for each in ew.transcoders.read(x, exclude_special=exclude_special)]
 
 
 def parse(name: str) -> tuple[int, int] | None:
@@ -165,7 +176,7 @@ def _own_sources(circuit: ew.Circuit) -> list[str]:
     if not isinstance(said, list) or not said:
         layers = ", ".join(str(layer) for layer, _ in circuit.graph.spec.features)
         raise ew.InputError(f"circuit: it has features of layers {layers}; give their transcoders with --transcoders")
-    if gone := [str(each) for each in said if not Path(str(each)).expanduser().exists()]:
+    if gone := [str(each) for each in said if not ew.runs.user_path(str(each)).exists()]:
         raise ew.InputError(f"circuit: its transcoders were at {gone[0]}; give them with --transcoders")
     return [str(each) for each in said]
 

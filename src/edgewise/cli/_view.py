@@ -28,7 +28,11 @@ def view(
         typer.Argument(help="Folders that find or attribute wrote, circuits, graphs, or other tools' graphs (.json)."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The .html file. Default: circuit.html in the first run's folder.")
+        Path | None,
+        typer.Option(
+            help="The .html file. Default, in the first one's folder: circuit.html; circuits.html for several; "
+            "graph.html, or NAME.html of a graph's file."
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page. Default: the runs' names.")] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
@@ -61,6 +65,11 @@ def view(
     from edgewise.viewer import is_graph
     from edgewise.viewer import view as write
 
+    if not evidence and (model or transcoders):
+        option = "--model" if model else "--transcoders"
+        raise InputError(f"{option}: is read with --evidence alone, which is not given; leave it out")
+    if evidence and all(run.suffix == ".json" for run in runs):
+        raise InputError("--evidence: other tools' graphs cannot be examined; leave it out")
     seen = [*runs, *([_difference(runs)] if difference else [])]
     if evidence:
         if transcoders and not any(map(is_graph, runs)):
@@ -133,7 +142,7 @@ def _explain(run: Path, n_edges: int, model: str | None, transcoders: inputs.Sou
 
     graph = _graph(run)
     loaded = load(model or str(record_of(graph.provenance, "model").get("id", "")), device)
-    features = inputs.as_recorded(inputs.read(transcoders), graph.provenance.get("transcoders"))
+    features = inputs.as_recorded(inputs.read(transcoders, device=device), graph.provenance.get("transcoders"))
     whole = graph.attach(loaded, features or None)
     with _show.working("splitting edges over heads"):
         found = edge_reasons(whole, n_edges)

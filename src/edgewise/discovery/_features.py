@@ -117,15 +117,15 @@ def effects_per_batch(
 class TokenSums:
     """Sums of effects over a batch's tokens; where the stream keeps examples apart, of the sizes of each one's."""
 
-    def __init__(self, stream: Stream, width: int, dtype: torch.dtype) -> None:
+    def __init__(self, stream: Stream, width: int) -> None:
         self.example = stream.example if stream.by_example else None
         rows = stream.n_examples if stream.by_example else 1
-        self.rows = torch.zeros(rows, width, dtype=dtype, device=stream.engine.model.device)
+        self.rows = torch.zeros(rows, width, dtype=stream.dtype, device=stream.engine.model.device)
 
     def add(self, tokens: slice, values: Float[Tensor, "n F"]) -> None:
         """The effects of these tokens."""
         if self.example is None:
-            self.rows[0] += values.sum(0)
+            self.rows[0] += values.sum(0, dtype=self.rows.dtype)
         else:
             self.rows.index_add_(0, self.example[tokens], values.to(self.rows.dtype))
 
@@ -148,7 +148,7 @@ def _effects(stream: Stream, features: FeatureLayer, gradients: dict[int, Tensor
     corrupted = None
     if stream.engine.ablation.kind == "interchange":
         corrupted = stream.ablated.base(block).to(model.dtype)
-    sums = TokenSums(stream, len(features.encoder), model.dtype)
+    sums = TokenSums(stream, len(features.encoder))
     for start in range(0, len(clean), sums.chunk):
         tokens = slice(start, start + sums.chunk)
         x = features.read(clean[tokens])

@@ -120,7 +120,7 @@ def _of_layer(stream: Stream, layer: int, gradient: Float[Tensor, "N D"]) -> Flo
     clean, corrupted = stream.clean[block].to(dtype), None
     if stream.engine.ablation.kind == "interchange":
         corrupted = stream.ablated.base(block).to(dtype)
-    sums = TokenSums(stream, len(mlp.down), stream.dtype)
+    sums = TokenSums(stream, len(mlp.down))
     for start in range(0, len(clean), sums.chunk):
         tokens = slice(start, start + sums.chunk)
         change = activations(mlp, clean[tokens])

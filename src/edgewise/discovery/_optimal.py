@@ -114,7 +114,7 @@ def optimal_constants(
     kept = {"kept": tensor_hash(circuit.kept)}
     experiment = Experiment("optimal", engine, task, config.record(), settings=kept)
     found = learn(experiment, learner, options, None, of=circuit.provenance.get("method", {}))
-    return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, found)
+    return engine, Circuit(circuit.graph, circuit.kept, circuit.scores, found, selection=circuit.selection)
 
 
 class ConstantsLearner(GradientLearner[OptimalConfig]):

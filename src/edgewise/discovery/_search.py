@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edgewise._errors import InputError
 from edgewise.discovery._configs import ExamplesConfig
 from edgewise.discovery._cost import Cost
 from edgewise.discovery._explain import asked_of, check_graph
@@ -76,8 +77,14 @@ class Search:
 
     @torch.no_grad()
     def full(self) -> Float[Tensor, " P"]:
-        """The full model's scores, pair by pair."""
-        return torch.cat([reduce(self.score(down.full(), batch), batch).cpu().double() for down, batch in self.parts])
+        """The full model's scores, pair by pair. Raises `InputError` where one is not finite."""
+        scores = [reduce(self.score(down.full(), batch), batch).cpu().double() for down, batch in self.parts]
+        if not bool((found := torch.cat(scores)).isfinite().all()):
+            raise InputError(
+                f"{self.score.name}: it is not finite for the full model on some pair, as where a pair has no wrong "
+                "answer to compare with; choose another, or mend the pairs"
+            )
+        return found
 
     @torch.no_grad()
     def each(self, writers: list[int], removed: Float[Tensor, "C n"]) -> Float[Tensor, "C P"]:

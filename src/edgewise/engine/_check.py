@@ -15,14 +15,10 @@ from edgewise._errors import InputError
 from edgewise.engine._ablation import Ablation
 from edgewise.engine._engine import Engine
 from edgewise.engine._packing import pack
-from edgewise.engine._probe import allowed_error, distance, prompt_beyond_windows, random_prompts, worst
+from edgewise.engine._probe import ROUND_OFFS, allowed_error, distance, prompt_beyond_windows, random_prompts, worst
 from edgewise.engine._round_off import run_in_double
 from edgewise.engine._writes import base_sums, constant_writes, trace_and_sums
 from edgewise.models import CompiledTransformer, Model, Tokens, block
-
-ROUND_OFFS = 8
-"""How many times its own round-off the engine may be from the module: where attention is nearly a tie, the
-noise of two orders of summation differs by a few times."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgewise.engine._execution import Execution, Share, check_choice
 from edgewise.engine._group import layers_together
@@ -221,7 +221,8 @@ def _resident(model: Model, offload: Offload | None, device: str) -> int:
 
 
 def _layer_bytes(model: Model) -> list[int]:
-    return [sum(x.numel() * x.element_size() for x in _matrices(layer)) for layer in model.parts.stored]
+    matrices = [[*_matrices(layer), *_as_module(layer)] for layer in model.parts.stored]
+    return [sum(x.numel() * x.element_size() for x in each) for each in matrices]
 
 
 def _converted(layer: Layer) -> int:
@@ -259,7 +260,9 @@ def _constants(
 
 def _operations(model: Model, graph: Graph, nodes: Nodes, batch: int, tokens: int, lean: bool) -> dict[str, int]:
     parts, n_layers = model.parts, len(model.parts.stored)
-    plain = 2 * tokens * sum(x.numel() for layer in parts.stored for x in _matrices(layer))
+    used = sum(x.numel() for layer in parts.stored for x in _matrices(layer))
+    used += sum(_used_of_module(layer, model.module.config) for layer in parts.stored)
+    plain = 2 * tokens * used
     output = 2 * tokens * parts.stored[0].attention.output_weight.numel()
     mixing = 2 * graph.n_edges * tokens * parts.d_model
     unembedding = 2 * batch * _vocabulary(model) * parts.d_model
@@ -295,6 +298,21 @@ def _matrices(layer: Layer) -> list[Tensor]:
     attention = layer.attention
     projections = [attention.query.weight, attention.key.weight, attention.value.weight, attention.output_weight]
     return [*projections, *_mlp_inputs(layer), *([] if layer.mlp.down is None else [layer.mlp.down])]
+
+
+def _as_module(layer: Layer) -> list[Tensor]:
+    """The weights of an MLP that runs as it is, such as a mixture of experts."""
+    module = layer.mlp.module
+    return list(module.parameters()) if layer.mlp.down is None and isinstance(module, nn.Module) else []
+
+
+def _used_of_module(layer: Layer, config: Any) -> int:
+    """How many of them a token meets: of experts, those that are chosen for it."""
+    experts: Any = getattr(layer.mlp.module, "experts", None)
+    of_experts = sum(x.numel() for x in experts.parameters()) if layer.mlp.routing is not None else 0
+    number = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+    unused = 1 - min(1.0, (getattr(config, "num_experts_per_tok", None) or number) / number)
+    return sum(x.numel() for x in _as_module(layer)) - round(of_experts * unused)
 
 
 def _vocabulary(model: Model) -> int:

@@ -13,6 +13,9 @@ TOLERANCE = 1e-5
 
 Coarser types get their own rounding instead: 16 units in the last place.
 """
+ROUND_OFFS = 8
+"""How many times its own round-off the engine may be from the module: where attention is nearly a tie, the
+noise of two orders of summation differs by a few times."""
 SHORT, LONG = 9, 256
 """Tokens of the longer prompt that every model is tried on, and of the longest that an attention window asks for: a
 plain run of it costs what a few runs of the short ones under masks do."""

@@ -146,6 +146,10 @@ def evaluate(
     if "random" in baselines:
         orders = (uniform_scores(engine.graph, seed, engine.ablation.kind) for seed in range(N_RANDOM))
         randoms = [scores.top_actual(circuit.n_actual) for scores in orders]
+    if "eap" in baselines and attribution is None and not len(task.train):
+        raise InputError(
+            f"baselines: EAP is scored on training pairs, of which {task.name} has none; choose random alone, or none"
+        )
     if "eap" in baselines:
         selection, chosen["eap"] = eap_baseline(engine, task, circuit.n_actual, attribution, batch_size)
         under["eap"] = {

@@ -63,7 +63,7 @@ def equivalence(
         InputError: there are fewer than two examples, or a value is not finite.
     """
     n = _same_length(circuit, model)
-    margin = ROUNDING * max(np.abs(circuit).max(), np.abs(model).max())
+    margin = _margin(circuit, model)
     wins = float((circuit > model + margin).sum() + 0.5 * (np.abs(circuit - model) <= margin).sum())
     far = np.abs(np.arange(n + 1) / n - 0.5) >= abs(wins / n - 0.5) - 1e-12
     p_value = float(min(1.0, stats.binom.pmf(np.arange(n + 1), n, 0.5 + epsilon)[far].sum()))
@@ -125,7 +125,8 @@ def sufficiency(
         InputError: there are no random circuits, a value is not finite, or `quantile` or `alpha` is no share.
     """
     _check_finite("sufficiency", circuit, random)
-    return _against_random("sufficiency", int((circuit < random).sum()), len(random), quantile, alpha)
+    nearer = circuit < random - _margin(circuit, random)
+    return _against_random("sufficiency", int(nearer.sum()), len(random), quantile, alpha)
 
 
 def partial_necessity(
@@ -144,7 +145,8 @@ def partial_necessity(
         InputError: there are no random circuits, a value is not finite, or `quantile` or `alpha` is no share.
     """
     _check_finite("partial necessity", complement, random)
-    return _against_random("partial necessity", int((complement > random).sum()), len(random), quantile, alpha)
+    farther = complement > random + _margin(complement, random)
+    return _against_random("partial necessity", int(farther.sum()), len(random), quantile, alpha)
 
 
 def minimality(
@@ -200,6 +202,11 @@ def _against_random(name: str, better: int, n: int, quantile: float, alpha: floa
     p_value = float(stats.binomtest(better, n, quantile, alternative="greater").pvalue)
     rejected = p_value < alpha
     return Verdict(name, better / n, p_value, rejected, rejected, n, {"quantile": quantile, "alpha": alpha})
+
+
+def _margin(*values: float | NDArray[np.floating]) -> float:
+    """What may be rounding of the largest."""
+    return ROUNDING * max(float(np.abs(each).max(initial=0.0)) for each in map(np.asarray, values))
 
 
 def _centred_kernel(values: NDArray[np.floating]) -> Float[np.ndarray, "n n"]:

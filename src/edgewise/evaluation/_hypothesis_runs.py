@@ -78,6 +78,8 @@ def hypothesis_tests(
     if not 0 < circuit.n_edges < circuit.graph.n_edges:
         raise InputError(f"hypothesis tests: the circuit has {circuit.n_edges} of {circuit.graph.n_edges} edges")
     own = performances(engine, {"model": circuit.kept}, task, metric, split, batch_size)["model"]
+    if len(own) < 2:
+        raise InputError(f"hypothesis tests: the split {split} has one example; give two or more")
     if np.ptp(own) == 0:  # the distance to the model, say: any circuit would pass for independent
         raise InputError(
             f"hypothesis tests: the model's {score_name(name)} is {own[0]:g} for every example; "

@@ -81,11 +81,18 @@ def as_format_has_it(circuit: Circuit, format: str, **convention: Any) -> tuple[
 
 
 def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked: float) -> Float[Tensor, " F"]:
-    """One value per edge carried to the target's edges by way of the finest graph, whose keys, values and embeddings
-    are all apart: spread there, then the highest taken. `unmasked` is that of edges the source does not have.
+    """One value per edge carried to the target's edges, in each group of positions apart."""
+    groups = values.view(source.n_groups, source.n_plain)
+    return torch.cat([_carried_group(source, target, each, unmasked) for each in groups])
+
+
+def _carried_group(source: Graph, target: Graph, values: Float[Tensor, " P"], unmasked: float) -> Float[Tensor, " Q"]:
+    """One value per edge of a group, by way of the finest graph, whose keys, values and embeddings are all apart:
+    spread there, then the highest taken. `unmasked` is that of edges the source does not have.
     """
     dense = torch.full((source.n_readers, source.n_writers + 1), -torch.inf, dtype=torch.float32)
-    dense[source.edge_reader.long(), source.edge_writer.long()] = ranked(values, absolute=False)
+    reader, writer = (each[: source.n_plain].long() for each in (source.edge_reader, source.edge_writer))
+    dense[reader, writer] = ranked(values, absolute=False)
     dense[:, -1] = unmasked  # the column of embeddings that are no writers
     readers, writers = _fine_readers(source), _fine_writers(source)
     fine = dense[readers][:, torch.where(writers < 0, source.n_writers, writers)]
@@ -95,7 +102,8 @@ def _carried(source: Graph, target: Graph, values: Float[Tensor, " E"], unmasked
     merged, columns = merged[:, columns >= 0], columns[columns >= 0]
     final = torch.full((target.n_readers, target.n_writers), -torch.inf, dtype=torch.float32)
     final = final.scatter_reduce(1, columns.expand_as(merged), merged, "amax")
-    return final[target.edge_reader.long(), target.edge_writer.long()]
+    reader, writer = (each[: target.n_plain].long() for each in (target.edge_reader, target.edge_writer))
+    return final[reader, writer]
 
 
 def _fine_readers(graph: Graph) -> Int[Tensor, " Rf"]:

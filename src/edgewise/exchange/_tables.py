@@ -93,7 +93,7 @@ def from_edge_table(table: Mapping[str, Sequence[Any]], graph: Graph) -> Circuit
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
     try:
         kept[edges] = torch.tensor([truth(x) for x in columns.get("kept", [True] * len(edges))], dtype=torch.bool)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # pandas' missing values have no truth
         raise InputError(f"edge table: kept is {error}") from error
     scores = None
     if "score" in columns:

@@ -72,7 +72,8 @@ def _sample(x: Tensor) -> str:
     if type(x) not in (Tensor, nn.Parameter) or x.is_meta or not x.is_contiguous() or not x.numel():
         return ""
     numbers = x.detach().view(-1)
-    return str(float(numbers[:: max(1, len(numbers) // _SAMPLED)].double().sum()))
+    few = numbers[:: max(1, len(numbers) // _SAMPLED)].cpu()  # Apple's GPUs have no float64
+    return str(float(few.double().sum()))
 
 
 def weights_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
@@ -83,7 +84,7 @@ def weights_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
             continue
         tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from edgewise._errors import InputError
 from edgewise.models._configuration import check_depth
 from edgewise.models._plain import PlainConfig, PlainTransformer
-from edgewise.runs import names_in, reading_tensors, write_tensors
+from edgewise.runs import names_in, reading_tensors, user_path, write_tensors
 
 SCHEMA = 1
 """Version of the file format; raised when an older reader would misread a newer file."""
@@ -154,7 +154,7 @@ def find_compiled(model: str | Path) -> Path | None:
     """
     if str(model) in SHIPPED:
         return Path(__file__).parent / "programs" / f"{str(model).removeprefix('tracr:')}.safetensors"
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.suffix == ".safetensors" and path.is_file() and _ENTRY in names_in(path):
         return path
     return path / FILE if (path / FILE).is_file() else None

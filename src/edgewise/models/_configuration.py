@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise._errors import InputError
+from edgewise.runs import user_path
 
 MOST_LAYERS = 1000
 """A model of more is no model: to make its modules alone would take minutes."""
@@ -61,7 +62,7 @@ def refusing(problem: str, advice: str) -> Iterator[None]:
 
 def local_path(name: str) -> Path | None:
     """Where a name is a path of this machine; None for a hub id."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return path if path.exists() or name.startswith((".", "/", "~")) else None
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from edgewise._errors import InputError
+from edgewise.runs import user_path
 
 if TYPE_CHECKING:  # `transformers` takes seconds to bring up its Llama, so it is imported where a model is loaded
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -78,14 +79,14 @@ def gguf_folder(path: Path) -> tuple[Path, dict[str, str]]:
 def cache_folder() -> Path:
     """The folder for converted models: `EDGEWISE_CACHE`, or `edgewise` in the platform's cache folder."""
     if chosen := os.environ.get("EDGEWISE_CACHE"):
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "edgewise"
+    return user_path(base) / "edgewise"
 
 
 def _folder(name: str) -> tuple[Path, str, str]:
@@ -130,7 +131,7 @@ def _cached(name: str, gguf: Path, digest: str, reader: str = "read_llama") -> P
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{folder.name}.lock"):
             if not _is_complete(folder, digest):  # another process may have converted it meanwhile
-                _require_space(root, gguf)
+                _require_space(root, gguf, reader)
                 _log.info("converting %s once into %s", name, folder)
                 _convert(gguf, digest, folder, reader)
     except (OSError, SafetensorError) as error:
@@ -150,8 +151,13 @@ def _is_complete(folder: Path, digest: str) -> bool:
         return False
 
 
-def _require_space(root: Path, gguf: Path) -> None:
-    needed = gguf.stat().st_size * 32 // _BITS_PER_WEIGHT
+def _require_space(root: Path, gguf: Path, reader: str) -> None:
+    if reader == "read_llama":
+        needed = gguf.stat().st_size * 32 // _BITS_PER_WEIGHT
+    else:
+        from edgewise.models import _gguf
+
+        needed = _gguf.unpacked_bytes(gguf)
     free = shutil.disk_usage(root).free
     if free < needed:
         raise InputError(

@@ -62,19 +62,7 @@ def read(path: Path) -> Checkpoint:
         InputError: the file cannot be read, or only in part: weights or scaling that the module would not have, a
             tokenizer that would cut texts otherwise.
     """
-    if find_spec("transformers.integrations.gguf") is None:  # those before do not cut texts as the file says
-        raise InputError(f"{path}: this needs a newer transformers; pip install --upgrade transformers")
-    from transformers.integrations.gguf import reader
-
-    try:  # in no time, where the format's own package takes 16 s for a vocabulary of 150,000
-        mapped = reader._mapped(str(path))
-        fields, n_tensors, after = reader._read_metadata(mapped, str(path))
-        tensors, _ = reader._read_tensor_table(mapped, n_tensors, after)
-        stored = Counter[str]()
-        for _, shape, kind, _ in tensors:
-            stored[GGMLQuantizationType(kind).name] += prod(shape)
-    except Exception as error:  # whatever a damaged file leads to
-        raise InputError(f"{path}: not a readable GGUF file ({error})") from error
+    fields, n_tensors, stored = _header(path)
     note = f"GGUF file of {', '.join(kind for kind, _ in stored.most_common())} weights"
     architecture, kind, split = (fields.get(key) for key in _KIND)
     if (architecture, kind, split) == tuple(_KIND.values()):
@@ -95,6 +83,29 @@ def read(path: Path) -> Checkpoint:
             f"{here:,}; give the model's own folder or hub id"
         )
     return found._replace(note=note)
+
+
+def unpacked_bytes(path: Path) -> int:
+    """What `read` makes of a file. Raises `InputError` as `read` does."""
+    return _header(path)[2].total() * torch.float32.itemsize
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, "Counter[str]"]:
+    """A file's fields, its number of tensors, and how many weights are stored in each type."""
+    if find_spec("transformers.integrations.gguf") is None:  # those before do not cut texts as the file says
+        raise InputError(f"{path}: this needs a newer transformers; pip install --upgrade transformers")
+    from transformers.integrations.gguf import reader
+
+    try:  # in no time, where the format's own package takes 16 s for a vocabulary of 150,000
+        mapped = reader._mapped(str(path))
+        fields, n_tensors, after = reader._read_metadata(mapped, str(path))
+        tensors, _ = reader._read_tensor_table(mapped, n_tensors, after)
+        stored = Counter[str]()
+        for _, shape, kind, _ in tensors:
+            stored[GGMLQuantizationType(kind).name] += prod(shape)
+    except Exception as error:  # whatever a damaged file leads to
+        raise InputError(f"{path}: not a readable GGUF file ({error})") from error
+    return fields, n_tensors, stored
 
 
 def _by_transformers(path: Path, n_tensors: int) -> Checkpoint:

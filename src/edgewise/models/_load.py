@@ -19,7 +19,7 @@ from edgewise.models._default import DEFAULT_MODELS, gguf_folder, load_default, 
 from edgewise.models._device import check_places, usable_device
 from edgewise.models._offload import Offload, offloaded
 from edgewise.models._parts import Parts, Routing, before_scaling
-from edgewise.runs import check_autocast
+from edgewise.runs import check_autocast, user_path
 
 Adapter = Callable[[Any], Parts]
 """What a family gives: from a user's module to its parts."""
@@ -254,7 +254,7 @@ def _place(model: str | Path) -> tuple[str, dict[str, str]]:
     """What to load, the converted folder for a GGUF file, and what identifies such a file."""
     if Path(model).suffix.lower() != ".gguf":
         return str(model), {}
-    folder, source = gguf_folder(Path(model).expanduser())
+    folder, source = gguf_folder(user_path(model))
     return str(folder), {"id": str(model)} | source
 
 
@@ -308,7 +308,7 @@ def from_config(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     """
     from transformers import AutoModelForCausalLM
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give a model's config.json")

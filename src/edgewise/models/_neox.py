@@ -5,7 +5,18 @@ MLP.
 import importlib
 from typing import Any
 
-from edgewise.models._parts import Attention, Heads, Layer, Mlp, Norm, Parts, detach, frozen_linear, output_heads
+from edgewise.models._parts import (
+    Attention,
+    Heads,
+    Layer,
+    Mlp,
+    Norm,
+    Parts,
+    before_scaling,
+    detach,
+    frozen_linear,
+    output_heads,
+)
 
 MODEL_TYPES = ("gpt_neox",)
 
@@ -48,4 +59,5 @@ def parts(module: Any) -> Parts:
         hidden=Parts.hidden_of(model),
         parallel=config.use_parallel_residual,
         modules=(module,),
+        n_positions=before_scaling(config),
     )

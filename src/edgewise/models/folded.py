@@ -3,6 +3,7 @@
 The formulas are those of `block.py`, rearranged; tests hold the two equal, and both to autograd.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class FoldedHeads(NamedTuple):
         """Queries, keys and values, keys and values given `repeats` times each."""
         projections = attention.projections(repeats)
         weight = torch.cat([p.weight for p in projections]).to(dtype)
-        biases = [p.bias for p in projections if p.bias is not None]  # all three have one, or none has
+        biases = zeros_for_none([(p.weight, p.bias) for p in projections])
         bias = _folded_bias(attention.norm, weight, torch.cat(biases) if biases else None)
         if attention.norm.gain is not None:
             weight *= attention.norm.gain.to(dtype)[:, None]
@@ -71,6 +72,15 @@ class FoldedHeads(NamedTuple):
             out.baddbmm_(scaled, weight)
         else:
             out += torch.bmm(scaled, weight)
+
+
+def zeros_for_none(
+    pairs: Sequence[tuple[Float[Tensor, "_ D k"], Float[Tensor, "_ k"] | None]],
+) -> list[Float[Tensor, "_ k"]]:
+    """Biases of matrices that are used as one: zeros for those without where others have one; none if none has."""
+    if all(bias is None for _, bias in pairs):
+        return []
+    return [weight.new_zeros(len(weight), weight.shape[-1]) if bias is None else bias for weight, bias in pairs]
 
 
 class MlpRun(NamedTuple):

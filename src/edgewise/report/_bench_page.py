@@ -152,6 +152,7 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
         (point.method, point)
         for point in points
         if point.algorithm in ("edge-pruning", "acdc")
+        and point.edges
         and point.size == _nearest([p for p in points if p.method == point.method])
     ]
     if not goals or not curves:

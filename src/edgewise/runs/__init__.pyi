@@ -6,6 +6,7 @@ from ._files import SavedAsJson as SavedAsJson
 from ._files import atomic_path as atomic_path
 from ._files import check_file as check_file
 from ._files import check_writable as check_writable
+from ._files import user_path as user_path
 from ._files import write_atomically as write_atomically
 from ._foreign import Keys as Keys
 from ._foreign import Only as Only

@@ -74,6 +74,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def user_path(given: str | Path) -> Path:
+    """A path as a user wrote it, with `~` for the home folder; `~name` stays where no user has that name, which
+    `Path.expanduser` raises for.
+    """
+    return Path(os.path.expanduser(given))
+
+
 def _umask() -> int:
     # The process's umask can only be read by setting it.
     mask = os.umask(0)

@@ -13,6 +13,7 @@ from ._inputs import transcoder_record as transcoder_record
 from ._on_model import MlpModules as MlpModules
 from ._on_model import centre as centre
 from ._on_model import changed_forwards as changed_forwards
+from ._on_model import check_device as check_device
 from ._on_model import check_site as check_site
 from ._on_model import check_transcoder as check_transcoder
 from ._on_model import input_at as input_at

@@ -62,6 +62,15 @@ def check_transcoder(model: Model, transcoder: Transcoder) -> None:
             )
 
 
+def check_device(model: Model, transcoder: Transcoder) -> None:
+    """Refuse a transcoder that lies elsewhere than the model. Raises `InputError`."""
+    if (place := transcoder.W_enc.device) != model.device:
+        raise InputError(
+            f"transcoder of {transcoder.spec.reads}: it lies on {place}, the model on {model.device}; move it there "
+            "(transcoder.to(model.device))"
+        )
+
+
 def reads_no_mean(model: Model) -> bool:
     """Whether every norm takes the mean over the components off, so that centred writes change nothing."""
     norms = [norm for layer in model.parts.stored for norm in (layer.attention.norm, layer.mlp.norm)]

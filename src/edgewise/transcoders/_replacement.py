@@ -17,6 +17,7 @@ from edgewise.transcoders import (
     Transcoder,
     centre,
     changed_forwards,
+    check_device,
     check_transcoder,
     input_at,
     modules_of,
@@ -71,6 +72,7 @@ class Replacement:
         self.transcoders: dict[int, Transcoder] = {}
         for each in given:
             check_transcoder(model, each)
+            check_device(model, each)
             if any(site.kind != "mlp_out" for site in each.spec.writes):
                 raise InputError(f"transcoder: writes {each.spec.writes[0]}; only MLP outputs can be replaced")
             layer = each.spec.writes[0].layer

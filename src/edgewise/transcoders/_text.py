@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edgewise._errors import InputError
+from edgewise.runs import user_path
 from edgewise.transcoders._corpus import builtin_documents
 
 _KINDS = (".txt", ".md", ".jsonl")  # how files of text end
@@ -127,7 +128,7 @@ def read_tokens(
         raise InputError("text: an array of tokens must be the only source")
     n_rows = None if limit is None else max(1, limit // context)
     if any(arrays):
-        ids = _read_array(Path(given[0]).expanduser(), context, n_rows, vocabulary)
+        ids = _read_array(user_path(given[0]), context, n_rows, vocabulary)
     else:
         _check(given, tokenizer)
         ids = _pack((text for each in given for text in _documents(str(each))), tokenizer, context, n_rows)
@@ -136,7 +137,7 @@ def read_tokens(
     names = [str(each) if str(each).startswith(("builtin", "hf:")) else Path(each).name for each in given]
     rows = TokenRows(ids, {"text": names, "context": context})
     source = rows.source | {"tokens": ids.numel(), "sha256": rows.digest}
-    files = {file.name for each in given for file in _files(Path(each).expanduser())}
+    files = {file.name for each in given for file in _files(user_path(each))}
     return TokenRows(ids, source | ({"files": sorted(files)} if files else {}))  # of folders, for `held_out`
 
 
@@ -150,7 +151,7 @@ def _check(sources: Sequence[str | Path], tokenizer: Any) -> None:
     for each in map(str, sources):
         if each == "builtin" or each.startswith("hf:"):
             continue
-        path = Path(each).expanduser()
+        path = user_path(each)
         if not path.exists():
             raise InputError(f"text {each!r}: no such file; give {_SOURCES}")
         if path.is_dir() and not _files(path):
@@ -171,7 +172,7 @@ def _documents(source: str) -> Iterator[str]:
     elif source.startswith("hf:"):
         yield from _streamed(source)
     else:
-        path = Path(source).expanduser()
+        path = user_path(source)
         for file in _files(path) if path.is_dir() else [path]:
             yield from _lines(file) if file.suffix == ".jsonl" else _pieces(file)
 

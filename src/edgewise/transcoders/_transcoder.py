@@ -165,8 +165,15 @@ class Transcoder(nn.Module):
 
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "N D"], *, bf16: bool = False) -> Codes:
-        """The active features of tokens `x`, sparse and without gradients; `bf16`: chosen in bfloat16."""
+        """The active features of tokens `x`, sparse and without gradients; `bf16`: chosen in bfloat16. Raises
+        `InputError` for other than rows of vectors of the site's width.
+        """
         self.check_input(x)
+        if x.ndim != 2:
+            raise InputError(
+                f"transcoder of {self.spec.reads}: codes are of rows of vectors [N, D], got {list(x.shape)}; "
+                "flatten(0, -2) first"
+            )
         found = select(self.encoder, self.centre(x), bf16=bf16).codes
         threshold = None
         if self.activation.thresholded:
@@ -186,7 +193,8 @@ class Transcoder(nn.Module):
         self.check_input(x)
         flat = x.reshape(-1, x.shape[-1])
         codes = Codes.of(self.encode(flat)) if torch.is_grad_enabled() else self.codes(flat)
-        y = self.decode(codes, flat).unflatten(0, x.shape[:-1])
+        y = self.decode(codes, flat)
+        y = y.reshape(*x.shape[:-1], *y.shape[1:])  # of one vector too
         return y.squeeze(-2) if len(self.spec.writes) == 1 else y
 
     def check_input(self, x: Tensor) -> None:

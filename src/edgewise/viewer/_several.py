@@ -1,7 +1,8 @@
 """Graphs of several prompts, and differences of two, as arrays for a page: what is drawn, and what stands beside it."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from edgewise.attribution import MERGED_KINDS, Difference, Keys, MergedGraph
 from edgewise.viewer._graphs import KINDS, GraphArrays, Several
@@ -12,9 +13,6 @@ _KIND = tuple(KINDS.index(name if name in KINDS else "bias") for name in MERGED_
 
 def merged_arrays(graph: MergedGraph, title: str) -> GraphArrays:
     """What merging says: means, with their 95 % bootstrap intervals, how many prompts have it, how signs agree."""
-    roots = graph.nodes.kind == MERGED_KINDS.index("root")
-    root_weight = np.zeros(graph.n_nodes)
-    root_weight[roots.numpy()] = graph.root_weights.double().numpy()[graph.nodes.index[roots].numpy()]
     of_edges, of_nodes = graph.weight.intervals(), graph.influence.intervals()
     several = Several(
         "merged",
@@ -36,7 +34,7 @@ def merged_arrays(graph: MergedGraph, title: str) -> GraphArrays:
         sources=graph.sources.numpy(),
         weight=graph.weight.mean.float().numpy(),
         value=graph.value.float().numpy() if graph.by == "nodes" else np.full(graph.n_nodes, np.nan),
-        root_weight=root_weight,
+        root_weight=_of_nodes(graph.nodes, graph.root_weights),
         ledger=None if graph.by == "places" else ledger,
         about=(("prompts", f"{graph.n_prompts:,}"), ("the same nodes by", graph.by), *prompts),
         several=several,
@@ -63,14 +61,20 @@ def difference_arrays(found: Difference, title: str, names: tuple[str, str] = ("
         {"first": found.first.numpy(), "second": found.second.numpy(), "low": low, "high": high},
     )
     prompts = " and ".join(f"{n:,}" for n in found.n_prompts)
-    arrays = _arrays(found.nodes, title, found.targets.numpy())
-    return arrays._replace(
+    return _arrays(found.nodes, title, found.targets.numpy())._replace(
         sources=found.sources.numpy(),
         weight=found.value.float().numpy(),
-        root_weight=(arrays.kind == KINDS.index("root")).astype(np.float64),
+        root_weight=_of_nodes(found.nodes, found.root_weights),
         about=(("A", names[0]), ("B", names[1]), ("prompts", prompts), ("the same nodes by", found.by)),
         several=several,
     )
+
+
+def _of_nodes(keys: Keys, root_weights: Float[Tensor, " R"]) -> Float[np.ndarray, " n"]:
+    """The roots' weights, at their nodes; 0 at others."""
+    found, roots = np.zeros(len(keys)), keys.kind == MERGED_KINDS.index("root")
+    found[roots.numpy()] = root_weights.double().numpy()[keys.index[roots].numpy()]
+    return found
 
 
 def _arrays(keys: Keys, title: str, targets: Int[np.ndarray, " E"]) -> GraphArrays:

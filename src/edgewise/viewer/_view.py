@@ -38,8 +38,8 @@ def view(
     Args:
         what: circuits, attribution graphs, merged ones and differences, folders of runs, files of circuits and graphs,
             or graphs in the JSON of Neuronpedia and circuit-tracer.
-        out: the `.html` file; if None, in the first one's folder: `circuit.html`, `NAME.html` for `NAME.json`, or
-            `circuits.html` for several.
+        out: the `.html` file; if None, in the first one's folder: `circuit.html`, `graph.html`, `NAME.html` of a
+            graph's file, or `circuits.html` for several.
         title: of the page.
         show: open it in the browser.
         dashboards: a folder or file of feature dashboards, of which those of the graphs' features are put into the page
@@ -61,6 +61,8 @@ def view(
     runs = _told_apart(what, [_with(known, _viewed(each, number)) for number, each in enumerate(what)])
     if known and all(isinstance(each, Viewed) for each in runs):
         raise InputError(f"{dashboards}: dashboards stand beside a graph's features; give an attribution graph too")
+    if known and not any(each.dashboards for each in runs if not isinstance(each, Viewed)):
+        raise InputError(f"{dashboards}: it has none of the graph's features; give those of its layers")
     write_atomically(path, page(runs, title=title, labels=words))
     if show:
         webbrowser.open(path.resolve().as_uri())

@@ -1,6 +1,6 @@
 /** What a neuron or feature is about: the tokens that it speaks for, and those on which it fires, as text. */
 
-import type { AttributionGraph, Dashboard } from "./graph";
+import { type AttributionGraph, type Dashboard, FEATURE } from "./graph";
 import { type Child, element, terms } from "../dom";
 import { percent, signedAmount } from "../words";
 
@@ -17,6 +17,8 @@ export function written(graph: AttributionGraph, node: number): [string, string]
 
 /** A feature's dashboard, where the page has it. */
 export function dashboardOf(graph: AttributionGraph, node: number): Child[] {
+  // circuit-tracer's errors were named `0_LAYER_POSITION`, as a feature of layer 0.
+  if (graph.parts.kind[node] !== FEATURE) return [];
   const { ids, extras } = graph.parts;
   const id = ids[node];
   // `m12.f410@7` of edgewise, `12_410_7` of other tools

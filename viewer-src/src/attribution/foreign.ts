@@ -1,6 +1,6 @@
 /** Graphs in the JSON of Neuronpedia and circuit-tracer. Whatever does not fit is refused with one message. */
 
-import { BIAS, type Dashboard, type Edges, ERROR, FEATURE, NO_EXTRAS, type Parts, ROOT, type Term, TOKEN } from "./graph";
+import { BIAS, type Dashboard, type Edges, ERROR, FEATURE, NEURON, NO_EXTRAS, type Parts, ROOT, type Term, TOKEN } from "./graph";
 
 type Row = Record<string, unknown>;
 
@@ -46,6 +46,9 @@ export function parse(text: string, name: string, dashboards: ReadonlyMap<string
   const tokens = Array.isArray(metadata.prompt_tokens) ? metadata.prompt_tokens.map(shown) : [];
   const notes: string[] = [];
   const table = readNodes(nodes, tokens, notes);
+  // As edgewise writes graphs of neurons (`_neuronpedia.py`), which the format does not have.
+  const ofNeurons = typeof metadata.scan === "string" && metadata.scan.endsWith("-neurons");
+  if (ofNeurons) table.parts.kind.forEach((kind, i, kinds) => kind === FEATURE && (kinds[i] = NEURON));
   const edges = readLinks(links, nodes.length, table.numbers, notes);
   const about = ["slug", "scan", "prompt"].filter((key) => metadata[key] !== undefined);
   return {

@@ -1,6 +1,6 @@
 /** Graphs of several prompts and differences of two: lists of edges and nodes, with what is known of each number. */
 
-import { amount, count, largestOf, percent, signedAmount } from "../words";
+import { amount, count, largestOf, percent, several as plural, signedAmount } from "../words";
 import type { AttributionGraph, Several } from "./graph";
 import { type Child, element } from "../dom";
 import { row, rowsOf } from "../rows";
@@ -42,17 +42,14 @@ export function besideEdge(several: Several, edge: number): string {
 }
 
 function sideOf(first: number, second: number): string {
+  if (Math.abs(first) === Math.abs(second)) return "as large in both";
   if (!second) return "only in A";
   if (!first) return "only in B";
   return Math.abs(first) > Math.abs(second) ? "larger in A" : "larger in B";
 }
 
-function prompts(n: number): string {
-  return n === 1 ? "1 prompt" : `${count(n)} prompts`;
-}
-
 function ofPrompts(share: number, several: Several): string {
-  return `${count(Math.round(share * several.prompts[0]))} of ${prompts(several.prompts[0])}`;
+  return `${count(Math.round(share * several.prompts[0]))} of ${plural(several.prompts[0], "prompt")}`;
 }
 
 /** What is known of a node's influence, as facts. */
@@ -100,7 +97,7 @@ export function lists(
   const largest = largestOf(nodes.map((node) => Math.abs(size(node))), 1e-30);
   const what = several.flows ? "influence along it" : "weight";
   return [
-    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${prompts(several.prompts[0])}, of each edge's ${what}; a prompt without the edge counts as 0. ${order(several)}`),
+    element("p", { class: "fact" }, isDifference ? differenceWords(several, what) : `Means over ${plural(several.prompts[0], "prompt")}, of each edge's ${what}; a prompt without the edge counts as 0. ${order(several)}`),
     element("h2", {}, isDifference ? "Edges that differ most" : "Edges"),
     rowsOf(edges.length, (i) => row({ words: ends(edges[i]), numbers: signedAmount(weight[edges[i]]), share: (Math.sign(weight[edges[i]]) * matters[edges[i]]) / most, under: besideEdge(several, edges[i]), choose: () => actions.chooseEdge(edges[i]) })),
     element("h2", {}, isDifference ? "Nodes whose influence differs most" : "Nodes"),
@@ -112,7 +109,7 @@ export function lists(
 }
 
 function differenceWords(several: Several, what: string): string {
-  const [[a, b], [first, second]] = [several.names, several.prompts.map(prompts)];
+  const [[a, b], [first, second]] = [several.names, several.prompts.map((n) => plural(n, "prompt"))];
   return `A is ${a} (${first}), B is ${b} (${second}). Numbers are A − B, of each edge's ${what}; an edge that one of them lacks counts as 0 there. ${order(several)}`;
 }
 

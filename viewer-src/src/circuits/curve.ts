@@ -1,6 +1,6 @@
 /** The measured curve beside the slider: values and intervals by size, and where the size looked at stands. */
 
-import { amount, count, largestOf, percent, smallestOf } from "../words";
+import { amount, count, largestOf, percent, several, smallestOf } from "../words";
 import { element, vector } from "../dom";
 import type { Circuit, Ranking } from "../ranking";
 import type { CircuitHeader, CurveHeader, CurvePoint } from "../data";
@@ -57,7 +57,7 @@ export function known(ranking: Ranking, circuit: Circuit): Known {
 }
 
 function where({ n, split }: CurveHeader): string {
-  return `on ${count(n)}${split ? ` ${split}` : ""} examples`;
+  return `on ${several(n, split ? `${split} example` : "example")}`;
 }
 
 function exactly(from: CurveHeader, [, , value, low, high]: CurvePoint): string {

@@ -4,7 +4,7 @@ import { type Child, element } from "../dom";
 import { row, rowsOf } from "../rows";
 import { count, percent, several, signedAmount } from "../words";
 import type { EvidenceHeader, LookHeader } from "../data";
-import { type Component, KEY, LOGITS, MLP, QUERY, VALUE } from "../graph";
+import { type Component, type Graph, KEY, LOGITS, MLP, QUERY, VALUE } from "../graph";
 import type { Actions } from "./panel";
 import type { Ranking } from "../ranking";
 import type { Scene } from "./scene";
@@ -43,13 +43,19 @@ export function evidenceFacts(scene: Scene, edge: number): Child[] {
 }
 
 /** What is not known of an edge, and what measures it: the strongest edges of the circuit as found are examined. */
-function unmeasured({ found, header }: Ranking, edge: number): string {
+function unmeasured({ found, graph, header }: Ranking, edge: number): string {
+  if (!canMeasure(graph)) return "Edges of a graph with features, neurons or positions are not patched one by one, so its effect is not known.";
   const what = "Its effect, where its head looks and the examples it matters to were not measured";
   if (!found.has[edge]) return `${what}: ${MEASURES} examines edges of the circuit as found, and this is none.`;
   if (!header.evidence) return `${what}: ${MEASURES} measures them.`;
   const strongest = `the strongest ${count(header.evidence.edges.length)} only`;
   const place = found.edges.indexOf(edge) + 1;
   return `${what}: they were for ${strongest}. \`edgewise view RUN --evidence ${place}\` reaches this one.`;
+}
+
+/** Whether `MEASURES` takes circuits of a graph. */
+export function canMeasure(graph: Graph): boolean {
+  return !graph.header.apart && !graph.header.spans.length;
 }
 
 /** An edge's effect and its head's look, in a line; null where neither was computed. */

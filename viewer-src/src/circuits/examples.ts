@@ -4,7 +4,7 @@ import { type Child, element } from "../dom";
 import type { Circuit, Ranking } from "../ranking";
 import type { EvaluationHeader, PredictionHeader, WorstExample } from "../data";
 import { count, percent, several } from "../words";
-import { MEASURES } from "./evidence";
+import { MEASURES, canMeasure } from "./evidence";
 import { scoreWords } from "./picture";
 
 /** The judged examples on which the circuit as found is farthest from the model, and whether that is the one looked at. */
@@ -12,6 +12,7 @@ export function examples(ranking: Ranking, circuit: Circuit): Child[] {
   const { header } = ranking;
   const of = (measured: number) => !ranking.isFound(circuit) && otherEdges(measured, circuit.edges.length);
   const told = header.evidence?.predictions ?? [];
+  const untold = !header.evidence && canMeasure(ranking.graph);
   if (!header.evaluations.length && !told.length) {
     return [element("p", {}, "No examples: `edgewise evaluate` judges a circuit and names those that it is worst at.")];
   }
@@ -19,7 +20,7 @@ export function examples(ranking: Ranking, circuit: Circuit): Child[] {
     element("h2", {}, each.name ? `Judged on ${each.name}` : "Judged", of(each.actual)),
     metrics(each),
     each.worst.length > 0 && element("h3", {}, "Examples on which the circuit is farthest from the model"),
-    each.worst.length > 0 && !each.name && !told.length && element("p", { class: "fact" }, UNTOLD),
+    each.worst.length > 0 && !each.name && untold && element("p", { class: "fact" }, UNTOLD),
     element("ol", { class: "examples" }, ...each.worst.map((one) => example(one, each.name ? undefined : told.find(({ number }) => number === one.number)))),
   ]);
   const worst = new Set(header.evaluations.filter((each) => !each.name).flatMap((each) => each.worst.map((one) => one.number)));
@@ -92,12 +93,12 @@ function metrics(each: EvaluationHeader): HTMLElement {
       "tr",
       {},
       element("th", { scope: "row" }, `${name.replaceAll("_", " ")} ${row.lower_is_better ? "↓" : "↑"}`),
-      element("td", { title: `95 %: ${scoreWords(row.low)} to ${scoreWords(row.high)}` }, scoreWords(row.value)),
+      element("td", { title: row.low === null || row.high === null ? null : `95 %: ${scoreWords(row.low)} to ${scoreWords(row.high)}` }, scoreWords(row.value)),
       ...[row.full, row.empty, row.random, row.eap].map(cell),
     ),
   );
   const heads = ["", "circuit", "full", "empty", "random", "EAP"].map((name) => element("th", { scope: "col" }, name));
-  const said = `${count(each.n)} ${each.split ?? ""} examples, a circuit of ${several(each.actual, "actual edge")}`;
+  const said = `${several(each.n, each.split ? `${each.split} example` : "example")}, a circuit of ${several(each.actual, "actual edge")}`;
   return element(
     "table",
     {},

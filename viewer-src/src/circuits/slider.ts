@@ -20,7 +20,10 @@ export class SizePanel {
 
   constructor(private readonly choose: (size: number | null) => void) {
     this.range.addEventListener("input", () => this.ranking && choose(this.nominal(Number(this.range.value))));
-    this.typed.addEventListener("change", () => this.ranking && choose(this.ranking.largest(Number(this.typed.value))));
+    this.typed.addEventListener("change", () => {
+      if (this.typed.value === "") this.typed.value = this.typed.defaultValue; // emptied, or no number: as it was
+      else if (this.ranking) choose(this.ranking.largest(Number(this.typed.value)));
+    });
     const line = element("div", { class: "line" }, this.range, this.typed);
     this.root.append(this.said, line, this.sizes, this.curve, this.fact);
   }
@@ -35,7 +38,7 @@ export class SizePanel {
     // Several of the first places are one size: the slider stays where it was put.
     if (this.nominal(Number(this.range.value)) !== nominal) this.range.value = String(this.place(nominal));
     this.range.setAttribute("aria-valuetext", `${count(edges)} of ${count(total)} edges, ${share} removed`);
-    this.typed.value = String(edges);
+    this.typed.value = this.typed.defaultValue = String(edges);
     const { words, from, point } = known(ranking, circuit);
     const curve = measured(ranking, circuit);
     this.fact.textContent = words + (from ? ` ${ends(from)}` : "");

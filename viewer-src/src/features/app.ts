@@ -167,7 +167,7 @@ export class FeaturesApp implements App {
       go: (at, feature) => {
         if (at === layer) return () => this.store.change({ feature });
         const file = files[String(at)];
-        return file === undefined ? null : () => (location.href = `${encodeURIComponent(file)}#feature=${feature}${this.store.state.blind ? "&blind=yes" : ""}`);
+        return file === undefined ? null : () => void open(`${encodeURIComponent(file)}#feature=${feature}${this.store.state.blind ? "&blind=yes" : ""}`, "_blank");
       },
     };
   }

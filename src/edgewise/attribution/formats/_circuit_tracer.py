@@ -205,8 +205,10 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
         What the format has no place for and was left out or moved, a line each.
 
     Raises:
-        InputError: its matrix would be larger than `MOST_BYTES`.
+        InputError: its matrix would be larger than `MOST_BYTES`, or its prompt has no tokens.
     """
+    if bool((graph.ids < 0).any()):
+        raise InputError(f"{path}: the graph has no tokens' numbers, as a mean over prompts has none; write .json")
     nodes, n_layers = graph.nodes, graph.n_layers
     inner = nodes.is_kind("neuron", "feature").nonzero()[:, 0]
     size = len(inner) + (n_layers + 1) * len(graph.tokens) + len(graph.roots)
@@ -221,7 +223,7 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
     tokens = [vocabulary + i if token >= VIRTUAL else token for i, token in enumerate(root_tokens(graph))]
     scan = scan or graph.provenance.get("scan") or graph.provenance.get("transcoder_list")
     with _their_classes() as (target_class, settings_class), atomic_path(path) as temporary:
-        settings = settings_class()
+        settings: Any = object.__new__(settings_class)  # theirs asks for all its fields, which follow
         vars(settings).update(_settings(graph, n_layers, vocabulary, model))
         content = {
             "input_string": graph.provenance.get("prompt", "".join(graph.tokens)),

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.attribution._attribution_graph import AttributionGraph
@@ -70,7 +72,11 @@ def write(graph: AttributionGraph, path: Path, scan: str | None, pruning: tuple[
         strict=True,
     )
     links = ",".join(f'{{"source":"{ids[s]}","target":"{ids[t]}","weight":{weight!r}}}' for s, t, weight in triples)
-    first = {"metadata": _metadata(graph, path, scan, pruning), "qParams": _saved_state(graph, ids), "nodes": nodes}
+    first = {
+        "metadata": _metadata(graph, path, scan, pruning),
+        "qParams": _saved_state(graph, ids, keep),
+        "nodes": nodes,
+    }
     text = json.dumps(first, allow_nan=False)[:-1] + f', "links": [{links}]}}\n'
     if len(text) > MOST_BYTES:  # all of it is ASCII
         size = f"{len(text) >> 20} MiB, and Neuronpedia takes {MOST_BYTES >> 20}"
@@ -148,9 +154,9 @@ def _metadata(
     return found | ({} if names is None else {"node_threshold": names["node_threshold"], "pruning_settings": names})
 
 
-def _saved_state(graph: AttributionGraph, ids: list[str]) -> dict[str, Any]:
-    """What a viewer begins with: pinned nodes and groups of them, if the graph came with some."""
-    numbers = dict(zip(graph.names, ids, strict=True))
+def _saved_state(graph: AttributionGraph, ids: list[str], keep: Bool[Tensor, " n"]) -> dict[str, Any]:
+    """What a viewer begins with: pinned nodes and groups of them, of those that are written."""
+    numbers = {name: each for name, each, stays in zip(graph.names, ids, keep.tolist(), strict=True) if stays}
     saved = graph.provenance.get("saved", {})
     groups = [
         [label, *(numbers[name] for name in names if name in numbers)] for label, *names in saved.get("groups", [])

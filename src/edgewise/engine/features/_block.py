@@ -17,7 +17,7 @@ from edgewise.engine.features._layers import FeatureLayer, FeatureRun, activate
 from edgewise.engine.features._neurons import NeuronLayer, NeuronRun
 from edgewise.models import Parts
 from edgewise.models.block import centre, hidden
-from edgewise.models.folded import FoldedHeads
+from edgewise.models.folded import FoldedHeads, zeros_for_none
 
 
 @runtime_checkable
@@ -105,8 +105,8 @@ class NeuronBlock:
         """With the norm's gain and bias folded into the input matrices."""
         norm, pairs = neurons.mlp.norm, neurons.inputs
         weight = torch.cat([weight for weight, _ in pairs], 2).to(dtype)  # (n, D, k)
-        given = [bias for _, bias in pairs if bias is not None]
-        bias = torch.cat(given, 1).to(dtype) if given else None  # all matrices have one, or none has
+        given = zeros_for_none(pairs)
+        bias = torch.cat(given, 1).to(dtype) if given else None
         if norm.bias is not None:
             carried = torch.einsum("d,ndk->nk", norm.bias.to(dtype), weight)
             bias = carried if bias is None else bias + carried

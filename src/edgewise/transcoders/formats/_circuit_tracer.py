@@ -169,11 +169,6 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     for layer, each in enumerate(ordered):  # before any is written
         if is_cross and len(each.spec.writes) != len(ordered) - layer:
             raise InputError(f"circuit-tracer: layer {layer} must write to every later layer of the set")
-    for layer, each in enumerate(ordered):
-        if is_cross:
-            _write_part(path, layer, each)
-        else:
-            _write_layer(path / _FILE.format(layer), each)
     config: dict[str, Any] = {
         "model_name": record_of(ordered[0].provenance, "model").get("id", ""),
         "model_kind": "cross_layer_transcoder" if is_cross else "transcoder_set",
@@ -183,7 +178,12 @@ def write(transcoders: Sequence[Transcoder], path: Path) -> None:
     activation = ordered[0].activation
     if activation.kind == "topk":
         config |= {"activation": "topk", "k": activation.k}
-    write_atomically(path / _CONFIG, yaml.safe_dump(config))
+    write_atomically(path / _CONFIG, yaml.safe_dump(config))  # before what would be read as another site without it
+    for layer, each in enumerate(ordered):
+        if is_cross:
+            _write_part(path, layer, each)
+        else:
+            _write_layer(path / _FILE.format(layer), each)
 
 
 def _kinds(transcoder: Transcoder) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from edgewise._errors import InputError
+from edgewise.runs import user_path
 
 WEIGHTS = (".safetensors", ".pt", ".npz")
 """How files of weights end."""
@@ -15,7 +16,7 @@ _PART = re.compile(r"(?!\.+$)[^\x00-\x1f\x7f\\/:]+")
 
 def local(source: str) -> Path:
     """Where a file or folder lies on this machine; what is on the hub is fetched first. Raises `InputError`."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     on_disk = source.startswith((".", "/", "~")) or "/" not in source or path.parent.is_dir()
     on_disk = on_disk or (source.count("/") == 1 and path.suffix in WEIGHTS)  # no repository is called so
     if not source.startswith("hf://") and (path.exists() or on_disk):

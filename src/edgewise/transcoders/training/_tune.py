@@ -96,6 +96,8 @@ class Tuned:
     """Over all parts of a resumed run."""
     stopped: str | None
     """Why it ended early, or None."""
+    interrupted: bool = False
+    """Whether it was interrupted, be it in the last step, after which it is whole: nothing should follow then."""
 
 
 def tune(
@@ -139,7 +141,8 @@ def tune(
         each.provenance = {**each.provenance, "method": method | {"tuned": tuned}, "software": runs.software()}
         if options.out is not None:
             save(each, options.out / f"layer{each.spec.reads.layer}.safetensors")
-    return Tuned(tuple(transcoders), learner.kl, report.steps, report.seconds, report.message)
+    ends = report.message, report.interrupted
+    return Tuned(tuple(transcoders), learner.kl, report.steps, report.seconds, *ends)
 
 
 class TuningLearner(Learner):
