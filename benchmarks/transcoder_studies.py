@@ -29,6 +29,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _page import RESULTS, mark_of, parts_of, write_page
 
 from edgewise import transcoders
@@ -179,8 +180,8 @@ def _tried(folder: Path, kind: str) -> str:
 
 def _verdict(kind: str, found: list[Interval]) -> str:
     """Whether a kind of transcoder reaches autoencoders, in words."""
-    ends = [(each.low, each.high) for each in found if each.low is not None and each.high is not None]
-    below, above, n = sum(high < 0 for _, high in ends), sum(low > 0 for low, _ in ends), len(found)
+    ends = np.array([(each.low, each.high) for each in found], dtype=float)
+    below, above, n = int((ends[:, 1] < 0).sum()), int((ends[:, 0] > 0).sum()), len(found)
     if below == n:
         said = f"adds less loss than the autoencoder at all {n} sparsities"
     elif above == n:

@@ -148,7 +148,8 @@ class Circuit:
         deep.
         """
         method = record_of(self.provenance, "method")
-        if name != "difference" and method.get("name") == name and isinstance(method.get("of"), list):
+        own = name == "difference" or "converted" in self.provenance or method.get("name") != name
+        if not own and isinstance(method.get("of"), list):
             return method["of"]
         return [self.provenance]
 

@@ -370,6 +370,6 @@ def test_the_mean_graphs_roots_stand_where_they_do_in_all_prompts(tmp_path: Path
 
 
 def test_a_mean_graph_has_no_tokens_that_circuit_tracer_could_have(tmp_path: Path):
-    with pytest.raises(InputError, match=r"as a mean over prompts has none; write .json"):
+    with pytest.raises(InputError, match=r"as a mean over prompts does, or a file without them; write .json"):
         export(merge(graphs_of()).mean_graph(), tmp_path / "g.pt")
     assert not (tmp_path / "g.pt").exists()

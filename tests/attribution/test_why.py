@@ -1,6 +1,7 @@
 """Edges split over heads add up to the edge at every layer; a head's query-key terms add up to its contrast."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -265,12 +266,20 @@ def test_a_saved_graph_is_attached(tmp_path) -> None:
 
 
 def test_a_contrast_may_be_off_by_rounding(tmp_path) -> None:
-    """As one near 0 is on another machine: which tokens it is of, the graph says."""
+    """As one near 0 is on another machine, of what it is a sum of."""
     model = tiny("gpt2")
-    graph = small(model, target=[3, 4], contrast=True)
-    graph.nodes.value[graph.nodes.is_kind("root")] *= 1.01
-    graph.save(tmp_path / "graph.safetensors")
-    assert AttributionGraph.load(tmp_path / "graph.safetensors").attach(model).explained is not None
+    read = frozen_run(model, small(model).ids, torch.float64).normed(N - 1).detach()
+    direction = torch.randn(model.parts.d_model, dtype=torch.float64)
+    direction -= (direction @ read) / (read @ read) * read
+    for off, refused in ((2e-6, False), (1e-3, True)):
+        graph = small(model, target=("nothing", direction))
+        root = graph.nodes.is_kind("root")
+        assert float(graph.nodes.value[root].abs()) < 1e-9 < 1e-6 < off * float(graph.ledger.size[root])
+        graph.nodes.value[root] += off * graph.ledger.size[root]
+        graph.save(tmp_path / "graph.safetensors")
+        loaded = AttributionGraph.load(tmp_path / "graph.safetensors")
+        with pytest.raises(InputError, match="another direction") if refused else nullcontext():
+            loaded.attach(model, target=("nothing", direction))
 
 
 def test_transcoders_lie_where_the_model_does() -> None:

@@ -174,3 +174,14 @@ def test_a_file_of_a_cell_that_is_no_object_is_one_line(folder: Path, tmp_path: 
         (cell.folder / "settings.json").write_text(content)
         with pytest.raises(InputError, match=r"settings.json: cannot be read .*remove it"):
             cell.check({"a": 1})
+
+
+def test_a_page_counts_the_pairs_that_there_are(folder: Path, tmp_path: Path):
+    """A compiled program has fewer than are asked for."""
+    asked = {"tasks": ["program"], "methods": ["random"], "seeds": [0], "models": ["tracr:reverse"]}
+    path = bench_file(folder, tmp_path / "b.yaml", pairs={"train": 2000, "validation": 3, "test": 5}, **asked)
+    file, found = run_bench(path, tmp_path / "out", say=lambda _: None)
+    assert not found.failed
+    table, task = BenchTable.load(file), ew.tasks.program(ew.load_model("tracr:reverse").tokenizer, 2000, 3, 5)
+    assert table.about["pairs"] == {"program": {split: len(task.split(split)) for split in ew.tasks.SPLITS}}
+    assert table.about["pairs"]["program"]["train"] < 2000

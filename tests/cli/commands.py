@@ -47,7 +47,7 @@ class Cli:
         return lines[0]
 
 
-def find(model: Path, pairs: Path, out: Path, *others: Any, size: float | None = 0.6) -> list[Any]:
+def find(model: Path, pairs: Path | str, out: Path, *others: Any, size: float | None = 0.6) -> list[Any]:
     options = {"--model": model, "--task": pairs, "--out": out} | ({} if size is None else {"--sparsity": size})
     return ["find", *(x for option in options.items() if option[0] not in others for x in option), *others]
 

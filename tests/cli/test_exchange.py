@@ -1,6 +1,7 @@
 """Circuits in and out of other tools' files, and side by side, on the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,10 @@ def test_compare_prints_what_circuits_share(cli: Cli, found: Path, model: Path, 
     assert set(row["judged"]["pairs"]) == {"full", found.parent.name, "eap", "intersection", "union"}
     table = cli("compare", found, other, "--task", pairs).out
     assert "IoU" in table and "intersection" in table
+    whole = Circuit.load(found)
+    replace(whole, kept=~whole.kept, scores=None).save(rest := tmp_path / "rest" / "circuit.safetensors")
+    rows = cli("compare", found, rest, "--task", pairs).out.replace("│", " ").splitlines()
+    assert next(row.split()[1] for row in rows if row.split()[:1] == ["intersection"]) == "0"
     assert "given twice" in cli.refused("compare", found, found)
     assert cli("find", *choices, "--embeddings", "split", "--force").status == 0
     refused = cli.refused("compare", found, other)

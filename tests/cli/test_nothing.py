@@ -94,7 +94,7 @@ def test_options_that_would_do_nothing_are_refused(cli: Cli, model: Path, found:
         assert f"{option}: {pairs} is a file of pairs" in cli.refused("evaluate", found, "--task", pairs, option, 3)
     assert "--test: " in cli.refused("mib", found, "--task", pairs, "--test", 3, "--no-bos")
     for option in ("--train", "--validation", "--test"):
-        assert f"{option} -5: use at least 0" in cli.refused(*find(model, pairs, tmp_path / "out", option, -5))
+        assert f"{option} -5: use at least 0" in cli.refused(*find(model, "ioi", tmp_path / "out", option, -5))
         refused = cli.refused(*find(model, pairs, tmp_path / "out", option, 5))
         assert f"{option}: {pairs} is a file of pairs, of which none are drawn" in refused
     for command in (("score", "-n", 3), ("score", "--seed", 3), ("show", "--seed", 3)):

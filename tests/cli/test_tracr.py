@@ -88,4 +88,4 @@ def test_what_a_program_has_no_use_for_is_refused(cli: Cli, tmp_path: Path) -> N
     assert "--train 0: give at least 1" in cli.refused("tracr", "find", "tracr:reverse", "--train", "0", *out)
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "circuit.safetensors").write_bytes(b"another run's")
-    assert "is there already" in cli.refused("tracr", "find", "tracr:reverse", *out)
+    assert "is another run's; choose another folder" in cli.refused("tracr", "find", "tracr:reverse", *out)

@@ -98,3 +98,18 @@ def test_the_caption_speaks_for_all_panels(tmp_path: Path):
     draw_bench(BenchTable([*found.rows, *seeds], found.about), tmp_path / "a.svg")
     text = " ".join((tmp_path / "a.svg").read_text(encoding="utf-8").split())
     assert "4 to 6 test examples" in text and "mean over 1 to 5 seeds" in text
+
+
+def test_an_empty_circuit_is_no_goal_and_hides_none():
+    """Edges of another method stand for its distance only where it has some."""
+    found = table()
+    found.rows[-1]["size"] = 0.9
+    rows = [*found.rows, row("paper", "edge-pruning", 0.98, 0, 4.0), row("acdc", "acdc", 0.98, 0, 4.0)]
+    page = bench_page(BenchTable(rows, found.about), "it.png", command="edgewise bench it.yaml")
+    assert "| paper, 1.000 | 30 |" in page and "| acdc, " not in page and "0 (empty)" in page
+
+
+def test_one_example_has_no_interval():
+    rows = [each | {"n": 1, "values": each["values"][:1]} for each in table().rows]
+    page = bench_page(BenchTable(rows, table().about), "it.png", command="edgewise bench it.yaml")
+    assert "| eap (1) | 1.000; 100, signed |" in page and "[" not in page.partition("| method (seeds) |")[2]

@@ -287,7 +287,8 @@ def test_one_vector_and_what_codes_are_not_of():
     x = torch.randn(3, transcoder.spec.d_in, dtype=torch.float64)
     with torch.no_grad():
         whole = transcoder(x)
-        assert torch.equal(transcoder(x[0]), whole[0]) and torch.equal(transcoder(x[None])[0], whole)
+        torch.testing.assert_close(transcoder(x[0]), whole[0])
+        torch.testing.assert_close(transcoder(x[None])[0], whole)
     for wrong in (x[0], x[None]):
         assert "codes are of rows of vectors [N, D], got" in refused(lambda given=wrong: transcoder.codes(given))
 

@@ -241,14 +241,21 @@ def test_errors_and_neurons_of_other_tools_are_not_taken_for_features(open_page:
     """circuit-tracer's errors were named `0_LAYER_POSITION`; in a graph of neurons `3_7_0` is a neuron."""
     kinds = {"0_3_0": "mlp reconstruction error", "3_7_0": "cross layer transcoder"}
     nodes = [{"node_id": i, "layer": "3", "feature_type": kind, "ctx_idx": 0} for i, kind in kinds.items()]
-    content = {"nodes": nodes, "links": [], "metadata": {"scan": "tiny-neurons"}}
-    (tmp_path / "graph.json").write_text(json.dumps(content))
     (tmp_path / "dashboards").mkdir()
     for name in ("m0.f3", "m3.f7"):
         (tmp_path / "dashboards" / f"{name}.json").write_text(json.dumps(detail(["fires"], [1.0])))
-    (tmp_path / "labels.json").write_text(json.dumps({"m0.f3": "wrong", "m3.f7": "wrong", "m3.n7": "right"}))
-    known: dict[str, Any] = {"dashboards": tmp_path / "dashboards", "labels": tmp_path / "labels.json"}
-    text = ew.view(tmp_path / "graph.json", show=False, **known).read_text("utf-8")
-    for node, said in (("0_3_0", "error"), ("3_7_0", "right")):
-        found = open_page(text=text, fragment=f"#node={node}").locator(".panel").inner_text()
-        assert said in found and "wrong" not in found and "Dashboard" not in found
+    (tmp_path / "labels.json").write_text(json.dumps({"m0.f3": "wrong", "m3.f7": "feature's", "m3.n7": "neuron's"}))
+    for scan, said in (("tiny", ["error", "feature's"]), ("tiny-neurons", ["error", "neuron's"])):
+        content = {"nodes": nodes, "links": [], "metadata": {"scan": scan}}
+        (path := tmp_path / f"{scan}.json").write_text(json.dumps(content))
+        known: dict[str, Any] = {"labels": tmp_path / "labels.json"}
+        if scan == "tiny":
+            known["dashboards"] = tmp_path / "dashboards"
+        else:
+            with pytest.raises(InputError, match="it has none of the graph's features"):
+                ew.view(path, show=False, dashboards=tmp_path / "dashboards")
+        text = ew.view(path, show=False, **known).read_text("utf-8")
+        for node, words in zip(kinds, said, strict=True):
+            found = open_page(text=text, fragment=f"#node={node}").locator(".panel").inner_text()
+            assert words in found and "wrong" not in found
+            assert ("Dashboard" in found) == (words == "feature's")

@@ -64,11 +64,9 @@ export function readLabels(text: string): Map<string, string> {
   }
   const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
   const inner: unknown = isObject(content) && "labels" in content && isObject(content.labels) ? content.labels : content;
-  const rows: unknown[] | null = Array.isArray(inner) ? inner : isObject(inner) ? Object.entries(inner) : null;
-  if (!rows) throw wrong;
-  const pairs = rows.map((row: unknown): [string, string] => {
-    if (!Array.isArray(row) || typeof row[0] !== "string" || typeof row[1] !== "string") throw wrong;
-    return [row[0].trim(), row[1].trim().slice(0, LONGEST)];
-  });
+  const rows: unknown[] = Array.isArray(inner) ? inner : isObject(inner) ? Object.entries(inner) : [];
+  const isPair = (row: unknown): row is [string, string] => Array.isArray(row) && row.length === 2 && row.every((each) => typeof each === "string");
+  const pairs = rows.filter(isPair).map(([name, words]): [string, string] => [name.trim(), words.trim().slice(0, LONGEST)]);
+  if (!pairs.length) throw wrong;
   return new Map(pairs.filter(([, words]) => words));
 }

@@ -72,7 +72,7 @@ def merged_graph_scores(
         raise InputError("graph: its edges carry positions, which attribution graphs do not tell apart; leave them out")
     few = asked_of(task, config)
     few.check_examples(config.split)
-    nodes = [each.transcoder for each in engine.features.values()] or "neurons"
+    nodes = [each.transcoder.to(engine.model.device) for each in engine.features.values()] or "neurons"
     places, total = _Places.of(engine.graph), torch.zeros(engine.graph.n_edges, dtype=torch.float64)
     through = torch.zeros(engine.graph.n_writers, dtype=torch.float64)
     pairs = few.split(config.split)

@@ -37,8 +37,8 @@ def attached(
     explained = roots(nodes, _target(graph, target), bool(graph.settings.get("contrast")))
     values = graph.nodes.value[graph.nodes.is_kind("root")]
     again = torch.tensor([each.value for each in explained]).to(values)
-    # Another target is given again by what the graph says; its value, such as a contrast near 0, may be rounding's.
-    if isinstance(graph.settings.get("target"), dict) and not torch.allclose(again, values, rtol=1e-3):
+    size = float(graph.ledger.size[graph.nodes.is_kind("root")].max())  # of what a value near 0 is a sum of
+    if not torch.allclose(again, values, rtol=1e-3, atol=1e-5 * size):
         raise InputError(f"target {explained[0].name!r}: another direction than the graph's; give that one")
     return replace(graph, explained=Explained(nodes, explained))
 

@@ -13,9 +13,7 @@ from edgewise.attribution._attach import explained_of
 from edgewise.attribution._graph import GraphData
 from edgewise.attribution._targets import Explained, token_text
 from edgewise.attribution._why import source_at
-from edgewise.models import ProgramTokenizer
 from edgewise.runs import check_counts
-from edgewise.transcoders import TokenTexts
 
 _AT_ONCE = 64  # nodes whose logits are held at once: 64 MB for a vocabulary of 262,144
 
@@ -73,7 +71,5 @@ def _logits(made: Explained, written: Float[Tensor, "n D"]) -> Float[Tensor, "n 
 
 
 def _named(made: Explained, ids: Tensor, values: Tensor) -> tuple[tuple[str, float], ...]:
-    run, texts = made.nodes.run, TokenTexts(made.nodes.run.model.tokenizer)
-    of_program = isinstance(run.model.tokenizer, ProgramTokenizer)  # whose outputs are no tokens
-    names = [token_text(run, i) if of_program else texts.shown(i) for i in ids.tolist()]
-    return tuple(zip(names, values.tolist(), strict=True))
+    run = made.nodes.run
+    return tuple((token_text(run, i), x) for i, x in zip(ids.tolist(), values.tolist(), strict=True))

@@ -16,6 +16,7 @@ from edgewise.attribution._nodes import Nodes
 from edgewise.attribution._rows import Targets
 from edgewise.models import Model, ProgramTokenizer
 from edgewise.runs import gradients
+from edgewise.transcoders import TokenTexts
 
 MOST, MASS = 10, 0.95  # circuit-tracer's: the most probable tokens until they have this much together
 LEAST = 1e-30
@@ -169,7 +170,7 @@ def token_text(run: FrozenRun, token: int) -> str:
     if isinstance(tokenizer, ProgramTokenizer):  # its outputs are no tokens
         outputs = tokenizer.program.outputs
         return tokenizer.program.name if outputs is None else str(outputs[token])
-    return str(token) if tokenizer is None else tokenizer.decode([token])
+    return TokenTexts(tokenizer).shown(token)
 
 
 def _demeaned(run: FrozenRun, token: int, weight: float) -> Root:

@@ -114,16 +114,20 @@ def make_task(
         return ew.tasks.ALL_TASKS[name](tokenizer, **drawn, seed=seed, **told)
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
         return ew.tasks.from_template_file(name, tokenizer, **drawn, seed=seed, bos=bos, longest=longest)
-    refuse_drawing(name, {f"--{split}": n for split, n in drawn.items()})
     # A file's pairs go to the same splits whatever the seed, or a second run's circuit would be judged on pairs that
     # the first one's was found on.
     return ew.tasks.from_file(name, tokenizer, bos=bos, longest=longest)
 
 
+def is_drawn(name: str) -> bool:
+    """Whether a task's pairs are drawn, as those of a file of pairs are not."""
+    return name in ew.tasks.TASK_NAMES or name.endswith(ew.tasks.TEMPLATE_SUFFIXES)
+
+
 def refuse_drawing(name: str, options: Mapping[str, int | None]) -> None:
     """Refuse options about the pairs to draw of what is a file of pairs. Raises `InputError`."""
     given = [option for option, value in options.items() if value is not None]
-    if given and name not in ew.tasks.TASK_NAMES and not name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
+    if given and not is_drawn(name):
         raise ew.InputError(f"{given[0]}: {name} is a file of pairs, of which none are drawn; leave it out")
 
 
@@ -139,7 +143,6 @@ def task_of(
     """The task that a circuit was found on, or another by name; see `make_task`. Raises `InputError`."""
     options: dict[str, int | None] = {"--seed": seed, "--test": test}
     if name is not None:
-        refuse_drawing(name, options)
         made = make_task(name, tokenizer, {"test": test}, seed or 0, bos, longest)
         return in_groups(made, circuit, name)
     if drawn := [option for option, value in options.items() if value is not None]:

@@ -22,6 +22,7 @@ from edgewise.cli._common import (
     load_scores,
     make_task,
     ranks_of,
+    refuse_drawing,
     torch_type,
 )
 from edgewise.cli._configuration import configurable
@@ -121,11 +122,12 @@ def find(
     apart = inputs.Apart(transcoders, features_per_layer, neurons, error)
     apart.check(record, config, ablation)
     check_task(task)
+    refuse_drawing(task, {"--train": train, "--validation": validation, "--test": test})
     ew.runs.check_writable(out)
     held = None if force else _held(out / "circuit.safetensors")
     begin = None if start is None else load_scores(start)
-    features = inputs.read(transcoders, exclude_special, device)
     ranks = ranks_of(device)
+    features = inputs.read(transcoders, exclude_special)  # the engine moves what it needs of them
     loaded = load(model, device, dtype, offload)
     longest, sizes = loaded.parts.n_positions, {"train": train, "validation": validation, "test": test}
     examples = make_task(task, loaded.tokenizer, sizes, seed, bos, longest)

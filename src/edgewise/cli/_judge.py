@@ -51,6 +51,7 @@ def evaluate(
     """
     if task is not None:
         _common.check_task(task)
+        _common.refuse_drawing(task, {"--test": test, "--seed": seed})
     asked = None if metrics is None else tuple(metrics.split(","))
     for name in asked or ():
         ew.tasks.metric_function(name)

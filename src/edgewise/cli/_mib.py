@@ -12,7 +12,7 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli import _transcoder_inputs as inputs
-from edgewise.cli._common import check_task, engine_of, load, load_for, scores_of, task_of
+from edgewise.cli._common import check_task, engine_of, load, load_for, refuse_drawing, scores_of, task_of
 from edgewise.cli._exchange import foreign_circuit
 
 
@@ -36,6 +36,7 @@ def mib(
         ew.runs.check_file(out)
     if task is not None:
         check_task(task)
+        refuse_drawing(task, {"--test": test})
     own = file.suffix == ".safetensors"
     if not own and (model is None or task is None):
         raise ew.InputError(f"{file}: such files name no model and no task; give --model and --task")

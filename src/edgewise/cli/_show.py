@@ -246,10 +246,10 @@ def comparison(found: ew.evaluation.Comparison) -> None:
     for task, judged in found.judged.items():
         (distance, *metrics), rows = next(iter(judged.values())), []
         for who, each in judged.items():
-            edges = found.actual.get(who, "" if differ else next(iter(found.total_edges.values())))
+            edges = found.actual.get(who, None if differ else next(iter(found.total_edges.values())))
             value, low, high = each[distance]
             shown = [f"{value:.3f}", between(low, high, 2, "–"), *(f"{each[name].value:.3f}" for name in metrics)]
-            rows.append(("full model" if who == "full" else who, f"{edges:,}" if edges != "" else "", *shown))
+            rows.append(("full model" if who == "full" else who, "" if edges is None else f"{edges:,}", *shown))
         title = f"{task}: {found.n[task]} {found.conditions['split']} examples"
         unit = ew.tasks.metric_function(distance).unit
         caption = f"actual edges; {distance}: {unit}; {_intervals(found.n[task])}\n{_how(found.conditions)}"

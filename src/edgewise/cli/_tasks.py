@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option, Typer
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import as_typed, check_task, load, refuse_drawing
+from edgewise.cli._common import as_typed, check_task, is_drawn, load, refuse_drawing
 from edgewise.cli._print import escape, line, styled
 
 app = Typer(no_args_is_help=True, help="List and show tasks, score a model on them, and check your own files.")
@@ -61,7 +61,8 @@ def score(
     names = tasks or list(ew.tasks.BUILT_IN)
     for name in names:
         _check(name)
-        refuse_drawing(name, {"-n": n, "--seed": seed})
+    if not any(map(is_drawn, names)):
+        refuse_drawing(names[0], {"-n": n, "--seed": seed})
     if n is not None and n < 1:
         raise ew.InputError(f"-n {n}: use at least 1")
     if out is not None:

@@ -12,7 +12,7 @@ import edgewise as ew
 from edgewise import tracr
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import check_free, load_circuit
+from edgewise.cli._common import load_circuit
 from edgewise.cli._print import line, stopped
 from edgewise.runs import record_of
 
@@ -87,14 +87,14 @@ def find(
     eliminate: Annotated[bool, Option(help="In the end, remove single edges where that changes nothing.")] = True,
     train: Annotated[int, Option(help="Pairs of inputs to train on.")] = 200,
     seed: Annotated[int, Option(help="Seed of the pairs and of the method.")] = 0,
-    force: options.Force = False,
 ) -> None:
     """Find the smallest circuit that gives the model's output on every input. You need not know its size."""
     if train < 1:
         raise ew.InputError(f"--train {train}: give at least 1")
     ew.runs.check_writable(out)
-    if not (out / ew.runs.CHECKPOINT).is_file():  # or it is the same run, which the checkpoint decides
-        check_free(out / "circuit.safetensors", force)
+    path = out / "circuit.safetensors"
+    if path.exists() and not (out / ew.runs.CHECKPOINT).is_file():  # which says whether it is the same run's
+        raise ew.InputError(f"{path}: is another run's; choose another folder, or remove it")
     engine = _engine(model, ablation, embeddings)
     task = ew.tasks.program(engine.model.tokenizer, train=train, seed=seed)
     _show.header(engine.model, engine, task)
@@ -109,8 +109,8 @@ def find(
         raise Exit(130)
     circuit = tracr.smallest_agreeing(scores, agreement)
     circuit = tracr.eliminate(circuit, agreement) if eliminate else circuit
-    circuit.save(out / "circuit.safetensors")
-    _show.found(circuit, out / "circuit.safetensors")
+    circuit.save(path)
+    _show.found(circuit, path)
 
 
 @app.command()

@@ -170,7 +170,7 @@ def minimality(
     """
     check_numbers(len(random), len(effects), quantile, alpha)
     _check_finite("minimality", effects, random)
-    larger = (effects[:, None] > random[None]).sum(1)
+    larger = (effects[:, None] > random[None] + _margin(effects, random)).sum(1)
     p_values = stats.binom.cdf(larger, len(random), quantile)
     corrected = np.minimum(1.0, p_values * len(effects))
     details = {

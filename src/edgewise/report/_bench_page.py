@@ -153,7 +153,7 @@ def _needed(points: Sequence[BenchPoint], best: Sequence[BenchPoint]) -> list[st
         for point in points
         if point.algorithm in ("edge-pruning", "acdc")
         and point.edges
-        and point.size == _nearest([p for p in points if p.method == point.method])
+        and point.size == _nearest([p for p in points if p.method == point.method and p.edges])
     ]
     if not goals or not curves:
         return []

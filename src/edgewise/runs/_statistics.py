@@ -18,7 +18,7 @@ _HELD, _BLOCK = 1 << 27, 1 << 22
 
 
 class Interval(NamedTuple):
-    """A mean and a bootstrap interval around it; of one example there is none, which does not show what another would
+    """A mean and a bootstrap interval around it; one example has none, since it does not show what another would
     change.
     """
 

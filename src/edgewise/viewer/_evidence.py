@@ -15,6 +15,7 @@ from edgewise.discovery import exact_effects
 from edgewise.engine import Engine
 from edgewise.runs import SavedAsJson, check_counts, check_record, reading_record, tensor_hash
 from edgewise.tasks import Task
+from edgewise.transcoders import TokenTexts
 from edgewise.viewer._looks import Look, looks
 
 N_PAIRS = 16
@@ -180,6 +181,6 @@ def _predictions(
 
 
 def _texts(engine: Engine, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token's text; its number where the tokenizer has none."""
-    decode = getattr(engine.model.tokenizer, "decode", None)
-    return tuple(str(each) if decode is None else decode([each]) for each in ids)
+    """Each token's text; its number where there is no tokenizer."""
+    texts = TokenTexts(engine.model.tokenizer)
+    return tuple(texts.shown(each) for each in ids)

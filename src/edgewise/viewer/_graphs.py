@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from edgewise._errors import InputError
 from edgewise.viewer._pack import Packer
 
+_NO_FEATURES = ("embedding", "logit", "bias", "mlp reconstruction error", "lorsa error")
+"""Types of nodes in other tools' files."""
 KINDS = ("token", "position", "neuron", "feature", "error", "bias", "root", "nodes")
 """Kinds of nodes, as the page's script numbers them."""
 LARGEST = 400 * 2**20
@@ -180,7 +182,13 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON, which has null for it")
 
 
-def node_ids(file: ForeignFile) -> list[str]:
-    """The ids of a file's nodes; those that are no texts are left to the page's script to refuse."""
-    rows = json.loads(file.content)["nodes"]
-    return [row["node_id"] for row in rows if isinstance(row, dict) and isinstance(row.get("node_id"), str)]
+def feature_ids(what: GraphArrays | ForeignFile) -> list[str]:
+    """The ids of a graph's features; of a file those that are no texts are left to the page's script to refuse."""
+    if isinstance(what, GraphArrays):
+        return [what.ids[i] for i in np.flatnonzero(np.asarray(what.kind) == KINDS.index("feature"))]
+    content = json.loads(what.content)
+    metadata = content.get("metadata")
+    if isinstance(metadata, dict) and str(metadata.get("scan", "")).endswith("-neurons"):  # as edgewise writes them
+        return []
+    rows = [row for row in content["nodes"] if isinstance(row, dict) and isinstance(row.get("node_id"), str)]
+    return [row["node_id"] for row in rows if row.get("feature_type") not in _NO_FEATURES]

@@ -10,7 +10,7 @@ from edgewise.circuit import Circuit
 from edgewise.runs import write_atomically
 from edgewise.viewer._attribution import arrays_of, is_graph, read_graph
 from edgewise.viewer._dashboards import Dashboards, dashboards_of, read_dashboards
-from edgewise.viewer._graphs import ForeignFile, GraphArrays, node_ids, read_foreign
+from edgewise.viewer._graphs import ForeignFile, GraphArrays, feature_ids, read_foreign
 from edgewise.viewer._labels import read_labels
 from edgewise.viewer._names import told_apart
 from edgewise.viewer._page import page
@@ -51,7 +51,7 @@ def view(
 
     Raises:
         InputError: nothing was given, a file is no circuit, graph, dashboard or labels, dashboards were given and no
-            graph, or the page cannot be written.
+            graph or none of its features, or the page cannot be written.
     """
     if not what:
         raise InputError("view: nothing to look at; give a circuit or a run's folder")
@@ -122,5 +122,4 @@ def _with(known: Dashboards, what: Shown) -> Shown:
     """The same, a graph with the dashboards of its features."""
     if isinstance(what, Viewed) or not known:
         return what
-    ids = what.ids if isinstance(what, GraphArrays) else node_ids(what)
-    return what._replace(dashboards=dashboards_of(ids, known))
+    return what._replace(dashboards=dashboards_of(feature_ids(what), known))

@@ -23,7 +23,7 @@ export function choices(several: Several): [Among, string][] {
 /** Whether an edge is one of those asked for. */
 export function isAmong(several: Several, among: Among, edge: number): boolean {
   const { first, second, share, low, high } = several.edges;
-  if (among === "sure") return low[edge] > 0 || high[edge] < 0;
+  if (among === "sure") return Number.isNaN(low[edge]) || low[edge] > 0 || high[edge] < 0; // of one prompt it is no choice
   if (among === "first") return !first || Math.abs(first[edge]) > Math.abs(second[edge]);
   if (among === "second") return !first || Math.abs(second[edge]) > Math.abs(first[edge]);
   return !share || share[edge] >= (among === "every" ? 1 : among === "half" ? 0.5 : 0);

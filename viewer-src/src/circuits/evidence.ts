@@ -44,7 +44,7 @@ export function evidenceFacts(scene: Scene, edge: number): Child[] {
 
 /** What is not known of an edge, and what measures it: the strongest edges of the circuit as found are examined. */
 function unmeasured({ found, graph, header }: Ranking, edge: number): string {
-  if (!canMeasure(graph)) return "Edges of a graph with features, neurons or positions are not patched one by one, so its effect is not known.";
+  if (!canMeasure(graph)) return "Edges of a graph with features, neurons or positions are not patched one by one, so this one's effect is not known.";
   const what = "Its effect, where its head looks and the examples it matters to were not measured";
   if (!found.has[edge]) return `${what}: ${MEASURES} examines edges of the circuit as found, and this is none.`;
   if (!header.evidence) return `${what}: ${MEASURES} measures them.`;

@@ -22,6 +22,7 @@ from edgewise.attribution.formats._file_keys import TRACER
 from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, root_tokens
 from edgewise.models import Model
 from edgewise.runs import atomic_path, read_pickle
+from edgewise.transcoders import TokenTexts
 
 MOST_BYTES = 2 << 30
 """The largest matrix that is written or read: 23,170 nodes."""
@@ -63,7 +64,7 @@ def read(path: Path, tokenizer: Any = None) -> AttributionGraph:
     found = _opened(path)
     nodes = _nodes(found)
     texts, numbers = _logit_tokens(path, found)
-    text = str if tokenizer is None else lambda token: tokenizer.decode([token])
+    text = TokenTexts(tokenizer).shown
     tokens = tuple(text(i) for i in found.ids.tolist())
     names = tuple(name or text(i) for name, i in zip(texts, numbers, strict=True))
     targets, sources, weight = _edges(found.matrix)
@@ -208,7 +209,10 @@ def write(graph: AttributionGraph, path: Path, scan: str | None = None, model: M
         InputError: its matrix would be larger than `MOST_BYTES`, or its prompt has no tokens.
     """
     if bool((graph.ids < 0).any()):
-        raise InputError(f"{path}: the graph has no tokens' numbers, as a mean over prompts has none; write .json")
+        raise InputError(
+            f"{path}: the graph lacks numbers of its tokens, as a mean over prompts does, or a file without them; "
+            "write .json"
+        )
     nodes, n_layers = graph.nodes, graph.n_layers
     inner = nodes.is_kind("neuron", "feature").nonzero()[:, 0]
     size = len(inner) + (n_layers + 1) * len(graph.tokens) + len(graph.roots)

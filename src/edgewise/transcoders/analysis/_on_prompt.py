@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.transcoders import Transcoder, capture, check_transcoder, real_tokens
+from edgewise.transcoders import Transcoder, capture, check_device, check_transcoder, real_tokens
 from edgewise.transcoders.analysis._reader import by_layer
 
 
@@ -36,6 +36,7 @@ def on_prompt(
     used = by_layer(transcoders, autoencoders=True)
     for each in used.values():
         check_transcoder(model, each)
+        check_device(model, each)
     rows = ids[None].to(model.device)
     keep = real_tokens(model, rows, exclude_special=exclude_special)[0].to(model.device)
     if not keep.any():

@@ -22,6 +22,7 @@ from edgewise.transcoders import (
     TokenRows,
     Transcoder,
     capture,
+    check_device,
     check_length,
     check_transcoder,
     held_out,
@@ -137,6 +138,7 @@ def evaluate_transcoders(
     check_length(model, tokens.ids)
     for each in transcoders:
         check_transcoder(model, each)
+        check_device(model, each)
     layers = sorted({site.layer for each in transcoders for site in each.spec.writes})
     firsts = [each.spec.writes[0].layer for each in transcoders]
     is_set = any(len(each.spec.writes) > 1 for each in transcoders)

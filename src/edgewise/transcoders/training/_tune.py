@@ -33,6 +33,7 @@ from edgewise.transcoders import (
     TokenRows,
     Transcoder,
     centre,
+    check_device,
     check_length,
     check_transcoder,
     excluding,
@@ -141,8 +142,8 @@ def tune(
         each.provenance = {**each.provenance, "method": method | {"tuned": tuned}, "software": runs.software()}
         if options.out is not None:
             save(each, options.out / f"layer{each.spec.reads.layer}.safetensors")
-    ends = report.message, report.interrupted
-    return Tuned(tuple(transcoders), learner.kl, report.steps, report.seconds, *ends)
+    made = tuple(transcoders)
+    return Tuned(made, learner.kl, report.steps, report.seconds, report.message, report.interrupted)
 
 
 class TuningLearner(Learner):
@@ -263,6 +264,7 @@ def _check(model: Model, transcoders: Sequence[Transcoder]) -> None:
     layers = [each.spec.reads.layer for each in transcoders]
     for each in transcoders:
         check_transcoder(model, each)
+        check_device(model, each)
         if each.spec.is_autoencoder or [site.layer for site in each.spec.writes] != [each.spec.reads.layer]:
             raise InputError(f"{each.spec.reads}: only transcoders of one layer each can be tuned")
         if layers.count(each.spec.reads.layer) > 1:
