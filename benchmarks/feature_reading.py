@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import edgewise as ew
-from edgewise.runs import write_atomically
+from edgewise.runs import Interval, write_atomically
 from edgewise.transcoders.dashboards import DashboardConfig, gather
 
 BLOCK = 4  # judged rows that follow one another
@@ -82,7 +82,7 @@ def page(args: argparse.Namespace) -> None:
 
 
 def _summary(scores: list[dict[str, Any]], when: str) -> str:
-    sure = [each for each in scores if each["balanced"] is not None and each["balanced"]["low"] > 0.5]
+    sure = [each for each in scores if each["balanced"] is not None and (each["balanced"]["low"] or 0) > 0.5]
     best = sum(each["better"] <= 0.01 * each["n_others"] for each in sure)
     mean = np.mean([0.5 if each["balanced"] is None else each["balanced"]["value"] for each in scores])
     return (
@@ -100,7 +100,7 @@ def _row(name: str, when: str, said: list[str], found: dict[str, Any]) -> str:
     beside = "–" if others is None else f"{others['value']:.3f}, {found['better']} of {found['n_others']}"
     rates = [_rate(found[key]) for key in ("recall", "precision")]
     balanced = found["balanced"]
-    shown = "–" if balanced is None else f"{balanced['value']:.3f} [{balanced['low']:.3f}, {balanced['high']:.3f}]"
+    shown = "–" if balanced is None else str(Interval(**balanced))
     counts = [f"{found[key]:,}" for key in ("on", "named", "both")]
     meant = said[0].replace("<", "&lt;")
     return f"| {name} | {words}: {meant} {rule} | " + " | ".join([*counts, *rates, shown, beside]) + " |"

@@ -168,7 +168,7 @@ def _pareto_of(found: dict[str, Any], folder: Path) -> list[str]:
 
 def _pareto_cell(job: dict[str, Any]) -> str:
     loss = job["replaced"]
-    return f"{loss['added']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}], {_share(job['explained'])}"
+    return f"{_interval(loss, 'added')}, {_share(job['explained'])}"
 
 
 def _tried(folder: Path, kind: str) -> str:
@@ -208,15 +208,15 @@ def greater_than_lines(path: Path) -> list[str]:
         "",
         f"{Path(found['model']['id']).name}, layer {layer}, {found['prompts']} prompts. {GREATER_THAN}",
         "",
-        f"The model itself: {_score(own, 'value')}; with the MLP's mean in its place "
+        f"The model itself: {_interval(own, 'value')}; with the MLP's mean in its place "
         f"{found['mean_ablated'][str(layer)]:.4f}. {found['on_somewhere']} of {n:,} features are on for some year.",
         "",
         "| k | features | features, the skip connection following the year | neurons |",
         "|---|---|---|---|",
     ]
     for i, each in enumerate(few):
-        lines.append(f"| {each['kept']} | {_score(features[i])} | {_score(skip[i])} | {_score(each)} |")
-    lines.append(f"| all | {_score(features[-1])} | {_score(skip[-1])} | {_score(neurons[-1])} |")
+        lines.append(f"| {each['kept']} | {_interval(features[i])} | {_interval(skip[i])} | {_interval(each)} |")
+    lines.append(f"| all | {_interval(features[-1])} | {_interval(skip[-1])} | {_interval(neurons[-1])} |")
     return [*lines, "", f"{_reaches('neurons', neurons, own)} {_reaches('features', features, own)}"]
 
 
@@ -229,8 +229,8 @@ def _reaches(units: str, curve: list[dict[str, float]], own: dict[str, float]) -
     return f"**{enough} {units} give back what ablation takes.**"
 
 
-def _score(each: dict[str, float], name: str = "score") -> str:
-    return f"{each[name]:.4f} [{each['low']:.4f}, {each['high']:.4f}]"
+def _interval(each: dict[str, Any], name: str = "score") -> str:
+    return f"{Interval(each[name], each['low'], each['high']):.4f}"
 
 
 def _text(found: dict[str, Any]) -> str:
@@ -252,7 +252,7 @@ def _share(explained: float | None) -> str:
 
 
 def _loss(loss: dict[str, float]) -> str:
-    return f"{loss['loss']:.4f} | {loss['added']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]"
+    return f"{loss['loss']:.4f} | {_interval(loss, 'added')}"
 
 
 def _kept(loss: float, own: float, *ablated: float) -> str:

@@ -225,15 +225,6 @@ def test_one_example_has_no_interval(open_page: Open):
     assert panel(tab).locator("td[title]").count() == 0
 
 
-def test_an_emptied_size_stays_what_it_was(open_page: Open):
-    tab = open_page(run("ioi"))
-    before, field = said(tab), tab.get_by_label("Actual edges, at most")
-    shown = field.input_value()
-    field.fill("")
-    field.press("Tab")
-    assert field.input_value() == shown and said(tab) == before
-
-
 def test_examples_of_another_size_say_so(open_page: Open):
     one = run("ioi")
     tab = open_page(one, fragment="#tab=examples")

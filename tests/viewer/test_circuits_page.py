@@ -219,3 +219,12 @@ def test_labels_that_the_page_was_given_stand_on_the_components_and_long_ones_ar
     again.wait_for_function("long => document.querySelector('.panel input').value === long", arg=long)
     assert again.get_by_label("Label of m1").get_attribute("maxlength") == "200"
     assert long in str(cell(again, "a1.h2").get_attribute("title"))
+
+
+def test_an_emptied_size_stays_what_it_was(open_page: Open):
+    tab = open_page(run("ioi"))
+    before, field = said(tab), tab.get_by_label("Actual edges, at most")
+    shown = field.input_value()
+    field.fill("")
+    field.press("Tab")
+    assert field.input_value() == shown and said(tab) == before

@@ -332,11 +332,16 @@ def check(row: dict[str, Any]) -> None:
 
 def compare_weights(circuit: ew.Circuit, model: ew.Model) -> bool:
     """Whether the circuit was found on other weights than these, and says so."""
-    found = record_of(circuit.provenance, "model")
-    other = ew.runs.of_other_weights(found, model.identity)
+    return told_apart("the circuit was found", circuit.provenance, model)
+
+
+def told_apart(what: str, provenance: Mapping[str, Any], model: ew.Model) -> bool:
+    """Whether a result is of other weights than a model's, and says so; `what`: what was done on its own."""
+    own = record_of(provenance, "model")
+    other = ew.runs.of_other_weights(own, model.identity)
     if other:
-        before, now = (str(each["weights_hash"])[:12] for each in (found, model.identity))
-        line(f"note: the circuit was found on weights {before}, this model's are {now}", errors=True)
+        before, now = (str(each["weights_hash"])[:12] for each in (own, model.identity))
+        line(f"note: {what} on weights {before}, this model's are {now}", errors=True)
     return other
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import edgewise as ew
 from edgewise.cli._print import line, stopped, table
-from edgewise.cli._show import between, model_line
-from edgewise.runs import of_other_weights, record_of
+from edgewise.cli._show import between, model_line, told_apart
 
 _LOSSES = ("loss", "added", "95 % interval", "KL")
 """The columns of `_cells`."""
@@ -125,10 +124,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 def compare_weights(transcoders: Sequence[ew.transcoders.Transcoder], model: ew.Model) -> None:
     """Say so if a transcoder was trained on other weights."""
     for each in transcoders:
-        trained = record_of(each.provenance, "model")
-        if of_other_weights(trained, model.identity):
-            before, now = (str(of["weights_hash"])[:12] for of in (trained, model.identity))
-            line(f"note: {each.spec.reads} was trained on weights {before}, this model's are {now}", errors=True)
+        told_apart(f"{each.spec.reads} was trained", each.provenance, model)
 
 
 def passed_over(source: str) -> None:

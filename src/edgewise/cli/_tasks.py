@@ -40,7 +40,7 @@ def show(
     _check(task)
     refuse_drawing(task, {"--seed": seed})
     tokenizer = ew.models.load_tokenizer(model)
-    made = _made(task, tokenizer, split, n, seed)
+    made = _made(task, tokenizer, split, n, seed or 0)
     for number, pair in enumerate(made.split(split)[:n]):
         _show.result(asdict(pair), as_json, _print_pair, number, pair, made, tokenizer)
 
@@ -63,14 +63,15 @@ def score(
         _check(name)
     if not any(map(is_drawn, names)):
         refuse_drawing(names[0], {"-n": n, "--seed": seed})
-    if n is not None and n < 1:
+    n, seed = 256 if n is None else n, seed or 0
+    if n < 1:
         raise ew.InputError(f"-n {n}: use at least 1")
     if out is not None:
         ew.runs.check_file(out)
     loaded = load(model, device)
     variants = [(name, variant) for name in names for variant in _VARIANTS.get(name, ({},))]
     # All are made before any is scored, so that a wrong file is refused before the work.
-    made = [_made(name, loaded.tokenizer, split, n or 256, seed, **variant) for name, variant in variants]
+    made = [_made(name, loaded.tokenizer, split, n, seed, **variant) for name, variant in variants]
     for task in made:
         task.batch(split, (0,))  # refuses an empty split
     rows = []
@@ -80,10 +81,10 @@ def score(
         _show.result(row, as_json, line, f"{_title(row)}: {_line(row)}")
         rows.append(row)
     if out is not None:
-        given: dict[str, tuple[Any, Any]] = {"--split": (split, "test"), "-n": (n, None), "--seed": (seed, None)}
+        given: dict[str, tuple[Any, Any]] = {"--split": (split, "test"), "-n": (n, 256), "--seed": (seed, 0)}
         given |= {"--batch-size": (batch_size, 32), "--device": (device, "cpu")}
         command = as_typed("tasks", "score", *tasks or (), "--model", model, given=given, last=("--out", out))
-        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, command, split, seed or 0))
+        ew.runs.write_atomically(out, _markdown(rows, loaded.identity, command, split, seed))
 
 
 @app.command()
@@ -116,14 +117,14 @@ def check(
         raise Exit(1)
 
 
-def _made(name: str, tokenizer: Any, split: str, n: int, seed: int | None, **variant: str) -> ew.tasks.Task:
+def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:
     """A built-in task, or one of templates, with so many pairs in one split; or a file's pairs."""
-    sizes: dict[str, Any] = {each: n if each == split else 0 for each in ew.tasks.SPLITS} | {"seed": seed or 0}
+    sizes: dict[str, Any] = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-        return ew.tasks.from_template_file(name, tokenizer, **sizes)
+        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed)
     if name not in ew.tasks.TASKS:
         return ew.tasks.from_file(name, tokenizer)  # dealt out as `find` deals them out
-    return ew.tasks.TASKS[name](tokenizer, **sizes, **variant)
+    return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
 
 
 def _check(task: str) -> None:

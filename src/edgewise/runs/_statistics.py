@@ -48,7 +48,6 @@ def bootstrap(values: NDArray[np.floating], *, resamples: int = 10_000, level: f
     Raises:
         InputError: there are no values.
     """
-    check_counts("intervals", resamples=resamples)
     if not len(values):
         raise InputError("intervals: there are no values to take the mean of; give at least one")
     if len(values) == 1:
