@@ -343,3 +343,14 @@ def test_every_command_helps(cli: Cli):
     for command in ((), *commands):
         ran = cli(*command, "--help")
         assert ran.status == 0 and "Usage" in ran.out, command
+
+
+def test_a_circuit_and_the_model_continue_a_prompt(cli: Cli, found: Path):
+    clean, corrupted = (f"{a} ran to the {b} sat on the" for a, b in (("Mary", "Lee"), ("Lee", "Mary")))
+    ran = cli("generate", found, clean, "--corrupted", corrupted, "--tokens", 3)
+    assert ran.status == 0 and [line.split()[0] for line in ran.out.splitlines()] == ["circuit", "model"]
+    whole = json.loads(cli("generate", found, clean, "--corrupted", corrupted, "--tokens", 3, "--json").out)
+    assert 1 <= len(whole["circuit"]["ids"]) <= 3
+    assert ran.out == f"circuit  {whole['circuit']['text']}\nmodel    {whole['model']['text']}\n"
+    assert "give the prompt whose run they carry" in cli.refused("generate", found, clean)
+    assert "they go token by token" in cli.refused("generate", found, clean, "--corrupted", "Mary")

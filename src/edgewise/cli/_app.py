@@ -20,6 +20,7 @@ from edgewise.cli._compare import compare
 from edgewise.cli._doctor import doctor
 from edgewise.cli._exchange import export_circuit, import_circuit, mib_submission, pull, push
 from edgewise.cli._find import find, methods
+from edgewise.cli._generate import generate
 from edgewise.cli._judge import curve, draw, evaluate
 from edgewise.cli._mib import mib
 from edgewise.cli._print import line
@@ -30,7 +31,9 @@ for name, group in {"models": _models, "tasks": _tasks, "tracr": _tracr, "transc
     app.add_typer(group.app, name=name)
 for command in (_feature.show, _feature.paths, _dashboard.dashboard, _dashboard.weights, _rules.score):
     _transcoder.app.command()(command)
-for command in (find, attribute, methods, evaluate, view, draw, curve, _models.plan, bench, plot, mib, compare, doctor):
+for command in (find, attribute, methods, evaluate, generate, view, draw, curve):
+    app.command()(command)
+for command in (_models.plan, bench, plot, mib, compare, doctor):
     app.command()(command)
 for command in (push, pull, mib_submission):
     app.command()(command)

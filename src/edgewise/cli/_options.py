@@ -23,7 +23,8 @@ TaskName = Annotated[
 Bos = Annotated[
     bool | None,
     Option(
-        "--bos/--no-bos", help="Put the BOS token before every prompt, or nothing. If unset, the tokenizer decides."
+        "--bos/--no-bos",
+        help="Put the BOS token before every prompt, or nothing. If unset: as a circuit's own task, or the tokenizer.",
     ),
 ]
 CircuitFile = Annotated[Path, Argument(help="The circuit.safetensors that find wrote.")]

@@ -20,6 +20,9 @@ from ._evaluate import Measured as Measured
 from ._evaluate import WorstExample as WorstExample
 from ._evaluate import eap_baseline as eap_baseline
 from ._evaluate import evaluate as evaluate
+from ._generate import Continuation as Continuation
+from ._generate import Generated as Generated
+from ._generate import generate as generate
 from ._hypotheses import Verdict as Verdict
 from ._hypotheses import equivalence as equivalence
 from ._hypotheses import independence as independence
