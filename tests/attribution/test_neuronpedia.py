@@ -196,3 +196,25 @@ def test_twice_the_same_node(tmp_path: Path):
     content["nodes"].append({**content["nodes"][4], "node_id": "another"})
     with pytest.raises(InputError, match="two nodes are 'm1.f2@1'"):
         reading(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "weights"),
+    [
+        ({"token_prob": 0.5}, {"token_prob": 0.25}, [0.5, 0.25]),
+        ({"clerp": "Austin (p=0.40)"}, {"clerp": 'Output " c" (p=0.2)'}, [0.4, 0.2]),
+        ({"clerp": "Austin"}, {"token_prob": 0.25}, [1.0, 0.25]),
+    ],
+)
+def test_the_probability_of_a_logit_is_said_or_warned_of(tmp_path: Path, first: dict, second: dict, weights: list):
+    content = foreign()
+    *others, logit = content["nodes"]
+    del logit["token_prob"]
+    roots = [logit | {"clerp": ""} | first, logit | {"clerp": "", "node_id": "3_8_1", "feature": 8} | second]
+    (tmp_path / "g.json").write_text(json.dumps(content | {"nodes": others + roots}))
+    if 1.0 in weights:
+        with pytest.warns(UserWarning, match="g.json: 1 of 2 logits have no token_prob; each of these counts as 1"):
+            graph = import_graph(tmp_path / "g.json")
+    else:
+        graph = import_graph(tmp_path / "g.json")
+    assert graph.root_weights.tolist() == pytest.approx(weights)

@@ -76,13 +76,36 @@ def test_a_json_of_a_parallel_model_written_by_hand_is_read_right(tmp_path: Path
         "edges": {name: {"score": score, "in_graph": score > 1} for name, score in edges.items()},
     }
     (tmp_path / "c.json").write_text(json.dumps(content))
-    circuit = read_mib(tmp_path / "c.json")
+    with pytest.warns(UserWarning, match=r"c.json: 16 of 21 edges are not in it; they rank last here, and as 0 in"):
+        circuit = read_mib(tmp_path / "c.json")
     assert circuit.graph == Graph(GraphSpec(2, 1, 1, kv="expanded", parallel=True)) and circuit.scores is not None
     assert circuit.edge_names() == ["embed -> m0", "m0 -> a1.h0.v"]
     assert float(circuit.scores[circuit.graph.edge_id("a1.h0 -> logits")]) == -1
     content["edges"]["a0.h0->m0"] = {"score": 9.0, "in_graph": True}  # side by side: neither reads the other
     (tmp_path / "c.json").write_text(json.dumps(content))
     assert "a0.h0" in refused(lambda: read_mib(tmp_path / "c.json"))
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"neurons": [True, False]}, "some of its neurons are not in the circuit"),
+        ({"neurons": [True, True]}, None),
+        ({"neurons_scores": [0.5, 0.1]}, "its nodes have scores, and its edges all the same one"),
+        ({"neurons": None, "neurons_scores": None}, None),
+    ],
+)
+def test_neurons_within_a_json_s_nodes_are_refused(tmp_path: Path, node: dict, says: str | None):
+    """EAP-IG's `to_json` writes them there, and its `to_pt` beside."""
+    content = json.loads(json.dumps(HAND))
+    content["nodes"]["a0.h0"] |= node
+    for edge in content["edges"].values():
+        edge["score"] = 1.0
+    (tmp_path / "mib.json").write_text(json.dumps(content))
+    if says is None:
+        assert read_mib(tmp_path / "mib.json").n_actual == 3
+    else:
+        assert says in refused(lambda: read_mib(tmp_path / "mib.json"))
 
 
 def test_a_pt_written_by_hand_is_read_right(tmp_path: Path):

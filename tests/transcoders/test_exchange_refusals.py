@@ -122,10 +122,20 @@ def test_names_of_sites():
         "h.3.mlp": Site("mlp_in", 3),
         "layers.12": Site("resid_pre", 12),
         "embed": None,
+        "mlp_layer_3": Site("mlp_in", 3),
+        "model/mlp_out_layer3": Site("mlp_out", 3, before_post_norm=True),
+        "resid_out_layer3": Site("resid_post", 3),
+        "resid_post_layer_3": Site("resid_pre", 3),
+        "gpt_neox.layers.3": Site("resid_pre", 3),
+        "attn_layer_3": None,
+        "mlp-layers.3.self_attn": None,
+        "skip-transcoder-layers.3.mlp": Site("mlp_in", 3),
+        "attn_out_layer_3": None,
         "blocks.2.attn.hook_z": None,
     }.items():
         assert site_of(name) == site, name
-    assert site_of("h.3.mlp", output=True) == Site("mlp_out", 3)
+    for name in ("h.3.mlp", "mlp_layer_3"):
+        assert site_of(name, output=True) == Site("mlp_out", 3, before_post_norm=True)
     assert site_of("layers.12", output=True) == Site("resid_post", 12)
     assert layer_of("layer_12_width_16k_l0_small") == 12 and layer_of("width_16k") is None
 

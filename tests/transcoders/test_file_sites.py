@@ -52,6 +52,7 @@ def gemma_scope(folder, config: dict | None = None):
 
 UNKNOWN = {
     "sparsify attention": lambda at: sparsify(at, "layers.3.self_attn"),
+    "sparsify attention, one seed of several": lambda at: sparsify(at, "layers.3.self_attn/seed0"),
     "sparsify inside an MLP": lambda at: sparsify(at, "layers.3.mlp.down_proj"),
     "sparsify autoencoder of nothing named": lambda at: sparsify(at, "run", transcode=False),
     "saelens attention": lambda at: saelens(at / "blocks.8.hook_attn_out", hook_name="blocks.8.hook_attn_out"),
@@ -96,7 +97,40 @@ def test_the_innermost_folder_tells_the_layer(tmp_path):
         assert read(folder)[0].spec.reads == Site("mlp_normalized", 20)
     hooks = {"in": "pre_feedforward_layernorm.output", "out": "post_feedforward_layernorm.output"}
     config = {f"hf_hook_point_{way}": f"model.layers.7.{hook}" for way, hook in hooks.items()}
-    assert read(gemma_scope(tmp_path / "layer_7_width_16k", config))[0].spec.reads == Site("mlp_in", 7)
+    for folder in ("layer_7_width_16k", "layer_9_of_others"):  # the file says it
+        (found,) = read(gemma_scope(tmp_path / folder, config))
+        assert (found.spec.reads, found.spec.writes) == (Site("mlp_in", 7), (Site("mlp_out", 7),))
+
+
+def test_one_seed_of_several_is_of_its_folders_module(tmp_path):
+    (found,) = read(sparsify(tmp_path, "layers.3.mlp/seed1"))
+    assert (found.spec.reads, found.spec.writes) == (Site("mlp_in", 3), (Site("mlp_out", 3, before_post_norm=True),))
+
+
+@pytest.mark.parametrize("module", ["layers.3.mlp", "layers.3.mlp/seed1"])
+def test_tokens_that_a_training_left_out_are_asked_for(tmp_path, module: str):
+    place = sparsify(tmp_path, module)
+    (tmp_path / "config.json").write_text(json.dumps({"exclude_tokens": []}))
+    assert not read(place)[0].spec.exclude_special
+    (tmp_path / "config.json").write_text(json.dumps({"exclude_tokens": [0, 7]}))
+    with pytest.raises(InputError, match=r"trained without tokens of its own, \[0, 7\]; give exclude_special"):
+        read(place)
+    assert read(place, exclude_special=True)[0].spec.exclude_special
+
+
+@pytest.mark.parametrize(
+    ("name", "site"), [("mlp_layer_5", Site("mlp_out", 5, before_post_norm=True)), ("attn_layer_5", None)]
+)
+def test_a_dictionary_of_a_named_module_is_of_that(tmp_path, name: str, site: Site | None):
+    write(made("relu", autoencoder=True), tmp_path, "dictionary-learning")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["trainer"]["submodule_name"] = name
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if site is None:
+        with pytest.raises(InputError, match="'attn_layer_5', which is no site that is known here"):
+            read(tmp_path)
+    else:
+        assert read(tmp_path)[0].spec.reads == site
 
 
 @pytest.mark.parametrize(
@@ -288,7 +322,7 @@ def test_a_hub_repository_of_folders_is_not_fetched_as_a_whole(monkeypatch: pyte
     with pytest.raises(InputError, match="holds no layer_3/params.npz"):
         read("org/set/layer_3/params.npz")
     beside = ["layer_3/config.yaml", "layer_3/config.json"]
-    assert fetched == [["layer_3", "layer_3/*"], ["layer_3/params.npz", *beside]]
+    assert fetched == [["layer_3", "layer_3/*", "config.json"], ["layer_3/params.npz", *beside]]
     write([made("topk:4", layer=layer) for layer in (0, 1)], tmp_path, "sparsify")
     names[:] = ["layers.0.mlp/sae.safetensors", "layers.1.mlp/sae.safetensors"]
     assert [each.spec.reads.layer for each in read("org/set")] == [0, 1] and fetched[-1] is None

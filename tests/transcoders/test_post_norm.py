@@ -1,6 +1,7 @@
 """Where a family norms what its MLP writes, `mlp_out` comes after that norm: to capture, replacement and judge."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from edgewise.engine import Engine
 from edgewise.models import Model
 from edgewise.transcoders import Replacement, Site, capture, modules_of
+from edgewise.transcoders.formats import read, write
 from edgewise.transcoders.judging import evaluate_transcoders
 from tests.discovery.hooks import removed
 from tests.discovery.toys import random_task
@@ -110,3 +112,27 @@ def test_features_in_the_engine_write_there_too(normed):
     torch.testing.assert_close(fast.run(batch, torch.ones(graph.n_edges)), fast.full(batch))
     mask = torch.rand(graph.n_edges, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(fast.run(batch, mask), reference.run(batch, mask), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "format"), [("gemma2", "gemma-scope"), ("gemma3", "gemma-scope-2")])
+def test_gemma_scopes_files_read_and_write_what_they_mean(tmp_path: Path, family: str, format: str):
+    """1 reads what the norm gives before its gain, 2 after it; both write what the layer adds."""
+    model = tiny(family, torch.float32)
+    layer = _Layer(model.module.get_submodule("model.layers.1"))
+    gain = 1 + model.module.get_submodule("model.layers.1.pre_feedforward_layernorm").get_parameter("weight")
+    d, before_gain = model.parts.d_model, format == "gemma-scope"
+    own = random_transcoder(
+        "jumprelu",
+        layer=1,
+        reads="mlp_normalized" if before_gain else "mlp_in",
+        n_features=48,
+        d_in=d,
+        d_out=d,
+        dtype=torch.float32,
+    )
+    write(own, tmp_path / "layer_1" / "width_48", format)
+    (found,) = read(tmp_path / "layer_1" / "width_48")
+    with removed(layer.instead(lambda given, _out: own(given / gain if before_gain else given))):
+        expected = _own(model)
+    torch.testing.assert_close(Replacement(model, found).logits(IDS), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected, _own(model), atol=1e-2)

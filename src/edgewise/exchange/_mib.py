@@ -5,6 +5,7 @@ of github.com/hannamw/EAP-IG, `to_json` and `to_pt`.)
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ KEYS = Keys(
         "edges_in_graph": "`.pt`: which edges are in",
         "src_nodes": "`.pt`: must be the graph's writers in its order",
         "dst_nodes": "`.pt`: likewise its readers",
-        "nodes": "a node with a score, where all edges have the same one, is refused: only edges are read",
-        "nodes_scores": "likewise",
+        "nodes": "see the table of a node",
+        "nodes_scores": "where all edges have the same score, refused: only edges are read",
         "neurons_scores": "likewise",
         "neurons_in_graph": "refused where some are not in: neurons are no part of the graph here",
         "neurons": "likewise",
@@ -52,6 +53,15 @@ EDGE = Keys(
     "EAP-IG and MIB: an edge",
     honoured={"score": "its score", "in_graph": "whether it is in: true or false"},
     irrelevant={"of a later pruning of theirs": ("weight",)},
+)
+NODE = Keys(
+    "EAP-IG and MIB: a node of a `.json`",
+    honoured={
+        "score": "a node with one, where all edges have the same, is refused: only edges are read",
+        "neurons_scores": "likewise",
+        "neurons": "refused where some are not in: neurons are no part of the graph here",
+    },
+    irrelevant={"what the edges say already": ("in_graph",)},
 )
 _LETTER = {QUERY: "q", KEY: "k", VALUE: "v"}
 _PT_KEYS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")
@@ -126,13 +136,17 @@ def read_mib(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
         raise InputError(f"{path}: holds a {type(content).__name__}; a circuit of EAP-IG is a dictionary")
     KEYS.check(path, content)
     graph = _graph(path, content.get("cfg"), n_kv_heads)
+    given = content.get("nodes")
+    nodes = [row for row in given.values() if isinstance(row, dict)] if isinstance(given, dict) else []
+    NODE.check(path, dict.fromkeys(key for row in nodes for key in row))
     if "edges_scores" in content:
         kept, scores = _matrices(path, content, graph)
     else:
         kept, scores = _named(path, content.get("edges"), graph)
-    if bool((scores == scores[0]).all()) and _scores_nodes(content):
+    if bool((scores == scores[0]).all()) and _scores_nodes(content, nodes):
         raise InputError(f"{path}: its nodes have scores, and its edges all the same one; only edges are read")
-    if any(not _all_true(content.get(key)) for key in ("neurons_in_graph", "neurons")):
+    neurons = [content.get(key) for key in ("neurons_in_graph", "neurons")] + [row.get("neurons") for row in nodes]
+    if not _all_true(neurons):
         raise InputError(f"{path}: some of its neurons are not in the circuit, and only edges are read")
     method = {"name": "imported", "format": "EAP-IG", "file": path.name}
     return Circuit(graph, kept, scores, {"graph": graph.spec.to_dict(), "method": method})
@@ -177,11 +191,10 @@ def _finite(scores: Float[Tensor, " E"]) -> tuple[Float[Tensor, " E"], list[str]
     return scores, notes
 
 
-def _scores_nodes(content: dict[str, Any]) -> bool:
+def _scores_nodes(content: dict[str, Any], nodes: list[dict[str, Any]]) -> bool:
     if any(content.get(key) is not None for key in ("nodes_scores", "neurons_scores")):
         return True
-    nodes = content.get("nodes")
-    return isinstance(nodes, dict) and any(isinstance(row, dict) and row.get("score") for row in nodes.values())
+    return any(row.get("score") or row.get("neurons_scores") is not None for row in nodes)
 
 
 def _all_true(given: Any) -> bool:
@@ -235,6 +248,12 @@ def _named(path: Path, edges: Any, graph: Graph) -> tuple[Tensor, Tensor]:
             raise InputError(
                 f"{path}: edge {name!r:.100} has {str(row)[:100]!r}; expected a score and in_graph"
             ) from error
+    if missing := graph.n_edges - len(edges):
+        warnings.warn(
+            f"{path}: {missing:,} of {graph.n_edges:,} edges are not in it; they rank last here, and as 0 in EAP-IG's "
+            "own code",
+            stacklevel=3,
+        )
     return kept, scores
 
 

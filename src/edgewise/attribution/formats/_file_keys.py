@@ -38,7 +38,8 @@ NODE = Keys(
         "layer": "its layer",
         "ctx_idx": "its position",
         "activation": "its value; absent: what its edges add up to",
-        "token_prob": "of a logit, its probability",
+        "token_prob": "of a logit, its probability; absent: what its label says (`(p=0.4)`), or 1, which is warned of "
+        "where there are several",
         "clerp": "its label; of a logit its token",
     },
     irrelevant={

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from edgewise.attribution.formats._foreign import VIRTUAL, Found, assembled, sou
 from edgewise.attribution.formats._neuronpedia import BIAS_FEATURES, MOST_BYTES, NEURONS, POSITION_FEATURE
 from edgewise.runs import check_nesting
 
-_OUTPUT = re.compile(r'Output "(.*)" \(p=(\d+(?:\.\d*)?)\)', re.DOTALL)
+_OUTPUT = re.compile(r'Output "(.*)" \(p=\d+(?:\.\d*)?\)', re.DOTALL)
+_PROBABILITY = re.compile(r".*\(p=(\d+(?:\.\d*)?)\)", re.DOTALL)  # the last: a token's own text may look like one
 _ID = re.compile(r"(E|\d+)_(\d+)_(\d+)")
 _OLD_ERROR = re.compile(r"0_\d+_\d+")
 _MOST_LAYERS, _MOST_INDEX = 1 << 16, 1 << 31
@@ -208,23 +210,32 @@ class _Reader:
         token = int(by_id[2]) if by_id is not None else feature if type(feature) is int and feature >= 0 else -1
         said = _OUTPUT.fullmatch(label)
         name = (label or str(token)) if said is None else said[1]
-        weight = _number(where, "token_prob", given.get("token_prob"), 1.0 if said is None else float(said[2]))
+        likely = _PROBABILITY.match(label)
+        weight = _number(where, "token_prob", given.get("token_prob"), math.nan if likely is None else float(likely[1]))
         token = _within(where, "token", token)
         return _Node(given["node_id"], "root", layer, given["ctx_idx"], -1, value, token, name, weight)
 
     def numbered(self, nodes: list[_Node]) -> list[_Node]:
-        """With the roots' places and layers. Raises `InputError` if there are none."""
-        deepest = max(
-            (node.layer + (node.kind in (self.inner, "error")) for node in nodes if node.kind != "root"), default=0
-        )
-        above = max((node.layer for node in nodes if node.kind == "root"), default=None)
-        if above is None:
+        """With the roots' places, layers and weights. Raises `InputError` if there are none."""
+        roots = [node for node in nodes if node.kind == "root"]
+        if not roots:
             raise InputError(
                 f"{self.path}: it has no node of type logit, so it explains nothing; give a graph with a logit"
             )
-        places = iter(range(len(nodes)))
-        n_layers = max(deepest, above - 1)
-        return [replace(node, layer=n_layers, index=next(places)) if node.kind == "root" else node for node in nodes]
+        untold = sum(math.isnan(root.weight) for root in roots)
+        if untold and len(roots) > 1:  # the weight of one alone changes no share
+            warnings.warn(
+                f"{self.path}: {untold} of {len(roots)} logits have no token_prob; each of these counts as 1",
+                stacklevel=2,
+            )
+        inner = (node.layer + (node.kind in (self.inner, "error")) for node in nodes if node.kind != "root")
+        n_layers = max(max(inner, default=0), max(root.layer for root in roots) - 1)
+        weights = iter(1.0 if math.isnan(root.weight) else root.weight for root in roots)
+        places = iter(range(len(roots)))
+        return [
+            replace(node, layer=n_layers, index=next(places), weight=next(weights)) if node.kind == "root" else node
+            for node in nodes
+        ]
 
 
 def _number(where: str, name: str, given: Any, default: float) -> float:

@@ -7,6 +7,7 @@ takes a bias off the input.
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from edgewise.transcoders.formats._site_names import NAME_THEM, check_told, laye
 KEYS = Keys(
     "Gemma Scope 2: `config.json`",
     honoured={
-        "hf_hook_point_in": "whether it reads an MLP's input; an autoencoder is refused until its sites are named",
+        "hf_hook_point_in": "its layer, and whether it reads an MLP's input; an autoencoder is refused until its "
+        "sites are named",
         "hf_hook_point_out": "likewise what it writes",
         "affine_connection": "must agree with the tensors",
     },
@@ -120,6 +122,8 @@ def _layer(path: Path) -> int:
 def _read(path: Path, sites: Sites) -> Transcoder:
     config = _config(path)
     _check_transcoder(path, config, sites)
+    if (told := layer_of(str(config.get("hf_hook_point_in", "")))) is not None:  # goes before a folder's name
+        sites = replace(sites, reads=sites.reads or Site("mlp_in", told))
     reads, writes = sites_for(path, "mlp_in", "mlp_out", sites)
     tensors = _tensors(path, config)
     return files.built(path, tensors, Activation("jumprelu"), reads, (writes,), format="gemma-scope-2")

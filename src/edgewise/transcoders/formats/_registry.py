@@ -72,7 +72,8 @@ def read(
         writes: the site written, likewise.
         exclude_special: whether its features are off at special tokens and the first of each row (see
             `TranscoderSpec`); None for what the file says, and where it says nothing no. (circuit-tracer, whose files
-            do not say it, leaves out the first position of every prompt.)
+            do not say it, leaves out the first position of every prompt, of Gemma 3's instruct models the first
+            four.)
 
     Returns:
         One transcoder, or a whole set in the order of its layers.

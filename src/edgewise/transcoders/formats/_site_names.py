@@ -25,6 +25,8 @@ NAMED = tuple(_NAMES)
 _FOLDED = {"hook_normalized": "mlp_normalized", "mlp_in": "mlp_normalized"}
 """What those sites are where TransformerLens has folded the norm's gain and bias into the MLP's weights."""
 _LAYER = re.compile(r"(?:^|[._/-])(?:(?:layers?|blocks?|resid_post_layer)[._-]?|h[._-])(\d+)(?=$|[._/-])")
+_STEMS = {"resid": "", "resid_out": "hook_resid_post", "mlp_out": "mlp.hook_out", "mlp_in": "mlp.hook_in"}
+"""Names that dictionary_learning's users put before the layer (`mlp_out_layer3`), by those that stand after it."""
 NAME_THEM = "name the sites, such as reads=Site('mlp_in', 8) or `convert --reads 8.mlp_in --writes 8.mlp_out`"
 
 
@@ -45,13 +47,18 @@ def folded(site: Site) -> Site:
 
 
 def site_of(name: str, *, output: bool = False) -> Site | None:
-    """The site of a TransformerLens hook or of a Hugging Face module's path (its input, or its output; a whole layer's
-    is the stream before it, or after it); None if it is neither.
+    """The site of a TransformerLens hook, of a Hugging Face module's path (its input, or its output; a whole layer's is
+    the stream before it, or after it) or of a name such as `mlp_layer_3`; None if it is none of these.
     """
     found = _LAYER.search(name)
     if found is None:
         return None
     layer, rest = int(found[1]), name[found.end() :].lstrip(".")
+    if (
+        rest == "" and found[0][0] in "_-"
+    ):  # `mlp_layer_3`: the module's name stands before the layer, not after it as in a path
+        stem = re.split("[./]", name[: found.start()])[-1]
+        rest = _STEMS.get(stem, stem)
     if rest in HOOKS:
         return hook_site(rest, layer)
     if rest in ("mlp", "feed_forward"):

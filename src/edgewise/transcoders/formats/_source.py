@@ -1,7 +1,7 @@
 """Where a file or folder lies on this machine; what is on the hub is fetched first."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgewise._errors import InputError
 from edgewise.runs import user_path
@@ -39,7 +39,9 @@ def _fetch(repository: str, inner: str, revision: str | None, source: str) -> Pa
 
     if not inner:
         _check_top(repository, revision, source)
-    patterns = [inner, f"{inner}/*"] if inner else None
+    # The two folders above may say how it was trained, as sparsify's do.
+    above = [str(folder / "config.json") for folder in list(PurePosixPath(inner).parents)[:2]]
+    patterns = [inner, f"{inner}/*", *above] if inner else None
     if inner.endswith(WEIGHTS):
         patterns = [inner, *(f"{inner.rpartition('/')[0]}/{name}".lstrip("/") for name in BESIDE)]
     try:

@@ -4,6 +4,7 @@ Its transcoders take nothing off the input; its autoencoders take off `b_dec`. B
 transcoders took it off too, and the file did not say which of the two it is: it has no `transcode`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgewise.transcoders.formats._format import Format, Sites
 from edgewise.transcoders.formats._site_names import NAME_THEM, layer_of, site_of, sites_named
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
+_RUN = "config.json"  # of the training, beside the modules' folders
 _NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
 
 
@@ -68,7 +70,7 @@ def _named(path: Path, given: Sites, n: int) -> Sites:
     """The sites that the user names, for one of `n` directories. Raises `InputError` where its layer is not known."""
     if n == 1 or (given.reads is None and given.writes is None):
         return given
-    layer = layer_of(path.name)
+    layer = layer_of(_folder(path).name)
     if layer is None:
         raise InputError(f"{path}: one of {n}, and its name does not say of which layer; read it by itself")
     return given.in_set(layer, n)
@@ -79,7 +81,9 @@ def _read(path: Path, sites: Sites) -> Transcoder:
     KEYS.check(path, config)
     if config.get("skip_connection", "W_skip" in tensors) != ("W_skip" in tensors):
         raise InputError(f"{path}: skip_connection is {config['skip_connection']}, and its tensors say otherwise")
-    module = path.name if layer_of(path.name) is not None else None
+    _check_tokens(path, sites)
+    name = _folder(path).name
+    module = name if layer_of(name) is not None else None
     if (said := config.get("transcode")) is None:
         said = _was_transcoder(path, module, tensors, sites)
     is_transcoder = yes_or_no(path, "transcode", said)
@@ -98,6 +102,29 @@ def _read(path: Path, sites: Sites) -> Transcoder:
         format="sparsify",
         config=config,
     )
+
+
+def _folder(path: Path) -> Path:
+    """The directory named after a module: a coder's own, or of one seed of several, the one that it lies in."""
+    return path.parent if re.fullmatch(r"seed\d+", path.name) else path
+
+
+def _check_tokens(path: Path, given: Sites) -> None:
+    """Refuse a coder whose training left out tokens, which only the run's own `config.json` says. Raises
+    `InputError`.
+    """
+    place = _folder(path).parent / _RUN
+    if given.exclude_special is not None or not place.is_file():
+        return
+    try:
+        tokens = files.read_json(place).get("exclude_tokens")
+    except InputError:  # somebody else's, of something else
+        return
+    if tokens:
+        raise InputError(
+            f"{path}: by {place} trained without tokens of its own, {str(tokens)[:40]}; give exclude_special=True "
+            "(all special tokens and each row's first) or False"
+        )
 
 
 def _was_transcoder(path: Path, module: str | None, tensors: dict[str, Tensor], given: Sites) -> bool:
