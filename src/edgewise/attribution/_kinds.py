@@ -64,7 +64,7 @@ def token_ids(
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise InputError("prompt: the model has no tokenizer; give token ids")
-        prompt = Encoder.of(model.tokenizer, bos)(prompt)
+        prompt = Encoder.of(model.tokenizer, bos, stand_ins=("pad", "eos"))(prompt)  # circuit-tracer's order
     ids = _whole_numbers(prompt).to(model.device)
     config: Any = model.module.config
     n_tokens = int(config.vocab_size)

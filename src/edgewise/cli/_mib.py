@@ -25,7 +25,8 @@ def mib(
     test: options.JudgedPairs = None,
     transcoders: inputs.Sources = None,
     bos: Annotated[
-        bool, Option("--bos/--no-bos", help="Put a BOS token before every prompt, as MIB does where there is one.")
+        bool,
+        Option("--bos/--no-bos", help="Put a BOS token before every prompt, as MIB does (EOS where there is none)."),
     ] = True,
     out: Annotated[Path | None, Option(help="Also write the numbers to this .json file.")] = None,
     device: options.Device = "cpu",
@@ -51,9 +52,9 @@ def mib(
         circuit = foreign_circuit(file, loaded, str(model))
         features = inputs.for_circuit(circuit, transcoders)
     scores = scores_of(file, circuit)
-    has_bos = getattr(loaded.tokenizer, "bos_token_id", None) is not None
+    can_begin = any(getattr(loaded.tokenizer, f"{name}_token_id", None) is not None for name in ("bos", "eos"))
     longest = loaded.parts.n_positions
-    pairs = task_of(circuit, loaded.tokenizer, task, test, bos=bos if has_bos else None, longest=longest)
+    pairs = task_of(circuit, loaded.tokenizer, task, test, bos=bos if can_begin else None, longest=longest)
     if own:  # said once nothing is refused any more
         _show.compare_weights(circuit, loaded)
     with _show.working("judging circuits of ten sizes, signed and absolute"):

@@ -34,23 +34,28 @@ class Encoder:
     """Whether the prefix was asked for: then it also stands before prompts that are token ids already."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None) -> Encoder:
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None, stand_ins: Sequence[str] = ("eos",)
+    ) -> Encoder:
         """Wrap a Hugging Face tokenizer, slow or fast.
 
         Args:
             tokenizer: the model's.
             bos: put its BOS token before every text, or nothing; None for what it does by itself.
+            stand_ins: which tokens to take, in this order, where there is no BOS token (Qwen): EOS as in
+                TransformerLens, so in EAP-IG and MIB; PAD, then EOS as in circuit-tracer.
 
         Raises:
-            InputError: it is no tokenizer, or has no BOS token to put there.
+            InputError: it is no tokenizer, or has no such token to put there.
         """
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise InputError(
                 f"tokenizer: {type(tokenizer).__name__} is not a Hugging Face tokenizer; pass the model's own"
             )
-        first: Any = getattr(tokenizer, "bos_token_id", None)
+        found = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", *stand_ins))
+        first: Any = next((each for each in found if each is not None), None)
         if bos and first is None:
-            raise InputError("bos=True: this tokenizer has no BOS token; use bos=False")
+            raise InputError("bos=True: this tokenizer has no BOS token, and none to stand for it; use bos=False")
         if bos is False or not any(_ids(tokenizer, [""], special=True)):
             return cls(tokenizer, (first,) if bos else (), bool(bos))
         # It puts something around a text; only comparing shows on which side.
@@ -61,8 +66,8 @@ class Encoder:
 
     @property
     def bos(self) -> bool:
-        """Whether texts begin with the BOS token."""
-        return getattr(self.tokenizer, "bos_token_id", None) in self.prefix
+        """Whether texts begin with the BOS token, or with what stands for it."""
+        return self.asked or getattr(self.tokenizer, "bos_token_id", None) in self.prefix
 
     def __call__(self, text: str) -> Ids:
         """The ids of one text."""
