@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgewise.discovery import EapConfig, MaskIgConfig, Scores, eap, exact_patching, mask_ig
+from edgewise.discovery import EapConfig, MaskIgConfig, Scores, eap, eap_ig, exact_patching, mask_ig
 from edgewise.discovery._explain import metric_sum
 from edgewise.discovery._objective import example_scores
 from edgewise.engine import Ablation, Engine, Stream
@@ -313,3 +313,22 @@ def test_graphs_differ_in_edges_not_in_scores():
 def _ids(graph: Graph, other: Graph) -> list[int]:
     """The edges of the other graph, as numbered in this one."""
     return [graph.edge_id(name) for name in other.edge_names(torch.arange(other.n_edges))]
+
+
+def test_pairs_that_are_not_looked_at_may_lack_what_the_metric_needs():
+    task = random_task(4)
+    bare = [replace(each, targets=tuple(replace(t, wrong=()) for t in each.targets)) for each in task.train[3:]]
+    mixed = replace(task, train=[*task.train[:3], *bare], test=bare, metric="logit_diff")
+    few = replace(task, train=task.train[:3], test=[])
+    assert torch.equal(eap(toy_engine(), mixed, pairs=3).values, eap(toy_engine(), few).values)
+
+
+def test_a_metric_that_some_pairs_do_not_allow_is_refused_before_the_first_batch(monkeypatch: pytest.MonkeyPatch):
+    task = random_task(6)
+    pairs = [replace(each, targets=tuple(replace(t, wrong=()) for t in each.targets)) for each in task.train[3:]]
+    mixed = replace(task, train=[*task.train[:3], *pairs], metric="logit_diff")
+    monkeypatch.setattr(Stream, "__init__", lambda *_, **__: pytest.fail("a batch was run"))
+    for method in (eap, eap_ig, mask_ig):
+        assert "metric 'logit_diff': toy has no wrong answers" in refused(
+            lambda method=method: method(toy_engine(), mixed)
+        )

@@ -183,7 +183,22 @@ def test_an_edge_without_its_writer_is_out():
         learner.edges.fill_(8.0)
         learner.nodes.fill_(8.0)
         learner.nodes[writer] = -8.0
-    assert torch.equal(learner.circuit({}).kept, learner.graph.edge_writer != writer)
+    circuit = learner.circuit({})
+    assert torch.equal(circuit.kept, learner.graph.edge_writer != writer)
+    assert circuit.scores is not None  # and at other sizes too it comes last
+    assert circuit.scores[circuit.kept].min() > circuit.scores[~circuit.kept].max()
+
+
+def test_a_circuit_of_the_size_asked_for_goes_by_the_writers_masks_too():
+    learner = _learner(PRESETS["paper"], budget="exact", dual="ascent")
+    writer = 5
+    with torch.no_grad():
+        learner.edges.fill_(8.0)
+        learner.edges[learner.graph.edge_writer == writer] = 9.0  # without a gradient since its writer is off
+        learner.nodes.fill_(8.0)
+        learner.nodes[writer] = -8.0
+    kept = learner.circuit({}).kept
+    assert kept.any() and not kept[learner.graph.edge_writer == writer].any()
 
 
 # ---------------------------------------------------------------------------------------------------------- whole runs

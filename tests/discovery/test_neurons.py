@@ -136,3 +136,9 @@ def test_a_refined_ranking_and_what_does_not_run_neurons():
         lambda: ew.relevance(engine, TASK),
     ):
         assert "neurons in MLPs' places" in refused(call)
+
+
+def test_effects_that_are_not_finite_choose_nothing():
+    task = replace(TASK, metric=lambda logits, batch: logits[:, 0] * torch.nan)
+    said = refused(lambda: ew.choose_neurons(tiny("gpt2"), task, 2))
+    assert said == "neurons: an effect is not finite; look at the metric and the model's weights"

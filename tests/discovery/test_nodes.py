@@ -1,6 +1,7 @@
 """Node methods: equal to plain hooks and to patched softmaxes, and not the formulas known to be wrong."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from edgewise.discovery._quadrature import quadrature
 from edgewise.discovery._scores import edges_of_nodes
 from edgewise.engine import Ablation, Engine, Stream
 from edgewise.graph import Graph, GraphSpec
-from edgewise.tasks import Task, metric_function
+from edgewise.tasks import Batch, Metric, Task, metric_function
 from tests.discovery.hook_scores import FAMILIES, node_scores, patched_softmax_scores
 from tests.discovery.hooks import LAYOUTS, reader_gradients, write_differences
 from tests.discovery.toys import SMALLEST, logit_diff, near, random_pairs, random_task, toy_engine
@@ -176,6 +177,22 @@ def test_graddrop_is_the_mean_of_absolute_blocked_effects(name: str, family: str
     layers = torch.full((len(found),), 2.0)
     layers[: engine.graph.n_embeddings] = 3  # an embedding is in no layer, so no pass leaves it out
     near(found, torch.stack(rows).sum(0).mean(0) / layers, 1e-8)
+
+
+def test_graddrops_scores_are_sizes_whatever_the_metric_s_sign():
+    engine, task = toy_engine(dtype=torch.float64), random_task(4)
+    falling = Metric("falling", lambda logits, batch: -logit_diff_of(logits, batch), lower_is_better=True)
+    rising = Metric("rising", logit_diff_of)
+    near(
+        _writers(atp_star(engine, replace(task, metric=falling))),
+        _writers(atp_star(engine, replace(task, metric=rising))),
+        1e-12,
+    )
+
+
+def logit_diff_of(logits: Tensor, batch: Batch) -> Tensor:
+    right, wrong = (logits.gather(-1, each[:, :1])[:, 0] for each in (batch.answers, batch.wrong))
+    return right - wrong
 
 
 def test_keys_apart_are_right_in_single_precision_where_a_softmax_is_saturated():

@@ -127,6 +127,28 @@ def test_a_killed_joint_run_gives_the_same_bits(tmp_path: Path, monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(others, constants, strict=True))
 
 
+def test_going_on_with_the_same_engine_keeps_the_constants_steps(tmp_path: Path, monkeypatch):
+    """Their sizes, which the rates go by, are those of the beginning, although the constants have moved."""
+    task = random_task(8)
+    engine, step = learned_engine(tiny("gpt2", torch.float32), task), Jointly.step
+    whole = learned_engine(tiny("gpt2", torch.float32), task)
+    expected = learn_ranking(whole, task, options=quiet(), steps=6, batch_size=4).values
+
+    def failing(self: Jointly, number: int):
+        if number == 3:
+            raise Killed
+        return step(self, number)
+
+    monkeypatch.setattr(Jointly, "step", failing)
+    with pytest.raises(Killed):
+        learn_ranking(engine, task, options=quiet(tmp_path), steps=6, batch_size=4)
+    monkeypatch.setattr(Jointly, "step", step)
+    assert torch.equal(learn_ranking(engine, task, options=quiet(tmp_path), steps=6, batch_size=4).values, expected)
+    assert engine.constants is not None and whole.constants is not None
+    for x, y in zip(engine.constants.tensors(), whole.constants.tensors(), strict=True):
+        assert torch.equal(x, y)
+
+
 def test_what_optimal_ablation_refuses(tmp_path: Path):
     model, task = tiny("gpt2", torch.float32), random_task(4)
     engine = toy_engine()

@@ -332,8 +332,9 @@ def test_a_score_that_is_not_finite_is_refused():
     task = random_task(3)
     bare = [replace(task.train[0], targets=tuple(replace(each, wrong=()) for each in task.train[0].targets))]
     mixed = replace(task, train=bare + list(task.train[1:]))
-    for call in (
-        lambda: exact_patching(toy_engine(), mixed, explains="logit_diff"),
-        lambda: acdc(toy_engine(), mixed, threshold=0.1, loss="logit_diff"),
-    ):
-        assert "not finite for the full model on some pair" in refused(call)
+    said = refused(lambda: acdc(toy_engine(), mixed, threshold=0.1, loss="logit_diff"))
+    assert "not finite for the full model on some pair" in said
+    said = refused(lambda: exact_patching(toy_engine(), mixed, explains="logit_diff"))
+    assert "metric 'logit_diff': toy has no wrong answers" in said
+    said = refused(lambda: exact_patching(toy_engine(), task, explains=lambda logits, batch: logits[:, 0] * torch.nan))
+    assert "not finite for the full model on some pair" in said

@@ -50,6 +50,7 @@ def atp_star(engine: Engine, task: Task, config: AtpStarConfig, cost: Cost) -> t
         return total / layers.to(total)
 
     found = explain(engine, task, config, scores_of, cost, at_full_model=True)
+    found = found.abs() if config.graddrop else found  # sums of sizes, whatever the metric's sign
     writers, readers = found.split([graph.n_writers, graph.n_readers])
     readers = torch.where(torch.arange(graph.n_readers) == graph.n_readers - 1, torch.inf, readers)
     return edges_of_nodes(graph, writers, readers), writers, readers

@@ -40,9 +40,11 @@ def largest_candidates(
         record: how the effects were found.
 
     Raises:
-        edgewise.InputError: there are not so many.
+        edgewise.InputError: there are not so many, or an effect is not finite.
     """
     check_choice(per, what)
+    if any(not bool(each.isfinite().all()) for each in effects.values()):
+        raise InputError(f"{what}: an effect is not finite; look at the metric and the model's weights")
     sizes = [len(each) for each in effects.values()]
     most = min(sizes) if per == "layer" else sum(sizes)
     if not 0 <= n <= most:

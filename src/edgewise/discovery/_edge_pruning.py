@@ -53,7 +53,8 @@ def edge_pruning(
         **changes: fields of the configuration to change.
 
     Returns:
-        The circuit, scored by log α. If the run was cut short, its provenance says where and why.
+        The circuit, scored by log α, or with writers' masks by the log odds of edge times writer. If the run was cut
+        short, its provenance says where and why.
 
     Raises:
         edgewise.InputError: a setting is out of range, or a checkpoint belongs to another run.
@@ -154,14 +155,18 @@ class EdgePruningLearner(GradientLearner[EdgePruningConfig]):
 
     def circuit(self, provenance: dict[str, Any]) -> Circuit:
         """The circuit that the masks stand for now."""
-        log_alpha = self.edges.detach().cpu()
-        scores = Scores(self.graph, log_alpha, provenance)
+        edges, nodes = self.edges.detach().cpu(), self.nodes.detach().cpu()
+        writer = self.graph.edge_writer.long()
+        values = edges
+        if self.config.nodes:  # an edge's mask counts times its writer's: the log odds of σ(edge) σ(writer)
+            values = -torch.logsumexp(torch.stack([-edges, -nodes[writer], -edges - nodes[writer]]), 0)
+        scores = Scores(self.graph, values, provenance)
         if self.config.budget == "exact":
             return scores.top_actual(edges_at(self.graph, self.config.sparsity))
-        kept = _threshold(log_alpha)
+        kept = _threshold(edges)
         if self.config.nodes:
-            kept = kept & _threshold(self.nodes.detach().cpu())[self.graph.edge_writer.long()]
-        return Circuit(self.graph, kept, log_alpha, provenance, selection="signed")
+            kept = kept & _threshold(nodes)[writer]
+        return Circuit(self.graph, kept, values, provenance, selection="signed")
 
     def _noise(self, step: int) -> tuple[Tensor, Tensor | None]:
         config, device = self.config, self.edges.device

@@ -14,7 +14,7 @@ from edgewise.discovery._objective import differentiable
 from edgewise.engine import Engine, Objective, Stream
 from edgewise.graph import Graph
 from edgewise.runs import gradients, in_turn
-from edgewise.tasks import Batch, Task, metric_function, reduce
+from edgewise.tasks import SPLITS, Batch, Task, metric_function, reduce
 
 
 @gradients()
@@ -73,11 +73,16 @@ def explain(
 
 
 def asked_of(task: Task, config: ExamplesConfig) -> Task:
-    """The task with the pairs and the metric that the settings ask for. Raises `InputError`."""
+    """The task with the pairs and the metric that the settings ask for. Raises `InputError` for a metric that the
+    pairs do not allow.
+    """
     if config.pairs is not None:
         task = replace(task, **{config.split: task.split(config.split)[: config.pairs]})
     if isinstance(config, AttributionConfig) and config.explains is not None:
         task = replace(task, metric=config.explains)
+    if isinstance(config, AttributionConfig) and isinstance(task.metric, str):
+        # Of these pairs, and not only at the first batch that lacks something.
+        replace(task, **{split: [] for split in SPLITS if split != config.split}).check_metric(task.metric)
     return task
 
 

@@ -9,6 +9,8 @@ from edgewise.discovery._objective import finite
 from edgewise.engine import Engine
 from edgewise.runs import Learner, optimizer_tensors, restore_optimizer
 
+_SIZES = "constant.sizes"
+
 
 class LearnedConstants:
     """An engine's constants as parameters, each in units of its writer's own size, so that one rate suits all."""
@@ -33,13 +35,17 @@ class LearnedConstants:
         self.optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The constants by number."""
-        return {f"constant.{i}": x for i, x in enumerate(self.parameters)}
+        """The constants by number, and the sizes that they began with, which cannot be told once they have moved."""
+        sizes = torch.tensor([each["size"] for each in self.optimizer.param_groups], dtype=torch.float64, device="cpu")
+        return {f"constant.{i}": x for i, x in enumerate(self.parameters)} | {_SIZES: sizes}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         for i, x in enumerate(self.parameters):
             x.copy_(tensors[f"constant.{i}"])
+        # A checkpoint of an earlier version has no sizes: those at hand stay.
+        for group, size in zip(self.optimizer.param_groups, tensors.get(_SIZES, ()), strict=False):
+            group["size"] = float(size)
 
 
 class Jointly(Learner):

@@ -131,7 +131,7 @@ def _eap(model: Model, truth: Truth) -> Float[Tensor, " E"]:
 
 def _ranked(graph: Graph, scores: Float[Tensor, " E"]) -> list[str]:
     """Heads and MLPs by the largest score of an edge that leaves them."""
-    best = scores.new_zeros(graph.n_writers).scatter_reduce(0, graph.edge_writer, scores.abs(), "amax")
+    best = scores.new_zeros(graph.n_writers).scatter_reduce(0, graph.edge_writer.long(), scores.abs(), "amax")
     inner = (graph.writer_layer >= 0).nonzero()[:, 0]
     order = inner[best[inner].argsort(descending=True, stable=True)]
     return [graph.writer_names[i] for i in order.tolist()]
