@@ -161,6 +161,7 @@ def check_edges(model: Model, nodes: Any) -> None:
 def test_a_soft_capped_logit_counts_with_its_slope() -> None:
     model, ids = tiny("gemma2"), prompt()
     graph = attribute(model, ids, target=[3, 4], contrast=True, config=EVERYTHING, options=QUIET)
+    assert graph.ledger.worst < 1e-12
     source = int(graph.nodes.is_kind("neuron").nonzero()[7])
     edge = float(graph.matrix[[graph.n_nodes - 1]].toarray()[0, source])
     found = intervene(model, ids, [Edit(graph.names[source])], propagation="frozen")

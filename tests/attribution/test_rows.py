@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise import InputError
 from edgewise.attribution import AttributionConfig, AttributionGraph, _grow, attribute
 from edgewise.attribution._features import Features, by_layer
 from edgewise.attribution._frozen import frozen_run
@@ -18,7 +19,7 @@ from edgewise.models import Model
 from edgewise.runs import RunOptions
 from edgewise.transcoders import Activation, Site, Transcoder, TranscoderSpec
 from tests.attribution.reference import Frozen
-from tests.tiny import CONFIGURATIONS, VOCABULARY, tiny
+from tests.tiny import CONFIGURATIONS, VOCABULARY, random_model, tiny
 
 EVERYTHING = AttributionConfig(max_nodes=10**6, batch=70, keep=1.0, most_edges=10**6, neurons_per_token=0)
 QUIET = RunOptions(progress=False)
@@ -122,6 +123,19 @@ def check(model: Model, graph: AttributionGraph, frozen: Frozen) -> None:
 def test_neuron_rows_are_autograds(name: str) -> None:
     model = tiny(name)
     check(model, graph_of(model), Frozen(model, prompt(), None))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_ledger_closes_in_single_precision_too(name: str) -> None:
+    assert graph_of(tiny(name, torch.float32)).ledger.worst < 2e-4  # on models of real weights some 1e-6
+
+
+def test_a_model_that_is_not_finite_has_no_graph() -> None:
+    model = random_model("gpt2")
+    with torch.no_grad():
+        next(model.module.parameters())[prompt()[0]] = torch.nan
+    with pytest.raises(InputError, match="^prompt: the model gives numbers that are not finite on it"):
+        graph_of(model)
 
 
 @pytest.mark.parametrize("gate", ["gate", "up"])

@@ -61,10 +61,10 @@ def test_on_a_linear_model_predicted_changes_are_the_real_ones(target: Any, to: 
     assert found.spearman_direct.value < 0.999  # there are paths through other nodes
 
 
-def test_frozen_the_real_change_is_the_direct_edge() -> None:
-    model = tiny("llama-gqa")
+@pytest.mark.parametrize("name", ["llama-gqa", "gemma2"])
+def test_frozen_the_real_change_is_the_direct_edge(name: str) -> None:
     config = replace(SMALL, propagation="frozen")
-    found = validate(graph_of(model), config).prompts[0]
+    found = validate(graph_of(tiny(name)), config).prompts[0]
     for each in found.ablations:
         assert each.real == pytest.approx(each.direct, abs=1e-9)
 

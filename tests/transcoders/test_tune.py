@@ -1,5 +1,6 @@
 """Tuning: exact gradients, to the transcoders alone; KL on unseen rows falls; a cut run ends in the same bits."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from edgewise.transcoders import (
     written,
 )
 from edgewise.transcoders.training import TuningConfig, tune
-from edgewise.transcoders.training._refit import refit
+from edgewise.transcoders.training._refit import _fitting, refit
 from edgewise.transcoders.training._tune import TuningLearner
 from tests.tiny import random_model, refused, tiny
 from tests.transcoders.reference import D_IN, N, draw, random_transcoder
@@ -212,3 +213,18 @@ def test_a_record_of_somebodys_own_is_no_hindrance():
     transcoders[0].provenance = {"method": "by hand"}
     tune(model, transcoders, text(), few, options=RunOptions(progress=False))
     assert transcoders[0].provenance["method"]["tuned"]["steps"] == 1
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_fits_already_is_left_as_it_is(skip: bool):
+    model = tiny("gpt2")
+    d = model.parts.d_model
+    t = random_transcoder("relu", layer=1, d_in=d, d_out=d, n_features=48, skip=skip)
+    residual, given, before = draw(3, 7, d), draw(3, 7, d, seed=2), copy.deepcopy(t)
+    keep = torch.ones(3, 7, dtype=torch.bool)
+    with torch.no_grad():
+        written_there = t(given)
+        fitted = _fitting(model, t, residual + written_there, keep, last=False)(residual, given, lambda x: x)
+    torch.testing.assert_close(fitted, written_there)
+    for name, value in before.named_parameters():
+        torch.testing.assert_close(t.get_parameter(name), value, msg=name)

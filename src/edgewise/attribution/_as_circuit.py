@@ -192,7 +192,7 @@ def _add(
     beside = influence[chosen].clone()
     for split in loadings(graph, chosen):
         here, passing = number[split.edges], split.passing
-        part = passing.heads[:, split.target, split.source].double().abs() * split.factor.abs()
+        part = passing.heads[:, split.target, split.source].to(split.factor.dtype).abs() * split.factor.abs()
         part = part.cpu()  # (H, n)
         beside[here] -= part.sum(0)
         values = circuit.attention(passing.layer).reader + circuit.roles.value.start

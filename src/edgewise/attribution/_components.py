@@ -132,7 +132,7 @@ def _maps(
         for (layer, head), total in found.items():
             for these in edges if layer == passing.layer else ():
                 maps = passing.positions(torch.full_like(target[these], head), target[these], source[these])
-                carried = torch.einsum("nij,n->ij", maps.abs().double(), factor[these].abs())
+                carried = torch.einsum("nij,n->ij", maps.abs().to(factor.dtype), factor[these].abs())
                 total[: len(carried), : len(carried)] += carried.cpu()
     return found
 

@@ -100,7 +100,7 @@ class GraphData:
     root_weights: Float[Tensor, " r"]
     """How much each counts: the probability of a token, 1 of anything else."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What changes its numbers: `nodes`, `gate`, `per_token`, `keep`, …"""
+    """What changes its numbers: `nodes`, `gate`, `neurons_per_token`, `keep`, …"""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from, for people: the model, the transcoders, the software."""
     explained: Explained | None = field(default=None, repr=False)

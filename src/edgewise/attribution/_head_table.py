@@ -16,7 +16,7 @@ from edgewise.attribution._influence import edge_influence
 from edgewise.attribution._reasons import aligned
 from edgewise.attribution._targets import Explained
 from edgewise.attribution._why import source_at, targets_of
-from edgewise.runs import SavedAsJson, check_counts
+from edgewise.runs import SavedAsJson, check_counts, finest
 
 BLOCK_BYTES = 1 << 29
 """How much one walk's covectors may take."""
@@ -141,7 +141,8 @@ def loadings(graph: GraphData, chosen: Int[Tensor, " n"]) -> Iterator[Split]:
         writers = [source_at(graph, made, each) for each in sources.tolist()]
         factor = influence[edges] / graph.weight[edges].double()
         for passing in passes(made.nodes, readers, len(targets), writers):
-            yield Split(edges, passing, *(each.to(run.ids.device) for each in (target, source, factor)))
+            device = run.ids.device
+            yield Split(edges, passing, target.to(device), source.to(device), factor.to(device, finest(device)))
 
 
 def _blocks(graph: GraphData, made: Explained, chosen: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " m"]]:
@@ -173,7 +174,7 @@ class _Totals:
     def add(self, split: Split) -> None:
         """One layer's loadings of a block of edges."""
         _, passing, target, source, factor = split
-        loadings = passing.heads[:, target, source].double() * factor  # (H, n)
+        loadings = passing.heads[:, target, source].to(factor.dtype) * factor  # (H, n)
         self.share[passing.layer] += loadings.sum(1).cpu()
         self.size[passing.layer] += loadings.abs().sum(1).cpu()
         n_tokens = passing.taken.shape[1]

@@ -184,7 +184,7 @@ def greedy_paths(
         live = [(path, front) for path, front in ways if front is not None]
     texts = TokenTexts(model.tokenizer)
     tokens = tuple(texts.shown(token) for token in run.ids.tolist())
-    into = stepper.steps(start).weight.double()
+    into = stepper.steps(start).weight.cpu().double()
     residual = float((top.value - into.sum()).abs() / into.abs().sum().clamp(min=1e-30))
     return PathSearch(top.name, top.value, tokens, tuple(paths), asdict(config), residual)
 

@@ -13,7 +13,7 @@ from edgewise.attribution._attach import explained_of
 from edgewise.attribution._graph import GraphData
 from edgewise.attribution._targets import Explained, token_text
 from edgewise.attribution._why import source_at
-from edgewise.runs import check_counts
+from edgewise.runs import check_counts, gradients
 
 _AT_ONCE = 64  # nodes whose logits are held at once: 64 MB for a vocabulary of 262,144
 
@@ -65,9 +65,12 @@ def _written(graph: GraphData, made: Explained, number: int) -> Float[Tensor, " 
 
 
 def _logits(made: Explained, written: Float[Tensor, "n D"]) -> Float[Tensor, "n V"]:
+    """What is added to the logits, a soft-cap passed with its slope at 0; an unembedding's bias is no node's."""
     unembed = made.nodes.run.model.parts.unembed
-    logits = (unembed(written) - unembed(torch.zeros_like(written[:1]))).to(written)  # a bias is no node's
-    return logits - logits.mean(1, keepdim=True)
+    with gradients():
+        added = torch.autograd.functional.jvp(unembed, torch.zeros_like(written), written)[1]
+    assert isinstance(added, Tensor)
+    return (added - added.mean(1, keepdim=True)).to(written)
 
 
 def _named(made: Explained, ids: Tensor, values: Tensor) -> tuple[tuple[str, float], ...]:

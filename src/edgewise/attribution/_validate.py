@@ -231,10 +231,14 @@ class _Prompt:
             return self.access.value(edit.layer, index, lambda kind: read(kind)[at], off[at])[
                 :, 0
             ].cpu().double(), nothing
-        read_out = run.read_out(run.change())[-1]
+        change = run.change()
+        read_out = run.read_out(change)[-1]
         if not read_out.isfinite().all():  # without their norms, products of factors may grow from layer to layer
             raise InputError(f"validation: propagation {run.propagation!r} overflows on this model; use 'open'")
-        value = root.measure(read_out).cpu().double()
+        if run.propagation == "frozen":  # linear, as the graph: a soft-cap of the logits counts with its slope
+            value = root.value + (change[-1] @ root.targets.covector[0].to(change)).cpu().double()
+        else:
+            value = root.measure(read_out).cpu().double()
         if root.token < 0:
             return value, nothing
         return value, self.nodes.run.model.parts.unembed(read_out).to(read_out).softmax(-1)[:, root.token]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import atomic_path, uniform
+from edgewise.runs import atomic_path, finest, uniform
 from edgewise.transcoders import TokenRows
 
 _ROWS = 32  # of a part: sampled together, and a file of the cache
@@ -91,7 +91,7 @@ def _sampled(model: Model, first: int, context: int, seed: int, part: int) -> In
     for position in range(1, context):
         out = model.module(input_ids=ids[:, position - 1 : position], past_key_values=past, use_cache=True)
         past = out.past_key_values
-        sums = out.logits[:, -1].double().softmax(-1).cumsum(-1)  # (32, V)
-        drawn = uniform(_ROWS, seed, part * context + position, _SAMPLED, device).double()
+        sums = out.logits[:, -1].to(finest(device)).softmax(-1).cumsum(-1)  # (32, V)
+        drawn = uniform(_ROWS, seed, part * context + position, _SAMPLED, device).to(sums.dtype)
         ids[:, position] = torch.searchsorted(sums, drawn[:, None] * sums[:, -1:]).squeeze(1)
     return ids.cpu()

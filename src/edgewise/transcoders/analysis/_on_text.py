@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import check_counts, check_suffix, reading_tensors, write_tensors
+from edgewise.runs import check_counts, check_suffix, finest, reading_tensors, write_tensors
 from edgewise.transcoders import (
     TokenRows,
     Transcoder,
@@ -176,7 +176,7 @@ class _Counts:
         self.transcoders = dict(transcoders)
         self.rows = self.n = 0
         n = len(features)
-        self.on, self.sum = (torch.zeros(n, dtype=torch.float64, device=features.device) for _ in range(2))
+        self.on, self.sum = (torch.zeros(n, dtype=finest(features.device), device=features.device) for _ in range(2))
         none = torch.zeros(n, n_examples, dtype=torch.long)
         self.examples = Examples(none.double(), none, none)
         shapes = {at: (n, each.n_features) for at, each in self.transcoders.items() if at < layer}
@@ -192,16 +192,16 @@ class _Counts:
         def activations(at: int) -> Float[Tensor, "N F"]:
             own = self.transcoders[at]
             x = found[own.spec.reads][keep.to(self.model.device)].to(own.W_enc)
-            return own.codes(x).dense(own.n_features).double().clamp(min=0)
+            return own.codes(x).dense(own.n_features).to(self.sum.dtype).clamp(min=0)
 
         target = activations(self.layer)[:, self.features]  # (N, n)
-        on = (target > 0).double()
+        on = (target > 0).to(target.dtype)
         self.on, self.sum, self.n = self.on + on.sum(0), self.sum + target.sum(0), self.n + len(target)
         for at in self.with_target:
             source = activations(at)
             self.with_target[at] += (on.T @ source).cpu()
             self.by_target[at] += (target.T @ source).cpu()
-        self._keep_largest(target.T.cpu(), row.cpu() + self.rows, position.cpu())
+        self._keep_largest(target.T.cpu().double(), row.cpu() + self.rows, position.cpu())
         self.rows += len(ids)
 
     def _keep_largest(self, value: Float[Tensor, "n N"], row: Tensor, position: Tensor) -> None:
@@ -220,7 +220,7 @@ class _Counts:
         total = torch.where(self.sum == 0, torch.inf, self.sum).cpu()  # of one that is never on TWERA is 0
         found = list[tuple[Tensor, ...]]()
         for at in self.with_target:
-            weight = pullback(read, self.transcoders[at]).double().cpu()
+            weight = pullback(read, self.transcoders[at]).cpu().double()
             era = self.with_target[at] / self.n * weight
             twera = self.by_target[at] / total[:, None] * weight
             best = twera.abs().topk(min(most, weight.shape[1]), dim=1).indices

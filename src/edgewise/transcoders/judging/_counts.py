@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from edgewise.models import Model
+from edgewise.runs import finest
 from edgewise.transcoders import Site, Transcoder, capture
 
 LIVE = 1e-4
@@ -37,8 +38,9 @@ class Counts:
         found = {site: x[keep.to(x.device)] for site, x in capture(self.model, self.sites, ids).items()}  # (n, D)
         self.n += int(keep.sum())
         for site, x in found.items():
-            self.squares[site] += float(x.double().square().sum())
-            self.sums[site] = self.sums.get(site, 0.0) + x.double().sum(0)
+            x = x.to(finest(x.device))
+            self.squares[site] += float(x.square().sum())
+            self.sums[site] = self.sums.get(site, 0.0) + x.sum(0)
         predicted: dict[Site, Tensor] = {}
         for i, each in enumerate(self.transcoders):
             x = found[each.spec.reads].to(each.W_enc.dtype)
@@ -50,8 +52,9 @@ class Counts:
                 predicted.clear()
             for site, y in zip(each.spec.writes, written, strict=True):
                 predicted[site] = predicted.get(site, 0.0) + y
+            fine = finest(x.device)
             own = each.spec.writes[0]  # later layers' sites are not complete before their own transcoder
-            self.errors[i] += float((found[own].double() - predicted[own].double()).square().sum())
+            self.errors[i] += float((found[own].to(fine) - predicted[own].to(fine)).square().sum())
 
     def active(self, i: int) -> float:
         """Active features per token."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgewise._errors import InputError
 from edgewise.models import Model
-from edgewise.runs import Interval, SavedAsJson, bootstrap
+from edgewise.runs import Interval, SavedAsJson, bootstrap, finest
 from edgewise.transcoders import (
     Replacement,
     Site,
@@ -202,7 +202,7 @@ def _means(model: Model, tokens: TokenRows, layers: Sequence[int], exclude: bool
         keep = real_tokens(model, ids, exclude_special=exclude)
         n += int(keep.sum())
         for site, x in capture(model, sites, ids).items():
-            sums[site] += x[keep.to(x.device)].double().sum(0).cpu()
+            sums[site] += x[keep.to(x.device)].to(finest(x.device)).sum(0).cpu()
     return {site.layer: (total / n).to(model.device, model.dtype) for site, total in sums.items()}
 
 
@@ -276,10 +276,10 @@ def _losses(log_p: Float[Tensor, "B T V"], ids: Int[Tensor, "B T+1"]) -> Float[T
 
 
 def _loss(rows: Float[Tensor, "2 R"], own: Float[Tensor, " R"]) -> Loss:
-    losses, kl = rows.double().cpu().numpy()
+    losses, kl = rows.cpu().double().numpy()
     if not np.isfinite(rows.cpu().numpy()).all():  # the model's own is checked before any other
         raise InputError("evaluate: a loss is not finite; the transcoder's weights are too large for this model")
-    added = bootstrap(losses - own.double().cpu().numpy())
+    added = bootstrap(losses - own.cpu().double().numpy())
     return Loss(
         float(losses.mean()), added.value, added.low, added.high, float(kl.mean()), tuple(float(x) for x in losses)
     )

@@ -229,7 +229,7 @@ def _texts(tokenizer: Any, ids: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -
 def _activations(codes: Codes, feature: int, n: int) -> Float[Tensor, " n"]:
     """One feature's activation at each of the `n` tokens; 0 where it is off."""
     own = (codes.feature == feature) & (codes.value > 0)
-    return torch.zeros(n, dtype=torch.float64).index_put((codes.tokens[own].cpu(),), codes.value[own].double().cpu())
+    return torch.zeros(n, dtype=torch.float64).index_put((codes.tokens[own].cpu(),), codes.value[own].cpu().double())
 
 
 class _Counts:

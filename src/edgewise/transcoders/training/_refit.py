@@ -85,7 +85,9 @@ def _fitting(
                 plain = transcoder.b_dec if transcoder.W_skip is None else x @ transcoder.W_skip.T + transcoder.b_dec
                 wanted = (after - residual - plain)[keep]
                 weights = token_weights(wanted)
-                factor = common_factor((y - plain)[keep], wanted - wanted.mean(0), weights)
+                # About their means, since a bias is fitted below.
+                features, wanted = (each - weights @ each / weights.sum() for each in ((y - plain)[keep], wanted))
+                factor = common_factor(features, wanted, weights)
                 transcoder.W_dec.mul_(factor)
                 y = plain + factor * (y - plain)
                 wrong = (after - residual - y)[keep]
