@@ -13,7 +13,7 @@ from edgewise import InputError
 from edgewise.viewer import ForeignFile, page, told_apart
 from tests.viewer.circuit_tab import address, cell, panel, said
 from tests.viewer.conftest import run
-from tests.viewer.graphs import made, neuronpedia
+from tests.viewer.graphs import FEATURE, made, neuronpedia
 from tests.viewer.test_graphs import WRONG
 
 Open = Callable[..., Any]
@@ -159,3 +159,33 @@ def test_a_file_with_what_no_browser_reads_is_refused(tmp_path: Path, constant: 
     assert "\n" not in str(refused.value) and not (tmp_path / "graph.html").exists()
     with pytest.raises(InputError, match="page: its foreign0/dashboards has a number"):
         page([ForeignFile("graph.json", b"{}", {"1_2": {"density": float("nan")}})])
+
+
+def labels_saved(tab: Any, tmp_path: Path) -> dict[str, str]:
+    tab.locator("summary").first.click()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Labels to a file").click()
+    download.value.save_as(tmp_path / "saved.json")
+    return dict(json.loads((tmp_path / "saved.json").read_text())["labels"])
+
+
+def test_labels_to_a_file_are_all_of_a_graph_s(open_page: Open, tmp_path: Path):
+    graph = made()
+    inner = [name for name, kind in zip(graph.ids, graph.kind, strict=True) if kind == FEATURE]
+    tab = open_page(text=page([graph], labels={inner[0]: "given", inner[1]: "old"}), fragment=f"#node={inner[1]}")
+    tab.get_by_label(f"Label of {inner[1]}").fill("new")
+    tab.keyboard.press("Enter")
+    assert labels_saved(tab, tmp_path) == {inner[0]: "given", inner[1]: "new"}
+
+
+def test_a_group_that_is_being_made_is_there_when_its_document_is_looked_at_again(open_page: Open):
+    graph = made()
+    inner = [name for name, kind in zip(graph.ids, graph.kind, strict=True) if kind == FEATURE][:3]
+    address = urlencode({"doc": 1, "tab": "pinned", "pin": inner}, doseq=True)
+    tab = open_page(text=page([run("ioi"), graph]), fragment="#" + address)
+    tab.get_by_role("checkbox").first.check()
+    tab.get_by_label("Name of a group").fill("half written")
+    look_at(tab, "ioi")
+    look_at(tab, "made")
+    assert tab.get_by_label("Name of a group").input_value() == "half written"
+    assert tab.get_by_role("checkbox").first.is_checked() and not tab.get_by_role("checkbox").nth(1).is_checked()

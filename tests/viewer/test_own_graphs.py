@@ -147,3 +147,11 @@ def test_reasons_of_another_model_are_left_out_and_named(graph: AttributionGraph
     assert found.notes == (
         "3 edges of reasons.safetensors have another weight in this graph, so their heads are not shown.",
     )
+
+
+def test_labels_that_another_tool_gave_are_shown(graph: AttributionGraph):
+    name = graph.names[int(graph.nodes.is_kind("neuron", "feature").nonzero()[0])]
+    labelled = replace(graph, provenance=graph.provenance | {"labels": {name: "days of the week"}})
+    arrays = arrays_of(labelled, "x")
+    assert arrays.labels[graph.names.index(name)] == "days of the week"
+    assert sum(label == "days of the week" for label in arrays.labels) == 1

@@ -125,3 +125,22 @@ def test_dashboards_without_a_graph_are_refused(folder: Path, tmp_path: Path):
     with pytest.raises(InputError, match="dashboards stand beside a graph's features"):
         ew.view(folder, dashboards=tmp_path / "boards", show=False)
     assert not (folder / "circuit.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "shown"),
+    [(("eap", "ranking"), ["eap"]), (("mask-ig", "ranking"), []), (("ranking",), ["ranking"])],
+)
+def test_of_a_curve_of_several_methods_the_circuits_own_is_shown(
+    folder: Path, methods: tuple[str, ...], shown: list[str]
+):
+    plain = read(folder)
+    curve = plain.curve
+    assert curve is not None
+    circuit = replace(plain.circuit, provenance=plain.circuit.provenance | {"method": {"name": "eap"}})
+    circuit.save(folder / "circuit.safetensors")
+    points = tuple(curve.points[0]._replace(method=name) for name in methods)
+    replace(curve, points=points).save(folder / "curve.json")
+    found = read(folder)
+    assert [point.method for point in (found.curve.points if found.curve else ())] == shown
+    assert any("several methods" in note for note in found.notes) == (len(methods) > 1)

@@ -15,6 +15,7 @@ import { FeaturesApp } from "./features/app";
 import { GraphApp } from "./attribution/app";
 import { labelOf } from "./attribution/names";
 import { own } from "./attribution/own";
+import type { Labels } from "./labels";
 import type { Dashboard, Parts } from "./attribution/graph";
 import { followSystem } from "./theme";
 import { fragmentOf, type History, newHistory, putAddress } from "./store";
@@ -34,14 +35,17 @@ class Viewer {
   /** Of each document: what may be undone and redone. */
   private readonly histories = new Map<Document, History>();
   private readonly documents: Document[];
+  /** Words for nodes and features that came with the page. */
+  private readonly labels: Labels;
 
   constructor(
     private readonly root: HTMLElement,
-    private readonly page: PageData,
+    page: PageData,
   ) {
+    this.labels = new Map(page.header.labels);
     const graph = (name: string, parts: () => Parts): Document => ({
       name,
-      open: (place, documents) => new GraphApp(place, this.labelled(parts()), documents),
+      open: (place, documents) => new GraphApp(place, this.labelled(parts()), documents, this.labels),
     });
     const { circuits, attributions, foreign, features } = page.header;
     const all: Document = {
@@ -138,7 +142,7 @@ class Viewer {
 
   /** A graph with the words that the page has for its nodes. */
   private labelled(parts: Parts): Parts {
-    const labels = new Map(this.page.header.labels);
+    const { labels } = this;
     return { ...parts, labels: parts.labels.map((own, node) => labelOf(labels, parts.ids[node], parts.kind[node]) ?? own) };
   }
 
@@ -150,7 +154,7 @@ class Viewer {
       this.app?.shell.complain(`${file.name}: ${(error as Error).message}`);
       return;
     }
-    const opened: Document = { name: file.name, open: (place, documents) => new GraphApp(place, this.labelled(parts), documents) };
+    const opened: Document = { name: file.name, open: (place, documents) => new GraphApp(place, this.labelled(parts), documents, this.labels) };
     this.documents.push(opened);
     this.tryTo(file.name, () => this.open(this.documents.length - 1), () => this.documents.pop());
   }

@@ -95,11 +95,12 @@ export class Shell {
       terms([SEARCH, ["[ and ]", view.steps], ...KEYS, ...view.keys]),
       button("Close", () => this.help.close()),
     );
+    const box = element("div", { class: "search" }, ...(own ? [] : [this.query, this.hits]));
     this.bar = element(
       "header",
       {},
       documents.names.length > 1 ? this.chooser() : element("h1", {}, view.title),
-      !own && element("div", { class: "search" }, this.query, this.hits),
+      !own && box,
       this.undo,
       this.redo,
       this.menu,
@@ -109,14 +110,19 @@ export class Shell {
       this.message,
     );
     if (!own) {
-      this.query.addEventListener("input", () => this.showHits(search.find(this.query.value)));
+      for (const event of ["input", "focus"]) this.query.addEventListener(event, () => this.showHits(search.find(this.query.value)));
+      box.addEventListener("focusout", ({ relatedTarget: to }) => to && !box.contains(to as Node) && (this.hits.hidden = true));
       this.query.addEventListener("keydown", (event) => this.searchKey(event));
       this.hits.addEventListener("keydown", (event) => this.hitKey(event));
     }
     this.fillMenu();
     const until = { signal: this.listening.signal };
     document.addEventListener("keydown", (event) => this.key(event), until);
-    document.addEventListener("pointerdown", (event) => this.menu.contains(event.target as Node) || (this.menu.open = false), until);
+    const elsewhere = ({ target }: Event) => {
+      if (!this.menu.contains(target as Node)) this.menu.open = false;
+      if (!box.contains(target as Node)) this.hits.hidden = true;
+    };
+    document.addEventListener("pointerdown", elsewhere, until);
     onThemeChange(() => view.redraw(), until);
   }
 
@@ -214,6 +220,11 @@ export class Shell {
     const item = document.activeElement?.closest("li");
     const next = event.key === "ArrowDown" ? item?.nextElementSibling : event.key === "ArrowUp" ? item?.previousElementSibling : null;
     if (next) next.querySelector("button")?.focus();
+    else if (event.key === "ArrowUp") this.query.focus();
+    if (event.key !== "Escape") return;
+    event.stopPropagation(); // by which the view would choose nothing
+    this.query.focus();
+    this.hits.hidden = true;
   }
 
   private key(event: KeyboardEvent): void {

@@ -15,6 +15,8 @@ export interface History {
   past: object[];
   future: object[];
   present: object | null;
+  /** What is being written, and is no state yet. */
+  draft?: object;
 }
 
 export function newHistory(): History {

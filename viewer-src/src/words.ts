@@ -1,4 +1,4 @@
-/** Numbers as people read them. */
+/** Numbers, tokens and names as people read them. */
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
@@ -40,11 +40,43 @@ export function smallestOf(values: Iterable<number>, most: number): number {
   return found;
 }
 
+const spelled = (c: string) => `⟨${c.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}⟩`;
 const TURNING = /[\u202a-\u202e\u2066-\u2069]/g;
 
 /** A text with the characters shown that would turn round what stands after them, as a token may have. */
 export function unturned(text: string): string {
-  return text.replace(TURNING, (c) => `⟨${c.codePointAt(0)!.toString(16).toUpperCase()}⟩`);
+  return text.replace(TURNING, spelled);
+}
+
+const HIDDEN = /[\p{Cc}\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/gu; // controls, and marks that are not seen
+const SIGNS: ReadonlyMap<string, string> = new Map([
+  ["\n", "⏎"],
+  ["\r", "␍"],
+  ["\t", "⇥"],
+]);
+
+/** A text in which nothing is hidden. */
+export function visible(text: string): string {
+  return text.replace(HIDDEN, (c) => SIGNS.get(c) ?? spelled(c));
+}
+
+/** A token within a sentence, its blanks counted where a page would show one. */
+export function quote(token: string): string {
+  return `“${visible(token).replace(/ {2,}/g, (blanks) => "␣".repeat(blanks.length))}”`;
+}
+
+const LEFTWARD = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/; // Unicode's blocks from Hebrew to Arabic, and their presentation forms
+
+/** An edge by its ends; between two names that are read from the right, the arrow would point back. */
+export function arrow(from: string, to: string): string {
+  const mark = LEFTWARD.test(from) && LEFTWARD.test(to) ? "\u200e" : "";
+  return `${from}${mark} → ${mark}${to}`;
+}
+
+/** As much of a text as there is room for, whole characters. */
+export function clipped(text: string, room: number): string {
+  const characters = Array.from(text);
+  return characters.length <= room ? text : room > 1 ? `${characters.slice(0, room - 1).join("")}…` : "";
 }
 
 /** 1 edge, 2 edges */

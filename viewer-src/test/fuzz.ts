@@ -14,7 +14,7 @@ function tryGraphs(texts: string[]): string[] {
     document.body.replaceChildren(place);
     location.hash = "";
     try {
-      const app = new GraphApp(place, parse(text, "graph.json"), { ...documents, history: newHistory() });
+      const app = new GraphApp(place, parse(text, "graph.json"), { ...documents, history: newHistory() }, new Map());
       app.start();
       for (const row of place.querySelectorAll<HTMLElement>(".panel .row")) row.click();
       app.stop();

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgewise.attribution import AttributionGraph, Difference, EdgeReasons, MergedGraph
-from edgewise.runs import names_in
+from edgewise.runs import names_in, record_of
 from edgewise.viewer._graphs import KINDS, GraphArrays, Reasons
 from edgewise.viewer._several import difference_arrays, merged_arrays
 
@@ -77,9 +77,9 @@ def arrays_of(graph: AttributionGraph | MergedGraph | Difference, title: str) ->
     roots = nodes.is_kind("root").numpy()
     root_weight[roots] = graph.root_weights.double().numpy()[nodes.index.numpy()[roots]]
     position = nodes.position.numpy()
-    labels = [
-        graph.tokens[at] if which == 0 else "" for which, at in zip(kind.tolist(), position.tolist(), strict=True)
-    ]
+    known = record_of(graph.provenance, "labels")  # of a graph that another tool wrote
+    named = zip(graph.names, kind.tolist(), position.tolist(), strict=True)
+    labels = [str(known.get(name) or (graph.tokens[at] if which == 0 else "")) for name, which, at in named]
     return GraphArrays(
         title,
         list(graph.tokens),

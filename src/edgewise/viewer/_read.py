@@ -1,7 +1,7 @@
 """What a run left behind: its circuit, what it was judged to be, and the measured curve over sizes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,14 @@ def read(path: str | Path) -> Viewed:
     if curve is not None:
         other, model = f"other scores, of {curve.total_edges:,} edges", record_of(curve.conditions, "model")
         curve = curve if fits(CURVE, other, curve.is_of(circuit), model) else None
+    if curve is not None and len({point.method for point in curve.points}) > 1:  # at one size others have other values
+        own = record_of(circuit.provenance, "method").get("name")
+        points = tuple(point for point in curve.points if point.method == own)
+        curve = replace(curve, points=points) if points else None
+        notes.append(
+            f"{CURVE} is of several methods; "
+            + (f"only {own} is shown." if points else f"none is {own}, so it is not shown.")
+        )
     evidence = Evidence.load(folder / EVIDENCE) if (folder / EVIDENCE).is_file() else None
     if evidence is not None:
         other = f"another circuit, of {evidence.actual_edges:,} edges"

@@ -5,7 +5,7 @@ import { type Actions, name } from "./names";
 import { ALL, fragment, type GraphState, type Tab, ZOOMS } from "./state";
 import { AttributionGraph, type Parts, ROOT } from "./graph";
 import { influence, order, type Scores, shares, strongest, type Structure } from "./influence";
-import { labelsFile, readLabels, withLabel } from "../labels";
+import { type Labels, labelsFile, readLabels, withLabel } from "../labels";
 import { type App, type Documents, type Hit, Shell } from "../shell";
 import { type Among, choices, importance, isAmong, lists, rankedNodes } from "./several";
 import { Background } from "./background";
@@ -47,7 +47,7 @@ export class GraphApp implements App {
   private ordered: number[] = [];
   private atRest: Drawn[] = [];
   private scores: Scores | null = null;
-  private readonly draft: Draft = { label: "", ticked: new Set() };
+  private readonly draft: Draft;
   /** A node that an address named, and that there is none of: to be said once. */
   private unknown: string | null = null;
 
@@ -62,7 +62,9 @@ export class GraphApp implements App {
     label: (node, words) => this.store.change({ labels: withLabel(this.store.state.labels, this.graph.parts.ids[node], words) }),
   };
 
-  constructor(root: HTMLElement, parts: Parts, documents: Documents) {
+  /** `given`: the labels that came with the page, which stand in the parts already. */
+  constructor(root: HTMLElement, parts: Parts, documents: Documents, given: Labels) {
+    this.draft = (documents.history.draft ??= { label: "", ticked: new Set<number>() }) as Draft;
     this.graph = new AttributionGraph(parts);
     const structure = (this.structure = {
       offsets: parts.offsets,
@@ -98,7 +100,7 @@ export class GraphApp implements App {
       redo: () => this.store.redo(),
       clear: () => this.actions.choose(null),
       resize: (by) => this.store.change({ threshold: Math.max(0, Math.min(ALL, this.store.state.threshold + by)) }),
-      saveLabels: () => labelsFile(this.store.state.labels),
+      saveLabels: () => labelsFile(new Map([...given, ...this.store.state.labels])),
       loadLabels: (text) => this.store.change({ labels: new Map([...this.store.state.labels, ...readLabels(text)]) }),
     }, documents);
     const size = element("section", { class: "size", "aria-label": "How much is shown" }, this.said, element("div", { class: "line" }, this.range));
@@ -215,7 +217,8 @@ export class GraphApp implements App {
       const own = [ids[node], name(this.graph, this.store.state, node), tokens[position[node]] ?? ""];
       if (own.some((each) => each.toLowerCase().includes(word))) hits.push(node);
     }
-    hits.sort((a, b) => this.share[a] - this.share[b]);
+    const exact = (node: number) => (ids[node] === text.trim() || name(this.graph, this.store.state, node).trim().toLowerCase() === word ? 0 : 1);
+    hits.sort((a, b) => exact(a) - exact(b) || this.share[a] - this.share[b]);
     return hits.slice(0, MOST_HITS).map((node) => ({
       name: `${name(this.graph, this.store.state, node)} · ${this.graph.describe(node)}`,
       enter: () => this.actions.choose(node),

@@ -2,7 +2,7 @@
 
 import { type AttributionGraph, type Dashboard, FEATURE } from "./graph";
 import { type Child, element, terms } from "../dom";
-import { percent, signedAmount } from "../words";
+import { percent, quote, signedAmount } from "../words";
 
 const FIRST = 4; // contexts before the rest are asked for
 const MARKED = 0.5; // of a context's largest activation: tokens with as much are marked
@@ -11,7 +11,7 @@ const MARKED = 0.5; // of a context's largest activation: tokens with as much ar
 export function written(graph: AttributionGraph, node: number): [string, string][] {
   const found = graph.parts.extras.writes.get(graph.parts.ids[node]);
   if (!found) return [];
-  const said = (tokens: [string, number][]) => tokens.map(([token, x]) => `“${token}” ${signedAmount(x)}`).join(", ");
+  const said = (tokens: [string, number][]) => tokens.map(([token, x]) => `${quote(token)} ${signedAmount(x)}`).join(", ");
   return [["raises", said(found.raises)], ["lowers", said(found.lowers)]];
 }
 
@@ -39,7 +39,7 @@ export function dashboardOf(graph: AttributionGraph, node: number): Child[] {
 }
 
 function quoted(tokens: string[]): string {
-  return tokens.map((token) => `“${token}”`).join(", ");
+  return tokens.map(quote).join(", ");
 }
 
 function context({ tokens, values, at }: Dashboard["contexts"][number]): HTMLElement {

@@ -1,6 +1,6 @@
 /** The pinned sub-graph as boxes: supernodes and nodes by layer, and the summed edges between them. */
 
-import { amount, largestOf, signedAmount, smallestOf } from "../words";
+import { amount, arrow, clipped, largestOf, signedAmount, smallestOf } from "../words";
 import type { Block, Flow } from "./groups";
 import { element, vector } from "../dom";
 import type { AttributionGraph } from "./graph";
@@ -34,7 +34,7 @@ export function diagram(
         "stroke-opacity": 0.3 + 0.6 * strength,
         class: flow.weight < 0 ? "below" : "above",
       },
-      vector("title", {}, `${name(blocks[flow.from])} → ${name(blocks[flow.to])}: ${signedAmount(flow.weight)}`),
+      vector("title", {}, `${arrow(name(blocks[flow.from]), name(blocks[flow.to]))}: ${signedAmount(flow.weight)}`),
     );
   });
   const boxes = blocks.map((block, b) => {
@@ -44,7 +44,7 @@ export function diagram(
       "g",
       { onclick: () => choose(block.nodes[0]), class: block.label ? "supernode" : "node" },
       vector("rect", { x: x - BOX.width / 2, y: y - BOX.height / 2, width: BOX.width, height: BOX.height, rx: 5 }),
-      vector("text", { x, y: y + 4, class: "middle" }, words.length > 15 ? `${words.slice(0, 14)}…` : words),
+      vector("text", { x, y: y + 4, class: "middle" }, clipped(words, 15)),
       vector("title", {}, `${words}: ${block.nodes.map((node) => graph.parts.ids[node]).join(", ")}`),
     );
   });

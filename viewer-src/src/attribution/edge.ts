@@ -1,10 +1,10 @@
 /** An edge of an attribution graph: its numbers, the heads that carry it, and why these look where they look. */
 
-import { amount, largestOf, percent, signedAmount } from "../words";
+import { amount, arrow, largestOf, percent, quote, signedAmount } from "../words";
 import type { AttributionGraph, HeadLoading, QueryKey, Reasons, Term, Why } from "./graph";
 import { button, type Child, element, terms } from "../dom";
 import { row, rowsOf } from "../rows";
-import { type Actions, name } from "./names";
+import { type Actions, labelOf, name } from "./names";
 import { besideEdge } from "./several";
 import type { GraphState } from "./state";
 
@@ -24,9 +24,9 @@ export function edgeFacts(graph: AttributionGraph, state: GraphState, edge: numb
     ...(extras.several ? [["beside", besideEdge(extras.several, edge)] as [string, Child]] : []),
   ];
   const place = extras.reasons?.place.get(edge);
-  const known = extras.reasons && place !== undefined ? heads(graph, extras.reasons, place, weight[edge], actions) : [element("p", { class: "fact" }, without(graph))];
+  const known = extras.reasons && place !== undefined ? heads(graph, state, extras.reasons, place, weight[edge], actions) : [element("p", { class: "fact" }, without(graph))];
   return [
-    element("h2", {}, `${name(graph, state, source)} → ${name(graph, state, target)}`, " ", button("×", () => actions.choose(target), { class: "close", "aria-label": "Close the edge" })),
+    element("h2", {}, arrow(name(graph, state, source), name(graph, state, target)), " ", button("×", () => actions.choose(target), { class: "close", "aria-label": "Close the edge" })),
     terms(facts),
     ...known,
   ];
@@ -39,7 +39,7 @@ function without(graph: AttributionGraph): string {
 }
 
 /** The largest heads of all layers, and every layer's split. */
-function heads(graph: AttributionGraph, reasons: Reasons, place: number, weight: number, actions: Actions): Child[] {
+function heads(graph: AttributionGraph, state: GraphState, reasons: Reasons, place: number, weight: number, actions: Actions): Child[] {
   const first = place * reasons.layers * reasons.heads;
   const through = Array.from(reasons.through.subarray(first, first + reasons.layers * reasons.heads));
   const why = reasons.whys[place];
@@ -54,7 +54,7 @@ function heads(graph: AttributionGraph, reasons: Reasons, place: number, weight:
   return [
     element("h3", {}, "Largest heads"),
     order.length ? list : element("p", { class: "none" }, "It passes no attention layer."),
-    ...(why?.reasons.length ? [element("h3", {}, "Why they look there"), ...why.reasons.flatMap((each) => reason(graph, each, actions))] : []),
+    ...(why?.reasons.length ? [element("h3", {}, "Why they look there"), ...why.reasons.flatMap((each) => reason(graph, state, each, actions))] : []),
     order.length > 0 && element("h3", {}, "At each layer"),
     order.length > 0 && element("p", { class: "fact" }, "Every layer splits the whole edge: through its heads, and past them. There is no joint split over layers."),
     order.length > 0 && layers(reasons, place, through, weight),
@@ -68,7 +68,7 @@ function where(graph: AttributionGraph, why: Why | null, layer: number, head: nu
 }
 
 function at(graph: AttributionGraph, position: number): string {
-  return `“${graph.parts.tokens[position] ?? ""}”@${position}`;
+  return `${quote(graph.parts.tokens[position] ?? "")}@${position}`;
 }
 
 function layers(reasons: Reasons, place: number, through: number[], weight: number): HTMLElement {
@@ -105,40 +105,42 @@ function named(values: number[], weight: number): string {
 }
 
 /** Why a head's query looks at its key: pairs of nodes, then single nodes of either side. */
-function reason(graph: AttributionGraph, found: QueryKey, actions: Actions): Child[] {
+function reason(graph: AttributionGraph, state: GraphState, found: QueryKey, actions: Actions): Child[] {
   const sink = found.sink ? ` A sink gives ${signedAmount(found.sink)} of it.` : "";
   const said = `a${found.layer}.h${found.head} at ${at(graph, found.query)} looks at ${at(graph, found.key)} with ${percent(found.attention)}. Its score there stands ${amount(found.margin)} above the other keys; the contrast is ${signedAmount(found.value)}.${sink}`;
-  return [element("p", { class: "fact" }, said), ...termLists(graph, found.pairs, found.query_side, found.key_side, actions)];
+  return [element("p", { class: "fact" }, said), ...termLists(graph, state, found.pairs, found.query_side, found.key_side, actions)];
 }
 
 /** Terms of an attention score: pairs of nodes, then single nodes of either side. */
-function termLists(graph: AttributionGraph, pairs: Term[], queries: Term[], keys: Term[], actions: Actions): Child[] {
+function termLists(graph: AttributionGraph, state: GraphState, pairs: Term[], queries: Term[], keys: Term[], actions: Actions): Child[] {
   const most = largestOf([pairs, queries, keys].flat().map((term) => Math.abs(term.weight)), 1e-30);
   const list = (terms: Term[], words: (term: Term) => string, node: (term: Term) => string, under?: (term: Term) => string) =>
     rowsOf(terms.length, (i) => row({ words: words(terms[i]), numbers: signedAmount(terms[i].weight), share: terms[i].weight / most, under: under ? under(terms[i]) : null, choose: () => chooseNode(graph, node(terms[i]), actions) }));
+  const named = (id: string) => nodeWords(graph, state, id);
   return [
     element("p", { class: "quiet" }, "Pairs, the query's node by the key's:"),
-    list(pairs, (term) => nodeWords(graph, term.query), (term) => term.key, (term) => `by the key's ${nodeWords(graph, term.key)}`),
+    list(pairs, (term) => named(term.query), (term) => term.key, (term) => `by the key's ${named(term.key)}`),
     element("details", {}, element("summary", {}, "Through the query alone, through the keys alone"),
-      list(queries, (term) => `query: ${nodeWords(graph, term.query)}`, (term) => term.query),
-      list(keys, (term) => `key: ${nodeWords(graph, term.key)}`, (term) => term.key)),
+      list(queries, (term) => `query: ${named(term.query)}`, (term) => term.query),
+      list(keys, (term) => `key: ${named(term.key)}`, (term) => term.key)),
   ];
 }
 
 /** Why an attention feature looks where it looks, where the file says it. */
-export function tracingFacts(graph: AttributionGraph, node: number, actions: Actions): Child[] {
+export function tracingFacts(graph: AttributionGraph, state: GraphState, node: number, actions: Actions): Child[] {
   const terms = graph.parts.extras.tracing.get(node);
   if (!terms) return [];
   const of = (query: boolean, key: boolean) => terms.filter((term) => !!term.query === query && !!term.key === key);
-  return [element("h3", {}, "Why it looks there"), ...termLists(graph, of(true, true), of(true, false), of(false, true), actions)];
+  return [element("h3", {}, "Why it looks there"), ...termLists(graph, state, of(true, true), of(true, false), of(false, true), actions)];
 }
 
 /** A node with its label, or else its token. */
-function nodeWords(graph: AttributionGraph, id: string): string {
+function nodeWords(graph: AttributionGraph, state: GraphState, id: string): string {
   const node = graph.node(id);
-  if (node !== null && graph.parts.labels[node]) return `${id} “${graph.parts.labels[node]}”`;
+  const label = node === null ? undefined : (labelOf(state.labels, id, graph.parts.kind[node]) ?? graph.parts.labels[node]);
+  if (label) return `${id} “${label}”`;
   const position = Number(id.split("@")[1] ?? NaN);
-  return Number.isNaN(position) ? id : `${id} “${graph.parts.tokens[position] ?? ""}”`;
+  return Number.isNaN(position) ? id : `${id} ${quote(graph.parts.tokens[position] ?? "")}`;
 }
 
 function chooseNode(graph: AttributionGraph, id: string, actions: Actions): void {

@@ -188,7 +188,7 @@ function byTarget(nodes: number, from: Uint32Array, to: Uint32Array, weights: Fl
 /** The probability that a logit's node states, alone or in its label. */
 function probability(node: Row): number {
   if (typeof node.token_prob === "number" && node.token_prob > 0) return node.token_prob;
-  const said = typeof node.clerp === "string" ? /\(p=([\d.]+)\)/.exec(node.clerp) : null;
+  const said = typeof node.clerp === "string" ? /.*\(p=(\d+(?:\.\d*)?)\)/s.exec(node.clerp) : null;
   return said ? Number(said[1]) : 0;
 }
 

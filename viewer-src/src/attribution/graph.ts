@@ -1,5 +1,7 @@
 /** An attribution graph: tokens, features or neurons, errors and biases, and how much each gives to which. */
 
+import { quote } from "../words";
+
 type Said = [token: string, amount: number];
 
 /** Kinds of nodes; a node's `kind` is its place in this list. */
@@ -190,7 +192,7 @@ export class AttributionGraph {
     const { kind, layer, position, tokens } = this.parts;
     const where = kind[node] === ROOT || layer[node] < 0 ? "" : `, layer ${layer[node]}`;
     const token = tokens[position[node]] ?? "";
-    const at = position[node] < 0 ? "all tokens" : this.parts.extras.several ? `at ${token}` : `token ${position[node]}, “${token}”`;
+    const at = position[node] < 0 ? "all tokens" : this.parts.extras.several ? `at ${token}` : `token ${position[node]}, ${quote(token)}`;
     return `${KINDS[kind[node]]}${where}, ${at}`;
   }
 

@@ -1,6 +1,6 @@
 /** The panel beside the graph: a node's inputs and outputs, what is pinned, where the graph comes from. */
 
-import { amount, count, percent, several as plural, signedAmount } from "../words";
+import { amount, arrow, count, percent, several as plural, signedAmount } from "../words";
 import type { AttributionGraph, Neighbour } from "./graph";
 import { besideEdge, isAmong, nodeNumbers } from "./several";
 import { type Block, blocksOf, flows, suggest } from "./groups";
@@ -46,7 +46,7 @@ export function nodeFacts(
     ...dashboardOf(graph, node),
     element("h3", {}, `Inputs (${count(into.length)})`),
     edges(graph, state, into, graph.inputSize[node], actions),
-    ...tracingFacts(graph, node, actions),
+    ...tracingFacts(graph, state, node, actions),
     element("h3", {}, `Outputs (${count(outOf.length)})`),
     edges(graph, state, outOf, null, actions),
   ];
@@ -128,7 +128,7 @@ export function pinnedFacts(graph: AttributionGraph, state: GraphState, scores: 
     rowsOf(sums.length, (i) => {
       const { from, to, weight, share } = sums[i];
       return row({
-        words: `${words(blocks[from])} → ${words(blocks[to])}`,
+        words: arrow(words(blocks[from]), words(blocks[to])),
         numbers: `${signedAmount(weight)} (${percent(share, 0)})`,
         share: weight / (Math.abs(sums[0].weight) || 1),
         choose: () => actions.choose(blocks[to].nodes[0]),

@@ -4,6 +4,7 @@ import { type AttributionGraph, BIAS, ERROR, FEATURE, isInnerKind, type Neighbou
 import type { Layout } from "./layout";
 import type { Palette } from "../theme";
 import type { Surface } from "../surface";
+import { clipped, visible } from "../words";
 
 export interface Box {
   x: number;
@@ -88,16 +89,12 @@ function drawWords(s: Surface, view: View, box: Box, p: Palette): void {
     const token = column + layout.first < 0 ? "–" : (tokens[column + layout.first] ?? "");
     const room = Math.floor((end - start - 2) / 6.2);
     const number = column + layout.first;
-    const words = end - start < NARROW ? (number % 5 ? "" : String(number)) : clipped(token.replaceAll("\n", "⏎"), room);
+    const words = end - start < NARROW ? (number % 5 ? "" : String(number)) : clipped(visible(token), room);
     s.text((start + end) / 2, y, words, { fill: p.ink, size: 11, anchor: "middle" });
   }
   s.box(box.x, box.y, box.width, 40, { fill: p.paper });
   s.text(box.x + 8, box.y + 12, view.title, { fill: p.ink, size: 13, bold: true });
   drawKey(s, view, box.x + 14, box.y + 31, p);
-}
-
-function clipped(text: string, room: number): string {
-  return text.length <= room ? text : room > 1 ? `${text.slice(0, room - 1)}…` : "";
 }
 
 /** The edges of a node (those between pinned nodes where none is chosen), and a ring on each that matters. */

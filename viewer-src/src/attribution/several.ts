@@ -1,6 +1,6 @@
 /** Graphs of several prompts and differences of two: lists of edges and nodes, with what is known of each number. */
 
-import { amount, count, largestOf, percent, several as plural, signedAmount } from "../words";
+import { amount, arrow, count, largestOf, percent, several as plural, signedAmount } from "../words";
 import type { AttributionGraph, Several } from "./graph";
 import { type Child, element } from "../dom";
 import { row, rowsOf } from "../rows";
@@ -91,7 +91,7 @@ export function lists(
 ): Child[] {
   const { sources, weight } = graph.parts;
   const most = matters[edges[0]] || 1;
-  const ends = (edge: number) => `${name(sources[edge])} → ${name(graph.targetOf(edge))}`;
+  const ends = (edge: number) => arrow(name(sources[edge]), name(graph.targetOf(edge)));
   const isDifference = several.kind === "difference";
   const size = (node: number) => (isDifference ? several.nodes.first[node] - several.nodes.second[node] : several.influence[node]);
   const largest = largestOf(nodes.map((node) => Math.abs(size(node))), 1e-30);

@@ -2,7 +2,7 @@
 
 import { type Child, element } from "../dom";
 import { row, rowsOf } from "../rows";
-import { count, percent, several, signedAmount } from "../words";
+import { count, percent, quote, several, signedAmount } from "../words";
 import type { EvidenceHeader, LookHeader } from "../data";
 import { type Component, type Graph, KEY, LOGITS, MLP, QUERY, VALUE } from "../graph";
 import type { Actions } from "./panel";
@@ -69,7 +69,7 @@ export function inShort(scene: Scene, edge: number): string | null {
   if (!look) return effect;
   const [key, withIt, without] = look.keys[0];
   const kind = graph.readerKind[graph.readerOf(edge)];
-  const token = `“${evidence.prompts[look.example][key] ?? ""}”`;
+  const token = quote(evidence.prompts[look.example][key] ?? "");
   const said =
     kind === QUERY || kind === KEY
       ? `${token} gets ${percent(withIt, 0)}, ${percent(without, 0)} without it`
@@ -109,7 +109,7 @@ function looked(scene: Scene, edge: number, evidence: EvidenceHeader, look: Look
   const reader = graph.readerOf(edge);
   const kind = graph.readerKind[reader];
   const tokens = evidence.prompts[look.example];
-  const at = (position: number) => `“${tokens[position] ?? ""}”@${position}`;
+  const at = (position: number) => `${quote(tokens[position] ?? "")}@${position}`;
   const moves = kind === QUERY || kind === KEY;
   const layer = moves || kind === VALUE ? graph.readerLayer[reader] : graph.writerLayer[graph.writerOf(edge)];
   const head = `a${layer}.h${look.head}`;

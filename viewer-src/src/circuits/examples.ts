@@ -3,7 +3,7 @@
 import { type Child, element } from "../dom";
 import type { Circuit, Ranking } from "../ranking";
 import type { EvaluationHeader, PredictionHeader, WorstExample } from "../data";
-import { count, percent, several } from "../words";
+import { count, percent, quote, several } from "../words";
 import { MEASURES, canMeasure } from "./evidence";
 import { scoreWords } from "./picture";
 
@@ -53,7 +53,7 @@ function predicted(each: PredictionHeader): HTMLElement {
     element("tr", {}, ...[said(token, share, each.answers), said(...each.circuit[i], each.answers)].flat()),
   );
   const heads = ["model", "", "circuit", ""].map((name) => element("th", { scope: "col", class: name && "token" }, name));
-  const right = element("p", {}, element("b", {}, each.answers.length > 1 ? "right answers " : "right answer "), each.answers.map((token) => `“${token}”`).join(", "));
+  const right = element("p", {}, element("b", {}, each.answers.length > 1 ? "right answers " : "right answer "), each.answers.map(quote).join(", "));
   const table = element(
     "table",
     { "aria-label": `Predictions on example ${each.number}` },
@@ -65,7 +65,7 @@ function predicted(each: PredictionHeader): HTMLElement {
 
 function said(token: string, share: number, answers: string[]): HTMLElement[] {
   const right = answers.includes(token);
-  return [element("td", { class: right ? "token right" : "token" }, `“${token}”${right ? " ✓" : ""}`), element("td", {}, percent(share))];
+  return [element("td", { class: right ? "token right" : "token" }, `${quote(token)}${right ? " ✓" : ""}`), element("td", {}, percent(share))];
 }
 
 /** Words or tokens, those marked that are others in the twin. */

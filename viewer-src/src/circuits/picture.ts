@@ -1,6 +1,6 @@
 /** Draws a scene: how busy each component is, and the edges of what is chosen (or the strongest of all). */
 
-import { amount, count, largestOf, smallestOf } from "../words";
+import { amount, clipped, count, largestOf, smallestOf } from "../words";
 import type { CurvePoints, Layout } from "./layout";
 import { type Component, KEY, LOGITS, QUERY, VALUE } from "../graph";
 import type { Line, Surface } from "../surface";
@@ -191,9 +191,8 @@ function drawLabel(s: Surface, scene: Scene, layout: Layout, c: Component, words
   const { x, y, width, height } = layout.cell(c);
   const size = Math.min(9, Math.max(SMALLEST, height - 3));
   const most = Math.floor((Math.max(width + ASIDE, LEAST) - 6) / (size * LETTER));
-  const letters = Array.from(`${short(scene.graph.name(c))} ${label}`);
-  const text = letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("");
-  const wide = Math.max(width, Math.min(letters.length, most) * size * LETTER + 6);
+  const text = clipped(`${short(scene.graph.name(c))} ${label}`, most);
+  const wide = Math.max(width, Array.from(text).length * size * LETTER + 6);
   const left = Math.max(2, Math.min(layout.width - wide - 2, x + width / 2 - wide / 2));
   s.box(left, y, wide, height, { fill: p.paper, stroke: p.accent, width: 1, radius: 3 });
   s.text(left + wide / 2, y + height / 2, text, { fill: p.ink, size, anchor: "middle" });

@@ -22,7 +22,11 @@ export class SizePanel {
     this.range.addEventListener("input", () => this.ranking && choose(this.nominal(Number(this.range.value))));
     this.typed.addEventListener("change", () => {
       if (this.typed.value === "") this.typed.value = this.typed.defaultValue; // emptied, or no number: as it was
-      else if (this.ranking) choose(this.ranking.largest(Number(this.typed.value)));
+      else if (this.ranking) {
+        const asked = Number(this.typed.value);
+        this.typed.value = this.typed.defaultValue; // if the nearest circuit is the one already shown, nothing redraws the field
+        choose(this.ranking.largest(asked));
+      }
     });
     const line = element("div", { class: "line" }, this.range, this.typed);
     this.root.append(this.said, line, this.sizes, this.curve, this.fact);

@@ -37,10 +37,11 @@ export class FeaturesApp implements App {
   private readonly detail = element("section", { class: "dashboard", "aria-label": "The feature", tabindex: 0 });
   private features: number[] = [];
   /** Guesses that are being written. */
-  private readonly drafts = new Map<string, string>();
+  private readonly drafts: Map<string, string>;
 
   constructor(root: HTMLElement, page: PageData, header: FeatureSetHeader, documents: Documents) {
     this.set = new FeatureSet(page, header);
+    this.drafts = (documents.history.draft ??= new Map<string, string>()) as Map<string, string>;
     this.index = new Index(this.set);
     this.store = new Store(fragment(this.set), documents, (state, before) => this.show(state, before));
     this.list = new List(this.set, (feature) => this.store.change({ feature }));

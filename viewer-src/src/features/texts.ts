@@ -1,18 +1,7 @@
 /** Tokens as text that can be read: blanks, line ends and what would turn the line around are shown for what they are. */
 
 import type { TokenText } from "./set";
-
-const HIDDEN = /[\p{Cc}\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/gu; // controls, and marks that are not seen
-const SIGNS: ReadonlyMap<string, string> = new Map([
-  ["\n", "⏎"],
-  ["\r", "␍"],
-  ["\t", "⇥"],
-]);
-
-/** A text in which nothing is hidden. */
-export function visible(text: string): string {
-  return text.replace(HIDDEN, (c) => SIGNS.get(c) ?? `⟨${c.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}⟩`);
-}
+import { visible } from "../words";
 
 /** One token by itself. */
 export function alone(token: TokenText): string {
