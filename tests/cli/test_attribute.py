@@ -42,7 +42,10 @@ def test_many_prompts_and_a_contrast(cli: Cli, model: Path, tmp_path: Path):
     assert merged.n_prompts == 2
     assert (merged.settings["node_threshold"], merged.settings["edge_threshold"]) == (0.8, 0.98)
     assert json.loads((out / "validation.json").read_text())
-    assert (out / "0001" / "graph.safetensors").is_file()
+    graph = AttributionGraph.load(out / "0001" / "graph.safetensors")
+    assert cli("attribute", rows[1]["prompt"], *given[:-5], "--out", tmp_path / "alone", *given[-2:]).status == 0
+    alone = AttributionGraph.load(tmp_path / "alone" / "graph.safetensors")  # whatever else its file holds
+    assert alone.names == graph.names and alone.weight.tolist() == graph.weight.tolist()
 
 
 def test_prompts_with_other_numbers_of_roots_are_validated_and_not_merged(cli: Cli, model: Path, tmp_path: Path):

@@ -106,3 +106,18 @@ def test_a_file_of_mibs_is_judged_in_one_command(
     assert "split test; ablation interchange with corrupted" in told and rows[0]["ablation"]["kind"] == "interchange"
     assert run(monkeypatch, "mib", tmp_path / "theirs.json") == 2
     assert "give --model and --task" in capsys.readouterr().err
+
+
+def test_each_process_of_a_bench_takes_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+
+    def run_bench(*_: object, device: str, **__: object) -> None:
+        seen.append(device)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgewise.bench.run_bench", run_bench)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    path = bench_file(tmp_path, tmp_path / "b.yaml", methods=["random"])
+    for device in ("cuda", "cpu"):
+        assert run(monkeypatch, "bench", path, "--out", tmp_path / "o", "--device", device) == 130
+    assert seen == ["cuda:1", "cpu"]

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgewise.circuit import Circuit
-from edgewise.tasks import TASKS
+from edgewise.cli._tasks import _print_pair
+from edgewise.tasks import TASKS, Pair, Target, Task
 from tests.cli.commands import Cli, find
 
 
@@ -135,6 +137,27 @@ def test_find_gives_spans_edges_of_their_own(cli: Cli, model: Path, pairs: Path,
     assert {name.rpartition(" @ ")[2] for name in circuit.edge_names()} <= set(circuit.graph.spec.spans)
     judged = json.loads(cli("evaluate", tmp_path / "circuit.safetensors", "--baselines", "none", "--json").out)
     assert judged["total_edges"] == circuit.graph.n_edges
+
+
+def test_score_refuses_a_prompt_that_is_too_long_with_its_line_before_any_is_scored(
+    cli: Cli, model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgewise.evaluation.score", lambda *_, **__: pytest.fail("a task was scored"))
+    long = tmp_path / "long.jsonl"
+    record = json.loads(pairs.read_text().splitlines()[0]) | {"split": "train"}
+    longer = record | {key: " ".join(["the"] * 40 + [record[key]]) for key in ("clean", "corrupted")}
+    long.write_text("".join(json.dumps(each) + "\n" for each in (record, longer)))
+    said = cli.refused("tasks", "score", pairs, long, "--model", model, "--split", "train")
+    assert f"{long}:2: " in said, said
+
+
+def test_a_token_that_ends_in_backslashes_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]):
+    words = ["a\\", "[b]", "c\\\\\\", ":id:"]
+    tokenizer = SimpleNamespace(decode=lambda ids: words[ids[0]])
+    pair = Pair((0, 1, 2), (3, 1, 2), (Target(2, (0,)),), "", "")
+    _print_pair(1, pair, Task("toy", [pair], [], []), tokenizer)
+    clean, corrupted, _ = capsys.readouterr().out.splitlines()
+    assert clean == "1  clean      a\\|[b]|c\\\\\\" and corrupted == "   corrupted  :id:|[b]|c\\\\\\"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor
 import edgewise as ew
 from edgewise import InputError
 from edgewise.attribution import AttributionConfig, Edit, edge_reasons, intervene, why
+from edgewise.engine._probe import random_prompts
 from edgewise.evaluation import completeness, mib_scores, score
 from edgewise.models import load
 from edgewise.runs import RunOptions
@@ -19,7 +20,7 @@ from edgewise.transcoders import Site, capture
 from tests.attribution.test_intervene import prompt
 from tests.discovery.toys import random_task, toy_engine
 from tests.engines import engine
-from tests.tiny import collate, draw_prompts, random_model
+from tests.tiny import collate, draw_prompts, random_model, refused
 
 QUIET = RunOptions(progress=False)
 BATCH = collate(draw_prompts())
@@ -151,6 +152,8 @@ def test_graphs_and_batches_lie_on_the_cpu_whatever_the_default_device_is():
         graph, batch = model.graph(embeddings="split"), task.batch("train", [0, 1])
         tensors = (graph.edge_writer, graph.edge_reader, graph.writer_kind, graph.reader_layer, graph.writer_layer)
         kept = graph.prune(torch.ones(graph.n_edges, dtype=torch.bool, device="cpu"), "interchange")
+        tried = random_prompts(model)  # with which every model is held against its own numbers
+    assert all(x.device.type == "cpu" for x in (tried.clean.ids, tried.corrupted.mask, tried.row, tried.position))
     assert all(x.device.type == "cpu" for x in (*tensors, kept, batch.clean.ids, batch.weight, batch.row, batch.index))
     assert batch.clean.mask.device.type == batch.position.device.type == batch.answers.device.type == "cpu"
 
@@ -170,3 +173,13 @@ def test_a_model_without_weights_can_be_planned_for():
     gpt2 = random_model("gpt2", torch.float32).module
     model = load(copy.deepcopy(gpt2).to("meta"))
     assert ew.Engine(model).graph.n_edges == model.graph().n_edges
+
+
+def test_tokens_that_the_model_does_not_have_are_refused():
+    own, batch = toy_engine(), random_task().batch("train", [0, 1])
+    config: Any = own.model.module.config
+    n = int(config.vocab_size)
+    wrong = replace(batch, clean=batch.clean._replace(ids=batch.clean.ids.index_fill(1, torch.tensor([1]), n)))
+    said = f"batch: token {n}; the model has tokens 0 to {n - 1}"
+    assert refused(lambda: own.full(wrong)) == said
+    assert refused(lambda: own.run(wrong, torch.ones(own.graph.n_edges))) == said

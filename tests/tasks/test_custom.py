@@ -1,15 +1,17 @@
 import json
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from edgewise._errors import InputError
 from edgewise.models import load_tokenizer
-from edgewise.tasks import Pair, Task, from_file, from_provenance, from_records, ioi, score_name
+from edgewise.tasks import Encoder, Pair, Task, from_file, from_provenance, from_records, ioi, score_name
 from edgewise.tasks._splits import SPLITS
 
 from .conftest import CAT, lines, records
@@ -117,7 +119,7 @@ def test_text_after_the_span_is_kept_on_both_sides(toy, corrupted):
 
 
 def test_a_span_may_start_the_text_where_a_token_stands_before_it(toy, unigram):
-    pair = only_pair(unigram, clean="<predict>The cat</predict> ran", corrupted="The toy met")
+    pair = only_pair(unigram, clean="<predict>The cat</predict> ran", corrupted="toy met The")
     assert [target.position for target in pair.targets] == list(range(len(pair.targets)))
     assert pair.clean[0] == unigram.bos_token_id
     with pytest.raises(InputError, match="the prompt is empty, and this tokenizer puts no token before it"):
@@ -320,8 +322,25 @@ def test_a_bos_token_is_an_option_and_recorded(bos: bool | None):
         assert task.provenance["bos"] is bool(bos)
 
 
+def test_eos_stands_for_it_where_there_is_none(toy):
+    """As in TransformerLens, so that EAP-IG's and MIB's prompts of Qwen's models begin with it; or PAD."""
+    tokenizer = deepcopy(toy)
+    tokenizer.eos_token = "sat"
+    end = tokenizer.convert_tokens_to_ids("sat")
+    orders = (("eos",), ("pad", "eos"))
+    assert [Encoder.of(tokenizer, True, each).prefix for each in orders] == [(end,), (end,)]
+    tokenizer.pad_token = "on"
+    assert [Encoder.of(tokenizer, True, each).prefix for each in orders] == [(end,), (tokenizer.pad_token_id,)]
+    assert Encoder.of(tokenizer).prefix == Encoder.of(tokenizer, False).prefix == ()
+    task = from_records([CAT], tokenizer, bos=True)
+    assert task.train[0].clean[0] == end and task.provenance["bos"] is True
+    assert from_records([CAT], tokenizer).provenance["bos"] is False
+
+
 def test_a_tokenizer_without_one_is_refused(toy):
-    with pytest.raises(InputError, match="bos=True: this tokenizer has no BOS token; use bos=False"):
+    with pytest.raises(
+        InputError, match="bos=True: this tokenizer has no BOS token, and none to stand for it; use bos=False"
+    ):
         from_records([CAT], toy, bos=True)
 
 
@@ -330,12 +349,12 @@ def test_token_ids_are_as_they_are_unless_a_bos_token_is_asked_for(bos: bool | N
     tokenizer = load_tokenizer("smollm2-135m")
     first, path = tokenizer.bos_token_id, tmp_path / "ids.jsonl"
     given = {"clean": [5, 7], "corrupted": [5, 8], "answer": 9, "split": "train"}
-    begun = {"clean": [first, 6, 7], "corrupted": [first, 6, 8], "positions": "all", "split": "train"}
+    begun = {"clean": [first, 6, 7], "corrupted": [first, 4, 7], "positions": "all", "split": "train"}
     path.write_text("\n".join(map(json.dumps, (given, begun))))
     task = from_file(path, tokenizer, bos=bos)
     before = (first,) if bos else ()
     assert [pair.clean for pair in task.train] == [(*before, 5, 7), (first, 6, 7)]
-    assert [pair.corrupted for pair in task.train] == [(*before, 5, 8), (first, 6, 8)]
+    assert [pair.corrupted for pair in task.train] == [(*before, 5, 8), (first, 4, 7)]
     assert [[(t.position, t.answers) for t in pair.targets] for pair in task.train] == [
         [(len(before) + 1, (9,))],
         [(0, (6,)), (1, (7,))],
@@ -343,6 +362,19 @@ def test_token_ids_are_as_they_are_unless_a_bos_token_is_asked_for(bos: bool | N
     assert task.provenance["bos"] is bool(bos)
     assert from_provenance(task.provenance, tokenizer).train == task.train
     assert from_provenance(task.provenance, tokenizer, bos=True).train == from_file(path, tokenizer, bos=True).train
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"clean": [5, 6, 7], "corrupted": [5, 6, 8], "positions": "all"},
+        {"clean": "a cat sat", "corrupted": "a cat ran", "positions": "all"},
+    ],
+)
+def test_what_differs_after_all_that_is_judged_is_refused(record: dict[str, Any], toy):
+    """In a causal model every circuit would be as near to the model on it as can be, that of no edge too."""
+    with pytest.raises(InputError, match="the same up to the last prediction"):
+        from_records([record | {"split": "train"}], toy)
 
 
 def test_a_tokenizer_that_begins_with_bos_leaves_token_ids_alone_and_says_so(unigram):

@@ -126,6 +126,8 @@ def one_process(
         pending = [cell for cell in own if not cell.done(config)]
         if not pending:
             continue
+        prepared = engine = None
+        give_back_memory()  # before the next model is there too
         prepared = prepare(config, name, resources.device, resources.cache_bytes)
         for cell in own:  # what is done too: it stands beside what is found now
             cell.check(cell_settings(cell, config, *prepared[cell.task.name]))
@@ -166,6 +168,8 @@ def prepare(
     """
     loaded = load_model(model, device=device)
     tasks = {spec.name: make_task(spec, loaded) for spec in config.tasks}
+    for task in tasks.values():
+        task.check_examples("test")
     graph = loaded.graph(config.embeddings, config.kv)  # pyright: ignore[reportArgumentType] (checked with the file)
     engines: dict[str, Engine] = {}
     for name, task in tasks.items():

@@ -11,7 +11,7 @@ from typer import Argument, Exit, Option
 import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
-from edgewise.cli._common import as_typed, cache_size, check_page, quiet
+from edgewise.cli._common import as_typed, cache_size, check_page, own_device, quiet
 from edgewise.cli._print import line
 
 
@@ -38,7 +38,7 @@ def bench(
     else:
         try:
             table, found = ew.bench.run_bench(
-                asked, out, jobs=jobs, threads=threads, device=device, cache_bytes=cache_bytes
+                asked, out, jobs=jobs, threads=threads, device=own_device(device), cache_bytes=cache_bytes
             )
         except KeyboardInterrupt:
             line("interrupted; the same command goes on from there", errors=True)

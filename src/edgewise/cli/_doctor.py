@@ -38,7 +38,7 @@ class Advice(NamedTuple):
     """One thing to know, and what to do about it."""
 
     kind: Literal["broken", "slow", "note"]
-    """Broken: edgewise, or its default model, does not run. Slow: it takes longer than it need. Note: good to know."""
+    """Broken: edgewise does not run. Slow: it takes longer than it need. Note: good to know."""
     text: str
 
 

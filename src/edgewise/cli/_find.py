@@ -188,7 +188,8 @@ def _check_same(path: Path, held: ew.Circuit, wanted: dict[str, Any]) -> None:
     settings; another size of the same scores is the same run. Raises `InputError`.
     """
     there, new = _told_apart(held.provenance), _told_apart(json.loads(json.dumps(wanted)))
-    if other := [name for name in new if there[name] != new[name]]:
+    older = {"precision"} if there["precision"] is None else set()  # which 0.1 did not record
+    if other := [name for name in new if name not in older and there[name] != new[name]]:
         raise ew.InputError(
             f"{path}: a circuit of another run is there ({there['method'] or '?'}; other {', '.join(other)}); choose "
             "another --out, or --force to replace it"
@@ -199,9 +200,11 @@ def _told_apart(said: dict[str, Any]) -> dict[str, Any]:
     """What tells runs apart, of a circuit's provenance: the method as it was asked for, since some methods fill in
     settings by themselves and explain another metric than the task's.
     """
-    asked, task = record_of(said, "asked"), record_of(said, "task")
+    asked, task, engine = (record_of(said, name) for name in ("asked", "task", "engine"))
+    model = record_of(said, "model")
     return {
-        "model": record_of(said, "model").get("weights_hash"),
+        "model": model.get("weights_hash"),
+        "precision": [model.get("dtype"), engine.get("dtype"), engine.get("matmul")] if engine else None,
         "task": {name: value for name, value in task.items() if name not in ("loss", "metric")},
         "graph": said.get("graph"),
         "ablation": record_of(said, "ablation").get("kind"),

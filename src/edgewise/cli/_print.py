@@ -16,6 +16,7 @@ from typer import Exit
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def own_rank() -> int:
@@ -52,9 +53,9 @@ def line(text: str, *, errors: bool = False) -> None:
     print(visible(text), file=sys.stderr if errors else sys.stdout, flush=True)
 
 
-def styled(markup: str) -> None:
-    """A line in rich's markup, never wrapped."""
-    console().print(markup, soft_wrap=True)
+def styled(text: str | Text) -> None:
+    """A line of rich's markup or a `Text`, never wrapped."""
+    console().print(text, soft_wrap=True)
 
 
 def escape(text: str) -> str:

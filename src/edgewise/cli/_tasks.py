@@ -13,7 +13,7 @@ import edgewise as ew
 from edgewise.cli import _options as options
 from edgewise.cli import _show
 from edgewise.cli._common import as_typed, check_task, is_drawn, load, refuse_drawing
-from edgewise.cli._print import escape, line, styled
+from edgewise.cli._print import flat, line, styled, visible
 
 app = Typer(no_args_is_help=True, help="List and show tasks, score a model on them, and check your own files.")
 
@@ -41,6 +41,7 @@ def show(
     refuse_drawing(task, {"--seed": seed})
     tokenizer = ew.models.load_tokenizer(model)
     made = _made(task, tokenizer, split, n, seed or 0)
+    made.check_examples(split)
     for number, pair in enumerate(made.split(split)[:n]):
         _show.result(asdict(pair), as_json, _print_pair, number, pair, made, tokenizer)
 
@@ -71,7 +72,8 @@ def score(
     loaded = load(model, device)
     variants = [(name, variant) for name in names for variant in _VARIANTS.get(name, ({},))]
     # All are made before any is scored, so that a wrong file is refused before the work.
-    made = [_made(name, loaded.tokenizer, split, n, seed, **variant) for name, variant in variants]
+    longest = loaded.parts.n_positions
+    made = [_made(name, loaded.tokenizer, split, n, seed, longest, **variant) for name, variant in variants]
     for task in made:
         task.batch(split, (0,))  # refuses an empty split
     rows = []
@@ -117,13 +119,15 @@ def check(
         raise Exit(1)
 
 
-def _made(name: str, tokenizer: Any, split: str, n: int, seed: int, **variant: str) -> ew.tasks.Task:
+def _made(
+    name: str, tokenizer: Any, split: str, n: int, seed: int, longest: int | None = None, **variant: str
+) -> ew.tasks.Task:
     """A built-in task, or one of templates, with so many pairs in one split; or a file's pairs."""
     sizes: dict[str, Any] = {each: n if each == split else 0 for each in ew.tasks.SPLITS}
     if name.endswith(ew.tasks.TEMPLATE_SUFFIXES):
-        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed)
+        return ew.tasks.from_template_file(name, tokenizer, **sizes, seed=seed, longest=longest)
     if name not in ew.tasks.TASKS:
-        return ew.tasks.from_file(name, tokenizer)  # dealt out as `find` deals them out
+        return ew.tasks.from_file(name, tokenizer, longest=longest)  # dealt out as `find` deals them out
     return ew.tasks.TASKS[name](tokenizer, **sizes, seed=seed, **variant)
 
 
@@ -153,14 +157,19 @@ def warn_if_unable(model: ew.Engine, task: ew.tasks.Task) -> None:
 
 
 def _print_pair(number: int, pair: ew.tasks.Pair, task: ew.tasks.Task, tokenizer: Any) -> None:
-    def shown(ids: Sequence[int], marked: set[int]) -> str:
-        tokens = [escape(tokenizer.decode([token]).replace("\n", "⏎")) for token in ids]
-        return "[dim]|[/]".join(f"[reverse]{x}[/]" if i in marked else x for i, x in enumerate(tokens))
+    from rich.text import Text  # not markup, which cannot say a token that ends in backslashes
+
+    def shown(ids: Sequence[int], marked: set[int]) -> Text:
+        text = Text()
+        for i, token in enumerate(ids):
+            text.append("|" if i else "", "dim")
+            text.append(visible(flat(tokenizer.decode([token]))), "reverse" if i in marked else "")
+        return text
 
     partners = range(len(pair.clean)) if pair.align is None else pair.align
     changed = {i for i, j in enumerate(partners) if pair.clean[i] != pair.corrupted[j]}
-    styled(f"[bold]{number}[/]  clean      {shown(pair.clean, changed)}")
-    styled(f"   corrupted  {shown(pair.corrupted, {partners[i] for i in changed})}")
+    styled(Text.assemble((str(number), "bold"), "  clean      ", shown(pair.clean, changed)))
+    styled(Text.assemble("   corrupted  ", shown(pair.corrupted, {partners[i] for i in changed})))
     if pair.spans is not None:
         names = [task.span_names[span] for span in pair.spans]
         line(f"   spans      {' '.join(names)}")

@@ -22,7 +22,7 @@ Sources = Annotated[
 ]
 Files = Annotated[list[str], Argument(help="Files or folders of any format, or hub ids; one for each layer.")]
 OwnModel = Annotated[str | None, Option("--model", help="The model. Default: the transcoders' own.")]
-TEXTS = "builtin, a .txt, .md or .jsonl file, a folder, a .npy of tokens, or hf:NAME[:CONFIG]"
+TEXTS = "builtin, generated[:SEED], a .txt, .md or .jsonl file, a folder, a .npy of tokens, or hf:NAME[:CONFIG[:SPLIT]]"
 Text = Annotated[list[str], Option("--text", help=f"The text: {TEXTS}; may be repeated.")]
 Context = Annotated[int, Option("--context", help="Tokens per row of the text.")]
 Limit = Annotated[int | None, Option("--limit", help="Read at most so many tokens of the text.", min=1)]

@@ -16,7 +16,7 @@ from edgewise.engine._packing import Packing, pack
 from edgewise.engine._trees import Tree, leaves, mapped, with_leaves
 from edgewise.engine._writes import AblatedRun, Writes, base_sums
 from edgewise.graph import Ablation, Graph
-from edgewise.models import Parts, Tokens
+from edgewise.models import Model, Parts, Tokens
 
 
 @runtime_checkable
@@ -167,14 +167,14 @@ def _keys(tokens: Tokens) -> list[bytes]:
     return [ids[b][mask[b]].tobytes() for b in range(len(ids))]
 
 
-def check_batch(batch: Prompts, ablation: str, n_positions: int | None) -> None:
-    """Raise `InputError` unless a batch can be run: targets on tokens, prompts no longer than the model has positions
-    and, under interchange, pairs that fit together.
+def check_batch(batch: Prompts, ablation: str, model: Model) -> None:
+    """Raise `InputError` unless a batch can be run: targets on tokens, prompts of the model's tokens, no longer than it
+    has positions and, under interchange, pairs that fit together.
     """
     check_targets(batch.clean, batch.row, batch.position)
-    check_length(batch.clean, n_positions)
+    check_tokens(batch.clean, model)
     if ablation == "interchange":
-        check_length(batch.corrupted, n_positions)
+        check_tokens(batch.corrupted, model)
         check_pairs(batch.clean, batch.corrupted, batch.align)
 
 
@@ -194,11 +194,17 @@ def corrupted_positions(batch: Prompts) -> Int[Tensor, " A"]:
     return batch.position - first + other
 
 
-def check_length(tokens: Tokens, n_positions: int | None) -> None:
-    """Raise `InputError` if a prompt is longer than the model has positions."""
+def check_tokens(tokens: Tokens, model: Model) -> None:
+    """Raise `InputError` for a token that the model does not have, as a tokenizer's added ones, and for a prompt that
+    is longer than it has positions.
+    """
+    n_positions, n_tokens = model.parts.n_positions, getattr(getattr(model.module, "config", None), "vocab_size", None)
     longest = int(tokens.mask.sum(1).max()) if len(tokens.mask) else 0
     if n_positions is not None and longest > n_positions:
         raise InputError(f"batch: a prompt has {longest} tokens, and the model has {n_positions} positions; shorten it")
+    ids = tokens.ids[tokens.mask]
+    if n_tokens is not None and bool((unknown := (ids < 0) | (ids >= n_tokens)).any()):
+        raise InputError(f"batch: token {int(ids[unknown][0])}; the model has tokens 0 to {n_tokens - 1}")
 
 
 def check_targets(tokens: Tokens, row: Int[Tensor, " A"], position: Int[Tensor, " A"]) -> None:

@@ -17,8 +17,8 @@ from edgewise.engine._constants import (
     ExampleStore,
     Prompts,
     check_batch,
-    check_length,
     check_targets,
+    check_tokens,
     corrupted_positions,
     partners,
     what_prunes,
@@ -218,7 +218,7 @@ class Engine:
         # What still fits.
         hidden, clean, ablated = full, bool(self.graph.spec.features), self.ablation.kind == "interchange"
         for batch in batches:
-            check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
+            check_batch(batch, self.ablation.kind, self.model)
             hidden = hidden and self._hidden.pin(batch.clean)
             clean = clean and self._clean.pin(batch.clean)
             ablated = ablated and self._store.pin(batch.corrupted)
@@ -237,7 +237,7 @@ class Engine:
         if which == "corrupted":
             tokens, position = batch.corrupted, corrupted_positions(batch)
             check_targets(tokens, batch.row, position)
-        check_length(tokens, self.model.parts.n_positions)
+        check_tokens(tokens, self.model)
         hidden = torch.cat(self._hidden.lookup(tokens))
         return self.model.parts.unembed(hidden[pack(tokens).where(batch.row, position)])
 
@@ -265,7 +265,8 @@ class Engine:
             learned constants.
 
         Raises:
-            InputError: the mask has the wrong size, or the prompts of a pair differ in length.
+            InputError: the mask has the wrong size; or, under interchange, the prompts of a pair differ in length and
+                `batch.align` does not say which token stands for which.
         """
         check_autocast(self.model.device)
         check_choice("gradients", gradients, ("fractional", "all"))
@@ -276,7 +277,7 @@ class Engine:
                 f"mask: it has {n_groups} position groups, and the batch has no span_id to say which token is in which"
             )
         packing = pack(batch.clean, n_copies, batch.span_id, n_groups)
-        check_batch(batch, self.ablation.kind, self.model.parts.n_positions)
+        check_batch(batch, self.ablation.kind, self.model)
         terms, fixed = embeddings(self.model.parts, self._plain, packing), None
         if skip and self.execution.path == "fast":
             run, seen = split_tokens(self.model.parts, self.ablation.kind, batch, packing)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from edgewise._errors import InputError
-from edgewise.engine._constants import check_length
+from edgewise.engine._constants import check_tokens
 from edgewise.engine._packing import pack
 from edgewise.engine._trees import mapped
 from edgewise.engine._writes import Writes, trace
@@ -41,7 +41,7 @@ def mean_writes(
     sums: Writes | None = None
     counts = torch.zeros(0, dtype=torch.float64)
     for tokens in prompts:
-        check_length(tokens, model.parts.n_positions)
+        check_tokens(tokens, model)
         packing = pack(tokens.to(model.device))
         place = packing.token_positions() if positional else torch.zeros_like(packing.cell)
         length = max(int(place.max()) + 1, len(counts))

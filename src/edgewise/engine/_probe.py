@@ -23,15 +23,16 @@ plain run of it costs what a few runs of the short ones under masks do."""
 
 def random_prompts(model: Model) -> Any:
     """A batch of two random pairs of unequal length, judged at their ends."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     n_tokens = getattr(model.module.config, "vocab_size", 2)
     longest = min(SHORT, model.parts.n_positions or SHORT)
-    lengths = torch.tensor([longest, max(1, longest - 3)])
-    mask = torch.arange(longest) < lengths[:, None]
+    lengths = torch.tensor([longest, max(1, longest - 3)], device="cpu")  # whatever PyTorch's default device is
+    mask = torch.arange(longest, device="cpu") < lengths[:, None]
     clean, corrupted = (
-        Tokens(torch.randint(n_tokens, mask.shape, generator=generator), mask).to(model.device) for _ in range(2)
+        Tokens(torch.randint(n_tokens, mask.shape, generator=generator, device="cpu"), mask).to(model.device)
+        for _ in range(2)
     )
-    row, position = torch.arange(2), lengths - 1
+    row, position = torch.arange(2, device="cpu"), lengths - 1
     targets = {"row": row.to(model.device), "position": position.to(model.device)}
     spans = torch.zeros_like(clean.ids)  # read only where edges carry positions
     return SimpleNamespace(clean=clean, corrupted=corrupted, span_id=spans, align=None, **targets)
@@ -49,8 +50,9 @@ def prompt_beyond_windows(model: Model) -> Any:
     longest = min(max(found, default=0) + 2, model.parts.n_positions or LONG)
     if longest <= SHORT:
         return None
-    generator, device = torch.Generator().manual_seed(1), model.device
-    ids = torch.randint(getattr(model.module.config, "vocab_size", 2), (1, longest), generator=generator).to(device)
+    generator, device = torch.Generator("cpu").manual_seed(1), model.device
+    n_tokens = getattr(model.module.config, "vocab_size", 2)
+    ids = torch.randint(n_tokens, (1, longest), generator=generator, device="cpu").to(device)
     position = torch.tensor([longest - 2, longest - 1], device=device)
     return SimpleNamespace(clean=Tokens(ids, torch.ones_like(ids).bool()), row=position * 0, position=position)
 

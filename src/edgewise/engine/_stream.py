@@ -116,7 +116,7 @@ class Stream:
         if self.graph.spec.spans and batch.span_id is not None:
             self.group = batch.span_id[batch.clean.mask]
             check_groups(self.group, self.graph.n_groups)
-        check_batch(batch, engine.ablation.kind, self.parts.n_positions)
+        check_batch(batch, engine.ablation.kind, engine.model)
         self.prunes: str = what_prunes(engine.ablation.kind, batch)
         self.targets = self.packing.where(batch.row, batch.position)
         self.contexts = attention_contexts(self.parts, self.packing)

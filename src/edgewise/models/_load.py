@@ -340,6 +340,8 @@ def wrap(module: nn.Module, tokenizer: Any, source: dict[str, str]) -> Model:
         raise InputError(
             "model: it has a PEFT adapter, which is no part of a family; merge it first: model.merge_and_unload()"
         )
+    if getattr(module, "is_quantized", False):  # transformers' own word for it
+        raise InputError("model: its weights are quantised, and their matrices are read as they are; load it without")
     if kind not in _FAMILIES:
         raise InputError(
             f"model: family {kind!r} is not supported; supported are {', '.join(supported())}, and those that a "

@@ -243,9 +243,25 @@ def _rows_of(dataset: Any, name: str) -> Iterator[Placed]:
 def _numbered(rows: Iterable[Any], name: str) -> Iterator[Placed]:
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
         raise InputError(f"{name}: a {type(rows).__name__} is no data set; give one of the datasets library, or rows")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_read(rows, name) if name.startswith(HUB) else rows):
         present = {key: value for key, value in row.items() if value is not None} if isinstance(row, Mapping) else row
         yield f"{name}[{number}]", present
+
+
+def _read(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """Rows that come over the network as they are asked for. Raises `InputError` where one does not."""
+    coming = iter(rows)
+    while True:
+        try:
+            row = next(coming)
+        except StopIteration:
+            return
+        except Exception as error:  # of many kinds; the user needs one line
+            reason = quote(" ".join(str(error).split()))[1:-1]
+            raise InputError(
+                f"{name}: its rows could not be read ({reason}); check the connection and its files"
+            ) from error
+        yield row
 
 
 def _translated(placed: Iterator[Placed], counterfactual: str | None) -> Iterator[Placed]:

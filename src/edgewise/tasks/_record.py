@@ -65,6 +65,8 @@ def _given_as_tokens(record: Mapping[str, Any], encoder: Encoder) -> Pair:
     targets = [Target(place, (token,)) for place, token in enumerate(clean[1:])]
     if right:
         targets = [Target(len(clean) - 1, *(tuple(dict.fromkeys(each)) for each in (right, wrong)))]
+    if _same_before(targets, clean, corrupted):
+        raise InputError("clean and corrupted are the same up to the last prediction; change an earlier token")
     shown = [" ".join(map(str, ids)) for ids in (clean, corrupted)]
     return Pair(clean, corrupted, tuple(targets), shown[0], shown[1])
 
@@ -363,13 +365,19 @@ def _pair(
     if not unequal:
         remedy = "" if unequal is None else ", or mark what differs as <span:name>text</span> in both"
         _check_lengths(clean, corrupted, encoder, remedy)
-    if clean == corrupted:
+    if _same_before(targets, clean, corrupted):
         raise InputError(
             "clean and corrupted are the same up to the last prediction; change what the behaviour rests on"
         )
     # A pair of unequal lengths must have partners; the caller replaces these with those of its marked spans.
     align = None if len(clean) == len(corrupted) else (len(corrupted) - 1,) * len(clean)
     return Pair(clean, corrupted, tuple(targets), clean_text, corrupted_text, align=align)
+
+
+def _same_before(targets: Sequence[Target], clean: Ids, corrupted: Ids) -> bool:
+    """Whether all that is judged comes before what differs, so that every circuit would be as near as can be."""
+    last = max((each.position + 1 for each in targets), default=len(clean))
+    return len(clean) == len(corrupted) and clean[:last] == corrupted[:last]
 
 
 def _check_lengths(clean: Ids, corrupted: Ids, encoder: Encoder, remedy: str = "") -> None:
