@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[Callable[[Any], Iterator[Figure]], bool]] = {
     "ledger": (parts.ledger, True),
     "empty": (parts.empty, True),
     "circuits": (parts.circuits, True),
+    "edge-pruning": (parts.edge_pruning, True),
     "tasks": (parts.tasks, True),
     "models": (parts.models, True),
     "attribution": (parts.attribution, True),
@@ -44,12 +45,13 @@ _LEFT = """Not recomputed, and why:
 | page | figures | why |
 |---|---|---|
 | bench.md, quality.md | learned rankings, ACDC, edge pruning | their scores are not in the repository, save the checked-in circuits; finding them took hours |
-| quality-paper.md | Edge Pruning's circuits | likewise |
+| quality-paper.md | the circuit of 1,293 edges, and attribution on `greater-than` | likewise |
 | prompting.md | learned circuits | likewise |
 | transcoders.md, attribution-circuit-tracer.md | all | the transcoders are not in the repository |
 | attribution.md | ablations, correlations, scores of pruned graphs | hundreds of graphs; `ledger` and the fast tests hold one graph's edges and scores |
 | models.md | Qwen2.5 and Gemma 3, EAP-IG, rankings | their files are other people's uploads; hours |
-| mib.md, seeds.md, several-circuits.md, feature-circuits.md, features.md, methods.md, prompting-qwen.md, attribution-truth.md | all | not tried |
+| feature-circuits.md | all | means of three seeds, of which one circuit each is in the repository: not tried |
+| mib.md, seeds.md, several-circuits.md, features.md, methods.md, prompting-qwen.md, attribution-truth.md | all | not tried |
 | all | intervals, seconds, memory | drawn at random or of a machine |"""  # noqa: E501 (a table's rows)
 
 

@@ -70,7 +70,7 @@ def sweep_lines(folder: Path) -> list[str]:
         zero, mean = found["zero"][str(layer)], found["mean"][str(layer)]
         lines.append(f"| {layer} | mean ablation | | | {_loss(mean)} | {mean['kl']:.4f} | |")
         lines.append(f"| {layer} | zero ablation | | | {_loss(zero)} | {zero['kl']:.4f} | |")
-    pairs = [(each["transcoder"], each["autoencoder"]) for each in added.values()]
+    pairs = [(each["transcoder"], each["autoencoder"]) for each in added.values() if len(each) == 2]
     ahead = sum(one["added"] < other["added"] for one, other in pairs)
     alike = sum(max(one["low"], other["low"]) <= min(one["high"], other["high"]) for one, other in pairs)
     lines += [
