@@ -124,12 +124,12 @@ class Study:
         return idle_dropped(chosen, spec.num_attention_heads, spec.num_key_value_heads, True)
 
 
-def published(page: str, pattern: str, group: int = 1) -> str:
-    """A figure of a page: a group of a pattern that is found in it."""
+def published(page: str, pattern: str) -> str:
+    """A figure of a page: the one group of a pattern that is found in it."""
     found = re.search(pattern, (RESULTS / page).read_text(), re.S)
     if found is None:
         raise SystemExit(f"{page}: {pattern!r} is not in it; mend the pattern")
-    return found[group]
+    return found[1]
 
 
 def circuits(study: Study) -> Iterator[Figure]:
@@ -159,22 +159,16 @@ def circuits(study: Study) -> Iterator[Figure]:
 
 def edge_pruning(study: Study) -> Iterator[Figure]:
     """Edge Pruning's checked-in circuits, on the pairs that their page judges them by."""
-    where = {
-        "greater-than": r"published settings, 1,413 edges asked for \| ([\d,]+) \| ([\d.]+) \[",
-        "ioi": r"Edge Pruning, the second seed \| ([\d,]+) \| ([\d.]+) \[",
-    }
-    for name, pattern in where.items():
+    page = "quality-paper.md"
+    rows = {"greater-than": "published settings, 1,413 edges asked for", "ioi": "Edge Pruning, the second seed"}
+    for name, row in rows.items():
         file = File.read(RESULTS / "circuits" / f"{name}-edge-pruning.safetensors")
-        arguments = file.header["provenance"]["task"]["arguments"]
-        task, kept = study.task(name, **arguments), file.edges(study.edges)
-        size, kl = (published("quality-paper.md", pattern, group) for group in (1, 2))
-        yield Figure(
-            "quality-paper.md", f"actual edges: Edge Pruning on `{name}`", size, len(idle_dropped(kept, 9, 3, True))
-        )
-        said = kl if study.examples is None else study.library(task, kept, "kl")
-        yield Figure(
-            "quality-paper.md", f"KL of Edge Pruning on `{name}`", said, study.circuits(task, {name: kept})[name]["kl"]
-        )
+        task = study.task(name, **file.header["provenance"]["task"]["arguments"])
+        kept = file.edges(study.edges)
+        size, alive = published(page, rf"{row} \| ([\d,]+)"), len(idle_dropped(kept, 9, 3, True))
+        yield Figure(page, f"actual edges: Edge Pruning on `{name}`", size, alive)
+        said = study.beside(page, rf"{row} \| [\d,]+ \| ([\d.]+) \[", task, kept)
+        yield Figure(page, f"KL of Edge Pruning on `{name}`", said, study.circuits(task, {name: kept})[name]["kl"])
 
 
 def eap(study: Study) -> Iterator[Figure]:

@@ -101,11 +101,13 @@ def test_constants_are_learned_jointly_with_the_masks(method: str):
     assert result.provenance["ablation"]["kind"] == "learned"
 
 
-def test_a_killed_joint_run_gives_the_same_bits(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("same", [False, True], ids=["an engine each", "one engine, whose constants have moved"])
+def test_a_killed_joint_run_gives_the_same_bits(same: bool, tmp_path: Path, monkeypatch):
     task = random_task(8)
+    kept = learned_engine(tiny("gpt2", torch.float32), task)
 
     def run(out: Path | None) -> tuple[Tensor, list[Tensor]]:
-        engine = learned_engine(tiny("gpt2", torch.float32), task)
+        engine = kept if same and out else learned_engine(tiny("gpt2", torch.float32), task)
         scores = learn_ranking(engine, task, options=quiet(out), steps=6, batch_size=4)
         assert engine.constants is not None
         return scores.values, [x.detach().clone() for x in engine.constants.tensors()]
@@ -125,28 +127,6 @@ def test_a_killed_joint_run_gives_the_same_bits(tmp_path: Path, monkeypatch):
     again, others = run(tmp_path)
     assert torch.equal(again, values)
     assert all(torch.equal(x, y) for x, y in zip(others, constants, strict=True))
-
-
-def test_going_on_with_the_same_engine_keeps_the_constants_steps(tmp_path: Path, monkeypatch):
-    """Their sizes, which the rates go by, are those of the beginning, although the constants have moved."""
-    task = random_task(8)
-    engine, step = learned_engine(tiny("gpt2", torch.float32), task), Jointly.step
-    whole = learned_engine(tiny("gpt2", torch.float32), task)
-    expected = learn_ranking(whole, task, options=quiet(), steps=6, batch_size=4).values
-
-    def failing(self: Jointly, number: int):
-        if number == 3:
-            raise Killed
-        return step(self, number)
-
-    monkeypatch.setattr(Jointly, "step", failing)
-    with pytest.raises(Killed):
-        learn_ranking(engine, task, options=quiet(tmp_path), steps=6, batch_size=4)
-    monkeypatch.setattr(Jointly, "step", step)
-    assert torch.equal(learn_ranking(engine, task, options=quiet(tmp_path), steps=6, batch_size=4).values, expected)
-    assert engine.constants is not None and whole.constants is not None
-    for x, y in zip(engine.constants.tensors(), whole.constants.tensors(), strict=True):
-        assert torch.equal(x, y)
 
 
 def test_what_optimal_ablation_refuses(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_what_cannot_be_continued_is_refused_before_any_token():
     for given, words in (
         ({"corrupted": None}, "corrupted: the removed edges' ablation is interchange; give the prompt whose run they"),
         ({"corrupted": CORRUPTED[:-1]}, "corrupted: 4 tokens, and the prompt has 5"),
-        ({"prompt": (VOCABULARY,) * 5}, f"prompt: token {VOCABULARY}; the model has tokens 0 to {VOCABULARY - 1}"),
+        ({"prompt": (VOCABULARY,) * 5}, f"token {VOCABULARY}; the model has tokens 0 to {VOCABULARY - 1}"),
         ({"prompt": "a text"}, "prompt: the model has no tokenizer; give token ids"),
         ({"prompt": (), "corrupted": ()}, "prompt: no token; give one at least"),
         ({"n": 0}, "generate: n=0; give 1 or more"),

@@ -123,32 +123,45 @@ def one_process(
     every = _checked(config, out)
     for name in config.models:
         own = [cell for cell in every if cell.model == name]
-        pending = [cell for cell in own if not cell.done(config)]
-        if not pending:
-            continue
-        prepared = engine = None
-        give_back_memory()  # before the next model is there too
-        prepared = prepare(config, name, resources.device, resources.cache_bytes)
-        for cell in own:  # what is done too: it stands beside what is found now
-            cell.check(cell_settings(cell, config, *prepared[cell.task.name]))
-        while pending:
-            waiting, at_work = [], ""
-            for cell in pending:
-                if cell.task.name != at_work:
-                    at_work = cell.task.name
-                    for engine, _ in prepared.values():
-                        engine.prepare(())  # forget the last task's pairs
-                ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, earlier)
-                if ended:
-                    give_back_memory()
-                if ended is None:
-                    waiting.append(cell)
-                elif ended:
-                    done.append(cell.name) if ended == "done" else failed.append(f"{cell.name}: {ended}")
-                    say(f"{cell.name}: {ended}")
-            if len(waiting) == len(pending):
-                time.sleep(_WAIT)
-            pending = waiting
+        if any(not cell.done(config) for cell in own):
+            found = _one_model(config, name, own, resources, earlier, say)
+            done, failed = [*done, *found.done], [*failed, *found.failed]
+            give_back_memory()  # before the next model is there too
+    return Pass(tuple(done), tuple(failed))
+
+
+def _one_model(
+    config: BenchConfig,
+    name: str,
+    own: list[Cell],
+    resources: Resources,
+    earlier: dict[str, tuple[int, int] | None],
+    say: Callable[[str], None],
+) -> Pass:
+    """Work until every cell of a model is done, by this process or by another, or has failed."""
+    done, failed = list[str](), list[str]()
+    prepared = prepare(config, name, resources.device, resources.cache_bytes)
+    for cell in own:  # what is done too: it stands beside what is found now
+        cell.check(cell_settings(cell, config, *prepared[cell.task.name]))
+    pending = [cell for cell in own if not cell.done(config)]
+    while pending:
+        waiting, at_work = [], ""
+        for cell in pending:
+            if cell.task.name != at_work:
+                at_work = cell.task.name
+                for engine, _ in prepared.values():
+                    engine.prepare(())  # forget the last task's pairs
+            ended = _try(cell, config, *prepared[cell.task.name], resources.checkpoint_seconds, earlier)
+            if ended:
+                give_back_memory()
+            if ended is None:
+                waiting.append(cell)
+            elif ended:
+                done.append(cell.name) if ended == "done" else failed.append(f"{cell.name}: {ended}")
+                say(f"{cell.name}: {ended}")
+        if len(waiting) == len(pending):
+            time.sleep(_WAIT)
+        pending = waiting
     return Pass(tuple(done), tuple(failed))
 
 

@@ -265,8 +265,7 @@ class Engine:
             learned constants.
 
         Raises:
-            InputError: the mask has the wrong size; or, under interchange, the prompts of a pair differ in length and
-                `batch.align` does not say which token stands for which.
+            InputError: the mask has the wrong size, or under interchange a pair's prompts differ in length unaligned.
         """
         check_autocast(self.model.device)
         check_choice("gradients", gradients, ("fractional", "all"))

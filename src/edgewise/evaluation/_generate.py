@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -89,7 +88,9 @@ def generate(
         pair = Pair(ids, (*other, *said), (Target(len(ids) - 1, (0,)),), "", "")
         return Task("generated", [], [], [pair]).batch("test", (0,)).to(engine.model.device)
 
-    engine.run(batch_of(clean[-1:] * (n - 1)), mask)  # refuses what would be too long in the end
+    engine.run(
+        batch_of(clean[-1:] * (n - 1)), mask
+    )  # refuses other models' tokens, and what would be too long in the end
     return Generated(
         _continued(engine.model, lambda said: engine.run(batch_of(said), mask)[0], n),
         _continued(engine.model, lambda said: engine.full(batch_of(said))[0], n),
@@ -105,9 +106,6 @@ def _ids(model: Model, prompt: str | Sequence[int], what: str, bos: bool | None)
         ids = tuple(index(each) for each in prompt)
     except TypeError as error:
         raise InputError(f"{what}: not a row of token ids; give whole numbers, or a text") from error
-    config: Any = model.module.config
-    if wrong := [each for each in ids if not 0 <= each < config.vocab_size]:
-        raise InputError(f"{what}: token {wrong[0]}; the model has tokens 0 to {config.vocab_size - 1}")
     if not ids:
         raise InputError(f"{what}: no token; give one at least")
     return ids
